@@ -1,0 +1,131 @@
+"""`BaseLogHandler`: the contract between the service and a handler of records."""
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Awaitable, Sequence
+from typing import ClassVar, TypeAlias
+
+from emitd_handlers.errors import HandlerError, HandlerUnavailable
+from emitd_handlers.outcome import Committed, Outcome, Receipt, RecentCommit, Refused
+from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.settings import Delivery, HandlerSettings
+from emitd_handlers.worker_thread import WorkerThread
+
+__all__ = ["COMMON_LEVELS", "BaseLogHandler", "EmitResult"]
+
+#: DEBUG to CRITICAL: what a handler takes unless its class or its entry says otherwise.
+COMMON_LEVELS = frozenset({Level.DEBUG, Level.INFO, Level.WARNING, Level.ERROR, Level.CRITICAL})
+
+#: What `emit` returns: a receipt to hand to the sender, or None.
+EmitResult: TypeAlias = Receipt | None
+
+
+class BaseLogHandler(ABC):
+    """Takes records of some levels and does one thing with them.
+
+    The smallest handler is a class with `emit`. It is named in `logging_config.yml` by its class, built by the
+    service from its entry, started once, given records, and stopped once.
+
+    Life. The constructor must do no I/O and may run outside an event loop. `start` and `stop` run in the
+    service's event loop; records come only between the two. `stop` may come without `start`, and twice.
+
+    Concurrency. With `delivery: queued` one task calls `emit_batch`, one batch at a time. With `delivery:
+    committed` several calls of `emit_batch` can be under way at once; the default `emit_batch` of a plain
+    `def emit` still runs one `emit` at a time, in a thread of the handler's own.
+
+    Cancellation. The service never cancels `emit_batch`. When a sender goes away or a timeout passes, only the
+    waiting ends: the handler's outcome still counts.
+    """
+
+    #: The struct that the entry's settings are read into. One of the handler's own derives from
+    #: `HandlerSettings`; a field of type `pathlib.Path` is taken relative to the configuration file.
+    Settings: ClassVar[type[HandlerSettings]] = HandlerSettings
+    #: The levels taken where the entry does not say.
+    default_levels: ClassVar[frozenset[Level]] = COMMON_LEVELS
+    #: How records come where the entry does not say.
+    default_delivery: ClassVar[Delivery] = Delivery.QUEUED
+
+    def __init__(self, settings: HandlerSettings | None = None, *, name: str = "") -> None:
+        """Keep `settings` (None: the defaults) and `name`, the entry's key (empty: the class's name).
+
+        A handler that overrides this must accept and pass on both.
+        """
+        self.settings = self.Settings() if settings is None else settings
+        self.name = name or type(self).__name__
+        levels = self.settings.levels
+        self.levels = self.default_levels if levels is None else frozenset(levels)
+        self._thread: WorkerThread | None = None
+
+    def can_handle(self, level: Level) -> bool:
+        """Return whether records of `level` are for this handler. Asked once for each level, at start."""
+        return level in self.levels
+
+    @abstractmethod
+    def emit(self, record: LogRecord) -> EmitResult | Awaitable[EmitResult]:
+        """Do the logging action for one record: as a `def`, or as an `async def`.
+
+        A plain `def` runs in the handler's own thread and may block it; an `async def` runs in the service's
+        event loop and must not block. Returning means done (for a committed handler: durably). Any exception
+        refuses this record only: `RecordInvalid` for good, a `RetryableError` or any other exception as
+        something that may pass.
+        """
+
+    async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        """Take many records and return an outcome for each, in order.
+
+        Override it where a batch is cheaper than its records one by one. `records` is never empty and must not
+        be kept. Raising refuses the whole batch; so does a result of another length.
+        """
+        if inspect.iscoroutinefunction(self.emit):
+            return [await self._emit_async(record) for record in records]
+        if self._thread is None:
+            self._thread = WorkerThread(f"emitd-handler-{self.name}")
+        return await self._thread.run(self._emit_all, records)
+
+    def format(self, record: LogRecord) -> str | bytes | tuple[object, ...]:
+        """Return the record in the form this handler writes: text, bytes or a row. Pure.
+
+        Not called by the service; it is where a handler's own `emit` should get its output from, so that a
+        subclass can change the form alone. Default: the message.
+        """
+        return record.message
+
+    async def start(self) -> None:
+        """Open what the handler needs. Raising makes the service refuse to start, with the error's text."""
+
+    async def stop(self) -> None:
+        """Flush and close. A subclass that overrides it calls this one last."""
+        if self._thread is not None:
+            await self._thread.stop()
+            self._thread = None
+
+    async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
+        """Return the last records committed before `start`, oldest first, at most `limit`.
+
+        Called once, after `start`. A handler whose commits outlive the process tells them here, so that a
+        retry after a restart yields the first receipt. Default: none.
+        """
+        return ()
+
+    async def _emit_async(self, record: LogRecord) -> Outcome:
+        try:
+            return Committed(await self.emit(record))  # type: ignore[misc]  # emit is an `async def` here
+        except Exception as error:
+            return Refused(_as_handler_error(self.name, error))
+
+    def _emit_all(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        outcomes: list[Outcome] = []
+        for record in records:
+            try:
+                outcomes.append(Committed(self.emit(record)))  # type: ignore[arg-type]  # a plain `def` here
+            except Exception as error:
+                outcomes.append(Refused(_as_handler_error(self.name, error)))
+        return outcomes
+
+
+def _as_handler_error(name: str, error: Exception) -> HandlerError:
+    if isinstance(error, HandlerError):
+        return error
+    failure = HandlerUnavailable(f"handler '{name}' failed: {type(error).__name__}: {error}")
+    failure.__cause__ = error
+    return failure

@@ -1,0 +1,85 @@
+"""Why a record was refused, or a question about jobs not answered.
+
+    EmitdError
+    ├── HandlerError               a record was refused
+    │   ├── RecordInvalid          the record is at fault: never retry
+    │   ├── RecordConflict         its id was used before for other content: never retry
+    │   └── RetryableError         the same record may be taken later
+    │       ├── HandlerUnavailable the handler cannot commit now
+    │       ├── HandlerBusy        back-pressure: its queue, or what it has in flight, is full
+    │       └── HandlerTimeout     it did not answer in time; whether it committed is not known
+    └── JobQueryInvalid            a question about jobs makes no sense: never retry
+"""
+
+__all__ = [
+    "EmitdError",
+    "HandlerBusy",
+    "HandlerError",
+    "HandlerTimeout",
+    "HandlerUnavailable",
+    "JobQueryInvalid",
+    "RecordConflict",
+    "RecordInvalid",
+    "RetryableError",
+]
+
+
+class EmitdError(Exception):
+    """The root of every error that emitd raises on purpose."""
+
+
+class HandlerError(EmitdError):
+    """A record was refused."""
+
+
+class RecordInvalid(HandlerError):
+    """The record itself is at fault.
+
+    `field` is its path within the record as on the wire, such as `audit.source_ip`; `problem` says what is
+    wrong with it, without repeating the path.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class RecordConflict(HandlerError):
+    """The record's id was used before, for other content. `field` is `record_id` or `audit.event_id`."""
+
+    def __init__(self, field: str, value: str) -> None:
+        super().__init__(f"{field}: '{value}' was used before for a record with other content")
+        self.field = field
+
+
+class RetryableError(HandlerError):
+    """The same record may be taken later; `retry_after_seconds` says when it is worth trying."""
+
+    def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
+        super().__init__(message)
+        self.retry_after_seconds = retry_after_seconds
+
+
+class HandlerUnavailable(RetryableError):
+    """The handler failed, or cannot commit now."""
+
+
+class HandlerBusy(RetryableError):
+    """The handler's queue, or what it may have in flight, is full."""
+
+
+class HandlerTimeout(RetryableError):
+    """The handler did not answer in time. It may still commit; a retry under the same id is safe."""
+
+
+class JobQueryInvalid(EmitdError):
+    """A question about jobs makes no sense, such as a page token of other filters.
+
+    `field` is the request's field as on the wire.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem

@@ -1,0 +1,71 @@
+"""Group commit: whatever arrives while one commit is under way goes into the next, together.
+
+One commit costs a sync of the disk whatever its size, so the cost for each record falls as load rises, and a
+lone record never waits for company.
+"""
+
+import asyncio
+from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, TypeVar
+
+__all__ = ["GroupCommit"]
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+class GroupCommit(Generic[T, R]):
+    """Gathers submissions and hands them to `commit`, one group at a time, in order.
+
+    `commit(items)` returns a result for each item, in order; an exception of it reaches every submission of
+    that group. A submission is never split over two groups; a group holds whole submissions up to `max_size`
+    in all (by the sizes given), and at least one.
+    """
+
+    def __init__(self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, max_size: int) -> None:
+        self._commit = commit
+        self._max_size = max_size
+        self._waiting: deque[tuple[Sequence[T], int, asyncio.Future[Sequence[R]]]] = deque()
+        self._task: asyncio.Task[None] | None = None
+
+    def submit(self, items: Sequence[T], size: int) -> asyncio.Future[Sequence[R]]:
+        """Commit `items` with the next group; the future gets their results, in order."""
+        future: asyncio.Future[Sequence[R]] = asyncio.get_running_loop().create_future()
+        self._waiting.append((items, size, future))
+        if self._task is None:
+            self._task = asyncio.get_running_loop().create_task(self._run(), name="group-commit")
+        return future
+
+    async def drain(self) -> None:
+        """Wait until everything submitted so far has been committed or has failed."""
+        while self._task is not None:
+            await asyncio.wait([self._task])
+
+    async def _run(self) -> None:
+        try:
+            while self._waiting:
+                await self._commit_group()
+        finally:
+            self._task = None
+
+    async def _commit_group(self) -> None:
+        group = [self._waiting.popleft()]
+        size = group[0][1]
+        while self._waiting and size + self._waiting[0][1] <= self._max_size:
+            group.append(self._waiting.popleft())
+            size += group[-1][1]
+        items = group[0][0] if len(group) == 1 else [item for part, _, _ in group for item in part]
+        try:
+            results = await self._commit(items)
+        except Exception as error:
+            for _, _, future in group:
+                if not future.done():
+                    future.set_exception(error)
+            return
+        start = 0
+        for part, _, future in group:
+            end = start + len(part)
+            if not future.done():
+                future.set_result(results[start:end])
+            start = end

@@ -1,0 +1,64 @@
+"""What a handler answers for a record: `Committed` with a receipt, or `Refused` with an error."""
+
+from typing import TypeAlias
+
+import msgspec
+
+from emitd_handlers.errors import HandlerError
+
+__all__ = ["AuditReceipt", "Committed", "JobReceipt", "Outcome", "Receipt", "RecentCommit", "Refused"]
+
+
+class AuditReceipt(msgspec.Struct, frozen=True, gc=False):
+    """Where an audit event stands in its log."""
+
+    log_id: str
+    event_id: str
+    #: The line's number in the log, from 0.
+    leaf_index: int
+    #: SHA-256 of a zero byte and the line without its newline (RFC 6962, section 2.1).
+    leaf_hash: bytes
+
+
+class JobReceipt(msgspec.Struct, frozen=True, gc=False):
+    """What a report did to its job."""
+
+    job_id: str
+    #: The job's revision and newest attempt after the report.
+    revision: int
+    attempt: int
+    applied: bool
+    #: Why the report was not applied: `SUPERSEDED`, `ATTEMPT_ENDED` or `OUT_OF_ORDER`; empty if it was.
+    stale_reason: str = ""
+    cancel_requested: bool = False
+
+
+Receipt: TypeAlias = AuditReceipt | JobReceipt
+
+
+class Committed(msgspec.Struct, frozen=True, gc=False):
+    """The handler has the record for good."""
+
+    receipt: Receipt | None = None
+    #: The handler had it already and has done nothing now; the receipt is the first one.
+    duplicate: bool = False
+
+
+class Refused(msgspec.Struct, frozen=True):
+    """The handler does not have the record; `error` says why, and whether a retry can help."""
+
+    error: HandlerError
+
+
+Outcome: TypeAlias = Committed | Refused
+
+
+class RecentCommit(msgspec.Struct, frozen=True, gc=False):
+    """A record that a handler committed before it was started, told so that a retry of it is recognised."""
+
+    record_id: str
+    #: The event's id for an audit event, else empty.
+    event_id: str
+    #: As `LogRecord.fingerprint`.
+    fingerprint: int
+    receipt: Receipt | None

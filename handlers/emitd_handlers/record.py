@@ -1,0 +1,120 @@
+"""The records that handlers receive: `LogRecord` and its two payloads.
+
+They are immutable, carry nothing of gRPC or protobuf, and are complete: whatever the sender left to the
+server (the time, an audit event's id) has been assigned by the time a handler sees a record.
+"""
+
+import zlib
+from enum import IntEnum
+from typing import TypeAlias
+
+import msgspec
+
+__all__ = ["AuditEvent", "JobState", "JobStatus", "Level", "LogRecord", "Payload", "content_fingerprint"]
+
+
+class Level(IntEnum):
+    """How important a record is; the common five have the numbers of Python's `logging`."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+    CRITICAL = 50
+    AUDIT = 60
+    JOB_STATUS = 70
+
+
+class JobState(IntEnum):
+    """Where a job stands; numbers as on the wire."""
+
+    QUEUED = 1
+    RUNNING = 2
+    COMPLETED = 3
+    FAILED = 4
+
+    @property
+    def ended(self) -> bool:
+        """Whether this state is terminal for its attempt."""
+        return self >= JobState.COMPLETED
+
+
+# gc=False: none of these can be part of a reference cycle, and the collector need not walk them.
+class AuditEvent(msgspec.Struct, frozen=True, gc=False):
+    """An audit event, validated: every field is present and well-formed."""
+
+    event_id: str
+    event_name: str
+    user_id: str
+    #: An IPv4 or IPv6 address in the sender's spelling, or `unknown`.
+    source_ip: str
+    #: One JSON object as text, on one line, without duplicate keys; numbers spelt as the sender spelt them.
+    details_json: str
+
+
+class JobStatus(msgspec.Struct, frozen=True, gc=False):
+    """A report on a job, validated."""
+
+    job_id: str
+    #: May be empty in any report but a job's first.
+    job_type: str
+    status: JobState
+    #: Percent, 0 to 100; None: unchanged.
+    progress: int | None = None
+    #: One JSON object as text, on one line; empty: unchanged.
+    details_json: str = ""
+    #: Empty: unchanged.
+    labels: dict[str, str] = {}
+    failure_reason: str = ""
+    failure_message: str = ""
+    #: From 1. Meaningless with `new_attempt`.
+    attempt: int = 1
+    #: Open the next attempt, whatever its number.
+    new_attempt: bool = False
+    #: None: as the last report said; 0: no lease any more.
+    lease_seconds: int | None = None
+
+
+Payload: TypeAlias = AuditEvent | JobStatus
+
+
+class LogRecord(msgspec.Struct, frozen=True, gc=False):
+    """One record, validated and complete.
+
+    `payload` is an `AuditEvent` exactly where `level` is AUDIT, a `JobStatus` exactly where it is JOB_STATUS,
+    and None otherwise.
+    """
+
+    level: Level
+    message: str = ""
+    #: The sender's own id; empty: the record cannot be told from a second copy of it.
+    record_id: str = ""
+    #: When it happened: nanoseconds since 1970-01-01T00:00:00Z.
+    time_unix_nano: int = 0
+    #: When this server took it; the same unit. Strictly increasing from record to record.
+    received_unix_nano: int = 0
+    source: str = ""
+    #: One JSON object as text, on one line, or empty.
+    attributes_json: str = ""
+    #: 16 bytes or none.
+    trace_id: bytes = b""
+    #: 8 bytes or none.
+    span_id: bytes = b""
+    payload: Payload | None = None
+    #: The fields that the server filled in because the sender left them empty, by their name in the audit
+    #: line: a subset of ("timestamp", "event_id").
+    assigned: tuple[str, ...] = ()
+    #: `content_fingerprint` of what the sender set; tells a retry from another record under the same id.
+    fingerprint: int = 0
+
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+def content_fingerprint(content: tuple[object, ...]) -> int:
+    """Return a 32-bit digest of a record's content, the same in every process and release.
+
+    `content` holds what the sender set, in a fixed order, without the `record_id`. CRC-32 of its msgpack form:
+    it tells an honest retry from an honest mistake, and defends against nobody.
+    """
+    return zlib.crc32(_encode(content))

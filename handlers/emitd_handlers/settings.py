@@ -1,0 +1,57 @@
+"""The keys that every handler's entry in `logging_config.yml` takes beside its own."""
+
+from enum import Enum
+
+import msgspec
+
+from emitd_handlers.record import Level
+
+__all__ = ["Delivery", "HandlerSettings", "OverflowPolicy"]
+
+
+class Delivery(Enum):
+    """How a handler takes records."""
+
+    #: The reply to the sender waits until the handler has committed, and reports its failure.
+    COMMITTED = "committed"
+    #: Records go through a bounded queue to a task of the handler's own; the reply does not wait.
+    QUEUED = "queued"
+
+
+class OverflowPolicy(Enum):
+    """What happens to a record that finds its handler's queue full."""
+
+    #: The sender waits for room, at most `block_seconds`; then the record is dropped and counted.
+    BLOCK = "block"
+    DROP_NEWEST = "drop_newest"
+    DROP_OLDEST = "drop_oldest"
+
+
+class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What every entry takes. A handler with settings of its own derives its struct from this one."""
+
+    #: False keeps the entry in the file and the handler out of the service.
+    enabled: bool = True
+    #: Which levels the handler takes; None: its class's `default_levels`.
+    levels: tuple[Level, ...] | None = None
+    #: None: its class's `default_delivery`.
+    delivery: Delivery | None = None
+
+    #: Committed: how long a reply waits for the handler, in seconds.
+    timeout_seconds: float = 10.0
+    #: Committed: how many records may wait for the handler's commit before senders get RESOURCE_EXHAUSTED.
+    max_in_flight: int = 65_536
+
+    #: Queued: how many records the queue holds.
+    queue_size: int = 10_000
+    #: Queued: what happens to a record that finds the queue full.
+    overflow: OverflowPolicy = OverflowPolicy.DROP_NEWEST
+    #: Queued with `overflow: block`: how long a sender waits for room, in seconds.
+    block_seconds: float = 1.0
+    #: Queued: how many records the handler gets at once, at most.
+    batch_size: int = 512
+    #: Queued: how often a record that the handler refused as retryable is offered again before it is dropped.
+    max_retries: int = 5
+    #: Queued: the wait before the first retry, in seconds; it doubles with each, up to `retry_max_seconds`.
+    retry_initial_seconds: float = 0.1
+    retry_max_seconds: float = 10.0

@@ -1,0 +1,80 @@
+"""One thread that runs blocking calls for an event loop, one after the other."""
+
+import asyncio
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any, ParamSpec, TypeVar
+
+__all__ = ["WorkerThread"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class WorkerThread:
+    """Runs calls in the order given, in a daemon thread that starts with the first call.
+
+    Unlike an executor's, the thread does not keep the process from ending: a call that blocks for ever can be
+    abandoned.
+    """
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
+        self._thread: threading.Thread | None = None
+
+    def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Run `call` in the thread; the future, of the running event loop, gets its result or exception.
+
+        Cancelling the future does not stop the call.
+        """
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[T] = loop.create_future()
+
+        def work() -> None:
+            try:
+                result = call(*args, **kwargs)
+            except BaseException as error:  # whatever it is belongs to the waiter, not to this thread
+                _tell(loop, _fail, future, error)
+            else:
+                _tell(loop, _succeed, future, result)
+
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+            self._thread.start()
+        self._calls.put(work)
+        return future
+
+    async def stop(self) -> None:
+        """Let the calls given so far end, then end the thread. Idempotent."""
+        thread, self._thread = self._thread, None
+        if thread is None:
+            return
+        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        loop = asyncio.get_running_loop()
+        self._calls.put(lambda: _tell(loop, _succeed, done, None))
+        self._calls.put(None)
+        await done
+        thread.join()
+
+    def _loop(self) -> None:
+        while (work := self._calls.get()) is not None:
+            work()
+
+
+def _tell(loop: asyncio.AbstractEventLoop, *callback_and_args: Any) -> None:
+    try:
+        loop.call_soon_threadsafe(*callback_and_args)
+    except RuntimeError:  # the loop is closed: nobody waits any more
+        pass
+
+
+def _succeed(future: asyncio.Future[T], result: T) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(future: asyncio.Future[T], error: BaseException) -> None:
+    if not future.done():
+        future.set_exception(error)

@@ -1,0 +1,67 @@
+"""The settings of the service itself: the sections of `logging_config.yml` under `server:`.
+
+Each section is an immutable struct, and the defaults are here. The settings of handlers are the handlers' own.
+"""
+
+import msgspec
+
+__all__ = ["LimitSettings", "ServerSettings", "ShutdownSettings", "WatchSettings"]
+
+
+class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class LimitSettings(_Section):
+    """What is refused as too large, each with INVALID_ARGUMENT naming the field. Sizes are in bytes of UTF-8."""
+
+    #: A whole request, and so a batch.
+    max_request_bytes: int = 16 * 1024 * 1024
+    #: The records of one EmitBatch.
+    max_batch_records: int = 10_000
+    #: One record: the sum of its strings.
+    max_record_bytes: int = 256 * 1024
+    #: record_id and event_id.
+    max_id_bytes: int = 128
+    #: source, event_name, user_id, job_id, job_type, failure_reason, and each label's key and value.
+    max_name_bytes: int = 256
+    #: Labels of one job.
+    max_labels: int = 64
+    #: details_json, attributes_json.
+    max_json_bytes: int = 64 * 1024
+    #: How deep details_json and attributes_json may nest.
+    max_json_depth: int = 32
+
+
+class WatchSettings(_Section):
+    """WatchJob."""
+
+    #: After so long without news a watcher gets a heartbeat.
+    heartbeat_seconds: float = 15.0
+    #: The least time between two messages that only bring progress, where the request does not say.
+    min_interval_ms: int = 100
+    #: Watch streams open at once; more get RESOURCE_EXHAUSTED.
+    max_watchers: int = 10_000
+
+
+class ShutdownSettings(_Section):
+    """What happens at SIGTERM."""
+
+    #: How long to report NOT_SERVING before calls are refused, so that load balancers can turn away.
+    not_serving_seconds: float = 0.0
+    #: How long calls under way and queues have to finish, after that.
+    drain_seconds: float = 10.0
+
+
+class ServerSettings(_Section):
+    """The service itself."""
+
+    #: Host and port; port 0 picks a free one.
+    listen: str = "127.0.0.1:50051"
+    #: How many ids given by senders each handler remembers, to recognise retries.
+    idempotency_window: int = 100_000
+    #: The event loop standing still for so long is reported on standard error, with what it was running.
+    watchdog_seconds: float = 0.5
+    limits: LimitSettings = LimitSettings()
+    watch: WatchSettings = WatchSettings()
+    shutdown: ShutdownSettings = ShutdownSettings()
