@@ -12,7 +12,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     pass
 
 
-class LimitSettings(_Section):
+class LimitSettings(_Section, frozen=True, kw_only=True):
     """What is refused as too large, each with INVALID_ARGUMENT naming the field. Sizes are in bytes of UTF-8."""
 
     #: A whole request, and so a batch.
@@ -33,7 +33,7 @@ class LimitSettings(_Section):
     max_json_depth: int = 32
 
 
-class WatchSettings(_Section):
+class WatchSettings(_Section, frozen=True, kw_only=True):
     """WatchJob."""
 
     #: After so long without news a watcher gets a heartbeat.
@@ -44,7 +44,7 @@ class WatchSettings(_Section):
     max_watchers: int = 10_000
 
 
-class ShutdownSettings(_Section):
+class ShutdownSettings(_Section, frozen=True, kw_only=True):
     """What happens at SIGTERM."""
 
     #: How long to report NOT_SERVING before calls are refused, so that load balancers can turn away.
@@ -53,7 +53,7 @@ class ShutdownSettings(_Section):
     drain_seconds: float = 10.0
 
 
-class ServerSettings(_Section):
+class ServerSettings(_Section, frozen=True, kw_only=True):
     """The service itself."""
 
     #: Host and port; port 0 picks a free one.
