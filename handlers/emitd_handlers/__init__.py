@@ -1,0 +1,74 @@
+"""What a handler of log records is made of.
+
+    from emitd_handlers import BaseLogHandler, LogRecord
+
+    class PrintHandler(BaseLogHandler):
+        def emit(self, record: LogRecord) -> None:
+            print(self.format(record))
+
+Here are the records, the outcomes and errors to answer them with, the settings, and the base class. Each
+built-in handler is in a module of its own (`emitd_handlers.console`, ...), so that nobody loads the drivers of
+another; `emitd_handlers.testing` has what tests of handlers need.
+"""
+
+from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler, EmitResult
+from emitd_handlers.errors import (
+    EmitdError,
+    HandlerBusy,
+    HandlerError,
+    HandlerTimeout,
+    HandlerUnavailable,
+    JobQueryInvalid,
+    RecordConflict,
+    RecordInvalid,
+    RetryableError,
+)
+from emitd_handlers.job import Job, JobPage, JobQuery, JobSource, JobTransition, JobUpdate
+from emitd_handlers.outcome import (
+    AuditReceipt,
+    Committed,
+    JobReceipt,
+    Outcome,
+    Receipt,
+    RecentCommit,
+    Refused,
+)
+from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, Payload
+from emitd_handlers.settings import Delivery, HandlerSettings, OverflowPolicy
+
+__all__ = [
+    "COMMON_LEVELS",
+    "AuditEvent",
+    "AuditReceipt",
+    "BaseLogHandler",
+    "Committed",
+    "Delivery",
+    "EmitResult",
+    "EmitdError",
+    "HandlerBusy",
+    "HandlerError",
+    "HandlerSettings",
+    "HandlerTimeout",
+    "HandlerUnavailable",
+    "Job",
+    "JobPage",
+    "JobQuery",
+    "JobQueryInvalid",
+    "JobReceipt",
+    "JobSource",
+    "JobState",
+    "JobStatus",
+    "JobTransition",
+    "JobUpdate",
+    "Level",
+    "LogRecord",
+    "Outcome",
+    "OverflowPolicy",
+    "Payload",
+    "Receipt",
+    "RecentCommit",
+    "RecordConflict",
+    "RecordInvalid",
+    "Refused",
+    "RetryableError",
+]

@@ -1,12 +1,21 @@
 """`BaseLogHandler`: the contract between the service and a handler of records."""
 
+import asyncio
 import inspect
 from abc import ABC, abstractmethod
-from collections.abc import Awaitable, Sequence
-from typing import ClassVar, TypeAlias
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from typing import ClassVar, ParamSpec, TypeAlias, TypeVar
 
 from emitd_handlers.errors import HandlerError, HandlerUnavailable
-from emitd_handlers.outcome import Committed, Outcome, Receipt, RecentCommit, Refused
+from emitd_handlers.outcome import (
+    AuditReceipt,
+    Committed,
+    JobReceipt,
+    Outcome,
+    Receipt,
+    RecentCommit,
+    Refused,
+)
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.worker_thread import WorkerThread
@@ -19,12 +28,15 @@ COMMON_LEVELS = frozenset({Level.DEBUG, Level.INFO, Level.WARNING, Level.ERROR, 
 #: What `emit` returns: a receipt to hand to the sender, or None.
 EmitResult: TypeAlias = Receipt | None
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 
 class BaseLogHandler(ABC):
     """Takes records of some levels and does one thing with them.
 
-    The smallest handler is a class with `emit`. It is named in `logging_config.yml` by its class, built by the
-    service from its entry, started once, given records, and stopped once.
+    The smallest handler is a class with `emit`. It is named in `logging_config.yml` by its class, built by
+    the service from its entry, started once, given records, and stopped once.
 
     Life. The constructor must do no I/O and may run outside an event loop. `start` and `stop` run in the
     service's event loop; records come only between the two. `stop` may come without `start`, and twice.
@@ -33,8 +45,8 @@ class BaseLogHandler(ABC):
     committed` several calls of `emit_batch` can be under way at once; the default `emit_batch` of a plain
     `def emit` still runs one `emit` at a time, in a thread of the handler's own.
 
-    Cancellation. The service never cancels `emit_batch`. When a sender goes away or a timeout passes, only the
-    waiting ends: the handler's outcome still counts.
+    Cancellation. The service never cancels `emit_batch`. When a sender goes away or a timeout passes, only
+    the waiting ends: the handler's outcome still counts.
     """
 
     #: The struct that the entry's settings are read into. One of the handler's own derives from
@@ -55,6 +67,7 @@ class BaseLogHandler(ABC):
         levels = self.settings.levels
         self.levels = self.default_levels if levels is None else frozenset(levels)
         self._thread: WorkerThread | None = None
+        self._stopped = False
 
     def can_handle(self, level: Level) -> bool:
         """Return whether records of `level` are for this handler. Asked once for each level, at start."""
@@ -65,22 +78,22 @@ class BaseLogHandler(ABC):
         """Do the logging action for one record: as a `def`, or as an `async def`.
 
         A plain `def` runs in the handler's own thread and may block it; an `async def` runs in the service's
-        event loop and must not block. Returning means done (for a committed handler: durably). Any exception
-        refuses this record only: `RecordInvalid` for good, a `RetryableError` or any other exception as
-        something that may pass.
+        event loop and must not block. Returning means done (for a committed handler: durably); what is
+        returned and is no receipt counts as None. Any exception refuses this record only: `RecordInvalid` for
+        good, a `RetryableError` or any other exception as something that may pass.
         """
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Take many records and return an outcome for each, in order.
 
-        Override it where a batch is cheaper than its records one by one. `records` is never empty and must not
-        be kept. Raising refuses the whole batch; so does a result of another length.
+        Override it where a batch is cheaper than its records one by one. `records` is never empty and must
+        not be kept. Raising refuses the whole batch; so does a result of another length. After `stop` it
+        raises HandlerUnavailable.
         """
-        if inspect.iscoroutinefunction(self.emit):
-            return [await self._emit_async(record) for record in records]
-        if self._thread is None:
-            self._thread = WorkerThread(f"emitd-handler-{self.name}")
-        return await self._thread.run(self._emit_all, records)
+        if not inspect.iscoroutinefunction(self.emit):
+            return await self._run_in_thread(self._emit_all, records)
+        self._refuse_if_stopped()
+        return [await self._emit_async(record) for record in records]
 
     def format(self, record: LogRecord) -> str | bytes | tuple[object, ...]:
         """Return the record in the form this handler writes: text, bytes or a row. Pure.
@@ -91,10 +104,15 @@ class BaseLogHandler(ABC):
         return record.message
 
     async def start(self) -> None:
-        """Open what the handler needs. Raising makes the service refuse to start, with the error's text."""
+        """Open what the handler needs. Raising makes the service refuse to start, with the error's text.
+
+        A subclass that overrides it calls this one first.
+        """
+        self._stopped = False
 
     async def stop(self) -> None:
         """Flush and close. A subclass that overrides it calls this one last."""
+        self._stopped = True
         if self._thread is not None:
             await self._thread.stop()
             self._thread = None
@@ -107,25 +125,51 @@ class BaseLogHandler(ABC):
         """
         return ()
 
+    def _run_in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+        """Run a blocking `call` in the handler's own thread, after those before it."""
+        self._refuse_if_stopped()
+        if self._thread is None:
+            self._thread = WorkerThread(f"emitd-handler-{self.name}")
+        return self._thread.run(call, *args, **kwargs)
+
+    def _refuse_if_stopped(self) -> None:
+        if self._stopped:
+            raise HandlerUnavailable(f"handler '{self.name}' is stopped")
+
     async def _emit_async(self, record: LogRecord) -> Outcome:
         try:
-            return Committed(await self.emit(record))  # type: ignore[misc]  # emit is an `async def` here
-        except Exception as error:
-            return Refused(_as_handler_error(self.name, error))
+            return Committed(_receipt(await self.emit(record)))  # type: ignore[misc]  # an `async def` here
+        except asyncio.CancelledError as error:
+            task = asyncio.current_task()
+            if task is not None and task.cancelling():
+                raise
+            return self._refused(error)  # not we were cancelled, but something that `emit` waited for
+        except (Exception, SystemExit) as error:  # a handler must not end the process
+            return self._refused(error)
 
     def _emit_all(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         outcomes: list[Outcome] = []
         for record in records:
             try:
-                outcomes.append(Committed(self.emit(record)))  # type: ignore[arg-type]  # a plain `def` here
-            except Exception as error:
-                outcomes.append(Refused(_as_handler_error(self.name, error)))
+                outcomes.append(Committed(_receipt(self.emit(record))))
+            except (Exception, SystemExit, asyncio.CancelledError) as error:
+                outcomes.append(self._refused(error))
         return outcomes
 
+    def _refused(self, error: BaseException) -> Refused:
+        """Return the refusal of a record whose handling raised `error`."""
+        if isinstance(error, HandlerError):
+            return Refused(error)
+        failure = HandlerUnavailable(f"handler '{self.name}' failed: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return Refused(failure)
 
-def _as_handler_error(name: str, error: Exception) -> HandlerError:
-    if isinstance(error, HandlerError):
-        return error
-    failure = HandlerUnavailable(f"handler '{name}' failed: {type(error).__name__}: {error}")
-    failure.__cause__ = error
-    return failure
+
+def _receipt(result: object) -> EmitResult:
+    if result is None or isinstance(result, (AuditReceipt, JobReceipt)):
+        return result
+    if isinstance(result, Coroutine):
+        result.close()  # else Python warns that nobody awaited it
+    if inspect.isawaitable(result):
+        raise TypeError("emit returned an awaitable, so nothing was done yet: define it as `async def`")
+    return None

@@ -27,6 +27,13 @@ __all__ = [
 class EmitdError(Exception):
     """The root of every error that emitd raises on purpose."""
 
+    #: When it is worth trying the same again; None: never.
+    retry_after_seconds: float | None = None
+    #: The path of the field at fault, as on the wire; empty: none in particular.
+    field: str = ""
+    #: What is wrong with the field, without its path; empty: the message says it all.
+    problem: str = ""
+
 
 class HandlerError(EmitdError):
     """A record was refused."""

@@ -18,9 +18,9 @@ R = TypeVar("R")
 class GroupCommit(Generic[T, R]):
     """Gathers submissions and hands them to `commit`, one group at a time, in order.
 
-    `commit(items)` returns a result for each item, in order; an exception of it reaches every submission of
-    that group. A submission is never split over two groups; a group holds whole submissions up to `max_size`
-    in all (by the sizes given), and at least one.
+    `commit(items)` returns a result for each item, in order. An exception of it reaches every submission of
+    that group; so does a result of another length, as a RuntimeError. A submission is never split over two
+    groups; a group holds whole submissions up to `max_size` in all (by the sizes given), and at least one.
     """
 
     def __init__(self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, max_size: int) -> None:
@@ -30,7 +30,10 @@ class GroupCommit(Generic[T, R]):
         self._task: asyncio.Task[None] | None = None
 
     def submit(self, items: Sequence[T], size: int) -> asyncio.Future[Sequence[R]]:
-        """Commit `items` with the next group; the future gets their results, in order."""
+        """Commit `items` with the next group; the future gets their results, in order.
+
+        Cancelling the future does not take the items out of their group.
+        """
         future: asyncio.Future[Sequence[R]] = asyncio.get_running_loop().create_future()
         self._waiting.append((items, size, future))
         if self._task is None:
@@ -38,7 +41,7 @@ class GroupCommit(Generic[T, R]):
         return future
 
     async def drain(self) -> None:
-        """Wait until everything submitted so far has been committed or has failed."""
+        """Wait until nothing submitted waits any more: all has been committed, or has failed."""
         while self._task is not None:
             await asyncio.wait([self._task])
 
@@ -58,11 +61,16 @@ class GroupCommit(Generic[T, R]):
         items = group[0][0] if len(group) == 1 else [item for part, _, _ in group for item in part]
         try:
             results = await self._commit(items)
-        except Exception as error:
+            if len(results) != len(items):
+                raise RuntimeError(f"the commit of {len(items)} items gave {len(results)} results")
+        except BaseException as error:
+            failure = error if isinstance(error, Exception) else RuntimeError(f"cut off by {error!r}")
             for _, _, future in group:
                 if not future.done():
-                    future.set_exception(error)
-            return
+                    future.set_exception(failure)
+            if failure is error:
+                return
+            raise
         start = 0
         for part, _, future in group:
             end = start + len(part)

@@ -3,8 +3,11 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from queue import SimpleQueue
 from typing import Any, ParamSpec, TypeVar
+
+from emitd_handlers.errors import HandlerUnavailable
 
 __all__ = ["WorkerThread"]
 
@@ -23,12 +26,15 @@ class WorkerThread:
         self._name = name
         self._calls: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._thread: threading.Thread | None = None
+        self._stopped = False
 
     def run(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Run `call` in the thread; the future, of the running event loop, gets its result or exception.
 
-        Cancelling the future does not stop the call.
+        Cancelling the future does not stop the call. Raises HandlerUnavailable after `stop`.
         """
+        if self._stopped:
+            raise HandlerUnavailable(f"thread '{self._name}' is stopped")
         loop = asyncio.get_running_loop()
         future: asyncio.Future[T] = loop.create_future()
 
@@ -41,18 +47,23 @@ class WorkerThread:
                 _tell(loop, _succeed, future, result)
 
         if self._thread is None:
-            self._thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
+            thread.start()
+            self._thread = thread
         self._calls.put(work)
         return future
 
     async def stop(self) -> None:
-        """Let the calls given so far end, then end the thread. Idempotent."""
+        """Let the calls given so far end, then end the thread. Idempotent, and for good.
+
+        Cancelling it abandons a call that does not end; the thread ends with that call.
+        """
+        self._stopped = True
         thread, self._thread = self._thread, None
         if thread is None:
             return
-        done: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         loop = asyncio.get_running_loop()
+        done: asyncio.Future[None] = loop.create_future()
         self._calls.put(lambda: _tell(loop, _succeed, done, None))
         self._calls.put(None)
         await done
@@ -64,10 +75,8 @@ class WorkerThread:
 
 
 def _tell(loop: asyncio.AbstractEventLoop, *callback_and_args: Any) -> None:
-    try:
+    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
         loop.call_soon_threadsafe(*callback_and_args)
-    except RuntimeError:  # the loop is closed: nobody waits any more
-        pass
 
 
 def _succeed(future: asyncio.Future[T], result: T) -> None:
@@ -76,5 +85,7 @@ def _succeed(future: asyncio.Future[T], result: T) -> None:
 
 
 def _fail(future: asyncio.Future[T], error: BaseException) -> None:
+    if isinstance(error, StopIteration):  # the one exception that a future does not take
+        error = RuntimeError(f"the call raised {error!r}")
     if not future.done():
         future.set_exception(error)

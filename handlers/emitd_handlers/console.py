@@ -1,0 +1,257 @@
+"""`ConsoleHandler`: log lines for people, on standard output.
+
+    [2026-11-23 03:39:00] [INFO] User 'u1' successfully authenticated. user=u1 attempt=1
+
+One record is one line, whatever is in it (see `escape`). The message is free text and may imitate the pairs
+behind it: programs read the audit trail, not this. The lines of a batch go out in one write, in the handler's
+own thread, so that a slow reader of standard output blocks this handler only; one that goes away ends the
+output, not the service.
+"""
+
+import errno
+import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta, tzinfo
+from functools import lru_cache, partial
+from typing import BinaryIO, ClassVar
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.escape import escape, escape_lines, quote
+from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.record import AuditEvent, JobStatus, LogRecord, Payload
+from emitd_handlers.settings import HandlerSettings
+
+__all__ = ["ConsoleHandler", "ConsoleSettings"]
+
+#: Lines of so many different seconds are formatted without working out the date again.
+CACHED_SECONDS = 4096
+#: How often a full non-blocking output is tried again.
+FULL_OUTPUT_POLL_SECONDS = 0.01
+#: OpenTelemetry's name for an exception's stack.
+STACK_ATTRIBUTE = "exception.stacktrace"
+
+#: What a write says when nobody reads the output any more: the pipe's reader or the terminal has gone.
+_CLOSED_ERRNOS = frozenset({errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.EBADF, errno.ENXIO})
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_COMMITTED = Committed()
+_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
+_decode_string = msgspec.json.Decoder(str).decode
+
+
+class ConsoleSettings(HandlerSettings, frozen=True, kw_only=True):
+    """What an entry of type `console` takes beside the common keys."""
+
+    #: The time zone that times are shown in, by its IANA name, such as `Europe/Berlin`.
+    timezone: str = "UTC"
+    #: Whether attributes follow the message, and an audit event's or a job's details.
+    attributes: bool = True
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if `timezone` is unknown."""
+        _zone(self.timezone)
+
+
+class ConsoleHandler(BaseLogHandler):
+    """Writes records as lines of text, in UTF-8. Override `format` for lines of another form."""
+
+    Settings: ClassVar[type[HandlerSettings]] = ConsoleSettings
+    settings: ConsoleSettings
+
+    def __init__(
+        self, settings: ConsoleSettings | None = None, *, name: str = "", stream: BinaryIO | None = None
+    ) -> None:
+        """Write to `stream`, or where it is None to what is standard output at the time.
+
+        A stream's buffer is passed by: what else is written to the same stream should be flushed first.
+        """
+        super().__init__(settings, name=name)
+        #: Records accepted and not written, by cause: `output_closed`.
+        self.lost_records: Counter[str] = Counter()
+        self._stream = stream
+        self._attributes = self.settings.attributes
+        self._stamp = lru_cache(CACHED_SECONDS)(partial(_timestamp, _zone(self.settings.timezone)))
+        self._closed = False
+        self._separator = b""  # a newline after a line that was cut short
+
+    def format(self, record: LogRecord) -> str:
+        """Return the record's line, without a newline. Pure.
+
+        Whatever a subclass returns is escaped before it is written, so that it cannot span lines.
+        """
+        text = record.message if record.payload is None else _describe(record.payload, record.message)
+        # `_name_`, because Enum's `name` is a property in Python, and costs as much as the rest of the line.
+        line = f"[{self._stamp(record.time_unix_nano // 1_000_000_000)}] [{record.level._name_}] {text}"
+        if self._attributes:
+            if record.payload is not None and record.payload.details_json:
+                line += _pairs(record.payload.details_json)
+            if record.attributes_json:
+                line += _pairs(record.attributes_json)
+        return line
+
+    def emit(self, record: LogRecord) -> None:
+        """Write one record. A subclass that overrides this gets its records one by one."""
+        (outcome,) = self._write_lines([record])
+        if isinstance(outcome, Refused):
+            raise outcome.error
+
+    async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        """Write the records with one write."""
+        if type(self).emit is not ConsoleHandler.emit:
+            return await super().emit_batch(records)
+        return await self._run_in_thread(self._write_lines, records)
+
+    async def stop(self) -> None:
+        """Wait until everything taken is written, and say what was lost."""
+        already_stopped = self._stopped
+        await super().stop()
+        if not already_stopped:
+            for cause, count in self.lost_records.items():
+                _say(f"handler '{self.name}' lost {count} records: {cause}")
+
+    def _write_lines(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        if self._closed:
+            self.lost_records["output_closed"] += len(records)
+            return [_COMMITTED] * len(records)
+        lines: list[str] = []
+        outcomes: list[Outcome] = []
+        for record in records:
+            try:
+                line = self.format(record)
+                if not isinstance(line, str):
+                    raise TypeError(f"format returned {type(line).__name__}, not str")
+            except Exception as error:
+                outcomes.append(self._refused(error))
+            else:
+                lines.append(line)
+                outcomes.append(_COMMITTED)
+        data = self._separator + escape_lines(lines)
+        written, failure = self._write(data)
+        if failure is not None:
+            self._settle_unwritten(outcomes, min(data.count(b"\n", written), len(lines)), failure)
+        return outcomes
+
+    def _write(self, data: bytes) -> tuple[int, Exception | None]:
+        """Write `data`; return how many bytes went out, and what kept the rest from it."""
+        written = 0
+        try:
+            stream = self._raw_stream()
+            while written < len(data):
+                written += _write_some(stream, memoryview(data)[written:])
+            stream.flush()
+        except (OSError, ValueError) as error:  # ValueError: someone closed the stream
+            return written, error
+        finally:
+            if written:
+                self._separator = b"" if data.endswith(b"\n", 0, written) else b"\n"
+        return written, None
+
+    def _raw_stream(self) -> BinaryIO:
+        """Return the stream without its buffer.
+
+        A buffer would hold what a closed pipe did not take, to complain at the interpreter's exit, and a
+        lock, which makes that exit fatal while a thread is stuck in a write.
+        """
+        stream = self._stream or getattr(sys.stdout, "buffer", None)
+        if stream is None:
+            raise ValueError("there is no standard output that takes bytes")
+        raw: BinaryIO = getattr(stream, "raw", stream)
+        return raw
+
+    def _settle_unwritten(self, outcomes: list[Outcome], unwritten: int, failure: Exception) -> None:
+        """Count the last `unwritten` of the formatted records as lost, or refuse them if a retry can help."""
+        if _is_closed(failure):
+            self._closed = True
+            self.lost_records["output_closed"] += unwritten
+            _say(f"handler '{self.name}' lost its output ({failure}); its records are lost from now on")
+            return
+        formatted = [index for index, outcome in enumerate(outcomes) if outcome is _COMMITTED]
+        for index in formatted[len(formatted) - unwritten :]:
+            outcomes[index] = self._refused(failure)
+
+
+def _describe(payload: Payload, message: str) -> str:
+    """Return what stands in the place of the message for an audit event or a report on a job."""
+    if isinstance(payload, AuditEvent):
+        head = payload.event_name
+        fields = {"user": payload.user_id, "ip": payload.source_ip, "event_id": payload.event_id}
+    else:
+        head = f"{payload.job_id} {payload.status._name_}"
+        fields = _job_fields(payload)
+    text = f"{head}: {message}" if message else head
+    return text + "".join([f" {key}={quote(value)}" for key, value in fields.items()])
+
+
+def _job_fields(job: JobStatus) -> dict[str, str]:
+    fields = {
+        "type": job.job_type,
+        "progress": "" if job.progress is None else str(job.progress),
+        "attempt": "new" if job.new_attempt else str(job.attempt),
+        "reason": job.failure_reason,
+        "failure": job.failure_message,
+    }
+    return {key: value for key, value in fields.items() if value}
+
+
+def _pairs(json_object: str) -> str:
+    """Return ` key=value` for each member, numbers spelt as the sender spelt them, a stack last."""
+    try:
+        members = _decode_members(json_object)
+        if STACK_ATTRIBUTE in members:
+            members[STACK_ATTRIBUTE] = members.pop(STACK_ATTRIBUTE)
+        return "".join([f" {quote(key)}={_value(bytes(raw))}" for key, raw in members.items()])
+    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # a line is not lost for its attributes
+        return f" attributes={quote(escape(json_object))}"
+
+
+def _value(json_value: bytes) -> str:
+    if json_value.startswith(b'"'):
+        return quote(_decode_string(json_value))
+    if json_value.startswith((b"{", b"[")):
+        json_value = msgspec.json.format(json_value, indent=-1)
+    return json_value.decode()
+
+
+def _timestamp(zone: tzinfo, second: int) -> str:
+    """Return the local time of a second since 1970, or `@second` beyond the years 1 to 9999."""
+    try:
+        moment = (_EPOCH + timedelta(seconds=second)).astimezone(zone)
+    except (OverflowError, ValueError):
+        return f"@{second}"
+    return moment.replace(tzinfo=None).isoformat(sep=" ")
+
+
+def _zone(name: str) -> tzinfo:
+    if name == "UTC":  # there is also where no time zone database is installed
+        return UTC
+    try:
+        return ZoneInfo(name)
+    except (LookupError, ValueError, OSError) as error:
+        raise ValueError(
+            f"timezone: '{name}' is none of the IANA database, such as 'Europe/Berlin'"
+        ) from error
+
+
+def _write_some(stream: BinaryIO, data: memoryview) -> int:
+    """Write what the stream takes at once and return how many bytes that was; if none, wait a moment."""
+    try:
+        written = stream.write(data) or 0  # a raw stream says None where it would block
+    except BlockingIOError as full:
+        written = full.characters_written
+    if not written:
+        time.sleep(FULL_OUTPUT_POLL_SECONDS)
+    return written
+
+
+def _is_closed(error: Exception) -> bool:
+    return not isinstance(error, OSError) or error.errno in _CLOSED_ERRNOS
+
+
+def _say(line: str) -> None:
+    with suppress(OSError, ValueError):  # nobody may read that either
+        print(f"emitd {line}", file=sys.stderr, flush=True)

@@ -1,0 +1,56 @@
+"""Text for output where one record is one line (CWE-117), and where no record can disguise another.
+
+What is escaped: the control characters of ASCII and Latin-1 (C0, DEL, C1), the line and paragraph separators
+U+2028 and U+2029, the bidirectional embeddings, overrides and isolates, which make a terminal show text in
+another order than it stands (CVE-2021-42574), and lone surrogates, which have no UTF-8. Each becomes
+`\\n`, `\\r`, `\\t` or `\\uXXXX`: the escapes of JSON, so that quoted JSON stays JSON.
+
+A backslash stays as it is, so that paths and patterns remain readable, and so that what is escaped already
+does not change again. The price: an escaped newline and the two characters `\\n` look the same.
+"""
+
+import json
+import re
+from collections.abc import Sequence
+
+__all__ = ["escape", "escape_lines", "quote"]
+
+_unsafe = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+_needs_quotes = re.compile(r'[\s"=]')
+_encode_json_string = json.JSONEncoder(ensure_ascii=False).encode
+
+_SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+#: The bytes that cannot be part of an unsafe character's UTF-8. Of those that can, C2, E2 and ED also start
+#: harmless ones; a line with one of these is looked at character by character.
+_SAFE_BYTES = bytes(set(range(0x20, 0x100)) - {0x7F, 0xC2, 0xE2, 0xED})
+
+
+def escape(text: str) -> str:
+    """Return `text` without any character that could break, hide or reorder the line it stands in."""
+    return _unsafe.sub(_escape_one, text)
+
+
+def escape_lines(lines: Sequence[str]) -> bytes:
+    """Return each line escaped, in UTF-8, and ended by a newline."""
+    # Deleting the safe bytes of a whole batch costs a tenth of one regular expression for each line.
+    data = "".join([line + "\n" for line in lines]).encode("utf-8", "surrogatepass")
+    if data.translate(None, _SAFE_BYTES) == b"\n" * len(lines):
+        return data
+    return "".join([escape(line) + "\n" for line in lines]).encode()
+
+
+def quote(text: str) -> str:
+    """Return `text` as the key or the value of a `key=value` pair.
+
+    As it is where that is unmistakable; as a JSON string where it is empty or has white space, quotation
+    marks, equals signs or characters that cannot be shown.
+    """
+    if text.isprintable() and text and not _needs_quotes.search(text):
+        return text
+    return _encode_json_string(text)
+
+
+def _escape_one(match: re.Match[str]) -> str:
+    character = match[0]
+    return _SHORT_ESCAPES.get(character) or f"\\u{ord(character):04x}"

@@ -1,0 +1,117 @@
+"""The way of records to a handler that must commit them before the sender gets its reply."""
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.errors import HandlerBusy, HandlerError, HandlerTimeout, HandlerUnavailable
+from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.settings import Delivery
+from emitd_server.diagnostics import Report
+from emitd_server.idempotency_window import IdempotencyWindow
+
+__all__ = ["CommittedLane"]
+
+
+class CommittedLane:
+    """Hands records to one committed handler, each once, and waits for its outcomes, but not for ever.
+
+    A commit runs in a task of its own that nobody cancels: when the timeout passes or the caller goes away,
+    only the waiting ends, and the outcome still enters the window.
+    """
+
+    delivery = Delivery.COMMITTED
+
+    def __init__(self, handler: BaseLogHandler, window_capacity: int, report: Report) -> None:
+        self.handler = handler
+        self.levels = frozenset(level for level in Level if handler.can_handle(level))
+        #: Records by what became of them: `committed`, `duplicate`, `refused`, `busy`, `timeout`.
+        self.counts: Counter[str] = Counter()
+        self._window = IdempotencyWindow(window_capacity)
+        self._window_capacity = window_capacity
+        self._report = report
+        self._in_flight = 0
+        self._tasks: set[asyncio.Task[Sequence[Outcome]]] = set()
+
+    async def start(self) -> None:
+        """Start the handler, and learn what it committed before."""
+        await self.handler.start()
+        self._window.restore(await self.handler.recent_commits(self._window_capacity))
+
+    async def take(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        """Return the handler's outcome for each record, in order; never raises for a handler's failure."""
+        settings = self.handler.settings
+        if self._in_flight and self._in_flight + len(records) > settings.max_in_flight:
+            self.counts["busy"] += len(records)
+            busy = HandlerBusy(f"handler '{self.handler.name}' has {self._in_flight} records in flight")
+            return [Refused(busy)] * len(records)
+        task = asyncio.get_running_loop().create_task(self._commit_all(records))
+        self._tasks.add(task)
+        try:
+            async with asyncio.timeout(settings.timeout_seconds):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            self.counts["timeout"] += len(records)
+            late = HandlerTimeout(
+                f"handler '{self.handler.name}' did not answer within {settings.timeout_seconds:g} s"
+            )
+            return [Refused(late)] * len(records)
+
+    async def drain(self) -> None:
+        """Wait until no commit is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def stop(self) -> None:
+        """Stop the handler. Commits still under way are abandoned."""
+        await self.handler.stop()
+
+    def abandon(self) -> int:
+        """Give up on the commits under way; return how many records they hold."""
+        for task in self._tasks:
+            task.cancel()
+        return self._in_flight
+
+    async def _commit_all(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        self._in_flight += len(records)
+        try:
+            outcomes = await self._window.commit_once(records, self._emit_batch)
+        finally:
+            self._in_flight -= len(records)
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.discard(task)
+        self._count(outcomes)
+        return outcomes
+
+    async def _emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        """Call the handler; whatever it does wrong becomes a refusal."""
+        try:
+            outcomes = await self.handler.emit_batch(records)
+        except HandlerError as error:
+            return [Refused(error)] * len(records)
+        except Exception as error:
+            self._report(f"handler '{self.handler.name}' failed: {error!r}")
+            failure = HandlerUnavailable(
+                f"handler '{self.handler.name}' failed: {type(error).__name__}: {error}"
+            )
+            return [Refused(failure)] * len(records)
+        if len(outcomes) == len(records):
+            return outcomes
+        wrong = f"handler '{self.handler.name}' gave {len(outcomes)} outcomes for {len(records)} records"
+        self._report(wrong)
+        return [Refused(HandlerUnavailable(wrong))] * len(records)
+
+    def _count(self, outcomes: Sequence[Outcome]) -> None:
+        committed = duplicates = 0
+        for outcome in outcomes:
+            if type(outcome) is Committed:
+                if outcome.duplicate:
+                    duplicates += 1
+                else:
+                    committed += 1
+        self.counts["committed"] += committed
+        self.counts["duplicate"] += duplicates
+        self.counts["refused"] += len(outcomes) - committed - duplicates

@@ -1,0 +1,88 @@
+"""WatchJob: one stream of a job's updates, with heartbeats, to its end."""
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import AsyncIterator
+
+from emitd.v1 import job_pb2 as pb
+from emitd_handlers.job import JobSource, JobUpdate
+from emitd_server.errors import JobNotFound, TooManyWatchers
+from emitd_server.job_wire import job_to_wire, read_job_id, update_to_wire
+from emitd_server.open_streams import OpenStreams
+from emitd_server.settings import WatchSettings
+
+__all__ = ["JobWatches"]
+
+#: How many updates are kept in their serialised form.
+ENCODED_UPDATES = 256
+
+
+class JobWatches:
+    """Serves every watch stream of the server."""
+
+    def __init__(self, settings: WatchSettings, streams: OpenStreams) -> None:
+        self._settings = settings
+        self._streams = streams
+        self._open = 0
+        #: By identity: a source gives the same update to all watchers that stand at the same revision.
+        self._encoded: OrderedDict[int, tuple[JobUpdate, bytes]] = OrderedDict()
+
+    async def watch(self, source: JobSource, request: pb.WatchJobRequest) -> AsyncIterator[bytes]:
+        """Yield serialised WatchJobResponse messages until the job has ended.
+
+        Raises JobNotFound, TooManyWatchers, ServiceStopping, RequestInvalid, and whatever the source raises.
+        """
+        job_id = read_job_id(request.job_id)
+        if self._open >= self._settings.max_watchers:
+            raise TooManyWatchers(self._settings.max_watchers)
+        self._open += 1
+        try:
+            if not request.wait_for_creation and await source.get(job_id) is None:
+                raise JobNotFound(job_id)
+            updates = source.watch(
+                job_id,
+                after_revision=request.after_revision if request.HasField("after_revision") else None,
+                min_interval_seconds=(request.min_interval_ms or self._settings.min_interval_ms) / 1000,
+            )
+            async for message in self._messages(updates, follow=request.follow):
+                yield message
+        finally:
+            self._open -= 1
+
+    async def _messages(self, updates: AsyncIterator[JobUpdate], *, follow: bool) -> AsyncIterator[bytes]:
+        heartbeat = pb.WatchJobResponse(heartbeat=True)
+        pending: asyncio.Task[JobUpdate] | None = None
+        try:
+            while True:
+                if pending is None:
+                    pending = self._streams.begin(_next(updates))
+                await asyncio.wait([pending], timeout=self._settings.heartbeat_seconds)
+                if not pending.done():
+                    yield heartbeat.SerializeToString()
+                    continue
+                update = self._streams.result(pending)
+                pending = None
+                yield self._encode(update)
+                if update.job.status.ended and not follow:
+                    return
+                heartbeat = pb.WatchJobResponse(heartbeat=True, job=job_to_wire(update.job))
+        finally:
+            if pending is not None:
+                pending.cancel()
+                await asyncio.wait([pending])
+            await updates.aclose()  # type: ignore[attr-defined]  # sources are async generators
+
+    def _encode(self, update: JobUpdate) -> bytes:
+        """Serialise an update once, however many watchers get it."""
+        known = self._encoded.get(id(update))
+        if known is not None and known[0] is update:
+            return known[1]
+        encoded = update_to_wire(update).SerializeToString()
+        self._encoded[id(update)] = (update, encoded)
+        if len(self._encoded) > ENCODED_UPDATES:
+            self._encoded.popitem(last=False)
+        return encoded
+
+
+async def _next(updates: AsyncIterator[JobUpdate]) -> JobUpdate:
+    return await anext(updates)

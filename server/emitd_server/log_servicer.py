@@ -1,0 +1,206 @@
+"""The gRPC edge of `emitd.v1.LogService`: request bytes in, reply bytes out, errors as google.rpc status.
+
+It parses requests itself, so that one that does not parse is INVALID_ARGUMENT (grpc would say UNKNOWN) and its
+size is known before it becomes objects.
+"""
+
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import Any, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, status_pb2
+
+from emitd.v1 import job_pb2, log_service_pb2
+from emitd_handlers.errors import EmitdError
+from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
+from emitd_handlers.record import LogRecord
+from emitd_server.diagnostics import Report
+from emitd_server.errors import JobNotFound, RequestInvalid
+from emitd_server.job_watch import JobWatches
+from emitd_server.job_wire import job_to_wire, read_job_id, read_query
+from emitd_server.open_streams import OpenStreams
+from emitd_server.receipt_wire import receipt_to_wire
+from emitd_server.service import LoggingService
+from emitd_server.status import is_retryable, status_of
+from emitd_server.wire import RecordReader
+
+__all__ = ["SERVICE_NAME", "LogServicer"]
+
+SERVICE_NAME = "emitd.v1.LogService"
+#: A page of jobs ends early at this size, so that it stays well under what clients accept in one message.
+MAX_PAGE_BYTES = 2 * 1024 * 1024
+
+M = TypeVar("M", bound=Message)
+Context = grpc.aio.ServicerContext
+
+
+class LogServicer:
+    """Serves the RPCs of LogService from one `LoggingService`."""
+
+    def __init__(self, service: LoggingService, streams: OpenStreams, report: Report) -> None:
+        self._service = service
+        self._limits = service.settings.limits
+        self._reader = RecordReader(self._limits)
+        self._watches = JobWatches(service.settings.watch, streams)
+        self._report = report
+
+    def handler(self) -> grpc.GenericRpcHandler:
+        """Return what a grpc server needs to route calls here."""
+        unary = {
+            "Emit": self.emit,
+            "EmitBatch": self.emit_batch,
+            "GetJob": self.get_job,
+            "ListJobs": self.list_jobs,
+        }
+        methods = {
+            name: grpc.unary_unary_rpc_method_handler(self._answering(method))
+            for name, method in unary.items()
+        }
+        methods["WatchJob"] = grpc.unary_stream_rpc_method_handler(self._watch_job)
+        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+
+    async def emit(self, data: bytes) -> bytes:
+        """Emit: one record, a batch of one."""
+        request = self._parse(log_service_pb2.EmitRequest, data)
+        if not request.HasField("record"):
+            raise RequestInvalid("record", "is mandatory")
+        records, _, bad = self._reader.read_all([request.record], len(data))
+        if bad:
+            raise bad[0]
+        (outcome,) = await self._service.dispatch(records)
+        if isinstance(outcome, Refused):
+            raise outcome.error
+        receipt = receipt_to_wire(records[0], outcome, self._service.route(records[0].level))
+        return log_service_pb2.EmitResponse(receipt=receipt).SerializeToString()
+
+    async def emit_batch(self, data: bytes) -> bytes:
+        """EmitBatch: a verdict for each record, columnar: what went well is only counted."""
+        request = self._parse(log_service_pb2.EmitBatchRequest, data)
+        wire_records = request.records
+        if len(wire_records) > self._limits.max_batch_records:
+            limit = self._limits.max_batch_records
+            raise RequestInvalid("records", f"has {len(wire_records)} records, more than {limit}")
+        records, indexes, bad = self._reader.read_all(wire_records, len(data))
+        outcomes: Sequence[Outcome] = await self._service.dispatch(records) if records else ()
+        refused: dict[int, EmitdError] = dict(bad)
+        response = log_service_pb2.EmitBatchResponse()
+        duplicates = 0
+        for index, outcome, record in zip(indexes, outcomes, records, strict=True):
+            if type(outcome) is Committed:
+                if outcome.duplicate:
+                    duplicates += 1
+                receipt = outcome.receipt
+                if type(receipt) is JobReceipt and (receipt.stale_reason or receipt.cancel_requested):
+                    _add_notice(response, index, receipt)
+            else:
+                refused[index] = outcome.error  # type: ignore[union-attr]
+        response.accepted_count = len(wire_records) - len(refused) - duplicates
+        response.duplicate_count = duplicates
+        for index in sorted(refused):
+            _add_error(response, index, refused[index])
+        if request.want_receipts:
+            self._add_receipts(response, len(wire_records), indexes, records, outcomes)
+        return response.SerializeToString()
+
+    async def get_job(self, data: bytes) -> bytes:
+        """GetJob."""
+        request = self._parse(job_pb2.GetJobRequest, data)
+        job_id = read_job_id(request.job_id)
+        job = await self._service.jobs.get(job_id)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job_pb2.GetJobResponse(job=job_to_wire(job)).SerializeToString()
+
+    async def list_jobs(self, data: bytes) -> bytes:
+        """ListJobs."""
+        query = read_query(self._parse(job_pb2.ListJobsRequest, data))
+        page = await self._service.jobs.list(query)
+        response = job_pb2.ListJobsResponse(
+            jobs=[job_to_wire(job) for job in page.jobs], next_page_token=page.next_page_token
+        )
+        return response.SerializeToString()
+
+    async def watch_job(self, data: bytes) -> AsyncIterator[bytes]:
+        """WatchJob."""
+        request = self._parse(job_pb2.WatchJobRequest, data)
+        async for message in self._watches.watch(self._service.jobs, request):
+            yield message
+
+    def _parse(self, message_type: type[M], data: bytes) -> M:
+        if len(data) > self._limits.max_request_bytes:
+            limit = self._limits.max_request_bytes
+            raise RequestInvalid("", f"the request has {len(data)} bytes, more than {limit}")
+        try:
+            return message_type.FromString(data)
+        except DecodeError:
+            problem = f"the request does not parse as {message_type.DESCRIPTOR.full_name}"
+            raise RequestInvalid("", f"{problem}; every string must be UTF-8") from None
+
+    def _add_receipts(
+        self,
+        response: log_service_pb2.EmitBatchResponse,
+        count: int,
+        indexes: Sequence[int],
+        records: Sequence[LogRecord],
+        outcomes: Sequence[Outcome],
+    ) -> None:
+        receipts = [log_service_pb2.Receipt() for _ in range(count)]
+        for index, record, outcome in zip(indexes, records, outcomes, strict=True):
+            if isinstance(outcome, Committed):
+                receipts[index] = receipt_to_wire(record, outcome, self._service.route(record.level))
+        response.receipts.extend(receipts)
+
+    def _answering(
+        self, method: Callable[[bytes], Awaitable[bytes]]
+    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
+        async def answer(data: bytes, context: Context) -> bytes:
+            try:
+                return await method(data)
+            except EmitdError as error:
+                await _abort(context, status_of(error, "record" if method == self.emit else ""))
+            except Exception:
+                await self._abort_internal(context)
+            raise AssertionError("abort raises")
+
+        return answer
+
+    async def _watch_job(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+        try:
+            async for message in self.watch_job(data):
+                yield message
+        except EmitdError as error:
+            await _abort(context, status_of(error))
+        except Exception:
+            await self._abort_internal(context)
+
+    async def _abort_internal(self, context: Context) -> None:
+        """Answer a fault of our own: the whole story to the operator, no detail to the caller."""
+        self._report(f"internal error in {SERVICE_NAME}: {traceback.format_exc()}")
+        await _abort(context, status_pb2.Status(code=code_pb2.INTERNAL, message="internal error"))
+
+
+async def _abort(context: Context, status: status_pb2.Status) -> None:
+    code: Any = _GRPC_CODES[status.code]
+    details = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, status.message, details)
+
+
+_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
+def _add_notice(response: log_service_pb2.EmitBatchResponse, index: int, receipt: JobReceipt) -> None:
+    response.job_notices.add(
+        index=index,
+        job_id=receipt.job_id,
+        stale_reason=receipt.stale_reason,
+        current_attempt=receipt.attempt,
+        cancel_requested=receipt.cancel_requested,
+    )
+
+
+def _add_error(response: log_service_pb2.EmitBatchResponse, index: int, error: EmitdError) -> None:
+    response.errors.add(
+        index=index, status=status_of(error, f"records[{index}]"), retryable=is_retryable(error)
+    )

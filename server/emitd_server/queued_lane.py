@@ -1,0 +1,188 @@
+"""The way of records to a handler that nobody waits for: a bounded queue and a task of its own."""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.errors import HandlerUnavailable, RetryableError
+from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.settings import Delivery, OverflowPolicy
+from emitd_server.diagnostics import Report
+from emitd_server.idempotency_window import IdempotencyWindow
+
+__all__ = ["QueuedLane"]
+
+#: Drops are reported at once, and then at most so often.
+REPORT_INTERVAL_SECONDS = 10.0
+
+_QUEUED = Committed()
+
+
+class QueuedLane:
+    """Keeps records for one queued handler and offers them in batches, in order, with retries.
+
+    What the queue cannot hold, or the handler refuses for good, is dropped and counted by cause.
+    """
+
+    delivery = Delivery.QUEUED
+
+    def __init__(self, handler: BaseLogHandler, window_capacity: int, report: Report) -> None:
+        self.handler = handler
+        self.levels = frozenset(level for level in Level if handler.can_handle(level))
+        #: Records by what became of them: `accepted`, `duplicate`, `delivered`, `retried`, and for those
+        #: dropped `dropped_queue_full`, `dropped_refused`, `dropped_retries_exhausted`, `dropped_at_stop`.
+        self.counts: Counter[str] = Counter()
+        self._window = IdempotencyWindow(window_capacity)
+        self._report = report
+        self._queue: deque[LogRecord] = deque()
+        self._offered = 0
+        self._more = asyncio.Event()
+        self._room = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._unreported: Counter[str] = Counter()
+        self._last_report: float | None = None
+
+    async def start(self) -> None:
+        """Start the handler and the task that feeds it."""
+        await self.handler.start()
+        self._task = asyncio.create_task(self._feed(), name=f"emitd-queue-{self.handler.name}")
+
+    async def take(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        """Queue the records that are new; return `Committed` for each, and the first outcome for the others.
+
+        Waits for room only where the handler's `overflow` is `block`. What is dropped is not refused: the
+        sender could do nothing about it.
+        """
+        answers = self._window.take_new(records)
+        new = [record for record, answer in zip(records, answers, strict=True) if answer is None]
+        self.counts["accepted"] += len(new)
+        self.counts["duplicate"] += len(records) - len(new)
+        if len(self._queue) + len(new) <= self.handler.settings.queue_size:
+            self._queue.extend(new)
+        else:
+            await self._squeeze_in(new)
+        self._more.set()
+        return [answer or _QUEUED for answer in answers]
+
+    async def drain(self) -> None:
+        """Wait until the queue is empty and the handler has answered for all of it."""
+        while self._queue or self._offered:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def stop(self) -> None:
+        """End the feeding task, then stop the handler. What is left in the queue is dropped and counted."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        await self.handler.stop()
+
+    def abandon(self) -> int:
+        """Give up on what is queued; return how many records that was."""
+        left = len(self._queue) + self._offered
+        self._drop("at_stop", left)
+        self._queue.clear()
+        return left
+
+    async def _squeeze_in(self, records: Sequence[LogRecord]) -> None:
+        policy = self.handler.settings.overflow
+        if policy is OverflowPolicy.BLOCK:
+            records = await self._wait_for_room(records)
+        room = self.handler.settings.queue_size - len(self._queue)
+        if policy is OverflowPolicy.DROP_OLDEST:
+            overflow = len(records) - room
+            self._queue.extend(records)
+            for _ in range(overflow):
+                self._queue.popleft()
+        else:
+            overflow = max(0, len(records) - room)
+            self._queue.extend(records[: len(records) - overflow])
+        self._drop("queue_full", overflow)
+
+    async def _wait_for_room(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
+        """Queue what there is room for, as room comes, up to `block_seconds`; return the rest."""
+        settings = self.handler.settings
+        try:
+            async with asyncio.timeout(settings.block_seconds):
+                while True:
+                    room = settings.queue_size - len(self._queue)
+                    self._queue.extend(records[:room])
+                    records = records[room:]
+                    self._more.set()
+                    if not records:
+                        return records
+                    self._room.clear()
+                    await self._room.wait()
+        except TimeoutError:
+            return records
+
+    async def _feed(self) -> None:
+        while True:
+            if not self._queue:
+                self._idle.set()
+                self._more.clear()
+                await self._more.wait()
+            size = min(len(self._queue), self.handler.settings.batch_size)
+            batch = [self._queue.popleft() for _ in range(size)]
+            self._room.set()
+            self._offered = len(batch)
+            await self._deliver(batch)
+            self._offered = 0
+
+    async def _deliver(self, batch: Sequence[LogRecord]) -> None:
+        """Offer a batch until the handler has taken or finally refused every record of it."""
+        settings = self.handler.settings
+        pause = settings.retry_initial_seconds
+        for attempt in range(settings.max_retries + 1):
+            batch = self._settle(batch, await self._emit_batch(batch))
+            if not batch:
+                return
+            if attempt < settings.max_retries:
+                self.counts["retried"] += len(batch)
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, settings.retry_max_seconds)
+        self._drop("retries_exhausted", len(batch))
+
+    def _settle(self, batch: Sequence[LogRecord], outcomes: Sequence[Outcome]) -> Sequence[LogRecord]:
+        """Count what is settled; return the records worth another try."""
+        again: list[LogRecord] = []
+        delivered = refused = 0
+        for record, outcome in zip(batch, outcomes, strict=True):
+            if type(outcome) is Committed:
+                delivered += 1
+            elif isinstance(outcome.error, RetryableError):  # type: ignore[union-attr]
+                again.append(record)
+            else:
+                refused += 1
+        self.counts["delivered"] += delivered
+        self._drop("refused", refused)
+        return again
+
+    async def _emit_batch(self, batch: Sequence[LogRecord]) -> Sequence[Outcome]:
+        try:
+            outcomes = await self.handler.emit_batch(batch)
+        except Exception as error:
+            return [Refused(HandlerUnavailable(f"{type(error).__name__}: {error}"))] * len(batch)
+        if len(outcomes) == len(batch):
+            return outcomes
+        return [Refused(HandlerUnavailable("outcomes do not match the records"))] * len(batch)
+
+    def _drop(self, cause: str, count: int) -> None:
+        if not count:
+            return
+        self.counts[f"dropped_{cause}"] += count
+        self._unreported[cause] += count
+        now = asyncio.get_running_loop().time()
+        if self._last_report is None or now - self._last_report >= REPORT_INTERVAL_SECONDS:
+            self.report_drops()
+            self._last_report = now
+
+    def report_drops(self) -> None:
+        """Tell the operator of the drops not told yet."""
+        for cause, count in self._unreported.items():
+            self._report(f"handler '{self.handler.name}' dropped {count} records: {cause}")
+        self._unreported.clear()

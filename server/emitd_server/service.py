@@ -1,0 +1,220 @@
+"""`LoggingService`: holds the registry of handlers and dispatches every record to those that take it.
+
+Instantiated once, in the entry point of the server or of an application that uses it in process. It knows no
+concrete handler, and nothing of gRPC.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Self, TypeAlias
+
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.errors import EmitdError
+from emitd_handlers.job import JobSource
+from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.settings import Delivery
+from emitd_server.committed_lane import CommittedLane
+from emitd_server.config import Config, load_config
+from emitd_server.diagnostics import Report, report
+from emitd_server.errors import NoHandler, NoJobSource, ServiceStopping, StartError
+from emitd_server.queued_lane import QueuedLane
+from emitd_server.settings import ServerSettings
+
+__all__ = ["LoggingService", "Route"]
+
+Lane: TypeAlias = CommittedLane | QueuedLane
+
+#: How long a handler that has nothing left to do may take to close.
+CLOSE_SECONDS = 2.0
+
+
+class Route:
+    """The lanes that a batch with records of some levels takes."""
+
+    def __init__(self, lanes: Sequence[Lane], levels: frozenset[Level]) -> None:
+        lanes = [lane for lane in lanes if not lane.levels.isdisjoint(levels)]
+        self.committed = [lane for lane in lanes if lane.delivery is Delivery.COMMITTED]
+        self.queued = [lane for lane in lanes if lane.delivery is Delivery.QUEUED]
+        #: The one lane that takes the whole batch, if it is so simple; it mostly is.
+        self.only = lanes[0] if len(lanes) == 1 and lanes[0].levels >= levels else None
+        #: (handler's name, its delivery), committed ones first.
+        self.deliveries = [(lane.handler.name, lane.delivery) for lane in (*self.committed, *self.queued)]
+
+
+class LoggingService:
+    """Dispatches records: `register` handlers, `start`, `dispatch` as often as you like, `stop`."""
+
+    def __init__(
+        self,
+        handlers: Iterable[BaseLogHandler] = (),
+        *,
+        settings: ServerSettings | None = None,
+        report: Report = report,
+    ) -> None:
+        self.settings = settings or ServerSettings()
+        self._report = report
+        self._lanes: list[Lane] = []
+        self._routes: dict[frozenset[Level], Route] = {}
+        self._started = False
+        self._accepting = False
+        for handler in handlers:
+            self.register(handler)
+
+    @classmethod
+    def from_config(cls, config: Config | Path | str | None, *, report: Report = report) -> Self:
+        """Build the service that a configuration describes: a loaded one, a file's path, or None: the defaults.
+
+        Raises ConfigError with every problem of the file.
+        """
+        if not isinstance(config, Config):
+            config = load_config(Path(config) if config is not None else None)
+        return cls([entry.build() for entry in config.handlers], settings=config.server, report=report)
+
+    def register(self, handler: BaseLogHandler) -> None:
+        """Add a handler; it takes the levels of its settings. Only before `start`.
+
+        Raises ValueError if its name is taken, or if it serves jobs and another handler does.
+        """
+        if self._started:
+            raise RuntimeError("register handlers before the service is started")
+        if any(lane.handler.name == handler.name for lane in self._lanes):
+            raise ValueError(f"there are two handlers named '{handler.name}'")
+        others = [lane.handler.name for lane in self._lanes if isinstance(lane.handler, JobSource)]
+        if others and isinstance(handler, JobSource):
+            raise ValueError(f"handlers '{others[0]}' and '{handler.name}' both serve jobs; only one may")
+        delivery = handler.settings.delivery or handler.default_delivery
+        lane_class: type[Lane] = CommittedLane if delivery is Delivery.COMMITTED else QueuedLane
+        self._lanes.append(lane_class(handler, self.settings.idempotency_window, self._report))
+
+    @property
+    def handlers(self) -> Sequence[BaseLogHandler]:
+        """The registered handlers, in order."""
+        return [lane.handler for lane in self._lanes]
+
+    @property
+    def jobs(self) -> JobSource:
+        """The handler that serves jobs. Raises NoJobSource if there is none."""
+        for lane in self._lanes:
+            if isinstance(lane.handler, JobSource):
+                return lane.handler
+        raise NoJobSource
+
+    def stats(self) -> Mapping[str, Mapping[str, int]]:
+        """Return for each handler, by name, how many records met which fate."""
+        return {lane.handler.name: Counter(lane.counts) for lane in self._lanes}
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start every handler, in the order of registration; if one fails, stop those before it.
+
+        Raises StartError naming the handler.
+        """
+        if self._started:
+            return
+        self._started = True
+        for index, lane in enumerate(self._lanes):
+            try:
+                await lane.start()
+            except (EmitdError, OSError) as error:
+                for started in self._lanes[: index + 1]:
+                    await started.stop()
+                self._started = False
+                raise StartError(f"handler '{lane.handler.name}' could not start: {error}") from error
+        self._accepting = True
+
+    async def dispatch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        """Hand each record to every handler that takes its level; return one outcome each, in order.
+
+        `Committed` means that every committed handler has the record for good and every queued one has it in
+        its queue (or has counted it as dropped). A record that one committed handler refused goes to no queued
+        one. Raises ServiceStopping when the service does not take records.
+        """
+        if not self._accepting:
+            raise ServiceStopping
+        route = self._route(frozenset([record.level for record in records]))
+        if route.only is not None:
+            return await route.only.take(records)
+        outcomes: list[Outcome | None] = [self._unrouted(record) for record in records]
+        await asyncio.gather(*(_offer(lane, records, outcomes) for lane in route.committed))
+        for lane in route.queued:
+            await _offer(lane, records, outcomes)
+        return [Committed() if outcome is None else outcome for outcome in outcomes]
+
+    def route(self, level: Level) -> Route:
+        """Return the lanes of records of `level`."""
+        return self._route(frozenset((level,)))
+
+    async def drain(self) -> None:
+        """Refuse further records, then wait until every handler is done with those it has."""
+        self._accepting = False
+        for lane in self._lanes:
+            await lane.drain()
+
+    async def stop(self, drain_seconds: float | None = None) -> None:
+        """Refuse, drain to a deadline, flush and close every handler; report what was left. Idempotent."""
+        if not self._started:
+            return
+        self._accepting = False
+        if drain_seconds is None:
+            drain_seconds = self.settings.shutdown.drain_seconds
+        deadline = asyncio.get_running_loop().time() + drain_seconds
+        await asyncio.gather(*(self._stop_lane(lane, deadline) for lane in self._lanes))
+        self._started = False
+
+    async def _stop_lane(self, lane: Lane, deadline: float) -> None:
+        name = lane.handler.name
+        try:
+            async with asyncio.timeout_at(deadline):
+                await lane.drain()
+        except TimeoutError:
+            self._report(f"handler '{name}' did not finish in time: {lane.abandon()} records were left")
+        try:
+            async with asyncio.timeout_at(max(deadline, asyncio.get_running_loop().time() + CLOSE_SECONDS)):
+                await lane.stop()
+        except TimeoutError:
+            self._report(f"handler '{name}' did not close in time and was abandoned")
+        except Exception as error:
+            self._report(f"handler '{name}' failed while closing: {error!r}")
+        if isinstance(lane, QueuedLane):
+            lane.report_drops()
+
+    def _route(self, levels: frozenset[Level]) -> Route:
+        route = self._routes.get(levels)
+        if route is None:
+            route = self._routes[levels] = Route(self._lanes, levels)
+        return route
+
+    def _unrouted(self, record: LogRecord) -> Outcome | None:
+        return None if self.route(record.level).deliveries else Refused(NoHandler(record.level))
+
+
+async def _offer(lane: Lane, records: Sequence[LogRecord], outcomes: list[Outcome | None]) -> None:
+    """Give a lane the records it takes and nobody refused, in order, and merge what it says into `outcomes`."""
+    share = [
+        index
+        for index, record in enumerate(records)
+        if record.level in lane.levels and not isinstance(outcomes[index], Refused)
+    ]
+    if not share:
+        return
+    answers = await lane.take([records[index] for index in share])
+    for index, answer in zip(share, answers, strict=True):
+        outcomes[index] = _merge(outcomes[index], answer)
+
+
+def _merge(first: Outcome | None, second: Outcome) -> Outcome:
+    """Combine two handlers' outcomes: a refusal wins; a duplicate is one only where both say so."""
+    if first is None or isinstance(second, Refused):
+        return second
+    if isinstance(first, Refused):
+        return first
+    return Committed(first.receipt or second.receipt, duplicate=first.duplicate and second.duplicate)

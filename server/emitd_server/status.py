@@ -1,0 +1,81 @@
+"""From domain errors to gRPC status: one table, and the google.rpc details that go with each entry."""
+
+from collections.abc import Mapping
+
+from google.protobuf import duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
+from emitd_handlers.errors import (
+    EmitdError,
+    HandlerBusy,
+    HandlerTimeout,
+    HandlerUnavailable,
+    JobQueryInvalid,
+    RecordConflict,
+    RecordInvalid,
+)
+from emitd_server.errors import (
+    JobNotFound,
+    NoHandler,
+    NoJobSource,
+    RequestInvalid,
+    ServiceStopping,
+    TooManyWatchers,
+)
+
+__all__ = ["CODES", "is_retryable", "status_of"]
+
+#: The gRPC code of every error that can reach a caller. The numbers are those of google.rpc.Code.
+CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
+    RecordInvalid: code_pb2.INVALID_ARGUMENT,
+    RequestInvalid: code_pb2.INVALID_ARGUMENT,
+    JobQueryInvalid: code_pb2.INVALID_ARGUMENT,
+    JobNotFound: code_pb2.NOT_FOUND,
+    RecordConflict: code_pb2.ALREADY_EXISTS,
+    NoHandler: code_pb2.FAILED_PRECONDITION,
+    HandlerBusy: code_pb2.RESOURCE_EXHAUSTED,
+    TooManyWatchers: code_pb2.RESOURCE_EXHAUSTED,
+    HandlerUnavailable: code_pb2.UNAVAILABLE,
+    ServiceStopping: code_pb2.UNAVAILABLE,
+    HandlerTimeout: code_pb2.DEADLINE_EXCEEDED,
+    NoJobSource: code_pb2.UNIMPLEMENTED,
+}
+
+#: Keeps a status under 4 KiB whatever the sender's texts: larger trailers break the call at many clients.
+MAX_TEXT_CHARACTERS = 300
+
+
+def is_retryable(error: EmitdError) -> bool:
+    """Return whether sending the same again can help."""
+    return error.retry_after_seconds is not None
+
+
+def status_of(error: EmitdError, prefix: str = "") -> status_pb2.Status:
+    """Return the status for an error, with BadRequest and RetryInfo where they apply.
+
+    `prefix` is the path of the record that the error is about: `record` or `records[3]`.
+    """
+    field = ".".join(part for part in (prefix, error.field) if part)
+    message = f"{field}: {error.problem}" if field and error.problem else str(error)
+    status = status_pb2.Status(code=_code(type(error)), message=_clip(message))
+    if error.retry_after_seconds is not None:
+        delay = duration_pb2.Duration()
+        delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
+        status.details.add().Pack(error_details_pb2.RetryInfo(retry_delay=delay))
+    if error.field or error.problem:
+        violation = error_details_pb2.BadRequest.FieldViolation(
+            field=field, description=_clip(error.problem or str(error))
+        )
+        status.details.add().Pack(error_details_pb2.BadRequest(field_violations=[violation]))
+    return status
+
+
+def _code(error_type: type[EmitdError]) -> "code_pb2.Code":
+    for base in error_type.__mro__:
+        if base in CODES:
+            return CODES[base]
+    return code_pb2.INTERNAL
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= MAX_TEXT_CHARACTERS else text[: MAX_TEXT_CHARACTERS - 1] + "…"

@@ -1,0 +1,361 @@
+"""From the wire to `LogRecord`: the one conversion, with every check of a record on the way.
+
+Runs for each record, so the reader of each kind is written out in one piece; what only bad or unusual records
+need stands in helpers.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Sequence
+from functools import lru_cache
+from ipaddress import ip_address
+
+from emitd.v1 import record_pb2 as pb
+from emitd_handlers.audit_line import audit_fingerprint
+from emitd_handlers.errors import RecordInvalid
+from emitd_handlers.json_text import check_json_object
+from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, content_fingerprint
+from emitd_handlers.uuid7 import uuid7
+from emitd_server.settings import LimitSettings
+
+__all__ = ["RecordReader"]
+
+_LOG_LEVELS = {level.value: level for level in Level if level < Level.AUDIT}
+_JOB_STATES = {state.value: state for state in JobState}
+#: The `assigned` of a record, by whether the time and whether the event's id were left to the server.
+_NONE_ASSIGNED: tuple[str, ...] = ()
+_TIME_ASSIGNED = ("timestamp",)
+_EVENT_ID_ASSIGNED = ("event_id",)
+_BOTH_ASSIGNED = ("timestamp", "event_id")
+_UNKNOWN_ADDRESS = "unknown"
+
+
+class RecordReader:
+    """Reads the records of requests into `LogRecord`s, or says what is wrong with them.
+
+    `clock` gives nanoseconds since 1970-01-01T00:00:00Z. Receipt times are made strictly increasing from it.
+    """
+
+    def __init__(self, limits: LimitSettings, clock: Callable[[], int] = time.time_ns) -> None:
+        self._limits = limits
+        self._clock = clock
+        self._last_received = 0
+        # A string of so many characters is within every limit on names and ids, however it is encoded.
+        self._surely_short = min(limits.max_id_bytes, limits.max_name_bytes) // 4
+
+    def read_all(
+        self, records: Sequence[pb.LogRecord], request_bytes: int
+    ) -> tuple[list[LogRecord], list[int], dict[int, RecordInvalid]]:
+        """Return the good records, the index of each in `records`, and what is wrong with the others by index.
+
+        `request_bytes` is the size of the request: a record cannot be larger than that.
+        """
+        good: list[LogRecord] = []
+        indexes: list[int] = []
+        bad: dict[int, RecordInvalid] = {}
+        received = max(self._clock(), self._last_received + 1)
+        self._last_received = received + len(records)
+        check_size = request_bytes > self._limits.max_record_bytes
+        for index, record in enumerate(records):
+            try:
+                if check_size:
+                    self._check_size(record)
+                good.append(self._read(record, received + index))
+                indexes.append(index)
+            except RecordInvalid as error:
+                bad[index] = error
+        return good, indexes, bad
+
+    def _read(self, record: pb.LogRecord, received: int) -> LogRecord:
+        if record.HasField("audit"):
+            return self._read_audit(record, received)
+        if record.HasField("job"):
+            return self._read_job(record, received)
+        return self._read_log_line(record, received)
+
+    def _read_audit(self, record: pb.LogRecord, received: int) -> LogRecord:
+        if record.level not in (Level.AUDIT, 0):
+            raise _wrong_level(record.level, "audit", Level.AUDIT)
+        audit = record.audit
+        record_id = record.record_id
+        time_unix_nano = sent_time = record.time_unix_nano
+        message = record.message
+        source = record.source
+        attributes_json = record.attributes_json
+        trace_id = record.trace_id
+        span_id = record.span_id
+        event_id = sent_event_id = audit.event_id
+        event_name = audit.event_name
+        user_id = audit.user_id
+        source_ip = audit.source_ip
+        short = self._surely_short
+        if (
+            len(record_id) > short
+            or len(source) > short
+            or len(event_id) > short
+            or len(event_name) > short
+            or len(user_id) > short
+        ):
+            self._check_envelope(record)
+            self._check_length("audit.event_id", event_id, self._limits.max_id_bytes)
+            self._check_length("audit.event_name", event_name, self._limits.max_name_bytes)
+            self._check_length("audit.user_id", user_id, self._limits.max_name_bytes)
+        if not event_name or not user_id or not _is_address(source_ip):
+            raise _bad_event(event_name, user_id, source_ip)
+        if trace_id or span_id or attributes_json:
+            attributes_json = self._check_context(trace_id, span_id, attributes_json)
+        details_json = self._check_json("audit.details_json", audit.details_json)
+        assigned = _NONE_ASSIGNED
+        if not event_id:
+            event_id = uuid7()
+            assigned = _EVENT_ID_ASSIGNED
+        if not sent_time:
+            time_unix_nano = received
+            assigned = _TIME_ASSIGNED if sent_event_id else _BOTH_ASSIGNED
+        return LogRecord(
+            Level.AUDIT,
+            message,
+            record_id,
+            time_unix_nano,
+            received,
+            source,
+            attributes_json,
+            trace_id,
+            span_id,
+            AuditEvent(event_id, event_name, user_id, source_ip, details_json),
+            assigned,
+            audit_fingerprint(
+                message,
+                source,
+                attributes_json,
+                trace_id,
+                span_id,
+                sent_event_id,
+                event_name,
+                user_id,
+                source_ip,
+                details_json,
+                sent_time,
+            ),
+        )
+
+    def _read_job(self, record: pb.LogRecord, received: int) -> LogRecord:
+        if record.level not in (Level.JOB_STATUS, 0):
+            raise _wrong_level(record.level, "job", Level.JOB_STATUS)
+        job = record.job
+        record_id = record.record_id
+        sent_time = record.time_unix_nano
+        message = record.message
+        source = record.source
+        attributes_json = record.attributes_json
+        trace_id = record.trace_id
+        span_id = record.span_id
+        job_id = job.job_id
+        job_type = job.job_type
+        status = _JOB_STATES.get(job.status)
+        details_json = job.details_json
+        failure_reason = job.failure_reason
+        attempt = job.attempt
+        new_attempt = job.new_attempt
+        progress = job.progress if job.HasField("progress") else None
+        lease_seconds = job.lease_seconds if job.HasField("lease_seconds") else None
+        short = self._surely_short
+        if (
+            len(record_id) > short
+            or len(source) > short
+            or len(job_id) > short
+            or len(job_type) > short
+            or len(failure_reason) > short
+        ):
+            self._check_envelope(record)
+            self._check_length("job.job_id", job_id, self._limits.max_name_bytes)
+            self._check_length("job.job_type", job_type, self._limits.max_name_bytes)
+            self._check_length("job.failure_reason", failure_reason, self._limits.max_name_bytes)
+        if not job_id:
+            raise RecordInvalid("job.job_id", "is mandatory")
+        if status is None:
+            raise _bad_status(job.status)
+        if progress is not None and not 0 <= progress <= 100:
+            raise RecordInvalid("job.progress", f"{progress} is not a percentage from 0 to 100")
+        if attempt and new_attempt:
+            raise RecordInvalid("job.attempt", "must be 0 where `new_attempt` asks for the next one")
+        if trace_id or span_id or attributes_json:
+            attributes_json = self._check_context(trace_id, span_id, attributes_json)
+        if details_json:
+            details_json = self._check_json("job.details_json", details_json)
+        labels = self._read_labels(job)
+        return LogRecord(
+            Level.JOB_STATUS,
+            message,
+            record_id,
+            sent_time or received,
+            received,
+            source,
+            attributes_json,
+            trace_id,
+            span_id,
+            JobStatus(
+                job_id,
+                job_type,
+                status,
+                progress,
+                details_json,
+                labels,
+                failure_reason,
+                job.failure_message,
+                attempt or 1,
+                new_attempt,
+                lease_seconds,
+            ),
+            _NONE_ASSIGNED if sent_time else _TIME_ASSIGNED,
+            content_fingerprint(
+                (
+                    message,
+                    source,
+                    attributes_json,
+                    trace_id,
+                    span_id,
+                    job_id,
+                    job_type,
+                    status,
+                    progress,
+                    details_json,
+                    sorted(labels.items()) if labels else None,
+                    failure_reason,
+                    job.failure_message,
+                    attempt,
+                    new_attempt,
+                    lease_seconds,
+                    sent_time,
+                )
+            ),
+        )
+
+    def _read_log_line(self, record: pb.LogRecord, received: int) -> LogRecord:
+        level = _LOG_LEVELS.get(record.level)
+        if level is None:
+            raise _bad_level(record.level)
+        record_id = record.record_id
+        sent_time = record.time_unix_nano
+        message = record.message
+        source = record.source
+        attributes_json = record.attributes_json
+        trace_id = record.trace_id
+        span_id = record.span_id
+        short = self._surely_short
+        if len(record_id) > short or len(source) > short:
+            self._check_envelope(record)
+        if trace_id or span_id or attributes_json:
+            attributes_json = self._check_context(trace_id, span_id, attributes_json)
+        fingerprint = 0
+        if record_id:
+            fingerprint = content_fingerprint(
+                (level, message, source, attributes_json, trace_id, span_id, sent_time)
+            )
+        return LogRecord(
+            level,
+            message,
+            record_id,
+            sent_time or received,
+            received,
+            source,
+            attributes_json,
+            trace_id,
+            span_id,
+            None,
+            _NONE_ASSIGNED if sent_time else _TIME_ASSIGNED,
+            fingerprint,
+        )
+
+    def _check_size(self, record: pb.LogRecord) -> None:
+        size = record.ByteSize()
+        if size > self._limits.max_record_bytes:
+            raise RecordInvalid("", f"the record has {size} bytes, more than {self._limits.max_record_bytes}")
+
+    def _check_envelope(self, record: pb.LogRecord) -> None:
+        self._check_length("record_id", record.record_id, self._limits.max_id_bytes)
+        self._check_length("source", record.source, self._limits.max_name_bytes)
+
+    def _check_length(self, field: str, text: str, limit: int) -> None:
+        if len(text) > limit or (not text.isascii() and len(text.encode()) > limit):
+            raise RecordInvalid(field, f"has {len(text.encode())} bytes, more than {limit}")
+
+    def _check_context(self, trace_id: bytes, span_id: bytes, attributes_json: str) -> str:
+        if len(trace_id) not in (0, 16):
+            raise RecordInvalid("trace_id", f"has {len(trace_id)} bytes; expected 16 or none")
+        if len(span_id) not in (0, 8):
+            raise RecordInvalid("span_id", f"has {len(span_id)} bytes; expected 8 or none")
+        return self._check_json("attributes_json", attributes_json) if attributes_json else ""
+
+    def _check_json(self, field: str, text: str) -> str:
+        try:
+            return check_json_object(
+                text, max_bytes=self._limits.max_json_bytes, max_depth=self._limits.max_json_depth
+            )
+        except ValueError as error:
+            raise RecordInvalid(field, str(error)) from None
+
+    def _read_labels(self, job: pb.JobStatus) -> dict[str, str]:
+        if not job.labels:
+            return {}
+        labels = dict(job.labels)
+        if len(labels) > self._limits.max_labels:
+            raise RecordInvalid(
+                "job.labels", f"has {len(labels)} labels, more than {self._limits.max_labels}"
+            )
+        for key, value in labels.items():
+            if not key:
+                raise RecordInvalid("job.labels", "has an empty key")
+            self._check_length("job.labels", key, self._limits.max_name_bytes)
+            self._check_length("job.labels", value, self._limits.max_name_bytes)
+        return labels
+
+
+@lru_cache(maxsize=16_384)
+def _is_address(text: str) -> bool:
+    if text == _UNKNOWN_ADDRESS:
+        return True
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _bad_event(event_name: str, user_id: str, source_ip: str) -> RecordInvalid:
+    if not event_name:
+        return RecordInvalid("audit.event_name", "is mandatory")
+    if not user_id:
+        return RecordInvalid("audit.user_id", "is mandatory")
+    if not source_ip:
+        return RecordInvalid("audit.source_ip", "is mandatory; say 'unknown' where there is no address")
+    return RecordInvalid("audit.source_ip", f"{_shown(source_ip)} is neither an IP address nor 'unknown'")
+
+
+def _bad_status(number: int) -> RecordInvalid:
+    if number == 0:
+        return RecordInvalid("job.status", "is mandatory")
+    return RecordInvalid("job.status", f"{number} is not a job state; expected one of {_numbers(JobState)}")
+
+
+def _bad_level(number: int) -> RecordInvalid:
+    if number == 0:
+        return RecordInvalid("level", "is mandatory for a record without payload")
+    if number in (Level.AUDIT, Level.JOB_STATUS):
+        payload = "audit" if number == Level.AUDIT else "job"
+        return RecordInvalid("level", f"{Level(number).name} needs the payload `{payload}`")
+    return RecordInvalid("level", f"{number} is not a level; expected one of {_numbers(Level)}")
+
+
+def _wrong_level(number: int, payload: str, expected: Level) -> RecordInvalid:
+    return RecordInvalid(
+        "level", f"{number} does not fit the payload `{payload}`; expected {expected.value} ({expected.name})"
+    )
+
+
+def _numbers(members: Iterable[Level] | Iterable[JobState]) -> str:
+    return ", ".join(f"{member.value} ({member.name})" for member in members)
+
+
+def _shown(text: str) -> str:
+    """Quote a sender's text for an error message, not too much of it."""
+    return repr(text if len(text) <= 64 else text[:64] + "…")

@@ -1,0 +1,142 @@
+"""The committed lane: it waits for its handler, but not for ever, and never cancels it."""
+
+import asyncio
+from collections.abc import Sequence
+
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.errors import HandlerBusy, HandlerTimeout, HandlerUnavailable, RecordInvalid
+from emitd_handlers.outcome import Committed, Outcome, RecentCommit, Refused
+from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.settings import HandlerSettings
+from emitd_server.committed_lane import CommittedLane
+
+
+class Gated(BaseLogHandler):
+    """Commits when its gate is open."""
+
+    def __init__(self, settings: HandlerSettings | None = None) -> None:
+        super().__init__(settings, name="gated")
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.calls: list[Sequence[LogRecord]] = []
+
+    async def emit(self, record: LogRecord) -> None:
+        raise AssertionError("emit_batch is overridden")
+
+    async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        self.calls.append(list(records))
+        await self.gate.wait()
+        return [Committed()] * len(records)
+
+    async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
+        return [RecentCommit("before", "", 0, None)]
+
+
+def lane_of(handler: BaseLogHandler) -> tuple[CommittedLane, list[str]]:
+    lines: list[str] = []
+    return CommittedLane(handler, 100, lines.append), lines
+
+
+def line(record_id: str = "") -> LogRecord:
+    return LogRecord(Level.INFO, record_id=record_id)
+
+
+async def test_a_hanging_handler_costs_its_timeout_and_its_outcome_still_counts() -> None:
+    """The waiting ends with HandlerTimeout; the commit goes on, and a retry finds it."""
+    handler = Gated(HandlerSettings(timeout_seconds=0.05))
+    handler.gate.clear()
+    lane, _ = lane_of(handler)
+    (late,) = await lane.take([line("a")])
+    assert isinstance(late, Refused)
+    assert isinstance(late.error, HandlerTimeout)
+    handler.gate.set()
+    await lane.drain()
+    assert await lane.take([line("a")]) == [Committed(None, duplicate=True)]
+    assert len(handler.calls) == 1
+    assert lane.counts == {"timeout": 1, "committed": 1, "duplicate": 1, "refused": 0}
+
+
+async def test_a_caller_that_goes_away_cancels_nothing() -> None:
+    """A commit once begun is finished, and its outcome enters the window."""
+    handler = Gated()
+    handler.gate.clear()
+    lane, _ = lane_of(handler)
+    caller = asyncio.create_task(lane.take([line("a")]))
+    while not handler.calls:
+        await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.wait([caller])
+    handler.gate.set()
+    await lane.drain()
+    assert await lane.take([line("a")]) == [Committed(None, duplicate=True)]
+
+
+async def test_commits_in_flight_are_bounded() -> None:
+    """What exceeds `max_in_flight` is refused as back-pressure, and taken once there is room."""
+    handler = Gated(HandlerSettings(max_in_flight=3))
+    handler.gate.clear()
+    lane, _ = lane_of(handler)
+    first = asyncio.create_task(lane.take([line(), line()]))
+    while not handler.calls:
+        await asyncio.sleep(0)
+    busy = await lane.take([line(), line()])
+    assert all(isinstance(o, Refused) and isinstance(o.error, HandlerBusy) for o in busy)
+    handler.gate.set()
+    await first
+    assert await lane.take([line(), line()]) == [Committed(), Committed()]
+
+
+async def test_a_single_batch_may_be_larger_than_the_bound() -> None:
+    """An idle handler takes a batch of any size; otherwise it could never be sent."""
+    lane, _ = lane_of(Gated(HandlerSettings(max_in_flight=1)))
+    assert await lane.take([line(), line()]) == [Committed(), Committed()]
+
+
+async def test_a_handler_that_raises_refuses_its_batch() -> None:
+    """An unknown exception becomes HandlerUnavailable, is reported, and leaves the lane working."""
+
+    class Broken(Gated):
+        async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+            raise ValueError("boom")
+
+    lane, lines = lane_of(Broken())
+    (outcome,) = await lane.take([line("a")])
+    assert isinstance(outcome, Refused)
+    assert isinstance(outcome.error, HandlerUnavailable)
+    assert "ValueError: boom" in str(outcome.error)
+    assert any("boom" in text for text in lines)
+
+
+async def test_a_handler_error_keeps_its_kind() -> None:
+    """A RecordInvalid raised for a batch reaches the sender as such."""
+
+    class Strict(Gated):
+        async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+            raise RecordInvalid("message", "is mandatory")
+
+    lane, _ = lane_of(Strict())
+    (outcome,) = await lane.take([line()])
+    assert isinstance(outcome, Refused)
+    assert isinstance(outcome.error, RecordInvalid)
+
+
+async def test_a_wrong_number_of_outcomes_refuses_the_batch() -> None:
+    """Nobody can tell which record they belong to."""
+
+    class Short(Gated):
+        async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+            return [Committed()]
+
+    lane, lines = lane_of(Short())
+    outcomes = await lane.take([line(), line()])
+    assert all(isinstance(o, Refused) and isinstance(o.error, HandlerUnavailable) for o in outcomes)
+    assert "1 outcomes for 2 records" in lines[0]
+
+
+async def test_start_learns_what_was_committed_before() -> None:
+    """A retry of a record that the handler remembers from before the restart is a duplicate."""
+    handler = Gated()
+    lane, _ = lane_of(handler)
+    await lane.start()
+    assert await lane.take([line("before")]) == [Committed(None, duplicate=True)]
+    assert handler.calls == []

@@ -1,0 +1,193 @@
+"""The queued lane: bounded, in order, with retries, and every drop counted by its cause."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
+from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.settings import HandlerSettings, OverflowPolicy
+from emitd_server.queued_lane import QueuedLane
+
+
+class Sink(BaseLogHandler):
+    """Takes records while its gate is open, and refuses what it is told to, as often as it is told to."""
+
+    def __init__(self, settings: HandlerSettings | None = None) -> None:
+        super().__init__(settings, name="sink")
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.taken: list[str] = []
+        self.fail_next = 0
+        self.calls = 0
+
+    async def emit(self, record: LogRecord) -> None:
+        raise AssertionError("emit_batch is overridden")
+
+    async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        self.calls += 1
+        await self.gate.wait()
+        if self.fail_next:
+            self.fail_next -= 1
+            raise HandlerUnavailable("down")
+        self.taken.extend(r.message for r in records if r.message != "bad")
+        bad = Refused(RecordInvalid("message", "is bad"))
+        return [bad if r.message == "bad" else Committed() for r in records]
+
+
+def lines(*messages: str) -> list[LogRecord]:
+    return [LogRecord(Level.INFO, message=message) for message in messages]
+
+
+async def started(handler: BaseLogHandler) -> tuple[QueuedLane, list[str]]:
+    told: list[str] = []
+    lane = QueuedLane(handler, 100, told.append)
+    await lane.start()
+    return lane, told
+
+
+async def closed_gate(settings: HandlerSettings) -> tuple[Sink, QueuedLane, list[str]]:
+    """A lane whose handler holds one record and takes no more."""
+    sink = Sink(settings)
+    sink.gate.clear()
+    lane, told = await started(sink)
+    await lane.take(lines("held"))
+    while not sink.calls:
+        await asyncio.sleep(0)
+    return sink, lane, told
+
+
+async def test_records_are_delivered_in_order_in_batches() -> None:
+    """What piles up while the handler works comes as one batch, in order."""
+    sink, lane, _ = await closed_gate(HandlerSettings(batch_size=3))
+    await lane.take(lines("1", "2", "3", "4"))
+    sink.gate.set()
+    await lane.drain()
+    assert sink.taken == ["held", "1", "2", "3", "4"]
+    assert sink.calls == 3
+    assert lane.counts["delivered"] == 5
+    await lane.stop()
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [(OverflowPolicy.DROP_NEWEST, ["held", "1", "2"]), (OverflowPolicy.DROP_OLDEST, ["held", "2", "3"])],
+)
+async def test_a_full_queue_sheds_by_policy_and_counts(policy: OverflowPolicy, kept: list[str]) -> None:
+    """The sender is not refused; the drop is counted and reported."""
+    sink, lane, told = await closed_gate(HandlerSettings(queue_size=2, overflow=policy))
+    assert await lane.take(lines("1", "2", "3")) == [Committed()] * 3
+    assert lane.counts["dropped_queue_full"] == 1
+    assert told == ["handler 'sink' dropped 1 records: queue_full"]
+    sink.gate.set()
+    await lane.drain()
+    assert sink.taken == kept
+    await lane.stop()
+
+
+async def test_block_waits_for_room() -> None:
+    """With `overflow: block` the sender waits, and nothing is lost when room comes in time."""
+    settings = HandlerSettings(queue_size=1, overflow=OverflowPolicy.BLOCK, block_seconds=30)
+    sink, lane, _ = await closed_gate(settings)
+    waiting = asyncio.create_task(lane.take(lines("1", "2", "3")))
+    await asyncio.sleep(0)
+    assert not waiting.done()
+    sink.gate.set()
+    await waiting
+    await lane.drain()
+    assert sink.taken == ["held", "1", "2", "3"]
+    assert lane.counts["dropped_queue_full"] == 0
+    await lane.stop()
+
+
+async def test_block_gives_up_after_its_time() -> None:
+    """What found no room within `block_seconds` is dropped and counted."""
+    settings = HandlerSettings(queue_size=1, overflow=OverflowPolicy.BLOCK, block_seconds=0.02)
+    sink, lane, _ = await closed_gate(settings)
+    await lane.take(lines("1", "2", "3"))
+    assert lane.counts["dropped_queue_full"] == 2
+    sink.gate.set()
+    await lane.drain()
+    assert sink.taken == ["held", "1"]
+    await lane.stop()
+
+
+async def test_a_failing_handler_is_offered_the_batch_again() -> None:
+    """Retries with back-off deliver everything once the handler recovers."""
+    sink = Sink(HandlerSettings(retry_initial_seconds=0.001))
+    sink.fail_next = 2
+    lane, _ = await started(sink)
+    await lane.take(lines("1", "2"))
+    await lane.drain()
+    assert sink.taken == ["1", "2"]
+    assert lane.counts["retried"] == 4
+    await lane.stop()
+
+
+async def test_retries_end() -> None:
+    """After `max_retries` the batch is dropped and counted, and the next is served."""
+    sink = Sink(HandlerSettings(retry_initial_seconds=0.001, max_retries=1))
+    sink.fail_next = 2
+    lane, _ = await started(sink)
+    await lane.take(lines("1"))
+    await lane.drain()
+    await lane.take(lines("2"))
+    await lane.drain()
+    assert sink.taken == ["2"]
+    assert lane.counts["dropped_retries_exhausted"] == 1
+    await lane.stop()
+
+
+async def test_a_record_refused_for_good_is_dropped_alone() -> None:
+    """Its neighbours are delivered, and it is not offered again."""
+    sink = Sink()
+    lane, _ = await started(sink)
+    await lane.take(lines("1", "bad", "2"))
+    await lane.drain()
+    assert sink.taken == ["1", "2"]
+    assert lane.counts["dropped_refused"] == 1
+    assert sink.calls == 1
+    await lane.stop()
+
+
+async def test_an_exception_of_any_kind_is_retried() -> None:
+    """A handler that raises something of its own does not end the lane."""
+
+    class Flaky(Sink):
+        async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+            self.calls += 1
+            if self.calls == 1:
+                raise KeyError("x")
+            return await super().emit_batch(records)
+
+    sink = Flaky(HandlerSettings(retry_initial_seconds=0.001))
+    lane, _ = await started(sink)
+    await lane.take(lines("1"))
+    await lane.drain()
+    assert sink.taken == ["1"]
+    await lane.stop()
+
+
+async def test_a_duplicate_is_queued_once() -> None:
+    """A record_id that the queue has had is a duplicate."""
+    sink = Sink()
+    lane, _ = await started(sink)
+    record = LogRecord(Level.INFO, message="1", record_id="a")
+    assert await lane.take([record, record]) == [Committed(), Committed(None, duplicate=True)]
+    await lane.drain()
+    assert sink.taken == ["1"]
+    assert lane.counts["duplicate"] == 1
+    await lane.stop()
+
+
+async def test_abandoning_counts_what_is_left() -> None:
+    """A handler that hangs at the end loses its queue, counted as dropped at stop."""
+    _, lane, told = await closed_gate(HandlerSettings())
+    await lane.take(lines("1", "2"))
+    assert lane.abandon() == 3
+    await lane.stop()
+    assert lane.counts["dropped_at_stop"] == 3
+    assert told == ["handler 'sink' dropped 3 records: at_stop"]
