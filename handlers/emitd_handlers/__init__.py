@@ -7,8 +7,8 @@
             print(self.format(record))
 
 Here are the records, the outcomes and errors to answer them with, the settings, and the base class. Each
-built-in handler is in a module of its own (`emitd_handlers.console`, ...), so that nobody loads the drivers of
-another; `emitd_handlers.testing` has what tests of handlers need.
+built-in handler is in a module of its own (`emitd_handlers.console`, ...), so that nobody loads the drivers
+of another; `emitd_handlers.testing` has what tests of handlers need.
 """
 
 from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler, EmitResult

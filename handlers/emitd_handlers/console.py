@@ -15,8 +15,9 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
+from decimal import Decimal
 from functools import lru_cache, partial
-from typing import BinaryIO, ClassVar
+from typing import Any, ClassVar, Protocol
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -27,7 +28,7 @@ from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import AuditEvent, JobStatus, LogRecord, Payload
 from emitd_handlers.settings import HandlerSettings
 
-__all__ = ["ConsoleHandler", "ConsoleSettings"]
+__all__ = ["ByteStream", "ConsoleHandler", "ConsoleSettings"]
 
 #: Lines of so many different seconds are formatted without working out the date again.
 CACHED_SECONDS = 4096
@@ -40,8 +41,9 @@ STACK_ATTRIBUTE = "exception.stacktrace"
 _CLOSED_ERRNOS = frozenset({errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.EBADF, errno.ENXIO})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COMMITTED = Committed()
-_decode_members = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
-_decode_string = msgspec.json.Decoder(str).decode
+# Decimal keeps every digit of a number, where float would round it.
+_decode_members = msgspec.json.Decoder(dict[str, Any], float_hook=Decimal).decode
+_encode_json = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class ConsoleSettings(HandlerSettings, frozen=True, kw_only=True):
@@ -57,6 +59,16 @@ class ConsoleSettings(HandlerSettings, frozen=True, kw_only=True):
         _zone(self.timezone)
 
 
+class ByteStream(Protocol):
+    """What lines are written to: any binary stream of Python's, raw or buffered."""
+
+    def write(self, data: memoryview, /) -> int | None:
+        """Take as much of `data` as there is room for; return how many bytes that was."""
+
+    def flush(self) -> None:
+        """Pass on what was taken."""
+
+
 class ConsoleHandler(BaseLogHandler):
     """Writes records as lines of text, in UTF-8. Override `format` for lines of another form."""
 
@@ -64,7 +76,7 @@ class ConsoleHandler(BaseLogHandler):
     settings: ConsoleSettings
 
     def __init__(
-        self, settings: ConsoleSettings | None = None, *, name: str = "", stream: BinaryIO | None = None
+        self, settings: ConsoleSettings | None = None, *, name: str = "", stream: ByteStream | None = None
     ) -> None:
         """Write to `stream`, or where it is None to what is standard output at the time.
 
@@ -125,7 +137,7 @@ class ConsoleHandler(BaseLogHandler):
                 line = self.format(record)
                 if not isinstance(line, str):
                     raise TypeError(f"format returned {type(line).__name__}, not str")
-            except Exception as error:
+            except (Exception, SystemExit) as error:  # a subclass must not end the process
                 outcomes.append(self._refused(error))
             else:
                 lines.append(line)
@@ -151,7 +163,7 @@ class ConsoleHandler(BaseLogHandler):
                 self._separator = b"" if data.endswith(b"\n", 0, written) else b"\n"
         return written, None
 
-    def _raw_stream(self) -> BinaryIO:
+    def _raw_stream(self) -> ByteStream:
         """Return the stream without its buffer.
 
         A buffer would hold what a closed pipe did not take, to complain at the interpreter's exit, and a
@@ -160,7 +172,7 @@ class ConsoleHandler(BaseLogHandler):
         stream = self._stream or getattr(sys.stdout, "buffer", None)
         if stream is None:
             raise ValueError("there is no standard output that takes bytes")
-        raw: BinaryIO = getattr(stream, "raw", stream)
+        raw: ByteStream = getattr(stream, "raw", stream)
         return raw
 
     def _settle_unwritten(self, outcomes: list[Outcome], unwritten: int, failure: Exception) -> None:
@@ -177,44 +189,42 @@ class ConsoleHandler(BaseLogHandler):
 
 def _describe(payload: Payload, message: str) -> str:
     """Return what stands in the place of the message for an audit event or a report on a job."""
-    if isinstance(payload, AuditEvent):
-        head = payload.event_name
-        fields = {"user": payload.user_id, "ip": payload.source_ip, "event_id": payload.event_id}
-    else:
-        head = f"{payload.job_id} {payload.status._name_}"
-        fields = _job_fields(payload)
+    head, fields = _audit_parts(payload) if isinstance(payload, AuditEvent) else _job_parts(payload)
     text = f"{head}: {message}" if message else head
-    return text + "".join([f" {key}={quote(value)}" for key, value in fields.items()])
+    return text + "".join([f" {quote(key)}={quote(value)}" for key, value in fields if value])
 
 
-def _job_fields(job: JobStatus) -> dict[str, str]:
-    fields = {
-        "type": job.job_type,
-        "progress": "" if job.progress is None else str(job.progress),
-        "attempt": "new" if job.new_attempt else str(job.attempt),
-        "reason": job.failure_reason,
-        "failure": job.failure_message,
-    }
-    return {key: value for key, value in fields.items() if value}
+def _audit_parts(event: AuditEvent) -> tuple[str, Sequence[tuple[str, str]]]:
+    fields = [("user", event.user_id), ("ip", event.source_ip), ("event_id", event.event_id)]
+    return event.event_name, fields
+
+
+def _job_parts(job: JobStatus) -> tuple[str, Sequence[tuple[str, str]]]:
+    fields = [
+        ("type", job.job_type),
+        ("progress", "" if job.progress is None else str(job.progress)),
+        ("attempt", "new" if job.new_attempt else str(job.attempt)),
+        ("reason", job.failure_reason),
+        ("failure", job.failure_message),
+        *job.labels.items(),
+    ]
+    return f"{job.job_id} {job.status._name_}", fields
 
 
 def _pairs(json_object: str) -> str:
-    """Return ` key=value` for each member, numbers spelt as the sender spelt them, a stack last."""
+    """Return ` key=value` for each member, an exception's stack last."""
     try:
         members = _decode_members(json_object)
         if STACK_ATTRIBUTE in members:
             members[STACK_ATTRIBUTE] = members.pop(STACK_ATTRIBUTE)
-        return "".join([f" {quote(key)}={_value(bytes(raw))}" for key, raw in members.items()])
-    except (msgspec.MsgspecError, UnicodeError, RecursionError):  # a line is not lost for its attributes
+        return "".join([f" {quote(key)}={_value(value)}" for key, value in members.items()])
+    except (msgspec.MsgspecError, ValueError, ArithmeticError, RecursionError):
+        # What cannot be read is shown as it is: no line is lost for its attributes.
         return f" attributes={quote(escape(json_object))}"
 
 
-def _value(json_value: bytes) -> str:
-    if json_value.startswith(b'"'):
-        return quote(_decode_string(json_value))
-    if json_value.startswith((b"{", b"[")):
-        json_value = msgspec.json.format(json_value, indent=-1)
-    return json_value.decode()
+def _value(value: object) -> str:
+    return quote(value) if type(value) is str else _encode_json(value).decode()
 
 
 def _timestamp(zone: tzinfo, second: int) -> str:
@@ -237,7 +247,7 @@ def _zone(name: str) -> tzinfo:
         ) from error
 
 
-def _write_some(stream: BinaryIO, data: memoryview) -> int:
+def _write_some(stream: ByteStream, data: memoryview) -> int:
     """Write what the stream takes at once and return how many bytes that was; if none, wait a moment."""
     try:
         written = stream.write(data) or 0  # a raw stream says None where it would block

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 __all__ = ["escape", "escape_lines", "quote"]
 
 _unsafe = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
-_needs_quotes = re.compile(r'[\s"=]')
 _encode_json_string = json.JSONEncoder(ensure_ascii=False).encode
 
 _SHORT_ESCAPES = {"\n": "\\n", "\r": "\\r", "\t": "\\t"}
@@ -46,7 +45,8 @@ def quote(text: str) -> str:
     As it is where that is unmistakable; as a JSON string where it is empty or has white space, quotation
     marks, equals signs or characters that cannot be shown.
     """
-    if text.isprintable() and text and not _needs_quotes.search(text):
+    # Of white space, only the plain space counts as printable.
+    if text and text.isprintable() and " " not in text and '"' not in text and "=" not in text:
         return text
     return _encode_json_string(text)
 

@@ -1,6 +1,6 @@
 """Jobs as handlers keep them and readers see them, and `JobSource`, the way to read them."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, runtime_checkable
 
 import msgspec
@@ -107,7 +107,7 @@ class JobSource(Protocol):
 
     def watch(
         self, job_id: str, *, after_revision: int | None = None, min_interval_seconds: float = 0.0
-    ) -> AsyncIterator[JobUpdate]:
+    ) -> AsyncGenerator[JobUpdate, None]:
         """Yield the job's state at once (or as soon as the job exists), then every change.
 
         The first update brings the transitions after `after_revision` (None: none; 0: all). An update with

@@ -24,6 +24,9 @@ class Level(IntEnum):
     AUDIT = 60
     JOB_STATUS = 70
 
+    # Enum's own hash is a Python function; levels are looked up for each record.
+    __hash__ = int.__hash__
+
 
 class JobState(IntEnum):
     """Where a job stands; numbers as on the wire."""
@@ -91,7 +94,7 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
     record_id: str = ""
     #: When it happened: nanoseconds since 1970-01-01T00:00:00Z.
     time_unix_nano: int = 0
-    #: When this server took it; the same unit. Strictly increasing from record to record.
+    #: When this server took it; the same unit. Never decreases, and no two job reports have the same.
     received_unix_nano: int = 0
     source: str = ""
     #: One JSON object as text, on one line, or empty.
@@ -104,7 +107,8 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
     #: The fields that the server filled in because the sender left them empty, by their name in the audit
     #: line: a subset of ("timestamp", "event_id").
     assigned: tuple[str, ...] = ()
-    #: `content_fingerprint` of what the sender set; tells a retry from another record under the same id.
+    #: A digest of what the sender set; tells a retry from another record under the same id. Compared within
+    #: one process; for a job report it is a `content_fingerprint`, because job handlers store it.
     fingerprint: int = 0
 
 

@@ -1,12 +1,19 @@
 """The keys that every handler's entry in `logging_config.yml` takes beside its own."""
 
 from enum import Enum
+from typing import Annotated, TypeAlias
 
 import msgspec
+from msgspec import Meta
 
 from emitd_handlers.record import Level
 
-__all__ = ["Delivery", "HandlerSettings", "OverflowPolicy"]
+__all__ = ["Delivery", "HandlerSettings", "OverflowPolicy", "PositiveInt", "PositiveSeconds", "Seconds"]
+
+#: Types for settings: the loader of the configuration checks their bounds.
+PositiveInt: TypeAlias = Annotated[int, Meta(ge=1)]
+Seconds: TypeAlias = Annotated[float, Meta(ge=0)]
+PositiveSeconds: TypeAlias = Annotated[float, Meta(gt=0)]
 
 
 class Delivery(Enum):
@@ -38,20 +45,20 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     delivery: Delivery | None = None
 
     #: Committed: how long a reply waits for the handler, in seconds.
-    timeout_seconds: float = 10.0
+    timeout_seconds: PositiveSeconds = 10.0
     #: Committed: how many records may wait for the handler's commit before senders get RESOURCE_EXHAUSTED.
-    max_in_flight: int = 65_536
+    max_in_flight: PositiveInt = 65_536
 
     #: Queued: how many records the queue holds.
-    queue_size: int = 10_000
+    queue_size: PositiveInt = 10_000
     #: Queued: what happens to a record that finds the queue full.
     overflow: OverflowPolicy = OverflowPolicy.DROP_NEWEST
     #: Queued with `overflow: block`: how long a sender waits for room, in seconds.
-    block_seconds: float = 1.0
+    block_seconds: Seconds = 1.0
     #: Queued: how many records the handler gets at once, at most.
-    batch_size: int = 512
+    batch_size: PositiveInt = 512
     #: Queued: how often a record that the handler refused as retryable is offered again before it is dropped.
-    max_retries: int = 5
+    max_retries: Annotated[int, Meta(ge=0)] = 5
     #: Queued: the wait before the first retry, in seconds; it doubles with each, up to `retry_max_seconds`.
-    retry_initial_seconds: float = 0.1
-    retry_max_seconds: float = 10.0
+    retry_initial_seconds: PositiveSeconds = 0.1
+    retry_max_seconds: PositiveSeconds = 10.0

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerBusy, HandlerError, HandlerTimeout, HandlerUnavailable
-from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery
+
 from emitd_server.diagnostics import Report
 from emitd_server.idempotency_window import IdempotencyWindow
 
@@ -27,9 +28,9 @@ class CommittedLane:
     def __init__(self, handler: BaseLogHandler, window_capacity: int, report: Report) -> None:
         self.handler = handler
         self.levels = frozenset(level for level in Level if handler.can_handle(level))
-        #: Records by what became of them: `committed`, `duplicate`, `refused`, `busy`, `timeout`.
-        self.counts: Counter[str] = Counter()
         self._window = IdempotencyWindow(window_capacity)
+        #: Records by what became of them: `committed`, `duplicate`, `refused`, `busy`, `timeout`.
+        self.counts: Counter[str] = self._window.counts
         self._window_capacity = window_capacity
         self._report = report
         self._in_flight = 0
@@ -77,14 +78,12 @@ class CommittedLane:
     async def _commit_all(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         self._in_flight += len(records)
         try:
-            outcomes = await self._window.commit_once(records, self._emit_batch)
+            return await self._window.commit_once(records, self._emit_batch)
         finally:
             self._in_flight -= len(records)
             task = asyncio.current_task()
             assert task is not None
             self._tasks.discard(task)
-        self._count(outcomes)
-        return outcomes
 
     async def _emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Call the handler; whatever it does wrong becomes a refusal."""
@@ -103,15 +102,3 @@ class CommittedLane:
         wrong = f"handler '{self.handler.name}' gave {len(outcomes)} outcomes for {len(records)} records"
         self._report(wrong)
         return [Refused(HandlerUnavailable(wrong))] * len(records)
-
-    def _count(self, outcomes: Sequence[Outcome]) -> None:
-        committed = duplicates = 0
-        for outcome in outcomes:
-            if type(outcome) is Committed:
-                if outcome.duplicate:
-                    duplicates += 1
-                else:
-                    committed += 1
-        self.counts["committed"] += committed
-        self.counts["duplicate"] += duplicates
-        self.counts["refused"] += len(outcomes) - committed - duplicates

@@ -3,8 +3,7 @@
 from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2
-from grpc_health.v1.health import aio as health_aio
+from grpc_health.v1 import health, health_pb2
 
 from emitd_server.errors import ServiceStopping
 from emitd_server.open_streams import OpenStreams
@@ -12,14 +11,14 @@ from emitd_server.open_streams import OpenStreams
 __all__ = ["HealthServicer"]
 
 
-class HealthServicer(health_aio.HealthServicer):  # type: ignore[misc]  # grpc ships no types
+class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # its stub lacks it
     """The health service of the grpc library, whose Watch streams also end when the server goes down."""
 
     def __init__(self, streams: OpenStreams) -> None:
         super().__init__()
         self._streams = streams
 
-    async def Watch(  # noqa: N802  # the RPC's name
+    async def Watch(  # the RPC's name
         self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> None:
         """Stream the status of one service until the server goes down."""

@@ -1,7 +1,7 @@
 """Which records a handler has taken lately: the memory that makes a retry harmless."""
 
 import asyncio
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
 
@@ -15,6 +15,8 @@ __all__ = ["IdempotencyWindow"]
 Key: TypeAlias = str | tuple[str]
 #: The record's fingerprint and its receipt.
 Entry: TypeAlias = tuple[int, Receipt | None]
+_AUDIT = Level.AUDIT
+
 Commit: TypeAlias = Callable[[Sequence[LogRecord]], Awaitable[Sequence[Outcome]]]
 
 
@@ -27,6 +29,8 @@ class IdempotencyWindow:
     """
 
     def __init__(self, capacity: int) -> None:
+        #: Records by what became of them: `committed`, `duplicate`, `refused`.
+        self.counts: Counter[str] = Counter()
         self._capacity = capacity
         #: An entry for what was taken, an event for what is being committed now.
         self._entries: dict[Key, Entry | asyncio.Event] = {}
@@ -53,12 +57,9 @@ class IdempotencyWindow:
         A copy of a record that is being committed, by this call or another, waits for that commit; if it
         fails, the copy is committed in its stead.
         """
-        keys = _all_keys(records)
-        if len(set(keys)) == len(keys) and self._entries.keys().isdisjoint(keys):
-            # The common case, all new: a few calls whatever the size of the batch.
-            done = asyncio.Event()
-            self._entries.update(dict.fromkeys(keys, done))
-            return await self._commit(records, commit, done)
+        keys, owners = _keys_of_all(records)
+        if self._are_new(keys):
+            return await self._commit(records, keys, owners, commit)
         outcomes: dict[int, Outcome] = {}
         todo: Sequence[int] = range(len(records))
         while todo:
@@ -70,13 +71,15 @@ class IdempotencyWindow:
 
         For a queued handler, which has a record as soon as its queue has it.
         """
-        keys = _all_keys(records)
-        if len(set(keys)) == len(keys) and self._entries.keys().isdisjoint(keys):
-            answers: list[Outcome | None] = [None] * len(records)
-            for record in records:
-                self._remember(record, None)
-        else:
-            answers = [self._take_one(record) for record in records]
+        keys, owners = _keys_of_all(records)
+        if self._are_new(keys):
+            self._entries.update(
+                zip(keys, [(records[owner].fingerprint, None) for owner in owners], strict=True)
+            )
+            self._order.extend(keys)
+            self._evict()
+            return [None] * len(records)
+        answers = [self._take_one(record) for record in records]
         self._evict()
         return answers
 
@@ -84,51 +87,75 @@ class IdempotencyWindow:
         known = self._find(record)
         assert not isinstance(known, asyncio.Event), "a queued handler has no commits under way"
         if known is None:
-            self._remember(record, None)
+            keys = _keys(record)
+            self._entries.update(dict.fromkeys(keys, (record.fingerprint, None)))
+            self._order.extend(keys)
         return known
 
     async def _commit_some(
         self, records: Sequence[LogRecord], todo: Sequence[int], commit: Commit, outcomes: dict[int, Outcome]
     ) -> Sequence[int]:
         """Settle what can be settled now; return the indexes of copies that waited for another commit."""
-        done = asyncio.Event()
-        fresh: list[int] = []
-        under_way: list[tuple[int, asyncio.Event]] = []
+        fresh: dict[int, LogRecord] = {}
+        claimed: set[Key] = set()
+        copies: list[int] = []
+        under_way: list[asyncio.Event] = []
         for index in todo:
-            known = self._find(records[index])
-            if known is None:
-                fresh.append(index)
-                self._entries.update(dict.fromkeys(_keys(records[index]), done))
-            elif isinstance(known, asyncio.Event):
-                under_way.append((index, known))
-            else:
+            record = records[index]
+            known = self._find(record)
+            if isinstance(known, asyncio.Event):
+                copies.append(index)
+                under_way.append(known)
+            elif known is not None:
                 outcomes[index] = known
+                self.counts["duplicate" if type(known) is Committed else "refused"] += 1
+            elif claimed.isdisjoint(_keys(record)):
+                fresh[index] = record
+                claimed.update(_keys(record))
+            else:
+                copies.append(index)
         if fresh:
-            committed = await self._commit([records[index] for index in fresh], commit, done)
+            batch = list(fresh.values())
+            committed = await self._commit(batch, *_keys_of_all(batch), commit)
             outcomes.update(zip(fresh, committed, strict=True))
-        for _, other in under_way:
-            await other.wait()
-        return [index for index, _ in under_way]
+        for done in under_way:
+            await done.wait()
+        return copies
 
     async def _commit(
-        self, records: Sequence[LogRecord], commit: Commit, done: asyncio.Event
+        self, records: Sequence[LogRecord], keys: Sequence[Key], owners: Sequence[int], commit: Commit
     ) -> Sequence[Outcome]:
-        """Commit records whose keys are claimed with `done`, and turn the claims into entries."""
+        """Commit new records: claim their keys, then remember those committed and free the others.
+
+        `owners` has for each key the index of its record.
+        """
+        entries = self._entries
+        done = asyncio.Event()
+        entries.update(dict.fromkeys(keys, done))
+        outcomes: Sequence[Outcome] = ()
         try:
             outcomes = await commit(records)
-        except BaseException:
-            self._release(records)
-            raise
-        else:
-            for record, outcome in zip(records, outcomes, strict=True):
-                if type(outcome) is Committed:
-                    self._remember(record, outcome.receipt)
-                else:
-                    self._release((record,))
-            self._evict()
         finally:
+            # The hot path: once for each record.
+            freed: set[Key] = set()
+            for key, owner in zip(keys, owners, strict=True):
+                outcome = outcomes[owner] if outcomes else None
+                if type(outcome) is Committed:
+                    entries[key] = (records[owner].fingerprint, outcome.receipt)
+                else:
+                    del entries[key]
+                    freed.add(key)
+            self._order.extend([key for key in keys if key not in freed] if freed else keys)
+            self._evict()
             done.set()
+        refused = sum([type(outcome) is Refused for outcome in outcomes])
+        self.counts["committed"] += len(outcomes) - refused
+        self.counts["refused"] += refused
         return outcomes
+
+    def _are_new(self, keys: Sequence[Key]) -> bool:
+        """Whether no key is known and none comes twice; a few calls, whatever the size of the batch."""
+        return self._entries.keys().isdisjoint(keys) and len(set(keys)) == len(keys)
 
     def _find(self, record: LogRecord) -> Outcome | asyncio.Event | None:
         for key in _keys(record):
@@ -144,16 +171,6 @@ class IdempotencyWindow:
             return Refused(RecordConflict("audit.event_id", key[0]))
         return None
 
-    def _remember(self, record: LogRecord, receipt: Receipt | None) -> None:
-        entry = (record.fingerprint, receipt)
-        for key in _keys(record):
-            self._entries[key] = entry
-            self._order.append(key)
-
-    def _release(self, records: Sequence[LogRecord]) -> None:
-        for key in _all_keys(records):
-            del self._entries[key]
-
     def _evict(self) -> None:
         order, entries = self._order, self._entries
         for _ in range(len(order) - self._capacity):
@@ -163,11 +180,23 @@ class IdempotencyWindow:
 def _keys(record: LogRecord) -> tuple[Key, ...]:
     """The ids by which the sender can repeat this record."""
     record_id = record.record_id
-    if record.level is not Level.AUDIT or "event_id" in record.assigned:
+    if record.level is not _AUDIT or "event_id" in record.assigned:
         return (record_id,) if record_id else ()
     event_key = (record.payload.event_id,)  # type: ignore[union-attr]  # AUDIT carries an AuditEvent
     return (record_id, event_key) if record_id else (event_key,)
 
 
-def _all_keys(records: Sequence[LogRecord]) -> list[Key]:
-    return [key for record in records for key in _keys(record)]
+def _keys_of_all(records: Sequence[LogRecord]) -> tuple[Sequence[Key], Sequence[int]]:
+    """The keys of a batch, and for each the index of its record."""
+    ids = [record.record_id for record in records]
+    if all(ids) and not any(
+        [record.level is _AUDIT and "event_id" not in record.assigned for record in records]
+    ):
+        return ids, range(len(records))
+    keys: list[Key] = []
+    owners: list[int] = []
+    for index, record in enumerate(records):
+        for key in _keys(record):
+            keys.append(key)
+            owners.append(index)
+    return keys, owners

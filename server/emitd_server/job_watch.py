@@ -2,10 +2,11 @@
 
 import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 
 from emitd.v1 import job_pb2 as pb
 from emitd_handlers.job import JobSource, JobUpdate
+
 from emitd_server.errors import JobNotFound, TooManyWatchers
 from emitd_server.job_wire import job_to_wire, read_job_id, update_to_wire
 from emitd_server.open_streams import OpenStreams
@@ -49,7 +50,9 @@ class JobWatches:
         finally:
             self._open -= 1
 
-    async def _messages(self, updates: AsyncIterator[JobUpdate], *, follow: bool) -> AsyncIterator[bytes]:
+    async def _messages(
+        self, updates: AsyncGenerator[JobUpdate, None], *, follow: bool
+    ) -> AsyncIterator[bytes]:
         heartbeat = pb.WatchJobResponse(heartbeat=True)
         pending: asyncio.Task[JobUpdate] | None = None
         try:
@@ -70,7 +73,7 @@ class JobWatches:
             if pending is not None:
                 pending.cancel()
                 await asyncio.wait([pending])
-            await updates.aclose()  # type: ignore[attr-defined]  # sources are async generators
+            await updates.aclose()
 
     def _encode(self, update: JobUpdate) -> bytes:
         """Serialise an update once, however many watchers get it."""
@@ -84,5 +87,5 @@ class JobWatches:
         return encoded
 
 
-async def _next(updates: AsyncIterator[JobUpdate]) -> JobUpdate:
+async def _next(updates: AsyncGenerator[JobUpdate, None]) -> JobUpdate:
     return await anext(updates)

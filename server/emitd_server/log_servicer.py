@@ -6,16 +6,16 @@ size is known before it becomes objects.
 
 import traceback
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeVar
+from typing import Any, TypeAlias, TypeVar
 
 import grpc
-from google.protobuf.message import DecodeError, Message
-from google.rpc import code_pb2, status_pb2
-
 from emitd.v1 import job_pb2, log_service_pb2
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import LogRecord
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, status_pb2
+
 from emitd_server.diagnostics import Report
 from emitd_server.errors import JobNotFound, RequestInvalid
 from emitd_server.job_watch import JobWatches
@@ -33,7 +33,8 @@ SERVICE_NAME = "emitd.v1.LogService"
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 
 M = TypeVar("M", bound=Message)
-Context = grpc.aio.ServicerContext
+#: In quotes, because grpc's classes take parameters only in their stubs.
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 
 
 class LogServicer:
@@ -46,7 +47,7 @@ class LogServicer:
         self._watches = JobWatches(service.settings.watch, streams)
         self._report = report
 
-    def handler(self) -> grpc.GenericRpcHandler:
+    def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
         unary = {
             "Emit": self.emit,

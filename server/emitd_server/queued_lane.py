@@ -9,6 +9,7 @@ from emitd_handlers.errors import HandlerUnavailable, RetryableError
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, OverflowPolicy
+
 from emitd_server.diagnostics import Report
 from emitd_server.idempotency_window import IdempotencyWindow
 

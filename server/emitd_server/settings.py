@@ -4,6 +4,7 @@ Each section is an immutable struct, and the defaults are here. The settings of 
 """
 
 import msgspec
+from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
 
 __all__ = ["LimitSettings", "ServerSettings", "ShutdownSettings", "WatchSettings"]
 
@@ -16,41 +17,41 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     """What is refused as too large, each with INVALID_ARGUMENT naming the field. Sizes are in bytes of UTF-8."""
 
     #: A whole request, and so a batch.
-    max_request_bytes: int = 16 * 1024 * 1024
+    max_request_bytes: PositiveInt = 16 * 1024 * 1024
     #: The records of one EmitBatch.
-    max_batch_records: int = 10_000
+    max_batch_records: PositiveInt = 10_000
     #: One record: the sum of its strings.
-    max_record_bytes: int = 256 * 1024
+    max_record_bytes: PositiveInt = 256 * 1024
     #: record_id and event_id.
-    max_id_bytes: int = 128
+    max_id_bytes: PositiveInt = 256
     #: source, event_name, user_id, job_id, job_type, failure_reason, and each label's key and value.
-    max_name_bytes: int = 256
+    max_name_bytes: PositiveInt = 256
     #: Labels of one job.
-    max_labels: int = 64
+    max_labels: PositiveInt = 64
     #: details_json, attributes_json.
-    max_json_bytes: int = 64 * 1024
+    max_json_bytes: PositiveInt = 64 * 1024
     #: How deep details_json and attributes_json may nest.
-    max_json_depth: int = 32
+    max_json_depth: PositiveInt = 32
 
 
 class WatchSettings(_Section, frozen=True, kw_only=True):
     """WatchJob."""
 
     #: After so long without news a watcher gets a heartbeat.
-    heartbeat_seconds: float = 15.0
+    heartbeat_seconds: PositiveSeconds = 15.0
     #: The least time between two messages that only bring progress, where the request does not say.
-    min_interval_ms: int = 100
+    min_interval_ms: PositiveInt = 100
     #: Watch streams open at once; more get RESOURCE_EXHAUSTED.
-    max_watchers: int = 10_000
+    max_watchers: PositiveInt = 10_000
 
 
 class ShutdownSettings(_Section, frozen=True, kw_only=True):
     """What happens at SIGTERM."""
 
     #: How long to report NOT_SERVING before calls are refused, so that load balancers can turn away.
-    not_serving_seconds: float = 0.0
+    not_serving_seconds: Seconds = 0.0
     #: How long calls under way and queues have to finish, after that.
-    drain_seconds: float = 10.0
+    drain_seconds: Seconds = 10.0
 
 
 class ServerSettings(_Section, frozen=True, kw_only=True):
@@ -59,9 +60,9 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     #: Host and port; port 0 picks a free one.
     listen: str = "127.0.0.1:50051"
     #: How many ids given by senders each handler remembers, to recognise retries.
-    idempotency_window: int = 100_000
+    idempotency_window: PositiveInt = 100_000
     #: The event loop standing still for so long is reported on standard error, with what it was running.
-    watchdog_seconds: float = 0.5
+    watchdog_seconds: PositiveSeconds = 0.5
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()
     shutdown: ShutdownSettings = ShutdownSettings()

@@ -6,78 +6,85 @@ need stands in helpers.
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from functools import lru_cache
-from ipaddress import ip_address
 
 from emitd.v1 import record_pb2 as pb
-from emitd_handlers.audit_line import audit_fingerprint
+from emitd_handlers.audit_line import audit_fingerprint, is_source_ip
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.json_text import check_json_object
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, content_fingerprint
 from emitd_handlers.uuid7 import uuid7
+
 from emitd_server.settings import LimitSettings
 
 __all__ = ["RecordReader"]
 
 _LOG_LEVELS = {level.value: level for level in Level if level < Level.AUDIT}
+# An enum's members are slow to look up through the class.
+_AUDIT = Level.AUDIT
+_JOB_STATUS = Level.JOB_STATUS
+_AUDIT_LEVELS = (Level.AUDIT.value, 0)
+_JOB_LEVELS = (Level.JOB_STATUS.value, 0)
 _JOB_STATES = {state.value: state for state in JobState}
 #: The `assigned` of a record, by whether the time and whether the event's id were left to the server.
 _NONE_ASSIGNED: tuple[str, ...] = ()
 _TIME_ASSIGNED = ("timestamp",)
 _EVENT_ID_ASSIGNED = ("event_id",)
 _BOTH_ASSIGNED = ("timestamp", "event_id")
-_UNKNOWN_ADDRESS = "unknown"
 
 
 class RecordReader:
     """Reads the records of requests into `LogRecord`s, or says what is wrong with them.
 
-    `clock` gives nanoseconds since 1970-01-01T00:00:00Z. Receipt times are made strictly increasing from it.
+    `clock` gives nanoseconds since 1970-01-01T00:00:00Z. Receipt times never decrease, and no two requests and
+    no two job reports have the same, so that reports without a time keep their order.
     """
 
     def __init__(self, limits: LimitSettings, clock: Callable[[], int] = time.time_ns) -> None:
         self._limits = limits
         self._clock = clock
-        self._last_received = 0
+        #: The receipt time of the request being read; job reports count on from it.
+        self._received = 0
         # A string of so many characters is within every limit on names and ids, however it is encoded.
         self._surely_short = min(limits.max_id_bytes, limits.max_name_bytes) // 4
 
     def read_all(
         self, records: Sequence[pb.LogRecord], request_bytes: int
-    ) -> tuple[list[LogRecord], list[int], dict[int, RecordInvalid]]:
+    ) -> tuple[Sequence[LogRecord], Sequence[int], dict[int, RecordInvalid]]:
         """Return the good records, the index of each in `records`, and what is wrong with the others by index.
 
         `request_bytes` is the size of the request: a record cannot be larger than that.
         """
+        self._received = max(self._clock(), self._received + 1)
+        if request_bytes <= self._limits.max_record_bytes:
+            try:
+                return [self._read(record) for record in records], range(len(records)), {}
+            except RecordInvalid:
+                pass  # look again, at one after the other
         good: list[LogRecord] = []
         indexes: list[int] = []
         bad: dict[int, RecordInvalid] = {}
-        received = max(self._clock(), self._last_received + 1)
-        self._last_received = received + len(records)
-        check_size = request_bytes > self._limits.max_record_bytes
         for index, record in enumerate(records):
             try:
-                if check_size:
-                    self._check_size(record)
-                good.append(self._read(record, received + index))
+                self._check_size(record)
+                good.append(self._read(record))
                 indexes.append(index)
             except RecordInvalid as error:
                 bad[index] = error
         return good, indexes, bad
 
-    def _read(self, record: pb.LogRecord, received: int) -> LogRecord:
-        if record.HasField("audit"):
-            return self._read_audit(record, received)
-        if record.HasField("job"):
-            return self._read_job(record, received)
-        return self._read_log_line(record, received)
+    def _read(self, record: pb.LogRecord) -> LogRecord:
+        payload = record.WhichOneof("payload")
+        if payload is None:
+            return self._read_log_line(record)
+        return self._read_audit(record) if payload == "audit" else self._read_job(record)
 
-    def _read_audit(self, record: pb.LogRecord, received: int) -> LogRecord:
-        if record.level not in (Level.AUDIT, 0):
+    def _read_audit(self, record: pb.LogRecord) -> LogRecord:
+        if record.level not in _AUDIT_LEVELS:
             raise _wrong_level(record.level, "audit", Level.AUDIT)
         audit = record.audit
         record_id = record.record_id
-        time_unix_nano = sent_time = record.time_unix_nano
+        sent_time = record.time_unix_nano
+        received = self._received
         message = record.message
         source = record.source
         attributes_json = record.attributes_json
@@ -99,7 +106,7 @@ class RecordReader:
             self._check_length("audit.event_id", event_id, self._limits.max_id_bytes)
             self._check_length("audit.event_name", event_name, self._limits.max_name_bytes)
             self._check_length("audit.user_id", user_id, self._limits.max_name_bytes)
-        if not event_name or not user_id or not _is_address(source_ip):
+        if not event_name or not user_id or not is_source_ip(source_ip):
             raise _bad_event(event_name, user_id, source_ip)
         if trace_id or span_id or attributes_json:
             attributes_json = self._check_context(trace_id, span_id, attributes_json)
@@ -109,13 +116,12 @@ class RecordReader:
             event_id = uuid7()
             assigned = _EVENT_ID_ASSIGNED
         if not sent_time:
-            time_unix_nano = received
             assigned = _TIME_ASSIGNED if sent_event_id else _BOTH_ASSIGNED
         return LogRecord(
-            Level.AUDIT,
+            _AUDIT,
             message,
             record_id,
-            time_unix_nano,
+            sent_time or received,
             received,
             source,
             attributes_json,
@@ -138,12 +144,13 @@ class RecordReader:
             ),
         )
 
-    def _read_job(self, record: pb.LogRecord, received: int) -> LogRecord:
-        if record.level not in (Level.JOB_STATUS, 0):
+    def _read_job(self, record: pb.LogRecord) -> LogRecord:
+        if record.level not in _JOB_LEVELS:
             raise _wrong_level(record.level, "job", Level.JOB_STATUS)
         job = record.job
         record_id = record.record_id
         sent_time = record.time_unix_nano
+        received = self._received = self._received + 1
         message = record.message
         source = record.source
         attributes_json = record.attributes_json
@@ -184,7 +191,7 @@ class RecordReader:
             details_json = self._check_json("job.details_json", details_json)
         labels = self._read_labels(job)
         return LogRecord(
-            Level.JOB_STATUS,
+            _JOB_STATUS,
             message,
             record_id,
             sent_time or received,
@@ -230,12 +237,13 @@ class RecordReader:
             ),
         )
 
-    def _read_log_line(self, record: pb.LogRecord, received: int) -> LogRecord:
+    def _read_log_line(self, record: pb.LogRecord) -> LogRecord:
         level = _LOG_LEVELS.get(record.level)
         if level is None:
             raise _bad_level(record.level)
         record_id = record.record_id
         sent_time = record.time_unix_nano
+        received = self._received
         message = record.message
         source = record.source
         attributes_json = record.attributes_json
@@ -246,11 +254,6 @@ class RecordReader:
             self._check_envelope(record)
         if trace_id or span_id or attributes_json:
             attributes_json = self._check_context(trace_id, span_id, attributes_json)
-        fingerprint = 0
-        if record_id:
-            fingerprint = content_fingerprint(
-                (level, message, source, attributes_json, trace_id, span_id, sent_time)
-            )
         return LogRecord(
             level,
             message,
@@ -263,7 +266,7 @@ class RecordReader:
             span_id,
             None,
             _NONE_ASSIGNED if sent_time else _TIME_ASSIGNED,
-            fingerprint,
+            hash((level, message, source, attributes_json, trace_id, span_id, sent_time)),
         )
 
     def _check_size(self, record: pb.LogRecord) -> None:
@@ -308,17 +311,6 @@ class RecordReader:
             self._check_length("job.labels", key, self._limits.max_name_bytes)
             self._check_length("job.labels", value, self._limits.max_name_bytes)
         return labels
-
-
-@lru_cache(maxsize=16_384)
-def _is_address(text: str) -> bool:
-    if text == _UNKNOWN_ADDRESS:
-        return True
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
 
 
 def _bad_event(event_name: str, user_id: str, source_ip: str) -> RecordInvalid:

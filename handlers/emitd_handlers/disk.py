@@ -1,0 +1,137 @@
+"""The file operations that the audit trail rests on, so that tests can put a failing disk in their place."""
+
+import errno
+import fcntl
+import os
+import stat
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+__all__ = ["Disk", "FileState", "RealDisk", "write_all"]
+
+_OPEN_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
+_FILE_MODE = 0o600
+_FOLDER_MODE = 0o700
+#: macOS only.
+_F_FULLFSYNC: int = getattr(fcntl, "F_FULLFSYNC", 51)
+
+
+class FileState(NamedTuple):
+    """Which file it is, and how large."""
+
+    device: int
+    inode: int
+    #: Bytes.
+    size: int
+
+
+class Disk(Protocol):
+    """Blocking calls, each with the meaning of the system call behind it. Each may raise OSError.
+
+    An open file is named by its descriptor. Only what has been synced survives a power cut: a file's bytes
+    and size by `sync`, its name by `sync_directory` of its folder.
+    """
+
+    def open(self, path: Path) -> int:
+        """Open a regular file for reading and appending; make it, with mode 0600, where there is none."""
+
+    def create(self, path: Path) -> int:
+        """Make a new file and open it, as `open` does. Raises FileExistsError."""
+
+    def lock(self, fd: int) -> bool:
+        """Take the file's exclusive lock until it is closed; False if somebody else has it."""
+
+    def state(self, fd: int) -> FileState:
+        """Return the state of an open file, whether or not it still has a name."""
+
+    def state_at(self, path: Path) -> FileState | None:
+        """Return the state of the file or folder that has this name now; None: nothing has."""
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        """Return `size` bytes from `offset`, or fewer at the end of the file."""
+
+    def write(self, fd: int, data: memoryview) -> int:
+        """Append, and return how many bytes were taken: at least one, perhaps not all."""
+
+    def truncate(self, fd: int, size: int) -> None:
+        """Cut the file to its first `size` bytes."""
+
+    def sync(self, fd: int) -> None:
+        """Return when the file's bytes and size are on the medium."""
+
+    def close(self, fd: int) -> None:
+        """Close the file, which gives up its lock."""
+
+    def make_directory(self, path: Path) -> None:
+        """Make a folder with mode 0700. Raises FileExistsError."""
+
+    def sync_directory(self, path: Path) -> None:
+        """Return when the names in the folder are on the medium."""
+
+
+def write_all(disk: Disk, fd: int, data: bytes) -> None:
+    """Append all of `data`, in as many writes as it takes."""
+    rest = memoryview(data)
+    while rest:
+        rest = rest[disk.write(fd, rest) :]
+
+
+class RealDisk:
+    """The operating system's files."""
+
+    def open(self, path: Path) -> int:
+        """See `Disk`, as for all that follow."""
+        fd = os.open(path, _OPEN_FLAGS, _FILE_MODE)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return fd
+
+    def create(self, path: Path) -> int:
+        return os.open(path, _OPEN_FLAGS | os.O_EXCL, _FILE_MODE)
+
+    def lock(self, fd: int) -> bool:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
+
+    def state(self, fd: int) -> FileState:
+        result = os.fstat(fd)
+        return FileState(result.st_dev, result.st_ino, result.st_size)
+
+    def state_at(self, path: Path) -> FileState | None:
+        try:
+            result = os.stat(path)
+        except FileNotFoundError:
+            return None
+        return FileState(result.st_dev, result.st_ino, result.st_size)
+
+    def read(self, fd: int, size: int, offset: int) -> bytes:
+        return os.pread(fd, size, offset)
+
+    def write(self, fd: int, data: memoryview) -> int:
+        return os.write(fd, data)
+
+    def truncate(self, fd: int, size: int) -> None:
+        os.ftruncate(fd, size)
+
+    def sync(self, fd: int) -> None:
+        if hasattr(os, "fdatasync"):
+            os.fdatasync(fd)
+        else:  # macOS, where fsync leaves the bytes in the drive's cache
+            fcntl.fcntl(fd, _F_FULLFSYNC)
+
+    def close(self, fd: int) -> None:
+        os.close(fd)
+
+    def make_directory(self, path: Path) -> None:
+        os.mkdir(path, _FOLDER_MODE)
+
+    def sync_directory(self, path: Path) -> None:
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,118 @@
+"""From YAML values to a settings struct, field by field, so that every bad one is found."""
+
+import types
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args, get_origin
+
+import msgspec
+from emitd_handlers.record import Level
+
+from emitd_server.config_problems import Problem, nearest
+from emitd_server.yaml_document import Value
+
+__all__ = ["SettingsReader"]
+
+S = TypeVar("S", bound=msgspec.Struct)
+
+
+class SettingsReader:
+    """Reads the sections of one file. What is wrong is added to `problems`.
+
+    A field of type `Path` is taken relative to `base_dir`; so is one whose type has a class method
+    `resolve(text, base_dir)`, which makes it or raises ValueError.
+    """
+
+    def __init__(self, file: str, base_dir: Path, problems: list[Problem]) -> None:
+        self._file = file
+        self._base_dir = base_dir
+        self._problems = problems
+
+    def read(
+        self, struct: type[S], value: Value, path: str, *, besides: Mapping[str, object] = {}
+    ) -> S | None:
+        """Return the struct that a mapping describes, or None where something is wrong with it.
+
+        `besides` are known keys of the mapping that are no fields of the struct.
+        """
+        if not isinstance(value.content, dict):
+            if value.content is None:
+                value = Value({}, value.line)
+            else:
+                self.add(value.line, path, f"found {value.shown()}", "a mapping of settings")
+                return None
+        before = len(self._problems)
+        fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
+        self._refuse_unknown(value, path, [*besides, *fields])
+        given: dict[str, Any] = {}
+        for key, field in fields.items():
+            inner = f"{path}.{key}"
+            if key in value.content:
+                given[field.name] = self._field(field.type, value.content[key], inner)
+            elif field.required:
+                self.add(value.line, inner, "is missing", _type_name(field.type))
+        return struct(**given) if len(self._problems) == before else None
+
+    def add(self, line: int, path: str, found: str, expected: str = "", near: str = "") -> None:
+        """Note a problem."""
+        self._problems.append(
+            Problem(file=self._file, line=line, path=path, found=found, expected=expected, nearest=near)
+        )
+
+    def _refuse_unknown(self, value: Value, path: str, known: list[str]) -> None:
+        for key in value.content:
+            if key not in known:
+                self.add(
+                    value.key_lines.get(key, value.line),
+                    f"{path}.{key}",
+                    f"unknown key '{key}'",
+                    f"one of {', '.join(known)}",
+                    nearest(key, known),
+                )
+
+    def _field(self, field_type: Any, value: Value, path: str) -> Any:
+        if isinstance(field_type, type) and issubclass(field_type, msgspec.Struct):
+            return self.read(field_type, value, path)
+        if Level in _types_in(field_type):
+            return self._levels(value, path)
+        try:
+            return msgspec.convert(value.plain(), field_type, dec_hook=self._make)
+        except (msgspec.ValidationError, ValueError) as error:
+            expected = str(error).partition(" - at ")[0].partition(", got ")[0].removeprefix("Expected ")
+            self.add(value.line, path, f"found {value.shown()}", expected.replace("`", ""))
+            return None
+
+    def _levels(self, value: Value, path: str) -> tuple[Level, ...] | None:
+        if not isinstance(value.content, list):
+            self.add(value.line, path, f"found {value.shown()}", "a list of levels, such as [INFO, ERROR]")
+            return None
+        levels: list[Level] = []
+        for index, item in enumerate(value.content):
+            if item.content in Level.__members__:
+                levels.append(Level[item.content])
+                continue
+            known = ", ".join(Level.__members__)
+            near = nearest(str(item.content).upper(), Level.__members__)
+            self.add(item.line, f"{path}[{index}]", f"found {item.shown()}", f"one of {known}", near)
+        return tuple(levels)
+
+    def _make(self, wanted: type, value: object) -> object:
+        if not isinstance(value, str):
+            raise ValueError("text")
+        if hasattr(wanted, "resolve") and wanted is not Path:
+            return wanted.resolve(value, self._base_dir)
+        if wanted is Path:
+            return self._base_dir / Path(value).expanduser()
+        raise TypeError(f"settings of type {wanted!r} cannot be read from a file")
+
+
+def _types_in(annotation: Any) -> set[Any]:
+    if get_origin(annotation) is None:
+        return {annotation}
+    return {inner for argument in get_args(annotation) for inner in _types_in(argument)}
+
+
+def _type_name(annotation: Any) -> str:
+    if isinstance(annotation, types.UnionType):
+        return " or ".join(_type_name(argument) for argument in get_args(annotation))
+    return str(getattr(annotation, "__name__", annotation))

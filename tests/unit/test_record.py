@@ -1,0 +1,61 @@
+"""Records: immutable, complete, and told apart by their fingerprints."""
+
+import logging
+
+import pytest
+
+from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, content_fingerprint
+
+
+def test_common_levels_have_the_numbers_of_logging() -> None:
+    """DEBUG to CRITICAL are Python's; AUDIT and JOB_STATUS lie above them."""
+    for level in (Level.DEBUG, Level.INFO, Level.WARNING, Level.ERROR, Level.CRITICAL):
+        assert level == logging.getLevelName(level.name)
+    assert Level.CRITICAL < Level.AUDIT < Level.JOB_STATUS
+
+
+@pytest.mark.parametrize(
+    ("state", "ended"),
+    [
+        (JobState.QUEUED, False),
+        (JobState.RUNNING, False),
+        (JobState.COMPLETED, True),
+        (JobState.FAILED, True),
+    ],
+)
+def test_only_completed_and_failed_are_ends(state: JobState, ended: bool) -> None:
+    """A job has ended when it is COMPLETED or FAILED."""
+    assert state.ended is ended
+
+
+@pytest.mark.parametrize(
+    ("value", "field"),
+    [
+        (LogRecord(Level.INFO), "message"),
+        (AuditEvent("e1", "user.login", "u1", "192.0.2.1", "{}"), "user_id"),
+        (JobStatus("j1", "import", JobState.QUEUED), "status"),
+    ],
+)
+def test_records_and_payloads_are_immutable(value: object, field: str) -> None:
+    """Several handlers get the same record: none can change it for the others."""
+    with pytest.raises(AttributeError):
+        setattr(value, field, "changed")
+
+
+def test_job_reports_do_not_share_labels() -> None:
+    """The default labels of two reports are two dictionaries."""
+    first, second = (JobStatus("j1", "import", JobState.QUEUED) for _ in range(2))
+    first.labels["team"] = "a"
+    assert second.labels == {}
+
+
+def test_a_fingerprint_is_the_same_for_ever() -> None:
+    """Fingerprints outlive the process: these figures must never change."""
+    assert content_fingerprint(("a message", 20, None, {"team": "a"})) == 0x7AD9DC62
+    assert content_fingerprint(()) == 0x220D7CC9
+
+
+def test_a_fingerprint_tells_content_apart() -> None:
+    """Other content, also when it reads the same in sequence, gives another fingerprint."""
+    contents = [("ab", "c"), ("a", "bc"), ("abc",), ("ab", "c", ""), ("ab", "c", None), ("c", "ab")]
+    assert len({content_fingerprint(content) for content in contents}) == len(contents)
