@@ -156,10 +156,10 @@ def _format_second(second: int) -> str:
 
 def parse_time(text: str) -> int:
     """Return the nanoseconds that `format_time` made `text` of. Raises ValueError for any other text."""
-    second, nanos = text[:19], text[20:-1]
-    if len(text) != 30 or text[19] != "." or text[-1] != "Z" or not (nanos.isascii() and nanos.isdigit()):
-        raise ValueError(f"'{text}' is not a time in UTC with nine decimals")
-    return _parse_second(second) + int(nanos)
+    nanos = text[20:29]
+    if len(text) == 30 and text[19] == "." and text[29] == "Z" and text.isascii() and nanos.isdigit():
+        return _parse_second(text[:19]) + int(nanos)
+    raise ValueError(f"'{text}' is not a time in UTC with nine decimals")
 
 
 @lru_cache(maxsize=1024)
@@ -216,15 +216,16 @@ def audit_fingerprint(
 
 
 def decode_line(line: bytes) -> AuditLine:
-    """Return the members of a line without its newline. Raises ValueError if it is no audit line."""
+    """Return the members of a line without its newline.
+
+    Raises ValueError if it is no JSON object with the mandatory members. Does not check times and addresses.
+    """
     try:
         parsed = _decode(line)
     except RecursionError:
         raise ValueError("nests too deep") from None
     if bytes(parsed.details)[:1] != b"{":
         raise ValueError("`details` is not an object")
-    parse_time(parsed.timestamp)
-    parse_time(parsed.received_at)
     return parsed
 
 
@@ -238,14 +239,14 @@ def recent_commit(line: bytes, log_id: str, leaf_index: int) -> RecentCommit:
     fingerprint = audit_fingerprint(
         parsed.message,
         parsed.source,
-        bytes(parsed.attributes).decode(),
+        str(parsed.attributes, "utf-8"),
         bytes.fromhex(parsed.trace_id),
         bytes.fromhex(parsed.span_id),
         sent_event_id,
         parsed.event_name,
         parsed.user_id,
         parsed.source_ip,
-        bytes(parsed.details).decode(),
+        str(parsed.details, "utf-8"),
         0 if "timestamp" in parsed.assigned else parse_time(parsed.timestamp),
     )
     receipt = AuditReceipt(log_id, parsed.event_id, leaf_index, leaf_hash(line))

@@ -2,38 +2,31 @@
 
     {"timestamp":"2026-11-23T03:39:00.000000000Z","event_id":"...","event_name":"user.login.success",...}
 
-An event is acknowledged once its line is on the medium. Whatever arrives while one sync is under way shares the
-next: one write and one sync for all of it. `audit_line` makes the lines, `audit_file` keeps them.
+An event is acknowledged once its line is on the medium. Whatever arrives while one sync is under way shares
+the next: one write and one sync for all of it. `audit_line` makes the lines, `audit_file` keeps them.
 """
 
 import sys
-import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import msgspec
+from msgspec.structs import replace
 
+from emitd_handlers.audit_completion import complete_record
 from emitd_handlers.audit_file import AuditFile, AuditStats
-from emitd_handlers.audit_line import (
-    MAX_JSON_DEPTH,
-    MAX_LINE_BYTES,
-    decode_line,
-    encode_line,
-    leaf_hash,
-    recent_commit,
-)
+from emitd_handlers.audit_line import MAX_LINE_BYTES, encode_line, leaf_hash, recent_commit
 from emitd_handlers.audit_recovery import MAX_GROUP_BYTES, damaged_beyond_repair
 from emitd_handlers.base import BaseLogHandler, EmitResult
 from emitd_handlers.disk import Disk, RealDisk
 from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.group_commit import GroupCommit
-from emitd_handlers.json_text import check_json_object
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings
-from emitd_handlers.uuid7 import uuid7
 
 __all__ = ["JsonAuditHandler", "JsonAuditSettings"]
 
@@ -43,7 +36,7 @@ class JsonAuditSettings(HandlerSettings, frozen=True, kw_only=True):
 
     #: The log. Folders that are missing are made, with mode 0700.
     path: Path = Path("logs/audit.json.log")
-    #: The name that receipts give the log; empty: one is made at the first start, and kept in `<path>.log_id`.
+    #: The log's name in receipts; empty: one is made at the first start, and kept in `<path>.log_id`.
     log_id: str = ""
     #: The longest line, without its newline; a record that would make a longer one is refused.
     max_line_bytes: Annotated[int, msgspec.Meta(ge=1024, le=MAX_LINE_BYTES)] = MAX_LINE_BYTES
@@ -51,18 +44,21 @@ class JsonAuditSettings(HandlerSettings, frozen=True, kw_only=True):
     max_group_bytes: Annotated[int, msgspec.Meta(ge=MAX_LINE_BYTES + 1, le=MAX_GROUP_BYTES)] = MAX_GROUP_BYTES
 
 
-class _Chunk(msgspec.Struct):
-    """The lines of one batch, or as many of them as go into one group."""
+_UNANSWERED = Refused(HandlerUnavailable("nothing became of the record"))
 
-    #: Each with its newline.
-    lines: list[bytes]
+
+class _Chunk(msgspec.Struct):
+    """Lines of one batch that go into one group; mostly all of them."""
+
+    lines: list[bytes] = []
     #: For each line: its record's place in the batch, its event's id, its leaf.
-    leaves: list[tuple[int, str, bytes]]
+    leaves: list[tuple[int, str, bytes]] = []
+    #: Bytes, with a newline for each line.
     size: int = 0
 
 
 class JsonAuditHandler(BaseLogHandler):
-    """Appends audit events to a log. Its receipts say at which index."""
+    """Appends audit events to its log, and answers each with its place there."""
 
     Settings: ClassVar[type[HandlerSettings]] = JsonAuditSettings
     settings: JsonAuditSettings
@@ -77,11 +73,150 @@ class JsonAuditHandler(BaseLogHandler):
         disk: Disk | None = None,
         report: Callable[[str], None] | None = None,
     ) -> None:
-        """Use `disk` in place of the real one, and tell the operator by `report` rather than standard error."""
+        """Use `disk` (None: the real one), and `report` for lines to the operator (None: standard error)."""
         super().__init__(settings, name=name)
+        #: What has happened to the log since the last start.
+        self.stats = AuditStats()
         self._disk = disk or RealDisk()
         self._report = report or _report
         self._file: AuditFile | None = None
-        #: None: records are refused.
+        #: None while records are refused.
         self._commits: GroupCommit[_Chunk, int] | None = None
+        self._log_id = ""
         self._last_received = 0
+
+    async def start(self) -> None:
+        """Open the log, which may take a while: its lines are counted.
+
+        Raises HandlerUnavailable if that cannot be, if another process has it, or if it is damaged in a way
+        that no crash explains.
+        """
+        await super().start()
+        settings = self.settings
+        file = AuditFile(settings.path, self._disk, self._report, log_id=settings.log_id)
+        try:
+            await self._run_in_thread(file.open)
+        except HandlerUnavailable:
+            await self.stop()
+            raise
+        self._file = file
+        self.stats = file.stats
+        self._log_id = file.log_id
+        self._last_received = file.last_received_unix_nano
+        self._commits = GroupCommit(
+            lambda chunks: self._run_in_thread(_append, file, chunks), max_size=settings.max_group_bytes
+        )
+
+    async def stop(self) -> None:
+        """Commit what was accepted, and close the log."""
+        commits, self._commits = self._commits, None
+        if commits is not None and self._file is not None:
+            await commits.drain()
+            await self._run_in_thread(self._file.close)
+        await super().stop()
+
+    async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
+        """Read the last `limit` lines; those whose sender gave no id at all are left out.
+
+        Raises HandlerUnavailable for a damaged line: a crash does not reach so far back.
+        """
+        if self._file is None:
+            return ()
+        return await self._run_in_thread(_read_recent, self._file, limit)
+
+    async def emit(self, record: LogRecord) -> EmitResult:
+        """Commit one event; `emit_batch` is cheaper for several."""
+        (outcome,) = await self.emit_batch([record])
+        if isinstance(outcome, Refused):
+            raise outcome.error
+        return outcome.receipt
+
+    async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        """Commit events in order, together with whatever else waits for the next sync."""
+        commits = self._commits
+        if commits is None:
+            return [Refused(HandlerUnavailable(f"handler '{self.name}' is not running"))] * len(records)
+        outcomes: list[Outcome] = [_UNANSWERED] * len(records)
+        chunks = self._encode(records, outcomes)
+        waiting = [commits.submit([chunk], chunk.size) for chunk in chunks]
+        for chunk, committed in zip(chunks, waiting, strict=True):
+            try:
+                (first_index,) = await committed
+            except Exception as error:
+                refused = self._refused(error)
+                for place, _, _ in chunk.leaves:
+                    outcomes[place] = refused
+            else:
+                log_id = self._log_id
+                for index, (place, event_id, leaf) in enumerate(chunk.leaves, first_index):
+                    outcomes[place] = Committed(AuditReceipt(log_id, event_id, index, leaf))
+        return outcomes
+
+    def format(self, record: LogRecord) -> bytes:
+        """Return the record's line, without its newline. Raises RecordInvalid."""
+        return encode_line(record)
+
+    def _encode(self, records: Sequence[LogRecord], outcomes: list[Outcome]) -> list[_Chunk]:
+        """Return the records' lines; put the refusals of those that make none into `outcomes`."""
+        # Hot path.
+        chunk = _Chunk()
+        chunks = [chunk]
+        max_line_bytes = self.settings.max_line_bytes
+        max_group_bytes = self.settings.max_group_bytes
+        for place, record in enumerate(records):
+            try:
+                if not record.fingerprint:
+                    record = complete_record(record)
+                if record.received_unix_nano < self._last_received:  # a clock went back
+                    record = replace(record, received_unix_nano=self._last_received)
+                line = self.format(record)
+                size = len(line) + 1
+                if size > max_line_bytes + 1:
+                    raise _too_long(record, line, max_line_bytes)
+            except RecordInvalid as error:
+                outcomes[place] = Refused(error)
+                continue
+            self._last_received = record.received_unix_nano
+            if chunk.size + size > max_group_bytes:
+                chunk = _Chunk()
+                chunks.append(chunk)
+            chunk.size += size
+            chunk.lines.append(line)
+            chunk.leaves.append((place, record.payload.event_id, leaf_hash(line)))  # type: ignore[union-attr]
+        return chunks if chunk.lines else []
+
+
+def _append(file: AuditFile, chunks: Sequence[_Chunk]) -> Sequence[int]:
+    """Append a group, and return the index of each chunk's first line."""
+    counts = [len(chunk.lines) for chunk in chunks]
+    lines = [line for chunk in chunks for line in chunk.lines]
+    first = file.append(b"\n".join([*lines, b""]), len(lines))
+    return [first + before for before in accumulate(counts[:-1], initial=0)]
+
+
+def _read_recent(file: AuditFile, limit: int) -> list[RecentCommit]:
+    commits = []
+    for index, offset, line in file.last_lines(limit):
+        try:
+            commit = recent_commit(line, file.log_id, index)
+        except ValueError:
+            raise damaged_beyond_repair(file.path, offset) from None
+        if commit.record_id or commit.event_id:
+            commits.append(commit)
+    commits.reverse()
+    return commits
+
+
+def _too_long(record: LogRecord, line: bytes, max_line_bytes: int) -> RecordInvalid:
+    event = record.payload
+    assert isinstance(event, AuditEvent)
+    is_by_details = len(event.details_json.encode()) * 2 > len(line)
+    return RecordInvalid(
+        "audit.details_json" if is_by_details else "record",
+        f"makes an audit line of {len(line)} bytes, more than {max_line_bytes}",
+    )
+
+
+def _report(line: str) -> None:
+    with suppress(OSError, ValueError):  # nobody reads standard error any more
+        print(f"emitd: {line}", file=sys.stderr, flush=True)

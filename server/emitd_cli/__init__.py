@@ -1,0 +1,1 @@
+"""The command `emitd`. Nothing imports this package, and it may import all the others."""

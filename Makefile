@@ -1,0 +1,71 @@
+# Everything the project can do. On a fresh machine with Python 3.11 or newer and make, `make run` starts the
+# service and `make test` runs the tests; both set up .venv first.
+
+PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
+	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+PROTO_VENV := .venv-proto
+PROTO_BIN := $(PROTO_VENV)/bin
+PROTO_READY := $(PROTO_VENV)/.ready
+
+.PHONY: help setup proto lint fix type test test-slow bench build run
+
+help:
+	@echo "make run        start the service with logging_config.yml"
+	@echo "make test       run the tests (about five minutes)"
+	@echo "make test-slow  run the slow tests: crashes, faults, other languages"
+	@echo "make lint       check style, imports, protos, and that the stubs are up to date"
+	@echo "make type       check types"
+	@echo "make fix        mend what the linter can mend"
+	@echo "make proto      generate the stubs from protos/"
+	@echo "make bench      measure what a record costs"
+	@echo "make build      build the wheel into dist/"
+
+setup: $(READY)
+
+$(READY): pyproject.toml .ci/constraints.txt
+	@test -n "$(PYTHON)" || { echo "emitd needs Python 3.11 or newer; name it with PYTHON=..." >&2; exit 1; }
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[server,cli,dev]'
+	@touch $@
+
+$(PROTO_READY): pyproject.toml
+	@test -n "$(PYTHON)" || { echo "emitd needs Python 3.11 or newer; name it with PYTHON=..." >&2; exit 1; }
+	test -x $(PROTO_BIN)/python || $(PYTHON) -m venv $(PROTO_VENV)
+	$(PROTO_BIN)/python -m pip install --quiet 'grpcio-tools==1.76.0' 'buf-bin==1.75.0' 'googleapis-common-protos==1.76.0'
+	@touch $@
+
+run: $(READY)
+	$(BIN)/emitd serve --config logging_config.yml
+
+test: $(READY)
+	$(BIN)/python -m pytest -m "not slow"
+
+test-slow: $(READY) $(PROTO_READY)
+	$(BIN)/python -m pytest -m slow
+
+lint: $(READY) $(PROTO_READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports
+	$(PROTO_BIN)/python protos/tool.py lint
+	$(PROTO_BIN)/python protos/tool.py check
+
+fix: $(READY)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+type: $(READY)
+	$(BIN)/mypy
+
+proto: $(PROTO_READY)
+	$(PROTO_BIN)/python protos/tool.py generate
+
+bench: $(READY)
+	$(BIN)/python tests/benchmarks/bench_records.py
+	$(BIN)/python tests/benchmarks/bench_stages.py
+
+build: $(READY)
+	$(BIN)/python -m build

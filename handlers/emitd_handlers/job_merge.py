@@ -1,0 +1,160 @@
+"""How a report changes a job: the one rule, pure, whatever database the jobs are kept in.
+
+Applying a report is a merge and no assignment, so that reports that come twice, late or out of order change
+nothing that they should not:
+
+- a report of a lower attempt than the job's is stale (`SUPERSEDED`); one of a higher attempt, or one that asks for
+  a new attempt, starts the job afresh;
+- within an attempt QUEUED < RUNNING < COMPLETED = FAILED, and a lower rank is stale (`OUT_OF_ORDER`); once ended,
+  every further report of the attempt is stale (`ATTEMPT_ENDED`);
+- among equals the later event time wins, then the higher progress; what wins neither is stale (`OUT_OF_ORDER`),
+  so that an identical copy changes nothing.
+
+Afresh means: progress 0, no details, no lease, no failure, but for what the report brings. The job's type, its time
+of creation, its labels and a wish to cancel it are the job's, not the attempt's, and stay.
+"""
+
+import msgspec
+from msgspec.structs import replace
+
+from emitd_handlers.errors import RecordInvalid
+from emitd_handlers.job import Job, JobTransition
+from emitd_handlers.record import JobState, JobStatus, LogRecord
+
+__all__ = ["ATTEMPT_ENDED", "MAX_ATTEMPT", "OUT_OF_ORDER", "SUPERSEDED", "Merged", "merge"]
+
+#: A newer attempt has replaced the one that the report is about.
+SUPERSEDED = "SUPERSEDED"
+#: The report's attempt has ended.
+ATTEMPT_ENDED = "ATTEMPT_ENDED"
+#: A later report of the same attempt was applied before, or this very one.
+OUT_OF_ORDER = "OUT_OF_ORDER"
+
+#: What the wire has room for.
+MAX_ATTEMPT = 2**32 - 1
+
+_NANOS_A_SECOND = 1_000_000_000
+_QUEUED, _COMPLETED, _FAILED = JobState.QUEUED, JobState.COMPLETED, JobState.FAILED
+
+
+class Merged(msgspec.Struct, frozen=True, gc=False):
+    """What a report makes of its job."""
+
+    #: The job after the report: the very same object as before where the report was stale.
+    job: Job
+    #: The change of status or the start of an attempt that the report made, if any.
+    transition: JobTransition | None = None
+    #: Why the report was not applied; empty if it was.
+    stale_reason: str = ""
+
+    @property
+    def applied(self) -> bool:
+        """Whether the report changed the job."""
+        return not self.stale_reason
+
+
+def merge(job: Job | None, record: LogRecord) -> Merged:
+    """Return what the report in `record` makes of `job`; None: of a job that nobody has reported before.
+
+    Raises RecordInvalid, naming the field. Times that databases keep as dates are cut to the microsecond.
+    """
+    report = record.payload
+    if not isinstance(report, JobStatus):
+        raise RecordInvalid("job", "is mandatory where jobs are kept")
+    if not report.job_id:
+        raise RecordInvalid("job.job_id", "is mandatory")
+    progress = report.progress
+    if progress is not None and not 0 <= progress <= 100:
+        raise RecordInvalid("job.progress", f"{progress} is not a percentage from 0 to 100")
+    if job is None:
+        return _begin_first(record, report)
+    if report.job_type and report.job_type != job.job_type:
+        raise RecordInvalid("job.job_type", f"'{report.job_type}' differs from the job's, '{job.job_type}'")
+    attempt = _next_attempt(job) if report.new_attempt else report.attempt
+    if attempt != job.attempt:
+        return Merged(job, None, SUPERSEDED) if attempt < job.attempt else _begin(job, attempt, record, report)
+    current = job.status
+    if current is _COMPLETED or current is _FAILED:
+        return Merged(job, None, ATTEMPT_ENDED)
+    event_time = _event_time(job, record)
+    if report.status is not current:
+        if report.status < current:
+            return Merged(job, None, OUT_OF_ORDER)
+        return _with_transition(_apply(job, record, report, event_time), record)
+    if event_time <= job.event_time_unix_nano and (
+        event_time < job.event_time_unix_nano or progress is None or progress <= job.progress
+    ):
+        return Merged(job, None, OUT_OF_ORDER)
+    return Merged(_apply(job, record, report, event_time))
+
+
+def _begin_first(record: LogRecord, report: JobStatus) -> Merged:
+    if not report.job_type:
+        raise RecordInvalid("job.job_type", "is mandatory in the first report of a job")
+    received = record.received_unix_nano
+    nothing = Job(
+        job_id=report.job_id,
+        job_type=report.job_type,
+        status=_QUEUED,
+        revision=0,
+        create_time_unix_nano=received - received % 1000,
+    )
+    return _begin(nothing, 1 if report.new_attempt else report.attempt, record, report)
+
+
+def _begin(job: Job, attempt: int, record: LogRecord, report: JobStatus) -> Merged:
+    """Start `job` afresh with a report of a new attempt."""
+    fresh = replace(job, attempt=attempt, progress=0, details_json="", lease_seconds=0)
+    return _with_transition(_apply(fresh, record, report, _event_time(job, record)), record)
+
+
+def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int) -> Job:
+    """Return `job` with what the report says, and what it does not say kept."""
+    status = report.status
+    progress = report.progress
+    if progress is None:
+        progress = 100 if status is _COMPLETED else job.progress
+    received = max(record.received_unix_nano, job.update_time_unix_nano)
+    lease_seconds = job.lease_seconds if report.lease_seconds is None else report.lease_seconds
+    expire_time = 0
+    if lease_seconds and status is not _COMPLETED and status is not _FAILED:
+        expire_time = received - received % 1000 + lease_seconds * _NANOS_A_SECOND
+    failed = status is _FAILED
+    return replace(
+        job,
+        status=status,
+        progress=progress,
+        message=record.message,
+        details_json=report.details_json or job.details_json,
+        labels=report.labels or job.labels,
+        source=record.source,
+        revision=job.revision + 1,
+        update_time_unix_nano=received - received % 1000,
+        event_time_unix_nano=event_time,
+        lease_seconds=lease_seconds,
+        lease_expire_time_unix_nano=expire_time,
+        failure_reason=report.failure_reason if failed else "",
+        failure_message=report.failure_message if failed else "",
+    )
+
+
+def _event_time(job: Job, record: LogRecord) -> int:
+    """Return when it happened: what the record says, but not later than its receipt.
+
+    What happened at its receipt comes after all that was applied before, even if the clock has been set back
+    since then.
+    """
+    if record.time_unix_nano < record.received_unix_nano:
+        return record.time_unix_nano
+    return max(record.received_unix_nano, job.event_time_unix_nano + 1)
+
+
+def _next_attempt(job: Job) -> int:
+    if job.attempt == MAX_ATTEMPT:
+        raise RecordInvalid("job.new_attempt", f"the job is at its last attempt, {MAX_ATTEMPT}")
+    return job.attempt + 1
+
+
+def _with_transition(job: Job, record: LogRecord) -> Merged:
+    transition = JobTransition(job.revision, job.attempt, job.status, job.progress, record.time_unix_nano)
+    return Merged(job, transition)

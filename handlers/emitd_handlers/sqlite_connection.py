@@ -1,0 +1,77 @@
+"""`SqliteConnection`: one SQLite database, opened so that what it commits stays committed."""
+
+import os
+import sqlite3
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Concatenate, ParamSpec, Self, TypeVar
+
+import aiosqlite
+
+from emitd_handlers.disk import RealDisk
+from emitd_handlers.errors import HandlerUnavailable
+
+__all__ = ["SqliteConnection", "make_database_file"]
+
+#: How long to wait for another process that is writing to the same database.
+BUSY_SECONDS = 5.0
+_FILE_MODE = 0o600
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SqliteConnection(aiosqlite.Connection):
+    """A connection of aiosqlite that runs whole functions in its thread.
+
+    A transaction of many statements so costs one way into the thread and back.
+    """
+
+    @classmethod
+    async def open(cls, path: Path) -> Self:
+        """Open the database in WAL mode, every commit synced. Raises sqlite3.Error."""
+        connection = cls(lambda: _connect(path), iter_chunk_size=64)
+        # Like any handler's thread, it must not keep the process from ending when a call in it hangs. Until
+        # 0.21 of aiosqlite the connection is the thread.
+        getattr(connection, "_thread", connection).daemon = True
+        return await connection
+
+    async def run(
+        self, call: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        """Run a blocking `call` on the connection, in its thread, after the calls before it.
+
+        Cancelling the wait does not stop the call.
+        """
+        result: T = await self._execute(call, self._conn, *args, **kwargs)  # type: ignore[no-untyped-call]
+        return result
+
+
+def make_database_file(path: Path) -> None:
+    """Make an empty database with mode 0600, and missing folders with mode 0700, where there is none.
+
+    SQLite gives its other files the same mode. Raises OSError.
+    """
+    disk = RealDisk()
+    for folder in reversed(path.parents):
+        if disk.state_at(folder) is None:
+            with suppress(FileExistsError):  # somebody else made it just now
+                disk.make_directory(folder)
+                disk.sync_directory(folder.parent)
+    os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE))
+    disk.sync_directory(path.parent)
+
+
+def _connect(path: Path) -> sqlite3.Connection:
+    connection = sqlite3.connect(path, timeout=BUSY_SECONDS, isolation_level=None)
+    try:
+        (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
+        if mode != "wal":
+            raise HandlerUnavailable(f"database '{path}' cannot be put into WAL mode, but stays in '{mode}'")
+        # NORMAL would lose acknowledged commits in a power cut.
+        connection.execute("PRAGMA synchronous = FULL")
+    except BaseException:
+        connection.close()
+        raise
+    return connection

@@ -1,0 +1,29 @@
+"""`emitd check-config`."""
+
+import argparse
+import json
+from pathlib import Path
+
+import msgspec
+
+from emitd_cli.exit_codes import ExitCode
+from emitd_server.config import ConfigError, load_config
+
+__all__ = ["run"]
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print every problem of the file; return 0 if there is none, else 1."""
+    try:
+        config = load_config(Path(options.file))
+    except ConfigError as error:
+        problems = error.problems
+    else:
+        problems = []
+    if options.json:
+        print(json.dumps([msgspec.to_builtins(problem) for problem in problems]))
+    elif problems:
+        print(*problems, sep="\n")
+    else:
+        print(f"{options.file}: good; {len(config.handlers)} handlers are active")
+    return ExitCode.BAD if problems else ExitCode.GOOD
