@@ -9,7 +9,13 @@ import msgspec
 
 from emitd_handlers.audit_line import decode_line, parse_time
 from emitd_handlers.audit_log_id import keep_log_id
-from emitd_handlers.audit_recovery import damaged_beyond_repair, find_damage, lines_backward, move_aside
+from emitd_handlers.audit_recovery import (
+    MAX_GROUP_BYTES,
+    damaged_beyond_repair,
+    find_damage,
+    lines_backward,
+    move_aside,
+)
 from emitd_handlers.disk import Disk, write_all
 from emitd_handlers.errors import HandlerUnavailable
 
@@ -92,12 +98,9 @@ class AuditFile:
             write_all(self._disk, self._fd, lines)
             self._disk.sync(self._fd)
         except OSError as error:
-            self.stats.failed_groups += 1
-            self._cut_back()
-            raise HandlerUnavailable(
-                f"audit log '{self.path}' cannot be written: {_reason(error)}"
-            ) from error
+            raise self._give_up_group(error) from error
         self._refuse_if_displaced(self.size + len(lines))
+        self._failing = False
         first = self.line_count
         self.line_count += line_count
         self.size += len(lines)
@@ -107,11 +110,17 @@ class AuditFile:
         return first
 
     def last_lines(self, limit: int) -> Iterator[tuple[int, int, bytes]]:
-        """Yield at most `limit` lines, the last one first: its index, its offset, and it without newline."""
+        """Yield at most `limit` lines, the last one first: its index, its offset, and it without newline.
+
+        Raises HandlerUnavailable if the file cannot be read.
+        """
         indexes = range(self.line_count - 1, -1, -1)
         lines = lines_backward(self._disk, self._fd, self.size, self.path)
-        for index, (offset, line) in zip(islice(indexes, limit), lines, strict=False):
-            yield index, offset, line
+        try:
+            for index, (offset, line) in zip(islice(indexes, limit), lines, strict=False):
+                yield index, offset, line
+        except OSError as error:
+            raise HandlerUnavailable(f"audit log '{self.path}' cannot be read: {_reason(error)}") from error
 
     def close(self) -> None:
         """Close the file, which unlocks it. Idempotent."""
@@ -126,9 +135,8 @@ class AuditFile:
                     self._disk.make_directory(folder)
 
     def _take_over(self) -> None:
-        # The process before may have been killed between a write and its sync. What it wrote can be read, and
-        # from here on it counts, but it would not survive a power cut yet.
-        self._disk.sync(self._fd)
+        size = self._disk.state(self._fd).size
+        self._disk.settle(self._fd, max(0, size - MAX_GROUP_BYTES))
         self._repair()
         self.line_count = self._count_lines()
         self.last_received_unix_nano = self._read_last_received()

@@ -31,6 +31,8 @@ def keep_log_id(
         raise _lost(log_path, path)
     fd = disk.open(path)
     try:
+        if is_empty:
+            disk.settle(fd, 0)
         match = _KEPT.fullmatch(disk.read(fd, MAX_FILE_BYTES, 0))
         log_id = match[1].decode() if match else ""
         if not is_empty:
@@ -39,7 +41,6 @@ def keep_log_id(
             return log_id
         if is_new or not log_id:
             log_id = _replace(disk, fd, log_path, report, log_id)
-        disk.sync(fd)  # also if it was there: its writer may have been killed before it came to this
         return log_id
     finally:
         disk.close(fd)
@@ -49,16 +50,17 @@ def _replace(disk: Disk, fd: int, log_path: Path, report: Callable[[str], None],
     log_id = PREFIX + uuid7()
     if old:
         report(
-            f"audit log '{log_path}' was not there and is begun anew, with the id '{log_id}'; the one before had "
-            f"the id '{old}'"
+            f"audit log '{log_path}' was not there and is begun anew, with the id '{log_id}'; "
+            f"the one before had the id '{old}'"
         )
     disk.truncate(fd, 0)
     write_all(disk, fd, f"{log_id}\n".encode())
+    disk.sync(fd)
     return log_id
 
 
 def _lost(log_path: Path, path: Path) -> HandlerUnavailable:
     return HandlerUnavailable(
-        f"audit log '{log_path}' has lines, but its id is not in '{path}': restore that file, or set `log_id` "
-        "to the id that its receipts name"
+        f"audit log '{log_path}' has lines, but its id is not in '{path}': restore that file, or set "
+        "`log_id` to the id that its receipts name"
     )

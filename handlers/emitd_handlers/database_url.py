@@ -9,9 +9,9 @@ _SQLITE = "sqlite:///"
 
 
 class DatabaseUrl:
-    """The URL of an SQLite file: three slashes before a relative path, four before an absolute one. Immutable.
+    """The URL of an SQLite file: three slashes before a relative path, four before an absolute one.
 
-    A plain class and no struct, so that the loader of the configuration is asked to build it.
+    Immutable. A plain class and no struct, so that the loader of the configuration is asked to build it.
     """
 
     __slots__ = ("_path",)
@@ -34,7 +34,7 @@ class DatabaseUrl:
         if path == ":memory:":
             raise ValueError("a database in memory keeps nothing; expected the path of a file")
         if "?" in path or "\0" in path:
-            raise ValueError(f"'{text}' has a character that a path may not have here; options are not supported")
+            raise ValueError(f"'{text}' has options or characters that are not supported in the path")
         return cls(base_dir / path)
 
     @property

@@ -4,6 +4,7 @@ import errno
 import fcntl
 import os
 import stat
+from mmap import PAGESIZE
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -59,6 +60,13 @@ class Disk(Protocol):
     def sync(self, fd: int) -> None:
         """Return when the file's bytes and size are on the medium."""
 
+    def settle(self, fd: int, offset: int) -> None:
+        """Make what can be read from `offset` on what is on the medium: sync it, and forget it in memory.
+
+        For what another process wrote: it may have been killed before its sync, or its sync may have failed,
+        after which the system takes the bytes in its memory for written.
+        """
+
     def close(self, fd: int) -> None:
         """Close the file, which gives up its lock."""
 
@@ -80,7 +88,7 @@ class RealDisk:
     """The operating system's files."""
 
     def open(self, path: Path) -> int:
-        """See `Disk`, as for all that follow."""
+        """Call the system's open, and refuse what is no regular file."""
         fd = os.open(path, _OPEN_FLAGS, _FILE_MODE)
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             os.close(fd)
@@ -88,9 +96,11 @@ class RealDisk:
         return fd
 
     def create(self, path: Path) -> int:
+        """Call the system's open with O_EXCL."""
         return os.open(path, _OPEN_FLAGS | os.O_EXCL, _FILE_MODE)
 
     def lock(self, fd: int) -> bool:
+        """Call the system's flock."""
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -98,10 +108,12 @@ class RealDisk:
         return True
 
     def state(self, fd: int) -> FileState:
+        """Call the system's fstat."""
         result = os.fstat(fd)
         return FileState(result.st_dev, result.st_ino, result.st_size)
 
     def state_at(self, path: Path) -> FileState | None:
+        """Call the system's stat."""
         try:
             result = os.stat(path)
         except FileNotFoundError:
@@ -109,27 +121,40 @@ class RealDisk:
         return FileState(result.st_dev, result.st_ino, result.st_size)
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
+        """Call the system's pread."""
         return os.pread(fd, size, offset)
 
     def write(self, fd: int, data: memoryview) -> int:
+        """Call the system's write."""
         return os.write(fd, data)
 
     def truncate(self, fd: int, size: int) -> None:
+        """Call the system's ftruncate."""
         os.ftruncate(fd, size)
 
     def sync(self, fd: int) -> None:
+        """Call the system's fdatasync, or F_FULLFSYNC where there is none: on macOS."""
         if hasattr(os, "fdatasync"):
             os.fdatasync(fd)
-        else:  # macOS, where fsync leaves the bytes in the drive's cache
+        else:  # where fsync leaves the bytes in the drive's cache
             fcntl.fcntl(fd, _F_FULLFSYNC)
 
+    def settle(self, fd: int, offset: int) -> None:
+        """Call `sync`, and the system's posix_fadvise where there is one: the best that it offers."""
+        self.sync(fd)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, offset - offset % PAGESIZE, 0, os.POSIX_FADV_DONTNEED)
+
     def close(self, fd: int) -> None:
+        """Call the system's close."""
         os.close(fd)
 
     def make_directory(self, path: Path) -> None:
+        """Call the system's mkdir."""
         os.mkdir(path, _FOLDER_MODE)
 
     def sync_directory(self, path: Path) -> None:
+        """Call the system's fsync."""
         fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             os.fsync(fd)

@@ -1,14 +1,14 @@
 """Why a record was refused, or a question about jobs not answered.
 
-    EmitdError
-    ├── HandlerError               a record was refused
-    │   ├── RecordInvalid          the record is at fault: never retry
-    │   ├── RecordConflict         its id was used before for other content: never retry
-    │   └── RetryableError         the same record may be taken later
-    │       ├── HandlerUnavailable the handler cannot commit now
-    │       ├── HandlerBusy        back-pressure: its queue, or what it has in flight, is full
-    │       └── HandlerTimeout     it did not answer in time; whether it committed is not known
-    └── JobQueryInvalid            a question about jobs makes no sense: never retry
+EmitdError
+├── HandlerError               a record was refused
+│   ├── RecordInvalid          the record is at fault: never retry
+│   ├── RecordConflict         its id was used before for other content: never retry
+│   └── RetryableError         the same record may be taken later
+│       ├── HandlerUnavailable the handler cannot commit now
+│       ├── HandlerBusy        back-pressure: its queue, or what it has in flight, is full
+│       └── HandlerTimeout     it did not answer in time; whether it committed is not known
+└── JobQueryInvalid            a question about jobs makes no sense: never retry
 """
 
 __all__ = [

@@ -1,12 +1,12 @@
-"""Text for output where one record is one line (CWE-117), and where no record can disguise another.
+r"""Text for output where one record is one line (CWE-117), and where no record can disguise another.
 
 What is escaped: the control characters of ASCII and Latin-1 (C0, DEL, C1), the line and paragraph separators
 U+2028 and U+2029, the bidirectional embeddings, overrides and isolates, which make a terminal show text in
 another order than it stands (CVE-2021-42574), and lone surrogates, which have no UTF-8. Each becomes
-`\\n`, `\\r`, `\\t` or `\\uXXXX`: the escapes of JSON, so that quoted JSON stays JSON.
+`\n`, `\r`, `\t` or `\uXXXX`: the escapes of JSON, so that quoted JSON stays JSON.
 
 A backslash stays as it is, so that paths and patterns remain readable, and so that what is escaped already
-does not change again. The price: an escaped newline and the two characters `\\n` look the same.
+does not change again. The price: an escaped newline and the two characters `\n` look the same.
 """
 
 import json

@@ -1,4 +1,4 @@
-"""`JobCache`: the rows that were used lately, in memory."""
+"""`JobCache`: the rows of jobs that were changed lately, in memory."""
 
 from collections.abc import Mapping
 
@@ -8,11 +8,10 @@ from emitd_handlers.job import Job
 
 __all__ = ["JobCache", "StoredJob"]
 
-#: A job with more characters of text than this is read from the database each time, so that the size of the
-#: cache bounds its memory.
-MAX_CACHED_CHARACTERS = 4096
-#: A label is at most two strings of 256 bytes.
-MAX_CACHED_LABELS = 8
+#: A job with more text than this is not kept, so that the number of jobs bounds the memory.
+MAX_CHARACTERS = 4096
+#: Nor is one with more labels, which are two short strings each.
+MAX_LABELS = 8
 
 
 class StoredJob(msgspec.Struct, frozen=True, gc=False):
@@ -23,10 +22,10 @@ class StoredJob(msgspec.Struct, frozen=True, gc=False):
 
 
 class JobCache:
-    """Keeps at most `size` jobs, those used least lately dropped first, in two generations.
+    """Keeps about `size` jobs, at most, and drops those that were not changed for the longest time.
 
-    What is used moves to the young one; when that is half the size, the old one is dropped and the young one grows
-    old. So a whole batch is kept with one `update`, without any bookkeeping for each job.
+    It has two generations. What is changed goes to the young one; when that is half the size, the old one is
+    dropped and the young one takes its place. So there is no bookkeeping for each job.
     """
 
     def __init__(self, size: int) -> None:
@@ -34,15 +33,22 @@ class JobCache:
         self._young: dict[str, StoredJob] = {}
         self._old: dict[str, StoredJob] = {}
 
-    def __len__(self) -> int:
-        return len(self._young.keys() | self._old.keys())
-
     def get(self, job_id: str) -> StoredJob | None:
         """Return the job, or None if it is not here."""
         return self._young.get(job_id) or self._old.get(job_id)
 
     def keep(self, jobs: Mapping[str, StoredJob]) -> None:
         """Keep the jobs, by id, in place of what was kept of them before."""
-        self._young.update(jobs)
-        if len(self._young) > self._generation_size:
-            self._old, self._young = self._young, {}
+        young = self._young
+        young.update(jobs)
+        for job_id in [
+            job_id
+            for job_id, stored in jobs.items()
+            if (job := stored.job).labels
+            and len(job.labels) > MAX_LABELS
+            or len(job.message) + len(job.details_json) + len(job.failure_message) > MAX_CHARACTERS
+        ]:
+            del young[job_id]
+            self._old.pop(job_id, None)
+        if len(young) > self._generation_size:
+            self._old, self._young = young, {}

@@ -72,7 +72,9 @@ def merge(job: Job | None, record: LogRecord) -> Merged:
         raise RecordInvalid("job.job_type", f"'{report.job_type}' differs from the job's, '{job.job_type}'")
     attempt = _next_attempt(job) if report.new_attempt else report.attempt
     if attempt != job.attempt:
-        return Merged(job, None, SUPERSEDED) if attempt < job.attempt else _begin(job, attempt, record, report)
+        return (
+            Merged(job, None, SUPERSEDED) if attempt < job.attempt else _begin(job, attempt, record, report)
+        )
     current = job.status
     if current is _COMPLETED or current is _FAILED:
         return Merged(job, None, ATTEMPT_ENDED)
@@ -114,11 +116,14 @@ def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int) -> J
     progress = report.progress
     if progress is None:
         progress = 100 if status is _COMPLETED else job.progress
-    received = max(record.received_unix_nano, job.update_time_unix_nano)
+    update_time = record.received_unix_nano
+    update_time -= update_time % 1000
+    if update_time < job.update_time_unix_nano:  # the clock has been set back
+        update_time = job.update_time_unix_nano
     lease_seconds = job.lease_seconds if report.lease_seconds is None else report.lease_seconds
     expire_time = 0
     if lease_seconds and status is not _COMPLETED and status is not _FAILED:
-        expire_time = received - received % 1000 + lease_seconds * _NANOS_A_SECOND
+        expire_time = update_time + lease_seconds * _NANOS_A_SECOND
     failed = status is _FAILED
     return replace(
         job,
@@ -129,7 +134,7 @@ def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int) -> J
         labels=report.labels or job.labels,
         source=record.source,
         revision=job.revision + 1,
-        update_time_unix_nano=received - received % 1000,
+        update_time_unix_nano=update_time,
         event_time_unix_nano=event_time,
         lease_seconds=lease_seconds,
         lease_expire_time_unix_nano=expire_time,
@@ -144,9 +149,11 @@ def _event_time(job: Job, record: LogRecord) -> int:
     What happened at its receipt comes after all that was applied before, even if the clock has been set back
     since then.
     """
-    if record.time_unix_nano < record.received_unix_nano:
-        return record.time_unix_nano
-    return max(record.received_unix_nano, job.event_time_unix_nano + 1)
+    event_time, received = record.time_unix_nano, record.received_unix_nano
+    if event_time < received:
+        return event_time
+    last = job.event_time_unix_nano
+    return received if received > last else last + 1
 
 
 def _next_attempt(job: Job) -> int:

@@ -7,8 +7,89 @@ functions and Python's `datetime.fromisoformat` read them; columns whose names e
 """
 
 import sqlite3
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from emitd_handlers.errors import HandlerUnavailable
 
 __all__ = ["migrate", "transaction"]
+
+#: For each version of the schema, from 1: the statements that lead to it from the version before.
+MIGRATIONS: Sequence[Sequence[str]] = (
+    (
+        # The check is spelt out because `status IN (...)` costs as much as the rest of an update.
+        """
+        CREATE TABLE job_logs (
+            job_id TEXT NOT NULL PRIMARY KEY,
+            job_type TEXT NOT NULL,
+            status TEXT NOT NULL
+                CHECK (status = 'RUNNING' OR status = 'QUEUED' OR status = 'COMPLETED' OR status = 'FAILED'),
+            progress INTEGER NOT NULL CHECK (progress BETWEEN 0 AND 100),
+            message TEXT NOT NULL,
+            details TEXT, -- one JSON object, or NULL
+            labels TEXT NOT NULL, -- one JSON object
+            source TEXT NOT NULL,
+            attempt INTEGER NOT NULL,
+            revision INTEGER NOT NULL,
+            created_at TIMESTAMP NOT NULL,
+            updated_at TIMESTAMP NOT NULL,
+            event_time_unix_nano INTEGER NOT NULL,
+            lease_seconds INTEGER NOT NULL, -- 0: no lease
+            lease_expires_at TIMESTAMP,
+            failure_reason TEXT,
+            failure_message TEXT,
+            cancel_requested INTEGER NOT NULL DEFAULT 0
+        )
+        """,
+        "CREATE INDEX job_logs_by_creation ON job_logs (created_at, job_id)",
+        # `time_unix_nano` is any 64 bits that a sender likes, read as a signed number.
+        """
+        CREATE TABLE job_transitions (
+            job_id TEXT NOT NULL,
+            revision INTEGER NOT NULL,
+            attempt INTEGER NOT NULL,
+            status TEXT NOT NULL,
+            progress INTEGER NOT NULL,
+            time_unix_nano INTEGER NOT NULL,
+            PRIMARY KEY (job_id, revision)
+        ) WITHOUT ROWID
+        """,
+        # One row for each transaction that took reports with a record_id: the number, counted from 1, of the last of
+        # them, and in msgpack what is needed to answer a copy of each.
+        "CREATE TABLE job_receipts (last_number INTEGER NOT NULL PRIMARY KEY, receipts BLOB NOT NULL)",
+    ),
+)
+
+
+def migrate(connection: sqlite3.Connection) -> None:
+    """Bring the tables to the newest version, in one transaction, and make them where there are none.
+
+    Raises sqlite3.Error, and HandlerUnavailable for tables that a newer emitd has made.
+    """
+    with transaction(connection):
+        connection.execute(
+            "CREATE TABLE IF NOT EXISTS emitd_schema (component TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL)"
+        )
+        row = connection.execute("SELECT version FROM emitd_schema WHERE component = 'jobs'").fetchone()
+        version = row[0] if row else 0
+        if version > len(MIGRATIONS):
+            raise HandlerUnavailable(
+                f"its job tables have version {version}, and this emitd knows only {len(MIGRATIONS)}: use a newer one"
+            )
+        for statements in MIGRATIONS[version:]:
+            for statement in statements:
+                connection.execute(statement)
+        connection.execute("REPLACE INTO emitd_schema VALUES ('jobs', ?)", (len(MIGRATIONS),))
+
+
+@contextmanager
+def transaction(connection: sqlite3.Connection) -> Iterator[None]:
+    """Run the block in one transaction that writes; an exception undoes all of it."""
+    connection.execute("BEGIN IMMEDIATE")
+    try:
+        yield
+        connection.execute("COMMIT")
+    except BaseException:
+        if connection.in_transaction:  # some errors have ended it
+            connection.execute("ROLLBACK")
+        raise

@@ -92,7 +92,9 @@ def _add_serve(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") 
         help="the configuration (default: logging_config.yml in this folder; without one, built-in defaults)",
     )
     parser.add_argument(
-        "--listen", metavar="ADDRESS", help="HOST:PORT to listen on; port 0 picks a free one (or EMITD_LISTEN)"
+        "--listen",
+        metavar="ADDRESS",
+        help="HOST:PORT to listen on; port 0 picks a free one (or EMITD_LISTEN)",
     )
 
 
@@ -122,7 +124,9 @@ def _add_emit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
         "  tail -f app.log | emitd emit --file -\n",
     )
     _add_address(parser)
-    parser.add_argument("message", nargs="?", default="", help="the record's message; '-' reads standard input")
+    parser.add_argument(
+        "message", nargs="?", default="", help="the record's message; '-' reads standard input"
+    )
     parser.add_argument("--level", help="DEBUG, INFO (default), WARNING, ERROR or CRITICAL")
     parser.add_argument("--source", default="", help="who sends")
     parser.add_argument(
@@ -144,12 +148,18 @@ def _add_emit(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -
     job.add_argument("--failure-message", default="")
     job.add_argument("--attempt", type=int, default=0)
     job.add_argument("--new-attempt", action="store_true", help="open the job's next attempt")
-    parser.add_argument("--details", default="", metavar="JSON", help="of an audit event ({}) or a job: one object")
+    parser.add_argument(
+        "--details", default="", metavar="JSON", help="of an audit event ({}) or a job: one object"
+    )
     many = parser.add_argument_group("many records")
     many.add_argument("--file", metavar="FILE", help="read records from a file; '-' is standard input")
-    many.add_argument("--format", choices=("lines", "jsonl"), default="lines", help="of the file (default: lines)")
+    many.add_argument(
+        "--format", choices=("lines", "jsonl"), default="lines", help="of the file (default: lines)"
+    )
     many.add_argument("--batch-size", type=int, default=512, help="records a call (default: 512)")
-    many.add_argument("--retry-seconds", type=float, default=30.0, help="how long to retry a call (default: 30)")
+    many.add_argument(
+        "--retry-seconds", type=float, default=30.0, help="how long to retry a call (default: 30)"
+    )
 
 
 def _add_job(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -174,7 +184,9 @@ def _add_job(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") ->
         parser.add_argument("job_id", metavar="JOB_ID")
         parser.add_argument("--json", action="store_true", help="print JSON, one object a line")
     watch.add_argument("--wait", action="store_true", help="wait for a job that does not exist yet")
-    watch.add_argument("--after-revision", type=int, metavar="N", help="also show the changes after revision N")
+    watch.add_argument(
+        "--after-revision", type=int, metavar="N", help="also show the changes after revision N"
+    )
     watch.add_argument(
         "--retry-seconds",
         type=float,

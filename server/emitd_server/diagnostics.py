@@ -2,6 +2,7 @@
 
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TypeAlias
 
 __all__ = ["Report", "report"]
@@ -12,7 +13,5 @@ Report: TypeAlias = Callable[[str], None]
 
 def report(line: str) -> None:
     """Write `emitd LINE` to standard error; if nobody reads it any more, go on without."""
-    try:
+    with suppress(OSError, ValueError):  # a closed pipe, or a closed file
         print(f"emitd {line}", file=sys.stderr, flush=True)
-    except (OSError, ValueError):  # a closed pipe or a closed file
-        pass

@@ -88,7 +88,7 @@ class _ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[mi
         super().__init__((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME))
         self._streams = streams
 
-    async def ServerReflectionInfo(  # the RPC's name
+    async def ServerReflectionInfo(  # noqa: N802  # the RPC's name
         self,
         request_iterator: AsyncIterator[reflection_pb2.ServerReflectionRequest],
         context: "grpc.aio.ServicerContext[Any, Any]",

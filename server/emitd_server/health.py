@@ -18,7 +18,7 @@ class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-defi
         super().__init__()
         self._streams = streams
 
-    async def Watch(  # the RPC's name
+    async def Watch(  # noqa: N802  # the RPC's name
         self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> None:
         """Stream the status of one service until the server goes down."""

@@ -88,7 +88,7 @@ class LogServicer:
         refused: dict[int, EmitdError] = dict(bad)
         response = log_service_pb2.EmitBatchResponse()
         duplicates = 0
-        for index, outcome, record in zip(indexes, outcomes, records, strict=True):
+        for index, outcome in zip(indexes, outcomes, strict=True):
             if type(outcome) is Committed:
                 if outcome.duplicate:
                     duplicates += 1

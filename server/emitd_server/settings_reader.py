@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
@@ -51,7 +52,13 @@ class SettingsReader:
                 given[field.name] = self._field(field.type, value.content[key], inner)
             elif field.required:
                 self.add(value.line, inner, "is missing", _type_name(field.type))
-        return struct(**given) if len(self._problems) == before else None
+        if len(self._problems) > before:
+            return None
+        try:
+            return struct(**given)
+        except ValueError as error:  # a struct's own check, over several fields
+            self.add(value.line, path, str(error))
+            return None
 
     def add(self, line: int, path: str, found: str, expected: str = "", near: str = "") -> None:
         """Note a problem."""
@@ -71,15 +78,23 @@ class SettingsReader:
                 )
 
     def _field(self, field_type: Any, value: Value, path: str) -> Any:
+        if value.unreadable:
+            return None
         if isinstance(field_type, type) and issubclass(field_type, msgspec.Struct):
             return self.read(field_type, value, path)
         if Level in _types_in(field_type):
             return self._levels(value, path)
         try:
             return msgspec.convert(value.plain(), field_type, dec_hook=self._make)
-        except (msgspec.ValidationError, ValueError) as error:
-            expected = str(error).partition(" - at ")[0].partition(", got ")[0].removeprefix("Expected ")
-            self.add(value.line, path, f"found {value.shown()}", expected.replace("`", ""))
+        except msgspec.ValidationError as error:
+            what = str(error).partition(" - at ")[0].partition(", got ")[0].replace("`", "")
+            choices = [member.value for kind in _types_in(field_type) if _is_enum(kind) for member in kind]
+            if choices:
+                self.add(value.line, path, f"found {value.shown()}", f"one of {', '.join(choices)}")
+            elif what.startswith("Expected "):
+                self.add(value.line, path, f"found {value.shown()}", what.removeprefix("Expected "))
+            else:  # in the words of the type; they may repeat the value
+                self.add(value.line, path, f"found {value.shown()}" if value.secret else what)
             return None
 
     def _levels(self, value: Value, path: str) -> tuple[Level, ...] | None:
@@ -98,7 +113,7 @@ class SettingsReader:
 
     def _make(self, wanted: type, value: object) -> object:
         if not isinstance(value, str):
-            raise ValueError("text")
+            raise ValueError(f"found {value!r}; expected text")
         if hasattr(wanted, "resolve") and wanted is not Path:
             return wanted.resolve(value, self._base_dir)
         if wanted is Path:
@@ -110,6 +125,10 @@ def _types_in(annotation: Any) -> set[Any]:
     if get_origin(annotation) is None:
         return {annotation}
     return {inner for argument in get_args(annotation) for inner in _types_in(argument)}
+
+
+def _is_enum(annotation: Any) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, Enum)
 
 
 def _type_name(annotation: Any) -> str:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from emitd_handlers.errors import (
     EmitdError,
     HandlerBusy,
+    HandlerError,
     HandlerTimeout,
     HandlerUnavailable,
     JobQueryInvalid,
@@ -55,7 +56,8 @@ def status_of(error: EmitdError, prefix: str = "") -> status_pb2.Status:
 
     `prefix` is the path of the record that the error is about: `record` or `records[3]`.
     """
-    field = ".".join(part for part in (prefix, error.field) if part)
+    parts = (prefix, error.field) if isinstance(error, HandlerError) else (error.field,)
+    field = ".".join(part for part in parts if part)
     message = f"{field}: {error.problem}" if field and error.problem else str(error)
     status = status_pb2.Status(code=_code(type(error)), message=_clip(message))
     if error.retry_after_seconds is not None:

@@ -22,6 +22,8 @@ class Value(msgspec.Struct, frozen=True):
     key_lines: Mapping[str, int] = {}
     #: The value holds text of the environment and must not be shown.
     secret: bool = False
+    #: The value could not be read, and that has been told: it is not worth another word.
+    unreadable: bool = False
 
     def plain(self) -> Any:
         """Return the content without lines."""
@@ -100,14 +102,14 @@ class _Reader:
             content = self._scalars.construct_object(node)
         except (yaml.YAMLError, ValueError) as error:
             self._add(line, path, f"{node.value!r} cannot be read: {error}")
-            return Value(None, line)
+            return Value(None, line, unreadable=True)
         if not isinstance(content, str):
             return Value(content, line)
         try:
             expanded, secret = self._expand(content)
         except ValueError as error:
             self._add(line, path, str(error))
-            return Value(content, line)
+            return Value(content, line, unreadable=True)
         return Value(expanded, line, secret=secret)
 
     def _add(self, line: int, path: str, found: str) -> None:

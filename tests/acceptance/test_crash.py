@@ -15,11 +15,10 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.server_process import ServerProcess
-
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import log_service_pb2_grpc
 from emitd.v1 import record_pb2 as rec
+from support.server_process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -101,7 +100,9 @@ class Sender:
         )
 
 
-async def deliver(stub: log_service_pb2_grpc.LogServiceStub, request: pb.EmitBatchRequest, model: Model) -> None:
+async def deliver(
+    stub: log_service_pb2_grpc.LogServiceStub, request: pb.EmitBatchRequest, model: Model
+) -> None:
     """Send a request and write down what its reply promises."""
     reply: pb.EmitBatchResponse = await stub.EmitBatch(request, timeout=30)
     assert not reply.errors, reply.errors
@@ -161,5 +162,7 @@ async def test_every_acknowledged_record_survives_sigkill(tmp_path: Path) -> Non
     assert server.wait() == 0
     check_audit(tmp_path, model)
     check_jobs(tmp_path, model)
-    print(f"{len(model.acknowledged)} audit events and {len(model.progress)} jobs after {ROUNDS} kills: all there")
+    print(
+        f"{len(model.acknowledged)} audit events and {len(model.progress)} jobs after {ROUNDS} kills: all there"
+    )
     assert len(model.acknowledged) > ROUNDS

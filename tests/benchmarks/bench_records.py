@@ -95,8 +95,10 @@ async def single(emitd: tuple[str, int]) -> None:
     """Print the latency of a lone durable Emit."""
     address, pid = emitd
     result = await measure(address, pid, requests("audit", 1, 500, count()), 1, in_flight=1)
-    print(f"\na single durable Emit alone: p50 {result.percentile_ms(50):.2f} ms, "
-          f"p99 {result.percentile_ms(99):.2f} ms")
+    print(
+        f"\na single durable Emit alone: p50 {result.percentile_ms(50):.2f} ms, "
+        f"p99 {result.percentile_ms(99):.2f} ms"
+    )
 
 
 async def idle(command: Sequence[str], seconds: float) -> None:

@@ -1,5 +1,6 @@
 """Load for benchmarks: requests made beforehand, a fixed number of calls in flight, the server's CPU time read
-from the operating system."""
+from the operating system.
+"""
 
 import asyncio
 import os
@@ -11,10 +12,10 @@ from pathlib import Path
 from uuid import uuid4
 
 import grpc
-
 from emitd.v1 import log_service_pb2, record_pb2
 
 CALLS_IN_FLIGHT = 8
+
 
 @dataclass(frozen=True)
 class Measurement:
@@ -97,7 +98,9 @@ def requests(kind: str, batch: int, calls: int, numbers: Iterator[int]) -> list[
             log_service_pb2.EmitRequest(record=make(next(numbers))).SerializeToString() for _ in range(calls)
         ]
     return [
-        log_service_pb2.EmitBatchRequest(records=[make(next(numbers)) for _ in range(batch)]).SerializeToString()
+        log_service_pb2.EmitBatchRequest(
+            records=[make(next(numbers)) for _ in range(batch)]
+        ).SerializeToString()
         for _ in range(calls)
     ]
 

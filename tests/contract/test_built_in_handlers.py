@@ -1,10 +1,15 @@
 """Every built-in handler keeps the promises of BaseLogHandler."""
 
 import io
+from pathlib import Path
 
+import pytest
 from emitd_handlers.console import ConsoleHandler, ConsoleSettings
+from emitd_handlers.database_job import DatabaseJobHandler, DatabaseJobSettings
+from emitd_handlers.database_url import DatabaseUrl
 from emitd_handlers.discard import DiscardHandler
-from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.json_audit import JsonAuditHandler, JsonAuditSettings
+from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.testing import HandlerContract, InMemoryHandler, make_record
 
@@ -20,6 +25,8 @@ class TestFormattedConsole(HandlerContract):
     """`console` with a `format` of its own, which one record fails."""
 
     class Handler(ConsoleHandler):
+        """Cannot format one message."""
+
         def format(self, record: LogRecord) -> str:
             if record.message == "bad":
                 raise ValueError("cannot be formatted")
@@ -51,3 +58,31 @@ class TestCommittedInMemory(HandlerContract):
 
     def make_handler(self) -> InMemoryHandler:
         return InMemoryHandler(HandlerSettings(delivery=Delivery.COMMITTED))
+
+
+class TestJsonAudit(HandlerContract):
+    """`json_audit`."""
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def make_handler(self) -> JsonAuditHandler:
+        return JsonAuditHandler(JsonAuditSettings(path=self.folder / "audit.json.log"))
+
+    def make_bad_record(self) -> LogRecord:
+        return make_record(Level.AUDIT, payload=AuditEvent("e1", "user.login", "u1", "nowhere", "{}"))
+
+
+class TestDatabaseJob(HandlerContract):
+    """`database_job`, over SQLite."""
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def make_handler(self) -> DatabaseJobHandler:
+        return DatabaseJobHandler(DatabaseJobSettings(database=DatabaseUrl(self.folder / "jobs.db")))
+
+    def make_bad_record(self) -> LogRecord:
+        return make_record(Level.JOB_STATUS, payload=JobStatus("j1", "", JobState.RUNNING))

@@ -11,7 +11,6 @@ from typing import Any
 from unittest import SkipTest
 
 import pytest
-
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, RecentCommit, Refused
@@ -290,7 +289,7 @@ def test_the_tools_need_no_pytest() -> None:
 
 
 def test_a_suite_runs_without_plugins(tmp_path: Path) -> None:
-    """pytest alone collects and runs the suite, and skips only what has no record to offer."""
+    """Plain pytest collects and runs the suite, and skips only what has no record to offer."""
     (tmp_path / "test_mine.py").write_text(
         "from emitd_handlers.testing import HandlerContract, InMemoryHandler\n"
         "class TestMine(HandlerContract):\n"

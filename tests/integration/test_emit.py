@@ -7,12 +7,18 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.in_process import Running, bad_fields, retry_seconds, running, status_details, three_handlers
-
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import record_pb2 as rec
-from emitd_handlers.testing import InMemoryHandler
 from emitd_server.settings import LimitSettings, ServerSettings
+from support.in_process import (
+    Running,
+    bad_fields,
+    in_memory,
+    retry_seconds,
+    running,
+    status_details,
+    three_handlers,
+)
 
 
 @pytest.fixture
@@ -180,7 +186,12 @@ async def test_a_missing_record_is_named(server: Running) -> None:
 
 @pytest.mark.parametrize(
     "details",
-    ['{"n":12345678901234567890123,"f":1.10}', '{"a":\n [1,\r\n2]}', '{"u":"\u2028 \U0001f600"}', '{"e":1e400}'],
+    [
+        '{"n":12345678901234567890123,"f":1.10}',
+        '{"a":\n [1,\r\n2]}',
+        '{"u":"\u2028 \U0001f600"}',
+        '{"e":1e400}',
+    ],
 )
 async def test_details_are_kept_number_for_number_in_one_line(
     server: Running, tmp_path: Path, details: str
@@ -219,7 +230,9 @@ async def test_what_does_not_parse_is_invalid(server: Running) -> None:
 async def test_random_bytes_never_harm_the_server(server: Running) -> None:
     """Whatever bytes come, the answer is INVALID_ARGUMENT or a verdict, and the server goes on."""
     chance = random.Random(7)
-    good = pb.EmitBatchRequest(records=[audit(), job(), rec.LogRecord(level=20, message="x")]).SerializeToString()
+    good = pb.EmitBatchRequest(
+        records=[audit(), job(), rec.LogRecord(level=20, message="x")]
+    ).SerializeToString()
     for method in ("Emit", "EmitBatch", "GetJob", "ListJobs"):
         call = server.channel.unary_unary(f"/emitd.v1.LogService/{method}")
         for _ in range(100):
@@ -249,7 +262,7 @@ async def test_a_batch_too_long_or_too_large_is_refused_whole(tmp_path: Path) ->
 
 async def test_a_level_that_no_handler_takes(tmp_path: Path) -> None:
     """FAILED_PRECONDITION: nothing vanishes silently."""
-    async with running([InMemoryHandler(name="memory")]) as server:
+    async with running([in_memory()]) as server:
         error = await refused(server, audit())
         assert error.code() is grpc.StatusCode.FAILED_PRECONDITION
         assert "AUDIT" in (error.details() or "")
@@ -307,7 +320,9 @@ async def test_two_copies_in_one_batch_count_once(server: Running, tmp_path: Pat
     """The second copy is counted as a duplicate."""
     record = audit()
     record.record_id = "r1"
-    response: pb.EmitBatchResponse = await server.stub.EmitBatch(pb.EmitBatchRequest(records=[record, record]))
+    response: pb.EmitBatchResponse = await server.stub.EmitBatch(
+        pb.EmitBatchRequest(records=[record, record])
+    )
     assert (response.accepted_count, response.duplicate_count) == (1, 1)
     assert len(audit_lines(tmp_path)) == 1
 

@@ -6,16 +6,14 @@ from pathlib import Path
 
 import grpc
 import pytest
-from support.in_process import Running, bad_fields, running, status_details, three_handlers
-
 from emitd.v1 import job_pb2 as jobs
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import record_pb2 as rec
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.job import Job, JobPage, JobQuery, JobUpdate
 from emitd_handlers.record import JobState, Level, LogRecord
-from emitd_handlers.testing import InMemoryHandler
 from emitd_server.settings import ServerSettings, WatchSettings
+from support.in_process import Running, bad_fields, in_memory, running, status_details, three_handlers
 
 RUNNING = rec.JOB_STATE_RUNNING
 COMPLETED = rec.JOB_STATE_COMPLETED
@@ -28,7 +26,9 @@ async def server(tmp_path: Path) -> AsyncIterator[Running]:
         yield server
 
 
-async def report(server: Running, job_id: str = "j1", status: rec.JobState = RUNNING, **fields: object) -> None:
+async def report(
+    server: Running, job_id: str = "j1", status: rec.JobState = RUNNING, **fields: object
+) -> None:
     message = str(fields.pop("message", ""))
     status_report = rec.JobStatus(job_id=job_id, job_type="sync", status=status, **fields)  # type: ignore[arg-type]
     await server.stub.Emit(pb.EmitRequest(record=rec.LogRecord(message=message, job=status_report)))
@@ -39,7 +39,10 @@ def watch(server: Running, job_id: str = "j1", **fields: object) -> "grpc.aio.Un
 
 
 async def all_of(call: "grpc.aio.UnaryStreamCall") -> list[jobs.WatchJobResponse]:
-    return [message async for message in call]
+    messages = []
+    while (message := await call.read()) is not grpc.aio.EOF:
+        messages.append(message)
+    return messages
 
 
 async def test_a_job_is_read_as_reported(server: Running) -> None:
@@ -194,9 +197,9 @@ async def test_a_slow_reader_costs_bounded_memory_and_misses_no_transition(serve
     first = await call.read()
     revisions = 1
     for attempt in range(1, 5):
-        for progress in range(60):
-            await report(server, progress=progress, attempt=attempt)
-        revisions += 60
+        for progress in range(100):
+            await report(server, progress=progress, attempt=attempt, details_json=padding)
+        revisions += 100
     await report(server, status=COMPLETED, attempt=4)
     revisions += 1
     messages = [first, *await all_of(call)]
@@ -209,7 +212,9 @@ async def test_a_slow_reader_costs_bounded_memory_and_misses_no_transition(serve
         (4, COMPLETED),
     ]
     told = sum(
-        message.coalesced_count + max(1, len(message.transitions)) for message in messages if not message.heartbeat
+        message.coalesced_count + max(1, len(message.transitions))
+        for message in messages
+        if not message.heartbeat
     )
     assert told >= revisions
     assert sum(message.coalesced_count for message in messages) > 0
@@ -333,7 +338,7 @@ async def test_a_third_partys_jobs_can_be_watched() -> None:
 
 async def test_without_a_job_source_jobs_are_unimplemented() -> None:
     """UNIMPLEMENTED says what to configure."""
-    async with running([InMemoryHandler(name="memory")]) as server:
+    async with running([in_memory()]) as server:
         for call in (server.stub.GetJob(jobs.GetJobRequest(job_id="x")), all_of(watch(server, "x"))):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await call

@@ -6,18 +6,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
-
 from emitd.v1 import log_service_pb2_grpc
-from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler
 from emitd_handlers.database_job import DatabaseJobHandler
 from emitd_handlers.database_url import DatabaseUrl
 from emitd_handlers.json_audit import JsonAuditHandler
-from emitd_handlers.record import Level
 from emitd_handlers.testing import InMemoryHandler
 from emitd_server.grpc_server import GrpcServer
 from emitd_server.service import LoggingService
 from emitd_server.settings import ServerSettings
+from google.rpc import error_details_pb2, status_pb2
 
 #: Keeps grpc from sending calls through a proxy that the environment names.
 CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]
@@ -49,19 +47,22 @@ async def running(
     address = await server.start()
     channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     try:
-        yield Running(
-            service, server, address, channel, log_service_pb2_grpc.LogServiceStub(channel), lines
-        )
+        yield Running(service, server, address, channel, log_service_pb2_grpc.LogServiceStub(channel), lines)
     finally:
         await channel.close()
         await server.stop()
         await service.stop()
 
 
+def in_memory() -> InMemoryHandler:
+    """A handler that keeps log lines in memory."""
+    return InMemoryHandler(InMemoryHandler.Settings(levels=tuple(COMMON_LEVELS)), name="memory")
+
+
 def three_handlers(folder: Path) -> list[BaseLogHandler]:
     """The handlers of a newcomer's configuration, with log lines kept in memory."""
     return [
-        InMemoryHandler(InMemoryHandler.Settings(), name="memory"),
+        in_memory(),
         JsonAuditHandler(JsonAuditHandler.Settings(path=folder / "audit.json.log"), name="audit"),
         DatabaseJobHandler(
             DatabaseJobHandler.Settings(database=DatabaseUrl.resolve("sqlite:///jobs.db", folder)),
@@ -94,6 +95,3 @@ def retry_seconds(status: status_pb2.Status) -> float | None:
         if packed.Unpack(retry):
             return retry.retry_delay.ToNanoseconds() / 1e9
     return None
-
-
-ALL_LEVELS = tuple(Level)

@@ -4,7 +4,6 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
-
 from emitd_handlers.group_commit import GroupCommit
 
 

@@ -5,7 +5,6 @@ import threading
 from collections.abc import Sequence
 
 import pytest
-
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerTimeout, HandlerUnavailable
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Refused
@@ -20,7 +19,9 @@ COMMITTED = Delivery.COMMITTED
 class Recorder(BaseLogHandler):
     """Keeps messages; fails as long as it is told to."""
 
-    def __init__(self, name: str, *levels: Level, delivery: Delivery = COMMITTED, timeout: float = 10.0) -> None:
+    def __init__(
+        self, name: str, *levels: Level, delivery: Delivery = COMMITTED, timeout: float = 10.0
+    ) -> None:
         super().__init__(
             HandlerSettings(
                 levels=levels, delivery=delivery, timeout_seconds=timeout, retry_initial_seconds=0.001

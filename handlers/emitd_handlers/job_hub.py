@@ -1,0 +1,274 @@
+"""`JobHub`: tells everybody who watches a job about its changes, within one process and event loop.
+
+    hub = JobHub(load)                       # load(job_id, after_revision) reads the database
+    hub.publish(job, transitions)            # after each commit, in the order of commits
+    async for update in hub.watch("j1"): ... # as `JobSource.watch`
+
+A watched job has one channel, which knows the job's newest state and its last transitions, and goes when the
+last watcher leaves. A watcher holds no queue: all it remembers is the last revision that it was told, so a slow
+one costs no memory, and what happened meanwhile is told in one update. What a channel no longer knows is loaded
+again.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence, Set
+from typing import TypeAlias
+
+import msgspec
+
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.job import Job, JobTransition, JobUpdate
+
+__all__ = ["JobHistory", "JobHub", "LoadHistory"]
+
+#: How many transitions of a job a channel knows; about 100 bytes each.
+MAX_KNOWN_TRANSITIONS = 256
+
+
+class JobHistory(msgspec.Struct, frozen=True):
+    """A job and how it came to be so."""
+
+    job: Job
+    #: All of those after `after_revision`, oldest first.
+    transitions: Sequence[JobTransition]
+    #: At most the job's revision.
+    after_revision: int
+
+
+#: Returns the job with its transitions after a revision, or after a later one where those before exist no more
+#: (None: transitions are not asked for), all of one moment; or None: there is no such job. May raise
+#: HandlerUnavailable.
+LoadHistory: TypeAlias = Callable[[str, int | None], Awaitable[JobHistory | None]]
+
+
+class JobHub:
+    """Every method is for one event loop."""
+
+    def __init__(self, load: LoadHistory) -> None:
+        self._load = load
+        self._channels: dict[str, _Channel] = {}
+        self._closed = ""
+
+    @property
+    def watched(self) -> Set[str]:
+        """The ids of the jobs that somebody watches: only their changes need to be published."""
+        return self._channels.keys()
+
+    def publish(
+        self, job: Job, transitions: Sequence[JobTransition] = (), *, after_revision: int | None = None
+    ) -> None:
+        """Tell the job's watchers what is committed now.
+
+        `transitions` are all of those after `after_revision`, oldest first; None: only the job's last revision
+        is new.
+        """
+        channel = self._channels.get(job.job_id)
+        if channel is not None:
+            after = job.revision - 1 if after_revision is None else after_revision
+            channel.learn(JobHistory(job, transitions, after))
+
+    def close(self, reason: str) -> None:
+        """End every watch, now and from now on, with HandlerUnavailable and this reason."""
+        self._closed = reason
+        for channel in self._channels.values():
+            channel.close()
+
+    async def watch(
+        self, job_id: str, *, after_revision: int | None = None, min_interval_seconds: float = 0.0
+    ) -> AsyncGenerator[JobUpdate, None]:
+        """Yield the job's state, then its changes: see `JobSource.watch`.
+
+        Watchers that stand at the same revision are given the same object. Raises HandlerUnavailable when the
+        hub is closed, and whatever `load` raises.
+        """
+        loop = asyncio.get_running_loop()
+        channel = self._join(job_id)
+        try:
+            update = await self._update_after(channel, after_revision)
+            while True:
+                earliest = loop.time() + min_interval_seconds
+                yield update
+                await channel.wait_for_news(update.job.revision, earliest)
+                update = await self._update_after(channel, update.job.revision)
+        finally:
+            self._leave(channel)
+
+    def _join(self, job_id: str) -> "_Channel":
+        self._refuse_if_closed()
+        channel = self._channels.get(job_id)
+        if channel is None:
+            channel = self._channels[job_id] = _Channel(job_id)
+        channel.watcher_count += 1
+        return channel
+
+    def _leave(self, channel: "_Channel") -> None:
+        channel.watcher_count -= 1
+        if not channel.watcher_count:
+            del self._channels[channel.job_id]
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise HandlerUnavailable(self._closed)
+
+    async def _update_after(self, channel: "_Channel", revision: int | None) -> JobUpdate:
+        """Return what has happened since `revision`, as soon as the job exists."""
+        while True:
+            self._refuse_if_closed()
+            if channel.knows(revision):
+                return channel.update_after(revision)
+            # One at a time: what one watcher loads mostly serves the others that wait.
+            async with channel.loading:
+                if channel.knows(revision):
+                    continue
+                history = await self._load(channel.job_id, revision)
+            if history is not None:
+                channel.learn(history)
+            else:
+                history = channel.history
+            if history is None:
+                await channel.wait()
+            elif not channel.knows(revision):
+                return _update_from(history, revision)
+
+
+class _Channel:
+    """What is known of one watched job, and who waits for more."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.watcher_count = 0
+        self.loading = asyncio.Lock()
+        #: What is known; None: not even whether the job exists.
+        self.history: JobHistory | None = None
+        self._closed = False
+        #: Updates to the newest revision, by the revision they start from.
+        self._updates: dict[int | None, JobUpdate] = {}
+        # Each waiter has a future of its own, because cancelling a task cancels the future that it waits for.
+        self._waiters: set[asyncio.Future[None]] = set()
+        #: Those that only a transition wakes.
+        self._paced_waiters: set[asyncio.Future[None]] = set()
+
+    def learn(self, news: JobHistory) -> None:
+        """Add what was published or loaded to what is known, and wake those whom it concerns."""
+        known = self.history
+        self.history = merged = _merge(known, news)
+        if known is not None and merged.job is known.job:
+            return
+        self._updates = {}
+        self._waiters = _wake_all(self._waiters)
+        if known is None or self._changed_status_since(known.job.revision):
+            self._paced_waiters = _wake_all(self._paced_waiters)
+
+    def close(self) -> None:
+        """Wake everybody, for good."""
+        self._closed = True
+        self._waiters = _wake_all(self._waiters)
+        self._paced_waiters = _wake_all(self._paced_waiters)
+
+    def knows(self, revision: int | None) -> bool:
+        """Return whether `update_after` can tell all that has happened since `revision`."""
+        history = self.history
+        if history is None:
+            return False
+        return revision is None or history.after_revision <= revision <= history.job.revision
+
+    def update_after(self, revision: int | None) -> JobUpdate:
+        """Return what has happened since a revision that it `knows`; to each who asks, the same object."""
+        update = self._updates.get(revision)
+        if update is None:
+            assert self.history is not None
+            update = self._updates[revision] = _update_from(self.history, revision)
+        return update
+
+    async def wait_for_news(self, revision: int, earliest: float) -> None:
+        """Wait for another revision, and if it changes no status until `earliest`, by the loop's clock."""
+        while not self._closed and self.history is not None and self.history.job.revision == revision:
+            await self.wait()
+        while not self._closed and not self._changed_status_since(revision):
+            if asyncio.get_running_loop().time() >= earliest:
+                return
+            await self._wait_for_transition(earliest)
+
+    async def wait(self) -> None:
+        """Wait for any change, or the end."""
+        if self._closed:
+            return
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiters.add(future)
+        try:
+            await future
+        finally:
+            self._waiters.discard(future)
+
+    async def _wait_for_transition(self, deadline: float) -> None:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[None] = loop.create_future()
+        timer = loop.call_at(deadline, _wake, future)
+        self._paced_waiters.add(future)
+        try:
+            await future
+        finally:
+            timer.cancel()
+            self._paced_waiters.discard(future)
+
+    def _changed_status_since(self, revision: int) -> bool:
+        """Return whether there is a transition after `revision`, or may be one that is not known."""
+        if self.history is None or not self.knows(revision):
+            return True
+        transitions = self.history.transitions
+        return bool(transitions) and transitions[-1].revision > revision
+
+
+def _merge(known: JobHistory | None, news: JobHistory) -> JobHistory:
+    """Return the newer state with the transitions of both, as far as they are complete up to it."""
+    if (
+        known is None
+        or news.after_revision > known.job.revision
+        or news.job.create_time_unix_nano != known.job.create_time_unix_nano  # deleted and made again
+    ):
+        return _trimmed(news)
+    after = known.after_revision
+    transitions = list(known.transitions)
+    if news.after_revision < after <= news.job.revision:
+        transitions[:0] = [transition for transition in news.transitions if transition.revision <= after]
+        after = news.after_revision
+    transitions += [item for item in news.transitions if item.revision > known.job.revision]
+    job = news.job if news.job.revision > known.job.revision else known.job
+    return _trimmed(JobHistory(job, transitions, after))
+
+
+def _trimmed(history: JobHistory) -> JobHistory:
+    surplus = len(history.transitions) - MAX_KNOWN_TRANSITIONS
+    if surplus <= 0:
+        return history
+    return JobHistory(history.job, history.transitions[surplus:], history.transitions[surplus - 1].revision)
+
+
+def _update_from(history: JobHistory, revision: int | None) -> JobUpdate:
+    """Return the update for a watcher that was last told `revision`; None: that was told nothing.
+
+    An update stands for its transitions, or where there are none for the last report; the other reports since
+    `revision` are coalesced.
+    """
+    job = history.job
+    if revision is None:
+        return JobUpdate(job)
+    if revision > job.revision:
+        return JobUpdate(job, history_truncated=True)
+    transitions = tuple([item for item in history.transitions if item.revision > revision])
+    if revision < history.after_revision:
+        return JobUpdate(job, transitions, history_truncated=True)
+    coalesced = job.revision - revision - max(1, len(transitions))
+    return JobUpdate(job, transitions, max(0, coalesced))
+
+
+def _wake(future: asyncio.Future[None]) -> None:
+    if not future.done():
+        future.set_result(None)
+
+
+def _wake_all(futures: set[asyncio.Future[None]]) -> set[asyncio.Future[None]]:
+    """Wake the waiters; return an empty set for the next ones."""
+    for future in futures:
+        _wake(future)
+    return set()

@@ -1,0 +1,246 @@
+"""Between jobs and the rows of `job_logs` and `job_transitions`.
+
+The functions for writing run for each report, and name each column once, in the order of the statement above them.
+"""
+
+from datetime import UTC, datetime, timedelta
+from functools import lru_cache
+from typing import Any, TypeAlias
+
+import msgspec
+
+from emitd_handlers.job import Job, JobTransition
+from emitd_handlers.record import JobState
+
+__all__ = [
+    "INSERT_JOB",
+    "INSERT_TRANSITION",
+    "SELECT_JOB",
+    "SELECT_TRANSITIONS",
+    "UPDATE_JOB",
+    "UPDATE_TICK",
+    "is_tick",
+    "job_from_row",
+    "job_to_row",
+    "tick_to_row",
+    "time_text",
+    "transition_from_row",
+    "transition_to_row",
+    "update_to_row",
+]
+
+Row: TypeAlias = tuple[Any, ...]
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MICROSECOND = timedelta(microseconds=1)
+_STATUS_TEXTS = ("", *(state.name for state in JobState))
+_STATES = {state.name: state for state in JobState}
+_encode_labels = msgspec.json.Encoder().encode
+_decode_labels = msgspec.json.Decoder(dict[str, str]).decode
+
+
+@lru_cache(maxsize=256)
+def _second_text(second: int) -> str:
+    return (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%d %H:%M:%S")
+
+
+# The reports of a batch come within a microsecond or two.
+@lru_cache(maxsize=256)
+def _microsecond_text(microsecond: int) -> str:
+    return f"{_second_text(microsecond // 1_000_000)}.{microsecond % 1_000_000:06d}"
+
+
+def time_text(unix_nano: int) -> str:
+    """Return the time as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC, whose order is that of time."""
+    return _microsecond_text(unix_nano // 1000)
+
+
+def _time(text: str) -> int:
+    return (datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND * 1000
+
+
+def _labels_text(labels: dict[str, str]) -> str:
+    return _encode_labels(labels).decode() if labels else "{}"
+
+
+def _optional_time_text(unix_nano: int) -> str:
+    return time_text(unix_nano) if unix_nano else ""
+
+
+#: Followed by a WHERE clause; the columns are those that `job_from_row` takes.
+SELECT_JOB = """
+    SELECT rowid, job_id, job_type, status, progress, message, details, labels, source, attempt, revision,
+        created_at, updated_at, event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason,
+        failure_message, cancel_requested
+    FROM job_logs
+"""
+
+
+def job_from_row(row: Row) -> Job:
+    """Return the job in a row of `SELECT_JOB`."""
+    (
+        _,
+        job_id,
+        job_type,
+        status,
+        progress,
+        message,
+        details,
+        labels,
+        source,
+        attempt,
+        revision,
+        created_at,
+        updated_at,
+        event_time,
+        lease_seconds,
+        lease_expires_at,
+        failure_reason,
+        failure_message,
+        cancel_requested,
+    ) = row
+    return Job(
+        job_id=job_id,
+        job_type=job_type,
+        status=_STATES[status],
+        progress=progress,
+        message=message,
+        details_json=details or "",
+        labels=_decode_labels(labels),
+        source=source,
+        attempt=attempt,
+        revision=revision,
+        create_time_unix_nano=_time(created_at),
+        update_time_unix_nano=_time(updated_at),
+        event_time_unix_nano=event_time,
+        lease_seconds=lease_seconds,
+        lease_expire_time_unix_nano=_time(lease_expires_at) if lease_expires_at else 0,
+        failure_reason=failure_reason or "",
+        failure_message=failure_message or "",
+        cancel_requested=bool(cancel_requested),
+    )
+
+
+INSERT_JOB = """
+    INSERT INTO job_logs (
+        job_id, job_type, status, progress, message, details, labels, source, attempt, revision, created_at,
+        updated_at, event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason, failure_message
+    ) VALUES (
+        ?, ?, ?, ?, ?, nullif(?, ''), ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, '')
+    )
+"""
+
+
+def job_to_row(job: Job) -> Row:
+    """Return the parameters of `INSERT_JOB`."""
+    return (
+        job.job_id,
+        job.job_type,
+        _STATUS_TEXTS[job.status],
+        job.progress,
+        job.message,
+        job.details_json,
+        _labels_text(job.labels),
+        job.source,
+        job.attempt,
+        job.revision,
+        time_text(job.create_time_unix_nano),
+        time_text(job.update_time_unix_nano),
+        job.event_time_unix_nano,
+        job.lease_seconds,
+        _optional_time_text(job.lease_expire_time_unix_nano),
+        job.failure_reason,
+        job.failure_message,
+    )
+
+
+UPDATE_JOB = """
+    UPDATE job_logs SET
+        status = ?, progress = ?, message = ?, details = nullif(?, ''), labels = ?, source = ?, attempt = ?,
+        revision = ?, updated_at = ?, event_time_unix_nano = ?, lease_seconds = ?,
+        lease_expires_at = nullif(?, ''), failure_reason = nullif(?, ''), failure_message = nullif(?, '')
+    WHERE rowid = ?
+"""
+
+
+def update_to_row(rowid: int, job: Job) -> Row:
+    """Return the parameters of `UPDATE_JOB`."""
+    return (
+        _STATUS_TEXTS[job.status],
+        job.progress,
+        job.message,
+        job.details_json,
+        _labels_text(job.labels),
+        job.source,
+        job.attempt,
+        job.revision,
+        time_text(job.update_time_unix_nano),
+        job.event_time_unix_nano,
+        job.lease_seconds,
+        _optional_time_text(job.lease_expire_time_unix_nano),
+        job.failure_reason,
+        job.failure_message,
+        rowid,
+    )
+
+
+#: For what most reports change: half the columns, and half the time.
+UPDATE_TICK = """
+    UPDATE job_logs SET
+        progress = ?, message = ?, revision = ?, updated_at = ?, event_time_unix_nano = ?,
+        lease_expires_at = nullif(?, '')
+    WHERE rowid = ?
+"""
+
+
+def is_tick(before: Job, after: Job) -> bool:
+    """Return whether `UPDATE_TICK` has every column in which the two differ."""
+    return (
+        after.status is before.status
+        and after.attempt == before.attempt
+        and after.details_json == before.details_json
+        and after.source == before.source
+        and after.labels == before.labels
+        and after.lease_seconds == before.lease_seconds
+    )
+
+
+def tick_to_row(rowid: int, job: Job) -> Row:
+    """Return the parameters of `UPDATE_TICK`."""
+    return (
+        job.progress,
+        job.message,
+        job.revision,
+        time_text(job.update_time_unix_nano),
+        job.event_time_unix_nano,
+        _optional_time_text(job.lease_expire_time_unix_nano),
+        rowid,
+    )
+
+
+SELECT_TRANSITIONS = """
+    SELECT revision, attempt, status, progress, time_unix_nano
+    FROM job_transitions WHERE job_id = ? AND revision > ? ORDER BY revision
+"""
+
+
+def transition_from_row(row: Row) -> JobTransition:
+    """Return the transition in a row of `SELECT_TRANSITIONS`."""
+    revision, attempt, status, progress, time_unix_nano = row
+    return JobTransition(revision, attempt, _STATES[status], progress, time_unix_nano % 2**64)
+
+
+INSERT_TRANSITION = "INSERT INTO job_transitions VALUES (?, ?, ?, ?, ?, ?)"
+
+
+def transition_to_row(job_id: str, transition: JobTransition) -> Row:
+    """Return the parameters of `INSERT_TRANSITION`."""
+    time_unix_nano = transition.time_unix_nano
+    return (
+        job_id,
+        transition.revision,
+        transition.attempt,
+        _STATUS_TEXTS[transition.status],
+        transition.progress,
+        time_unix_nano if time_unix_nano < 2**63 else time_unix_nano - 2**64,
+    )

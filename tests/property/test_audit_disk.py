@@ -1,0 +1,209 @@
+"""Promise 1 on a disk that loses whatever was not synced: what is acknowledged is there, once, after any crash.
+
+The real handler runs on a simulated disk, life after life, each with failing operations and an end by stop, kill
+or power cut at some moment. What it acknowledged is held against what a last start finds. Then each sync is left
+out in turn, and the same property must fail: there is no sync that is not needed.
+"""
+
+import asyncio
+import random
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from emitd_handlers.audit_line import audit_fingerprint, decode_line, encode_line, leaf_hash, parse_time
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.json_audit import JsonAuditHandler, JsonAuditSettings
+from emitd_handlers.outcome import AuditReceipt, Committed, Receipt
+from emitd_handlers.record import AuditEvent, Level, LogRecord
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+from support.simulated_disk import SimulatedDisk
+
+PATH = Path("/var/emitd/audit.json.log")
+
+
+@dataclass(frozen=True)
+class Life:
+    """One run of the process."""
+
+    #: Sizes of batches; those of one step are emitted at the same time.
+    steps: Sequence[Sequence[int]]
+    #: Moments of the disk at which it fails, and one at which the machine goes down.
+    faults: frozenset[int]
+    crash_at: int | None
+    #: Whether the end is one for the machine too, not for the process alone.
+    power_cut: bool
+    #: Whether senders try again with what was not acknowledged.
+    resend: bool
+
+
+@dataclass(frozen=True)
+class Story:
+    """The lives of one log, and what decides how much each crash destroys."""
+
+    lives: Sequence[Life]
+    seed: int
+
+
+moments = st.integers(1, 25)
+lives = st.builds(
+    Life,
+    steps=st.lists(st.lists(st.integers(1, 3), min_size=1, max_size=2), max_size=3),
+    faults=st.frozensets(moments, max_size=2),
+    crash_at=st.none() | moments,
+    power_cut=st.booleans(),
+    resend=st.booleans(),
+)
+stories = st.builds(Story, st.lists(lives, min_size=1, max_size=4), st.integers(0, 2**32))
+
+
+@dataclass
+class Model:
+    """What is known from outside of the handler."""
+
+    clock: int = 1_790_000_000_000_000_000
+    #: Every record ever emitted, by its id.
+    records: dict[str, LogRecord] = field(default_factory=dict)
+    #: By record id: what was acknowledged.
+    receipts: dict[str, AuditReceipt] = field(default_factory=dict)
+    #: The log on the medium before the last start; None: that is not known.
+    before_start: bytes | None = b""
+    #: What starts have cut off the log.
+    cut_off: list[bytes] = field(default_factory=list)
+
+    def new_record(self) -> LogRecord:
+        """Return a record whose line is as long as every other, so that torn ones fit each other."""
+        number = f"{len(self.records):06}"
+        event = AuditEvent(
+            f"event-{number}", "user.login", f"user-{number}", "192.0.2.1", f'{{"n":"{number}"}}'
+        )
+        self.clock += 1
+        sent = (
+            event.event_id,
+            event.event_name,
+            event.user_id,
+            event.source_ip,
+            event.details_json,
+            self.clock,
+        )
+        record = LogRecord(
+            Level.AUDIT,
+            record_id=f"record-{number}",
+            time_unix_nano=self.clock,
+            payload=event,
+            fingerprint=audit_fingerprint("", "", "", b"", b"", *sent),
+        )
+        self.records[record.record_id] = record
+        return record
+
+    def unanswered(self) -> list[LogRecord]:
+        """Return what its sender must send again."""
+        return [record for record_id, record in self.records.items() if record_id not in self.receipts]
+
+    def receive(self, records: Sequence[LogRecord]) -> list[LogRecord]:
+        """Return the records with the times at which the server takes them now."""
+        self.clock += len(records)
+        return [replace(record, received_unix_nano=self.clock) for record in records]
+
+    def acknowledge(self, record_id: str, receipt: Receipt | None) -> None:
+        """Note a promise."""
+        assert isinstance(receipt, AuditReceipt)
+        assert self.receipts.setdefault(record_id, receipt) == receipt
+
+    def note_cut(self, after_start: bytes) -> None:
+        """Note what a start cut off, if it did, whether or not it came to its end."""
+        if self.before_start is not None and len(after_start) < len(self.before_start):
+            self.cut_off.append(self.before_start[len(after_start) :])
+
+
+def play(story: Story, ignored: Iterable[str] = ()) -> SimulatedDisk:
+    """Live all the lives, and raise AssertionError if a promise is broken."""
+    disk = SimulatedDisk(random.Random(story.seed), ignored=ignored)
+    model = Model()
+    for life in story.lives:
+        disk.crash_at, disk.faults = life.crash_at, set(life.faults)
+        asyncio.run(live(disk, model, life))
+        if life.power_cut:
+            disk.power_cut()
+            model.before_start = disk.content(PATH)
+        else:
+            disk.kill()
+            model.before_start = None
+    disk.power_cut()
+    model.before_start = disk.content(PATH)
+    asyncio.run(live(disk, model, Life([], frozenset(), None, True, False)))
+    check(disk, model)
+    return disk
+
+
+async def live(disk: SimulatedDisk, model: Model, life: Life) -> None:
+    """Run the process once."""
+    handler = JsonAuditHandler(JsonAuditSettings(path=PATH), disk=disk, report=lambda line: None)
+    try:
+        await handler.start()
+    except HandlerUnavailable as error:
+        had_fault = min(life.faults, default=disk.moment + 1) <= disk.moment
+        assert disk.is_down or had_fault, f"it does not start: {error}"  # noqa: PT017
+        return
+    finally:
+        model.note_cut(disk.content(PATH))
+    # The dispatcher answers retries of these from memory, as acknowledged.
+    for commit in await handler.recent_commits(1_000):
+        assert commit.fingerprint == model.records[commit.record_id].fingerprint
+        model.acknowledge(commit.record_id, commit.receipt)
+    for sizes in life.steps:
+        batches = [model.unanswered()] if life.resend else []
+        batches += [[model.new_record() for _ in range(size)] for size in sizes]
+        await asyncio.gather(*(emit(handler, model, batch) for batch in batches if batch))
+    await handler.stop()
+
+
+async def emit(handler: JsonAuditHandler, model: Model, records: Sequence[LogRecord]) -> None:
+    outcomes = await handler.emit_batch(model.receive(records))
+    for record, outcome in zip(records, outcomes, strict=True):
+        if isinstance(outcome, Committed):
+            model.acknowledge(record.record_id, outcome.receipt)
+        else:
+            assert isinstance(outcome.error, HandlerUnavailable)
+
+
+def check(disk: SimulatedDisk, model: Model) -> None:
+    """Hold what the log holds against what was acknowledged."""
+    lines = disk.content(PATH).splitlines(keepends=True)
+    found = {}
+    last_received = 0
+    for index, line in enumerate(lines):
+        assert line.endswith(b"\n")
+        parsed = decode_line(line[:-1])
+        received = parse_time(parsed.received_at)
+        record = model.records[parsed.record_id]
+        assert line[:-1] == encode_line(replace(record, received_unix_nano=received)), "a line nobody sent"
+        assert parsed.record_id not in found, "a line came twice"
+        assert received >= last_received, "time went backwards"
+        last_received = received
+        found[parsed.record_id] = (index, leaf_hash(line[:-1]))
+    promised = {record_id: (each.leaf_index, each.leaf_hash) for record_id, each in model.receipts.items()}
+    assert promised.items() <= found.items(), (
+        "an acknowledged event is not there, or not where its receipt says"
+    )
+    assert len({receipt.log_id for receipt in model.receipts.values()}) <= 1, "the log has changed its id"
+    folder = PATH.parent
+    moved = [disk.content(folder / name) for name in disk.names(folder) if ".damaged-" in name]
+    assert all(cut in moved for cut in model.cut_off), "what was cut off the log is lost"
+
+
+@settings(max_examples=300, deadline=None)
+@given(stories)
+def test_what_is_acknowledged_survives_every_crash(story: Story) -> None:
+    """After any lives, each acknowledged event is in the log once, at its index, and every line is whole."""
+    play(story)
+
+
+def breaks(story: Story, ignored: str) -> bool:
+    try:
+        play(story, [ignored])
+    except AssertionError:
+        return True
+    return False

@@ -1,0 +1,102 @@
+"""The shipped logging_config.yml: complete, commented, and in line with the settings structs."""
+
+import re
+from pathlib import Path
+
+import msgspec
+import yaml
+from emitd_handlers.settings import HandlerSettings
+from emitd_server.config import BUILT_IN_DEFAULTS, load_config
+from emitd_server.discovery import BUILT_IN, HandlerFinder
+from emitd_server.settings import ServerSettings
+
+FILE = Path(__file__).parents[2] / "logging_config.yml"
+QUEUED_KEYS = {
+    "queue_size",
+    "overflow",
+    "block_seconds",
+    "batch_size",
+    "max_retries",
+    "retry_initial_seconds",
+    "retry_max_seconds",
+}
+COMMITTED_KEYS = {"timeout_seconds", "max_in_flight"}
+
+
+def full_text() -> str:
+    """The file with every commented-out key switched on."""
+    return re.sub(r"(?m)^(\s*)# (\s*[a-z_]+:(?: |$))", r"\1\2", FILE.read_text())
+
+
+def full() -> dict[str, dict[str, dict[str, object]]]:
+    document = yaml.safe_load(full_text())
+    assert isinstance(document, dict)
+    return document
+
+
+def defaults_of(struct: type[msgspec.Struct]) -> dict[str, object]:
+    builtins = msgspec.to_builtins(struct(), enc_hook=str)
+    assert isinstance(builtins, dict)
+    return builtins
+
+
+def test_it_loads_as_it_is() -> None:
+    """The three handlers of the file are active, and nothing is wrong with it."""
+    config = load_config(FILE, environ={})
+    assert [entry.name for entry in config.handlers] == ["console", "audit", "jobs"]
+    assert config.server == ServerSettings()
+
+
+def test_it_loads_with_everything_switched_on(tmp_path: Path) -> None:
+    """Each commented-out key is good as it stands."""
+    (tmp_path / "handlers").mkdir()
+    file = tmp_path / "full.yml"
+    file.write_text(full_text())
+    config = load_config(file, environ={})
+    assert config.server == ServerSettings()
+    assert len(config.handlers) == 4
+
+
+def test_the_server_section_lists_every_key_with_its_default() -> None:
+    """No key of the server is missing, none is made up, and the values are the defaults."""
+    assert full()["server"] == defaults_of(ServerSettings)
+
+
+def test_each_handler_lists_its_keys_with_their_defaults() -> None:
+    """Its own keys and the common ones that matter for its delivery."""
+    finder = HandlerFinder([])
+    for entry in full()["handlers"].values():
+        handler_class = finder.find(str(entry["type"]))
+        common = set(defaults_of(HandlerSettings))
+        own = {k: v for k, v in defaults_of(handler_class.Settings).items() if k not in common}
+        if entry["type"] == "discard":
+            assert set(entry) == {"type"}
+            continue
+        delivery = handler_class.default_delivery.value
+        fitting = QUEUED_KEYS if delivery == "queued" else COMMITTED_KEYS
+        assert set(entry) == {"type", "enabled", "levels", "delivery"} | set(own) | fitting
+        expected = own | {k: v for k, v in defaults_of(HandlerSettings).items() if k in fitting}
+        expected |= {"enabled": True, "delivery": delivery}
+        expected["levels"] = [level.name for level in sorted(handler_class.default_levels)]
+        assert {key: entry[key] for key in expected} == expected
+
+
+def test_every_built_in_handler_is_shown() -> None:
+    """Each short name stands in the file."""
+    assert {entry["type"] for entry in full()["handlers"].values()} == set(BUILT_IN)
+
+
+def test_every_key_has_a_comment() -> None:
+    """One line of comment for each key, but for the section names that need none."""
+    bare = [
+        line.strip()
+        for line in FILE.read_text().splitlines()
+        if re.match(r"\s*(# )?\s*[a-z_]+:", line) and not re.search(r":.*# \S", line)
+    ]
+    assert set(bare) <= {"server:", "handlers:", "console:", "audit:", "jobs:", "# discard:"}
+
+
+def test_the_built_in_defaults_are_those_of_the_file() -> None:
+    """A service without a file behaves as with the shipped one."""
+    shipped = yaml.safe_load(FILE.read_text())
+    assert yaml.safe_load(BUILT_IN_DEFAULTS)["handlers"] == shipped["handlers"]
