@@ -119,15 +119,17 @@ class DatabaseJobHandler(BaseLogHandler):
         return await self._run(self._writer, self._jobs.recent_commits, limit)
 
     async def get(self, job_id: str) -> Job | None:
-        """See `JobSource`, as for all that follow."""
+        """Return the job as it stands, or None."""
         return await self._run(self._reader, get_job, job_id)
 
     async def list(self, query: JobQuery) -> JobPage:
+        """Return a page of jobs, newest first; see `JobSource.list`."""
         return await self._run(self._reader, list_jobs, query)
 
     def watch(
         self, job_id: str, *, after_revision: int | None = None, min_interval_seconds: float = 0.0
     ) -> AsyncGenerator[JobUpdate, None]:
+        """Yield the job's state, then every change; see `JobSource.watch`."""
         return self._hub.watch(
             job_id, after_revision=after_revision, min_interval_seconds=min_interval_seconds
         )

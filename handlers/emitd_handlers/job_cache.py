@@ -44,9 +44,9 @@ class JobCache:
         for job_id in [
             job_id
             for job_id, stored in jobs.items()
-            if (job := stored.job).labels
-            and len(job.labels) > MAX_LABELS
-            or len(job.message) + len(job.details_json) + len(job.failure_message) > MAX_CHARACTERS
+            if len((job := stored.job).message) + len(job.details_json) + len(job.failure_message)
+            > MAX_CHARACTERS
+            or len(job.labels) > MAX_LABELS
         ]:
             del young[job_id]
             self._old.pop(job_id, None)

@@ -3,15 +3,15 @@
 Applying a report is a merge and no assignment, so that reports that come twice, late or out of order change
 nothing that they should not:
 
-- a report of a lower attempt than the job's is stale (`SUPERSEDED`); one of a higher attempt, or one that asks for
-  a new attempt, starts the job afresh;
-- within an attempt QUEUED < RUNNING < COMPLETED = FAILED, and a lower rank is stale (`OUT_OF_ORDER`); once ended,
-  every further report of the attempt is stale (`ATTEMPT_ENDED`);
-- among equals the later event time wins, then the higher progress; what wins neither is stale (`OUT_OF_ORDER`),
-  so that an identical copy changes nothing.
+- a report of a lower attempt than the job's is stale (`SUPERSEDED`); one of a higher attempt, or one that asks
+  for a new attempt, starts the job afresh;
+- within an attempt QUEUED < RUNNING < COMPLETED = FAILED, and a lower rank is stale (`OUT_OF_ORDER`); once
+  ended, every further report of the attempt is stale (`ATTEMPT_ENDED`);
+- among equals the later event time wins, then the higher progress; what wins neither is stale
+  (`OUT_OF_ORDER`), so that an identical copy changes nothing.
 
-Afresh means: progress 0, no details, no lease, no failure, but for what the report brings. The job's type, its time
-of creation, its labels and a wish to cancel it are the job's, not the attempt's, and stay.
+Afresh means: progress 0, no details, no lease, no failure, but for what the report brings. The job's type, its
+time of creation, its labels and a wish to cancel it are the job's, not the attempt's, and stay.
 """
 
 import msgspec
@@ -71,10 +71,10 @@ def merge(job: Job | None, record: LogRecord) -> Merged:
     if report.job_type and report.job_type != job.job_type:
         raise RecordInvalid("job.job_type", f"'{report.job_type}' differs from the job's, '{job.job_type}'")
     attempt = _next_attempt(job) if report.new_attempt else report.attempt
-    if attempt != job.attempt:
-        return (
-            Merged(job, None, SUPERSEDED) if attempt < job.attempt else _begin(job, attempt, record, report)
-        )
+    if attempt < job.attempt:
+        return Merged(job, None, SUPERSEDED)
+    if attempt > job.attempt:
+        return _begin(job, attempt, record, report)
     current = job.status
     if current is _COMPLETED or current is _FAILED:
         return Merged(job, None, ATTEMPT_ENDED)

@@ -1,10 +1,11 @@
-"""`SqliteJobs`: reports merged into jobs in SQLite, a batch in one transaction. Blocking, for a connection's thread.
+"""`SqliteJobs`: reports merged into jobs in SQLite, a batch in one transaction.
 
-A transaction has the jobs that its reports change, the changes of status, and the receipts: after a crash all of it
-is there or nothing.
+A transaction has the jobs that its reports change, the changes of status, and the receipts: after a crash all of
+it is there or nothing. Everything here blocks, and runs in a connection's thread.
 """
 
 import sqlite3
+from itertools import chain
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -21,6 +22,8 @@ from emitd_handlers.sqlite_job_rows import (
     SELECT_JOB,
     UPDATE_JOB,
     UPDATE_TICK,
+    UPDATE_TICKS,
+    TICKS_AT_ONCE,
     Row,
     is_tick,
     job_from_row,
@@ -54,16 +57,20 @@ class Applied(msgspec.Struct, frozen=True, gc=False):
 
 
 class SqliteJobs:
-    """The one writer of job tables in this process. Each method runs in the thread of the same connection.
+    """Writes the tables of jobs, always over the same connection.
 
-    Rows used lately are kept in memory, about `cache_size` of them, as long as nobody else writes to the database.
-    The receipts of the last `receipt_limit` records are kept in the database.
+    Rows used lately are kept in memory, about `cache_size` of them, as long as nobody else writes to the
+    database. The receipts of the last `receipt_limit` records are kept in the database.
     """
 
     def __init__(self, *, cache_size: int, receipt_limit: int = 100_000) -> None:
         self._cache_size = cache_size
         self._receipt_limit = receipt_limit
-        self._forget()
+        self._cache = JobCache(cache_size)
+        #: What `PRAGMA data_version` said when the cache was last known to be right.
+        self._data_version = -1
+        #: How many records with a record_id were ever taken.
+        self._last_number = 0
 
     def apply(self, connection: sqlite3.Connection, records: Sequence[LogRecord]) -> Applied:
         """Merge the reports in `records`, in order, in one transaction, and return when it is on the medium.
@@ -78,7 +85,7 @@ class SqliteJobs:
                 if receipts:
                     self._write_receipts(connection, receipts)
         except BaseException:
-            self._forget()
+            self._data_version = -1
             raise
         self._cache.keep(stored)
         self._last_number += len(receipts)
@@ -156,7 +163,10 @@ class SqliteJobs:
                 else:
                     updates.append(update_to_row(rowid, job))
             after[job_id] = StoredJob(rowid, job)
-        _update(connection, UPDATE_TICK, ticks)
+        whole = len(ticks) - len(ticks) % TICKS_AT_ONCE
+        for start in range(0, whole, TICKS_AT_ONCE):
+            connection.execute(UPDATE_TICKS, list(chain.from_iterable(ticks[start : start + TICKS_AT_ONCE])))
+        _update(connection, UPDATE_TICK, ticks[whole:])
         _update(connection, UPDATE_JOB, updates)
         connection.executemany(
             INSERT_TRANSITION,
@@ -176,16 +186,11 @@ class SqliteJobs:
     def _forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version != self._data_version:
-            self._forget()
+            self._cache = JobCache(self._cache_size)
             (self._last_number,) = connection.execute(
                 "SELECT coalesce(max(last_number), 0) FROM job_receipts"
             ).fetchone()
             self._data_version = version
-
-    def _forget(self) -> None:
-        self._cache = JobCache(self._cache_size)
-        self._data_version = -1
-        self._last_number = 0
 
 
 def _read(connection: sqlite3.Connection, job_id: str) -> StoredJob | None:

@@ -1,9 +1,9 @@
 """The tables that jobs are kept in, and how older ones are brought up to date.
 
 The database may be the user's own: nothing but these tables is touched. People and other programs may read
-`job_logs` and `job_transitions`; `job_receipts` and `emitd_schema` are for emitd alone. Times are UTC, as SQLite's date
-functions and Python's `datetime.fromisoformat` read them; columns whose names end in `_unix_nano` are nanoseconds since
-1970-01-01T00:00:00Z.
+`job_logs` and `job_transitions`; `job_receipts` and `emitd_schema` are for emitd alone. Times are UTC, as
+SQLite's date functions and Python's `datetime.fromisoformat` read them; columns whose names end in `_unix_nano`
+are nanoseconds since 1970-01-01T00:00:00Z.
 """
 
 import sqlite3
@@ -54,8 +54,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             PRIMARY KEY (job_id, revision)
         ) WITHOUT ROWID
         """,
-        # One row for each transaction that took reports with a record_id: the number, counted from 1, of the last of
-        # them, and in msgpack what is needed to answer a copy of each.
+        # One row for each transaction that took reports with a record_id: the number, counted from 1, of the
+        # last of them, and in msgpack what is needed to answer a copy of each.
         "CREATE TABLE job_receipts (last_number INTEGER NOT NULL PRIMARY KEY, receipts BLOB NOT NULL)",
     ),
 )
@@ -68,13 +68,15 @@ def migrate(connection: sqlite3.Connection) -> None:
     """
     with transaction(connection):
         connection.execute(
-            "CREATE TABLE IF NOT EXISTS emitd_schema (component TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL)"
+            "CREATE TABLE IF NOT EXISTS emitd_schema "
+            "(component TEXT NOT NULL PRIMARY KEY, version INTEGER NOT NULL)"
         )
         row = connection.execute("SELECT version FROM emitd_schema WHERE component = 'jobs'").fetchone()
         version = row[0] if row else 0
         if version > len(MIGRATIONS):
             raise HandlerUnavailable(
-                f"its job tables have version {version}, and this emitd knows only {len(MIGRATIONS)}: use a newer one"
+                f"the tables of jobs have version {version}, and this emitd knows none after {len(MIGRATIONS)}: "
+                "use a newer emitd"
             )
         for statements in MIGRATIONS[version:]:
             for statement in statements:

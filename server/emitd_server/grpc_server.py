@@ -81,7 +81,7 @@ class GrpcServer:
         return f"{host}:{port}" if asked == "0" else listen
 
 
-class _ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[misc]  # grpc ships no types
+class _ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[misc, name-defined]  # grpc ships no types
     """The reflection service of the grpc library, whose streams also end when the server goes down."""
 
     def __init__(self, streams: OpenStreams) -> None:

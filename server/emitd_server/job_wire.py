@@ -38,7 +38,7 @@ def job_to_wire(job: Job) -> pb.Job:
     return pb.Job(
         job_id=job.job_id,
         job_type=job.job_type,
-        status=job.status.value,
+        status=job.status.value,  # type: ignore[arg-type]  # the stubs want their own enum; numbers will do
         ended=job.status.ended,
         progress=job.progress,
         message=job.message,
@@ -70,7 +70,7 @@ def _transition_to_wire(transition: JobTransition) -> pb.JobTransition:
     return pb.JobTransition(
         revision=transition.revision,
         attempt=transition.attempt,
-        status=transition.status.value,
+        status=transition.status.value,  # type: ignore[arg-type]  # as above
         progress=transition.progress,
         time_unix_nano=transition.time_unix_nano,
     )

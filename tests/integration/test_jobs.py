@@ -313,13 +313,13 @@ class OwnJobs(BaseLogHandler):
     async def watch(
         self, job_id: str, *, after_revision: int | None = None, min_interval_seconds: float = 0.0
     ) -> AsyncGenerator[JobUpdate, None]:
-        seen = 0
+        seen: Job | None = None
         while True:
             async with self.changed:
-                await self.changed.wait_for(lambda: job_id in self.jobs and self.jobs[job_id].revision > seen)
-            job = self.jobs[job_id]
-            seen = job.revision
-            yield JobUpdate(job)
+                while self.jobs.get(job_id) is seen:
+                    await self.changed.wait()
+            seen = self.jobs[job_id]
+            yield JobUpdate(seen)
 
 
 async def test_a_third_partys_jobs_can_be_watched() -> None:

@@ -17,7 +17,7 @@ from pathlib import Path
 from emitd_handlers.disk import FileState
 
 #: Small, so that one line of a log has many.
-SECTOR_BYTES = 32
+SECTOR_BYTES = 64
 ROOT = 1
 
 
@@ -63,13 +63,12 @@ class _File:
         return bytes(image)
 
     def _any_image(self, chance: random.Random) -> bytes:
-        older, newer = sorted(chance.choices(range(len(self.images)), k=2))
-        sides = self.images[older], self.images[newer]
-        size = len(chance.choice(sides))
+        older, newer = chance.choice([(self.images[0], self.images[-1]), chance.choices(self.images, k=2)])
+        share_of_newer = chance.choice([0.0, 0.1, 0.5, 0.9, 1.0, 1.0])
+        size = len(newer if chance.random() < max(0.2, share_of_newer) else older)
         image = b""
-        share = chance.choice([0.0, 0.1, 0.5, 0.9, 1.0])
         for start in range(0, size, SECTOR_BYTES):
-            side = sides[chance.random() < share]
+            side = newer if chance.random() < share_of_newer else older
             image += side[start : start + SECTOR_BYTES].ljust(SECTOR_BYTES, b"\0")
         return image[:size]
 
@@ -95,26 +94,36 @@ class _Folder:
 class SimulatedDisk:
     """A `Disk` with one volume. Operations that change something, or sync it, are counted as moments.
 
-    `faults` holds moments at which the operation fails, `crash_at` is one at which the machine goes down,
-    before or after the operation took effect; both count from the last start of the machine. `ignored` names
-    syncs that are left out; `sites` has the names of all that were called: the calling function, and the file
-    or folder.
+    `ignored` names syncs that are left out; `sites` has the names of all that were called: the calling
+    function, and the file or folder.
     """
 
     def __init__(self, chance: random.Random, *, ignored: Iterable[str] = ()) -> None:
-        self.moment = 0
-        self.faults: set[int] = set()
-        self.crash_at: int | None = None
-        self.is_down = False
+        #: Whether an operation has failed since the last plan.
+        self.had_trouble = False
         self.sites: set[str] = set()
         self._ignored = frozenset(ignored)
         self._chance = chance
+        self._moment = 0
+        self._faults: frozenset[int] = frozenset()
+        self._crash_at: int | None = None
+        self._is_down = False
         self._nodes: dict[int, _File | _Folder] = {ROOT: _Folder()}
         self._open: dict[int, int] = {}
         self._locked: set[int] = set()
         self._last_fd = 0
 
     # What a test does to the machine.
+
+    def plan(self, faults: frozenset[int], crash_at: int | None) -> None:
+        """Let operations fail at some moments from now on, counted from 1, and the machine go down at one.
+
+        It goes down before or after the operation of that moment took effect.
+        """
+        self._moment = 0
+        self._faults = faults
+        self._crash_at = crash_at
+        self.had_trouble = self._is_down
 
     def power_cut(self) -> None:
         """Lose what was not synced, and start up again."""
@@ -126,10 +135,8 @@ class SimulatedDisk:
         """End every process, and with it what it had open and locked."""
         self._open.clear()
         self._locked.clear()
-        self.moment = 0
-        self.crash_at = None
-        self.faults = set()
-        self.is_down = False
+        self._is_down = False
+        self.plan(frozenset(), None)
 
     def content(self, path: Path) -> bytes:
         """Return a file's bytes as a process would see them; none where there is no file."""
@@ -175,7 +182,7 @@ class SimulatedDisk:
         """Take all or some of it; if it fails, perhaps some of it too."""
         file = self._file(fd)
         some = self._chance.randint(1, len(data))
-        taken = self._chance.choice([len(data), some])
+        taken = self._chance.choice([len(data), len(data), len(data), some])
 
         def append(size: int) -> None:
             file.replace(file.cache + bytes(data[:size]), len(file.cache))
@@ -224,18 +231,19 @@ class SimulatedDisk:
     ) -> None:
         """Let `effect` happen at this moment, or what else happens at it."""
         self._refuse_if_down()
-        self.moment += 1
-        if self.moment == self.crash_at:
+        self._moment += 1
+        if self._moment == self._crash_at:
             self._chance.choice([effect, on_crash])()
-            self.is_down = True
+            self._is_down = self.had_trouble = True
             self._refuse_if_down()
-        if self.moment in self.faults:
+        if self._moment in self._faults:
             on_fault()
+            self.had_trouble = True
             raise OSError(errno.EIO, "the disk failed")
         effect()
 
     def _refuse_if_down(self) -> None:
-        if self.is_down:
+        if self._is_down:
             raise MachineDownError(errno.EIO, "the machine is down")
 
     def _is_ignored(self, name: str) -> bool:

@@ -29,11 +29,7 @@ from emitd.v1.log_service_pb2 import (
     Receipt,
     RecordError,
 )
-from emitd.v1.log_service_pb2_grpc import (
-    LogServiceServicer,
-    LogServiceStub,
-    first_version_is_lower,
-)
+from emitd.v1.log_service_pb2_grpc import LogServiceServicer, LogServiceStub
 from emitd.v1.record_pb2 import (
     JOB_STATE_COMPLETED,
     JOB_STATE_FAILED,
@@ -98,5 +94,4 @@ __all__ = [
     "RecordError",
     "WatchJobRequest",
     "WatchJobResponse",
-    "first_version_is_lower",
 ]
