@@ -34,7 +34,7 @@ $(READY): pyproject.toml .ci/constraints.txt
 $(PROTO_READY): pyproject.toml
 	@test -n "$(PYTHON)" || { echo "emitd needs Python 3.11 or newer; name it with PYTHON=..." >&2; exit 1; }
 	test -x $(PROTO_BIN)/python || $(PYTHON) -m venv $(PROTO_VENV)
-	$(PROTO_BIN)/python -m pip install --quiet 'grpcio-tools==1.76.0' 'buf-bin==1.75.0' 'googleapis-common-protos==1.76.0'
+	$(PROTO_BIN)/python -m pip install --quiet --editable '.[proto]'
 	@touch $@
 
 run: $(READY)

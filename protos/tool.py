@@ -4,6 +4,7 @@
     python protos/tool.py check      fail if they differ from what would be generated, and say what to do
     python protos/tool.py lint       buf lint, and buf breaking against the last released contract
     python protos/tool.py release    make the contract as it stands the released one
+    python protos/tool.py protoc OPTION...   run protoc over the contract, for the stubs of another language
 
 `make proto` and `make lint` call it in an environment of its own, with the oldest grpcio-tools whose generated
 code emitd supports: generated code refuses an older protobuf than it was made for. buf runs on descriptor
@@ -30,7 +31,7 @@ INCLUDES = [
     Path(google.rpc.status_pb2.__file__).parents[2],
     Path(grpc_tools.__file__).parent / "_proto",
 ]
-RULES = '{"version":"v2","lint":{"use":["STANDARD","COMMENTS"]},"breaking":{"use":["FILE"]}}'
+RULES = str(PROTOS / "buf.yaml")
 
 
 def generate(target: Path) -> None:
@@ -107,6 +108,8 @@ def main() -> int:
             return lint()
         case ["release"]:
             release()
+        case ["protoc", *options] if options:
+            run_protoc(*options)
         case _:
             print(__doc__, file=sys.stderr)
             return 2

@@ -100,7 +100,9 @@ class _Sender:
                 again.append(lines[error.index])
             else:
                 # The place in the batch says nothing to whoever wrote the file.
-                self._refuse(lines[error.index], error.status.message.removeprefix(f"records[{error.index}]."))
+                self._refuse(
+                    lines[error.index], error.status.message.removeprefix(f"records[{error.index}].")
+                )
         stale = sum(bool(notice.stale_reason) for notice in response.job_notices)
         self.tally = self.tally._replace(
             accepted=self.tally.accepted + response.accepted_count,

@@ -6,38 +6,70 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from emitd_handlers.errors import RecordConflict
-from emitd_handlers.outcome import Committed, Outcome, Receipt, RecentCommit, Refused
+from emitd_handlers.outcome import Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 
 __all__ = ["IdempotencyWindow"]
 
 #: A record_id, or an event_id in a tuple of its own, so that the two never meet.
 Key: TypeAlias = str | tuple[str]
-#: The record's fingerprint and its receipt.
-Entry: TypeAlias = tuple[int, Receipt | None]
+Commit: TypeAlias = Callable[[Sequence[LogRecord]], Awaitable[Sequence[Outcome]]]
+
 _AUDIT = Level.AUDIT
 
-Commit: TypeAlias = Callable[[Sequence[LogRecord]], Awaitable[Sequence[Outcome]]]
+
+class _Batch:
+    """Records that were taken together: all that is known of them, in one object, however many they are."""
+
+    __slots__ = ("done", "fingerprints", "keys", "outcomes", "owners")
+
+    def __init__(
+        self, keys: Sequence[Key], owners: Sequence[int], fingerprints: Sequence[int], *, pending: bool
+    ) -> None:
+        self.keys = keys
+        #: For each key: which of the batch's records it names.
+        self.owners = owners
+        #: For each record.
+        self.fingerprints = fingerprints
+        #: For each record; empty until they are known, and where all are a plain `Committed`.
+        self.outcomes: Sequence[Outcome] = ()
+        #: Set when the outcomes are known; None: they are.
+        self.done = asyncio.Event() if pending else None
+
+    def answer(self, key: Key, record: LogRecord) -> Outcome:
+        """What a record is answered that comes under a known key."""
+        owner = self.owners[self.keys.index(key)]
+        if self.fingerprints[owner] != record.fingerprint:
+            if isinstance(key, str):
+                return Refused(RecordConflict("record_id", key))
+            return Refused(RecordConflict("audit.event_id", key[0]))
+        first = self.outcomes[owner] if self.outcomes else _COMMITTED
+        assert isinstance(first, Committed)
+        return Committed(first.receipt, duplicate=True)
+
+
+_COMMITTED = Committed()
 
 
 class IdempotencyWindow:
-    """Remembers the last `capacity` ids given by senders, each with its record's fingerprint and receipt.
+    """Remembers at least the last `capacity` ids given by senders, with their records' fingerprints and receipts.
 
-    Ids that the server assigned are not remembered: no sender can repeat one before it has the receipt. With
-    ids of 36 characters an id takes about 0.5 kB of memory for an audit event, 0.4 kB for a job report and
-    0.25 kB for a log line.
+    Ids that the server assigned are not remembered: no sender can repeat one before it has the receipt. With ids of
+    36 characters an id takes about 0.5 kB of memory for an audit event or a job report that came in a batch, 0.8 kB
+    for one that came alone, and half of that for a log line.
     """
 
     def __init__(self, capacity: int) -> None:
         #: Records by what became of them: `committed`, `duplicate`, `refused`.
         self.counts: Counter[str] = Counter()
         self._capacity = capacity
-        #: An entry for what was taken, an event for what is being committed now.
-        self._entries: dict[Key, Entry | asyncio.Event] = {}
-        self._order: deque[Key] = deque()
+        self._batch_of: dict[Key, _Batch] = {}
+        #: The batches whose outcomes are known, oldest first, and how many keys they have.
+        self._order: deque[_Batch] = deque()
+        self._size = 0
 
     def __len__(self) -> int:
-        return len(self._order)
+        return self._size
 
     def restore(self, commits: Iterable[RecentCommit]) -> None:
         """Take over what a handler committed before it was started, oldest first."""
@@ -45,11 +77,11 @@ class IdempotencyWindow:
             keys: list[Key] = [commit.record_id] if commit.record_id else []
             if commit.event_id:
                 keys.append((commit.event_id,))
-            for key in keys:
-                if key not in self._entries:
-                    self._entries[key] = (commit.fingerprint, commit.receipt)
-                    self._order.append(key)
-        self._evict()
+            keys = [key for key in keys if key not in self._batch_of]
+            batch = _Batch(keys, [0] * len(keys), [commit.fingerprint], pending=False)
+            batch.outcomes = [Committed(commit.receipt)]
+            self._claim(batch)
+            self._keep(batch)
 
     async def commit_once(self, records: Sequence[LogRecord], commit: Commit) -> Sequence[Outcome]:
         """Give `commit` the records that are new, and answer the others from memory, in order.
@@ -73,24 +105,23 @@ class IdempotencyWindow:
         """
         keys, owners = _keys_of_all(records)
         if self._are_new(keys):
-            self._entries.update(
-                zip(keys, [(records[owner].fingerprint, None) for owner in owners], strict=True)
-            )
-            self._order.extend(keys)
-            self._evict()
+            self._take(keys, owners, records)
             return [None] * len(records)
-        answers = [self._take_one(record) for record in records]
-        self._evict()
-        return answers
+        return [self._take_one(record) for record in records]
+
+    def _take(self, keys: Sequence[Key], owners: Sequence[int], records: Sequence[LogRecord]) -> None:
+        batch = _Batch(keys, owners, [record.fingerprint for record in records], pending=False)
+        self._claim(batch)
+        self._keep(batch)
 
     def _take_one(self, record: LogRecord) -> Outcome | None:
-        known = self._find(record)
-        assert not isinstance(known, asyncio.Event), "a queued handler has no commits under way"
-        if known is None:
-            keys = _keys(record)
-            self._entries.update(dict.fromkeys(keys, (record.fingerprint, None)))
-            self._order.extend(keys)
-        return known
+        keys = _keys(record)
+        for key in keys:
+            batch = self._batch_of.get(key)
+            if batch is not None:
+                return batch.answer(key, record)
+        self._take(keys, [0] * len(keys), [record])
+        return None
 
     async def _commit_some(
         self, records: Sequence[LogRecord], todo: Sequence[int], commit: Commit, outcomes: dict[int, Outcome]
@@ -99,13 +130,13 @@ class IdempotencyWindow:
         fresh: dict[int, LogRecord] = {}
         claimed: set[Key] = set()
         copies: list[int] = []
-        under_way: list[asyncio.Event] = []
+        under_way: set[asyncio.Event] = set()
         for index in todo:
             record = records[index]
             known = self._find(record)
             if isinstance(known, asyncio.Event):
                 copies.append(index)
-                under_way.append(known)
+                under_way.add(known)
             elif known is not None:
                 outcomes[index] = known
                 self.counts["duplicate" if type(known) is Committed else "refused"] += 1
@@ -115,9 +146,8 @@ class IdempotencyWindow:
             else:
                 copies.append(index)
         if fresh:
-            batch = list(fresh.values())
-            committed = await self._commit(batch, *_keys_of_all(batch), commit)
-            outcomes.update(zip(fresh, committed, strict=True))
+            new = list(fresh.values())
+            outcomes.update(zip(fresh, await self._commit(new, *_keys_of_all(new), commit), strict=True))
         for done in under_way:
             await done.wait()
         return copies
@@ -125,56 +155,62 @@ class IdempotencyWindow:
     async def _commit(
         self, records: Sequence[LogRecord], keys: Sequence[Key], owners: Sequence[int], commit: Commit
     ) -> Sequence[Outcome]:
-        """Commit new records: claim their keys, then remember those committed and free the others.
-
-        `owners` has for each key the index of its record.
-        """
-        entries = self._entries
-        done = asyncio.Event()
-        entries.update(dict.fromkeys(keys, done))
-        outcomes: Sequence[Outcome] = ()
+        """Commit new records: claim their keys, then remember those committed and free the others."""
+        batch = _Batch(keys, owners, [record.fingerprint for record in records], pending=True)
+        self._claim(batch)
         try:
-            outcomes = await commit(records)
+            batch.outcomes = await commit(records)
         finally:
-            # The hot path: once for each record.
-            freed: set[Key] = set()
-            for key, owner in zip(keys, owners, strict=True):
-                outcome = outcomes[owner] if outcomes else None
-                if type(outcome) is Committed:
-                    entries[key] = (records[owner].fingerprint, outcome.receipt)
-                else:
-                    del entries[key]
-                    freed.add(key)
-            self._order.extend([key for key in keys if key not in freed] if freed else keys)
-            self._evict()
-            done.set()
-        refused = sum([type(outcome) is Refused for outcome in outcomes])
-        self.counts["committed"] += len(outcomes) - refused
-        self.counts["refused"] += refused
-        return outcomes
+            self._settle(batch)
+        return batch.outcomes
+
+    def _settle(self, batch: _Batch) -> None:
+        """Take over a batch's outcomes; none: the commit failed as a whole."""
+        done, batch.done = batch.done, None
+        refused = {owner for owner, outcome in enumerate(batch.outcomes) if type(outcome) is not Committed}
+        if refused or not batch.outcomes:
+            self._free(batch, refused)
+        self._keep(batch)
+        self.counts["committed"] += len(batch.outcomes) - len(refused)
+        self.counts["refused"] += len(refused)
+        assert done is not None
+        done.set()
+
+    def _free(self, batch: _Batch, refused: set[int]) -> None:
+        """Forget the keys of the records that were refused, or all where nothing became of the batch."""
+        kept = [
+            (key, owner)
+            for key, owner in zip(batch.keys, batch.owners, strict=True)
+            if batch.outcomes and owner not in refused
+        ]
+        for key in batch.keys:
+            del self._batch_of[key]
+        batch.keys = [key for key, _ in kept]
+        batch.owners = [owner for _, owner in kept]
+
+    def _claim(self, batch: _Batch) -> None:
+        self._batch_of.update(dict.fromkeys(batch.keys, batch))
+
+    def _keep(self, batch: _Batch) -> None:
+        """Count a batch whose outcomes are known, and forget the oldest ones that are not needed any more."""
+        self._order.append(batch)
+        self._size += len(batch.keys)
+        while self._size - len(self._order[0].keys) >= self._capacity:
+            oldest = self._order.popleft()
+            self._size -= len(oldest.keys)
+            for key in oldest.keys:
+                del self._batch_of[key]
 
     def _are_new(self, keys: Sequence[Key]) -> bool:
         """Whether no key is known and none comes twice; a few calls, whatever the size of the batch."""
-        return self._entries.keys().isdisjoint(keys) and len(set(keys)) == len(keys)
+        return self._batch_of.keys().isdisjoint(keys) and len(set(keys)) == len(keys)
 
     def _find(self, record: LogRecord) -> Outcome | asyncio.Event | None:
         for key in _keys(record):
-            entry = self._entries.get(key)
-            if entry is None:
-                continue
-            if isinstance(entry, asyncio.Event):
-                return entry
-            if entry[0] == record.fingerprint:
-                return Committed(entry[1], duplicate=True)
-            if isinstance(key, str):
-                return Refused(RecordConflict("record_id", key))
-            return Refused(RecordConflict("audit.event_id", key[0]))
+            batch = self._batch_of.get(key)
+            if batch is not None:
+                return batch.done or batch.answer(key, record)
         return None
-
-    def _evict(self) -> None:
-        order, entries = self._order, self._entries
-        for _ in range(len(order) - self._capacity):
-            del entries[order.popleft()]
 
 
 def _keys(record: LogRecord) -> tuple[Key, ...]:

@@ -73,10 +73,11 @@ class RecordReader:
         return good, indexes, bad
 
     def _read(self, record: pb.LogRecord) -> LogRecord:
-        payload = record.WhichOneof("payload")
-        if payload is None:
-            return self._read_log_line(record)
-        return self._read_audit(record) if payload == "audit" else self._read_job(record)
+        if record.HasField("audit"):
+            return self._read_audit(record)
+        if record.HasField("job"):
+            return self._read_job(record)
+        return self._read_log_line(record)
 
     def _read_audit(self, record: pb.LogRecord) -> LogRecord:
         if record.level not in _AUDIT_LEVELS:

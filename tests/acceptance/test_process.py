@@ -33,7 +33,7 @@ handlers:
   audit: {type: json_audit, path: logs/audit.json.log}
   jobs: {type: database_job, database: "sqlite:///logs/jobs.db"}
 """
-SLOW_HANDLER = '''
+SLOW_HANDLER = """
 import asyncio, time
 from emitd_handlers import BaseLogHandler, Delivery
 
@@ -45,7 +45,7 @@ class Slow(BaseLogHandler):
 class Hog(BaseLogHandler):
     async def emit(self, record):
         time.sleep(1.2)
-'''
+"""
 
 
 def log_line(message: str) -> EmitRequest:

@@ -156,12 +156,18 @@ async def test_a_commit_that_raises_leaves_no_claim() -> None:
 
 
 async def test_the_window_holds_the_last_ids_and_no_more() -> None:
-    """The oldest id makes room for the newest."""
+    """The oldest batch makes room for the newest, once the rest are enough."""
     window, ledger = IdempotencyWindow(3), Ledger()
-    await window.commit_once([line(name) for name in "abcd"], ledger)
+    for name in "abcd":
+        await window.commit_once([line(name)], ledger)
     assert len(window) == 3
     outcomes = await window.commit_once([line("d"), line("b"), line("a")], ledger)
     assert [o.duplicate for o in outcomes if isinstance(o, Committed)] == [True, True, False]
+    await window.commit_once([line(name) for name in "uvwxyz"], ledger)
+    assert len(window) == 6  # a batch is forgotten whole
+    (outcome,) = await window.commit_once([line("d")], ledger)
+    assert isinstance(outcome, Committed)
+    assert not outcome.duplicate
 
 
 async def test_what_was_committed_before_the_start_is_known() -> None:
