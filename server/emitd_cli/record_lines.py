@@ -79,7 +79,7 @@ def _read_line(number: int, raw: bytes, form: str, level: str, source: str) -> L
     except UnicodeDecodeError as error:
         return Line(number, len(raw), None, f"is not UTF-8 at byte {error.start}")
     except json_format.ParseError as error:
-        return Line(number, len(raw), None, str(error))
+        return Line(number, len(raw), None, str(error).splitlines()[0])
     record.record_id = record.record_id or str(uuid.uuid4())
     record.source = record.source or source
     return Line(number, len(raw), record)
