@@ -84,7 +84,7 @@ class _Loader:
         self._environ = environ
         self._problems = problems
         self._base_dir = Path.cwd() if path is None else path.absolute().parent
-        self._file = "" if path is None else str(path)
+        self._file = "built-in defaults" if path is None else str(path)
         self._reader = SettingsReader(self._file, self._base_dir, problems)
 
     def load(self, text: str, overrides: Mapping[str, str | None]) -> Config | None:

@@ -1,0 +1,125 @@
+"""`make bench`, second table: where the time of an audit record goes, stage by stage, without gRPC.
+
+Each stage runs alone over the same records, many times; the figure is the fastest run's CPU time, so that the
+machine's slow moments do not count. The last row is the whole way through the service in one process.
+"""
+
+import asyncio
+import os
+import tempfile
+import time
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+
+from load import requests
+
+from emitd.v1 import log_service_pb2
+from emitd_handlers.audit_line import encode_line, leaf_hash
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.outcome import Committed, Outcome
+from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.settings import Delivery
+from emitd_server.config import load_config
+from emitd_server.log_servicer import LogServicer
+from emitd_server.open_streams import OpenStreams
+from emitd_server.service import LoggingService
+from emitd_server.settings import LimitSettings
+from emitd_server.wire import RecordReader
+
+BATCHES = (64, 512)
+ROUNDS = 60
+CONFIG = "handlers: {audit: {type: json_audit, path: audit.json.log}}"
+
+
+class _Nothing(BaseLogHandler):
+    """Takes audit events at no cost, so that what is left is the dispatch."""
+
+    default_levels = frozenset({Level.AUDIT})
+    default_delivery = Delivery.COMMITTED
+
+    async def emit(self, record: LogRecord) -> None:
+        """Never called."""
+
+    async def emit_batch(self, records: "list[LogRecord]") -> "list[Outcome]":
+        """Take them all."""
+        return [Committed()] * len(records)
+
+
+def fastest(stage: Callable[[], object], records: int) -> float:
+    """Microseconds of CPU for each record, in the fastest of many runs."""
+    best = float("inf")
+    for _ in range(ROUNDS):
+        begin = time.process_time()
+        stage()
+        best = min(best, time.process_time() - begin)
+    return best / records * 1e6
+
+
+def stages(batch: int, folder: Path) -> dict[str, float]:
+    """The stages of a batch of audit events, in order."""
+    (data,) = requests("audit", batch, 1, count())
+    reader = RecordReader(LimitSettings())
+    request = log_service_pb2.EmitBatchRequest.FromString(data)
+    records, _, _ = reader.read_all(request.records, len(data))
+    lines = [encode_line(record) for record in records]
+    descriptor = os.open(folder / "stages", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    text = b"\n".join(lines)
+    result = {
+        "parse": fastest(lambda: log_service_pb2.EmitBatchRequest.FromString(data), batch),
+        "validate and convert": fastest(lambda: reader.read_all(request.records, len(data)), batch),
+        "encode": fastest(lambda: [encode_line(record) for record in records], batch),
+        "hash": fastest(lambda: [leaf_hash(line) for line in lines], batch),
+        "write": fastest(lambda: os.write(descriptor, text), batch),
+        "sync": fastest(lambda: (os.write(descriptor, b"x"), os.fdatasync(descriptor)), batch),
+    }
+    os.close(descriptor)
+    return result
+
+
+async def dispatch(batch: int) -> float:
+    """Dispatch and window alone, to a handler that does nothing."""
+    reader = RecordReader(LimitSettings())
+    best = float("inf")
+    async with LoggingService([_Nothing()]) as service:
+        for data in requests("audit", batch, ROUNDS, count()):
+            request = log_service_pb2.EmitBatchRequest.FromString(data)
+            records, _, _ = reader.read_all(request.records, len(data))
+            begin = time.process_time()
+            await service.dispatch(records)
+            best = min(best, time.process_time() - begin)
+    return best / batch * 1e6
+
+
+async def whole_way(batch: int, folder: Path) -> float:
+    """From request bytes to reply bytes, durable."""
+    file = folder / "emitd.yml"
+    file.write_text(CONFIG)
+    best = float("inf")
+    async with LoggingService.from_config(load_config(file, environ={})) as service:
+        servicer = LogServicer(service, OpenStreams(), print)
+        for data in requests("audit", batch, ROUNDS, count()):
+            begin = time.process_time()
+            await servicer.emit_batch(data)
+            best = min(best, time.process_time() - begin)
+    return best / batch * 1e6
+
+
+def main() -> None:
+    """Print the table."""
+    columns = []
+    for batch in BATCHES:
+        with tempfile.TemporaryDirectory() as folder:
+            column = stages(batch, Path(folder))
+            column["dispatch and window"] = asyncio.run(dispatch(batch))
+            column["the whole way"] = asyncio.run(whole_way(batch, Path(folder)))
+            columns.append(column)
+    print("µs of CPU for each audit record, without gRPC, by batch size")
+    print(f"{'':<22}" + "".join(f"{batch:>8}{'share':>8}" for batch in BATCHES))
+    for stage in columns[0]:
+        cells = (f"{column[stage]:>8.2f}{column[stage] / column['the whole way']:>8.0%}" for column in columns)
+        print(f"{stage:<22}" + "".join(cells))
+
+
+if __name__ == "__main__":
+    main()
