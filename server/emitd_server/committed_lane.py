@@ -5,15 +5,18 @@ from collections import Counter
 from collections.abc import Sequence
 
 from emitd_handlers.base import BaseLogHandler
-from emitd_handlers.errors import HandlerBusy, HandlerError, HandlerTimeout, HandlerUnavailable
+from emitd_handlers.errors import HandlerBusy, HandlerTimeout, HandlerUnavailable
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery
 
 from emitd_server.diagnostics import Report
+from emitd_server.handler_call import call_handler
 from emitd_server.idempotency_window import IdempotencyWindow
 
 __all__ = ["CommittedLane"]
+
+REPORT_INTERVAL_SECONDS = 10.0
 
 
 class CommittedLane:
@@ -33,6 +36,7 @@ class CommittedLane:
         self.counts: Counter[str] = self._window.counts
         self._window_capacity = window_capacity
         self._report = report
+        self._last_report: float | None = None
         self._in_flight = 0
         self._tasks: set[asyncio.Task[Sequence[Outcome]]] = set()
 
@@ -86,19 +90,15 @@ class CommittedLane:
             self._tasks.discard(task)
 
     async def _emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
-        """Call the handler; whatever it does wrong becomes a refusal."""
-        try:
-            outcomes = await self.handler.emit_batch(records)
-        except HandlerError as error:
-            return [Refused(error)] * len(records)
-        except Exception as error:
-            self._report(f"handler '{self.handler.name}' failed: {error!r}")
-            failure = HandlerUnavailable(
-                f"handler '{self.handler.name}' failed: {type(error).__name__}: {error}"
-            )
-            return [Refused(failure)] * len(records)
-        if len(outcomes) == len(records):
-            return outcomes
-        wrong = f"handler '{self.handler.name}' gave {len(outcomes)} outcomes for {len(records)} records"
-        self._report(wrong)
-        return [Refused(HandlerUnavailable(wrong))] * len(records)
+        outcomes = await call_handler(self.handler, records)
+        last = outcomes[-1]
+        if type(last) is Refused and isinstance(last.error, HandlerUnavailable):
+            self._report_failure(str(last.error))
+        return outcomes
+
+    def _report_failure(self, what: str) -> None:
+        """Tell the operator of a handler that does not commit, at once and then at most so often."""
+        now = asyncio.get_running_loop().time()
+        if self._last_report is None or now - self._last_report >= REPORT_INTERVAL_SECONDS:
+            self._last_report = now
+            self._report(what)

@@ -5,12 +5,13 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from emitd_handlers.base import BaseLogHandler
-from emitd_handlers.errors import HandlerUnavailable, RetryableError
-from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.errors import RetryableError
+from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, OverflowPolicy
 
 from emitd_server.diagnostics import Report
+from emitd_server.handler_call import call_handler
 from emitd_server.idempotency_window import IdempotencyWindow
 
 __all__ = ["QueuedLane"]
@@ -139,7 +140,7 @@ class QueuedLane:
         settings = self.handler.settings
         pause = settings.retry_initial_seconds
         for attempt in range(settings.max_retries + 1):
-            batch = self._settle(batch, await self._emit_batch(batch))
+            batch = self._settle(batch, await call_handler(self.handler, batch))
             if not batch:
                 return
             if attempt < settings.max_retries:
@@ -162,15 +163,6 @@ class QueuedLane:
         self.counts["delivered"] += delivered
         self._drop("refused", refused)
         return again
-
-    async def _emit_batch(self, batch: Sequence[LogRecord]) -> Sequence[Outcome]:
-        try:
-            outcomes = await self.handler.emit_batch(batch)
-        except Exception as error:
-            return [Refused(HandlerUnavailable(f"{type(error).__name__}: {error}"))] * len(batch)
-        if len(outcomes) == len(batch):
-            return outcomes
-        return [Refused(HandlerUnavailable("outcomes do not match the records"))] * len(batch)
 
     def _drop(self, cause: str, count: int) -> None:
         if not count:

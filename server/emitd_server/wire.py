@@ -41,6 +41,8 @@ class RecordReader:
 
     def __init__(self, limits: LimitSettings, clock: Callable[[], int] = time.time_ns) -> None:
         self._limits = limits
+        self._max_json_bytes = limits.max_json_bytes
+        self._max_json_depth = limits.max_json_depth
         self._clock = clock
         #: The receipt time of the request being read; job reports count on from it.
         self._received = 0
@@ -111,7 +113,12 @@ class RecordReader:
             raise _bad_event(event_name, user_id, source_ip)
         if trace_id or span_id or attributes_json:
             attributes_json = self._check_context(trace_id, span_id, attributes_json)
-        details_json = self._check_json("audit.details_json", audit.details_json)
+        try:
+            details_json = check_json_object(
+                audit.details_json, max_bytes=self._max_json_bytes, max_depth=self._max_json_depth
+            )
+        except ValueError as error:
+            raise RecordInvalid("audit.details_json", str(error)) from None
         assigned = _NONE_ASSIGNED
         if not event_id:
             event_id = uuid7()
@@ -292,9 +299,7 @@ class RecordReader:
 
     def _check_json(self, field: str, text: str) -> str:
         try:
-            return check_json_object(
-                text, max_bytes=self._limits.max_json_bytes, max_depth=self._limits.max_json_depth
-            )
+            return check_json_object(text, max_bytes=self._max_json_bytes, max_depth=self._max_json_depth)
         except ValueError as error:
             raise RecordInvalid(field, str(error)) from None
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Sequence
 
+import pytest
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerBusy, HandlerTimeout, HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import Committed, Outcome, RecentCommit, Refused
@@ -130,7 +131,21 @@ async def test_a_wrong_number_of_outcomes_refuses_the_batch() -> None:
     lane, lines = lane_of(Short())
     outcomes = await lane.take([line(), line()])
     assert all(isinstance(o, Refused) and isinstance(o.error, HandlerUnavailable) for o in outcomes)
-    assert "1 outcomes for 2 records" in lines[0]
+    assert lines == ["handler 'gated' gave 1 outcomes for 2 records"]
+
+
+@pytest.mark.parametrize("error", [SystemExit(3), asyncio.CancelledError()])
+async def test_a_handler_cannot_end_more_than_its_own_call(error: BaseException) -> None:
+    """`sys.exit`, or a cancellation of the handler's own making, is a refusal like any other."""
+
+    class Ending(Gated):
+        async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+            raise error
+
+    lane, _ = lane_of(Ending())
+    (outcome,) = await lane.take([line()])
+    assert isinstance(outcome, Refused)
+    assert isinstance(outcome.error, HandlerUnavailable)
 
 
 async def test_start_learns_what_was_committed_before() -> None:
