@@ -10,11 +10,6 @@ from pathlib import Path
 
 import grpc
 import pytest
-from google.protobuf import descriptor_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
-from support.server_process import ServerProcess
-
 from emitd.v1 import (
     JOB_STATE_RUNNING,
     LEVEL_INFO,
@@ -25,6 +20,10 @@ from emitd.v1 import (
     LogServiceStub,
     WatchJobRequest,
 )
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from support.server_process import ServerProcess
 
 CONFIG = """
 server: {listen: "127.0.0.1:0"}
@@ -34,12 +33,14 @@ handlers:
   jobs: {type: database_job, database: "sqlite:///logs/jobs.db"}
 """
 SLOW_HANDLER = """
-import asyncio, time
+import time
+from pathlib import Path
 from emitd_handlers import BaseLogHandler, Delivery
 
 class Slow(BaseLogHandler):
     default_delivery = Delivery.COMMITTED
     def emit(self, record):
+        Path("began").touch()
         time.sleep(float(record.message))
 
 class Hog(BaseLogHandler):
@@ -105,8 +106,7 @@ def test_sigterm_stops_in_order_with_watchers_connected(tmp_path: Path) -> None:
         assert time.monotonic() - begin < 2
         for watch in (*watches, health):
             with pytest.raises(grpc.RpcError) as caught:
-                while True:
-                    next(watch)
+                list(watch)
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
     assert "last words" in (tmp_path / "stdout").read_text()
 
@@ -131,12 +131,21 @@ def handlers_of(folder: Path, entry: str, server: str = "") -> str:
     return f"{head}handlers:\n  slow: {entry}\n"
 
 
+def begin_slow_call(server: ServerProcess, folder: Path, channel: grpc.Channel, seconds: str) -> grpc.Future:
+    """Call the slow handler, and return once it is at it."""
+    call = LogServiceStub(channel).Emit.future(log_line(seconds))
+    deadline = time.monotonic() + 20
+    while not (folder / "began").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert (folder / "began").exists(), server.stderr
+    return call
+
+
 def test_calls_under_way_are_drained(tmp_path: Path) -> None:
     """A call that SIGTERM finds under way gets its answer."""
     config = handlers_of(tmp_path, "{type: slow.Slow}")
     with ServerProcess.start(config, tmp_path) as server, grpc.insecure_channel(server.address) as channel:
-        call = LogServiceStub(channel).Emit.future(log_line("0.8"))
-        time.sleep(0.3)
+        call = begin_slow_call(server, tmp_path, channel, "0.8")
         server.terminate()
         assert call.result().receipt.handlers[0].handler == "slow"
         assert server.wait() == 0
@@ -146,8 +155,7 @@ def test_what_does_not_end_is_abandoned_and_said(tmp_path: Path) -> None:
     """A `def` that blocks its thread does not hold the process beyond the drain deadline."""
     config = handlers_of(tmp_path, "{type: slow.Slow}", ", shutdown: {drain_seconds: 0.5}")
     with ServerProcess.start(config, tmp_path) as server, grpc.insecure_channel(server.address) as channel:
-        call = LogServiceStub(channel).Emit.future(log_line("60"))
-        time.sleep(0.3)
+        call = begin_slow_call(server, tmp_path, channel, "60")
         begin = time.monotonic()
         server.terminate()
         assert server.wait() == 0
@@ -160,13 +168,14 @@ def test_a_second_signal_forces_the_end(tmp_path: Path) -> None:
     """Whoever is in a hurry signals twice."""
     config = handlers_of(tmp_path, "{type: slow.Slow}", ", shutdown: {drain_seconds: 60}")
     with ServerProcess.start(config, tmp_path) as server, grpc.insecure_channel(server.address) as channel:
-        LogServiceStub(channel).Emit.future(log_line("60"))
-        time.sleep(0.3)
+        call = begin_slow_call(server, tmp_path, channel, "60")
         server.terminate()
-        time.sleep(0.3)
+        while "stopping" not in server.stderr:
+            time.sleep(0.02)
         begin = time.monotonic()
         server.terminate()
         assert server.wait() == 5
+        assert call.code() is not grpc.StatusCode.OK
         assert time.monotonic() - begin < 2
 
 
