@@ -14,8 +14,8 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.job import JobSource
 from emitd_handlers.settings import HandlerSettings
 
-from emitd_server.config_problems import ConfigError, Problem, nearest
-from emitd_server.discovery import DiscoveryError, HandlerFinder
+from emitd_server.config_problems import ConfigError, Problem, describe, nearest
+from emitd_server.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
 from emitd_server.settings import ServerSettings
 from emitd_server.settings_reader import SettingsReader
 from emitd_server.yaml_document import Value, read_text, read_yaml
@@ -32,8 +32,9 @@ handlers:
 _SECTIONS = ("server", "handler_paths", "handlers")
 _ENTRY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
-_ADDRESS = re.compile(r"unix:.+|(\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):(\d{1,5})")
+_ADDRESS = re.compile(r"unix:.+|(\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
 _ADDRESS_EXPECTED = "HOST:PORT, [IPV6]:PORT or unix:PATH"
+_TYPE_EXPECTED = "a handler's type, such as console"
 
 
 class HandlerEntry(msgspec.Struct, frozen=True):
@@ -64,7 +65,8 @@ def load_config(
     """Read a configuration file; None: the built-in defaults.
 
     `listen` overrides `EMITD_LISTEN` of `environ` (default: the process's), which overrides `server.listen`.
-    Raises ConfigError with every problem.
+    An entry with `enabled: false` is checked as far as that is possible without running code of others: a
+    handler whose file is broken can be switched off. Raises ConfigError with every problem.
     """
     environ = os.environ if environ is None else environ
     problems: list[Problem] = []
@@ -72,7 +74,7 @@ def load_config(
     config = None
     if text is not None:
         loader = _Loader(path, environ, problems)
-        config = loader.load(text, {"EMITD_LISTEN": environ.get("EMITD_LISTEN"), "--listen": listen})
+        config = loader.load(text, {"EMITD_LISTEN": environ.get("EMITD_LISTEN") or None, "--listen": listen})
     if config is None or problems:
         raise ConfigError(problems)
     return config
@@ -86,10 +88,12 @@ class _Loader:
         self._base_dir = Path.cwd() if path is None else path.absolute().parent
         self._file = "built-in defaults" if path is None else str(path)
         self._reader = SettingsReader(self._file, self._base_dir, problems)
+        #: The names of the active entries whose class serves jobs.
+        self._job_sources: list[str] = []
 
     def load(self, text: str, overrides: Mapping[str, str | None]) -> Config | None:
         document = read_yaml(text, self._file, self._problems, self._expand)
-        if document is None:
+        if document is None or document.unreadable:
             return None
         if not isinstance(document.content, dict):
             self._reader.add(
@@ -104,115 +108,186 @@ class _Loader:
                 )
         server = self._server(document.content.get("server", Value({}, 0)), overrides)
         finder = HandlerFinder(self._folders(document.content.get("handler_paths", Value([], 0))))
-        handlers = self._handlers(document, finder)
+        line = document.key_lines.get("handlers", document.line)
+        handlers = self._handlers(document.content.get("handlers", Value({}, line)), line, finder)
         return Config(self._path, server, handlers) if server is not None else None
 
     def _server(self, section: Value, overrides: Mapping[str, str | None]) -> ServerSettings | None:
         server = self._reader.read(ServerSettings, section, "server")
-        if server is None:
-            return None
-        line = (
-            section.content["listen"].line
-            if isinstance(section.content, dict) and "listen" in section.content
-            else 0
-        )
-        self._check_address(server.listen, line, "server.listen")
+        if not section.is_whole():
+            server = None
+        given = section.content.get("listen") if isinstance(section.content, dict) else None
+        if given is not None and isinstance(given.content, str) and not _is_address(given.content):
+            self._reader.add(given.line, "server.listen", f"found {given.shown()}", _ADDRESS_EXPECTED)
+        listen = None if server is None else self._resolved(server.listen)
         for name, address in overrides.items():
-            if address:
-                self._check_address(address, 0, name)
-                server = msgspec.structs.replace(server, listen=address)
-        return server
+            if address is None:
+                continue
+            if not _is_address(address):
+                self._problems.append(
+                    Problem(
+                        file="", line=0, path=name, found=f"found {address!r}", expected=_ADDRESS_EXPECTED
+                    )
+                )
+            listen = address
+        return None if server is None else msgspec.structs.replace(server, listen=listen)
 
-    def _check_address(self, address: str, line: int, path: str) -> None:
-        match = _ADDRESS.fullmatch(address)
-        if match is None or int(match[2] or 0) > 65_535:
-            self._reader.add(line, path, f"found {address!r}", _ADDRESS_EXPECTED)
+    def _resolved(self, address: str) -> str:
+        """Return the address with the path of a socket, like any other path, relative to the file."""
+        scheme, _, path = address.partition(":")
+        if scheme != "unix" or path.startswith("/"):
+            return address
+        return f"unix:{self._base_dir / path}"
 
-    def _folders(self, section: Value) -> list[Path]:
-        items = section.content
-        if not isinstance(items, list) or not all(isinstance(item.content, str) for item in items):
+    def _folders(self, section: Value) -> list[HandlerFolder]:
+        items = [] if section.content is None else section.content
+        if not isinstance(items, list):
             self._reader.add(section.line, "handler_paths", f"found {section.shown()}", "a list of folders")
             return []
-        folders: list[Path] = []
-        for index, item in enumerate(items):
-            folder = self._base_dir / Path(item.content).expanduser()
-            folders.append(folder)
-            if not folder.is_dir():
-                self._reader.add(item.line, f"handler_paths[{index}]", f"there is no folder {folder}")
-        return folders
+        folders = [self._folder(item, f"handler_paths[{index}]") for index, item in enumerate(items)]
+        return [folder for folder in folders if folder is not None]
 
-    def _handlers(self, document: Value, finder: HandlerFinder) -> tuple[HandlerEntry, ...]:
-        section = document.content.get("handlers", Value({}, document.line))
-        if not isinstance(section.content, dict):
-            self._reader.add(
-                section.line, "handlers", f"found {section.shown()}", "a mapping of names to handlers"
-            )
+    def _folder(self, item: Value, path: str) -> HandlerFolder | None:
+        if item.unreadable:
+            return None
+        if not isinstance(item.content, str):
+            self._reader.add(item.line, path, f"found {item.shown()}", "a folder")
+            return None
+        folder = self._base_dir / os.path.expanduser(item.content)
+        shown = item.spelling if item.secret else str(folder)
+        if not folder.is_dir():
+            self._reader.add(item.line, path, f"there is no folder {shown}")
+            return None
+        return HandlerFolder(folder, shown)
+
+    def _handlers(self, section: Value, line: int, finder: HandlerFinder) -> tuple[HandlerEntry, ...]:
+        if section.unreadable:
             return ()
-        before = len(self._problems)
+        content = {} if section.content is None else section.content
+        if not isinstance(content, dict):
+            self._reader.add(line, "handlers", f"found {section.shown()}", "a mapping of names to handlers")
+            return ()
         entries = [
-            self._entry(name, value, section.key_lines[name], finder)
-            for name, value in section.content.items()
+            self._entry(name, value, section.key_lines[name], finder) for name, value in content.items()
         ]
-        active = [entry for entry in entries if entry is not None and entry.settings.enabled]
-        if not active and len(self._problems) == before:
-            self._reader.add(section.line, "handlers", "no handler is active", "at least one enabled entry")
-        self._refuse_two_job_sources(active, section)
-        return tuple(active)
+        if all(_is_off(value) for value in content.values()):
+            self._reader.add(line, "handlers", "no handler is active", "at least one enabled entry")
+        for name in self._job_sources[1:]:
+            found = f"serves jobs, as '{self._job_sources[0]}' does; only one active handler may"
+            self._reader.add(section.key_lines[name], f"handlers.{name}", found)
+        return tuple(entry for entry in entries if entry is not None)
 
     def _entry(self, name: str, value: Value, line: int, finder: HandlerFinder) -> HandlerEntry | None:
+        """Return an active entry; None for one that is not, or that something is wrong with."""
         path = f"handlers.{name}"
         if not _ENTRY_NAME.fullmatch(name):
             self._reader.add(
                 line, path, f"the name {name!r} will not do", "letters, digits, '_', '.' and '-'"
             )
         if not isinstance(value.content, dict):
-            self._reader.add(value.line, path, f"found {value.shown()}", "a mapping with the key 'type'")
+            if not value.unreadable:
+                self._reader.add(value.line, path, f"found {value.shown()}", "a mapping with the key 'type'")
             return None
-        type_value = value.content.get("type")
-        if type_value is None:
-            self._reader.add(line, f"{path}.type", "is missing", "a handler's type, such as console")
+        levels = value.content.get("levels")
+        if levels is not None and levels.content == [] and not _is_off(value):
+            self._reader.add(levels.line, f"{path}.levels", "is empty", "at least one level")
+        handler_class = self._class(value, line, path, finder)
+        if handler_class is None:
+            # Which other keys there may be is the class's to say; those that every handler takes are checked.
+            self._settings(HandlerSettings, value, path, besides=value.content)
+            return None
+        settings = self._settings(handler_class.Settings, value, path, besides={"type": str})
+        if _is_off(value):
+            return None
+        if issubclass(handler_class, JobSource):
+            self._job_sources.append(name)
+        if settings is None or not value.is_whole():
+            return None
+        entry = HandlerEntry(name, handler_class, settings)
+        return entry if self._can_be_built(entry, value) else None
+
+    def _class(
+        self, entry: Value, line: int, path: str, finder: HandlerFinder
+    ) -> type[BaseLogHandler] | None:
+        """Return the entry's class; None where something is wrong, or where it should not be loaded."""
+        type_ = entry.content.get("type")
+        if type_ is None:
+            self._report_missing_type(entry, line, path)
+            return None
+        path = f"{path}.type"
+        if type_.unreadable:
+            return None
+        if not isinstance(type_.content, str):
+            self._reader.add(type_.line, path, f"found {type_.shown()}", _TYPE_EXPECTED)
+            return None
+        if _is_off(entry) and type_.content not in BUILT_IN:
             return None
         try:
-            handler_class = finder.find(str(type_value.content))
+            return finder.find(type_.content)
         except DiscoveryError as error:
-            self._reader.add(type_value.line, f"{path}.type", str(error), near=error.nearest)
+            if type_.secret:
+                self._reader.add(type_.line, path, f"found {type_.shown()}", _TYPE_EXPECTED)
+            else:
+                self._reader.add(type_.line, path, str(error), error.expected, error.nearest)
             return None
-        settings = self._reader.read(handler_class.Settings, value, path, besides={"type": str})
-        if settings is None:
-            return None
-        if settings.levels == ():
-            self._reader.add(value.content["levels"].line, f"{path}.levels", "is empty", "at least one level")
-        entry = HandlerEntry(name, handler_class, settings)
-        return entry if self._can_be_built(entry, type_value.line) else None
 
-    def _can_be_built(self, entry: HandlerEntry, line: int) -> bool:
+    def _report_missing_type(self, entry: Value, line: int, path: str) -> None:
+        near = nearest("type", entry.content)
+        if near:
+            line = entry.key_lines[near]
+            self._reader.add(line, f"{path}.{near}", f"unknown key '{near}'", "the key 'type'", "type")
+        else:
+            self._reader.add(line, f"{path}.type", "is missing", _TYPE_EXPECTED)
+
+    def _settings(
+        self, struct: type[HandlerSettings], entry: Value, path: str, *, besides: Mapping[str, object]
+    ) -> HandlerSettings | None:
+        try:
+            return self._reader.read(struct, entry, path, besides=besides)
+        except Exception as error:  # annotations and types of others may raise anything
+            if not entry.is_whole():
+                return None
+            found = f"{struct.__name__} cannot be read: {_describe(error, entry)}"
+            self._reader.add(entry.line, path, found)
+            return None
+
+    def _can_be_built(self, entry: HandlerEntry, value: Value) -> bool:
         """Constructors do no I/O: one that fails does so because of the entry or of itself."""
         try:
             entry.build()
-        except Exception as error:
-            name = entry.handler_class.__name__
-            found = f"{name}(settings, name={entry.name!r}) failed: {type(error).__name__}: {error}"
-            self._reader.add(line, f"handlers.{entry.name}", found)
+        except (Exception, SystemExit) as error:
+            call = f"{entry.handler_class.__name__}(settings, name={entry.name!r})"
+            found = f"{call} failed: {_describe(error, value)}"
+            self._reader.add(value.content["type"].line, f"handlers.{entry.name}", found)
             return False
         return True
 
-    def _refuse_two_job_sources(self, active: list[HandlerEntry], section: Value) -> None:
-        sources = [entry for entry in active if issubclass(entry.handler_class, JobSource)]
-        for entry in sources[1:]:
-            found = f"serves jobs, as '{sources[0].name}' does; only one active handler may"
-            self._reader.add(section.key_lines[entry.name], f"handlers.{entry.name}", found)
-
     def _expand(self, text: str) -> tuple[str, bool]:
         """Replace `${NAME}` by the environment's value; `$${` stands for `${`."""
-        secret = False
+        names = [name for escaped, name in _VARIABLE.findall(text) if not escaped]
+        missing = [name for name in names if name not in self._environ]
+        if missing:
+            listed = ", ".join(f"'{name}'" for name in missing)
+            raise ValueError(f"the environment has no variable {listed}")
 
         def value_of(match: re.Match[str]) -> str:
-            nonlocal secret
-            if match[1]:
-                return match[0][1:]
-            if match[2] not in self._environ:
-                raise ValueError(f"the environment has no variable '{match[2]}'")
-            secret = True
-            return self._environ[match[2]]
+            return match[0][1:] if match[1] else self._environ[match[2]]
 
-        return _VARIABLE.sub(value_of, text), secret
+        return _VARIABLE.sub(value_of, text), bool(names)
+
+
+def _is_address(text: str) -> bool:
+    match = _ADDRESS.fullmatch(text)
+    return match is not None and int(match[2] or 0) <= 65_535
+
+
+def _is_off(entry: Value) -> bool:
+    if not isinstance(entry.content, dict):
+        return False
+    enabled = entry.content.get("enabled")
+    return enabled is not None and enabled.content is False
+
+
+def _describe(error: BaseException, entry: Value) -> str:
+    """Return what an exception says; of one over an entry with values of the environment only its type."""
+    return type(error).__name__ if entry.secret else describe(error)

@@ -5,14 +5,15 @@ from difflib import get_close_matches
 
 import msgspec
 from emitd_handlers.errors import EmitdError
+from emitd_handlers.escape import escape
 
-__all__ = ["ConfigError", "Problem", "nearest"]
+__all__ = ["ConfigError", "Problem", "describe", "nearest"]
 
 
 class Problem(msgspec.Struct, frozen=True, kw_only=True):
     """One problem of a configuration."""
 
-    #: The file's path as given; empty: the built-in defaults, the environment or the command line.
+    #: The file's path as given, or `built-in defaults`; empty: the environment or the command line.
     file: str
     #: From 1; 0: no line in particular.
     line: int
@@ -32,7 +33,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
             text += f"; expected {self.expected}"
         if self.nearest:
             text += f"; did you mean '{self.nearest}'?"
-        return text
+        return escape(text)  # one problem is one line, whatever a key or an exception holds
 
 
 class ConfigError(EmitdError):
@@ -41,6 +42,12 @@ class ConfigError(EmitdError):
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: Sequence[Problem] = sorted(problems, key=lambda problem: problem.line)
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception's type and message, in one line."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def nearest(name: str, known: Iterable[str]) -> str:

@@ -1,5 +1,6 @@
 """From YAML values to a settings struct, field by field, so that every bad one is found."""
 
+import os
 import types
 from collections.abc import Mapping
 from enum import Enum
@@ -52,12 +53,14 @@ class SettingsReader:
                 given[field.name] = self._field(field.type, value.content[key], inner)
             elif field.required:
                 self.add(value.line, inner, "is missing", _type_name(field.type))
-        if len(self._problems) > before:
+        if len(self._problems) > before or not value.is_whole():
             return None
         try:
             return struct(**given)
-        except ValueError as error:  # a struct's own check, over several fields
-            self.add(value.line, path, str(error))
+        except ValueError as error:  # a struct's own check, over several fields; it may repeat their values
+            self.add(
+                value.line, path, f"{struct.__name__} refuses the values" if value.secret else str(error)
+            )
             return None
 
     def add(self, line: int, path: str, found: str, expected: str = "", near: str = "") -> None:
@@ -88,7 +91,9 @@ class SettingsReader:
             return msgspec.convert(value.plain(), field_type, dec_hook=self._make)
         except msgspec.ValidationError as error:
             what = str(error).partition(" - at ")[0].partition(", got ")[0].replace("`", "")
-            choices = [member.value for kind in _types_in(field_type) if _is_enum(kind) for member in kind]
+            choices = [
+                str(member.value) for kind in _types_in(field_type) if _is_enum(kind) for member in kind
+            ]
             if choices:
                 self.add(value.line, path, f"found {value.shown()}", f"one of {', '.join(choices)}")
             elif what.startswith("Expected "):
@@ -103,7 +108,7 @@ class SettingsReader:
             return None
         levels: list[Level] = []
         for index, item in enumerate(value.content):
-            if item.content in Level.__members__:
+            if isinstance(item.content, str) and item.content in Level.__members__:
                 levels.append(Level[item.content])
                 continue
             known = ", ".join(Level.__members__)
@@ -117,7 +122,7 @@ class SettingsReader:
         if hasattr(wanted, "resolve") and wanted is not Path:
             return wanted.resolve(value, self._base_dir)
         if wanted is Path:
-            return self._base_dir / Path(value).expanduser()
+            return self._base_dir / os.path.expanduser(value)
         raise TypeError(f"settings of type {wanted!r} cannot be read from a file")
 
 

@@ -1,15 +1,20 @@
 """A YAML file as plain values that remember their lines."""
 
+import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import yaml
+from yaml.reader import ReaderError
 
 from emitd_server.config_problems import Problem
 
-__all__ = ["Value", "read_yaml"]
+__all__ = ["Value", "read_text", "read_yaml"]
+
+#: Of a long text, problems show so many characters.
+SHOWN_CHARACTERS = 80
 
 
 class Value(msgspec.Struct, frozen=True):
@@ -20,28 +25,38 @@ class Value(msgspec.Struct, frozen=True):
     line: int
     #: For a mapping: the line of each key.
     key_lines: Mapping[str, int] = {}
-    #: The value holds text of the environment and must not be shown.
+    #: The value is or holds text of the environment, and must not be shown.
     secret: bool = False
     #: The value could not be read, and that has been told: it is not worth another word.
     unreadable: bool = False
+    #: A scalar as it is spelt in the file.
+    spelling: str = ""
 
     def plain(self) -> Any:
-        """Return the content without lines."""
+        """Return the content without lines, and without the members of mappings that could not be read."""
         if isinstance(self.content, dict):
-            return {key: value.plain() for key, value in self.content.items()}
+            return {key: value.plain() for key, value in self.content.items() if not value.unreadable}
         if isinstance(self.content, list):
             return [value.plain() for value in self.content]
         return self.content
 
+    def is_whole(self) -> bool:
+        """Return whether the value and all that is in it could be read."""
+        if isinstance(self.content, dict):
+            return all(value.is_whole() for value in self.content.values())
+        return not self.unreadable  # a list is unreadable where one of its items is
+
     def shown(self) -> str:
         """Return the content for an error message; no secrets."""
-        if self.secret:
-            return "a value from the environment"
         if isinstance(self.content, dict):
             return "a mapping"
         if isinstance(self.content, list):
             return "a list"
-        return "nothing" if self.content is None else repr(self.content)
+        if self.secret:
+            return "a value from the environment"
+        if self.content is None:
+            return "nothing"
+        return _clip(repr(self.content) if isinstance(self.content, str) else self.spelling)
 
 
 def read_yaml(
@@ -54,16 +69,17 @@ def read_yaml(
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
+        return Value({}, 1) if node is None else _Reader(file, problems, expand).read(node, "")
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
-        problems.append(Problem(file=file, line=line, path="", found=f"not YAML: {error.problem}"))
-        return None
-    except yaml.YAMLError as error:
-        problems.append(Problem(file=file, line=0, path="", found=f"not YAML: {error}"))
-        return None
-    if node is None:
-        return Value({}, 1)
-    return _Reader(file, problems, expand).read(node, "")
+        found = ", ".join(part for part in (error.context, error.problem) if part)
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        found = f"the character U+{ord(text[error.position]):04X} is not allowed"
+    except RecursionError:
+        line, found = 0, "it nests too deep"
+    problems.append(Problem(file=file, line=line, path="", found=f"not YAML: {found}"))
+    return None
 
 
 class _Reader:
@@ -72,21 +88,38 @@ class _Reader:
         self._problems = problems
         self._expand = expand
         self._scalars = yaml.SafeLoader("")
+        #: The ids of the nodes that are being read: an alias may lead back to one of them.
+        self._open: set[int] = set()
 
     def read(self, node: yaml.Node, path: str) -> Value:
         line = node.start_mark.line + 1
-        if isinstance(node, yaml.MappingNode):
-            return self._mapping(node, path, line)
-        if isinstance(node, yaml.SequenceNode):
-            return Value([self.read(item, f"{path}[{i}]") for i, item in enumerate(node.value)], line)
-        return self._scalar(node, path, line)
+        if isinstance(node, yaml.ScalarNode):
+            return self._scalar(node, path, line)
+        if id(node) in self._open:
+            return self._unreadable(line, path, "contains itself, by an alias")
+        self._open.add(id(node))
+        value = (self._mapping if isinstance(node, yaml.MappingNode) else self._list)(node, path, line)
+        self._open.remove(id(node))
+        return value
 
-    def _mapping(self, node: yaml.MappingNode, path: str, line: int) -> Value:
+    def _list(self, node: yaml.Node, path: str, line: int) -> Value:
+        items = [self.read(item, f"{path}[{index}]") for index, item in enumerate(node.value)]
+        return Value(
+            items,
+            line,
+            secret=any(item.secret for item in items),
+            unreadable=not all(item.is_whole() for item in items),
+        )
+
+    def _mapping(self, node: yaml.Node, path: str, line: int) -> Value:
         content: dict[str, Value] = {}
         key_lines: dict[str, int] = {}
         for key_node, value_node in node.value:
-            key = str(key_node.value)
             key_line = key_node.start_mark.line + 1
+            if not isinstance(key_node, yaml.ScalarNode):
+                self._add(key_line, path, "found a list or a mapping as a key; expected text")
+                continue
+            key = key_node.value
             inner = f"{path}.{key}" if path else key
             if key in content:
                 self._add(
@@ -95,22 +128,28 @@ class _Reader:
                 continue
             content[key] = self.read(value_node, inner)
             key_lines[key] = key_line
-        return Value(content, line, key_lines)
+        return Value(content, line, key_lines, secret=any(value.secret for value in content.values()))
 
-    def _scalar(self, node: yaml.Node, path: str, line: int) -> Value:
+    def _scalar(self, node: yaml.ScalarNode, path: str, line: int) -> Value:
+        spelling = node.value
         try:
             content = self._scalars.construct_object(node)
-        except (yaml.YAMLError, ValueError) as error:
-            self._add(line, path, f"{node.value!r} cannot be read: {error}")
-            return Value(None, line, unreadable=True)
+        except Exception:  # a tag in the file makes PyYAML raise whatever its parsing comes upon
+            kind = node.tag.replace("tag:yaml.org,2002:", "!!")
+            return self._unreadable(line, path, f"{_clip(repr(spelling))} cannot be read as {kind}")
+        if isinstance(content, float) and not math.isfinite(content):
+            return self._unreadable(line, path, f"found {spelling}; expected a finite number")
         if not isinstance(content, str):
-            return Value(content, line)
+            return Value(content, line, spelling=spelling)
         try:
             expanded, secret = self._expand(content)
         except ValueError as error:
-            self._add(line, path, str(error))
-            return Value(content, line, unreadable=True)
-        return Value(expanded, line, secret=secret)
+            return self._unreadable(line, path, str(error))
+        return Value(expanded, line, secret=secret, spelling=spelling)
+
+    def _unreadable(self, line: int, path: str, found: str) -> Value:
+        self._add(line, path, found)
+        return Value(None, line, unreadable=True)
 
     def _add(self, line: int, path: str, found: str) -> None:
         self._problems.append(Problem(file=self._file, line=line, path=path, found=found))
@@ -125,3 +164,7 @@ def read_text(path: Path, problems: list[Problem]) -> str | None:
     except UnicodeDecodeError as error:
         problems.append(Problem(file=str(path), line=0, path="", found=f"is not UTF-8 at byte {error.start}"))
     return None
+
+
+def _clip(text: str) -> str:
+    return text if len(text) <= SHOWN_CHARACTERS else f"{text[:SHOWN_CHARACTERS]}…"

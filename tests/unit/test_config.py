@@ -55,8 +55,8 @@ handlers:
         "c.yml:4: server.limits.max_json_depth: found -1; expected int >= 1",
         "c.yml:5: servr: unknown key 'servr'; expected one of server, handler_paths, handlers; "
         "did you mean 'server'?",
-        "c.yml:7: handlers.a.type: unknown handler type 'consol'; it is neither built in nor 'module.Class'; "
-        "did you mean 'console'?",
+        "c.yml:7: handlers.a.type: unknown handler type 'consol'; expected console, json_audit, database_job, "
+        "discard or 'module.Class'; did you mean 'console'?",
         f"c.yml:8: handlers.b.enabld: unknown key 'enabld'; expected one of {known}; did you mean 'enabled'?",
         "c.yml:8: handlers.b.levels[0]: found 'INFOO'; expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL, "
         "AUDIT, JOB_STATUS; did you mean 'INFO'?",
@@ -89,6 +89,27 @@ handlers:
         ("handlers: {j: {type: database_job, database: 'mysql://x'}}\n", "handlers.j.database"),
         ("handlers: {a: {type: json_audit, path: 7}}\n", "handlers.a.path: found 7; expected text"),
         ("handlers: {d: {type: discard, queue_size: '${NO}'}}\n", "the environment has no variable 'NO'"),
+        ("handlers: {d: {type: '${NO}'}}\n", "handlers.d.type: the environment has no variable 'NO'"),
+        ("handlers: {c: {type: console, timezone: '${NO}'}}\n", "the environment has no variable 'NO'"),
+        ("handlers: {j: {type: database_job, database: '${NO}'}}\n", "the environment has no variable 'NO'"),
+        ("handlers: {d: {type: discard, levels: ['${NO}']}}\n", "levels[0]: the environment has no variable"),
+        ("handlers: '${NO}'\n", "handlers: the environment has no variable 'NO'"),
+        (GOOD + "handler_paths: '${NO}'\n", "handler_paths: the environment has no variable 'NO'"),
+        (GOOD + "server: {watch: {max_watchers: '${NO}'}}\n", "the environment has no variable 'NO'"),
+        (GOOD + "server: '${NO}'\n", "server: the environment has no variable 'NO'"),
+        ("handlers: {d: '${NO}'}\n", "handlers.d: the environment has no variable 'NO'"),
+        (GOOD + "handler_paths: ['${NO}']\n", "handler_paths[0]: the environment has no variable 'NO'"),
+        (GOOD + "server: {listen: '${A}-${B}-$${C}'}\n", "has no variable 'A', 'B'"),
+        ("'${NO}'\n", "the environment has no variable 'NO'"),
+        ("handlers:\n", "no handler is active"),
+        ("handlers: {d: {typ: discard}}\n", "handlers.d.typ: unknown key 'typ'; expected the key 'type'"),
+        ("handlers: {d: {type: }}\n", "handlers.d.type: found nothing; expected a handler's type"),
+        ("handlers: {d: {type: [discard]}}\n", "handlers.d.type: found a list; expected a handler's type"),
+        ("handlers: {d: {type: discard, timeout_seconds: .inf}}\n", "expected a finite number"),
+        (GOOD + "handler_paths: [7]\n", "handler_paths[0]: found 7; expected a folder"),
+        (GOOD + "handler_paths: [~nobody-of-this-name]\n", "handler_paths[0]: there is no folder"),
+        (GOOD + "server: {listen: '127.0.0.1:٣'}\n", "expected HOST:PORT"),
+        (GOOD + '"two\\nlines\\e[2J": 1\n', r"unknown key 'two\nlines\u001b[2J'"),
     ],
 )
 def test_a_problem_is_told_in_one_line(folder: Path, text: str, expected: str) -> None:
@@ -131,8 +152,31 @@ def test_the_address_is_overridden_in_order(folder: Path) -> None:
     environ = {"EMITD_LISTEN": "[::1]:2"}
     assert load_config(file, environ=environ).server.listen == "[::1]:2"
     assert load_config(file, environ=environ, listen="unix:/tmp/x").server.listen == "unix:/tmp/x"
-    with pytest.raises(ConfigError, match="--listen: found 'x'; expected HOST:PORT"):
-        load_config(file, environ={}, listen="x")
+    assert load_config(file, environ={"EMITD_LISTEN": ""}).server.listen == "127.0.0.1:1"
+
+
+@pytest.mark.parametrize("section", ["{listen: '127.0.0.1:1'}", "{listen: '127.0.0.1:1', listn: 1}"])
+def test_an_address_from_outside_is_not_blamed_on_the_file(folder: Path, section: str) -> None:
+    """And it is checked whatever else is wrong; an empty option is not the same as none."""
+    file = folder / "c.yml"
+    file.write_text(GOOD + f"server: {section}\n")
+    with pytest.raises(ConfigError) as caught:
+        load_config(file, environ={"EMITD_LISTEN": "x"}, listen="")
+    expected = "expected HOST:PORT, [IPV6]:PORT or unix:PATH"
+    assert [str(problem) for problem in caught.value.problems][:2] == [
+        f"EMITD_LISTEN: found 'x'; {expected}",
+        f"--listen: found ''; {expected}",
+    ]
+
+
+def test_a_socket_is_relative_to_the_file(folder: Path) -> None:
+    """As every path in the file is; one given from outside is left as it is."""
+    file = folder / "c.yml"
+    file.write_text(GOOD + "server: {listen: 'unix:run/emitd.sock'}\n")
+    assert load_config(file, environ={}).server.listen == f"unix:{folder}/run/emitd.sock"
+    assert load_config(file, environ={}, listen="unix:run/x").server.listen == "unix:run/x"
+    file.write_text(GOOD + "server: {listen: 'unix:///run/emitd.sock'}\n")
+    assert load_config(file, environ={}).server.listen == "unix:///run/emitd.sock"
 
 
 def test_the_environment_fills_values_and_stays_secret(folder: Path) -> None:
@@ -143,6 +187,54 @@ def test_the_environment_fills_values_and_stays_secret(folder: Path) -> None:
     (line,) = problems(folder, "handlers: {j: {type: database_job, database: '${NAME}'}}\n", NAME="hush")
     assert "hush" not in line
     assert "a value from the environment" in line
+
+
+SECRETIVE = """\
+from emitd_handlers import BaseLogHandler, HandlerSettings
+
+class Settings(HandlerSettings, frozen=True, kw_only=True):
+    token: str
+
+class Secretive(BaseLogHandler):
+    Settings = Settings
+
+    def __init__(self, settings=None, *, name=""):
+        raise ValueError(f"the token {settings.token} will not do")
+
+    def emit(self, record):
+        pass
+"""
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        GOOD + "server: {listen: '${NAME}'}\n",
+        GOOD + "handler_paths: ['${NAME}']\n",
+        "handlers: {d: {type: '${NAME}'}}\n",
+        "handlers: {d: {type: '${NAME}.Handler'}}\n",
+        "handlers: {d: {type: discard, levels: ['${NAME}']}}\n",
+        "handlers: {d: {type: discard, delivery: '${NAME}'}}\n",
+        "handlers: {d: {type: discard, queue_size: '${NAME}'}}\n",
+        "handlers: {d: {type: discard, enabled: '${NAME}'}}\n",
+        "handlers: '${NAME}'\n",
+        "handler_paths: [mine]\nhandlers: {m: {type: my.Secretive, token: 'x${NAME}'}}\n",
+    ],
+)
+def test_no_problem_shows_what_the_environment_holds(folder: Path, text: str) -> None:
+    """Wherever it stands in the file, and also when the code of a handler repeats it."""
+    (folder / "mine" / "my.py").write_text(SECRETIVE)
+    lines = problems(folder, text, NAME="hush")
+    assert lines
+    assert "hush" not in "".join(lines)
+
+
+def test_a_folder_from_the_environment_is_named_as_it_is_spelt(folder: Path) -> None:
+    """So that the file at fault can be found all the same."""
+    (folder / "mine" / "my.py").write_text("x\n")
+    text = "handler_paths: ['${NAME}']\nhandlers: {m: {type: my.Mine}}\n"
+    (line,) = problems(folder, text, NAME=str(folder / "mine"))
+    assert "${NAME}/my.py:1: cannot be imported: NameError" in line
 
 
 def test_common_keys_reach_the_handler(folder: Path) -> None:
@@ -164,6 +256,56 @@ def test_a_second_source_of_jobs_is_a_problem(folder: Path) -> None:
     one = "{type: database_job, database: 'sqlite:///a.db'}"
     (line,) = problems(folder, f"handlers:\n  a: {one}\n  b: {one}\n")
     assert line == "c.yml:3: handlers.b: serves jobs, as 'a' does; only one active handler may"
+    off = one.replace("}", ", enabled: false}")
+    assert len(load(folder, f"handlers:\n  a: {one}\n  b: {off}\n").handlers) == 1
+
+
+def test_problems_of_several_entries_and_within_one_come_together(folder: Path) -> None:
+    """One problem does not hide the next: neither in its entry, nor between entries."""
+    (folder / "mine" / "my.py").write_text(HANDLER)
+    text = """\
+handler_paths: [mine, nowhere]
+handlers:
+  a: {type: consol, queue_size: 0, of_its_own: 1}
+  b: {type: database_job, levels: [], batch_size: 0}
+  c: {type: database_job}
+  d: {type: my.Abstract, overflow: never}
+  e: {timeout_seconds: soon}
+"""
+    places = [line.partition(": ")[2].partition(":")[0] for line in problems(folder, text)]
+    assert places == [
+        "handler_paths[1]",
+        *("handlers.a.type", "handlers.a.queue_size"),
+        *("handlers.b.levels", "handlers.b.batch_size"),
+        "handlers.c",
+        *("handlers.d.type", "handlers.d.overflow"),
+        *("handlers.e.type", "handlers.e.timeout_seconds"),
+    ]
+
+
+def test_no_active_handler_is_told_beside_the_rest(folder: Path) -> None:
+    """Where every entry is switched off; an entry that cannot be read might be meant to be active."""
+    lines = problems(folder, "handlers:\n  a: {type: discard, enabled: false, queue_size: 0}\n")
+    assert [line.partition(": ")[2] for line in lines] == [
+        "handlers: no handler is active; expected at least one enabled entry",
+        "handlers.a.queue_size: found 0; expected int >= 1",
+    ]
+    (line,) = problems(folder, "handlers:\n  a: {type: discard, enabled: false}\n  b: {type: consol}\n")
+    assert "unknown handler type" in line
+
+
+@pytest.mark.parametrize(
+    "entry",
+    ["{type: broken.Handler, own: 1}", "{type: nowhere.Handler}", "{type: discard, levels: []}"],
+)
+def test_a_handler_that_is_switched_off_is_not_loaded(folder: Path, entry: str) -> None:
+    """So that one whose file is broken can be switched off; the common keys are checked all the same."""
+    (folder / "mine" / "broken.py").write_text("raise SystemExit\n")
+    off = entry.replace("}", ", enabled: false}")
+    text = f"handler_paths: [mine]\nhandlers:\n  d: {{type: discard}}\n  m: {off}\n"
+    assert [entry.name for entry in load(folder, text).handlers] == ["d"]
+    (line,) = problems(folder, text.replace("enabled: false", "enabled: false, queue_size: 0"))
+    assert line == "c.yml:4: handlers.m.queue_size: found 0; expected int >= 1"
 
 
 HANDLER = """\
@@ -190,6 +332,16 @@ class Picky(BaseLogHandler):
 
 class Loose(Mine):
     Settings = dict
+
+class Quitter(Mine):
+    def __init__(self, settings=None, *, name=""):
+        raise SystemExit(3)
+
+class OddSettings(HandlerSettings, frozen=True, kw_only=True):
+    url: "NowhereDefined" = None
+
+class Odd(Mine):
+    Settings = OddSettings
 
 NoHandler = int
 """
@@ -218,6 +370,8 @@ def test_a_handler_by_dotted_path(folder: Path) -> None:
         ("{type: my.NoHandler}", "my.py is no BaseLogHandler"),
         ("{type: my.Loose}", "does not derive from HandlerSettings"),
         ("{type: my.Picky}", "Picky(settings, name='m') failed: TypeError"),
+        ("{type: my.Quitter, url: x}", "Quitter(settings, name='m') failed: SystemExit: 3"),
+        ("{type: my.Odd}", "OddSettings cannot be read: NameError: name 'NowhereDefined' is not defined"),
         (
             "{type: broken.X}",
             "broken.py:2: cannot be imported: ModuleNotFoundError: No module named 'nothing'",
@@ -243,11 +397,3 @@ def test_two_files_of_one_name_are_ambiguous(folder: Path) -> None:
         (folder / name / "my.py").write_text(HANDLER)
     (line,) = problems(folder, "handler_paths: [mine, yours]\nhandlers: {m: {type: my.Mine, url: x}}\n")
     assert "'my.Mine' is ambiguous" in line
-
-
-def test_a_file_is_loaded_once(folder: Path) -> None:
-    """Two entries of one file share its module."""
-    (folder / "mine" / "my.py").write_text(HANDLER)
-    entry = "{type: my.Mine, url: x}"
-    config = load(folder, f"handler_paths: [mine]\nhandlers: {{a: {entry}, b: {entry}}}\n")
-    assert config.handlers[0].handler_class is config.handlers[1].handler_class
