@@ -6,6 +6,8 @@ PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+# Said in the environment it also holds for what builds the package.
+PINNED := PIP_CONSTRAINT=.ci/constraints.txt
 PROTO_VENV := .venv-proto
 PROTO_BIN := $(PROTO_VENV)/bin
 PROTO_READY := $(PROTO_VENV)/.ready
@@ -28,7 +30,7 @@ setup: $(READY)
 $(READY): pyproject.toml .ci/constraints.txt
 	@test -n "$(PYTHON)" || { echo "emitd needs Python 3.11 or newer; name it with PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint .ci/constraints.txt --editable '.[server,cli,dev]'
+	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[server,cli,dev]'
 	@touch $@
 
 $(PROTO_READY): pyproject.toml
@@ -68,4 +70,4 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_stages.py
 
 build: $(READY)
-	$(BIN)/python -m build
+	$(PINNED) $(BIN)/python -m build

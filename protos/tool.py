@@ -50,7 +50,7 @@ def check() -> int:
         different = sorted(set(fresh) ^ set(committed))
         different += [
             name
-            for name in set(fresh) & set(committed)
+            for name in sorted(set(fresh) & set(committed))
             if not filecmp.cmp(STUBS / name, Path(folder) / name, shallow=False)
         ]
     if different:

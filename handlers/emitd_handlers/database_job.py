@@ -26,7 +26,7 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.sqlite_connection import SqliteConnection, make_database_file
 from emitd_handlers.sqlite_job_queries import get_job, list_jobs, load_history
-from emitd_handlers.sqlite_jobs import Applied, SqliteJobs
+from emitd_handlers.sqlite_jobs import SqliteJobs
 from emitd_handlers.sqlite_schema import migrate
 
 __all__ = ["DatabaseJobHandler", "DatabaseJobSettings"]
@@ -78,21 +78,14 @@ class DatabaseJobHandler(BaseLogHandler):
         if self._writer is not None:
             return
         try:
-            make_database_file(self._path)
-            self._writer = await SqliteConnection.open(self._path)
-            await self._writer.run(migrate)
-            await self._writer.run(_settle)
-            self._reader = await SqliteConnection.open(self._path)
-            await self._reader.run(_forbid_writes)
+            await self._open()
         except BaseException as error:
             await self._close()
-            if isinstance(error, (OSError, sqlite3.Error)):
+            if isinstance(error, (OSError, sqlite3.Error, HandlerUnavailable)):
                 raise HandlerUnavailable(
-                    f"database '{self._path}' cannot be opened: {_reason(error)}; expected a new file or an "
-                    f"SQLite database that this user may write to"
+                    f"database '{self._path}' cannot be opened: {_reason(error)}"
                 ) from error
             raise
-        self._hub = JobHub(self._load_history)
 
     async def stop(self) -> None:
         """End the watches, commit what has been taken, and close the database."""
@@ -134,19 +127,21 @@ class DatabaseJobHandler(BaseLogHandler):
             job_id, after_revision=after_revision, min_interval_seconds=min_interval_seconds
         )
 
-    async def _commit(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
-        applied = await self._run(self._writer, self._jobs.apply, records)
-        self._publish(applied)
-        return applied.outcomes
+    async def _open(self) -> None:
+        self._jobs = SqliteJobs(cache_size=self.settings.cache_size)
+        self._hub = JobHub(self._load_history)
+        make_database_file(self._path)
+        self._writer = await SqliteConnection.open(self._path)
+        await self._writer.run(migrate)
+        await self._writer.run(_settle)
+        self._reader = await SqliteConnection.open(self._path)
+        await self._reader.run(_forbid_writes)
 
-    def _publish(self, applied: Applied) -> None:
-        for job_id in self._hub.watched & applied.jobs.keys():
-            before = applied.before.get(job_id)
-            self._hub.publish(
-                applied.jobs[job_id],
-                applied.transitions.get(job_id, ()),
-                after_revision=0 if before is None else before.job.revision,
-            )
+    async def _commit(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        applied = await self._run(self._writer, self._jobs.apply, records, self._hub.watched)
+        for change in applied.changes:
+            self._hub.publish(change.job, change.transitions, after_revision=change.after_revision)
+        return applied.outcomes
 
     async def _load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
         return await self._run(self._reader, load_history, job_id, after_revision)
@@ -182,5 +177,8 @@ def _forbid_writes(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA query_only = ON")
 
 
-def _reason(error: OSError | sqlite3.Error) -> str:
-    return (error.strerror if isinstance(error, OSError) else None) or str(error)
+def _reason(error: OSError | sqlite3.Error | HandlerUnavailable) -> str:
+    if isinstance(error, HandlerUnavailable):
+        return str(error)
+    reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    return f"{reason}; expected a new file or an SQLite database that this user may write to"

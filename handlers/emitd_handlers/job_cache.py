@@ -1,54 +1,56 @@
-"""`JobCache`: the rows of jobs that were changed lately, in memory."""
+"""`JobCache`: the rows of jobs that were reported lately, in memory."""
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 
 import msgspec
 
 from emitd_handlers.job import Job
 
-__all__ = ["JobCache", "StoredJob"]
-
-#: A job with more text than this is not kept, so that the number of jobs bounds the memory.
-MAX_CHARACTERS = 4096
-#: Nor is one with more labels, which are two short strings each.
-MAX_LABELS = 8
+__all__ = ["CachedJob", "JobCache"]
 
 
-class StoredJob(msgspec.Struct, frozen=True, gc=False):
-    """A job and the row that it stands in."""
+class CachedJob(msgspec.Struct, gc=False):
+    """A job, and what the transaction under way needs to know of it."""
 
-    rowid: int
     job: Job
+    #: The row that it stands in; 0: it has none yet.
+    rowid: int = 0
+    #: As the transaction found it; None: the transaction has not changed it.
+    before: Job | None = None
 
 
 class JobCache:
-    """Keeps about `size` jobs, at most, and drops those that were not changed for the longest time.
+    """Keeps about `size` jobs and drops those that were not asked for the longest time.
 
-    It has two generations. What is changed goes to the young one; when that is half the size, the old one is
-    dropped and the young one takes its place. So there is no bookkeeping for each job.
+    It has two generations. What is asked for goes to the young one; when that is half the size, it takes the
+    place of the old one, which is dropped. So there is no bookkeeping for each job.
     """
 
     def __init__(self, size: int) -> None:
         self._generation_size = size // 2
-        self._young: dict[str, StoredJob] = {}
-        self._old: dict[str, StoredJob] = {}
+        self._young: dict[str, CachedJob] = {}
+        self._old: dict[str, CachedJob] = {}
 
-    def get(self, job_id: str) -> StoredJob | None:
+    def __len__(self) -> int:
+        return len(self._young.keys() | self._old.keys())
+
+    def get(self, job_id: str) -> CachedJob | None:
         """Return the job, or None if it is not here."""
-        return self._young.get(job_id) or self._old.get(job_id)
+        cached = self._young.get(job_id)
+        if cached is None:
+            cached = self._old.get(job_id)
+            if cached is not None:
+                self._young[job_id] = cached
+        return cached
 
-    def keep(self, jobs: Mapping[str, StoredJob]) -> None:
-        """Keep the jobs, by id, in place of what was kept of them before."""
-        young = self._young
-        young.update(jobs)
-        for job_id in [
-            job_id
-            for job_id, stored in jobs.items()
-            if len((job := stored.job).message) + len(job.details_json) + len(job.failure_message)
-            > MAX_CHARACTERS
-            or len(job.labels) > MAX_LABELS
-        ]:
-            del young[job_id]
+    def add(self, cached: CachedJob) -> None:
+        """Keep a job that is not here; at least until `trim`."""
+        self._young[cached.job.job_id] = cached
+
+    def trim(self, unwanted: Iterable[str]) -> None:
+        """Drop the jobs with the ids given, and those that are too many."""
+        for job_id in unwanted:
+            self._young.pop(job_id, None)
             self._old.pop(job_id, None)
-        if len(young) > self._generation_size:
-            self._old, self._young = young, {}
+        if len(self._young) > self._generation_size:
+            self._old, self._young = self._young, {}

@@ -53,28 +53,27 @@ class Merged(msgspec.Struct, frozen=True, gc=False):
         return not self.stale_reason
 
 
-def merge(job: Job | None, record: LogRecord) -> Merged:
+def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
     """Return what the report in `record` makes of `job`; None: of a job that nobody has reported before.
 
-    Raises RecordInvalid, naming the field. Times that databases keep as dates are cut to the microsecond.
+    `now_unix_nano` is when it is applied, by the server's clock. The job's times by that clock are cut to the
+    microsecond, which is what databases keep. Raises RecordInvalid, naming the field.
     """
     report = record.payload
     if not isinstance(report, JobStatus):
         raise RecordInvalid("job", "is mandatory where jobs are kept")
-    if not report.job_id:
-        raise RecordInvalid("job.job_id", "is mandatory")
     progress = report.progress
     if progress is not None and not 0 <= progress <= 100:
         raise RecordInvalid("job.progress", f"{progress} is not a percentage from 0 to 100")
     if job is None:
-        return _begin_first(record, report)
-    if report.job_type and report.job_type != job.job_type:
+        return _begin_first(record, report, now_unix_nano)
+    if report.job_type != job.job_type and report.job_type:
         raise RecordInvalid("job.job_type", f"'{report.job_type}' differs from the job's, '{job.job_type}'")
     attempt = _next_attempt(job) if report.new_attempt else report.attempt
     if attempt < job.attempt:
         return Merged(job, None, SUPERSEDED)
     if attempt > job.attempt:
-        return _begin(job, attempt, record, report)
+        return _begin(job, attempt, record, report, now_unix_nano)
     current = job.status
     if current is _COMPLETED or current is _FAILED:
         return Merged(job, None, ATTEMPT_ENDED)
@@ -82,42 +81,44 @@ def merge(job: Job | None, record: LogRecord) -> Merged:
     if report.status is not current:
         if report.status < current:
             return Merged(job, None, OUT_OF_ORDER)
-        return _with_transition(_apply(job, record, report, event_time), record)
+        return _with_transition(_apply(job, record, report, event_time, now_unix_nano), record)
     if event_time <= job.event_time_unix_nano and (
         event_time < job.event_time_unix_nano or progress is None or progress <= job.progress
     ):
         return Merged(job, None, OUT_OF_ORDER)
-    return Merged(_apply(job, record, report, event_time))
+    return Merged(_apply(job, record, report, event_time, now_unix_nano))
 
 
-def _begin_first(record: LogRecord, report: JobStatus) -> Merged:
+def _begin_first(record: LogRecord, report: JobStatus, now_unix_nano: int) -> Merged:
+    if not report.job_id:
+        raise RecordInvalid("job.job_id", "is mandatory")
     if not report.job_type:
         raise RecordInvalid("job.job_type", "is mandatory in the first report of a job")
-    received = record.received_unix_nano
+    create_time = record.received_unix_nano - record.received_unix_nano % 1000
     nothing = Job(
         job_id=report.job_id,
         job_type=report.job_type,
         status=_QUEUED,
         revision=0,
-        create_time_unix_nano=received - received % 1000,
+        create_time_unix_nano=create_time,
+        update_time_unix_nano=create_time,
     )
-    return _begin(nothing, 1 if report.new_attempt else report.attempt, record, report)
+    return _begin(nothing, 1 if report.new_attempt else report.attempt, record, report, now_unix_nano)
 
 
-def _begin(job: Job, attempt: int, record: LogRecord, report: JobStatus) -> Merged:
+def _begin(job: Job, attempt: int, record: LogRecord, report: JobStatus, now_unix_nano: int) -> Merged:
     """Start `job` afresh with a report of a new attempt."""
     fresh = replace(job, attempt=attempt, progress=0, details_json="", lease_seconds=0)
-    return _with_transition(_apply(fresh, record, report, _event_time(job, record)), record)
+    return _with_transition(_apply(fresh, record, report, _event_time(job, record), now_unix_nano), record)
 
 
-def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int) -> Job:
+def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_unix_nano: int) -> Job:
     """Return `job` with what the report says, and what it does not say kept."""
     status = report.status
     progress = report.progress
     if progress is None:
         progress = 100 if status is _COMPLETED else job.progress
-    update_time = record.received_unix_nano
-    update_time -= update_time % 1000
+    update_time = now_unix_nano - now_unix_nano % 1000
     if update_time < job.update_time_unix_nano:  # the clock has been set back
         update_time = job.update_time_unix_nano
     lease_seconds = job.lease_seconds if report.lease_seconds is None else report.lease_seconds

@@ -14,6 +14,8 @@ from emitd_handlers.errors import HandlerUnavailable
 
 __all__ = ["SqliteConnection", "make_database_file"]
 
+#: The first with `UPDATE ... FROM`.
+MIN_VERSION = (3, 33)
 #: How long to wait for another process that is writing to the same database.
 BUSY_SECONDS = 5.0
 _FILE_MODE = 0o600
@@ -30,7 +32,9 @@ class SqliteConnection(aiosqlite.Connection):
 
     @classmethod
     async def open(cls, path: Path) -> Self:
-        """Open the database in WAL mode, every commit synced. Raises sqlite3.Error."""
+        """Open the database in WAL mode, every commit synced. Raises sqlite3.Error and HandlerUnavailable."""
+        if sqlite3.sqlite_version_info < MIN_VERSION:
+            raise HandlerUnavailable(f"SQLite {sqlite3.sqlite_version} is too old; expected 3.33 or newer")
         connection = cls(lambda: _connect(path), iter_chunk_size=64)
         # Like any handler's thread, it must not keep the process from ending when a call in it hangs. Until
         # 0.21 of aiosqlite the connection itself is the thread.
@@ -70,7 +74,7 @@ def _connect(path: Path) -> sqlite3.Connection:
     try:
         (mode,) = connection.execute("PRAGMA journal_mode = WAL").fetchone()
         if mode != "wal":
-            raise HandlerUnavailable(f"database '{path}' cannot be put into WAL mode, but stays in '{mode}'")
+            raise HandlerUnavailable(f"it cannot be put into WAL mode, but stays in mode '{mode}'")
         # NORMAL would lose acknowledged commits in a power cut, and so would fsync alone on macOS.
         connection.execute("PRAGMA synchronous = FULL")
         connection.execute("PRAGMA fullfsync = ON")

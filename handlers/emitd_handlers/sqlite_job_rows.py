@@ -1,10 +1,10 @@
 """Between jobs and the rows of `job_logs` and `job_transitions`.
 
-The functions for writing run for each report. Their tuples are in the order of the statement above them, and
-hold no None, which Python's sqlite3 takes longer to bind than any text: NULL is written as ''.
+The functions for writing run for each report. Their tuples are in the order of the statement above them, and hold
+no None, which Python's sqlite3 takes longer to bind than any text: NULL is written as ''.
 """
 
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any, TypeAlias
 
@@ -12,14 +12,15 @@ import msgspec
 
 from emitd_handlers.job import Job, JobTransition
 from emitd_handlers.record import JobState
+from emitd_handlers.sqlite_many import ManyRows
 
 __all__ = [
-    "INSERT_JOB",
-    "INSERT_TRANSITION",
+    "INSERT_JOBS",
+    "INSERT_TRANSITIONS",
     "SELECT_JOB",
     "SELECT_TRANSITIONS",
-    "UPDATE_JOB",
-    "UPDATE_TICK",
+    "UPDATE_JOBS",
+    "UPDATE_TICKS",
     "is_tick",
     "job_from_row",
     "job_to_row",
@@ -32,7 +33,7 @@ __all__ = [
 
 Row: TypeAlias = tuple[Any, ...]
 
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH = datetime(1970, 1, 1)  # in UTC, as all times here
 _MICROSECOND = timedelta(microseconds=1)
 _STATUS_TEXTS = ("", *(state.name for state in JobState))
 _STATES = {state.name: state for state in JobState}
@@ -40,32 +41,22 @@ _encode_labels = msgspec.json.Encoder().encode
 _decode_labels = msgspec.json.Decoder(dict[str, str]).decode
 
 
-@lru_cache(maxsize=256)
-def _second_text(second: int) -> str:
-    return (_EPOCH + timedelta(seconds=second)).strftime("%Y-%m-%d %H:%M:%S")
-
-
-# The reports of a batch come within a microsecond or two.
-@lru_cache(maxsize=256)
-def _microsecond_text(microsecond: int) -> str:
-    return f"{_second_text(microsecond // 1_000_000)}.{microsecond % 1_000_000:06d}"
-
-
+@lru_cache(maxsize=64)
 def time_text(unix_nano: int) -> str:
     """Return the time as `YYYY-MM-DD HH:MM:SS.ffffff` in UTC, whose order is that of time."""
-    return _microsecond_text(unix_nano // 1000)
+    return (_EPOCH + timedelta(microseconds=unix_nano // 1000)).isoformat(" ", "microseconds")
 
 
 def _time(text: str) -> int:
-    return (datetime.fromisoformat(text).replace(tzinfo=UTC) - _EPOCH) // _MICROSECOND * 1000
+    return (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND * 1000
 
 
-def _labels_text(labels: dict[str, str]) -> str:
-    return _encode_labels(labels).decode() if labels else "{}"
+def _expire_text(job: Job) -> str:
+    return time_text(job.lease_expire_time_unix_nano) if job.lease_expire_time_unix_nano else ""
 
 
-def _optional_time_text(unix_nano: int) -> str:
-    return time_text(unix_nano) if unix_nano else ""
+def _labels_text(job: Job) -> str:
+    return _encode_labels(job.labels).decode() if job.labels else "{}"
 
 
 #: Followed by a WHERE clause; the columns are those that `job_from_row` takes.
@@ -122,26 +113,29 @@ def job_from_row(row: Row) -> Job:
     )
 
 
-INSERT_JOB = """
+INSERT_JOBS = ManyRows(
+    """
     INSERT INTO job_logs (
-        job_id, job_type, status, progress, message, details, labels, source, attempt, revision, created_at,
-        updated_at, event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason, failure_message
-    ) VALUES (
-        ?, ?, ?, ?, ?, nullif(?, ''), ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, '')
+        rowid, job_id, job_type, status, progress, message, details, labels, source, attempt, revision,
+        created_at, updated_at, event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason,
+        failure_message
     )
-"""
+    """,
+    "(?, ?, ?, ?, ?, ?, nullif(?, ''), ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''))",
+)
 
 
-def job_to_row(job: Job) -> Row:
-    """Return the parameters of `INSERT_JOB`."""
+def job_to_row(rowid: int, job: Job) -> Row:
+    """Return the parameters of `INSERT_JOBS`."""
     return (
+        rowid,
         job.job_id,
         job.job_type,
         _STATUS_TEXTS[job.status],
         job.progress,
         job.message,
         job.details_json,
-        _labels_text(job.labels),
+        _labels_text(job),
         job.source,
         job.attempt,
         job.revision,
@@ -149,61 +143,62 @@ def job_to_row(job: Job) -> Row:
         time_text(job.update_time_unix_nano),
         job.event_time_unix_nano,
         job.lease_seconds,
-        _optional_time_text(job.lease_expire_time_unix_nano),
+        _expire_text(job),
         job.failure_reason,
         job.failure_message,
     )
 
 
-UPDATE_JOB = """
+UPDATE_JOBS = ManyRows(
+    """
     UPDATE job_logs SET
-        status = ?, progress = ?, message = ?, details = nullif(?, ''), labels = ?, source = ?, attempt = ?,
-        revision = ?, updated_at = ?, event_time_unix_nano = ?, lease_seconds = ?,
-        lease_expires_at = nullif(?, ''), failure_reason = nullif(?, ''), failure_message = nullif(?, '')
-    WHERE rowid = ?
-"""
+        status = column2, progress = column3, message = column4, details = column5, labels = column6,
+        source = column7, attempt = column8, revision = column9, updated_at = column10,
+        event_time_unix_nano = column11, lease_seconds = column12, lease_expires_at = column13,
+        failure_reason = column14, failure_message = column15
+    FROM (
+    """,
+    "(?, ?, ?, ?, nullif(?, ''), ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''))",
+    ") WHERE job_logs.rowid = column1",
+)
 
 
 def update_to_row(rowid: int, job: Job) -> Row:
-    """Return the parameters of `UPDATE_JOB`."""
+    """Return the parameters of `UPDATE_JOBS`."""
     return (
+        rowid,
         _STATUS_TEXTS[job.status],
         job.progress,
         job.message,
         job.details_json,
-        _labels_text(job.labels),
+        _labels_text(job),
         job.source,
         job.attempt,
         job.revision,
         time_text(job.update_time_unix_nano),
         job.event_time_unix_nano,
         job.lease_seconds,
-        _optional_time_text(job.lease_expire_time_unix_nano),
+        _expire_text(job),
         job.failure_reason,
         job.failure_message,
-        rowid,
     )
 
 
-#: For what most reports change: half the columns, and half the time.
-UPDATE_TICK = """
+#: For what most reports change: half the columns, and half the time. The first parameter is `updated_at`.
+UPDATE_TICKS = ManyRows(
+    """
     UPDATE job_logs SET
-        progress = ?, message = ?, revision = ?, updated_at = ?, event_time_unix_nano = ?,
-        lease_expires_at = nullif(?, '')
-    WHERE rowid = ?
-"""
-TICKS_AT_ONCE = 256
-UPDATE_TICKS = f"""
-    UPDATE job_logs SET
-        progress = column1, message = column2, revision = column3, updated_at = column4,
-        event_time_unix_nano = column5, lease_expires_at = nullif(column6, '')
-    FROM (VALUES {", ".join(["(?, ?, ?, ?, ?, ?, ?)"] * TICKS_AT_ONCE)})
-    WHERE job_logs.rowid = column7
-"""
+        updated_at = ?, progress = column2, message = column3, revision = column4,
+        event_time_unix_nano = column5, lease_expires_at = column6
+    FROM (
+    """,
+    "(?, ?, ?, ?, ?, nullif(?, ''))",
+    ") WHERE job_logs.rowid = column1",
+)
 
 
 def is_tick(before: Job, after: Job) -> bool:
-    """Return whether `UPDATE_TICK` has every column in which the two differ."""
+    """Return whether `UPDATE_TICKS` has every column in which the two differ."""
     return (
         after.status is before.status
         and after.attempt == before.attempt
@@ -215,15 +210,14 @@ def is_tick(before: Job, after: Job) -> bool:
 
 
 def tick_to_row(rowid: int, job: Job) -> Row:
-    """Return the parameters of `UPDATE_TICK`."""
+    """Return the parameters of `UPDATE_TICKS`."""
     return (
+        rowid,
         job.progress,
         job.message,
         job.revision,
-        time_text(job.update_time_unix_nano),
         job.event_time_unix_nano,
-        _optional_time_text(job.lease_expire_time_unix_nano),
-        rowid,
+        _expire_text(job) if job.lease_seconds else "",
     )
 
 
@@ -239,11 +233,11 @@ def transition_from_row(row: Row) -> JobTransition:
     return JobTransition(revision, attempt, _STATES[status], progress, time_unix_nano % 2**64)
 
 
-INSERT_TRANSITION = "INSERT INTO job_transitions VALUES (?, ?, ?, ?, ?, ?)"
+INSERT_TRANSITIONS = ManyRows("INSERT INTO job_transitions", "(?, ?, ?, ?, ?, ?)")
 
 
 def transition_to_row(job_id: str, transition: JobTransition) -> Row:
-    """Return the parameters of `INSERT_TRANSITION`."""
+    """Return the parameters of `INSERT_TRANSITIONS`."""
     time_unix_nano = transition.time_unix_nano
     return (
         job_id,

@@ -30,7 +30,16 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: the process's) name; return its exit code."""
     options = make_parser().parse_args(arguments)
-    module = importlib.import_module(f"emitd_cli.{options.module}")
+    try:
+        module = importlib.import_module(f"emitd_cli.{options.module}")
+    except ModuleNotFoundError as error:
+        if (error.name or "").startswith("emitd"):
+            raise
+        print(
+            f"emitd: there is no module '{error.name}'; pip install 'emitd[server]' brings it",
+            file=sys.stderr,
+        )
+        return ExitCode.CANNOT_RUN
     try:
         code = int(module.run(options))
         sys.stdout.flush()

@@ -117,7 +117,9 @@ def main() -> None:
     print("µs of CPU for each audit record, without gRPC, by batch size")
     print(f"{'':<22}" + "".join(f"{batch:>8}{'share':>8}" for batch in BATCHES))
     for stage in columns[0]:
-        cells = (f"{column[stage]:>8.2f}{column[stage] / column['the whole way']:>8.0%}" for column in columns)
+        cells = (
+            f"{column[stage]:>8.2f}{column[stage] / column['the whole way']:>8.0%}" for column in columns
+        )
         print(f"{stage:<22}" + "".join(cells))
 
 

@@ -49,7 +49,11 @@ class ServerProcess:
         """Write the configuration into the folder, run the server, and wait until it listens."""
         (folder / "emitd.yml").write_text(config)
         server = cls.launch(folder, "--config", "emitd.yml")
-        server.wait_until_up()
+        try:
+            server.wait_until_up()
+        except BaseException:
+            server.kill()
+            raise
         return server
 
     def wait_until_up(self) -> None:
@@ -68,7 +72,7 @@ class ServerProcess:
         return "".join(self._lines)
 
     def kill(self) -> None:
-        """End it with SIGKILL, and wait for the end."""
+        """End it with SIGKILL, if it has not ended, and wait for the end."""
         self._process.kill()
         self.wait()
 
@@ -88,8 +92,7 @@ class ServerProcess:
         return self
 
     def __exit__(self, *exc_info: object) -> None:
-        if self._process.poll() is None:
-            self.kill()
+        self.kill()
 
     def _read_stderr(self) -> None:
         assert self._process.stderr is not None

@@ -94,8 +94,8 @@ class _Folder:
 class SimulatedDisk:
     """A `Disk` with one volume. Operations that change something, or sync it, are counted as moments.
 
-    `ignored` names syncs that are left out; `sites` has the names of all that were called: the calling
-    function, and the file or folder.
+    `ignored` names syncs that are left out, and the forgetting after a sync in `settle`; `sites` has the names
+    of all that were called: the calling function, and the file or folder.
     """
 
     def __init__(self, chance: random.Random, *, ignored: Iterable[str] = ()) -> None:
@@ -208,7 +208,8 @@ class SimulatedDisk:
         if self._is_ignored(file.name):
             return
         self._act(file.sync, on_fault=lambda: file.fail_sync(self._chance))
-        file.cache = file.images[0]
+        if not self._is_ignored(f"forget {file.name}"):
+            file.cache = file.images[0]
 
     def close(self, fd: int) -> None:
         self._locked.discard(self._open.pop(fd, 0))

@@ -1,33 +1,51 @@
-"""What a test needs beyond Python's own packages: a compiler, a runtime, an environment of its own."""
+"""The programs of other languages and the environment of the protos, for tests that need them.
+
+Where one is missing, the test is skipped with the reason; with `CI=true` in the environment it fails instead.
+"""
 
 import os
 import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NoReturn
 
 import pytest
 
+__all__ = ["ROOT", "proto_python", "require", "run"]
+
 ROOT = Path(__file__).parents[2]
-#: The interpreter that generates stubs and runs buf; `make test-slow` sets it up.
-PROTO_PYTHON = ROOT / ".venv-proto" / "bin" / "python"
 
 
-def missing(what: str, cure: str) -> NoReturn:
-    """Skip the test and say why; where CI is true, fail: there, everything must run."""
-    reason = f"{what} is missing: {cure}"
+def require(program: str) -> str:
+    """Return the path of a program that is on PATH."""
+    return shutil.which(program) or _missing(f"there is no {program} on PATH")
+
+
+def proto_python() -> Path:
+    """Return the interpreter that has grpcio-tools and buf, setting up its environment where needed."""
+    if not (ROOT / ".venv-proto" / ".ready").exists():
+        run([require("make"), ".venv-proto/.ready"], ROOT)
+    return ROOT / ".venv-proto" / "bin" / "python"
+
+
+def run(command: Sequence[str | Path], folder: Path, environ: Mapping[str, str] | None = None) -> str:
+    """Run a command that must succeed; return its standard output."""
+    done = subprocess.run(
+        command,
+        cwd=folder,
+        env={**os.environ, **(environ or {})},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, (
+        f"{' '.join(map(str, command))} ended with {done.returncode}:\n{done.stdout}{done.stderr}"
+    )
+    return done.stdout
+
+
+def _missing(reason: str) -> NoReturn:
     if os.environ.get("CI") == "true":
         pytest.fail(reason)
     pytest.skip(reason)
-
-
-def require_program(name: str) -> str:
-    """Return the path of a program, or skip the test."""
-    path = shutil.which(name)
-    return path or missing(name, "install it to run this test")
-
-
-def require_proto_python() -> str:
-    """Return the interpreter of the environment for protos, or skip the test."""
-    if not PROTO_PYTHON.exists():
-        missing(str(PROTO_PYTHON.relative_to(ROOT)), "make test-slow sets it up")
-    return str(PROTO_PYTHON)

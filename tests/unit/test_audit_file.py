@@ -40,6 +40,10 @@ class FailingDisk(RealDisk):
         self._note("sync")
         super().sync(fd)
 
+    def settle(self, fd: int, offset: int) -> None:
+        self.calls.append(f"settle from {offset}")
+        super().settle(fd, offset)
+
     def _note(self, call: str) -> None:
         self.calls.append(call)
         if call in self.failing:
@@ -201,6 +205,16 @@ def small_groups(monkeypatch: pytest.MonkeyPatch) -> int:
     return reach
 
 
+def test_what_a_crash_can_have_left_is_settled_first(
+    path: Path, disk: FailingDisk, small_groups: int
+) -> None:
+    """Before the last lines are trusted, those of one group are read from the medium itself."""
+    path.write_bytes(lines(0, 1, 2, 3, 4))
+    path.with_name("audit.json.log.log_id").write_bytes(b"log\n")
+    with opened(path, disk):
+        assert disk.calls == [f"settle from {len(lines(0, 1))}", "sync"]
+
+
 def test_damage_is_cut_up_to_the_reach_of_a_crash(path: Path, small_groups: int) -> None:
     """A damaged line that starts exactly as far back as one group reaches is moved aside."""
     torn = bytes(10) + line(5)[10:]
@@ -348,12 +362,12 @@ def test_a_file_that_somebody_cut_is_not_filled_up(path: Path, disk: FailingDisk
 
 
 def test_last_lines_come_backward(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The last lines come with their indexes and offsets, however they lie over the blocks that are read."""
+    """The last lines come with their indexes and offsets, however they lie over the blocks read."""
     path.write_bytes(lines(*range(40)))
     path.with_name("audit.json.log.log_id").write_bytes(b"log\n")
     expected = [(number, number * len(line(0)), line(number)[:-1]) for number in range(39, -1, -1)]
     with opened(path) as file:
-        for block in range(len(line(0)), 5 * len(line(0))):
+        for block in range(len(line(0)) + 1, 5 * len(line(0))):
             monkeypatch.setattr(audit_recovery, "BLOCK_BYTES", block)
             assert list(file.last_lines(100)) == expected
         for limit in (0, 1, 39, 40):

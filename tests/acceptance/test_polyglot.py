@@ -1,0 +1,136 @@
+"""The contract is for every language: programs in Go and Node on stubs generated from the same protos."""
+
+import json
+import os
+import shutil
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import google.rpc.status_pb2
+import pytest
+from support.server_process import ServerProcess
+from support.toolchains import ROOT, proto_python, require, run
+
+# A first build compiles grpc for Go.
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+CONFIG = """
+server: {listen: "127.0.0.1:0"}
+handlers:
+  console: {type: console}
+  audit: {type: json_audit, path: audit.json.log}
+  jobs: {type: database_job, database: "sqlite:///jobs.db"}
+"""
+POLYGLOT = Path("tests", "acceptance", "polyglot")
+GO_MODULE = "github.com/emitd/emitd/clients/go"
+NPM_INSTALL = (
+    "install",
+    "--no-package-lock",
+    "--ignore-scripts",
+    "--no-audit",
+    "--no-fund",
+    "--loglevel=error",
+)
+
+Command = list[str | Path]
+
+
+def build_go(folder: Path) -> tuple[Command, Command]:
+    """Generate the stubs and build the programs; return what runs the test's and what runs the example."""
+    go, python = require("go"), proto_python()
+    client, program = folder / "clients" / "go", folder / POLYGLOT / "go"
+    shutil.copytree(ROOT / "clients" / "go", client, ignore=shutil.ignore_patterns("emitd"))
+    shutil.copytree(ROOT / POLYGLOT / "go", program)
+    tools = str(folder / "tools")
+    run([go, "install", "tool"], client, {"GOBIN": tools})
+    run(
+        [
+            python,
+            ROOT / "protos" / "tool.py",
+            "protoc",
+            *(f"--{plugin}_out={client}" for plugin in ("go", "go-grpc")),
+            *(f"--{plugin}_opt=module={GO_MODULE}" for plugin in ("go", "go-grpc")),
+        ],
+        folder,
+        {"PATH": f"{tools}{os.pathsep}{os.environ['PATH']}"},
+    )
+    run([go, "build", "-o", folder / "example", "./example"], client)
+    run([go, "build", "-o", folder / "program", "."], program)
+    return [folder / "program"], [folder / "example"]
+
+
+def build_node(folder: Path) -> tuple[Command, Command]:
+    """Install what the programs need; return what runs the test's and what runs the example."""
+    node, npm = require("node"), require("npm")
+    client, program = folder / "clients" / "node", folder / POLYGLOT / "node"
+    ignored = shutil.ignore_patterns("node_modules")
+    shutil.copytree(ROOT / "protos", folder / "protos")
+    shutil.copytree(ROOT / "clients" / "node", client, ignore=ignored)
+    shutil.copytree(ROOT / POLYGLOT / "node", program, ignore=ignored)
+    for package in (client, program):
+        run([npm, *NPM_INSTALL], package)
+    return [node, program / "main.js"], [node, client / "example.js"]
+
+
+def run_emitd(*arguments: str) -> Any:
+    """Run a command of emitd and return the JSON that it prints."""
+    return json.loads(run([sys.executable, "-m", "emitd_cli", *arguments, "--json"], ROOT))
+
+
+def proto_folders() -> Sequence[Path]:
+    """Where the contract and what it imports lie."""
+    return [ROOT / "protos", Path(google.rpc.status_pb2.__file__).parents[2]]
+
+
+@pytest.mark.parametrize("build", [build_go, build_node])
+def test_another_language_emits_and_watches(
+    tmp_path: Path, build: Callable[[Path], tuple[Command, Command]]
+) -> None:
+    """A program emits all three kinds, is told of the bad record, and sees the job from its first report to its end.
+
+    Nothing is lost on the way: 64-bit numbers, texts that are not ASCII, and an explicit zero.
+    """
+    program, _ = build(tmp_path)
+    with ServerProcess.start(CONFIG, tmp_path) as server:
+        saw = json.loads(run([*program, server.address, "job-1", *proto_folders()], tmp_path))
+        job = run_emitd("job", "get", "job-1", "--address", server.address)
+        server.terminate()
+        assert server.wait() == 0
+    (line,) = (tmp_path / "audit.json.log").read_text().splitlines()
+    printed = (tmp_path / "stdout").read_text()
+
+    assert saw == {
+        "log_delivery": "DELIVERY_QUEUED",
+        "event_id": json.loads(line)["event_id"],
+        "duplicate": True,
+        "job_revisions": [1, 2, 3],
+        "accepted_count": 2,
+        "error_index": 1,
+        "error_code": 3,
+        "error_fields": ["records[1].audit.source_ip"],
+        "transitions": ["JOB_STATE_QUEUED", "JOB_STATE_RUNNING", "JOB_STATE_COMPLETED"],
+        "progress": 100,
+        "ended": True,
+    }
+    assert line.startswith('{"timestamp":"2025-11-24T16:00:00.123456789Z",')
+    assert '"details":{"order":9007199254740993,"note":"Grüße, 世界"}' in line
+    assert '"user_id":"zoë"' in line
+    assert f'"trace_id":"{b"0123456789abcdef".hex()}"' in line
+    assert (job["status"], job["labels"]) == ("JOB_STATE_COMPLETED", {"team": "a"})
+    assert "[WARNING] Grüße, 世界" in printed
+    assert printed.count("[INFO] first") == printed.count("[INFO] third") == 1
+
+
+@pytest.mark.parametrize("build", [build_go, build_node])
+def test_the_example_of_another_language_runs(
+    tmp_path: Path, build: Callable[[Path], tuple[Command, Command]]
+) -> None:
+    """The example beside the client emits all three kinds and follows its job to the end."""
+    _, example = build(tmp_path)
+    with ServerProcess.start(CONFIG, tmp_path) as server:
+        said = run([*example, server.address], tmp_path)
+    assert "JOB_STATE_RUNNING 40\n" in said
+    assert said.endswith("JOB_STATE_COMPLETED 100\n")
+    assert len((tmp_path / "audit.json.log").read_text().splitlines()) == 1

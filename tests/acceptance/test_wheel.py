@@ -1,0 +1,169 @@
+"""The wheel: what is in it, and that it runs outside the checkout, in an environment of its own."""
+
+import json
+import shutil
+import sqlite3
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import grpc
+import pytest
+from emitd.v1 import (
+    JOB_STATE_COMPLETED,
+    LEVEL_INFO,
+    AuditEvent,
+    EmitRequest,
+    JobStatus,
+    LogRecord,
+    LogServiceStub,
+)
+from support.in_process import CHANNEL_OPTIONS
+from support.server_process import ServerProcess
+from support.toolchains import ROOT, run
+
+CONSTRAINTS = ROOT / ".ci" / "constraints.txt"
+PACKAGES = ("emitd", "emitd_cli", "emitd_handlers", "emitd_server")
+# Nothing of the checkout, nor of the environment that runs the tests, may help.
+CLEAN = {"PYTHONPATH": "", "EMITD_LISTEN": ""}
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The wheel, built from the checkout."""
+    folder = tmp_path_factory.mktemp("dist")
+    command = [sys.executable, "-m", "build", "--wheel", "--outdir", str(folder), str(ROOT)]
+    run(command, folder, {"PIP_CONSTRAINT": str(CONSTRAINTS)})
+    (path,) = folder.glob("*.whl")
+    return path
+
+
+def find_python(minor: int) -> str | None:
+    """A Python 3.`minor` that really runs: this one, one on PATH, or one installed beside this one."""
+    if sys.version_info[:2] == (3, minor):
+        return sys.executable
+    name = f"python3.{minor}"
+    beside = Path(sys.base_prefix).parent.glob(f"*3.{minor}*/bin/{name}")
+    candidates = [shutil.which(name), *map(str, sorted(beside))]
+    return next((candidate for candidate in candidates if candidate and runs(candidate)), None)
+
+
+def runs(python: str) -> bool:
+    """Whether an interpreter starts and can make an environment; a version manager's stub may not."""
+    return (
+        subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode
+        == 0
+    )
+
+
+def install(requirement: str, python: str, folder: Path) -> Path:
+    """Make an environment in a folder and install the requirement there; return its folder of programs."""
+    run([python, "-m", "venv", str(folder / "venv")], folder, CLEAN)
+    programs = folder / "venv" / "bin"
+    pip = [str(programs / "python"), "-m", "pip", "install", "--quiet", "--constraint", str(CONSTRAINTS)]
+    run([*pip, requirement], folder, CLEAN)
+    return programs
+
+
+def emit_one_of_each(address: str) -> None:
+    records = [
+        LogRecord(level=LEVEL_INFO, message="from the wheel"),
+        LogRecord(
+            audit=AuditEvent(event_name="wheel.tried", user_id="u1", source_ip="unknown", details_json="{}")
+        ),
+        LogRecord(job=JobStatus(job_id="wheel-1", job_type="try", status=JOB_STATE_COMPLETED)),
+    ]
+    with grpc.insecure_channel(address, options=CHANNEL_OPTIONS) as channel:
+        stub = LogServiceStub(channel)
+        for record in records:
+            stub.Emit(EmitRequest(record=record), timeout=10)
+
+
+def test_it_holds_the_four_packages_and_nothing_else(wheel: Path) -> None:
+    """The wheel has every module, its type marker and the stubs' types, and no tests or other files."""
+    with zipfile.ZipFile(wheel) as archive:
+        names = set(archive.namelist())
+    assert {name.split("/")[0] for name in names if ".dist-info/" not in name} == set(PACKAGES)
+    assert {name for name in names if name.endswith("py.typed")} == {f"{name}/py.typed" for name in PACKAGES}
+    for stub in ("record", "job", "log_service"):
+        assert {f"emitd/v1/{stub}_pb2{end}" for end in (".py", ".pyi", "_grpc.py")} <= names
+    folders = (ROOT / "clients" / "python", ROOT / "handlers", ROOT / "server")
+    sources = {str(path.relative_to(folder)) for folder in folders for path in folder.glob("*/**/*.py")}
+    assert {name for name in names if name.endswith(".py")} == {
+        name for name in sources if name.startswith("emitd")
+    }
+
+
+@pytest.mark.parametrize("minor", [11, 12, 13])
+def test_it_serves_from_built_in_defaults(minor: int, wheel: Path, tmp_path: Path) -> None:
+    """In a clean environment and an empty folder `emitd serve` runs, says on what, and keeps all three kinds."""
+    python = find_python(minor)
+    if python is None:
+        pytest.skip(f"no Python 3.{minor} was found")
+    programs = install(f"{wheel}[server]", python, tmp_path)
+    folder = tmp_path / "empty"
+    folder.mkdir()
+    where = run(
+        [str(programs / "python"), "-c", "import emitd_server as s; print(s.__file__)"], folder, CLEAN
+    )
+    assert Path(where).is_relative_to(tmp_path / "venv")
+    command = (str(programs / "emitd"),)
+    with ServerProcess.launch(folder, "--listen", "127.0.0.1:0", environ=CLEAN, command=command) as server:
+        server.wait_until_up()
+        emit_one_of_each(server.address)
+        server.terminate()
+        assert server.wait() == 0, server.stderr
+    assert "built-in defaults" in server.stderr
+    assert (folder / "stdout").read_text().endswith("[INFO] from the wheel\n")
+    (line,) = (folder / "logs" / "audit.json.log").read_text().splitlines()
+    assert json.loads(line)["event_name"] == "wheel.tried"
+    database = sqlite3.connect(folder / "logs" / "jobs.db")
+    assert database.execute("SELECT job_id, status FROM job_logs").fetchall() == [("wheel-1", "COMPLETED")]
+    database.close()
+
+
+@pytest.fixture(scope="module")
+def base_install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The programs of an environment that has the wheel without extras."""
+    return install(str(wheel), sys.executable, tmp_path_factory.mktemp("base"))
+
+
+def test_the_base_install_is_the_client(base_install: Path, tmp_path: Path) -> None:
+    """Without extras the stubs work, and nothing that only the server needs comes along."""
+    python = str(base_install / "python")
+    said = run(
+        [python, "-c", "import emitd.v1 as v; print(v.LogRecord(message='m').message)"], tmp_path, CLEAN
+    )
+    assert said == "m\n"
+    listed = json.loads(run([python, "-m", "pip", "list", "--format", "json"], tmp_path, CLEAN))
+    assert {package["name"].lower() for package in listed} - {"pip", "setuptools"} == {
+        "emitd",
+        "googleapis-common-protos",
+        "grpcio",
+        "msgspec",
+        "protobuf",
+        "typing_extensions",
+    }
+
+
+@pytest.mark.parametrize(
+    "command", [("serve",), ("check-config", "emitd.yml")], ids=["serve", "check-config"]
+)
+def test_a_command_that_needs_an_extra_names_it(
+    command: tuple[str, ...], base_install: Path, tmp_path: Path
+) -> None:
+    """Without extras the server's commands end with code 5 and one line that says what to install."""
+    done = subprocess.run(
+        [base_install / "emitd", *command],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    assert done.returncode == 5
+    assert "pip install 'emitd[server]'" in done.stderr

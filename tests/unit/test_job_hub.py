@@ -1,0 +1,399 @@
+"""JobHub: what watchers of a job are told."""
+
+import asyncio
+from collections.abc import AsyncGenerator
+
+import pytest
+from emitd_handlers import job_hub
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.job import Job, JobTransition, JobUpdate
+from emitd_handlers.job_hub import JobHistory, JobHub
+from emitd_handlers.record import JobState
+
+RUNNING, COMPLETED = JobState.RUNNING, JobState.COMPLETED
+
+
+class Database:
+    """One job as a database has it, and a hub over it. A load can be held up."""
+
+    def __init__(self) -> None:
+        self.hub = JobHub(self.load)
+        self.job: Job | None = None
+        self.transitions: list[JobTransition] = []
+        self.oldest = 0
+        self.loads: list[int | None] = []
+        self.gate: asyncio.Event | None = None
+        self.loading = asyncio.Event()
+        self.failure: Exception | None = None
+
+    def commit(
+        self, status: JobState = RUNNING, *, transition: bool = False, create_time: int = 1
+    ) -> JobHistory:
+        """Change the job without telling anybody."""
+        revision = self.job.revision + 1 if self.job else 1
+        new: list[JobTransition] = []
+        if transition or revision == 1 or (self.job and self.job.status is not status):
+            new.append(JobTransition(revision, 1, status, 0, revision))
+        self.transitions += new
+        self.job = Job(
+            job_id="j", job_type="t", status=status, revision=revision, create_time_unix_nano=create_time
+        )
+        return JobHistory(self.job, new, revision - 1)
+
+    def report(self, status: JobState = RUNNING, *, transition: bool = False) -> None:
+        """Change the job and tell the watchers."""
+        change = self.commit(status, transition=transition)
+        self.hub.publish(change.job, change.transitions)
+
+    async def load(self, job_id: str, after_revision: int | None) -> JobHistory | None:
+        assert job_id == "j"
+        self.loads.append(after_revision)
+        job, transitions = self.job, list(self.transitions)
+        self.loading.set()
+        if self.gate is not None:
+            await self.gate.wait()
+        if self.failure is not None:
+            raise self.failure
+        if job is None:
+            return None
+        after = (
+            job.revision if after_revision is None else min(max(after_revision, self.oldest), job.revision)
+        )
+        return JobHistory(job, [item for item in transitions if item.revision > after], after)
+
+
+def seen(update: JobUpdate) -> tuple[int, list[int], int]:
+    """The revision, those of the transitions, and how many reports were coalesced."""
+    return update.job.revision, [item.revision for item in update.transitions], update.coalesced_count
+
+
+def begin(watch: AsyncGenerator[JobUpdate, None]) -> asyncio.Task[JobUpdate]:
+    """Ask for the next update, in a task."""
+    return asyncio.create_task(anext(watch))  # type: ignore[arg-type]  # a coroutine, says the documentation
+
+
+async def turn() -> None:
+    """Let every task run that can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+@pytest.fixture
+def database() -> Database:
+    return Database()
+
+
+async def test_the_state_comes_first_then_every_change(database: Database) -> None:
+    """Without a revision the first update has no history; each change is told, in order."""
+    database.report()
+    database.report(COMPLETED)
+    watch = database.hub.watch("j")
+    assert seen(await anext(watch)) == (2, [], 0)
+    database.report(RUNNING)
+    assert seen(await anext(watch)) == (3, [3], 0)
+    database.report(RUNNING)
+    assert seen(await anext(watch)) == (4, [], 0)
+    waiting = begin(watch)
+    await turn()
+    assert not waiting.done()
+    database.report(COMPLETED)
+    assert seen(await waiting) == (5, [5], 0)
+    await watch.aclose()
+
+
+@pytest.mark.parametrize(
+    ("after", "expected"),
+    [(0, (5, [1, 4], 3)), (1, (5, [4], 3)), (3, (5, [4], 1)), (4, (5, [], 0)), (5, (5, [], 0))],
+)
+async def test_a_watch_resumes(database: Database, after: int, expected: tuple[int, list[int], int]) -> None:
+    """Transitions after the revision come with the first update; the rest is counted: an update stands for its
+    transitions, or without any for its last report.
+    """
+    for status in (RUNNING, RUNNING, RUNNING, COMPLETED):
+        database.report(status)
+    database.report(COMPLETED)
+    update = await anext(database.hub.watch("j", after_revision=after))
+    assert seen(update) == expected
+    assert not update.history_truncated
+
+
+async def test_a_revision_beyond_the_job_says_so(database: Database) -> None:
+    """The state comes with `history_truncated`, once."""
+    database.report()
+    watch = database.hub.watch("j", after_revision=7)
+    assert await anext(watch) == JobUpdate(database.job, history_truncated=True)  # type: ignore[arg-type]
+    database.report()
+    update = await anext(watch)
+    assert seen(update) == (2, [], 0)
+    assert not update.history_truncated
+
+
+async def test_a_revision_that_is_committed_and_not_yet_published_is_not_beyond(database: Database) -> None:
+    """Who has read a revision from the database may watch from it before the hub knows it."""
+    database.report()
+    first = database.hub.watch("j")
+    await anext(first)
+    change = database.commit()
+    second = begin(database.hub.watch("j", after_revision=2))
+    update = await second
+    assert (seen(update), update.history_truncated) == ((2, [], 0), False)
+    assert seen(await anext(first)) == (2, [], 0)
+    waiting = begin(first)
+    database.hub.publish(change.job, change.transitions)
+    await turn()
+    assert not waiting.done(), "a revision was told twice"
+    waiting.cancel()
+
+
+async def test_lost_history_is_told_as_lost(database: Database) -> None:
+    """What the database no longer has is `history_truncated`, and nothing is counted."""
+    for status in (RUNNING, COMPLETED, RUNNING, RUNNING):
+        database.report(status)
+    database.oldest = 2
+    watch = database.hub.watch("j", after_revision=0)
+    update = await anext(watch)
+    assert (seen(update), update.history_truncated) == ((4, [3], 0), True)
+    database.report()
+    assert not (await anext(watch)).history_truncated
+
+
+async def test_a_job_can_be_awaited(database: Database) -> None:
+    """The first update of an unknown job comes with its first report."""
+    waiting = [begin(database.hub.watch("j", after_revision=after)) for after in (None, 0)]
+    await turn()
+    assert not any([task.done() for task in waiting])
+    database.report()
+    assert [seen(await task) for task in waiting] == [(1, [], 0), (1, [1], 0)]
+
+
+@pytest.mark.parametrize("after", [None, 0, 1])
+async def test_a_change_during_the_load_is_neither_lost_nor_doubled(
+    database: Database, after: int | None
+) -> None:
+    """What is published between subscribing and the end of the load joins what was loaded."""
+    database.report()
+    database.gate = asyncio.Event()
+    watch = database.hub.watch("j", after_revision=after)
+    waiting = begin(watch)
+    await database.loading.wait()
+    database.report(COMPLETED)
+    database.gate.set()
+    update = await waiting
+    transitions = [item.revision for item in update.transitions]
+    if update.job.revision == 1:
+        update = await anext(watch)
+        transitions += [item.revision for item in update.transitions]
+    assert update.job.revision == 2
+    assert transitions == {None: [], 0: [1, 2], 1: [2]}[after]
+
+
+async def test_a_job_that_is_made_during_the_load_is_seen(database: Database) -> None:
+    """The load finds nothing, but the report has come meanwhile."""
+    database.gate = asyncio.Event()
+    waiting = begin(database.hub.watch("j", after_revision=0))
+    await database.loading.wait()
+    database.report()
+    database.gate.set()
+    assert seen(await waiting) == (1, [1], 0)
+
+
+async def test_progress_is_paced_and_a_transition_is_not(database: Database) -> None:
+    """Progress waits for the interval; a change of status goes out at once, also in the middle of the wait."""
+    database.report()
+    watch = database.hub.watch("j", min_interval_seconds=3600)
+    await anext(watch)
+    database.report()
+    waiting = begin(watch)
+    database.report()
+    await turn()
+    assert not waiting.done()
+    database.report(COMPLETED)
+    assert seen(await waiting) == (4, [4], 2)
+
+
+async def test_progress_comes_after_the_interval(database: Database) -> None:
+    """No sooner, and then in one update."""
+    loop = asyncio.get_running_loop()
+    database.report()
+    watch = database.hub.watch("j", min_interval_seconds=0.05)
+    await anext(watch)
+    begun = loop.time()
+    database.report()
+    waiting = begin(watch)
+    await turn()
+    database.report()
+    assert seen(await waiting) == (3, [], 1)
+    assert loop.time() - begun > 0.04
+
+
+async def test_a_slow_watcher_is_told_at_once(database: Database) -> None:
+    """The interval counts from the update before, not from when the next is asked for."""
+    database.report()
+    watch = database.hub.watch("j", min_interval_seconds=0.02)
+    await anext(watch)
+    await asyncio.sleep(0.03)
+    database.report()
+    waiting = begin(watch)
+    await turn()
+    assert waiting.done()
+
+
+async def test_a_watcher_far_behind_gets_every_transition(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What the channel has dropped is loaded again, and the memory of a channel is bounded."""
+    monkeypatch.setattr(job_hub, "MAX_KNOWN_TRANSITIONS", 4)
+    database.report()
+    watch = database.hub.watch("j")
+    await anext(watch)
+    database.loads.clear()
+    for number in range(20):
+        database.report(COMPLETED if number % 2 == 0 else RUNNING)
+    update = await anext(watch)
+    assert seen(update) == (21, list(range(2, 22)), 0)
+    assert database.loads == [1]
+    history = database.hub._channels["j"].history
+    assert history is not None
+    assert len(history.transitions) == 4
+    database.report(COMPLETED)
+    assert seen(await anext(watch)) == (22, [22], 0)
+    assert database.loads == [1]
+
+
+async def test_watchers_share_the_load_the_state_and_the_update(database: Database) -> None:
+    """Any number of watchers from one revision costs one load, and gets the very same object."""
+    database.report()
+    database.report()
+    watches = [database.hub.watch("j", after_revision=after) for after in (0, 0, 1, None, None)]
+    updates = await asyncio.gather(*(anext(watch) for watch in watches))
+    assert database.loads == [0]
+    assert updates[0] is updates[1]
+    assert updates[3] is updates[4]
+    assert [seen(update)[1] for update in updates] == [[1], [1], [], [], []]
+    database.report(COMPLETED)
+    updates = await asyncio.gather(*(anext(watch) for watch in watches))
+    assert all([update is updates[0] for update in updates])
+    assert database.loads == [0]
+
+
+async def test_a_channel_goes_with_its_last_watcher(database: Database) -> None:
+    """Closing an iterator, or cancelling who waits for it, frees what it holds; others go on."""
+    database.report()
+    first, second = database.hub.watch("j"), database.hub.watch("j")
+    await anext(first)
+    await anext(second)
+    waiting, cancelled = begin(first), begin(second)
+    await turn()
+    assert set(database.hub.watched) == {"j"}
+    cancelled.cancel()
+    await turn()
+    assert len(database.hub._channels["j"]._waiters) == 1
+    database.report()
+    assert seen(await waiting) == (2, [], 0)
+    await first.aclose()
+    assert not database.hub.watched
+    database.report()
+
+
+async def test_a_cancelled_load_harms_no_other_watcher(database: Database) -> None:
+    """The next in line loads for itself."""
+    database.report()
+    database.gate = asyncio.Event()
+    first, second = begin(database.hub.watch("j")), begin(database.hub.watch("j"))
+    await database.loading.wait()
+    first.cancel()
+    await turn()
+    database.gate.set()
+    assert seen(await second) == (1, [], 0)
+
+
+async def test_a_failed_load_is_the_watchers_error(database: Database) -> None:
+    """It is raised, and leaves no channel behind."""
+    database.failure = HandlerUnavailable("no database")
+    with pytest.raises(HandlerUnavailable, match="no database"):
+        await anext(database.hub.watch("j"))
+    assert not database.hub.watched
+
+
+async def test_closing_ends_every_watch(database: Database) -> None:
+    """Those that wait for a change, for the interval, for a load or for the job, and those that come later."""
+    missing = begin(database.hub.watch("j"))
+    await turn()
+    database.report()
+    assert (await missing).job.revision == 1
+    idle, paced = database.hub.watch("j"), database.hub.watch("j", min_interval_seconds=3600)
+    await anext(idle)
+    await anext(paced)
+    waiting = [begin(idle)]
+    database.report()
+    await waiting[0]
+    waiting = [begin(idle), begin(paced)]
+    await turn()
+    database.gate = asyncio.Event()
+    database.loading.clear()
+    waiting.append(begin(database.hub.watch("j", after_revision=0)))
+    await database.loading.wait()
+    database.hub.close("handler 'jobs' is stopped")
+    database.gate.set()
+    waiting.append(begin(database.hub.watch("j")))
+    for task in waiting:
+        with pytest.raises(HandlerUnavailable, match="handler 'jobs' is stopped"):
+            await asyncio.wait_for(task, 5)
+    assert not database.hub.watched
+
+
+async def test_closing_ends_the_wait_for_a_job_that_is_being_looked_for(database: Database) -> None:
+    """The load finds nothing after the hub was closed."""
+    database.gate = asyncio.Event()
+    waiting = begin(database.hub.watch("j"))
+    await database.loading.wait()
+    database.hub.close("closed")
+    database.gate.set()
+    with pytest.raises(HandlerUnavailable, match="closed"):
+        await asyncio.wait_for(waiting, 5)
+
+
+async def test_several_revisions_can_be_published_at_once(database: Database) -> None:
+    """A whole transaction's worth, with where it starts; a publication that leaves a gap makes watchers load."""
+    database.report()
+    watch = database.hub.watch("j")
+    await anext(watch)
+    database.commit(COMPLETED)
+    database.commit(RUNNING)
+    change = database.commit(RUNNING)
+    database.hub.publish(change.job, database.transitions[1:], after_revision=1)
+    assert seen(await anext(watch)) == (4, [2, 3], 1)
+    assert database.loads == [None]
+    database.commit(COMPLETED)
+    change = database.commit(COMPLETED)
+    database.hub.publish(change.job)
+    assert seen(await anext(watch)) == (6, [5], 1)
+    assert database.loads == [None, 4]
+
+
+async def test_a_job_that_is_deleted_and_made_again_is_told_as_new(database: Database) -> None:
+    """Its revisions start again, so the watcher is told to forget what it knew."""
+    for _ in range(5):
+        database.report()
+    watch = database.hub.watch("j")
+    await anext(watch)
+    database.job, database.transitions = None, []
+    change = database.commit(create_time=2)
+    database.hub.publish(change.job, change.transitions)
+    update = await anext(watch)
+    assert (seen(update), update.history_truncated) == ((1, [], 0), True)
+
+
+async def test_a_deleted_job_does_not_make_its_watchers_spin(
+    database: Database, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A watcher far behind a job whose rows have gone is told what is known, as truncated."""
+    monkeypatch.setattr(job_hub, "MAX_KNOWN_TRANSITIONS", 1)
+    database.report()
+    watch = database.hub.watch("j")
+    await anext(watch)
+    for status in (COMPLETED, RUNNING, COMPLETED):
+        database.report(status)
+    database.job = None
+    update = await anext(watch)
+    assert (seen(update), update.history_truncated) == ((4, [4], 0), True)
