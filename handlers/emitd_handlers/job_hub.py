@@ -121,6 +121,7 @@ class JobHub:
                 if channel.knows(revision):
                     continue
                 history = await self._load(channel.job_id, revision)
+            self._refuse_if_closed()
             if history is not None:
                 channel.learn(history)
             else:

@@ -1,12 +1,22 @@
 """What a handler answers for a record: `Committed` with a receipt, or `Refused` with an error."""
 
-from typing import TypeAlias
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, overload
 
 import msgspec
 
 from emitd_handlers.errors import HandlerError
 
-__all__ = ["AuditReceipt", "Committed", "JobReceipt", "Outcome", "Receipt", "RecentCommit", "Refused"]
+__all__ = [
+    "AllCommitted",
+    "AuditReceipt",
+    "Committed",
+    "JobReceipt",
+    "Outcome",
+    "Receipt",
+    "RecentCommit",
+    "Refused",
+]
 
 
 class AuditReceipt(msgspec.Struct, frozen=True, gc=False):
@@ -51,6 +61,32 @@ class Refused(msgspec.Struct, frozen=True):
 
 
 Outcome: TypeAlias = Committed | Refused
+
+
+class AllCommitted(Sequence[Outcome]):
+    """The outcomes of a batch of which every record was committed, and none needs a word to its sender.
+
+    Each outcome is made when it is asked for: most senders want no receipts.
+    """
+
+    def __init__(self, count: int, receipt: Callable[[int], Receipt | None]) -> None:
+        """`receipt(index)` gives the receipt of one record; the same each time."""
+        self._count = count
+        self._receipt = receipt
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, index: int) -> Outcome: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Outcome]: ...
+    def __getitem__(self, index: int | slice) -> Outcome | Sequence[Outcome]:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(self._count))]
+        if not -self._count <= index < self._count:
+            raise IndexError(index)
+        return Committed(self._receipt(index % self._count))
 
 
 class RecentCommit(msgspec.Struct, frozen=True, gc=False):

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Iterable, Sequence
 from typing import TypeAlias
 
 from emitd_handlers.errors import RecordConflict
-from emitd_handlers.outcome import Committed, Outcome, RecentCommit, Refused
+from emitd_handlers.outcome import AllCommitted, Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 
 __all__ = ["IdempotencyWindow"]
@@ -101,12 +101,12 @@ class IdempotencyWindow:
     def take_new(self, records: Sequence[LogRecord]) -> Sequence[Outcome | None]:
         """Remember the records that are new, at once, and return None for each; for others the answer.
 
-        For a queued handler, which has a record as soon as its queue has it.
+        Nothing at all where all are new. For a queued handler, which has a record as soon as its queue has it.
         """
         keys, owners = _keys_of_all(records)
         if self._are_new(keys):
             self._take(keys, owners, records)
-            return [None] * len(records)
+            return ()
         return [self._take_one(record) for record in records]
 
     def _take(self, keys: Sequence[Key], owners: Sequence[int], records: Sequence[LogRecord]) -> None:
@@ -167,7 +167,11 @@ class IdempotencyWindow:
     def _settle(self, batch: _Batch) -> None:
         """Take over a batch's outcomes; none: the commit failed as a whole."""
         done, batch.done = batch.done, None
-        refused = {owner for owner, outcome in enumerate(batch.outcomes) if type(outcome) is not Committed}
+        refused: set[int] = set()
+        if type(batch.outcomes) is not AllCommitted:
+            refused = {
+                owner for owner, outcome in enumerate(batch.outcomes) if type(outcome) is not Committed
+            }
         if refused or not batch.outcomes:
             self._free(batch, refused)
         self._keep(batch)

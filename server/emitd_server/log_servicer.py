@@ -11,7 +11,7 @@ from typing import Any, TypeAlias, TypeVar
 import grpc
 from emitd.v1 import job_pb2, log_service_pb2
 from emitd_handlers.errors import EmitdError
-from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
+from emitd_handlers.outcome import AllCommitted, Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import LogRecord
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
@@ -88,7 +88,8 @@ class LogServicer:
         refused: dict[int, EmitdError] = dict(bad)
         response = log_service_pb2.EmitBatchResponse()
         duplicates = 0
-        for index, outcome in zip(indexes, outcomes, strict=True):
+        # Where all were committed without a word, there is nothing to look for.
+        for index, outcome in () if type(outcomes) is AllCommitted else zip(indexes, outcomes, strict=True):
             if type(outcome) is Committed:
                 if outcome.duplicate:
                     duplicates += 1

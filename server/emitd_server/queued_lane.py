@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import RetryableError
-from emitd_handlers.outcome import Committed, Outcome
+from emitd_handlers.outcome import AllCommitted, Committed, Outcome
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, OverflowPolicy
 
@@ -20,6 +20,10 @@ __all__ = ["QueuedLane"]
 REPORT_INTERVAL_SECONDS = 10.0
 
 _QUEUED = Committed()
+
+
+def _no_receipt(index: int) -> None:
+    return None
 
 
 class QueuedLane:
@@ -59,7 +63,9 @@ class QueuedLane:
         sender could do nothing about it.
         """
         answers = self._window.take_new(records)
-        new = [record for record, answer in zip(records, answers, strict=True) if answer is None]
+        new = records
+        if answers:
+            new = [record for record, answer in zip(records, answers, strict=True) if answer is None]
         self.counts["accepted"] += len(new)
         self.counts["duplicate"] += len(records) - len(new)
         if len(self._queue) + len(new) <= self.handler.settings.queue_size:
@@ -67,7 +73,7 @@ class QueuedLane:
         else:
             await self._squeeze_in(new)
         self._more.set()
-        return [answer or _QUEUED for answer in answers]
+        return [answer or _QUEUED for answer in answers] or AllCommitted(len(records), _no_receipt)
 
     async def drain(self) -> None:
         """Wait until the queue is empty and the handler has answered for all of it."""

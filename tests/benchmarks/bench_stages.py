@@ -12,8 +12,6 @@ from collections.abc import Callable
 from itertools import count
 from pathlib import Path
 
-from load import requests
-
 from emitd.v1 import log_service_pb2
 from emitd_handlers.audit_line import encode_line, leaf_hash
 from emitd_handlers.base import BaseLogHandler
@@ -26,6 +24,7 @@ from emitd_server.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 from emitd_server.settings import LimitSettings
 from emitd_server.wire import RecordReader
+from load import requests
 
 BATCHES = (64, 512)
 ROUNDS = 60

@@ -101,6 +101,15 @@ def test_times_are_iso_8601_with_nanoseconds(unix_nano: int, text: str) -> None:
     assert parse_time(text) == unix_nano
 
 
+@pytest.mark.parametrize("step", [1, -1])
+def test_each_second_begins_and_ends_right(step: int) -> None:
+    """Times that follow each other over the bounds of seconds, either way, are spelt right."""
+    first, last = 7_000_000_000, 6_999_999_999
+    spelt = {first: "1970-01-01T00:00:07.000000000Z", last: "1970-01-01T00:00:06.999999999Z"}
+    for unix_nano in [last, first][::step]:
+        assert format_time(unix_nano) == spelt[unix_nano]
+
+
 @pytest.mark.parametrize(
     "text",
     [

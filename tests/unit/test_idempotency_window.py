@@ -181,9 +181,9 @@ async def test_what_was_committed_before_the_start_is_known() -> None:
 
 
 def test_a_queued_record_is_known_as_soon_as_it_is_taken() -> None:
-    """`take_new` answers None for what is new, and the duplicate from then on, within one batch too."""
+    """`take_new` answers None, or nothing at all, for what is new, and the duplicate from then on."""
     window = IdempotencyWindow(10)
-    assert window.take_new([line("a"), line(""), line("")]) == [None, None, None]
+    assert window.take_new([line("a"), line(""), line("")]) == ()
     answers = window.take_new([line("a"), line("b"), line("b"), line("a", fingerprint=3)])
     assert answers[:3] == [Committed(None, duplicate=True), None, Committed(None, duplicate=True)]
     assert isinstance(answers[3], Refused)

@@ -331,7 +331,7 @@ async def test_closing_ends_every_watch(database: Database) -> None:
     await turn()
     database.gate = asyncio.Event()
     database.loading.clear()
-    waiting.append(begin(database.hub.watch("j", after_revision=0)))
+    waiting.append(begin(database.hub.watch("j", after_revision=9)))
     await database.loading.wait()
     database.hub.close("handler 'jobs' is stopped")
     database.gate.set()

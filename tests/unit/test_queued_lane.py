@@ -78,7 +78,7 @@ async def test_records_are_delivered_in_order_in_batches() -> None:
 async def test_a_full_queue_sheds_by_policy_and_counts(policy: OverflowPolicy, kept: list[str]) -> None:
     """The sender is not refused; the drop is counted and reported."""
     sink, lane, told = await closed_gate(HandlerSettings(queue_size=2, overflow=policy))
-    assert await lane.take(lines("1", "2", "3")) == [Committed()] * 3
+    assert list(await lane.take(lines("1", "2", "3"))) == [Committed()] * 3
     assert lane.counts["dropped_queue_full"] == 1
     assert told == ["handler 'sink' dropped 1 records: queue_full"]
     sink.gate.set()

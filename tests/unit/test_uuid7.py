@@ -58,6 +58,14 @@ def test_order_holds_while_the_clock_goes_back(clock: list[int]) -> None:
     assert ids == sorted(set(ids))
 
 
+def test_a_millisecond_has_one_series(clock: list[int]) -> None:
+    """Of two threads that meet at the start of a millisecond the second one goes on with what the first began."""
+    first = uuid7()
+    module._start_series(clock[0])
+    assert first < uuid7()
+    assert first[:24] == uuid7()[:24]
+
+
 def test_processes_do_not_share_ids(clock: list[int]) -> None:
     """In the same millisecond another process (one that starts, or a forked child) makes other ids."""
     mine = uuid7()
