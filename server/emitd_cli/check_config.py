@@ -5,9 +5,9 @@ import json
 from pathlib import Path
 
 import msgspec
-from emitd_server.config import ConfigError, load_config
 
 from emitd_cli.exit_codes import ExitCode
+from emitd_server.config import ConfigError, load_config
 
 __all__ = ["run"]
 

@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import grpc
-from emitd.v1 import LogServiceStub
 from google.rpc import error_details_pb2, status_pb2
+
+from emitd.v1 import LogServiceStub
 
 __all__ = ["CannotReach", "connect", "describe", "is_retryable", "retry_seconds", "say"]
 

@@ -4,9 +4,9 @@ import argparse
 import json
 
 import grpc
-from emitd.v1 import EmitRequest, EmitResponse
 from google.protobuf import json_format
 
+from emitd.v1 import EmitRequest, EmitResponse
 from emitd_cli.connection import CannotReach, connect, describe, is_retryable, say
 from emitd_cli.emit_many import Tally, send_all
 from emitd_cli.exit_codes import ExitCode

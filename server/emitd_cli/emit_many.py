@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import grpc
-from emitd.v1 import EmitBatchRequest, EmitBatchResponse, LogServiceStub
 
+from emitd.v1 import EmitBatchRequest, EmitBatchResponse, LogServiceStub
 from emitd_cli.connection import CannotReach, is_retryable, retry_seconds, say
 from emitd_cli.record_lines import Line
 

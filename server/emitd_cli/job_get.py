@@ -3,9 +3,9 @@
 import argparse
 
 import grpc
-from emitd.v1 import JOB_STATE_FAILED, GetJobRequest, GetJobResponse
 from google.protobuf import json_format
 
+from emitd.v1 import JOB_STATE_FAILED, GetJobRequest, GetJobResponse
 from emitd_cli.connection import connect, describe, say
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.job_text import describe_job

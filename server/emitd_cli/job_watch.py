@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 import grpc
-from emitd.v1 import JOB_STATE_FAILED, Job, LogServiceStub, WatchJobRequest, WatchJobResponse
 from google.protobuf import json_format
 
+from emitd.v1 import JOB_STATE_FAILED, Job, LogServiceStub, WatchJobRequest, WatchJobResponse
 from emitd_cli.connection import CannotReach, connect, describe, is_retryable, retry_seconds, say
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.job_text import job_line, one_line, status_name

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
-from emitd.v1 import LogRecord
 from google.protobuf import json_format
+
+from emitd.v1 import LogRecord
 
 __all__ = ["Line", "open_lines", "read_batches"]
 

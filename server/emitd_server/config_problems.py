@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from difflib import get_close_matches
 
 import msgspec
+
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.escape import escape
 

@@ -12,9 +12,9 @@ from pathlib import Path
 from types import ModuleType
 
 import msgspec
+
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.settings import HandlerSettings
-
 from emitd_server.config_problems import describe, nearest
 
 __all__ = ["BUILT_IN", "DiscoveryError", "HandlerFinder", "HandlerFolder"]

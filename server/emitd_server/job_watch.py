@@ -6,7 +6,6 @@ from collections.abc import AsyncGenerator, AsyncIterator
 
 from emitd.v1 import job_pb2 as pb
 from emitd_handlers.job import JobSource, JobUpdate
-
 from emitd_server.errors import JobNotFound, TooManyWatchers
 from emitd_server.job_wire import job_to_wire, read_job_id, update_to_wire
 from emitd_server.open_streams import OpenStreams

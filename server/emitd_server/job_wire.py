@@ -3,7 +3,6 @@
 from emitd.v1 import job_pb2 as pb
 from emitd_handlers.job import Job, JobQuery, JobTransition, JobUpdate
 from emitd_handlers.record import JobState
-
 from emitd_server.errors import RequestInvalid
 
 __all__ = ["job_to_wire", "read_job_id", "read_query", "update_to_wire"]

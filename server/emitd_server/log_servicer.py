@@ -9,13 +9,13 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, status_pb2
+
 from emitd.v1 import job_pb2, log_service_pb2
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.outcome import AllCommitted, Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import LogRecord
-from google.protobuf.message import DecodeError, Message
-from google.rpc import code_pb2, status_pb2
-
 from emitd_server.diagnostics import Report
 from emitd_server.errors import JobNotFound, RequestInvalid
 from emitd_server.job_watch import JobWatches

@@ -9,7 +9,6 @@ from emitd_handlers.errors import RetryableError
 from emitd_handlers.outcome import AllCommitted, Committed, Outcome
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, OverflowPolicy
-
 from emitd_server.diagnostics import Report
 from emitd_server.handler_call import call_handler
 from emitd_server.idempotency_window import IdempotencyWindow

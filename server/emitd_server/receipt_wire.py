@@ -4,7 +4,6 @@ from emitd.v1 import log_service_pb2 as pb
 from emitd_handlers.outcome import AuditReceipt, Committed, JobReceipt
 from emitd_handlers.record import LogRecord
 from emitd_handlers.settings import Delivery
-
 from emitd_server.service import Route
 
 __all__ = ["receipt_to_wire"]

@@ -16,7 +16,6 @@ from emitd_handlers.job import JobSource
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery
-
 from emitd_server.committed_lane import CommittedLane
 from emitd_server.config import Config, load_config
 from emitd_server.diagnostics import Report, report

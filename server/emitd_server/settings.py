@@ -4,6 +4,7 @@ Each section is an immutable struct, and the defaults are here. The settings of 
 """
 
 import msgspec
+
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
 
 __all__ = ["LimitSettings", "ServerSettings", "ShutdownSettings", "WatchSettings"]

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_origin
 
 import msgspec
-from emitd_handlers.record import Level
 
+from emitd_handlers.record import Level
 from emitd_server.config_problems import Problem, nearest
 from emitd_server.yaml_document import Value
 

@@ -2,6 +2,9 @@
 
 from collections.abc import Mapping
 
+from google.protobuf import duration_pb2
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
 from emitd_handlers.errors import (
     EmitdError,
     HandlerBusy,
@@ -12,9 +15,6 @@ from emitd_handlers.errors import (
     RecordConflict,
     RecordInvalid,
 )
-from google.protobuf import duration_pb2
-from google.rpc import code_pb2, error_details_pb2, status_pb2
-
 from emitd_server.errors import (
     JobNotFound,
     NoHandler,

@@ -13,7 +13,6 @@ from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.json_text import check_json_object
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, content_fingerprint
 from emitd_handlers.uuid7 import uuid7
-
 from emitd_server.settings import LimitSettings
 
 __all__ = ["RecordReader"]

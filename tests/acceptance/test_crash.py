@@ -15,6 +15,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import log_service_pb2_grpc
 from emitd.v1 import record_pb2 as rec

@@ -10,6 +10,7 @@ from typing import Any
 
 import google.rpc.status_pb2
 import pytest
+
 from support.server_process import ServerProcess
 from support.toolchains import ROOT, proto_python, require, run
 

@@ -10,6 +10,10 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.protobuf import descriptor_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+
 from emitd.v1 import (
     JOB_STATE_RUNNING,
     LEVEL_INFO,
@@ -20,9 +24,6 @@ from emitd.v1 import (
     LogServiceStub,
     WatchJobRequest,
 )
-from google.protobuf import descriptor_pb2
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from support.server_process import ServerProcess
 
 CONFIG = """

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from support.toolchains import ROOT, proto_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from emitd.v1 import (
     JOB_STATE_COMPLETED,
     LEVEL_INFO,

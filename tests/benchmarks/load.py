@@ -12,6 +12,7 @@ from pathlib import Path
 from uuid import uuid4
 
 import grpc
+
 from emitd.v1 import log_service_pb2, record_pb2
 
 CALLS_IN_FLIGHT = 8

@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import pytest
+
 from emitd_handlers.console import ConsoleHandler, ConsoleSettings
 from emitd_handlers.database_job import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.database_url import DatabaseUrl

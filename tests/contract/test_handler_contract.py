@@ -11,6 +11,7 @@ from typing import Any
 from unittest import SkipTest
 
 import pytest
+
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, RecentCommit, Refused

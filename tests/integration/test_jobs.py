@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+
 from emitd.v1 import job_pb2 as jobs
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import record_pb2 as rec

@@ -12,14 +12,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, Phase, find, given, settings
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
 from emitd_handlers.audit_line import audit_fingerprint, decode_line, encode_line, leaf_hash, parse_time
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.json_audit import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.outcome import AuditReceipt, Committed, Receipt
 from emitd_handlers.record import AuditEvent, Level, LogRecord
-from hypothesis import HealthCheck, Phase, find, given, settings
-from hypothesis import strategies as st
-from msgspec.structs import replace
 from support.simulated_disk import SimulatedDisk
 
 PATH = Path("/var/emitd/audit.json.log")

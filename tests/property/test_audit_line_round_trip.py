@@ -2,6 +2,9 @@
 
 import json
 
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
 from emitd_handlers.audit_line import (
     audit_fingerprint,
     decode_line,
@@ -11,8 +14,6 @@ from emitd_handlers.audit_line import (
     recent_commit,
 )
 from emitd_handlers.record import AuditEvent, Level, LogRecord
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 # Everything that UTF-8 can carry, which is what reaches the edge.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

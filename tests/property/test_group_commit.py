@@ -3,9 +3,10 @@
 import asyncio
 from collections.abc import Sequence
 
-from emitd_handlers.group_commit import GroupCommit
 from hypothesis import given
 from hypothesis import strategies as st
+
+from emitd_handlers.group_commit import GroupCommit
 
 #: For each submission: how many items, what size, how often the loop turns before it, cancelled or not.
 _submissions = st.lists(

@@ -4,12 +4,13 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
 from emitd_handlers import job_hub
 from emitd_handlers.job import Job, JobTransition, JobUpdate
 from emitd_handlers.job_hub import JobHistory, JobHub
 from emitd_handlers.record import JobState
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 #: What happens next: some reports committed together (True: with a change of status), then told; or a watcher begins,
 #: reads one update or leaves; or the loop turns.

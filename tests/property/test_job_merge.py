@@ -2,11 +2,12 @@
 
 from collections.abc import Sequence
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from emitd_handlers.job import Job, JobTransition
 from emitd_handlers.job_merge import merge
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
-from hypothesis import given
-from hypothesis import strategies as st
 
 NOW = 1_000
 

@@ -3,9 +3,10 @@
 import json
 from typing import Any
 
-from emitd_handlers.json_text import check_json_object
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+
+from emitd_handlers.json_text import check_json_object
 
 MAX_DEPTH = 4
 MAX_BYTES = 200

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import grpc
+from google.rpc import error_details_pb2, status_pb2
+
 from emitd.v1 import log_service_pb2_grpc
 from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler
 from emitd_handlers.database_job import DatabaseJobHandler
@@ -15,7 +17,6 @@ from emitd_handlers.testing import InMemoryHandler
 from emitd_server.grpc_server import GrpcServer
 from emitd_server.service import LoggingService
 from emitd_server.settings import ServerSettings
-from google.rpc import error_details_pb2, status_pb2
 
 #: Keeps grpc from sending calls through a proxy that the environment names.
 CHANNEL_OPTIONS = [("grpc.enable_http_proxy", 0)]

@@ -5,10 +5,11 @@ import uuid
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+
 from emitd_handlers.audit_completion import complete_record
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
-from msgspec.structs import replace
 
 EVENT = AuditEvent("e-1", "user.login", "u1", "192.0.2.1", '{"a":1}')
 COMPLETE = LogRecord(Level.AUDIT, time_unix_nano=5, received_unix_nano=6, payload=EVENT)

@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+
 from emitd_handlers import audit_file, audit_recovery
 from emitd_handlers.audit_file import AuditFile
 from emitd_handlers.audit_line import encode_line

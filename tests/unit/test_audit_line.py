@@ -5,6 +5,8 @@ import json
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+
 from emitd_handlers.audit_line import (
     audit_fingerprint,
     decode_line,
@@ -18,7 +20,6 @@ from emitd_handlers.audit_line import (
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import AuditReceipt
 from emitd_handlers.record import AuditEvent, Level, LogRecord
-from msgspec.structs import replace
 
 EVENT = AuditEvent(
     "e-1", "user.login.failure", "u1", "192.0.2.7", '{"port": 53000, "id": 18446744073709551615.10}'

@@ -6,9 +6,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-import emitd_handlers
 import msgspec
 import pytest
+
+import emitd_handlers
 from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler
 from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, Committed, Refused

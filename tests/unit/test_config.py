@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from emitd_handlers.record import Level
 from emitd_handlers.settings import Delivery
 from emitd_server.config import Config, ConfigError, load_config

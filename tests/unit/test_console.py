@@ -5,6 +5,7 @@ from typing import Any
 
 import msgspec
 import pytest
+
 from emitd_handlers.console import ConsoleHandler, ConsoleSettings
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
 

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import Any, BinaryIO
 
 import pytest
+
 from emitd_handlers.console import ConsoleHandler, ConsoleSettings
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.outcome import Committed, Refused

@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+
 from emitd_handlers.database_url import DatabaseUrl
 
 

@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from emitd_handlers.base import BaseLogHandler
 from emitd_server.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
 

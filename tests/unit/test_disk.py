@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from emitd_handlers.disk import RealDisk, write_all
 
 

@@ -1,6 +1,7 @@
 """Escaping: what cannot stand in a line, and what stays as it is."""
 
 import pytest
+
 from emitd_handlers.escape import escape, escape_lines, quote
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+
 from emitd_handlers.group_commit import GroupCommit
 
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+
 from emitd_handlers.errors import HandlerUnavailable, RecordConflict
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord

@@ -6,12 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-import emitd
 import pytest
+from google.protobuf.descriptor import FileDescriptor
+
+import emitd
 from emitd import v1
 from emitd.v1 import job_pb2, log_service_pb2, record_pb2
 from emitd_handlers import __all__ as handlers_exports
-from google.protobuf.descriptor import FileDescriptor
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("clients/python", "handlers", "server")

@@ -3,11 +3,12 @@
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
+
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.job import Job, JobTransition
 from emitd_handlers.job_merge import ATTEMPT_ENDED, MAX_ATTEMPT, OUT_OF_ORDER, SUPERSEDED, Merged, merge
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
-from msgspec.structs import replace
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
 SECOND = 1_000_000_000

@@ -11,6 +11,8 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
+
 from emitd_handlers import audit_recovery
 from emitd_handlers.audit_line import audit_fingerprint, encode_line, leaf_hash
 from emitd_handlers.disk import Disk, RealDisk
@@ -20,7 +22,6 @@ from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, RecentCommi
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.settings import Delivery
 from emitd_handlers.uuid7 import uuid7
-from msgspec.structs import replace
 
 TIME = 1_795_405_140_000_000_000
 

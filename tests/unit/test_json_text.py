@@ -5,6 +5,7 @@ import re
 import time
 
 import pytest
+
 from emitd_handlers.json_text import check_json_object
 
 DEEP = 100_000
@@ -42,8 +43,14 @@ def test_numbers_stay_as_spelt_whatever_their_size(number: str, shape: str) -> N
     assert check(shape % number) == shape % number
 
 
-def test_newlines_between_tokens_become_spaces() -> None:
-    """Text on many lines comes back on one, with the same content, and nothing around it."""
+@pytest.mark.parametrize("newline", ["\n", "\r"])
+def test_any_newline_between_tokens_becomes_a_space(newline: str) -> None:
+    """Line feeds and carriage returns count alike."""
+    assert check(f'{{"a":1,{newline}"b":2}}') == '{"a":1, "b":2}'
+
+
+def test_text_on_many_lines_comes_back_on_one() -> None:
+    """The content stays the same, with nothing around it."""
     assert check('\n{\r\n\t"a": "\\n",\n"b":\r1}\n ') == '{  \t"a": "\\n", "b": 1}'
 
 

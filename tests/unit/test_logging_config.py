@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import yaml
+
 from emitd_handlers.discard import DiscardHandler
 from emitd_handlers.settings import HandlerSettings
 from emitd_server.config import BUILT_IN_DEFAULTS, load_config

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 
 import pytest
+
 from emitd_server.errors import ServiceStopping
 from emitd_server.open_streams import OpenStreams
 

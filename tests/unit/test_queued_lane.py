@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Sequence
 
 import pytest
+
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import Committed, Outcome, Refused

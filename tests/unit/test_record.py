@@ -3,6 +3,7 @@
 import logging
 
 import pytest
+
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, content_fingerprint
 
 

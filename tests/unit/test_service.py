@@ -5,6 +5,7 @@ import threading
 from collections.abc import Sequence
 
 import pytest
+
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerTimeout, HandlerUnavailable
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Refused

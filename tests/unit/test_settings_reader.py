@@ -5,6 +5,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+
 from emitd_handlers.settings import HandlerSettings
 from emitd_server.config_problems import Problem
 from emitd_server.settings_reader import SettingsReader

@@ -1,8 +1,10 @@
 """The table from domain errors to gRPC status, and the details that go with each."""
 
+import pytest
+from google.rpc import code_pb2, error_details_pb2, status_pb2
+
 import emitd_handlers.errors
 import emitd_server.errors
-import pytest
 from emitd_handlers.errors import (
     EmitdError,
     HandlerError,
@@ -13,7 +15,6 @@ from emitd_handlers.errors import (
 )
 from emitd_server.errors import JobNotFound, RequestInvalid, StartError
 from emitd_server.status import CODES, is_retryable, status_of
-from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 #: Roots that are never raised themselves, and the error of starting, which no caller can see.
 NOT_FOR_CALLERS = {EmitdError, HandlerError, RetryableError, StartError}

@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import pytest
+
 from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import Committed, Refused
 from emitd_handlers.record import AuditEvent, JobStatus, Level

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from unittest.mock import patch
 
 import pytest
+
 from emitd_handlers import uuid7 as module
 from emitd_handlers.uuid7 import uuid7
 

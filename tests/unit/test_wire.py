@@ -1,6 +1,7 @@
 """From the wire to LogRecord: every field arrives, what the sender left out is filled in, and bad ones are named."""
 
 import pytest
+
 from emitd.v1 import record_pb2 as rec
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord

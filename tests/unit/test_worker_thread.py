@@ -4,6 +4,7 @@ import asyncio
 import threading
 
 import pytest
+
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.worker_thread import WorkerThread
 

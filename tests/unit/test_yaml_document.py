@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from emitd_server.config_problems import Problem
 from emitd_server.yaml_document import Value, read_text, read_yaml
 

@@ -1,0 +1,347 @@
+"""SqliteJobs: batches of reports in transactions."""
+
+import sqlite3
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from emitd_handlers.errors import RecordInvalid
+from emitd_handlers.job import Job, JobTransition
+from emitd_handlers.job_hub import JobHistory
+from emitd_handlers.outcome import Committed, JobReceipt, RecentCommit, Refused
+from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
+from emitd_handlers.sqlite_job_queries import get_job, load_history
+from emitd_handlers.sqlite_jobs import MAX_CACHED_CHARACTERS, SqliteJobs
+from emitd_handlers.sqlite_schema import migrate
+
+QUEUED, RUNNING, COMPLETED, FAILED = JobState
+#: 2026-11-23 03:39:00.123456 UTC, and 789 nanoseconds.
+NOW = int(datetime(2026, 11, 23, 3, 39, tzinfo=UTC).timestamp()) * 1_000_000_000 + 123_456_789
+_times = count(NOW)
+
+
+def report(job_id: str = "j", status: JobState = RUNNING, *, record_id: str = "", **fields: Any) -> LogRecord:
+    """A report like no other: each is later than the one before."""
+    received = fields.pop("received", None) or next(_times)
+    time = fields.pop("time", received)
+    message = fields.pop("message", "")
+    fingerprint = fields.pop("fingerprint", 0)
+    return LogRecord(
+        Level.JOB_STATUS,
+        message,
+        record_id,
+        time,
+        received,
+        "worker",
+        payload=JobStatus(job_id, fields.pop("job_type", "sync"), status, **fields),
+        fingerprint=fingerprint,
+    )
+
+
+class Base:
+    """A database and its one writer."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.connection = self.connect()
+        migrate(self.connection)
+        self.statements: list[str] = []
+        self.jobs = self.new_jobs()
+
+    def connect(self) -> sqlite3.Connection:
+        connection = sqlite3.connect(self.path, isolation_level=None)
+        connection.execute("PRAGMA journal_mode = WAL")
+        return connection
+
+    def new_jobs(self, **arguments: Any) -> SqliteJobs:
+        return SqliteJobs(**({"cache_size": 100, "clock": lambda: NOW} | arguments))
+
+    def apply(self, *records: LogRecord) -> list[JobReceipt]:
+        """Apply reports that must all be accepted."""
+        receipts = []
+        for outcome in self.jobs.apply(self.connection, records).outcomes:
+            assert isinstance(outcome, Committed)
+            assert isinstance(outcome.receipt, JobReceipt)
+            receipts.append(outcome.receipt)
+        return receipts
+
+    def get(self, job_id: str = "j") -> Job:
+        job = get_job(self.connection, job_id)
+        assert job is not None
+        return job
+
+    def rows(self, query: str) -> list[Any]:
+        return self.connection.execute(query).fetchall()
+
+    def reads_of(self, *records: LogRecord) -> int:
+        """Apply reports and return how many jobs were read from the table for them."""
+        statements: list[str] = []
+        self.connection.set_trace_callback(statements.append)
+        self.apply(*records)
+        self.connection.set_trace_callback(None)
+        return len([text for text in statements if "FROM job_logs" in text and "WHERE job_id" in text])
+
+
+@pytest.fixture
+def base(tmp_path: Path) -> Iterator[Base]:
+    base = Base(tmp_path / "jobs.db")
+    yield base
+    base.connection.close()
+
+
+def test_a_row_holds_the_whole_job(base: Base) -> None:
+    """What was written is read back, after an insert, an update and a tick alike."""
+    base.apply(
+        report(
+            details_json='{"a":1}',
+            labels={"team": "ä", "x": ""},
+            message="m\0\n",
+            lease_seconds=2**32 - 1,
+            progress=5,
+            attempt=2**32 - 1,
+        )
+    )
+    job = base.get()
+    assert (job.details_json, job.labels, job.message) == ('{"a":1}', {"team": "ä", "x": ""}, "m\0\n")
+    assert (job.progress, job.attempt, job.source, job.revision) == (5, 2**32 - 1, "worker", 1)
+    assert job.lease_expire_time_unix_nano == NOW - 789 + (2**32 - 1) * 1_000_000_000
+    base.apply(report(progress=6, message="tick"))
+    assert (base.get().progress, base.get().message, base.get().lease_seconds) == (6, "tick", 2**32 - 1)
+    base.apply(report(status=FAILED, failure_reason="OOM", failure_message="out of memory"))
+    job = base.get()
+    assert (job.status, job.failure_reason, job.failure_message) == (FAILED, "OOM", "out of memory")
+    assert (job.lease_expire_time_unix_nano, job.progress, job.revision) == (0, 6, 3)
+
+
+def test_times_are_datetimes_for_everyone(base: Base) -> None:
+    """SQLite's date functions and Python read `created_at`, `updated_at` and `lease_expires_at`."""
+    base.apply(report(lease_seconds=60, received=NOW))
+    ((created, updated, expires),) = base.rows(
+        "SELECT created_at, updated_at, lease_expires_at FROM job_logs"
+    )
+    assert created == updated == "2026-11-23 03:39:00.123456"
+    assert datetime.fromisoformat(created) == datetime(2026, 11, 23, 3, 39, 0, 123456)
+    assert expires == "2026-11-23 03:40:00.123456"
+    assert base.rows("SELECT CAST(strftime('%s', updated_at) AS INTEGER) FROM job_logs") == [
+        (NOW // 1_000_000_000,)
+    ]
+
+
+def test_what_is_not_there_is_null(base: Base) -> None:
+    """So that SQLite's JSON functions can be used on `details`, and a failure can be asked for."""
+    base.apply(report())
+    columns = "details, labels, lease_expires_at, failure_reason, failure_message, cancel_requested"
+    assert base.rows(f"SELECT {columns} FROM job_logs") == [(None, "{}", None, None, None, 0)]
+    base.apply(report(status=COMPLETED))
+    assert base.rows(f"SELECT {columns} FROM job_logs") == [(None, "{}", None, None, None, 0)]
+
+
+def test_several_reports_of_one_job_in_one_batch(base: Base) -> None:
+    """They are merged in order, each with its receipt; the row is written once, with all transitions."""
+    receipts = base.apply(
+        report(status=QUEUED),
+        report(progress=1),
+        report("k"),
+        report(progress=2),
+        report(status=COMPLETED),
+        report(),
+    )
+    assert [(r.job_id, r.revision, r.applied) for r in receipts] == [
+        ("j", 1, True),
+        ("j", 2, True),
+        ("k", 1, True),
+        ("j", 3, True),
+        ("j", 4, True),
+        ("j", 4, False),
+    ]
+    assert receipts[-1].stale_reason == "ATTEMPT_ENDED"
+    assert base.rows("SELECT job_id, revision, status FROM job_transitions ORDER BY 1, 2") == [
+        ("j", 1, "QUEUED"),
+        ("j", 2, "RUNNING"),
+        ("j", 4, "COMPLETED"),
+        ("k", 1, "RUNNING"),
+    ]
+    assert base.get().revision == 4
+
+
+def test_a_report_that_makes_no_sense_is_refused_alone(base: Base) -> None:
+    """By field; its neighbours are committed, and it leaves nothing behind."""
+    applied = base.jobs.apply(
+        base.connection,
+        [
+            report("a"),
+            report("b", job_type=""),
+            report("a", job_type="other"),
+            LogRecord(Level.INFO, record_id="x"),
+            report("b"),
+        ],
+    )
+    fields = [outcome.error.field if isinstance(outcome, Refused) else "" for outcome in applied.outcomes]
+    assert fields == ["", "job.job_type", "job.job_type", "job", ""]
+    assert all([isinstance(o.error, RecordInvalid) for o in applied.outcomes if isinstance(o, Refused)])
+    assert (base.get("a").revision, base.get("b").revision) == (1, 1)
+    assert base.rows("SELECT * FROM job_receipts") == []
+
+
+def test_a_stale_report_writes_nothing(base: Base) -> None:
+    """No revision, no transition; the receipt tells the job as it stands."""
+    base.apply(report(status=COMPLETED, attempt=2))
+    before = base.rows("SELECT * FROM job_logs")
+    assert base.apply(report(attempt=1)) == [JobReceipt("j", 1, 2, False, "SUPERSEDED")]
+    assert base.rows("SELECT * FROM job_logs") == before
+    assert base.rows("SELECT count(*) FROM job_transitions") == [(1,)]
+
+
+def test_large_batches_are_written_whole(base: Base) -> None:
+    """More jobs, updates, ticks and transitions than one statement takes."""
+    ids = [f"j{number}" for number in range(700)]
+    base.apply(*[report(job_id, QUEUED) for job_id in ids])
+    base.apply(*[report(job_id) for job_id in ids])
+    base.apply(*[report(job_id, progress=number % 101) for number, job_id in enumerate(ids)])
+    rows = base.rows("SELECT job_id, status, progress, revision FROM job_logs ORDER BY rowid")
+    assert rows == [(job_id, "RUNNING", number % 101, 3) for number, job_id in enumerate(ids)]
+    assert base.rows("SELECT count(*) FROM job_transitions") == [(1400,)]
+
+
+def test_a_time_beyond_63_bits_is_kept(base: Base) -> None:
+    """A sender's clock may say anything that fits on the wire."""
+    for number, time in enumerate((1, 2**63 - 1, 2**63, 2**64 - 1)):
+        base.apply(report(f"j{number}", time=time))
+        history = load_history(base.connection, f"j{number}", 0)
+        assert history is not None
+        assert history.transitions[0].time_unix_nano == time
+
+
+def test_rows_used_lately_are_not_read_again(base: Base) -> None:
+    """A job is read once, and one that was just made not at all."""
+    assert base.reads_of(report("new")) == 1  # it might exist
+    assert base.reads_of(report("new"), report("new")) == 0
+    base.jobs = base.new_jobs()
+    assert base.reads_of(report("new"), report("new")) == 1
+    assert base.reads_of(report("new")) == 0
+
+
+def test_a_large_job_is_not_kept_in_memory(base: Base) -> None:
+    """Whichever of its texts, or its labels, makes it large; the number of jobs bounds the memory."""
+    large = "x" * (MAX_CACHED_CHARACTERS + 1)
+    for job_id, fields in {
+        "message": {"message": large},
+        "details": {"details_json": large},
+        "failure": {"failure_message": large, "status": FAILED},
+        "labels": {"labels": {str(number): "" for number in range(9)}},
+    }.items():
+        base.apply(report(job_id, **fields))
+        assert base.reads_of(report(job_id, **fields), report(job_id)) == 1
+        assert base.reads_of(report(job_id)) == (0 if job_id == "message" else 1)
+        base.apply(report(job_id, message=large))
+        assert base.reads_of(report(job_id)) == 1
+    assert base.get("message").revision == 6
+
+
+def test_what_others_write_is_seen(base: Base) -> None:
+    """Another connection's commit drops what is kept in memory: the row in the table counts."""
+    base.apply(report(progress=1, record_id="a"))
+    other = base.connect()
+    other.execute("UPDATE job_logs SET revision = 41, progress = 9")
+    other.execute("INSERT INTO job_receipts VALUES (70, x'90')")
+    assert [receipt.revision for receipt in base.apply(report(record_id="b"))] == [42]
+    assert base.rows("SELECT max(last_number) FROM job_receipts") == [(71,)]
+    other.execute("DELETE FROM job_logs")
+    other.execute("INSERT INTO job_logs SELECT * FROM job_logs")
+    assert [receipt.revision for receipt in base.apply(report(), report("k"))] == [1, 1]
+    other.execute("VACUUM")  # gives rows without an INTEGER PRIMARY KEY new numbers
+    base.apply(report("k", message="the right row"))
+    assert (base.get("k").message, base.get("j").message) == ("the right row", "")
+    other.close()
+
+
+def test_a_failed_transaction_leaves_no_trace(base: Base) -> None:
+    """Neither in the tables nor in memory: what comes next is merged with what is committed."""
+    base.apply(report("a", record_id="1"), report("b"))
+    before = [
+        base.rows(f"SELECT * FROM {table}") for table in ("job_logs", "job_transitions", "job_receipts")
+    ]
+    base.connection.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON job_receipts BEGIN SELECT raise(ABORT, 'disk full'); END"
+    )
+    with pytest.raises(sqlite3.IntegrityError, match="disk full"):
+        base.apply(report("a", COMPLETED, record_id="2"), report("new"), report("b", progress=3))
+    assert not base.connection.in_transaction
+    base.connection.execute("DROP TRIGGER full")
+    tables = ("job_logs", "job_transitions", "job_receipts")
+    assert [base.rows(f"SELECT * FROM {table}") for table in tables] == before
+    receipts = base.apply(report("a", record_id="2"), report("new"), report("b"))
+    assert [(r.revision, r.applied) for r in receipts] == [(2, True), (1, True), (2, True)]
+    assert base.rows("SELECT last_number FROM job_receipts") == [(1,), (2,)]
+
+
+def test_a_row_that_has_gone_is_an_error_and_no_silence(base: Base) -> None:
+    """An update that meets no row fails the transaction."""
+    base.apply(report())
+    base.connection.execute("DELETE FROM job_logs")  # by this very connection, so that it goes unnoticed
+    for fields in ({"progress": 5}, {"status": COMPLETED}):
+        with pytest.raises(sqlite3.DatabaseError, match="gone"):
+            base.jobs.apply(base.connection, [report(**fields)])
+        assert [receipt.revision for receipt in base.apply(report())] == [1]
+        base.connection.execute("DELETE FROM job_logs")
+        base.connection.execute("DELETE FROM job_transitions")
+
+
+def test_a_clock_that_was_set_back_does_not_turn_times_back(base: Base) -> None:
+    """`updated_at` stays, for a tick too."""
+    base.apply(report())
+    base.jobs = base.new_jobs(clock=lambda: NOW - 10**12)
+    base.apply(report(progress=3))
+    job = base.get()
+    assert (job.progress, job.update_time_unix_nano) == (3, NOW - 789)
+
+
+def test_receipts_survive_a_restart(base: Base) -> None:
+    """Those of records with an id, oldest first, as they were given."""
+    first = base.apply(
+        report("a", record_id="1", fingerprint=2**32 - 1), report("b"), report("a", record_id="2")
+    )
+    second = base.apply(report("a", attempt=2), report("a", record_id="3"))
+    jobs = base.new_jobs()
+    assert jobs.recent_commits(base.connection, 100) == [
+        RecentCommit("1", "", 2**32 - 1, first[0]),
+        RecentCommit("2", "", 0, first[2]),
+        RecentCommit("3", "", 0, second[1]),
+    ]
+    assert second[1].stale_reason == "SUPERSEDED"
+    assert [commit.record_id for commit in jobs.recent_commits(base.connection, 2)] == ["2", "3"]
+    assert jobs.recent_commits(base.connection, 0) == []
+
+
+def test_receipts_are_pruned_to_the_window(base: Base) -> None:
+    """At least the last `limit` stay, and not much more; the numbers go on after a restart."""
+    base.jobs.recent_commits(base.connection, 10)
+    for number in range(100):
+        base.apply(*[report(record_id=f"{number}-{index}") for index in range(3)])
+        if number == 50:
+            base.jobs = base.new_jobs(receipt_limit=10)
+    assert base.rows("SELECT count(*), max(last_number) FROM job_receipts") == [(4, 300)]
+    ids = [commit.record_id for commit in base.new_jobs().recent_commits(base.connection, 10)]
+    assert ids == ["96-2", *[f"{number}-{index}" for number in (97, 98, 99) for index in range(3)]]
+
+
+def test_only_watched_jobs_are_told(base: Base) -> None:
+    """Each with its transitions and the revision before; the set is looked at after the commit."""
+    base.apply(report("a"))
+    watched: set[str] = set()
+    base.connection.set_trace_callback(lambda text: watched.update({"a", "b"}) if text == "COMMIT" else None)
+    applied = base.jobs.apply(
+        base.connection,
+        [report("a"), report("b", time=5), report("c"), report("a", COMPLETED, time=6)],
+        watched,
+    )
+    base.connection.set_trace_callback(None)
+    assert sorted(applied.changes, key=lambda change: change.job.job_id) == [
+        JobHistory(base.get("a"), [JobTransition(3, 1, COMPLETED, 100, 6)], 1),
+        JobHistory(base.get("b"), [JobTransition(1, 1, RUNNING, 0, 5)], 0),
+    ]
+    assert base.jobs.apply(base.connection, [report("c")], {"a", "b"}).changes == []
