@@ -102,7 +102,7 @@ def encode_line(record: LogRecord) -> bytes:
                     event.user_id,
                     event.source_ip,
                     _raw(event.details_json),
-                    format_time(record.received_unix_nano),
+                    _format_received(record.received_unix_nano),
                     record.source,
                     record.record_id,
                     record.message,
@@ -137,6 +137,9 @@ def format_time(unix_nano: int) -> str:
         return f"{prefix}{nanos}Z"
     return f"{prefix}{str(nanos).zfill(9)}Z"
 
+
+#: All records of a request were received at the same time.
+_format_received = lru_cache(maxsize=8)(format_time)
 
 #: The second last formatted: its start in nanoseconds, and the text before the decimals. Always replaced as
 #: one, so that threads may meet here.

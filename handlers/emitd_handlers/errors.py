@@ -42,12 +42,12 @@ class HandlerError(EmitdError):
 class RecordInvalid(HandlerError):
     """The record itself is at fault.
 
-    `field` is its path within the record as on the wire, such as `audit.source_ip`; `problem` says what is
-    wrong with it, without repeating the path.
+    `field` is its path within the record as on the wire, such as `audit.source_ip`, empty for the record as a
+    whole; `problem` says what is wrong with it, without repeating the path.
     """
 
     def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
+        super().__init__(f"{field}: {problem}" if field else problem)
         self.field = field
         self.problem = problem
 

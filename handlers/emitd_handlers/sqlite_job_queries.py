@@ -21,9 +21,9 @@ from emitd_handlers.sqlite_job_rows import (
 __all__ = ["get_job", "list_jobs", "load_history"]
 
 #: A page ends with the job that makes it this large.
-MAX_PAGE_CHARACTERS = 2 * 1024 * 1024
+MAX_PAGE_BYTES = 2 * 1024 * 1024
 #: What a job takes in a page beside its texts, about.
-JOB_OVERHEAD_CHARACTERS = 100
+JOB_OVERHEAD_BYTES = 100
 
 #: A digest of the query's filters; created_at and job_id of the last job of the page before.
 _Token = tuple[bytes, str, str]
@@ -68,7 +68,7 @@ def list_jobs(connection: sqlite3.Connection, query: JobQuery) -> JobPage:
     jobs: list[Job] = []
     size = 0
     for row in rows:
-        if len(jobs) == query.page_size or size >= MAX_PAGE_CHARACTERS:
+        if len(jobs) == query.page_size or size >= MAX_PAGE_BYTES:
             return JobPage(jobs, _make_token(query, jobs[-1]))
         jobs.append(job_from_row(row))
         size += _size(jobs[-1])
@@ -114,7 +114,6 @@ def _digest(query: JobQuery) -> bytes:
 
 
 def _size(job: Job) -> int:
-    """Return about how many characters a job takes in a page."""
-    texts = (job.job_id, job.job_type, job.message, job.details_json, job.source, job.failure_message)
-    labels = sum(len(key) + len(value) for key, value in job.labels.items())
-    return JOB_OVERHEAD_CHARACTERS + sum(map(len, texts)) + labels
+    """Return about how many bytes a job takes in a page."""
+    texts = [job.job_id, job.job_type, job.message, job.details_json, job.source, job.failure_message]
+    return JOB_OVERHEAD_BYTES + len("".join([*texts, *job.labels, *job.labels.values()]).encode())

@@ -194,8 +194,10 @@ class SqliteJobs:
                 if _is_large(job):
                     work.large.append(job.job_id)
         INSERT_JOBS.run(connection, inserts)
-        UPDATE_JOBS.run(connection, updates)
-        UPDATE_TICKS.run(connection, ticks, (time_text(now),))
+        updated = UPDATE_JOBS.run(connection, updates)
+        updated += UPDATE_TICKS.run(connection, ticks, (time_text(now),))
+        if updated != len(work.changed):
+            raise sqlite3.DatabaseError("rows of job_logs have gone that were there before")
         if work.transitions:
             rows: list[Any] = []
             for job_id, transition in work.transitions:

@@ -54,6 +54,11 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             PRIMARY KEY (job_id, revision)
         ) WITHOUT ROWID
         """,
+        # Whoever deletes a job: a later one under its id must not meet the old one's history.
+        """
+        CREATE TRIGGER job_logs_deleted AFTER DELETE ON job_logs
+        BEGIN DELETE FROM job_transitions WHERE job_id = old.job_id; END
+        """,
         # One row for each transaction that took reports with a record_id: the number, counted from 1, of the
         # last of them, and in msgpack what is needed to answer a copy of each.
         "CREATE TABLE job_receipts (last_number INTEGER NOT NULL PRIMARY KEY, receipts BLOB NOT NULL)",

@@ -13,7 +13,10 @@ __all__ = ["run"]
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print every problem of the file; return 0 if there is none, else 1."""
+    """Print every problem of the file; return 0 if there is none, else 1.
+
+    That the file cannot be read is a problem like any other.
+    """
     try:
         config = load_config(Path(options.file))
     except ConfigError as error:
@@ -25,5 +28,5 @@ def run(options: argparse.Namespace) -> int:
     elif problems:
         print(*problems, sep="\n")
     else:
-        print(f"{options.file}: good; {len(config.handlers)} handlers are active")
+        print(f"{options.file}: good; active handlers: {', '.join(entry.name for entry in config.handlers)}")
     return ExitCode.BAD if problems else ExitCode.GOOD

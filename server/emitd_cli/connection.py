@@ -1,6 +1,5 @@
-"""The connection of a command to its server, and what to say when there is none."""
+"""The connection of a command to its server, and what its errors mean."""
 
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -9,58 +8,80 @@ from google.rpc import error_details_pb2, status_pb2
 
 from emitd.v1 import LogServiceStub
 
-__all__ = ["CannotReach", "connect", "describe", "is_retryable", "retry_seconds", "say"]
+__all__ = ["connect", "describe", "is_refusal", "is_retryable", "retry_delay_seconds", "retry_seconds"]
+
+MAX_RECEIVE_BYTES = 64 * 1024 * 1024
+#: grpc's own pauses between attempts to connect grow to two minutes: longer than commands wait.
+MAX_RECONNECT_BACKOFF_MS = 1000
+#: The pause before another try where the server does not say, and the shortest where it does.
+DEFAULT_RETRY_SECONDS = 0.5
+MIN_RETRY_SECONDS = 0.05
 
 #: Statuses that say nothing about what was sent: the same call may succeed later.
 _RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-DEFAULT_RETRY_SECONDS = 0.5
-
-
-class CannotReach(Exception):
-    """The server does not answer; the message is one line that says what to do."""
-
-    def __init__(self, address: str) -> None:
-        super().__init__(
-            f"cannot reach {address}; is the service running there? (--address, or EMITD_ADDRESS)"
-        )
+#: Statuses by which the server has looked at what was sent, and refuses it.
+_REFUSALS = (
+    grpc.StatusCode.INVALID_ARGUMENT,
+    grpc.StatusCode.ALREADY_EXISTS,
+    grpc.StatusCode.FAILED_PRECONDITION,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+    grpc.StatusCode.UNAUTHENTICATED,
+    grpc.StatusCode.PERMISSION_DENIED,
+)
 
 
 @contextmanager
 def connect(address: str) -> Iterator[LogServiceStub]:
     """Give a stub for the server at `address`; calls wait for nothing but their own deadline."""
-    options = [("grpc.max_receive_message_length", 64 * 1024 * 1024)]
+    options = [
+        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_BACKOFF_MS),
+    ]
     with grpc.insecure_channel(address, options=options) as channel:
         yield LogServiceStub(channel)
 
 
 def describe(error: grpc.RpcError, address: str) -> str:
     """Return an error of a call in one line."""
-    if error.code() is grpc.StatusCode.UNAVAILABLE and _retry_info(error) is None:  # not from our server
-        return str(CannotReach(address))
+    if error.code() is grpc.StatusCode.UNAVAILABLE and _delay_of_call(error) is None:  # not from our server
+        return f"cannot reach {address}; is the service running there? (--address, or EMITD_ADDRESS)"
     return f"{error.code().name}: {error.details()}"
 
 
 def is_retryable(error: grpc.RpcError) -> bool:
     """Return whether the same call may succeed later."""
-    return error.code() in _RETRYABLE or _retry_info(error) is not None
+    return error.code() in _RETRYABLE or _delay_of_call(error) is not None
+
+
+def is_refusal(error: grpc.RpcError) -> bool:
+    """Return whether the server has refused what was sent, for good."""
+    return error.code() in _REFUSALS and not is_retryable(error)
 
 
 def retry_seconds(error: grpc.RpcError) -> float:
     """Return how long to wait before the call is tried again."""
-    seconds = _retry_info(error)
-    return DEFAULT_RETRY_SECONDS if seconds is None else seconds
+    return _bounded(_delay_of_call(error))
 
 
-def say(text: str) -> None:
-    """Write a line to standard error."""
-    print(f"emitd: {text}", file=sys.stderr)
+def retry_delay_seconds(status: status_pb2.Status) -> float:
+    """Return how long to wait before a record that was refused with `status` is sent again."""
+    return _bounded(_delay(status))
 
 
-def _retry_info(error: grpc.RpcError) -> float | None:
+def _bounded(seconds: float | None) -> float:
+    return DEFAULT_RETRY_SECONDS if seconds is None else max(seconds, MIN_RETRY_SECONDS)
+
+
+def _delay_of_call(error: grpc.RpcError) -> float | None:
     for datum in error.trailing_metadata() or ():
         if datum.key == "grpc-status-details-bin":
-            for packed in status_pb2.Status.FromString(datum.value).details:
-                info = error_details_pb2.RetryInfo()
-                if packed.Unpack(info):
-                    return float(info.retry_delay.ToNanoseconds() / 1e9)
+            return _delay(status_pb2.Status.FromString(datum.value))
+    return None
+
+
+def _delay(status: status_pb2.Status) -> float | None:
+    for packed in status.details:
+        info = error_details_pb2.RetryInfo()
+        if packed.Unpack(info):
+            return float(info.retry_delay.ToNanoseconds() / 1e9)
     return None

@@ -1,26 +1,28 @@
-"""Many records to a server: in batches, several calls at a time, each retried until the server answers."""
+"""Many records to a server: in batches, several calls at a time, each retried until the server answers.
+
+Since calls overlap, records of different batches may be committed in another order than that of the input.
+"""
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import NamedTuple, Protocol
 
 import grpc
 
-from emitd.v1 import EmitBatchRequest, EmitBatchResponse, LogServiceStub
-from emitd_cli.connection import CannotReach, is_retryable, retry_seconds, say
+from emitd.v1 import DELIVERY_COMMITTED, EmitBatchRequest, EmitBatchResponse, LogServiceStub, RecordError
+from emitd_cli.connection import describe, is_refusal, is_retryable, retry_delay_seconds, retry_seconds
+from emitd_cli.errors import CannotTell
+from emitd_cli.output import say
 from emitd_cli.record_lines import Line
 
-__all__ = ["Tally", "send_all"]
+__all__ = ["BatchSender", "Tally", "show_progress"]
 
 CALLS_IN_FLIGHT = 4
 CALL_SECONDS = 60.0
-#: The wait before records that a reply calls retryable are sent again.
-REFUSED_RETRY_SECONDS = 0.5
 #: So many refused lines are told one by one.
 SHOWN_REFUSALS = 20
 
@@ -28,24 +30,64 @@ SHOWN_REFUSALS = 20
 class Tally(NamedTuple):
     """What became of the records."""
 
-    accepted: int = 0
+    #: Accepted, and committed by at least one handler.
+    committed: int = 0
+    #: Accepted by handlers that keep them in a queue first.
+    queued: int = 0
+    #: Accepted before, by an earlier run or by a call whose answer was lost.
     duplicates: int = 0
+    refused: int = 0
     #: Of those accepted: job reports that changed nothing.
     not_applied: int = 0
-    refused: int = 0
+
+    @property
+    def records(self) -> int:
+        """How many records there were."""
+        return self.committed + self.queued + self.duplicates + self.refused
+
+    def in_words(self) -> str:
+        """Return the line to end with."""
+        parts = [
+            f"{self.committed} committed",
+            f"{self.queued} queued",
+            f"{self.duplicates} accepted before",
+            f"{self.refused} refused",
+            f"{self.not_applied} job reports not applied",
+        ]
+        said = ", ".join(part for part in parts if not part.startswith("0 "))
+        return f"{self.records} records" + (f": {said}" if said else "")
 
 
-class _Bar(Protocol):
+class Advance(Protocol):
+    """What moves the progress bar."""
+
     def __call__(self, size: int) -> None:
         """Note that so many bytes of the input are done."""
 
 
-class _Sender:
-    def __init__(self, stub: LogServiceStub, options: argparse.Namespace, advance: _Bar) -> None:
+class _Again(NamedTuple):
+    """Lines worth another try, after a pause, and why."""
+
+    lines: Sequence[Line]
+    pause_seconds: float
+    reason: str
+
+
+class BatchSender:
+    """Sends batches of lines, and counts what becomes of them in `tally`.
+
+    Refused lines are told on standard error. Raises CannotTell when the server accepts a batch neither at once
+    nor within `retry_seconds`.
+    """
+
+    def __init__(self, stub: LogServiceStub, address: str, retry_seconds: float, advance: Advance) -> None:
         self._stub = stub
-        self._options = options
+        self._address = address
+        self._retry_seconds = retry_seconds
         self._advance = advance
         self._under_way: deque[tuple[Sequence[Line], grpc.Future[EmitBatchResponse]]] = deque()
+        #: A call has failed, and none has succeeded since.
+        self._troubled = False
         self.tally = Tally()
 
     def send(self, lines: Sequence[Line]) -> None:
@@ -57,60 +99,70 @@ class _Sender:
         if good:
             self._under_way.append((good, self._call(good)))
         if len(self._under_way) >= CALLS_IN_FLIGHT:
-            self.settle_oldest()
+            self._settle_oldest()
 
     def settle(self) -> None:
         """Wait for all calls under way."""
         while self._under_way:
-            self.settle_oldest()
+            self._settle_oldest()
 
-    def settle_oldest(self) -> None:
-        """Wait for the oldest call, retrying it and what it did not take."""
+    def _settle_oldest(self) -> None:
+        """Wait for the oldest call, and send again what it did not take."""
         lines, call = self._under_way.popleft()
-        give_up_at = time.monotonic() + self._options.retry_seconds
-        while lines:
-            try:
-                again, pause = self._count(lines, call.result()), REFUSED_RETRY_SECONDS
-            except grpc.RpcError as error:
-                again, pause = self._after_error(lines, error)
-            if again and time.monotonic() + pause > give_up_at:
-                raise CannotReach(self._options.address)
-            if again:
-                time.sleep(pause)
-                call = self._call(again)
-            lines = again
+        give_up_at = time.monotonic() + self._retry_seconds
+        while again := self._take_answer(lines, call):
+            if time.monotonic() + again.pause_seconds > give_up_at:
+                raise CannotTell(f"{again.reason}; gave up at line {again.lines[0].number}")
+            if not self._troubled:
+                say(f"{again.reason}; trying again for {self._retry_seconds:g} s")
+                self._troubled = True
+            time.sleep(again.pause_seconds)
+            lines = again.lines
+            call = self._call(lines)
+        self._troubled = False
 
     def _call(self, lines: Sequence[Line]) -> grpc.Future[EmitBatchResponse]:
-        request = EmitBatchRequest(records=[line.record for line in lines if line.record is not None])
+        request = EmitBatchRequest(
+            records=[line.record for line in lines if line.record is not None], want_receipts=True
+        )
         call: grpc.Future[EmitBatchResponse] = self._stub.EmitBatch.future(request, timeout=CALL_SECONDS)
         return call
 
-    def _after_error(self, lines: Sequence[Line], error: grpc.RpcError) -> tuple[Sequence[Line], float]:
-        if is_retryable(error):
-            return lines, retry_seconds(error)
-        for line in lines:
-            self._refuse(line, f"{error.code().name}: {error.details()}")
-        return (), 0.0
+    def _take_answer(self, lines: Sequence[Line], call: grpc.Future[EmitBatchResponse]) -> _Again | None:
+        try:
+            return self._count(lines, call.result())
+        except grpc.RpcError as error:
+            reason = describe(error, self._address)
+            if is_retryable(error):
+                return _Again(lines, retry_seconds(error), reason)
+            if not is_refusal(error):
+                raise CannotTell(f"{reason}; gave up at line {lines[0].number}") from error
+            for line in lines:
+                self._refuse(line, reason)
+            return None
 
-    def _count(self, lines: Sequence[Line], response: EmitBatchResponse) -> Sequence[Line]:
+    def _count(self, lines: Sequence[Line], response: EmitBatchResponse) -> _Again | None:
         """Add up a reply; return the lines worth another try."""
-        again = []
-        for error in response.errors:
-            if error.retryable:
-                again.append(lines[error.index])
-            else:
-                # The place in the batch says nothing to whoever wrote the file.
-                self._refuse(
-                    lines[error.index], error.status.message.removeprefix(f"records[{error.index}].")
-                )
-        stale = sum(bool(notice.stale_reason) for notice in response.job_notices)
-        self.tally = self.tally._replace(
-            accepted=self.tally.accepted + response.accepted_count,
-            duplicates=self.tally.duplicates + response.duplicate_count,
-            not_applied=self.tally.not_applied + stale,
+        committed = sum(
+            not receipt.duplicate and any(h.delivery == DELIVERY_COMMITTED for h in receipt.handlers)
+            for receipt in response.receipts
         )
-        self._advance(sum(line.size for line in lines) - sum(line.size for line in again))
-        return again
+        self.tally = self.tally._replace(
+            committed=self.tally.committed + committed,
+            queued=self.tally.queued + response.accepted_count - committed,
+            duplicates=self.tally.duplicates + response.duplicate_count,
+            not_applied=self.tally.not_applied + sum(bool(n.stale_reason) for n in response.job_notices),
+        )
+        refused = {error.index for error in response.errors}
+        self._advance(sum(line.size for index, line in enumerate(lines) if index not in refused))
+        retryable = [error for error in response.errors if error.retryable]
+        for error in response.errors:
+            if not error.retryable:
+                self._refuse(lines[error.index], _problem(error))
+        if not retryable:
+            return None
+        pause = max(retry_delay_seconds(error.status) for error in retryable)
+        return _Again([lines[error.index] for error in retryable], pause, _problem(retryable[0]))
 
     def _refuse(self, line: Line, problem: str) -> None:
         self.tally = self.tally._replace(refused=self.tally.refused + 1)
@@ -119,24 +171,14 @@ class _Sender:
         self._advance(line.size)
 
 
-def send_all(
-    stub: LogServiceStub, batches: Iterable[Sequence[Line]], size: int | None, options: argparse.Namespace
-) -> Tally:
-    """Send the records of every batch; tell what is refused on standard error, and show a bar for a known size.
-
-    Raises CannotReach when the server does not answer for longer than `options.retry_seconds`.
-    """
-    with _progress(size) as advance:
-        sender = _Sender(stub, options, advance)
-        for batch in batches:
-            sender.send(batch)
-        sender.settle()
-    return sender.tally
+def _problem(error: RecordError) -> str:
+    # The place in the batch says nothing to whoever wrote the file.
+    return error.status.message.removeprefix(f"records[{error.index}].")
 
 
 @contextmanager
-def _progress(size: int | None) -> Iterator[_Bar]:
-    """A bar on standard error, where that is a terminal, the size is known and `rich` is installed."""
+def show_progress(size: int | None) -> Iterator[Advance]:
+    """Show a bar on standard error, where that is a terminal, the size is known and `rich` is installed."""
     try:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn

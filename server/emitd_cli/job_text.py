@@ -2,23 +2,32 @@
 
 from datetime import UTC, datetime
 
-from emitd.v1 import Job, JobState
+from emitd.v1 import Job, JobState, JobTransition
+from emitd_cli.output import one_line
 
-__all__ = ["describe_job", "job_line", "status_name"]
+__all__ = ["describe_job", "job_line", "last_words", "status_name", "transition_line"]
 
 
-def status_name(job: Job) -> str:
-    """Return the status without its prefix: `RUNNING`."""
-    return JobState.Name(job.status).removeprefix("JOB_STATE_")
+def status_name(status: JobState) -> str:
+    """Return a status without its prefix: `RUNNING`."""
+    return JobState.Name(status).removeprefix("JOB_STATE_")
+
+
+def last_words(job: Job) -> str:
+    """Return why the job failed, or else its last message."""
+    return " ".join(filter(None, (job.failure_reason, job.failure_message))) or job.message
 
 
 def job_line(job: Job) -> str:
     """Return the job in one line."""
-    line = f"{job.job_id}  {status_name(job):<9}  {job.progress:>3} %"
-    if job.attempt > 1:
-        line += f"  attempt {job.attempt}"
-    text = " ".join(filter(None, (job.failure_reason, job.failure_message))) or job.message
-    return line + (f"  {one_line(text)}" if text else "")
+    text = last_words(job)
+    line = _line(job.job_id, job.status, job.progress, job.attempt)
+    return one_line(f"{line}  {text}" if text else line)
+
+
+def transition_line(job_id: str, transition: JobTransition) -> str:
+    """Return a change of a job's status in one line, like `job_line`."""
+    return one_line(_line(job_id, transition.status, transition.progress, transition.attempt))
 
 
 def describe_job(job: Job) -> str:
@@ -26,12 +35,12 @@ def describe_job(job: Job) -> str:
     fields = {
         "job": job.job_id,
         "type": job.job_type,
-        "status": status_name(job),
+        "status": status_name(job.status),
         "progress": f"{job.progress} %",
         "attempt": str(job.attempt),
         "revision": str(job.revision),
-        "message": one_line(job.message),
-        "failure": one_line(" ".join(filter(None, (job.failure_reason, job.failure_message)))),
+        "message": job.message,
+        "failure": " ".join(filter(None, (job.failure_reason, job.failure_message))),
         "source": job.source,
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
         "details": job.details_json,
@@ -39,15 +48,15 @@ def describe_job(job: Job) -> str:
         "updated": _time(job.update_time_unix_nano),
         "lease ends": _time(job.lease_expire_time_unix_nano),
     }
-    return "\n".join(f"{name:<10}  {value}" for name, value in fields.items() if value)
+    return "\n".join(f"{name:<10}  {one_line(value)}" for name, value in fields.items() if value)
 
 
-def one_line(text: str) -> str:
-    """Return the text with everything that would move a terminal's cursor escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+def _line(job_id: str, status: JobState, progress: int, attempt: int) -> str:
+    line = f"{job_id}  {status_name(status):<9}  {progress:>3} %"
+    return f"{line}  attempt {attempt}" if attempt > 1 else line
 
 
 def _time(unix_nano: int) -> str:
     if not unix_nano:
         return ""
-    return datetime.fromtimestamp(unix_nano / 1e9, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
+    return datetime.fromtimestamp(unix_nano // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")

@@ -3,65 +3,91 @@
 import argparse
 import json
 import uuid
+from collections.abc import Iterable, Sequence
 
-from emitd.v1 import AuditEvent, JobStatus, LogRecord
+from emitd.v1 import AuditEvent, JobState, JobStatus, Level, LogRecord
+from emitd_cli.errors import Misuse
 
-__all__ = ["Misuse", "level_name", "record_from_flags"]
+__all__ = ["level_of_lines", "record_from_flags"]
 
 _COMMON_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 _STATES = ("QUEUED", "RUNNING", "COMPLETED", "FAILED")
 
-
-class Misuse(Exception):
-    """The flags make no record; the message says why."""
+# Flags by what they describe; one that does not fit is misuse, since what it says would be lost.
+_AUDIT_FLAGS = ("user", "source_ip", "event_id")
+_JOB_FLAGS = (
+    "type",
+    "status",
+    "progress",
+    "label",
+    "failure_reason",
+    "failure_message",
+    "attempt",
+    "new_attempt",
+)
+_ONE_RECORD_FLAGS = ("audit", "job", "record_id", "attribute", "details", *_AUDIT_FLAGS, *_JOB_FLAGS)
 
 
 def record_from_flags(options: argparse.Namespace) -> LogRecord:
     """Return the record that the flags describe. Raises Misuse."""
-    if options.audit and options.job:
+    try:
+        return _record(options)
+    except ValueError as error:  # from protobuf: a number out of range, a text that is not Unicode
+        raise Misuse(f"this makes no record: {error}") from error
+
+
+def level_of_lines(options: argparse.Namespace) -> Level:
+    """Return the level for the lines of a file. Raises Misuse for flags that describe one record."""
+    if options.message is not None:
+        raise Misuse(f"a message ('{options.message}') and many records exclude each other")
+    _refuse(options, _ONE_RECORD_FLAGS, "describes one record, and a file brings many")
+    if options.format == "jsonl":
+        _refuse(options, ("level",), "is for lines of text: with --format jsonl each record has its own")
+    return _level(options)
+
+
+def _record(options: argparse.Namespace) -> LogRecord:
+    if options.audit is not None and options.job is not None:
         raise Misuse("--audit and --job exclude each other: a record has one payload")
     record = LogRecord(
         record_id=options.record_id or str(uuid.uuid4()),
-        message=options.message,
-        source=options.source,
-        attributes_json=_attributes(options.attribute),
+        message=options.message or "",
+        source=options.source or "",
+        attributes_json=_to_json(_pairs("--attribute", options.attribute)),
     )
-    if options.audit:
+    if options.audit is not None:
+        _refuse(options, ("level",), "is for log lines: an audit event has its own")
+        _refuse(options, _JOB_FLAGS, "goes with --job")
         record.audit.CopyFrom(_audit(options))
-    elif options.job:
+    elif options.job is not None:
+        _refuse(options, ("level",), "is for log lines: a job report has its own")
+        _refuse(options, _AUDIT_FLAGS, "goes with --audit")
         record.job.CopyFrom(_job(options))
     else:
-        record.MergeFrom(LogRecord(level=_level(options)))
-    if options.level and (options.audit or options.job):
-        raise Misuse("--level is for log lines: an audit event and a job report have their own")
+        _refuse(options, _AUDIT_FLAGS, "goes with --audit")
+        _refuse(options, _JOB_FLAGS, "goes with --job")
+        _refuse(options, ("details",), "goes with --audit or --job")
+        if not options.message:
+            raise Misuse("say what to emit: a message, --audit EVENT_NAME, --job JOB_ID, or --file FILE")
+        record.level = _level(options)
     return record
 
 
-def level_name(options: argparse.Namespace) -> str:
-    """Return the contract's name of the level that `--level` asks for. Raises Misuse."""
+def _level(options: argparse.Namespace) -> Level:
     name = (options.level or "INFO").upper()
     if name not in _COMMON_LEVELS:
         raise Misuse(f"--level: '{options.level}' is not one of {', '.join(_COMMON_LEVELS)}")
-    return f"LEVEL_{name}"
-
-
-def _level(options: argparse.Namespace) -> str:
-    if not options.message:
-        raise Misuse("say what to emit: a message, --audit EVENT_NAME, --job JOB_ID, or --file FILE")
-    for flag in ("user", "event_id", "details", "type", "status"):
-        if getattr(options, flag):
-            raise Misuse(f"--{flag.replace('_', '-')} goes with --audit or --job")
-    return level_name(options)
+    return Level.Value(f"LEVEL_{name}")
 
 
 def _audit(options: argparse.Namespace) -> AuditEvent:
     if not options.user:
         raise Misuse("--user: an audit event says who did it")
     return AuditEvent(
-        event_id=options.event_id,
+        event_id=options.event_id or "",
         event_name=options.audit,
         user_id=options.user,
-        source_ip=options.source_ip,
+        source_ip=options.source_ip or "unknown",
         details_json=options.details or "{}",
     )
 
@@ -71,26 +97,37 @@ def _job(options: argparse.Namespace) -> JobStatus:
     if status not in _STATES:
         found = f"'{options.status}' is not" if options.status else "a job report has"
         raise Misuse(f"--status: {found} one of {', '.join(_STATES)}")
-    report = JobStatus(
+    return JobStatus(
         job_id=options.job,
-        job_type=options.type,
-        status=f"JOB_STATE_{status}",
-        details_json=options.details,
-        failure_reason=options.failure_reason,
-        failure_message=options.failure_message,
-        attempt=options.attempt,
-        new_attempt=options.new_attempt,
+        job_type=options.type or "",
+        status=JobState.Value(f"JOB_STATE_{status}"),
+        progress=options.progress,
+        details_json=options.details or "",
+        labels=_pairs("--label", options.label),
+        failure_reason=options.failure_reason or "",
+        failure_message=options.failure_message or "",
+        attempt=options.attempt or 0,
+        new_attempt=bool(options.new_attempt),
     )
-    if options.progress is not None:
-        report.progress = options.progress
-    return report
 
 
-def _attributes(pairs: list[str]) -> str:
-    attributes = {}
-    for pair in pairs:
+def _pairs(flag: str, pairs: Sequence[str] | None) -> dict[str, str]:
+    found: dict[str, str] = {}
+    for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise Misuse(f"--attribute: '{pair}' is not KEY=VALUE")
-        attributes[key] = value
+            raise Misuse(f"{flag}: '{pair}' is not KEY=VALUE")
+        if key in found:
+            raise Misuse(f"{flag}: '{key}' is given twice")
+        found[key] = value
+    return found
+
+
+def _to_json(attributes: dict[str, str]) -> str:
     return json.dumps(attributes, ensure_ascii=False) if attributes else ""
+
+
+def _refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
+    for name in names:
+        if getattr(options, name) is not None:
+            raise Misuse(f"--{name.replace('_', '-')} {why}")

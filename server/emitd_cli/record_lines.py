@@ -8,11 +8,13 @@ from typing import BinaryIO, NamedTuple
 
 from google.protobuf import json_format
 
-from emitd.v1 import LogRecord
+from emitd.v1 import Level, LogRecord
 
 __all__ = ["Line", "open_lines", "read_batches"]
 
 READ_BYTES = 256 * 1024
+#: A batch has no more bytes of input than this, unless it is a single line; a server takes 16 MiB by default.
+MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class Line(NamedTuple):
@@ -38,44 +40,51 @@ def open_lines(name: str) -> tuple[BinaryIO, int | None]:
 
 
 def read_batches(
-    stream: BinaryIO, form: str, level: str, source: str, *, batch_size: int, live: bool
+    stream: BinaryIO, form: str, level: Level, source: str, *, batch_size: int, live: bool
 ) -> Iterator[list[Line]]:
     """Read a stream's lines in batches of at most `batch_size`; empty lines are passed over.
 
     A `live` stream, such as a pipe, is not kept waiting for a full batch: what has come is a batch. `form` is
-    `lines`, where each is the message of a log line of `level`, such as `LEVEL_INFO`, and `source`, or `jsonl`, where
-    each is a LogRecord in JSON; a record without `record_id` gets a new one, so that sending it again is harmless.
+    `lines`, where each is the message of a log line of `level` and `source`, or `jsonl`, where each is a LogRecord
+    in JSON, whose own source goes first. A record without `record_id` gets a new one, so that sending it again is
+    harmless.
     """
     batch: list[Line] = []
-    number = 0
+    batch_bytes = number = 0
     for arrived in _arrivals(stream):
         for raw in arrived:
             number += 1
-            if raw.strip():
-                batch.append(_read_line(number, raw, form, level, source))
-            if len(batch) == batch_size:
+            if not raw.strip():
+                continue
+            if batch and (len(batch) == batch_size or batch_bytes + len(raw) > MAX_BATCH_BYTES):
                 yield batch
-                batch = []
+                batch, batch_bytes = [], 0
+            batch.append(_read_line(number, raw, form, level, source))
+            batch_bytes += len(raw)
         if batch and live:
             yield batch
-            batch = []
+            batch, batch_bytes = [], 0
     if batch:
         yield batch
 
 
 def _arrivals(stream: BinaryIO) -> Iterator[list[bytes]]:
     """The lines that are complete after each read, the last one also without its newline."""
-    rest = b""
+    rest: list[bytes] = []
     while data := stream.read1(READ_BYTES):  # type: ignore[attr-defined]  # every buffered reader has it
-        *lines, rest = (rest + data).split(b"\n")
-        yield [line + b"\n" for line in lines]
-    if rest:
-        yield [rest]
+        first, *others = data.split(b"\n")
+        rest.append(first)
+        if others:
+            *complete, last = [b"".join(rest), *others]
+            yield [line + b"\n" for line in complete]
+            rest = [last]
+    if last_line := b"".join(rest):
+        yield [last_line]
 
 
-def _read_line(number: int, raw: bytes, form: str, level: str, source: str) -> Line:
+def _read_line(number: int, raw: bytes, form: str, level: Level, source: str) -> Line:
     try:
-        text = raw.strip().decode()
+        text = raw.rstrip(b"\r\n").decode()
         record = _from_json(text) if form == "jsonl" else LogRecord(level=level, message=text)
     except UnicodeDecodeError as error:
         return Line(number, len(raw), None, f"is not UTF-8 at byte {error.start}")
@@ -87,6 +96,8 @@ def _read_line(number: int, raw: bytes, form: str, level: str, source: str) -> L
 
 
 def _from_json(text: str) -> LogRecord:
+    if not text.lstrip().startswith("{"):
+        raise json_format.ParseError("is not a JSON object")
     record = LogRecord()
     json_format.Parse(text, record)
     return record

@@ -186,7 +186,7 @@ async def test_lines_are_limited(path: Path, extra: int) -> None:
         return
     assert [str(error) for error in errors(outcomes)] == [
         "audit.details_json: makes an audit line of 2001 bytes, more than 2000",
-        "record: makes an audit line of 2001 bytes, more than 2000",
+        "makes an audit line of 2001 bytes, more than 2000",
     ]
 
 
@@ -336,6 +336,25 @@ async def test_two_handlers_cannot_share_a_log(path: Path) -> None:
             await second.start()
         assert threading.active_count() == threads
         await second.stop()
+
+
+async def test_a_start_that_is_given_up_leaves_nothing(path: Path) -> None:
+    """Cancelled while it opens the log, a start ends with the lock free and no thread left."""
+    before = set(threading.enumerate())
+    disk = GatedDisk()
+    disk.gate.clear()
+    handler = JsonAuditHandler(JsonAuditSettings(path=path), disk=disk)
+    starting = asyncio.create_task(handler.start())
+    await asyncio.to_thread(disk.at_gate.wait, 10)
+    starting.cancel()
+    await asyncio.sleep(0)
+    disk.gate.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    new = set(threading.enumerate()) - before
+    assert [thread.name for thread in new if thread.name.startswith("emitd-")] == []
+    async with running(path):
+        pass
 
 
 async def test_stop_commits_what_was_accepted(path: Path) -> None:
