@@ -69,6 +69,8 @@ class AllCommitted(Sequence[Outcome]):
     Each outcome is made when it is asked for: most senders want no receipts.
     """
 
+    __slots__ = ("_count", "_receipt")
+
     def __init__(self, count: int, receipt: Callable[[int], Receipt | None]) -> None:
         """`receipt(index)` gives the receipt of one record; the same each time."""
         self._count = count

@@ -9,7 +9,7 @@ from emitd_handlers.errors import RecordConflict
 from emitd_handlers.outcome import AllCommitted, Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 
-__all__ = ["IdempotencyWindow"]
+__all__ = ["SMALL_BATCH_KEYS", "IdempotencyWindow"]
 
 #: A record_id, or an event_id in a tuple of its own, so that the two never meet.
 Key: TypeAlias = str | tuple[str]
@@ -47,16 +47,27 @@ class _Batch:
         assert isinstance(first, Committed)
         return Committed(first.receipt, duplicate=True)
 
+    def take_over(self, other: "_Batch") -> None:
+        """Add another batch's records to this one; the outcomes of both are known."""
+        first = len(self.fingerprints)
+        self.keys = [*self.keys, *other.keys]
+        self.owners = [*self.owners, *(first + owner for owner in other.owners)]
+        self.fingerprints = [*self.fingerprints, *other.fingerprints]
+        plain = [_COMMITTED] * len(other.fingerprints)
+        self.outcomes = [*self.outcomes, *(other.outcomes or plain)]
+
 
 _COMMITTED = Committed()
+#: Batches smaller than this are put together, so that a record that came alone costs no more memory than others.
+SMALL_BATCH_KEYS = 64
 
 
 class IdempotencyWindow:
     """Remembers at least the last `capacity` ids given by senders, with their records' fingerprints and receipts.
 
     Ids that the server assigned are not remembered: no sender can repeat one before it has the receipt. With ids of
-    36 characters an id takes about 0.5 kB of memory for an audit event or a job report that came in a batch, 0.8 kB
-    for one that came alone, and half of that for a log line.
+    36 characters an id takes about 0.5 kB of memory for an audit event, 0.4 kB for a job report and 0.2 kB for a log
+    line.
     """
 
     def __init__(self, capacity: int) -> None:
@@ -197,8 +208,14 @@ class IdempotencyWindow:
 
     def _keep(self, batch: _Batch) -> None:
         """Count a batch whose outcomes are known, and forget the oldest ones that are not needed any more."""
-        self._order.append(batch)
         self._size += len(batch.keys)
+        if len(batch.keys) >= SMALL_BATCH_KEYS:
+            self._order.append(batch)
+        else:
+            if not self._order or len(self._order[-1].keys) >= SMALL_BATCH_KEYS:
+                self._order.append(_Batch([], [], [], pending=False))
+            self._order[-1].take_over(batch)
+            self._batch_of.update(dict.fromkeys(batch.keys, self._order[-1]))
         while self._size - len(self._order[0].keys) >= self._capacity:
             oldest = self._order.popleft()
             self._size -= len(oldest.keys)

@@ -199,6 +199,13 @@ async def live(disk: SimulatedDisk, model: Model, life: Life) -> None:
         return
     finally:
         model.note_cut(disk.content(PATH))
+    try:
+        await emit_all(handler, disk, model, life)
+    finally:
+        await handler.stop()
+
+
+async def emit_all(handler: JsonAuditHandler, disk: SimulatedDisk, model: Model, life: Life) -> None:
     # The dispatcher answers retries of these from memory, as acknowledged.
     for commit in await handler.recent_commits(1_000):
         assert commit.fingerprint == model.records[commit.record_id].fingerprint
@@ -208,7 +215,6 @@ async def live(disk: SimulatedDisk, model: Model, life: Life) -> None:
         batches = [model.unanswered()] if life.resend else []
         batches += [[model.new_record() for _ in range(size)] for size in sizes]
         await asyncio.gather(*(emit(handler, model, batch) for batch in batches if batch))
-    await handler.stop()
 
 
 async def emit(handler: JsonAuditHandler, model: Model, records: Sequence[LogRecord]) -> None:

@@ -8,7 +8,7 @@ import pytest
 from emitd_handlers.errors import HandlerUnavailable, RecordConflict
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord
-from emitd_server.idempotency_window import IdempotencyWindow
+from emitd_server.idempotency_window import SMALL_BATCH_KEYS, IdempotencyWindow
 
 
 def line(record_id: str, fingerprint: int = 1) -> LogRecord:
@@ -156,17 +156,22 @@ async def test_a_commit_that_raises_leaves_no_claim() -> None:
     assert not outcome.duplicate
 
 
-async def test_the_window_holds_the_last_ids_and_no_more() -> None:
-    """The oldest batch makes room for the newest, once the rest are enough."""
-    window, ledger = IdempotencyWindow(3), Ledger()
-    for name in "abcd":
-        await window.commit_once([line(name)], ledger)
-    assert len(window) == 3
-    outcomes = await window.commit_once([line("d"), line("b"), line("a")], ledger)
-    assert [o.duplicate for o in outcomes if isinstance(o, Committed)] == [True, True, False]
-    await window.commit_once([line(name) for name in "uvwxyz"], ledger)
-    assert len(window) == 6  # a batch is forgotten whole
-    (outcome,) = await window.commit_once([line("d")], ledger)
+@pytest.mark.parametrize("batch_size", [1, 3, 200])
+async def test_the_window_holds_the_last_ids_and_few_more(batch_size: int) -> None:
+    """At least `capacity` ids, whether they came alone or in batches; the oldest are forgotten."""
+    window, ledger = IdempotencyWindow(300), Ledger()
+    names = [f"id-{number}" for number in range(1200)]
+    for first in range(0, len(names), batch_size):
+        await window.commit_once([line(name) for name in names[first : first + batch_size]], ledger)
+    assert 300 <= len(window) <= 300 + max(batch_size, 2 * SMALL_BATCH_KEYS)
+    for index in (900, 1000, 1199):
+        (outcome,) = await window.commit_once([line(names[index])], ledger)
+        assert isinstance(outcome, Committed)
+        assert outcome.duplicate
+        assert leaf(outcome) == index
+    (conflict,) = await window.commit_once([line(names[1100], fingerprint=2)], ledger)
+    assert isinstance(conflict, Refused)
+    (outcome,) = await window.commit_once([line(names[0])], ledger)
     assert isinstance(outcome, Committed)
     assert not outcome.duplicate
 
