@@ -192,8 +192,6 @@ class _Channel:
 
     async def wait(self) -> None:
         """Wait for any change, or the end."""
-        if self._closed:
-            return
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiters.add(future)
         try:

@@ -47,15 +47,15 @@ class Tally(NamedTuple):
 
     def in_words(self) -> str:
         """Return the line to end with."""
-        parts = [
-            f"{self.committed} committed",
-            f"{self.queued} queued",
-            f"{self.duplicates} accepted before",
-            f"{self.refused} refused",
-            f"{self.not_applied} job reports not applied",
-        ]
-        said = ", ".join(part for part in parts if not part.startswith("0 "))
-        return f"{self.records} records" + (f": {said}" if said else "")
+        parts = {
+            "committed": self.committed,
+            "queued": self.queued,
+            "accepted before": self.duplicates,
+            "refused": self.refused,
+            "not applied": self.not_applied,
+        }
+        said = ", ".join(f"{count} {name}" for name, count in parts.items() if count)
+        return f"{self.records} record{'s' * (self.records != 1)}" + (f": {said}" if said else "")
 
 
 class Advance(Protocol):
@@ -173,7 +173,7 @@ class BatchSender:
 
 def _problem(error: RecordError) -> str:
     # The place in the batch says nothing to whoever wrote the file.
-    return error.status.message.removeprefix(f"records[{error.index}].")
+    return str(error.status.message).removeprefix(f"records[{error.index}]").lstrip(".: ")
 
 
 @contextmanager

@@ -5,13 +5,38 @@ import json
 import uuid
 from collections.abc import Iterable, Sequence
 
-from emitd.v1 import AuditEvent, JobState, JobStatus, Level, LogRecord
+from emitd.v1 import (
+    JOB_STATE_COMPLETED,
+    JOB_STATE_FAILED,
+    JOB_STATE_QUEUED,
+    JOB_STATE_RUNNING,
+    LEVEL_CRITICAL,
+    LEVEL_DEBUG,
+    LEVEL_ERROR,
+    LEVEL_INFO,
+    LEVEL_WARNING,
+    AuditEvent,
+    JobStatus,
+    Level,
+    LogRecord,
+)
 from emitd_cli.errors import Misuse
 
 __all__ = ["level_of_lines", "record_from_flags"]
 
-_COMMON_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-_STATES = ("QUEUED", "RUNNING", "COMPLETED", "FAILED")
+_LEVELS = {
+    "DEBUG": LEVEL_DEBUG,
+    "INFO": LEVEL_INFO,
+    "WARNING": LEVEL_WARNING,
+    "ERROR": LEVEL_ERROR,
+    "CRITICAL": LEVEL_CRITICAL,
+}
+_STATES = {
+    "QUEUED": JOB_STATE_QUEUED,
+    "RUNNING": JOB_STATE_RUNNING,
+    "COMPLETED": JOB_STATE_COMPLETED,
+    "FAILED": JOB_STATE_FAILED,
+}
 
 # Flags by what they describe; one that does not fit is misuse, since what it says would be lost.
 _AUDIT_FLAGS = ("user", "source_ip", "event_id")
@@ -74,10 +99,10 @@ def _record(options: argparse.Namespace) -> LogRecord:
 
 
 def _level(options: argparse.Namespace) -> Level:
-    name = (options.level or "INFO").upper()
-    if name not in _COMMON_LEVELS:
-        raise Misuse(f"--level: '{options.level}' is not one of {', '.join(_COMMON_LEVELS)}")
-    return Level.Value(f"LEVEL_{name}")
+    level = _LEVELS.get((options.level or "INFO").upper())
+    if level is None:
+        raise Misuse(f"--level: '{options.level}' is not one of {', '.join(_LEVELS)}")
+    return level
 
 
 def _audit(options: argparse.Namespace) -> AuditEvent:
@@ -93,14 +118,14 @@ def _audit(options: argparse.Namespace) -> AuditEvent:
 
 
 def _job(options: argparse.Namespace) -> JobStatus:
-    status = (options.status or "").upper()
-    if status not in _STATES:
+    status = _STATES.get((options.status or "").upper())
+    if status is None:
         found = f"'{options.status}' is not" if options.status else "a job report has"
         raise Misuse(f"--status: {found} one of {', '.join(_STATES)}")
     return JobStatus(
         job_id=options.job,
         job_type=options.type or "",
-        status=JobState.Value(f"JOB_STATE_{status}"),
+        status=status,
         progress=options.progress,
         details_json=options.details or "",
         labels=_pairs("--label", options.label),

@@ -75,9 +75,9 @@ def _arrivals(stream: BinaryIO) -> Iterator[list[bytes]]:
         first, *others = data.split(b"\n")
         rest.append(first)
         if others:
-            *complete, last = [b"".join(rest), *others]
-            yield [line + b"\n" for line in complete]
-            rest = [last]
+            lines = [b"".join(rest), *others]
+            rest = [lines.pop()]
+            yield [line + b"\n" for line in lines]
     if last_line := b"".join(rest):
         yield [last_line]
 

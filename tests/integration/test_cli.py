@@ -3,15 +3,17 @@
 import json
 import os
 import pty
+import signal
+import socket
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from support.run_main import Done, run_main
 from support.server_process import ServerProcess
 
 CONFIG = """
@@ -22,6 +24,8 @@ handlers:
   jobs: {type: database_job, database: "sqlite:///jobs.db"}
 """
 NOBODY = "127.0.0.1:1"
+#: Of records that are under way when their server is killed.
+COUNT = 5000
 
 
 @pytest.fixture(scope="module")
@@ -35,222 +39,28 @@ def server(folder: Path) -> Iterator[ServerProcess]:
         yield server
 
 
-def emitd(
-    *arguments: str, server: ServerProcess | None = None, stdin: str = "", cwd: Path | None = None
-) -> "subprocess.CompletedProcess[str]":
-    environ = {**os.environ, "EMITD_ADDRESS": server.address if server else NOBODY}
-    return subprocess.run(
+def emitd(server: ServerProcess, *arguments: str) -> Done:
+    """Run a command that needs neither a terminal nor a process of its own."""
+    return run_main(*arguments, "--address", server.address)
+
+
+def spawn(server: ServerProcess, *arguments: str, stdin: int | None = None) -> "subprocess.Popen[str]":
+    """Begin a command in a process of its own."""
+    return subprocess.Popen(
         [sys.executable, "-m", "emitd_cli", *arguments],
-        input=stdin,
-        capture_output=True,
-        text=True,
-        env=environ,
-        timeout=60,
-        check=False,
-        cwd=cwd,
-    )
-
-
-def test_a_log_line(server: ServerProcess, folder: Path) -> None:
-    """The message is on the server's standard output, with its attributes."""
-    done = emitd("emit", "User 'u1' successfully authenticated.", "-a", "cart=17", server=server)
-    assert (done.returncode, done.stdout) == (0, "accepted by console\n")
-    deadline = time.monotonic() + 10
-    while "cart=17" not in (folder / "stdout").read_text() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert "[INFO] User 'u1' successfully authenticated. cart=17\n" in (folder / "stdout").read_text()
-
-
-def test_an_audit_event(server: ServerProcess, folder: Path) -> None:
-    """The receipt says which line of which log; the line has what the flags said."""
-    flags = [
-        "--audit",
-        "user.login",
-        "--user",
-        "u1",
-        "--source-ip",
-        "::1",
-        "--details",
-        '{"n":12345678901234567890}',
-    ]
-    done = emitd("emit", *flags, "--json", server=server)
-    assert done.returncode == 0
-    receipt = json.loads(done.stdout)["audit"]
-    lines = (folder / "audit.json.log").read_text().splitlines()
-    line = lines[int(receipt.get("leaf_index", 0))]
-    assert json.loads(line)["event_id"] == receipt["event_id"]
-    assert '"details":{"n":12345678901234567890}' in line
-
-
-def test_a_job_is_reported_read_and_watched(server: ServerProcess) -> None:
-    """`watch` prints each change, ends with the job, and its exit code says how that went."""
-    first = emitd(
-        "emit", "--job", "w1", "--type", "t", "--status", "RUNNING", "--progress", "40", server=server
-    )
-    assert first.stdout == "accepted by jobs: revision 1, attempt 1\n"
-
-    def finish() -> None:
-        time.sleep(0.5)
-        emitd("emit", "--job", "w1", "--status", "COMPLETED", server=server)
-
-    later = threading.Thread(target=finish)
-    later.start()
-    done = emitd("job", "watch", "w1", server=server)
-    later.join()
-    assert done.returncode == 0
-    assert done.stdout.splitlines() == ["w1  RUNNING     40 %", "w1  COMPLETED  100 %"]
-    stale = emitd("emit", "--job", "w1", "--status", "RUNNING", server=server)
-    assert stale.stdout == "accepted by jobs: revision 2, attempt 1, not applied: ATTEMPT_ENDED\n"
-    got = emitd("job", "get", "w1", server=server)
-    assert got.returncode == 0
-    assert "status      COMPLETED\n" in got.stdout
-
-
-def test_a_failed_job_is_exit_code_1(server: ServerProcess) -> None:
-    """`get` and `watch` say FAILED with the reason."""
-    flags = [
-        "--type",
-        "t",
-        "--status",
-        "FAILED",
-        "--failure-reason",
-        "OOM",
-        "--failure-message",
-        "no\x1b[2Jmemory",
-    ]
-    emitd("emit", "--job", "f1", *flags, server=server)
-    watched = emitd("job", "watch", "f1", server=server)
-    assert watched.returncode == 1
-    assert watched.stdout == "f1  FAILED       0 %  OOM no\\x1b[2Jmemory\n"
-    got = emitd("job", "get", "f1", "--json", server=server)
-    assert got.returncode == 1
-    assert json.loads(got.stdout)["failure_reason"] == "OOM"
-
-
-def test_what_cannot_be_told_is_exit_code_4(server: ServerProcess) -> None:
-    """An unknown job, and a server that is not there: one line each."""
-    for command in ("get", "watch"):
-        done = emitd("job", command, "nope", server=server)
-        assert (done.returncode, done.stderr) == (4, "emitd: NOT_FOUND: there is no job 'nope'\n")
-    for arguments in (["emit", "x"], ["job", "get", "x"], ["job", "watch", "x", "--retry-seconds", "0"]):
-        done = emitd(*arguments)
-        assert done.returncode == 4, arguments
-        assert done.stderr.startswith(f"emitd: cannot reach {NOBODY}")
-        assert done.stderr.count("\n") == 1
-
-
-def test_what_is_refused_is_exit_code_1(server: ServerProcess) -> None:
-    """The line names the field."""
-    done = emitd("emit", "--audit", "x", "--user", "u", "--source-ip", "1.2.3", server=server)
-    assert done.returncode == 1
-    assert done.stderr == (
-        "emitd: INVALID_ARGUMENT: record.audit.source_ip: '1.2.3' is neither an IP address nor 'unknown'\n"
-    )
-
-
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["emit"], "say what to emit"),
-        (["emit", "x", "--level", "LOUD"], "'LOUD' is not one of DEBUG"),
-        (["emit", "x", "-a", "novalue"], "'novalue' is not KEY=VALUE"),
-        (["emit", "x", "--user", "u"], "--user goes with --audit or --job"),
-        (["emit", "--audit", "e"], "--user: an audit event says who did it"),
-        (["emit", "--audit", "e", "--job", "j"], "exclude each other"),
-        (["emit", "--job", "j"], "--status: a job report has one of"),
-        (["emit", "--job", "j", "--status", "BUSY"], "'BUSY' is not one of"),
-        (["emit", "--file", "/nowhere/x"], "cannot be read"),
-        (["emit", "--file", "-", "--batch-size", "0"], "is not positive"),
-        (["job", "watch"], "JOB_ID"),
-        (["nonsense"], "invalid choice"),
-    ],
-)
-def test_misuse_is_exit_code_2(arguments: list[str], words: str) -> None:
-    """It says what is wrong, and sends nothing."""
-    done = emitd(*arguments)
-    assert done.returncode == 2
-    assert words in done.stderr
-    assert "Traceback" not in done.stderr
-
-
-def test_lines_from_standard_input(server: ServerProcess) -> None:
-    """A log line each; empty lines are passed over."""
-    done = emitd("emit", "-", "--source", "seq", stdin="one\n\ntwo\nlast without newline", server=server)
-    assert (done.returncode, done.stdout) == (0, "3 records accepted\n")
-
-
-def test_json_lines_from_a_file(server: ServerProcess, folder: Path, tmp_path: Path) -> None:
-    """The contract's JSON form; what is refused is told by line and field, and the rest is accepted."""
-    good = {"audit": {"eventName": "e", "userId": "u", "sourceIp": "unknown", "detailsJson": "{}"}}
-    lines = [
-        json.dumps(good | {"recordId": f"cli-{number}", "level": "LEVEL_AUDIT"}) for number in range(1000)
-    ]
-    lines[500] = '{"level":"LEVEL_AUDIT"}'
-    lines[700] = '{"level":"LEVEL_INFO","messag":"x"}'
-    lines[800] = '{"record_id":"snake","job":{"job_id":"snake","job_type":"t","status":"JOB_STATE_QUEUED"}}'
-    file = tmp_path / "records.jsonl"
-    file.write_text("\n".join(lines))
-    before = (
-        (folder / "audit.json.log").read_text().count("\n") if (folder / "audit.json.log").exists() else 0
-    )
-    done = emitd("emit", "--file", str(file), "--format", "jsonl", server=server)
-    assert done.returncode == 1
-    assert done.stdout == "998 records accepted, 2 refused\n"
-    told = sorted(done.stderr.splitlines())
-    assert told[0] == "emitd: line 501: level: AUDIT needs the payload `audit`"
-    assert told[1].startswith("emitd: line 701: ")
-    assert "messag" in told[1]
-    assert (folder / "audit.json.log").read_text().count("\n") == before + 997
-    again = emitd("emit", "--file", str(file), "--format", "jsonl", "--json", server=server)
-    assert json.loads(again.stdout) == {"accepted": 0, "duplicates": 998, "not_applied": 0, "refused": 2}
-
-
-def test_a_live_pipe_is_not_kept_waiting(server: ServerProcess, folder: Path) -> None:
-    """`tail -f | emitd emit -`: a line is sent when it comes, not when a batch is full."""
-    process = subprocess.Popen(
-        [sys.executable, "-m", "emitd_cli", "emit", "-"],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        env={**os.environ, "EMITD_ADDRESS": server.address},
-    )
-    assert process.stdin is not None
-    process.stdin.write("straight through\n")
-    process.stdin.flush()
-    deadline = time.monotonic() + 15
-    while "straight through" not in (folder / "stdout").read_text() and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert "straight through" in (folder / "stdout").read_text()
-    out, _ = process.communicate(timeout=15)
-    assert out == "1 records accepted\n"
-
-
-def test_a_pipe_closed_early_ends_quietly(server: ServerProcess) -> None:
-    """`emitd job get | head -0`: no traceback, no complaint at exit."""
-    emitd("emit", "--job", "p1", "--type", "t", "--status", "QUEUED", server=server)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "emitd_cli", "job", "watch", "p1", "--json"],
+        stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "EMITD_ADDRESS": server.address},
     )
-    assert process.stdout is not None
-    assert process.stderr is not None
-    process.stdout.readline()
-    process.stdout.close()
-    emitd("emit", "--job", "p1", "--status", "COMPLETED", server=server)
-    assert process.wait(30) in (0, 1)
-    assert process.stderr.read() == ""
-    process.stderr.close()
 
 
-def test_watch_draws_a_bar_on_a_terminal(server: ServerProcess) -> None:
-    """On a terminal the job is one live line; its text ends with the final state."""
-    emitd("emit", "--job", "bar", "--type", "t", "--status", "COMPLETED", server=server)
+def on_a_terminal(server: ServerProcess, *arguments: str) -> tuple[int, str]:
+    """Run a command on a terminal; return its exit code and all that was written to the screen."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "emitd_cli", "job", "watch", "bar"],
+        [sys.executable, "-m", "emitd_cli", *arguments],
         stdout=theirs,
         stderr=theirs,
         env={**os.environ, "EMITD_ADDRESS": server.address, "TERM": "xterm", "COLUMNS": "100"},
@@ -263,38 +73,261 @@ def test_watch_draws_a_bar_on_a_terminal(server: ServerProcess) -> None:
     except OSError:  # the terminal is gone with its process
         pass
     os.close(ours)
-    assert process.wait(30) == 0
-    assert "bar" in screen.decode()
-    assert "COMPLETED" in screen.decode()
-    assert "━" in screen.decode()
+    return process.wait(30), screen.decode()
 
 
-def test_check_config(tmp_path: Path) -> None:
-    """Exit code 0 and a word for a good file, 1 and every problem for a bad one, also as JSON."""
-    (tmp_path / "good.yml").write_text("handlers: {d: {type: discard}}\n")
-    done = emitd("check-config", "good.yml", cwd=tmp_path)
-    assert (done.returncode, done.stdout) == (0, "good.yml: good; 1 handlers are active\n")
-    (tmp_path / "bad.yml").write_text("servr: 1\nhandlers: {d: {type: discrd}}\n")
-    done = emitd("check-config", "bad.yml", cwd=tmp_path)
-    assert done.returncode == 1
-    assert len(done.stdout.splitlines()) == 2
-    done = emitd("check-config", "bad.yml", "--json", cwd=tmp_path)
-    assert done.returncode == 1
-    assert [(p["line"], p["path"], p["nearest"]) for p in json.loads(done.stdout)] == [
-        (1, "servr", "server"),
-        (2, "handlers.d.type", "discard"),
+def wait_for(file: Path, text: str) -> None:
+    deadline = time.monotonic() + 15
+    while text not in file.read_text() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert text in file.read_text()
+
+
+def test_a_log_line(server: ServerProcess, folder: Path) -> None:
+    """The message is on the server's standard output, with its attributes."""
+    done = emitd(server, "emit", "User 'u1' successfully authenticated.", "-a", "cart=17")
+    assert done == (0, "accepted by console\n", "")
+    wait_for(folder / "stdout", "[INFO] User 'u1' successfully authenticated. cart=17\n")
+
+
+def test_an_audit_event(server: ServerProcess, folder: Path) -> None:
+    """The receipt says which line of which log; the line has what the flags said."""
+    flags = ["--audit", "user.login", "--user", "u1", "--source-ip", "::1", "--json"]
+    done = emitd(server, "emit", *flags, "--details", '{"n":12345678901234567890}')
+    assert done.returncode == 0
+    receipt = json.loads(done.stdout)["audit"]
+    lines = (folder / "audit.json.log").read_text().splitlines()
+    line = lines[int(receipt["leaf_index"])]
+    assert json.loads(line)["event_id"] == receipt["event_id"]
+    assert '"details":{"n":12345678901234567890}' in line
+
+
+def test_a_retry_is_told(server: ServerProcess) -> None:
+    """The same record again was accepted before, and has the same line."""
+    flags = ["--audit", "e", "--user", "u", "--record-id", "retry-1", "--event-id", "retry-1"]
+    first = emitd(server, "emit", *flags)
+    assert first.stdout.startswith("accepted by audit: event retry-1, line ")
+    again = emitd(server, "emit", *flags)
+    assert again.stdout == first.stdout.replace("accepted", "accepted before")
+    other = emitd(server, "emit", *flags, "--source-ip", "::1")
+    assert other.returncode == 1
+    assert other.stderr.startswith("emitd: ALREADY_EXISTS: ")
+
+
+def test_a_job_is_reported_read_and_watched(server: ServerProcess) -> None:
+    """`watch` prints each change, ends with the job, and its exit code says how that went."""
+    flags = ["--type", "t", "--status", "RUNNING", "--progress", "40", "--label", "team=a"]
+    first = emitd(server, "emit", "--job", "w1", *flags)
+    assert first.stdout == "accepted by jobs: revision 1, attempt 1\n"
+    watch = spawn(server, "job", "watch", "w1")
+    assert watch.stdout is not None
+    assert watch.stdout.readline() == "w1  RUNNING     40 %\n"
+    emitd(server, "emit", "--job", "w1", "--status", "COMPLETED")
+    out, err = watch.communicate(timeout=30)
+    assert (watch.returncode, out, err) == (0, "w1  COMPLETED  100 %\n", "")
+    stale = emitd(server, "emit", "--job", "w1", "--status", "RUNNING")
+    assert stale.stdout == "accepted by jobs: revision 2, attempt 1, not applied: ATTEMPT_ENDED\n"
+    got = emitd(server, "job", "get", "w1")
+    assert got.returncode == 0
+    assert "status      COMPLETED\n" in got.stdout
+    assert "labels      team=a\n" in got.stdout
+
+
+def test_the_history_of_a_job(server: ServerProcess) -> None:
+    """`--after-revision 0` shows every change of status there was; without it there is only what is."""
+    for flags in (["QUEUED", "--type", "t"], ["RUNNING"], ["FAILED"]):
+        emitd(server, "emit", "--job", "h1", "--status", *flags)
+    emitd(server, "emit", "--job", "h1", "--status", "COMPLETED", "--new-attempt")
+    done = emitd(server, "job", "watch", "h1", "--after-revision", "0")
+    assert done.returncode == 0
+    assert done.stdout.splitlines() == [
+        "h1  QUEUED       0 %",
+        "h1  RUNNING      0 %",
+        "h1  FAILED       0 %",
+        "h1  COMPLETED  100 %  attempt 2",
     ]
-    done = emitd("check-config", "none.yml", cwd=tmp_path)
+    assert emitd(server, "job", "watch", "h1").stdout == "h1  COMPLETED  100 %  attempt 2\n"
+
+
+def test_a_failed_job_is_exit_code_1(server: ServerProcess) -> None:
+    """`get` and `watch` say FAILED with the reason."""
+    flags = ["--failure-reason", "OOM", "--failure-message", "no\x1b[2Jmemory"]
+    emitd(server, "emit", "--job", "f1", "--type", "t", "--status", "FAILED", *flags)
+    watched = emitd(server, "job", "watch", "f1")
+    assert watched == (1, "f1  FAILED       0 %  OOM no\\x1b[2Jmemory\n", "")
+    got = emitd(server, "job", "get", "f1", "--json")
+    assert got.returncode == 1
+    assert json.loads(got.stdout)["failure_reason"] == "OOM"
+
+
+def test_what_cannot_be_told_is_exit_code_4(server: ServerProcess) -> None:
+    """An unknown job, one that takes too long, and a server that is not there: one line each."""
+    for command in ("get", "watch"):
+        done = emitd(server, "job", command, "nope")
+        assert (done.returncode, done.stderr) == (4, "emitd: NOT_FOUND: there is no job 'nope'\n")
+    done = emitd(server, "job", "watch", "nope", "--wait", "--timeout", "0.3")
+    assert (done.returncode, done.stderr) == (4, "emitd: 'nope' has not ended within 0.3 s (--timeout)\n")
+    for arguments in (["emit", "x"], ["job", "get", "x"], ["job", "watch", "x"]):
+        done = run_main(*arguments, "--address", NOBODY)
+        assert done.returncode == 4, arguments
+        assert done.stderr.startswith(f"emitd: cannot reach {NOBODY}")
+        assert done.stderr.count("\n") == 1
+
+
+def test_what_is_refused_is_exit_code_1(server: ServerProcess) -> None:
+    """The line names the field."""
+    done = emitd(server, "emit", "--audit", "x", "--user", "u", "--source-ip", "1.2.3")
     assert done.returncode == 1
-    assert "cannot be read" in done.stdout
+    assert done.stderr == (
+        "emitd: INVALID_ARGUMENT: record.audit.source_ip: '1.2.3' is neither an IP address nor 'unknown'\n"
+    )
 
 
-def test_help_tells_the_exit_codes() -> None:
-    """Of the program and of every command, with an example each."""
-    for command in ([], ["serve"], ["check-config"], ["emit"], ["job", "get"], ["job", "watch"]):
-        done = emitd(*command, "--help")
-        assert done.returncode == 0
-        assert "exit codes:" in done.stdout
-        assert "3  bad configuration at start" in done.stdout
-        assert not command or "examples:" in done.stdout
-    assert emitd("--version").stdout.startswith("emitd ")
+def test_lines_from_standard_input(server: ServerProcess, folder: Path) -> None:
+    """A log line each, with its indentation; empty lines are passed over."""
+    process = spawn(server, "emit", "-", "--source", "seq", stdin=subprocess.PIPE)
+    out, err = process.communicate("one\n\n  two\nlast without newline", timeout=30)
+    assert (process.returncode, out, err) == (0, "3 records: 3 queued\n", "")
+    wait_for(folder / "stdout", "[INFO]   two\n")
+    wait_for(folder / "stdout", "[INFO] last without newline\n")
+
+
+def test_json_lines_from_a_file(server: ServerProcess, folder: Path, tmp_path: Path) -> None:
+    """The contract's JSON form; what is refused is told by line and field, and the rest is committed once."""
+    good = {"audit": {"eventName": "e", "userId": "u", "sourceIp": "unknown", "detailsJson": "{}"}}
+    lines = [json.dumps(good | {"recordId": f"cli-{n}", "level": "LEVEL_AUDIT"}) for n in range(1000)]
+    lines[500] = '{"level":"LEVEL_AUDIT"}'
+    lines[700] = '{"level":"LEVEL_INFO","messag":"x"}'
+    lines[800] = '{"record_id":"snake","job":{"job_id":"snake","job_type":"t","status":"JOB_STATE_QUEUED"}}'
+    file = tmp_path / "records.jsonl"
+    file.write_text("\n".join(lines))
+    audit = folder / "audit.json.log"
+    before = audit.read_text().count("\n") if audit.exists() else 0
+    done = emitd(server, "emit", "--file", str(file), "--format", "jsonl")
+    assert done.returncode == 1
+    assert done.stdout == "1000 records: 998 committed, 2 refused\n"
+    told = sorted(done.stderr.splitlines())
+    assert told[0] == "emitd: line 501: level: AUDIT needs the payload `audit`"
+    assert told[1].startswith("emitd: line 701: ")
+    assert "messag" in told[1]
+    assert audit.read_text().count("\n") == before + 997
+    again = emitd(server, "emit", "--file", str(file), "--format", "jsonl")
+    assert again.stdout == "1000 records: 998 accepted before, 2 refused\n"
+    assert audit.read_text().count("\n") == before + 997
+
+
+def test_long_lines_make_short_batches(server: ServerProcess, tmp_path: Path) -> None:
+    """More than a server takes in one call is no problem of whoever calls: 40 MB in lines of 80 kB."""
+    file = tmp_path / "long"
+    file.write_text(("x" * 80_000 + "\n") * 500)
+    assert emitd(server, "emit", "--file", str(file)).stdout == "500 records: 500 queued\n"
+
+
+def test_a_live_pipe_is_not_kept_waiting(server: ServerProcess, folder: Path) -> None:
+    """`tail -f | emitd emit -`: a line is sent when it comes, not when a batch is full."""
+    process = spawn(server, "emit", "-", stdin=subprocess.PIPE)
+    assert process.stdin is not None
+    process.stdin.write("straight through\n")
+    process.stdin.flush()
+    wait_for(folder / "stdout", "straight through")
+    out, _ = process.communicate(timeout=15)
+    assert out == "1 record: 1 queued\n"
+
+
+def test_a_pipe_closed_early_ends_quietly(server: ServerProcess) -> None:
+    """`emitd job watch --json | head -1`: no traceback, no complaint at exit."""
+    emitd(server, "emit", "--job", "p1", "--type", "t", "--status", "QUEUED")
+    process = spawn(server, "job", "watch", "p1", "--json")
+    assert process.stdout is not None
+    assert process.stderr is not None
+    process.stdout.readline()
+    process.stdout.close()
+    emitd(server, "emit", "--job", "p1", "--status", "COMPLETED")
+    assert process.wait(30) == 0
+    assert process.stderr.read() == ""
+    process.stderr.close()
+
+
+@pytest.mark.parametrize("command", ["watch", "emit"])
+def test_ctrl_c_ends_quietly(server: ServerProcess, folder: Path, command: str) -> None:
+    """Exit code 130, and no traceback, while it waits for the server or for its input."""
+    emitd(server, "emit", "--job", "c1", "--type", "t", "--status", "RUNNING")
+    if command == "watch":
+        process = spawn(server, "job", "watch", "c1")
+        assert process.stdout is not None
+        assert process.stdout.readline().startswith("c1  RUNNING")
+    else:
+        process = spawn(server, "emit", "-", stdin=subprocess.PIPE)
+        assert process.stdin is not None
+        process.stdin.write("before ctrl-c\n")
+        process.stdin.flush()
+        wait_for(folder / "stdout", "before ctrl-c")
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert (process.returncode, out, err) == (130, "", "")
+
+
+def test_watch_draws_a_bar_on_a_terminal(server: ServerProcess) -> None:
+    """On a terminal the job is one live line, with its type; its text ends with the final state."""
+    emitd(server, "emit", "--job", "bar", "--type", "drawn", "--status", "COMPLETED")
+    code, screen = on_a_terminal(server, "job", "watch", "bar")
+    assert code == 0
+    for text in ("bar", "drawn", "COMPLETED", "100 %", "━"):
+        assert text in screen
+
+
+def test_a_bar_for_a_file_on_a_terminal(server: ServerProcess, tmp_path: Path) -> None:
+    """The size of a file is known, so sending it draws a bar; the counts are the last line."""
+    (tmp_path / "lines").write_text("x\n" * 2000)
+    code, screen = on_a_terminal(server, "emit", "--file", str(tmp_path / "lines"))
+    assert code == 0
+    assert "sending" in screen
+    assert "━" in screen
+    assert screen.rstrip().endswith("2000 records: 2000 queued")
+
+
+def test_a_watch_outlives_its_server(tmp_path: Path) -> None:
+    """The server is killed and started again: the watch says so, resumes, and skips and repeats nothing."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        config = CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{probe.getsockname()[1]}")
+    with ServerProcess.start(config, tmp_path) as first:
+        emitd(first, "emit", "--job", "j", "--type", "t", "--status", "QUEUED")
+        watch = spawn(first, "job", "watch", "j")
+        assert watch.stdout is not None
+        assert watch.stdout.readline() == "j  QUEUED       0 %\n"
+        first.kill()
+    with ServerProcess.start(config, tmp_path) as second:
+        emitd(second, "emit", "--job", "j", "--status", "RUNNING", "--progress", "5")
+        emitd(second, "emit", "--job", "j", "--status", "COMPLETED")
+        out, err = watch.communicate(timeout=60)
+    assert watch.returncode == 0
+    assert out.splitlines() == ["j  RUNNING      5 %", "j  COMPLETED  100 %"]
+    assert err.startswith(f"emitd: cannot reach {second.address}")
+    assert err.endswith("; trying again for 60 s\n")
+    assert err.count("\n") == 1
+
+
+def test_records_outlive_their_server(tmp_path: Path) -> None:
+    """A server that is killed while a file is sent and comes back has every record, once."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        config = CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{probe.getsockname()[1]}")
+    payload = {"eventName": "e", "userId": "u", "sourceIp": "unknown", "detailsJson": "{}"}
+    file = tmp_path / "records.jsonl"
+    file.write_text("".join(json.dumps({"recordId": f"r{n}", "audit": payload}) + "\n" for n in range(COUNT)))
+    audit = tmp_path / "audit.json.log"
+    flags = ["--file", str(file), "--format", "jsonl", "--batch-size", "16"]
+    with ServerProcess.start(config, tmp_path) as first:
+        process = spawn(first, "emit", *flags)
+        deadline = time.monotonic() + 30
+        while not (audit.exists() and audit.stat().st_size > 100_000) and time.monotonic() < deadline:
+            time.sleep(0.005)
+        first.kill()
+    with ServerProcess.start(config, tmp_path):
+        out, err = process.communicate(timeout=60)
+    assert process.returncode == 0, err
+    assert out.startswith(f"{COUNT} records: ")
+    assert "refused" not in out
+    ids = [json.loads(line)["record_id"] for line in audit.read_text().splitlines()]
+    assert len(ids) == len(set(ids)) == COUNT

@@ -15,11 +15,13 @@ import pytest
 from emitd_handlers import database_job
 from emitd_handlers.database_job import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.database_url import DatabaseUrl
+from emitd_handlers.disk import RealDisk
 from emitd_handlers.errors import HandlerUnavailable, JobQueryInvalid, RecordInvalid
 from emitd_handlers.job import Job, JobQuery, JobSource
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 from emitd_handlers.settings import Delivery
+from emitd_handlers.sqlite_connection import make_database_file
 from emitd_handlers.testing import make_record
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
@@ -69,6 +71,13 @@ async def get(handler: DatabaseJobHandler, job_id: str = "j") -> Job:
     job = await handler.get(job_id)
     assert job is not None
     return job
+
+
+async def join_all(threads: set[threading.Thread]) -> None:
+    """Wait until the threads have ended."""
+    for thread in threads:
+        await asyncio.to_thread(thread.join, 5)
+    assert not [thread for thread in threads if thread.is_alive()]
 
 
 async def block(handler: DatabaseJobHandler) -> threading.Event:
@@ -158,6 +167,16 @@ async def test_files_and_folders_are_for_the_owner_alone(tmp_path: Path) -> None
     assert [file.name for file in path.parent.iterdir()] == ["jobs.db"]
 
 
+async def test_the_names_of_new_folders_and_of_the_database_are_synced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A power cut must not take the folder away with what was committed in it."""
+    synced: list[Path] = []
+    monkeypatch.setattr(RealDisk, "sync_directory", lambda self, path: synced.append(path))
+    make_database_file(tmp_path / "a" / "b" / "jobs.db")
+    assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
+
+
 async def test_what_was_acknowledged_survives_a_kill(
     handler: DatabaseJobHandler, path: Path, tmp_path: Path
 ) -> None:
@@ -233,13 +252,12 @@ async def test_start_and_stop_are_idempotent_and_leave_nothing(path: Path) -> No
     handler = make_handler(path)
     await handler.start()
     await handler.start()
-    assert len(set(threading.enumerate()) - threads) == 2
+    started = set(threading.enumerate()) - threads
+    assert [thread.daemon for thread in started] == [True, True], "a call that hangs would keep the process"
     await handler.emit(report())
     await handler.stop()
     await handler.stop()
-    for thread in set(threading.enumerate()) - threads:
-        thread.join(5)
-    assert set(threading.enumerate()) == threads
+    await join_all(set(threading.enumerate()) - threads)
     assert asyncio.all_tasks() == tasks
     gc.collect()  # a connection left open would warn, and warnings are errors
 
@@ -261,14 +279,16 @@ async def test_stop_waits_for_what_was_taken(path: Path) -> None:
     """A batch that waits for its transaction is committed first; a new one is refused meanwhile."""
     async with running(path) as handler:
         gate = await block(handler)
-        taken = asyncio.create_task(handler.emit_batch([report()]))
-        await asyncio.sleep(0)
+        taken = [asyncio.create_task(handler.emit_batch([report()]))]
+        await asyncio.sleep(0.01)
+        taken.append(asyncio.create_task(handler.emit_batch([report()])))
+        await asyncio.sleep(0.01)
         stopping = asyncio.create_task(handler.stop())
         await asyncio.sleep(0)
         with pytest.raises(HandlerUnavailable):
             await handler.emit_batch([report()])
         gate.set()
-        assert receipt((await taken)[0]).revision == 1
+        assert [receipt((await task)[0]).revision for task in taken] == [1, 2]
         await stopping
 
 
@@ -299,9 +319,7 @@ async def test_a_database_that_cannot_be_used_is_one_clear_line(
     assert "expected a new file or an SQLite database that this user may write to" in line
     assert "\n" not in line
     await handler.stop()
-    for thread in set(threading.enumerate()) - threads:
-        thread.join(5)
-    assert set(threading.enumerate()) == threads
+    await join_all(set(threading.enumerate()) - threads)
 
 
 async def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
@@ -318,8 +336,10 @@ async def test_tables_of_a_newer_emitd_are_refused(path: Path) -> None:
         other.execute("UPDATE emitd_schema SET version = 99")
         other.commit()
         other.close()
+    threads = set(threading.enumerate())
     with pytest.raises(HandlerUnavailable, match=r"jobs\.db' cannot be opened: .* use a newer emitd"):
         await make_handler(path).start()
+    await join_all(set(threading.enumerate()) - threads)
 
 
 async def test_a_database_that_fails_refuses_the_whole_group(handler: DatabaseJobHandler) -> None:

@@ -224,6 +224,7 @@ async def test_progress_comes_after_the_interval(database: Database) -> None:
     database.report()
     assert seen(await waiting) == (3, [], 1)
     assert loop.time() - begun > 0.04
+    assert not database.hub._channels["j"]._paced_waiters
 
 
 async def test_a_slow_watcher_is_told_at_once(database: Database) -> None:
@@ -260,12 +261,16 @@ async def test_a_watcher_far_behind_gets_every_transition(
     assert database.loads == [1]
 
 
-async def test_watchers_share_the_load_the_state_and_the_update(database: Database) -> None:
+async def test_watchers_share_the_load_and_the_update(database: Database) -> None:
     """Any number of watchers from one revision costs one load, and gets the very same object."""
     database.report()
     database.report()
+    database.gate = asyncio.Event()
     watches = [database.hub.watch("j", after_revision=after) for after in (0, 0, 1, None, None)]
-    updates = await asyncio.gather(*(anext(watch) for watch in watches))
+    reading = [begin(watch) for watch in watches]
+    await turn()
+    database.gate.set()
+    updates = await asyncio.gather(*reading)
     assert database.loads == [0]
     assert updates[0] is updates[1]
     assert updates[3] is updates[4]
@@ -274,6 +279,49 @@ async def test_watchers_share_the_load_the_state_and_the_update(database: Databa
     updates = await asyncio.gather(*(anext(watch) for watch in watches))
     assert all([update is updates[0] for update in updates])
     assert database.loads == [0]
+
+
+async def test_a_load_serves_those_who_come_later(database: Database) -> None:
+    """What one watcher has loaded of the past, the channel knows for all, next to what was published since."""
+    database.report()
+    database.report(COMPLETED)
+    await anext(first := database.hub.watch("j"))
+    database.report(RUNNING)
+    for _ in range(3):
+        assert seen(await anext(database.hub.watch("j", after_revision=0))) == (3, [1, 2, 3], 0)
+    assert database.loads == [None, 0]
+    assert seen(await anext(first)) == (3, [3], 0)
+
+
+async def test_a_new_watcher_gets_the_newest_state(database: Database) -> None:
+    """Also where an older one was given to another."""
+    database.report()
+    await anext(first := database.hub.watch("j"))
+    database.report()
+    assert (await anext(database.hub.watch("j"))).job.revision == 2
+    await first.aclose()
+
+
+async def test_a_load_that_is_overtaken_leaves_no_gap(database: Database) -> None:
+    """It is from before a publication that starts later than what is known."""
+    database.report()
+    await anext(first := database.hub.watch("j"))
+    database.gate = asyncio.Event()
+    database.loading.clear()
+    watch = database.hub.watch("j", after_revision=0)
+    waiting = begin(watch)
+    await database.loading.wait()
+    database.commit(COMPLETED)
+    change = database.commit(RUNNING)
+    database.hub.publish(change.job, change.transitions)
+    database.gate.set()
+    update = await waiting
+    transitions = [item.revision for item in update.transitions]
+    while update.job.revision < 3:
+        update = await anext(watch)
+        transitions += [item.revision for item in update.transitions]
+    assert transitions == [1, 2, 3]
+    await first.aclose()
 
 
 async def test_a_channel_goes_with_its_last_watcher(database: Database) -> None:

@@ -12,6 +12,7 @@ import pytest
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.job import Job, JobTransition
 from emitd_handlers.job_hub import JobHistory
+from emitd_handlers.job_merge import merge
 from emitd_handlers.outcome import Committed, JobReceipt, RecentCommit, Refused
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 from emitd_handlers.sqlite_job_queries import get_job, load_history
@@ -30,13 +31,14 @@ def report(job_id: str = "j", status: JobState = RUNNING, *, record_id: str = ""
     time = fields.pop("time", received)
     message = fields.pop("message", "")
     fingerprint = fields.pop("fingerprint", 0)
+    source = fields.pop("source", "worker")
     return LogRecord(
         Level.JOB_STATUS,
         message,
         record_id,
         time,
         received,
-        "worker",
+        source,
         payload=JobStatus(job_id, fields.pop("job_type", "sync"), status, **fields),
         fingerprint=fingerprint,
     )
@@ -117,6 +119,38 @@ def test_a_row_holds_the_whole_job(base: Base) -> None:
     job = base.get()
     assert (job.status, job.failure_reason, job.failure_message) == (FAILED, "OOM", "out of memory")
     assert (job.lease_expire_time_unix_nano, job.progress, job.revision) == (0, 6, 3)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"progress": 50},
+        {"message": "other"},
+        {"source": "other"},
+        {"details_json": '{"b":2}'},
+        {"labels": {"other": ""}},
+        {"lease_seconds": 9},
+        {"lease_seconds": 0},
+        {"status": COMPLETED},
+        {"attempt": 2},
+        {},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("cached", [True, False])
+def test_every_change_is_written(base: Base, change: dict[str, Any], cached: bool) -> None:
+    """Whatever a report changes is in the row afterwards, and in memory."""
+    first = report(details_json='{"a":1}', labels={"k": "v"}, lease_seconds=30)
+    second = report(**change)
+    base.apply(first)
+    if not cached:
+        base.jobs = base.new_jobs()
+    base.apply(second)
+    expected = merge(merge(None, first, NOW).job, second, NOW).job
+    assert base.get() == expected
+    third = report(attempt=9)
+    base.apply(third)
+    assert base.get() == merge(expected, third, NOW).job
 
 
 def test_times_are_datetimes_for_everyone(base: Base) -> None:
@@ -243,6 +277,9 @@ def test_a_large_job_is_not_kept_in_memory(base: Base) -> None:
     assert base.reads_of(report("message")) == 1
     assert base.reads_of(report("message", message=large)) == 0
     assert base.reads_of(report("message")) == 1
+    base.apply(report("grows"))
+    assert base.reads_of(report("grows", details_json=large)) == 0
+    assert base.reads_of(report("grows")) == 1
 
 
 def test_what_others_write_is_seen(base: Base) -> None:
@@ -325,6 +362,7 @@ def test_receipts_are_pruned_to_the_window(base: Base) -> None:
     for number in range(100):
         base.apply(*[report(record_id=f"{number}-{index}") for index in range(3)])
         if number == 50:
+            assert base.rows("SELECT count(*), max(last_number) FROM job_receipts") == [(4, 153)]
             base.jobs = base.new_jobs(receipt_limit=10)
     assert base.rows("SELECT count(*), max(last_number) FROM job_receipts") == [(4, 300)]
     ids = [commit.record_id for commit in base.new_jobs().recent_commits(base.connection, 10)]

@@ -193,6 +193,9 @@ class HadoopLog:
         self._jobs: dict[str, _Job] = {}
         #: The one that the log spoke of last, for lines that name none.
         self._job = _Job("")
+        #: The time of the last report, and how many reports had it before.
+        self._stamp = ""
+        self._nano = 0
         self.line_count = 0
         #: The last report of each job and attempt.
         self.last_reports: dict[str, JobStatus] = {}
@@ -223,9 +226,13 @@ class HadoopLog:
             return
         moment = datetime.fromisoformat(line["stamp"].replace(",", ".")).replace(tzinfo=self._zone)
         line_id = self._ids.make(self._job.job_id, line["stamp"], line[0])
+        if line["stamp"] != self._stamp:
+            self._stamp, self._nano = line["stamp"], 0
         for number, record in enumerate(records):
             record.record_id = f"{line_id}-{number}" if number else line_id
-            record.time_unix_nano = unix_nano(moment)
+            # Of two reports of one time the server keeps the first; the log knows their order.
+            record.time_unix_nano = unix_nano(moment) + self._nano
+            self._nano += 1
             self.last_reports[record.job.job_id] = record.job
             yield record
 
@@ -276,6 +283,9 @@ class HadoopLog:
         attempt = self._find_attempt(found)
         attempt.progress = min(1.0, float(found["progress"]))
         job = self._job
+        # Only what runs makes progress: the log began later.
+        attempt.state = "RUNNING" if _STATES.get(attempt.state) == JOB_STATE_QUEUED else attempt.state
+        job.state = "RUNNING" if _STATES.get(job.state) == JOB_STATE_QUEUED else job.state
         job.note(attempt)
         reports = [attempt.report(found.string)]
         if _percent(job.best_sum / job.task_count) != job.percent:
@@ -283,7 +293,10 @@ class HadoopLog:
         return reports
 
     def _on_done(self, found: re.Match[str]) -> list[LogRecord]:
-        return [self._find_attempt(found).report(found.string)]
+        attempt = self._find_attempt(found)
+        attempt.progress = 1.0
+        self._job.note(attempt)
+        return [attempt.report(found.string)]
 
     def _on_container(self, found: re.Match[str]) -> list[LogRecord]:
         attempt = self._find_attempt(found)

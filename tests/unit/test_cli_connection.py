@@ -1,0 +1,77 @@
+"""What the errors of a call mean to a command."""
+
+import grpc
+import pytest
+
+from emitd.v1 import EmitRequest
+from emitd_cli.connection import (
+    connect,
+    describe,
+    is_refusal,
+    is_retryable,
+    retry_delay_seconds,
+    retry_seconds,
+)
+from support.fake_log_service import fail, fake_log_service, make_status
+
+
+def call(code: grpc.StatusCode, message: str, retry_after: float | None = None) -> grpc.RpcError:
+    """The error of a call that a server ends so."""
+    with fake_log_service(fail(code, message, retry_after)) as service, connect(service.address) as stub:
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.Emit(EmitRequest(), timeout=20)
+        return raised.value
+
+
+@pytest.fixture(scope="module")
+def unreachable() -> grpc.RpcError:
+    with fake_log_service(fail(grpc.StatusCode.INTERNAL, "")) as service:
+        address = service.address
+    with connect(address) as stub, pytest.raises(grpc.RpcError) as raised:
+        stub.Emit(EmitRequest(), timeout=20)
+    return raised.value
+
+
+def test_no_server(unreachable: grpc.RpcError) -> None:
+    """It says so, in one line that names the address, and may be there later."""
+    assert describe(unreachable, "h:1").startswith("cannot reach h:1; is the service running there?")
+    assert is_retryable(unreachable)
+    assert not is_refusal(unreachable)
+    assert retry_seconds(unreachable) == 0.5
+
+
+def test_a_server_that_says_when_to_come_back() -> None:
+    """It is not taken for one that cannot be reached."""
+    error = call(grpc.StatusCode.UNAVAILABLE, "disk is full", 2.5)
+    assert describe(error, "h:1") == "UNAVAILABLE: disk is full"
+    assert retry_seconds(error) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("code", "retry_after", "retryable", "refusal"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, None, False, True),
+        (grpc.StatusCode.ALREADY_EXISTS, None, False, True),
+        (grpc.StatusCode.FAILED_PRECONDITION, None, False, True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, None, False, True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0, True, False),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, None, True, False),
+        (grpc.StatusCode.UNAVAILABLE, 1.0, True, False),
+        (grpc.StatusCode.INTERNAL, None, False, False),
+        (grpc.StatusCode.UNIMPLEMENTED, None, False, False),
+        (grpc.StatusCode.NOT_FOUND, None, False, False),
+    ],
+)
+def test_verdicts(code: grpc.StatusCode, retry_after: float | None, retryable: bool, refusal: bool) -> None:
+    """An error is for now, or a refusal for good, or says nothing about what was sent."""
+    error = call(code, "text", retry_after)
+    assert is_retryable(error) is retryable
+    assert is_refusal(error) is refusal
+
+
+def test_the_pause_for_a_record() -> None:
+    """As its status says, never none at all, and half a second where it does not say."""
+    unavailable = grpc.StatusCode.UNAVAILABLE
+    assert retry_delay_seconds(make_status(unavailable, "x", 3.0)) == 3.0
+    assert retry_delay_seconds(make_status(unavailable, "x", 0.0)) == 0.05
+    assert retry_delay_seconds(make_status(unavailable, "x", None)) == 0.5

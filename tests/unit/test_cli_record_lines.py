@@ -1,0 +1,190 @@
+"""Records from a file or standard input."""
+
+import io
+import json
+from pathlib import Path
+from typing import BinaryIO
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emitd.v1 import LEVEL_INFO, LEVEL_WARNING, LogRecord
+from emitd_cli import record_lines
+from emitd_cli.record_lines import Line, open_lines, read_batches
+
+
+class Pieces(io.RawIOBase):
+    """A stream that brings its bytes in the pieces given, like a pipe."""
+
+    def __init__(self, pieces: list[bytes]) -> None:
+        self._pieces = [piece for piece in pieces if piece]
+
+    def read1(self, _: int) -> bytes:
+        return self._pieces.pop(0) if self._pieces else b""
+
+
+def read(
+    content: bytes | BinaryIO,
+    form: str = "lines",
+    source: str = "",
+    batch_size: int = 512,
+    live: bool = False,
+) -> list[list[Line]]:
+    stream = io.BytesIO(content) if isinstance(content, bytes) else content
+    return list(read_batches(stream, form, LEVEL_INFO, source, batch_size=batch_size, live=live))
+
+
+def read_one(content: str, form: str = "jsonl", source: str = "") -> Line:
+    ((line,),) = read(content.encode(), form, source)
+    return line
+
+
+def record_of(line: Line) -> LogRecord:
+    assert line.record is not None, line.problem
+    return line.record
+
+
+def test_each_line_is_a_message() -> None:
+    """A line's indentation is kept, its end is not, and one that is empty or blank is passed over, but counted."""
+    (batch,) = read(b"one\r\n\n  at two()\t\n \nlast", source="app")
+    assert [(line.number, record_of(line).message) for line in batch] == [
+        (1, "one"),
+        (3, "  at two()\t"),
+        (5, "last"),
+    ]
+    assert {(record_of(line).level, record_of(line).source) for line in batch} == {(LEVEL_INFO, "app")}
+
+
+def test_every_record_has_an_id_of_its_own() -> None:
+    """So that a batch that is sent again writes nothing twice."""
+    (batch,) = read(b"same\nsame\n")
+    assert len({record_of(line).record_id for line in batch}) == 2
+    assert all(len(record_of(line).record_id) == 36 for line in batch)
+
+
+def test_sizes_add_up() -> None:
+    """A line's size is what it takes in the file, so that the progress bar ends at its end."""
+    content = b"one\r\n\xff\nlast"
+    (batch,) = read(content)
+    assert sum(line.size for line in batch) == len(content)
+
+
+def test_what_is_not_utf_8_is_told() -> None:
+    """The line is refused with the place, and its neighbours are not harmed."""
+    (batch,) = read(b"good\nbad \xff\ngood\n")
+    assert [line.problem for line in batch] == ["", "is not UTF-8 at byte 4", ""]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        '{"recordId": "r", "level": "LEVEL_WARNING", "message": "m", "timeUnixNano": "5"}',
+        '{"record_id": "r", "level": 30, "message": "m", "time_unix_nano": 5}',
+    ],
+)
+def test_both_spellings_of_json(text: str) -> None:
+    """Field names may be written as protobuf's JSON or as the proto has them; a sender's own id stays."""
+    expected = LogRecord(record_id="r", level=LEVEL_WARNING, message="m", time_unix_nano=5)
+    assert record_of(read_one(text)) == expected
+
+
+def test_the_source_of_a_record_goes_first() -> None:
+    """`--source` is for the records that have none."""
+    assert record_of(read_one('{"source": "mine"}', source="other")).source == "mine"
+    assert record_of(read_one("{}", source="other")).source == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[]", "is not a JSON object"),
+        ("1", "is not a JSON object"),
+        ('"x"', "is not a JSON object"),
+        ("{", "Expecting property name"),
+        ('{"messag": "x"}', 'has no field named "messag"'),
+        ('{"message": 5}', "message"),
+        ('{"level": "LEVEL_LOUD"}', "LEVEL_LOUD"),
+        ('{"level": 1e400}', "infinity"),
+        ('{"timeUnixNano": -1}', "timeUnixNano"),
+        ('{"job": {"progress": 1.5}}', "LogRecord.job.progress"),
+        ('{"audit": {}, "job": {}}', "payload"),
+        ('{"message": "a", "message": "b"}', "duplicate key message"),
+        ('{"message": "\\ud800"}', "message"),
+        ('{"a":' * 100_000, "recursion"),
+    ],
+)
+def test_what_is_no_record_is_told(text: str, words: str) -> None:
+    """In one line that names the field at fault."""
+    line = read_one(text)
+    assert line.record is None
+    assert words in line.problem
+    assert "\n" not in line.problem
+
+
+@given(st.binary(max_size=200), st.sampled_from(["lines", "jsonl"]))
+def test_no_input_is_an_error(content: bytes, form: str) -> None:
+    """Whatever the bytes, each line that is not blank is a record that can be sent, or has a problem."""
+    lines = [line for batch in read(content, form) for line in batch]
+    raws = [raw for raw in content.split(b"\n") if raw.strip()]
+    assert len(lines) == len(raws)
+    for line in lines:
+        assert bool(line.problem) == (line.record is None)
+        if line.record is not None:
+            assert LogRecord.FromString(line.record.SerializeToString()) == line.record
+
+
+@given(st.lists(st.sampled_from([b"a", b"\n", b"b\n", b"\n\n", b"  c", b"\r\n"]), max_size=20))
+def test_pieces_make_no_difference(pieces: list[bytes]) -> None:
+    """Lines that arrive in pieces are the same lines, with the same numbers."""
+
+    def told(batches: list[list[Line]]) -> list[tuple[int, int, str]]:
+        return [(line.number, line.size, record_of(line).message) for batch in batches for line in batch]
+
+    assert told(read(Pieces(pieces), live=True)) == told(read(b"".join(pieces)))  # type: ignore[arg-type]
+
+
+def test_a_batch_has_at_most_so_many_records() -> None:
+    """The last one has the rest."""
+    assert [len(batch) for batch in read(b"x\n" * 5, batch_size=2)] == [2, 2, 1]
+
+
+def test_a_batch_has_at_most_so_many_bytes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long lines make shorter batches, and a line that is longer than a batch may be goes alone."""
+    monkeypatch.setattr(record_lines, "MAX_BATCH_BYTES", 10)
+    sizes = [[line.size for line in batch] for batch in read(b"1234\n1234\n1234\n" + b"x" * 20 + b"\n12\n")]
+    assert sizes == [[5, 5], [5], [21], [3]]
+
+
+def test_what_has_come_from_a_live_stream_is_a_batch() -> None:
+    """It does not wait for more; a file is read in full batches."""
+    pieces = [b"one\ntw", b"o\n", b"three\nfour\n"]
+    messages = [[record_of(line).message for line in batch] for batch in read(Pieces(pieces), live=True)]  # type: ignore[arg-type]
+    assert messages == [["one"], ["two"], ["three", "four"]]
+    assert len(read(Pieces(pieces), live=False)) == 1  # type: ignore[arg-type]
+
+
+def test_a_file_has_a_size(tmp_path: Path) -> None:
+    """A pipe or a device has none."""
+    (tmp_path / "f").write_bytes(b"four")
+    stream, size = open_lines(str(tmp_path / "f"))
+    stream.close()
+    assert size == 4
+    stream, size = open_lines("/dev/null")
+    stream.close()
+    assert size is None
+
+
+def test_the_json_that_is_read_is_the_contracts() -> None:
+    """A record with every kind of payload comes back from its JSON as it was."""
+    text = json.dumps(
+        {
+            "recordId": "r",
+            "traceId": "AAAAAAAAAAAAAAAAAAAAAA==",
+            "job": {"jobId": "j", "status": "JOB_STATE_RUNNING", "progress": 0, "labels": {"a": "b"}},
+        }
+    )
+    record = record_of(read_one(text))
+    assert record.trace_id == bytes(16)
+    assert record.job.HasField("progress")
+    assert dict(record.job.labels) == {"a": "b"}
