@@ -5,11 +5,12 @@ Since calls overlap, records of different batches may be committed in another or
 
 from __future__ import annotations
 
+import sys
 import time
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import NamedTuple, Protocol
+from typing import NamedTuple, TypeAlias
 
 import grpc
 
@@ -58,11 +59,8 @@ class Tally(NamedTuple):
         return f"{self.records} record{'s' * (self.records != 1)}" + (f": {said}" if said else "")
 
 
-class Advance(Protocol):
-    """What moves the progress bar."""
-
-    def __call__(self, size: int) -> None:
-        """Note that so many bytes of the input are done."""
+#: Moves the progress bar: so many more bytes of the input are done.
+Advance: TypeAlias = Callable[[int], None]
 
 
 class _Again(NamedTuple):
@@ -179,19 +177,16 @@ def _problem(error: RecordError) -> str:
 @contextmanager
 def show_progress(size: int | None) -> Iterator[Advance]:
     """Show a bar on standard error, where that is a terminal, the size is known and `rich` is installed."""
+    if size is None or not sys.stderr.isatty():
+        yield lambda size: None
+        return
     try:
         from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
     except ImportError:
-        size = None
-    if size is None:
-        yield lambda size: None
-        return
-    console = Console(stderr=True)
-    if not console.is_terminal:
         yield lambda size: None
         return
     columns = ("sending", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=console, transient=True) as progress:
+    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("send", total=size)
         yield lambda size: progress.advance(task, size)

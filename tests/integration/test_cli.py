@@ -8,7 +8,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -24,6 +24,8 @@ handlers:
   jobs: {type: database_job, database: "sqlite:///jobs.db"}
 """
 NOBODY = "127.0.0.1:1"
+EMITD = [sys.executable, "-m", "emitd_cli"]
+WITHOUT_RICH = "import sys; sys.modules['rich'] = None; from emitd_cli.main import main; sys.exit(main())"
 #: Of records that are under way when their server is killed.
 COUNT = 5000
 
@@ -44,10 +46,18 @@ def emitd(server: ServerProcess, *arguments: str) -> Done:
     return run_main(*arguments, "--address", server.address)
 
 
+WITH_CTRL_C = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from emitd_cli.main import main
+sys.exit(main())
+"""
+
+
 def spawn(server: ServerProcess, *arguments: str, stdin: int | None = None) -> "subprocess.Popen[str]":
     """Begin a command in a process of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "emitd_cli", *arguments],
+        [*EMITD, *arguments],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -56,11 +66,11 @@ def spawn(server: ServerProcess, *arguments: str, stdin: int | None = None) -> "
     )
 
 
-def on_a_terminal(server: ServerProcess, *arguments: str) -> tuple[int, str]:
+def on_a_terminal(server: ServerProcess, *arguments: str, command: Sequence[str] = EMITD) -> tuple[int, str]:
     """Run a command on a terminal; return its exit code and all that was written to the screen."""
     ours, theirs = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-m", "emitd_cli", *arguments],
+        [*command, *arguments],
         stdout=theirs,
         stderr=theirs,
         env={**os.environ, "EMITD_ADDRESS": server.address, "TERM": "xterm", "COLUMNS": "100"},
@@ -284,6 +294,19 @@ def test_a_bar_for_a_file_on_a_terminal(server: ServerProcess, tmp_path: Path) -
     assert "sending" in screen
     assert "━" in screen
     assert screen.rstrip().endswith("2000 records: 2000 queued")
+
+
+def test_a_terminal_without_rich(server: ServerProcess, tmp_path: Path) -> None:
+    """The base install brings no rich: plain lines, and no bar."""
+    command = (sys.executable, "-c", WITHOUT_RICH)
+    emitd(server, "emit", "--job", "plain", "--type", "t", "--status", "COMPLETED")
+    assert on_a_terminal(server, "job", "watch", "plain", command=command) == (
+        0,
+        "plain  COMPLETED  100 %\r\n",
+    )
+    (tmp_path / "lines").write_text("x\n" * 3)
+    done = on_a_terminal(server, "emit", "--file", str(tmp_path / "lines"), command=command)
+    assert done == (0, "3 records: 3 queued\r\n")
 
 
 def test_a_watch_outlives_its_server(tmp_path: Path) -> None:

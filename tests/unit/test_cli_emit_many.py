@@ -15,10 +15,14 @@ from emitd.v1 import (
     EmitBatchResponse,
     HandlerReceipt,
     JobNotice,
+    LogRecord,
     Receipt,
     RecordError,
 )
 from emitd_cli import emit_many
+from emitd_cli.connection import connect
+from emitd_cli.emit_many import BatchSender
+from emitd_cli.record_lines import Line
 from support.fake_log_service import (
     FakeLogService,
     accept,
@@ -96,14 +100,15 @@ def test_every_outcome_is_counted(emit: Callable[..., Done]) -> None:
 
 
 def test_a_failed_call_is_sent_again(emit: Callable[..., Done], naps: list[float]) -> None:
-    """The same records under the same ids, after the pause that the server asks for."""
-    with fake_log_service(fail(UNAVAILABLE, "disk is full", 7.0), accept) as service:
+    """The same records under the same ids, after the pause that the server asks for; the trouble is told once."""
+    full = fail(UNAVAILABLE, "disk is full", 7.0)
+    with fake_log_service(full, full, accept) as service:
         done = emit(service, 2)
     assert done.returncode == 0
     assert done.stdout == "2 records: 2 committed\n"
     assert done.stderr == "emitd: UNAVAILABLE: disk is full; trying again for 30 s\n"
-    assert naps == [7.0]
-    assert service.requests[0] == service.requests[1]
+    assert naps == [7.0, 7.0]
+    assert service.requests[0] == service.requests[1] == service.requests[2]
     assert all(record.record_id for record in service.requests[0].records)
 
 
@@ -129,6 +134,22 @@ def test_only_what_was_not_taken_is_sent_again(emit: Callable[..., Done], naps: 
     assert "line 2: audit: no" in done.stderr
     assert naps == [3.0]
     assert messages(service.requests[1]) == ["line 1", "line 4"]
+
+
+def test_progress_ends_at_the_size_of_the_input(naps: list[float]) -> None:
+    """Each line's bytes are done once: when it is accepted or refused for good, not when it is tried again."""
+    done: list[int] = []
+    lines = [Line(number, 10**number, LogRecord()) for number in range(3)] + [
+        Line(3, 1000, None, "no record")
+    ]
+    first = refuse(record_error(1, "busy", 1.0), record_error(2, "no"))
+    with fake_log_service(first, accept) as service, connect(service.address) as stub:
+        sender = BatchSender(stub, service.address, 30.0, done.append)
+        sender.send(lines)
+        assert sum(done) == 1000
+        sender.settle()
+    assert sum(done) == 1111
+    assert sorted(size for size in done if size) == [1, 10, 100, 1000]
 
 
 def test_giving_up(emit: Callable[..., Done]) -> None:

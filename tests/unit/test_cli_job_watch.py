@@ -111,6 +111,22 @@ def test_a_lost_connection_is_resumed(naps: list[float]) -> None:
     assert naps == [0.25, 1.0]
 
 
+def test_each_loss_of_the_connection_has_its_own_time(naps: list[float]) -> None:
+    """A server that has come back and goes again is told, and tried, anew."""
+    lost = fail(UNAVAILABLE, "stopping", 1.0)
+    with fake_log_service(stream(QUEUED, then=lost), stream(HALF, then=lost), stream(DONE)) as service:
+        done = watch(service)
+    assert done.returncode == 0
+    assert done.stderr == "emitd: UNAVAILABLE: stopping; trying again for 60 s\n" * 2
+
+
+def test_a_job_that_is_not_there_yet() -> None:
+    """While it is waited for, heartbeats without a job show nothing."""
+    with fake_log_service(stream(WatchJobResponse(heartbeat=True), DONE)) as service:
+        done = watch(service, "--wait")
+    assert done == (0, "j  COMPLETED  100 %\n", "")
+
+
 def test_a_server_that_stays_away() -> None:
     """After the time for retries it cannot be told: exit code 4."""
     stopping = fail(UNAVAILABLE, "the server is stopping", 0.1)

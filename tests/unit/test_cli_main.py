@@ -10,20 +10,15 @@ from importlib.metadata import version
 import pytest
 
 from emitd_cli import check_config, main
+from emitd_cli.arguments import make_parser
 from emitd_cli.errors import CannotTell, Misuse
 from emitd_cli.exit_codes import ExitCode
 from support.run_main import run_main
 
 
-def run_python(code: str, stdout: int = subprocess.PIPE) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-c", code],
-        stdout=stdout,
-        stderr=subprocess.PIPE,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+def run_python(code: str) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-c", code]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
 
 
 def raising(error: BaseException) -> object:
@@ -85,6 +80,19 @@ def test_how_a_command_ends(
     """An expected trouble is one line and its exit code; Ctrl-C is quiet."""
     monkeypatch.setattr(check_config, "run", raising(error))
     assert run_main("check-config") == (code, "", told)
+
+
+def test_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The flag goes before EMITD_ADDRESS, which goes before the default; an empty one counts as none."""
+
+    def address(*flags: str) -> str:
+        return str(make_parser().parse_args(["emit", "x", *flags]).address)
+
+    monkeypatch.setenv("EMITD_ADDRESS", "from.environment:1")
+    assert address() == "from.environment:1"
+    assert address("--address", "from.flag:1") == "from.flag:1"
+    monkeypatch.setenv("EMITD_ADDRESS", "")
+    assert address() == "127.0.0.1:50051"
 
 
 def test_an_error_of_ours_is_no_expected_trouble(monkeypatch: pytest.MonkeyPatch) -> None:

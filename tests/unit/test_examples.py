@@ -40,7 +40,7 @@ Jan  1 00:00:02 gate sshd[102]: message repeated 2 times: [ Failed password for 
 Jan  1 00:00:03 gate sshd[102]: Connection closed by 2001:db8::1 [preauth]
 Jan  1 00:00:04 gate cron[103]: Accepted password for root from 192.0.2.9 port 1 ssh2
 Jan  1 00:00:05 gate sshd-session[104]: Accepted publickey for ann from 192.0.2.8 port 4003 ssh2: ED25519 SHA256:abc
-Jan  1 00:00:06 gate sshd[105]: Failed password for x from 192.0.2.66 port 1 ssh2 from 198.51.100.5 port 4004 ssh2
+Jan  1 00:00:06 gate sshd[105]: Failed password for x from 192.0.2.66 port 1 ssh2: y from 198.51.100.5 port 4004 ssh2
 Jan  1 00:00:07 gate sshd[106]: Failed password for bob from UNKNOWN port 65535 ssh2
 2026-01-01T00:00:08.250000+02:00 gate sshd[107]: Failed password for eve from 192.0.2.5 port 4005 ssh2
 """
@@ -99,7 +99,10 @@ def at(record: LogRecord) -> datetime:
 
 
 def test_what_an_sshd_log_tells() -> None:
-    """Each ended attempt to log in is an event; what other programs and PAM say is none."""
+    """Each ended attempt to log in is an event; what other programs and PAM say is none.
+
+    An address that a client puts into its user name is not taken for its own.
+    """
     assert [(e.event_name, e.user_id, e.source_ip) for e in (record.audit for record in read_sshd())] == [
         ("user.login.failure", "admin", "192.0.2.7"),
         ("user.login.failure", "unknown", "192.0.2.7"),
@@ -107,7 +110,7 @@ def test_what_an_sshd_log_tells() -> None:
         ("user.login.failure", "root", "2001:db8::1"),
         ("user.login.failure", "root", "2001:db8::1"),
         ("user.login.success", "ann", "192.0.2.8"),
-        ("user.login.failure", "x from 192.0.2.66 port 1 ssh2", "198.51.100.5"),
+        ("user.login.failure", "x from 192.0.2.66 port 1 ssh2: y", "198.51.100.5"),
         ("user.login.failure", "bob", "unknown"),
         ("user.login.failure", "eve", "192.0.2.5"),
     ]
