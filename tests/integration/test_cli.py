@@ -55,9 +55,9 @@ sys.exit(main())
 
 
 def spawn(server: ServerProcess, *arguments: str, stdin: int | None = None) -> "subprocess.Popen[str]":
-    """Begin a command in a process of its own."""
+    """Begin a command in a process of its own, which Ctrl-C reaches also where the tests run in the background."""
     return subprocess.Popen(
-        [*EMITD, *arguments],
+        [sys.executable, "-c", WITH_CTRL_C, *arguments],
         stdin=stdin,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -2,9 +2,9 @@
 
 import io
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 from zoneinfo import ZoneInfo
 
 import grpc
@@ -89,6 +89,34 @@ def test_the_year_of_a_login() -> None:
     assert times[2] == datetime(2026, 1, 1, 0, 0, 1, tzinfo=UTC)
     assert times[-1] == datetime(2025, 12, 31, 22, 0, 8, 250_000, tzinfo=UTC)
     assert at(read_sshd(zone="Asia/Hong_Kong")[0]).hour == 15
+
+
+@pytest.mark.parametrize(
+    ("now", "stamp", "year"),
+    [
+        ("2026-11-23T12:00:00+00:00", "Nov 23 11:00:00", 2026),
+        ("2026-11-23T12:00:00+00:00", "Nov 24 11:00:00", 2026),
+        ("2026-11-23T12:00:00+00:00", "Nov 24 13:00:00", 2025),
+        ("2026-12-31T23:00:00+00:00", "Jan  1 01:00:00", 2027),
+        ("2026-12-31T23:00:00+00:00", "Dec 31 22:00:00", 2026),
+        ("2029-01-05T00:00:00+00:00", "Feb 29 10:00:00", 2028),
+    ],
+)
+def test_the_year_that_nobody_told(
+    log: str, monkeypatch: pytest.MonkeyPatch, now: str, stamp: str, year: int
+) -> None:
+    """It is the last one in which the log does not begin more than a day ahead, as zones may differ."""
+
+    class Clock(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return cls.fromisoformat(now).astimezone(tz)
+
+    monkeypatch.setattr(load_example("sshd_audit"), "datetime", Clock)
+    Path(log).write_text(f"{stamp} gate sshd[1]: Failed password for a from ::1 port 1 ssh2\n")
+    code, stdout, _ = run_example("sshd_audit", log, "--dry-run")
+    assert code == 0
+    assert datetime.fromtimestamp(int(json.loads(stdout)["timeUnixNano"]) / 1e9, UTC).year == year
 
 
 def test_a_day_that_the_year_does_not_have() -> None:

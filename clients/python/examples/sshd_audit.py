@@ -11,6 +11,7 @@ would count them twice. Under `details` stand the host, the process id of the co
 the host knows no such user. Where sshd names no user or no address, the event says `unknown`.
 
 The times of syslog have no year: say which one the log begins in with --year, and in which zone with --timezone.
+Without --year it is this year, or the last one for a log that would else begin more than a day from now.
 Running the program twice over one log writes nothing twice, as long as the server remembers the ids.
 
 Examples:
@@ -26,7 +27,7 @@ import re
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from datetime import datetime, tzinfo
+from datetime import datetime, timedelta, tzinfo
 from ipaddress import ip_address
 
 from shipping import LineIds, ship, shipping_parser, unix_nano
@@ -38,6 +39,8 @@ __all__ = ["SshdLog", "SyslogClock", "main"]
 SUCCESS, FAILURE = "user.login.success", "user.login.failure"
 #: The contract's limit; a longer name is cut there, and kept whole in the details.
 MAX_USER_BYTES = 256
+#: So far ahead a time may be before its year is taken to be the last one: zones and clocks differ.
+AHEAD = timedelta(days=1)
 
 # The second form of time is what newer rsyslog and systemd write; sshd-session is OpenSSH 9.8 and newer.
 _LINE = re.compile(
@@ -54,9 +57,12 @@ _LOGIN = re.compile(
 
 
 class SyslogClock:
-    """Reads the times of a log whose lines are in order."""
+    """Reads the times of a log whose lines are in order.
 
-    def __init__(self, year: int, zone: tzinfo) -> None:
+    `year` is that of the first line; None: the last year in which it is not further ahead than `AHEAD`.
+    """
+
+    def __init__(self, year: int | None, zone: tzinfo) -> None:
         self._year = year
         self._zone = zone
         self._month = 0
@@ -66,11 +72,14 @@ class SyslogClock:
         if stamp[0].isdigit():
             moment = datetime.fromisoformat(stamp)
             return unix_nano(moment if moment.tzinfo else moment.replace(tzinfo=self._zone))
-        # 2000 has every day: the month is needed before the year is known.
-        month = datetime.strptime(f"2000 {stamp}", "%Y %b %d %H:%M:%S").month
-        if month < self._month - 6:
+        # 2000 has every day: the day is needed before the year is known.
+        day = datetime.strptime(f"2000 {stamp}", "%Y %b %d %H:%M:%S")
+        if self._year is None:
+            latest = datetime.now(self._zone) + AHEAD
+            self._year = latest.year - (day > latest.replace(year=2000, tzinfo=None))
+        elif day.month < self._month - 6:
             self._year += 1
-        self._month = month
+        self._month = day.month
         try:
             moment = datetime.strptime(f"{self._year} {stamp}", "%Y %b %d %H:%M:%S")
         except ValueError:
@@ -156,10 +165,11 @@ def _is_address(text: str) -> bool:
 def main(arguments: list[str] | None = None) -> int:
     """Run the program; return 0, 1 if records were refused, 2 for misuse, 4 if the server does not answer."""
     parser = shipping_parser(__doc__, "the log of an sshd, such as /var/log/auth.log")
-    parser.add_argument("--year", type=_year, help="of the log's first line (default: this year)")
+    parser.add_argument(
+        "--year", type=_year, help="of the log's first line (default: this year, or the last one)"
+    )
     options = parser.parse_args(arguments)
-    year = options.year or datetime.now(options.timezone).year
-    log = SshdLog(SyslogClock(year, options.timezone))
+    log = SshdLog(SyslogClock(options.year, options.timezone))
 
     def conclude(stub: LogServiceStub | None) -> Iterator[str]:
         counts = ", ".join(f"{count} {name}" for name, count in log.event_counts.items())
