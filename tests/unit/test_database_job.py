@@ -249,15 +249,15 @@ async def test_start_and_stop_are_idempotent_and_leave_nothing(path: Path) -> No
     """No thread, no task, no open file; and a stop without a start."""
     await make_handler(path).stop()
     threads, tasks = set(threading.enumerate()), asyncio.all_tasks()
-    handler = make_handler(path)
-    await handler.start()
-    await handler.start()
-    started = set(threading.enumerate()) - threads
-    assert [thread.daemon for thread in started] == [True, True], "a call that hangs would keep the process"
-    await handler.emit(report())
-    await handler.stop()
-    await handler.stop()
-    await join_all(set(threading.enumerate()) - threads)
+    async with running(path) as handler:
+        await handler.start()
+        started = set(threading.enumerate()) - threads
+        assert [thread.daemon for thread in started] == [True, True], (
+            "a call that hangs would keep the process"
+        )
+        await handler.emit(report())
+        await handler.stop()
+    await join_all(started)
     assert asyncio.all_tasks() == tasks
     gc.collect()  # a connection left open would warn, and warnings are errors
 
