@@ -120,11 +120,19 @@ class DatabaseJobHandler(BaseLogHandler):
         return await self._run(self._reader, list_jobs, query)
 
     def watch(
-        self, job_id: str, *, after_revision: int | None = None, min_interval_seconds: float = 0.0
-    ) -> AsyncGenerator[JobUpdate, None]:
+        self,
+        job_id: str,
+        *,
+        after_revision: int | None = None,
+        min_interval_seconds: float = 0.0,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[JobUpdate | None, None]:
         """Yield the job's state, then every change; see `JobSource.watch`."""
         return self._hub.watch(
-            job_id, after_revision=after_revision, min_interval_seconds=min_interval_seconds
+            job_id,
+            after_revision=after_revision,
+            min_interval_seconds=min_interval_seconds,
+            idle_seconds=idle_seconds,
         )
 
     async def _open(self) -> None:

@@ -106,13 +106,20 @@ class JobSource(Protocol):
         """
 
     def watch(
-        self, job_id: str, *, after_revision: int | None = None, min_interval_seconds: float = 0.0
-    ) -> AsyncGenerator[JobUpdate, None]:
+        self,
+        job_id: str,
+        *,
+        after_revision: int | None = None,
+        min_interval_seconds: float = 0.0,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[JobUpdate | None, None]:
         """Yield the job's state at once (or as soon as the job exists), then every change.
 
         The first update brings the transitions after `after_revision` (None: none; 0: all). An update with
         transitions is never held back; one without comes no sooner than `min_interval_seconds` after the
         one before. What happens between two updates is coalesced into the later one, without any queue for
-        each watcher: transitions complete and in order, each once over the whole iteration. The iterator does
-        not end by itself; closing it frees whatever it holds.
+        each watcher: transitions complete and in order, each once over the whole iteration. None is yielded
+        whenever there was nothing to tell for `idle_seconds` (None: never), also while there is no job yet, so
+        that whoever sends the updates on can send a sign of life. The iterator does not end by itself; closing
+        it, or cancelling the task that waits for it, frees whatever it holds.
         """

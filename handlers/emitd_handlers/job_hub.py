@@ -11,6 +11,7 @@ again.
 """
 
 import asyncio
+import math
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence, Set
 from typing import TypeAlias
 
@@ -74,22 +75,33 @@ class JobHub:
             channel.close()
 
     async def watch(
-        self, job_id: str, *, after_revision: int | None = None, min_interval_seconds: float = 0.0
-    ) -> AsyncGenerator[JobUpdate, None]:
+        self,
+        job_id: str,
+        *,
+        after_revision: int | None = None,
+        min_interval_seconds: float = 0.0,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[JobUpdate | None, None]:
         """Yield the job's state, then its changes: see `JobSource.watch`.
 
         Watchers that stand at the same revision are given the same object. Raises HandlerUnavailable when the
         hub is closed, and whatever `load` raises.
         """
         loop = asyncio.get_running_loop()
+        idle = math.inf if idle_seconds is None else idle_seconds
+        revision, earliest = after_revision, 0.0
+        is_told = False
         channel = self._join(job_id)
         try:
-            update = await self._update_after(channel, after_revision)
             while True:
-                earliest = loop.time() + min_interval_seconds
+                idle_at = loop.time() + idle
+                update = None
+                if not is_told or await channel.wait_for_news(revision, earliest, idle_at):
+                    update = await self._update_after(channel, revision, idle_at)
+                if update is not None:
+                    is_told, revision = True, update.job.revision
+                    earliest = loop.time() + min_interval_seconds
                 yield update
-                await channel.wait_for_news(update.job.revision, earliest)
-                update = await self._update_after(channel, update.job.revision)
         finally:
             self._leave(channel)
 
@@ -110,8 +122,10 @@ class JobHub:
         if self._closed:
             raise HandlerUnavailable(self._closed)
 
-    async def _update_after(self, channel: "_Channel", revision: int | None) -> JobUpdate:
-        """Return what has happened since `revision`, as soon as the job exists."""
+    async def _update_after(
+        self, channel: "_Channel", revision: int | None, deadline: float
+    ) -> JobUpdate | None:
+        """Return what has happened since `revision`, as soon as the job exists; None: not by the deadline."""
         while True:
             self._refuse_if_closed()
             if channel.knows(revision):
@@ -127,7 +141,8 @@ class JobHub:
             else:
                 history = channel.history
             if history is None:
-                await channel.wait()
+                if not await channel.wait(deadline):
+                    return None
             elif not channel.knows(revision):
                 return _update_from(history, revision)
 
@@ -145,9 +160,9 @@ class _Channel:
         #: Updates to the newest revision, by the revision they start from.
         self._updates: dict[int | None, JobUpdate] = {}
         # Each waiter has a future of its own, because cancelling a task cancels the future that it waits for.
-        self._waiters: set[asyncio.Future[None]] = set()
+        self._waiters: set[asyncio.Future[bool]] = set()
         #: Those that only a transition wakes.
-        self._paced_waiters: set[asyncio.Future[None]] = set()
+        self._paced_waiters: set[asyncio.Future[bool]] = set()
 
     def learn(self, news: JobHistory) -> None:
         """Add what was published or loaded to what is known, and wake those whom it concerns."""
@@ -156,15 +171,15 @@ class _Channel:
         if known is not None and merged.job is known.job:
             return
         self._updates = {}
-        self._waiters = _wake_all(self._waiters)
+        _wake_all(self._waiters)
         if known is None or self._changed_status_since(known.job.revision):
-            self._paced_waiters = _wake_all(self._paced_waiters)
+            _wake_all(self._paced_waiters)
 
     def close(self) -> None:
         """Wake everybody, for good."""
         self._closed = True
-        self._waiters = _wake_all(self._waiters)
-        self._paced_waiters = _wake_all(self._paced_waiters)
+        _wake_all(self._waiters)
+        _wake_all(self._paced_waiters)
 
     def knows(self, revision: int | None) -> bool:
         """Return whether `update_after` can tell all that has happened since `revision`."""
@@ -181,38 +196,27 @@ class _Channel:
             update = self._updates[revision] = _update_from(self.history, revision)
         return update
 
-    async def wait_for_news(self, revision: int, earliest: float) -> None:
-        """Wait for another revision, and if it changes no status until `earliest`, by the loop's clock."""
+    async def wait_for_news(self, revision: int | None, earliest: float, deadline: float) -> bool:
+        """Wait for another revision, and if it changes no status until `earliest`, by the loop's clock.
+
+        Return False if there is none at the deadline.
+        """
         while not self._closed and self.history is not None and self.history.job.revision == revision:
-            await self.wait()
-        while not self._closed and not self._changed_status_since(revision):
-            if asyncio.get_running_loop().time() >= earliest:
-                return
-            await self._wait_for_transition(earliest)
-
-    async def wait(self) -> None:
-        """Wait for any change, or the end."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._waiters.add(future)
-        try:
-            await future
-        finally:
-            self._waiters.discard(future)
-
-    async def _wait_for_transition(self, deadline: float) -> None:
+            if not await self.wait(deadline):
+                return False
         loop = asyncio.get_running_loop()
-        future: asyncio.Future[None] = loop.create_future()
-        timer = loop.call_at(deadline, _wake, future)
-        self._paced_waiters.add(future)
-        try:
-            await future
-        finally:
-            timer.cancel()
-            self._paced_waiters.discard(future)
+        while not self._closed and not self._changed_status_since(revision) and loop.time() < earliest:
+            if not await _wait_in(self._paced_waiters, min(earliest, deadline)) and deadline < earliest:
+                return False
+        return True
 
-    def _changed_status_since(self, revision: int) -> bool:
+    async def wait(self, deadline: float) -> bool:
+        """Wait for any change, or the end; return False if there is none by the deadline."""
+        return await _wait_in(self._waiters, deadline)
+
+    def _changed_status_since(self, revision: int | None) -> bool:
         """Return whether there is a transition after `revision`, or may be one that is not known."""
-        if self.history is None or not self.knows(revision):
+        if self.history is None or revision is None or not self.knows(revision):
             return True
         transitions = self.history.transitions
         return bool(transitions) and transitions[-1].revision > revision
@@ -261,13 +265,27 @@ def _update_from(history: JobHistory, revision: int | None) -> JobUpdate:
     return JobUpdate(job, transitions, max(0, coalesced))
 
 
-def _wake(future: asyncio.Future[None]) -> None:
+async def _wait_in(waiters: "set[asyncio.Future[bool]]", deadline: float) -> bool:
+    """Wait to be woken; return False if the deadline, by the loop's clock, comes first."""
+    loop = asyncio.get_running_loop()
+    future: asyncio.Future[bool] = loop.create_future()
+    timer = None if deadline == math.inf else loop.call_at(deadline, _set, future, False)
+    waiters.add(future)
+    try:
+        return await future
+    finally:
+        if timer is not None:
+            timer.cancel()
+        waiters.discard(future)
+
+
+def _set(future: "asyncio.Future[bool]", is_news: bool) -> None:
     if not future.done():
-        future.set_result(None)
+        future.set_result(is_news)
 
 
-def _wake_all(futures: set[asyncio.Future[None]]) -> set[asyncio.Future[None]]:
-    """Wake the waiters; return an empty set for the next ones."""
-    for future in futures:
-        _wake(future)
-    return set()
+def _wake_all(waiters: "set[asyncio.Future[bool]]") -> None:
+    """Wake the waiters, and forget them."""
+    for future in waiters:
+        _set(future, True)
+    waiters.clear()

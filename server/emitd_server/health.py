@@ -23,7 +23,8 @@ class HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-defi
     ) -> None:
         """Stream the status of one service until the server goes down."""
         try:
-            await self._streams.wait(super().Watch(request, context))
+            with self._streams.waiting():
+                await super().Watch(request, context)
         except ServiceStopping as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 

@@ -1,11 +1,11 @@
 """WatchJob: one stream of a job's updates, with heartbeats, to its end."""
 
-import asyncio
 from collections import OrderedDict
-from collections.abc import AsyncGenerator, AsyncIterator
+from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 from emitd.v1 import job_pb2 as pb
-from emitd_handlers.job import JobSource, JobUpdate
+from emitd_handlers.job import Job, JobSource, JobUpdate
 from emitd_server.errors import JobNotFound, TooManyWatchers
 from emitd_server.job_wire import job_to_wire, read_job_id, update_to_wire
 from emitd_server.open_streams import OpenStreams
@@ -43,36 +43,26 @@ class JobWatches:
                 job_id,
                 after_revision=request.after_revision if request.HasField("after_revision") else None,
                 min_interval_seconds=(request.min_interval_ms or self._settings.min_interval_ms) / 1000,
+                idle_seconds=self._settings.heartbeat_seconds,
             )
-            async for message in self._messages(updates, follow=request.follow):
-                yield message
+            async with aclosing(updates):
+                async for message in self._messages(updates, follow=request.follow):
+                    yield message
         finally:
             self._open -= 1
 
     async def _messages(
-        self, updates: AsyncGenerator[JobUpdate, None], *, follow: bool
+        self, updates: AsyncIterator[JobUpdate | None], *, follow: bool
     ) -> AsyncIterator[bytes]:
-        heartbeat = pb.WatchJobResponse(heartbeat=True)
-        pending: asyncio.Task[JobUpdate] | None = None
-        try:
-            while True:
-                if pending is None:
-                    pending = self._streams.begin(_next(updates))
-                await asyncio.wait([pending], timeout=self._settings.heartbeat_seconds)
-                if not pending.done():
-                    yield heartbeat.SerializeToString()
-                    continue
-                update = self._streams.result(pending)
-                pending = None
-                yield self._encode(update)
-                if update.job.status.ended and not follow:
-                    return
-                heartbeat = pb.WatchJobResponse(heartbeat=True, job=job_to_wire(update.job))
-        finally:
-            if pending is not None:
-                pending.cancel()
-                await asyncio.wait([pending])
-            await updates.aclose()
+        job: Job | None = None
+        async for update in self._streams.iterate(updates):
+            if update is None:
+                yield _heartbeat(job)
+                continue
+            job = update.job
+            yield self._encode(update)
+            if job.status.ended and not follow:
+                return
 
     def _encode(self, update: JobUpdate) -> bytes:
         """Serialise an update once, however many watchers get it."""
@@ -86,5 +76,7 @@ class JobWatches:
         return encoded
 
 
-async def _next(updates: AsyncGenerator[JobUpdate, None]) -> JobUpdate:
-    return await anext(updates)
+def _heartbeat(job: Job | None) -> bytes:
+    """Return the sign of life of an idle stream; None: its job does not exist yet."""
+    message = pb.WatchJobResponse(heartbeat=True, job=None if job is None else job_to_wire(job))
+    return message.SerializeToString()

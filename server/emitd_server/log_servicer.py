@@ -124,12 +124,6 @@ class LogServicer:
         )
         return response.SerializeToString()
 
-    async def watch_job(self, data: bytes) -> AsyncIterator[bytes]:
-        """WatchJob."""
-        request = self._parse(job_pb2.WatchJobRequest, data)
-        async for message in self._watches.watch(self._service.jobs, request):
-            yield message
-
     def _parse(self, message_type: type[M], data: bytes) -> M:
         if len(data) > self._limits.max_request_bytes:
             limit = self._limits.max_request_bytes
@@ -169,8 +163,10 @@ class LogServicer:
         return answer
 
     async def _watch_job(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
+        """WatchJob."""
         try:
-            async for message in self.watch_job(data):
+            request = self._parse(job_pb2.WatchJobRequest, data)
+            async for message in self._watches.watch(self._service.jobs, request):
                 yield message
         except EmitdError as error:
             await _abort(context, status_of(error))

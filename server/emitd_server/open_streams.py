@@ -4,7 +4,8 @@ grpc's own stop waits for every stream to end by itself, which a watch does not.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator
+from types import TracebackType
 from typing import Any, TypeVar
 
 from emitd_server.errors import ServiceStopping
@@ -15,52 +16,62 @@ T = TypeVar("T")
 
 
 class OpenStreams:
-    """Waits on behalf of streaming calls, until it is closed."""
+    """Knows which streaming calls are waiting, and ends their waits when it is closed.
+
+    A call is ended where it waits, and never while it sends: it can still say why it ends.
+    """
 
     def __init__(self) -> None:
-        self._waits: set[asyncio.Task[Any]] = set()
+        self._waiting: set[asyncio.Task[Any]] = set()
         self._closed = False
 
     def close(self) -> None:
         """End every wait, now and from now on, with ServiceStopping."""
         self._closed = True
-        for task in self._waits:
+        for task in self._waiting:
             task.cancel()
 
-    async def wait(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Return the coroutine's result. Raises ServiceStopping when closed before it has one."""
-        task = self.begin(coroutine)
-        try:
-            await asyncio.wait([task])
-            return self.result(task)
-        finally:
-            task.cancel()
+    def waiting(self) -> "_Waiting":
+        """Return a context manager around what a call waits for. It raises ServiceStopping when closed."""
+        return _Waiting(self)
 
     async def iterate(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
         """Yield the items of another iterator. Raises ServiceStopping when closed."""
         while True:
-            try:
-                item = await self.wait(_next(items))
-            except StopAsyncIteration:
-                return
+            with self.waiting():
+                try:
+                    item = await anext(items)
+                except StopAsyncIteration:
+                    return
             yield item
 
-    def begin(self, coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
-        """Start a wait; whoever began it asks for its `result` when it is done, or cancels it."""
+    def _enter(self) -> "asyncio.Task[Any]":
         if self._closed:
-            coroutine.close()
             raise ServiceStopping
-        task = asyncio.get_running_loop().create_task(coroutine)
-        self._waits.add(task)
-        task.add_done_callback(self._waits.discard)
+        task = asyncio.current_task()
+        assert task is not None
+        self._waiting.add(task)
         return task
 
-    def result(self, task: asyncio.Task[T]) -> T:
-        """Return the result of a wait that is done. Raises ServiceStopping when closed before it had one."""
-        if task.cancelled():
-            raise ServiceStopping
-        return task.result()
+    def _leave(self, task: "asyncio.Task[Any]", exception: BaseException | None) -> None:
+        self._waiting.discard(task)
+        if self._closed and isinstance(exception, asyncio.CancelledError):
+            task.uncancel()
+            raise ServiceStopping from None
 
 
-async def _next(items: AsyncIterator[T]) -> T:
-    return await anext(items)
+class _Waiting:
+    """One wait. A class, because a generator would take three times as long for each message of a stream."""
+
+    __slots__ = ("_streams", "_task")
+
+    def __init__(self, streams: OpenStreams) -> None:
+        self._streams = streams
+
+    def __enter__(self) -> None:
+        self._task = self._streams._enter()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._streams._leave(self._task, exception)

@@ -312,13 +312,22 @@ class OwnJobs(BaseLogHandler):
         return JobPage(tuple(self.jobs.values()), "")
 
     async def watch(
-        self, job_id: str, *, after_revision: int | None = None, min_interval_seconds: float = 0.0
-    ) -> AsyncGenerator[JobUpdate, None]:
+        self,
+        job_id: str,
+        *,
+        after_revision: int | None = None,
+        min_interval_seconds: float = 0.0,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[JobUpdate | None, None]:
         seen: Job | None = None
         while True:
-            async with self.changed:
-                while self.jobs.get(job_id) is seen:
-                    await self.changed.wait()
+            try:
+                async with asyncio.timeout(idle_seconds), self.changed:
+                    while self.jobs.get(job_id) is seen:
+                        await self.changed.wait()
+            except TimeoutError:
+                yield None
+                continue
             seen = self.jobs[job_id]
             yield JobUpdate(seen)
 

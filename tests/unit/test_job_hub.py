@@ -447,3 +447,34 @@ async def test_a_deleted_job_does_not_make_its_watchers_spin(
     database.job = None
     update = await anext(watch)
     assert (seen(update), update.history_truncated) == ((4, [4], 0), True)
+
+
+async def test_an_idle_watch_says_so_again_and_again(database: Database) -> None:
+    """None comes while there is no job, and after it while nothing happens; what happens then is told in full."""
+    watch = database.hub.watch("j", idle_seconds=0.01)
+    assert [await anext(watch), await anext(watch)] == [None, None]
+    database.report()
+    first = await anext(watch)
+    assert first is not None
+    assert seen(first) == (1, [], 0)
+    assert [await anext(watch), await anext(watch)] == [None, None]
+    database.report()
+    database.report(COMPLETED)
+    second = await anext(watch)
+    assert second is not None
+    assert seen(second) == (3, [3], 1)
+    await watch.aclose()
+
+
+async def test_a_watch_that_holds_progress_back_is_idle_too(database: Database) -> None:
+    """While progress is held back for longer than `idle_seconds`, None comes, and a transition still at once."""
+    database.report()
+    watch = database.hub.watch("j", min_interval_seconds=3600, idle_seconds=0.01)
+    assert await anext(watch) is not None
+    database.report()
+    assert [await anext(watch), await anext(watch)] == [None, None]
+    database.report(COMPLETED)
+    last = await anext(watch)
+    assert last is not None
+    assert seen(last) == (3, [3], 1)
+    await watch.aclose()

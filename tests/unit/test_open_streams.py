@@ -1,7 +1,7 @@
 """Open streams: they wait for what they wait for, until the server goes down."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import pytest
 
@@ -9,7 +9,7 @@ from emitd_server.errors import ServiceStopping
 from emitd_server.open_streams import OpenStreams
 
 
-async def numbers() -> AsyncIterator[int]:
+async def numbers() -> AsyncGenerator[int, None]:
     yield 1
     yield 2
     await asyncio.Event().wait()
@@ -17,27 +17,27 @@ async def numbers() -> AsyncIterator[int]:
 
 async def test_a_wait_gives_its_result() -> None:
     """What is waited for comes through, an exception too."""
-
-    async def seven() -> int:
-        return 7
-
-    async def broken() -> int:
-        raise KeyError("x")
-
     streams = OpenStreams()
-    assert await streams.wait(seven()) == 7
-    with pytest.raises(KeyError):
-        await streams.wait(broken())
+    with streams.waiting():
+        assert await asyncio.sleep(0, 7) == 7
+    with pytest.raises(KeyError), streams.waiting():
+        raise KeyError("x")
 
 
 async def test_closing_ends_every_wait() -> None:
     """A stream that idles is told that the service is going down, and so is one that comes later."""
     streams = OpenStreams()
     got: list[int] = []
+    cancelling: list[int] = []
 
     async def stream() -> None:
-        async for number in streams.iterate(numbers()):
-            got.append(number)
+        try:
+            async for number in streams.iterate(numbers()):
+                got.append(number)
+        finally:
+            task = asyncio.current_task()
+            assert task is not None
+            cancelling.append(task.cancelling())
 
     task = asyncio.create_task(stream())
     while len(got) < 2:
@@ -46,32 +46,60 @@ async def test_closing_ends_every_wait() -> None:
     with pytest.raises(ServiceStopping):
         await task
     assert got == [1, 2]
+    assert cancelling == [0], "the task must be able to wait once more, to say why it ends"
+    with pytest.raises(ServiceStopping), streams.waiting():
+        pass
+
+
+async def test_a_stream_that_sends_is_left_alone_until_it_waits() -> None:
+    """Closing interrupts no sending: the stream is told when it asks for the next item."""
+    streams = OpenStreams()
+    sending, sent = asyncio.Event(), asyncio.Event()
+
+    async def stream() -> None:
+        async for _ in streams.iterate(numbers()):
+            sending.set()
+            await sent.wait()
+
+    task = asyncio.create_task(stream())
+    await sending.wait()
+    streams.close()
+    await asyncio.sleep(0.01)
+    assert not task.done()
+    sent.set()
     with pytest.raises(ServiceStopping):
-        await streams.wait(asyncio.sleep(0))
+        await task
 
 
 async def test_a_stream_ends_with_its_items() -> None:
     """An iterator that ends, ends the stream without an error."""
 
-    async def few() -> AsyncIterator[int]:
+    async def few() -> AsyncGenerator[int, None]:
         yield 1
 
     assert [number async for number in OpenStreams().iterate(few())] == [1]
 
 
 async def test_a_caller_that_goes_away_ends_the_wait() -> None:
-    """Cancelling the stream cancels what it waits for."""
+    """Cancelling the stream ends what it waits for, and stays a cancellation."""
     streams = OpenStreams()
-    ended = asyncio.Event()
+    waits, ended = asyncio.Event(), asyncio.Event()
 
-    async def forever() -> None:
+    async def forever() -> AsyncGenerator[int, None]:
         try:
+            waits.set()
             await asyncio.Event().wait()
+            yield 1
         finally:
             ended.set()
 
-    task = asyncio.create_task(streams.wait(forever()))
-    await asyncio.sleep(0.01)
+    async def stream() -> None:
+        async for _ in streams.iterate(forever()):
+            pass
+
+    task = asyncio.create_task(stream())
+    await waits.wait()
     task.cancel()
     await asyncio.wait([task])
-    await asyncio.wait_for(ended.wait(), 5)
+    assert task.cancelled()
+    assert ended.is_set()
