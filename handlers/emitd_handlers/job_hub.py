@@ -88,21 +88,24 @@ class JobHub:
         hub is closed, and whatever `load` raises.
         """
         loop = asyncio.get_running_loop()
-        idle = math.inf if idle_seconds is None else idle_seconds
+        channel = self._join(job_id)
+        watcher = _Watcher(loop, math.inf if idle_seconds is None else idle_seconds)
         revision, earliest = after_revision, 0.0
         is_told = False
-        channel = self._join(job_id)
         try:
             while True:
-                idle_at = loop.time() + idle
+                watcher.expect_news()
                 update = None
-                if not is_told or await channel.wait_for_news(revision, earliest, idle_at):
-                    update = await self._update_after(channel, revision, idle_at)
+                if not is_told or await channel.wait_for_news(watcher, revision, earliest):
+                    update = channel.updates.get(revision)  # most watchers ask for the same one
+                    if update is None:
+                        update = await self._update_after(channel, watcher, revision)
                 if update is not None:
                     is_told, revision = True, update.job.revision
                     earliest = loop.time() + min_interval_seconds
                 yield update
         finally:
+            watcher.close()
             self._leave(channel)
 
     def _join(self, job_id: str) -> "_Channel":
@@ -123,9 +126,9 @@ class JobHub:
             raise HandlerUnavailable(self._closed)
 
     async def _update_after(
-        self, channel: "_Channel", revision: int | None, deadline: float
+        self, channel: "_Channel", watcher: "_Watcher", revision: int | None
     ) -> JobUpdate | None:
-        """Return what has happened since `revision`, as soon as the job exists; None: not by the deadline."""
+        """Return what has happened since `revision`, as soon as the job exists; None: it is idle until then."""
         while True:
             self._refuse_if_closed()
             if channel.knows(revision):
@@ -141,7 +144,7 @@ class JobHub:
             else:
                 history = channel.history
             if history is None:
-                if not await channel.wait(deadline):
+                if not await channel.wait(watcher):
                     return None
             elif not channel.knows(revision):
                 return _update_from(history, revision)
@@ -158,11 +161,10 @@ class _Channel:
         self.history: JobHistory | None = None
         self._closed = False
         #: Updates to the newest revision, by the revision they start from.
-        self._updates: dict[int | None, JobUpdate] = {}
-        # Each waiter has a future of its own, because cancelling a task cancels the future that it waits for.
-        self._waiters: set[asyncio.Future[bool]] = set()
+        self.updates: dict[int | None, JobUpdate] = {}
+        self._waiting: set[_Watcher] = set()
         #: Those that only a transition wakes.
-        self._paced_waiters: set[asyncio.Future[bool]] = set()
+        self._pausing: set[_Watcher] = set()
 
     def learn(self, news: JobHistory) -> None:
         """Add what was published or loaded to what is known, and wake those whom it concerns."""
@@ -170,16 +172,17 @@ class _Channel:
         self.history = merged = _merge(known, news)
         if known is not None and merged.job is known.job:
             return
-        self._updates = {}
-        _wake_all(self._waiters)
+        self.updates = {}
+        _wake_all(self._waiting)
         if known is None or self._changed_status_since(known.job.revision):
-            _wake_all(self._paced_waiters)
+            _wake_all(self._pausing)
 
     def close(self) -> None:
         """Wake everybody, for good."""
         self._closed = True
-        _wake_all(self._waiters)
-        _wake_all(self._paced_waiters)
+        self.updates = {}
+        _wake_all(self._waiting)
+        _wake_all(self._pausing)
 
     def knows(self, revision: int | None) -> bool:
         """Return whether `update_after` can tell all that has happened since `revision`."""
@@ -190,29 +193,28 @@ class _Channel:
 
     def update_after(self, revision: int | None) -> JobUpdate:
         """Return what has happened since a revision that it `knows`; to each who asks, the same object."""
-        update = self._updates.get(revision)
+        update = self.updates.get(revision)
         if update is None:
             assert self.history is not None
-            update = self._updates[revision] = _update_from(self.history, revision)
+            update = self.updates[revision] = _update_from(self.history, revision)
         return update
 
-    async def wait_for_news(self, revision: int | None, earliest: float, deadline: float) -> bool:
+    async def wait_for_news(self, watcher: "_Watcher", revision: int | None, earliest: float) -> bool:
         """Wait for another revision, and if it changes no status until `earliest`, by the loop's clock.
 
-        Return False if there is none at the deadline.
+        Return False when the watcher has been idle for too long.
         """
         while not self._closed and self.history is not None and self.history.job.revision == revision:
-            if not await self.wait(deadline):
+            if not await self.wait(watcher):
                 return False
-        loop = asyncio.get_running_loop()
-        while not self._closed and not self._changed_status_since(revision) and loop.time() < earliest:
-            if not await _wait_in(self._paced_waiters, min(earliest, deadline)) and deadline < earliest:
+        while watcher.now() < earliest and not self._closed and not self._changed_status_since(revision):
+            if not await watcher.wait_in(self._pausing, earliest):
                 return False
         return True
 
-    async def wait(self, deadline: float) -> bool:
-        """Wait for any change, or the end; return False if there is none by the deadline."""
-        return await _wait_in(self._waiters, deadline)
+    async def wait(self, watcher: "_Watcher") -> bool:
+        """Wait for any change, or the end; return False when the watcher has been idle for too long."""
+        return await watcher.wait_in(self._waiting)
 
     def _changed_status_since(self, revision: int | None) -> bool:
         """Return whether there is a transition after `revision`, or may be one that is not known."""
@@ -220,6 +222,64 @@ class _Channel:
             return True
         transitions = self.history.transitions
         return bool(transitions) and transitions[-1].revision > revision
+
+
+class _Watcher:
+    """The waits of one watch, one after the other, and a clock that runs while it hears nothing."""
+
+    __slots__ = ("_alarm", "_future", "_idle_at", "_idle_seconds", "_loop", "now")
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, idle_seconds: float) -> None:
+        self.now = loop.time
+        self._loop = loop
+        self._idle_seconds = idle_seconds
+        self._idle_at = math.inf
+        self._future: asyncio.Future[bool] | None = None
+        #: Goes off when it may have been idle for too long. Mostly it has not: that is cheaper than a timer a wait.
+        self._alarm: asyncio.TimerHandle | None = None
+        if idle_seconds < math.inf:
+            self._alarm = loop.call_later(idle_seconds, self._on_alarm)
+
+    def expect_news(self) -> None:
+        """Let the clock start again."""
+        self._idle_at = self.now() + self._idle_seconds
+
+    async def wait_in(self, waiting: "set[_Watcher]", until: float = math.inf) -> bool:
+        """Wait as one of those in `waiting` until woken, or until a time; return False if idle for too long."""
+        # A future of its own, because cancelling a task cancels the future that it waits for.
+        self._future = self._loop.create_future()
+        timer = None if until == math.inf else self._loop.call_at(until, self.wake)
+        waiting.add(self)
+        try:
+            return await self._future
+        finally:
+            waiting.discard(self)
+            if timer is not None:
+                timer.cancel()
+
+    def wake(self, is_news: bool = True) -> None:
+        """End the wait, if it waits."""
+        if self._future is not None and not self._future.done():
+            self._future.set_result(is_news)
+
+    def close(self) -> None:
+        """Stop the clock."""
+        if self._alarm is not None:
+            self._alarm.cancel()
+
+    def _on_alarm(self) -> None:
+        now = self.now()
+        if now >= self._idle_at:
+            self.wake(is_news=False)
+            self._idle_at = now + self._idle_seconds
+        self._alarm = self._loop.call_at(self._idle_at, self._on_alarm)
+
+
+def _wake_all(watchers: set[_Watcher]) -> None:
+    """Wake the watchers, and forget them."""
+    for watcher in watchers:
+        watcher.wake()
+    watchers.clear()
 
 
 def _merge(known: JobHistory | None, news: JobHistory) -> JobHistory:
@@ -263,29 +323,3 @@ def _update_from(history: JobHistory, revision: int | None) -> JobUpdate:
         return JobUpdate(job, transitions, history_truncated=True)
     coalesced = job.revision - revision - max(1, len(transitions))
     return JobUpdate(job, transitions, max(0, coalesced))
-
-
-async def _wait_in(waiters: "set[asyncio.Future[bool]]", deadline: float) -> bool:
-    """Wait to be woken; return False if the deadline, by the loop's clock, comes first."""
-    loop = asyncio.get_running_loop()
-    future: asyncio.Future[bool] = loop.create_future()
-    timer = None if deadline == math.inf else loop.call_at(deadline, _set, future, False)
-    waiters.add(future)
-    try:
-        return await future
-    finally:
-        if timer is not None:
-            timer.cancel()
-        waiters.discard(future)
-
-
-def _set(future: "asyncio.Future[bool]", is_news: bool) -> None:
-    if not future.done():
-        future.set_result(is_news)
-
-
-def _wake_all(waiters: "set[asyncio.Future[bool]]") -> None:
-    """Wake the waiters, and forget them."""
-    for future in waiters:
-        _set(future, True)
-    waiters.clear()

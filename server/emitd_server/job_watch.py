@@ -45,24 +45,19 @@ class JobWatches:
                 min_interval_seconds=(request.min_interval_ms or self._settings.min_interval_ms) / 1000,
                 idle_seconds=self._settings.heartbeat_seconds,
             )
+            waiting = self._streams.waiting()
+            job: Job | None = None
             async with aclosing(updates):
-                async for message in self._messages(updates, follow=request.follow):
-                    yield message
+                while job is None or request.follow or not job.status.ended:
+                    with waiting:
+                        update = await anext(updates)
+                    if update is None:
+                        yield _heartbeat(job)
+                    else:
+                        job = update.job
+                        yield self._encode(update)
         finally:
             self._open -= 1
-
-    async def _messages(
-        self, updates: AsyncIterator[JobUpdate | None], *, follow: bool
-    ) -> AsyncIterator[bytes]:
-        job: Job | None = None
-        async for update in self._streams.iterate(updates):
-            if update is None:
-                yield _heartbeat(job)
-                continue
-            job = update.job
-            yield self._encode(update)
-            if job.status.ended and not follow:
-                return
 
     def _encode(self, update: JobUpdate) -> bytes:
         """Serialise an update once, however many watchers get it."""

@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from emitd_server.errors import ServiceStopping
 
-__all__ = ["OpenStreams"]
+__all__ = ["OpenStreams", "Waiting"]
 
 T = TypeVar("T")
 
@@ -22,56 +22,51 @@ class OpenStreams:
     """
 
     def __init__(self) -> None:
-        self._waiting: set[asyncio.Task[Any]] = set()
-        self._closed = False
+        self.waiting_tasks: set[asyncio.Task[Any]] = set()
+        self.closed = False
 
     def close(self) -> None:
         """End every wait, now and from now on, with ServiceStopping."""
-        self._closed = True
-        for task in self._waiting:
+        self.closed = True
+        for task in self.waiting_tasks:
             task.cancel()
 
-    def waiting(self) -> "_Waiting":
-        """Return a context manager around what a call waits for. It raises ServiceStopping when closed."""
-        return _Waiting(self)
+    def waiting(self) -> "Waiting":
+        """Return the calling task's context manager for what it waits for; it can be entered again and again."""
+        return Waiting(self)
 
     async def iterate(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
         """Yield the items of another iterator. Raises ServiceStopping when closed."""
+        waiting = self.waiting()
         while True:
-            with self.waiting():
+            with waiting:
                 try:
                     item = await anext(items)
                 except StopAsyncIteration:
                     return
             yield item
 
-    def _enter(self) -> "asyncio.Task[Any]":
-        if self._closed:
-            raise ServiceStopping
-        task = asyncio.current_task()
-        assert task is not None
-        self._waiting.add(task)
-        return task
 
-    def _leave(self, task: "asyncio.Task[Any]", exception: BaseException | None) -> None:
-        self._waiting.discard(task)
-        if self._closed and isinstance(exception, asyncio.CancelledError):
-            task.uncancel()
-            raise ServiceStopping from None
-
-
-class _Waiting:
-    """One wait. A class, because a generator would take three times as long for each message of a stream."""
+class Waiting:
+    """The waits of one call, one after the other. Entering and leaving raise ServiceStopping when closed."""
 
     __slots__ = ("_streams", "_task")
 
     def __init__(self, streams: OpenStreams) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
         self._streams = streams
 
     def __enter__(self) -> None:
-        self._task = self._streams._enter()
+        if self._streams.closed:
+            raise ServiceStopping
+        self._streams.waiting_tasks.add(self._task)
 
     def __exit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._streams._leave(self._task, exception)
+        self._streams.waiting_tasks.discard(self._task)
+        if self._streams.closed and isinstance(exception, asyncio.CancelledError):
+            self._task.uncancel()
+            raise ServiceStopping from None

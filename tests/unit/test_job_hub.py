@@ -224,7 +224,7 @@ async def test_progress_comes_after_the_interval(database: Database) -> None:
     database.report()
     assert seen(await waiting) == (3, [], 1)
     assert loop.time() - begun > 0.04
-    assert not database.hub._channels["j"]._paced_waiters
+    assert not database.hub._channels["j"]._pausing
 
 
 async def test_a_slow_watcher_is_told_at_once(database: Database) -> None:
@@ -335,7 +335,7 @@ async def test_a_channel_goes_with_its_last_watcher(database: Database) -> None:
     assert set(database.hub.watched) == {"j"}
     cancelled.cancel()
     await turn()
-    assert len(database.hub._channels["j"]._waiters) == 1
+    assert len(database.hub._channels["j"]._waiting) == 1
     database.report()
     assert seen(await waiting) == (2, [], 0)
     await first.aclose()
