@@ -13,7 +13,6 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from contextlib import suppress
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from functools import lru_cache, partial
@@ -23,6 +22,7 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.diagnostics import report
 from emitd_handlers.escape import escape, escape_lines, quote
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import AuditEvent, JobStatus, LogRecord, Payload
@@ -124,7 +124,7 @@ class ConsoleHandler(BaseLogHandler):
         await super().stop()
         if not already_stopped:
             for cause, count in self.lost_records.items():
-                _say(f"handler '{self.name}' lost {count} records: {cause}")
+                report(f"handler '{self.name}' lost {count} records: {cause}")
 
     def _write_lines(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         if self._closed:
@@ -180,7 +180,7 @@ class ConsoleHandler(BaseLogHandler):
         if _is_closed(failure):
             self._closed = True
             self.lost_records["output_closed"] += unwritten
-            _say(f"handler '{self.name}' lost its output ({failure}); its records are lost from now on")
+            report(f"handler '{self.name}' lost its output ({failure}); its records are lost from now on")
             return
         formatted = [index for index, outcome in enumerate(outcomes) if outcome is _COMMITTED]
         for index in formatted[len(formatted) - unwritten :]:
@@ -260,8 +260,3 @@ def _write_some(stream: ByteStream, data: memoryview) -> int:
 
 def _is_closed(error: Exception) -> bool:
     return not isinstance(error, OSError) or error.errno in _CLOSED_ERRNOS
-
-
-def _say(line: str) -> None:
-    with suppress(OSError, ValueError):  # nobody may read that either
-        print(f"emitd {line}", file=sys.stderr, flush=True)

@@ -6,9 +6,7 @@ An event is acknowledged once its line is on the medium. Whatever arrives while 
 the next: one write and one sync for all of it. `audit_line` makes the lines, `audit_file` keeps them.
 """
 
-import sys
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, ClassVar
@@ -21,6 +19,8 @@ from emitd_handlers.audit_file import AuditFile, AuditStats
 from emitd_handlers.audit_line import MAX_LINE_BYTES, encode_line, leaf_hash, recent_commit
 from emitd_handlers.audit_recovery import MAX_GROUP_BYTES, damaged_beyond_repair
 from emitd_handlers.base import BaseLogHandler, EmitResult
+from emitd_handlers.diagnostics import Report
+from emitd_handlers.diagnostics import report as report_to_operator
 from emitd_handlers.disk import Disk, RealDisk
 from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.group_commit import GroupCommit
@@ -73,14 +73,14 @@ class JsonAuditHandler(BaseLogHandler):
         *,
         name: str = "",
         disk: Disk | None = None,
-        report: Callable[[str], None] | None = None,
+        report: Report = report_to_operator,
     ) -> None:
-        """Use `disk` (None: the real one), and `report` for lines to the operator (None: standard error)."""
+        """Use `disk` (None: the real one), and `report` for lines to the operator (by default on standard error)."""
         super().__init__(settings, name=name)
         #: What has happened to the log since the last start.
         self.stats = AuditStats()
         self._disk = disk or RealDisk()
-        self._report = report or _report
+        self._report = report
         self._file: AuditFile | None = None
         #: None while records are refused.
         self._commits: GroupCommit[_Chunk, int] | None = None
@@ -260,8 +260,3 @@ def _too_long(record: LogRecord, line: bytes, max_line_bytes: int) -> RecordInva
         "audit.details_json" if is_by_details else "",
         f"makes an audit line of {len(line)} bytes, more than {max_line_bytes}",
     )
-
-
-def _report(line: str) -> None:
-    with suppress(OSError, ValueError):  # nobody reads standard error any more
-        print(f"emitd: {line}", file=sys.stderr, flush=True)

@@ -6,7 +6,7 @@ problems of a file are reported at once.
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -20,7 +20,16 @@ from emitd_server.settings import ServerSettings
 from emitd_server.settings_reader import SettingsReader
 from emitd_server.yaml_document import Value, read_text, read_yaml
 
-__all__ = ["BUILT_IN_DEFAULTS", "Config", "ConfigError", "HandlerEntry", "Problem", "load_config"]
+__all__ = [
+    "BUILT_IN_DEFAULTS",
+    "Config",
+    "ConfigError",
+    "ConfigSurvey",
+    "HandlerEntry",
+    "Problem",
+    "load_config",
+    "survey_config",
+]
 
 #: What a service without a configuration file runs on; paths are relative to the working directory.
 BUILT_IN_DEFAULTS = """\
@@ -59,6 +68,22 @@ class Config(msgspec.Struct, frozen=True):
     handlers: tuple[HandlerEntry, ...]
 
 
+class ConfigSurvey(msgspec.Struct, frozen=True):
+    """What can be told of a configuration, also of one that cannot be used."""
+
+    #: None where there are problems.
+    config: Config | None
+    problems: Sequence[Problem]
+    #: The active entries that nothing is wrong with.
+    entries: tuple[HandlerEntry, ...]
+    #: Finds handlers as the entries do.
+    finder: HandlerFinder
+    #: The type of each entry that has one, also of those that are off or wrong, by the entry's name.
+    types: Mapping[str, str]
+    #: The names of the entries with `enabled: false`.
+    off: frozenset[str]
+
+
 def load_config(
     path: Path | None = None, *, environ: Mapping[str, str] | None = None, listen: str | None = None
 ) -> Config:
@@ -68,16 +93,36 @@ def load_config(
     An entry with `enabled: false` is checked as far as that is possible without running code of others: a
     handler whose file is broken can be switched off. Raises ConfigError with every problem.
     """
+    survey = survey_config(path, environ=environ, listen=listen)
+    if survey.config is None:
+        raise ConfigError(survey.problems)
+    return survey.config
+
+
+def survey_config(
+    path: Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    listen: str | None = None,
+    text: str | None = None,
+) -> ConfigSurvey:
+    """Read a configuration file as `load_config` does; `text` stands for the file's content, if it is given."""
     environ = os.environ if environ is None else environ
     problems: list[Problem] = []
-    text = BUILT_IN_DEFAULTS if path is None else read_text(path, problems)
+    if text is None:
+        text = BUILT_IN_DEFAULTS if path is None else read_text(path, problems)
+    loader = _Loader(path, environ, problems)
     config = None
     if text is not None:
-        loader = _Loader(path, environ, problems)
         config = loader.load(text, {"EMITD_LISTEN": environ.get("EMITD_LISTEN") or None, "--listen": listen})
-    if config is None or problems:
-        raise ConfigError(problems)
-    return config
+    return ConfigSurvey(
+        None if problems else config,
+        ConfigError(problems).problems,
+        loader.entries,
+        loader.finder,
+        loader.types,
+        frozenset(loader.off),
+    )
 
 
 class _Loader:
@@ -90,6 +135,11 @@ class _Loader:
         self._reader = SettingsReader(self._file, self._base_dir, problems)
         #: The names of the active entries whose class serves jobs.
         self._job_sources: list[str] = []
+        #: As in ConfigSurvey.
+        self.finder = HandlerFinder([])
+        self.entries: tuple[HandlerEntry, ...] = ()
+        self.types: dict[str, str] = {}
+        self.off: set[str] = set()
 
     def load(self, text: str, overrides: Mapping[str, str | None]) -> Config | None:
         document = read_yaml(text, self._file, self._problems, self._expand)
@@ -107,10 +157,10 @@ class _Loader:
                     line, key, f"unknown key '{key}'", f"one of {known}", nearest(key, _SECTIONS)
                 )
         server = self._server(document.content.get("server", Value({}, 0)), overrides)
-        finder = HandlerFinder(self._folders(document.content.get("handler_paths", Value([], 0))))
+        self.finder = HandlerFinder(self._folders(document.content.get("handler_paths", Value([], 0))))
         line = document.key_lines.get("handlers", document.line)
-        handlers = self._handlers(document.content.get("handlers", Value({}, line)), line, finder)
-        return Config(self._path, server, handlers) if server is not None else None
+        self.entries = self._handlers(document.content.get("handlers", Value({}, line)), line)
+        return Config(self._path, server, self.entries) if server is not None else None
 
     def _server(self, section: Value, overrides: Mapping[str, str | None]) -> ServerSettings | None:
         server = self._reader.read(ServerSettings, section, "server")
@@ -160,16 +210,14 @@ class _Loader:
             return None
         return HandlerFolder(folder, shown)
 
-    def _handlers(self, section: Value, line: int, finder: HandlerFinder) -> tuple[HandlerEntry, ...]:
+    def _handlers(self, section: Value, line: int) -> tuple[HandlerEntry, ...]:
         if section.unreadable:
             return ()
         content = {} if section.content is None else section.content
         if not isinstance(content, dict):
             self._reader.add(line, "handlers", f"found {section.shown()}", "a mapping of names to handlers")
             return ()
-        entries = [
-            self._entry(name, value, section.key_lines[name], finder) for name, value in content.items()
-        ]
+        entries = [self._entry(name, value, section.key_lines[name]) for name, value in content.items()]
         if all(_is_off(value) for value in content.values()):
             self._reader.add(line, "handlers", "no handler is active", "at least one enabled entry")
         for name in self._job_sources[1:]:
@@ -177,8 +225,9 @@ class _Loader:
             self._reader.add(section.key_lines[name], f"handlers.{name}", found)
         return tuple(entry for entry in entries if entry is not None)
 
-    def _entry(self, name: str, value: Value, line: int, finder: HandlerFinder) -> HandlerEntry | None:
+    def _entry(self, name: str, value: Value, line: int) -> HandlerEntry | None:
         """Return an active entry; None for one that is not, or that something is wrong with."""
+        self._note(name, value)
         path = f"handlers.{name}"
         if not _ENTRY_NAME.fullmatch(name):
             self._reader.add(
@@ -191,7 +240,7 @@ class _Loader:
         levels = value.content.get("levels")
         if levels is not None and levels.content == [] and not _is_off(value):
             self._reader.add(levels.line, f"{path}.levels", "is empty", "at least one level")
-        handler_class = self._class(value, line, path, finder)
+        handler_class = self._class(value, line, path)
         if handler_class is None:
             # Which other keys there may be is the class's to say; those that every handler takes are checked.
             self._settings(HandlerSettings, value, path, besides=value.content)
@@ -206,9 +255,14 @@ class _Loader:
         entry = HandlerEntry(name, handler_class, settings)
         return entry if self._can_be_built(entry, value) else None
 
-    def _class(
-        self, entry: Value, line: int, path: str, finder: HandlerFinder
-    ) -> type[BaseLogHandler] | None:
+    def _note(self, name: str, entry: Value) -> None:
+        type_ = entry.content.get("type") if isinstance(entry.content, dict) else None
+        if type_ is not None and isinstance(type_.content, str) and not type_.secret:
+            self.types[name] = type_.content
+        if _is_off(entry):
+            self.off.add(name)
+
+    def _class(self, entry: Value, line: int, path: str) -> type[BaseLogHandler] | None:
         """Return the entry's class; None where something is wrong, or where it should not be loaded."""
         type_ = entry.content.get("type")
         if type_ is None:
@@ -223,7 +277,7 @@ class _Loader:
         if _is_off(entry) and type_.content not in BUILT_IN:
             return None
         try:
-            return finder.find(type_.content)
+            return self.finder.find(type_.content)
         except DiscoveryError as error:
             if type_.secret:
                 self._reader.add(type_.line, path, f"found {type_.shown()}", _TYPE_EXPECTED)

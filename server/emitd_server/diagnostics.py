@@ -1,17 +1,5 @@
-"""What the service says about itself: lines on standard error, nothing else."""
+"""What the service says about itself: the same lines as its handlers'."""
 
-import sys
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TypeAlias
+from emitd_handlers.diagnostics import Report, report
 
 __all__ = ["Report", "report"]
-
-#: Takes one line for the operator, without a newline.
-Report: TypeAlias = Callable[[str], None]
-
-
-def report(line: str) -> None:
-    """Write `emitd LINE` to standard error; if nobody reads it any more, go on without."""
-    with suppress(OSError, ValueError):  # a closed pipe, or a closed file
-        print(f"emitd {line}", file=sys.stderr, flush=True)

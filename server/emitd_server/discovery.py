@@ -1,12 +1,19 @@
-"""From the `type:` of a handler's entry to its class."""
+"""From the `type:` of a handler's entry to its class, and the list of all that an entry could name.
 
+A type is looked up in this order: built-in short names, files in the folders of `handler_paths`, names of entry
+points, dotted paths. What comes first hides what comes later, so that installing a distribution never changes
+what a configuration means.
+"""
+
+import ast
 import importlib
 import importlib.util
 import inspect
 import re
 import sys
 import traceback
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cached_property
 from itertools import count
 from pathlib import Path
 from types import ModuleType
@@ -15,9 +22,11 @@ import msgspec
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.settings import HandlerSettings
+from emitd_server import entry_points
 from emitd_server.config_problems import describe, nearest
+from emitd_server.entry_points import OfferedHandler, offered_handlers
 
-__all__ = ["BUILT_IN", "DiscoveryError", "HandlerFinder", "HandlerFolder"]
+__all__ = ["BUILT_IN", "DiscoveryError", "FoundHandler", "HandlerFinder", "HandlerFolder"]
 
 #: The short names of the handlers that come with emitd. Imported when they are asked for.
 BUILT_IN: Mapping[str, str] = {
@@ -25,6 +34,7 @@ BUILT_IN: Mapping[str, str] = {
     "json_audit": "emitd_handlers.json_audit.JsonAuditHandler",
     "database_job": "emitd_handlers.database_job.DatabaseJobHandler",
     "discard": "emitd_handlers.discard.DiscardHandler",
+    "webhook": "emitd_handlers.webhook.WebhookHandler",
 }
 
 _DOTTED = re.compile(r"[\w-]+(\.[\w-]+)+")
@@ -51,29 +61,66 @@ class HandlerFolder(msgspec.Struct, frozen=True):
     shown: str
 
 
-class HandlerFinder:
-    """Finds handler classes: built-in short names, files in `folders`, dotted paths, in this order.
+class FoundHandler(msgspec.Struct, frozen=True):
+    """What an entry could name by its `type:`, or why it cannot."""
 
-    A file is loaded at most once, under a private module name; `sys.path` is left alone.
+    type_name: str
+    #: Where it comes from: `built in`, `file FOLDER/FILE.py`, or `entry point of DISTRIBUTION VERSION`.
+    origin: str
+    handler_class: type[BaseLogHandler] | None = None
+    #: Why it cannot be used, or empty.
+    problem: str = ""
+    #: Why it is not offered although nothing is wrong with it, or empty.
+    note: str = ""
+
+
+class HandlerFinder:
+    """Finds handler classes: built-in short names, files in `folders`, entry points, dotted paths, in this order.
+
+    A file is loaded at most once, under a private module name; `sys.path` is left alone. The metadata of the
+    installed distributions is read only for a type that is neither built in nor in a file.
     """
 
     def __init__(self, folders: Sequence[HandlerFolder]) -> None:
-        self._folders = folders
+        self.folders = folders
         self._loaded: dict[Path, ModuleType | DiscoveryError] = {}
 
     def find(self, type_name: str) -> type[BaseLogHandler]:
-        """Return the class. Raises DiscoveryError, whose message names the file at fault."""
-        dotted = BUILT_IN.get(type_name, type_name)
-        if not _DOTTED.fullmatch(dotted):
-            expected = f"{', '.join(BUILT_IN)} or 'module.Class'"
-            raise DiscoveryError(
-                f"unknown handler type '{type_name}'", expected, nearest(type_name, BUILT_IN)
-            )
+        """Return the class. Raises DiscoveryError, whose message names the file or distribution at fault."""
+        if type_name in BUILT_IN:
+            return self._find_by_path(BUILT_IN[type_name])
+        files = self._files_of(type_name)
+        if files:
+            return self._find_in_files(type_name, files)
+        offers = [offered for offered in self._offered if offered.name == type_name]
+        if offers:
+            return _load_offered(type_name, offers)
+        if _DOTTED.fullmatch(type_name):
+            return self._find_by_path(type_name)
+        short_names = dict.fromkeys([*BUILT_IN, *(offered.name for offered in self._offered)])
+        expected = f"{', '.join(short_names)} or 'module.Class'"
+        raise DiscoveryError(f"unknown handler type '{type_name}'", expected, self._nearest(type_name))
+
+    def find_all(self) -> Sequence[FoundHandler]:
+        """Return everything that an entry could name, but for dotted paths; loads all of it.
+
+        What cannot be loaded is listed with its problem.
+        """
+        built_in = [self._found(name, "built in") for name in BUILT_IN]
+        files = [found for file, shown in self._all_files().items() for found in self._in_file(file, shown)]
+        return [*built_in, *files, *map(self._found_offered, self._offered)]
+
+    @cached_property
+    def _offered(self) -> Sequence[OfferedHandler]:
+        return offered_handlers()
+
+    def _find_by_path(self, dotted: str) -> type[BaseLogHandler]:
         module_name, _, class_name = dotted.rpartition(".")
-        files = self._files(module_name)
-        if not files:
-            module = self._import(module_name, class_name)
-            return _handler_class(module, class_name, f"module '{module_name}'")
+        module = self._import(module_name, class_name)
+        return _handler_class(module, class_name, f"module '{module_name}'")
+
+    def _find_in_files(self, type_name: str, files: Mapping[Path, str]) -> type[BaseLogHandler]:
+        class_name = type_name.rpartition(".")[2]
         modules = {shown: self._load(file, shown) for file, shown in files.items()}
         holders = [shown for shown, module in modules.items() if hasattr(module, class_name)]
         if len(holders) > 1:
@@ -81,10 +128,49 @@ class HandlerFinder:
         shown = holders[0] if holders else next(iter(modules))
         return _handler_class(modules[shown], class_name, shown)
 
+    def _found(self, type_name: str, origin: str) -> FoundHandler:
+        try:
+            return FoundHandler(type_name, origin, self.find(type_name))
+        except DiscoveryError as error:
+            return FoundHandler(type_name, origin, problem=str(error))
+
+    def _found_offered(self, offered: OfferedHandler) -> FoundHandler:
+        origin = f"entry point of {offered.distribution}"
+        hidden_by = "the built-in type" if offered.name in BUILT_IN else ""
+        hidden_by = hidden_by or " and ".join(self._files_of(offered.name).values())
+        if hidden_by:
+            return FoundHandler(offered.name, origin, note=f"hidden by {hidden_by} of the same name")
+        return self._found(offered.name, origin)
+
+    def _in_file(self, file: Path, shown: str) -> Iterator[FoundHandler]:
+        origin = f"file {shown}"
+        try:
+            names = [cls.__name__ for cls in _own_handlers(self._load(file, shown))]
+        except DiscoveryError as error:
+            yield FoundHandler(file.stem, origin, problem=str(error))
+            return
+        if not names:
+            yield FoundHandler(file.stem, origin, note="defines no class that derives from BaseLogHandler")
+        for name in names:
+            yield self._found(f"{file.stem}.{name}", origin)
+
+    def _all_files(self) -> Mapping[Path, str]:
+        """Return the files of the folders but those with a leading underscore, each as messages name it."""
+        files = {
+            file.resolve(): f"{folder.shown}/{file.name}"
+            for folder in reversed(self.folders)  # so that the first name of a folder listed twice counts
+            for file in folder.path.glob("[!_]*.py")
+        }
+        return dict(sorted(files.items(), key=lambda item: item[1]))
+
+    def _files_of(self, type_name: str) -> Mapping[Path, str]:
+        """Return the files that a type of the form `module.Class` may mean."""
+        return self._files(type_name.rpartition(".")[0]) if _DOTTED.fullmatch(type_name) else {}
+
     def _files(self, module_name: str) -> Mapping[Path, str]:
         """Return the files of that name in the folders, each with how messages name it."""
         name = f"{module_name}.py"
-        places = {(folder.path / name).resolve(): f"{folder.shown}/{name}" for folder in self._folders}
+        places = {(folder.path / name).resolve(): f"{folder.shown}/{name}" for folder in self.folders}
         return {file: shown for file, shown in places.items() if file.is_file()}
 
     def _load(self, file: Path, shown: str) -> ModuleType:
@@ -104,15 +190,20 @@ class HandlerFinder:
                 raise DiscoveryError(
                     f"module '{module_name}' cannot be imported: {describe(error)}{_origin(error)}"
                 ) from error
-        places = ", ".join(folder.shown for folder in self._folders) or "no folder (see handler_paths)"
-        near = nearest(module_name, self._modules_in_folders())
+        places = ", ".join(folder.shown for folder in self.folders) or "no folder (see handler_paths)"
         raise DiscoveryError(
             f"there is no module '{module_name}', neither to import nor in {places}",
-            nearest=f"{near}.{class_name}" if near else "",
+            nearest=self._nearest(f"{module_name}.{class_name}"),
         )
 
-    def _modules_in_folders(self) -> list[str]:
-        return [file.stem for folder in self._folders for file in sorted(folder.path.glob("*.py"))]
+    def _nearest(self, type_name: str) -> str:
+        """Return the type that was probably meant, or empty; files are read for it, not run."""
+        known = {name: name for name in BUILT_IN} | {offer.name: offer.name for offer in self._offered}
+        for file in self._all_files():
+            for class_name in _handler_names(file):
+                known[f"{file.stem}.{class_name}"] = f"{file.stem}.{class_name}"
+                known.setdefault(file.stem, f"{file.stem}.{class_name}")  # who forgot the class
+        return known.get(nearest(type_name, known), "")
 
 
 def _load_file(file: Path, shown: str) -> ModuleType | DiscoveryError:
@@ -132,6 +223,43 @@ def _load_file(file: Path, shown: str) -> ModuleType | DiscoveryError:
     return module
 
 
+def _load_offered(type_name: str, offers: Sequence[OfferedHandler]) -> type[BaseLogHandler]:
+    if len(offers) > 1:
+        places = " and of ".join(f"{offer.distribution} ({offer.value})" for offer in offers)
+        raise DiscoveryError(f"'{type_name}' is ambiguous: it is an entry point of {places}")
+    (offered,) = offers
+    place = f"entry point '{type_name}' of {offered.distribution}"
+    try:
+        loaded = offered.load()
+    except (Exception, SystemExit) as error:
+        raise DiscoveryError(f"{place} cannot be loaded: {describe(error)}{_origin(error)}") from error
+    return _usable(loaded, offered.value, place)
+
+
+def _handler_names(file: Path) -> Sequence[str]:
+    """Return the classes of a file that seem to be handlers, by the names of their bases."""
+    try:
+        module = ast.parse(file.read_bytes())
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return []
+    classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
+    return [cls.name for cls in classes if any(ast.unparse(base).endswith("Handler") for base in cls.bases)]
+
+
+def _own_handlers(module: ModuleType) -> Sequence[type[BaseLogHandler]]:
+    """Return the handlers that a module defines; not those that it imports or that others derive from."""
+    return [
+        value
+        for name, value in vars(module).items()
+        if inspect.isclass(value)
+        and issubclass(value, BaseLogHandler)
+        and value.__module__ == module.__name__
+        and value.__name__ == name
+        and not name.startswith("_")
+        and not inspect.isabstract(value)
+    ]
+
+
 def _line_in(file: Path, error: BaseException) -> int | None:
     """Return the line of `file` that an import ended in, if it can be told."""
     if isinstance(error, SyntaxError) and error.filename == str(file):
@@ -144,7 +272,7 @@ def _origin(error: BaseException) -> str:
     """Return ` (FILE:LINE)` for the code that an import ended in, Python's own machinery left out."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
-    machinery = (__file__, importlib.__file__)
+    machinery = (__file__, entry_points.__file__, importlib.__file__)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename not in machinery and not frame.filename.startswith("<frozen importlib"):
             return f" ({frame.filename}:{frame.lineno})"
@@ -160,6 +288,10 @@ def _handler_class(module: ModuleType, class_name: str, place: str) -> type[Base
             if inspect.isclass(value) and issubclass(value, BaseLogHandler)
         ]
         raise DiscoveryError(f"{place} has no class '{class_name}'", nearest=nearest(class_name, own))
+    return _usable(found, class_name, place)
+
+
+def _usable(found: object, class_name: str, place: str) -> type[BaseLogHandler]:
     if not inspect.isclass(found) or not issubclass(found, BaseLogHandler):
         raise DiscoveryError(f"'{class_name}' in {place} is no BaseLogHandler")
     if inspect.isabstract(found):

@@ -5,7 +5,8 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from emitd_handlers.base import BaseLogHandler
-from emitd_handlers.errors import RetryableError
+from emitd_handlers.errors import HandlerError, RetryableError
+from emitd_handlers.escape import escape
 from emitd_handlers.outcome import AllCommitted, Committed, Outcome
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, OverflowPolicy
@@ -17,6 +18,9 @@ __all__ = ["QueuedLane"]
 
 #: Drops are reported at once, and then at most so often.
 REPORT_INTERVAL_SECONDS = 10.0
+
+#: What an error says that was not told when to try again. Back-off knows better; a longer wait was asked for.
+UNASKED_SECONDS = RetryableError("").retry_after_seconds or 0.0
 
 _QUEUED = Committed()
 
@@ -48,6 +52,8 @@ class QueuedLane:
         self._idle = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._unreported: Counter[str] = Counter()
+        #: Why the handler refused what was last dropped, by cause.
+        self._reasons: dict[str, str] = {}
         self._last_report: float | None = None
 
     async def start(self) -> None:
@@ -145,33 +151,42 @@ class QueuedLane:
         settings = self.handler.settings
         pause = settings.retry_initial_seconds
         for attempt in range(settings.max_retries + 1):
-            batch = self._settle(batch, await call_handler(self.handler, batch))
-            if not batch:
+            outcomes = await call_handler(self.handler, batch)
+            batch, error = self._settle(batch, outcomes)
+            if error is None:
                 return
             if attempt < settings.max_retries:
                 self.counts["retried"] += len(batch)
-                await asyncio.sleep(pause)
+                await asyncio.sleep(min(max(pause, _wait_asked_for(error)), settings.retry_max_seconds))
                 pause = min(pause * 2, settings.retry_max_seconds)
-        self._drop("retries_exhausted", len(batch))
+        self._drop("retries_exhausted", len(batch), error)
 
-    def _settle(self, batch: Sequence[LogRecord], outcomes: Sequence[Outcome]) -> Sequence[LogRecord]:
-        """Count what is settled; return the records worth another try."""
+    def _settle(
+        self, batch: Sequence[LogRecord], outcomes: Sequence[Outcome]
+    ) -> tuple[Sequence[LogRecord], RetryableError | None]:
+        """Count what is settled; return the records worth another try, and the last one's error."""
         again: list[LogRecord] = []
+        error: RetryableError | None = None
+        reason: HandlerError | None = None
         delivered = refused = 0
         for record, outcome in zip(batch, outcomes, strict=True):
             if type(outcome) is Committed:
                 delivered += 1
             elif isinstance(outcome.error, RetryableError):  # type: ignore[union-attr]
                 again.append(record)
+                error = outcome.error  # type: ignore[union-attr]
             else:
                 refused += 1
+                reason = outcome.error  # type: ignore[union-attr]
         self.counts["delivered"] += delivered
-        self._drop("refused", refused)
-        return again
+        self._drop("refused", refused, reason)
+        return again, error
 
-    def _drop(self, cause: str, count: int) -> None:
+    def _drop(self, cause: str, count: int, error: HandlerError | None = None) -> None:
         if not count:
             return
+        if error is not None:
+            self._reasons[cause] = f" (last: {escape(str(error))})"
         self.counts[f"dropped_{cause}"] += count
         self._unreported[cause] += count
         now = asyncio.get_running_loop().time()
@@ -182,5 +197,12 @@ class QueuedLane:
     def report_drops(self) -> None:
         """Tell the operator of the drops not told yet."""
         for cause, count in self._unreported.items():
-            self._report(f"handler '{self.handler.name}' dropped {count} records: {cause}")
+            reason = self._reasons.pop(cause, "")
+            self._report(f"handler '{self.handler.name}' dropped {count} records: {cause}{reason}")
         self._unreported.clear()
+
+
+def _wait_asked_for(error: RetryableError) -> float:
+    """Return how long the handler itself wants to be left alone, in seconds; 0: it does not say."""
+    asked = error.retry_after_seconds or 0.0
+    return asked if asked > UNASKED_SECONDS else 0.0

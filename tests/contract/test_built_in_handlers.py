@@ -1,6 +1,7 @@
 """Every built-in handler keeps the promises of BaseLogHandler."""
 
 import io
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,9 @@ from emitd_handlers.json_audit import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.testing import HandlerContract, InMemoryHandler, make_record
+from emitd_handlers.webhook import WebhookHandler, WebhookSettings
+from emitd_handlers.webhook_url import WebhookUrl
+from support.http_receiver import HttpReceiver
 
 
 class TestConsole(HandlerContract):
@@ -87,3 +91,27 @@ class TestDatabaseJob(HandlerContract):
 
     def make_bad_record(self) -> LogRecord:
         return make_record(Level.JOB_STATUS, payload=JobStatus("j1", "", JobState.RUNNING))
+
+
+class TestQueuedWebhook(HandlerContract):
+    """`webhook`, over every level, with a receiver that takes everything."""
+
+    delivery = Delivery.QUEUED
+
+    @pytest.fixture(autouse=True)
+    def _receiver(self) -> Iterator[None]:
+        with HttpReceiver() as self.receiver:
+            yield
+
+    def make_handler(self) -> WebhookHandler:
+        url = WebhookUrl(self.receiver.url)
+        return WebhookHandler(WebhookSettings(url=url, levels=tuple(Level), delivery=self.delivery))
+
+    def make_bad_record(self) -> LogRecord:
+        return make_record(attributes_json="[1]")
+
+
+class TestCommittedWebhook(TestQueuedWebhook):
+    """`webhook`, with the sender's reply waiting for the receiver's."""
+
+    delivery = Delivery.COMMITTED

@@ -57,7 +57,7 @@ handlers:
         "c.yml:5: servr: unknown key 'servr'; expected one of server, handler_paths, handlers; "
         "did you mean 'server'?",
         "c.yml:7: handlers.a.type: unknown handler type 'consol'; expected console, json_audit, database_job, "
-        "discard or 'module.Class'; did you mean 'console'?",
+        "discard, webhook or 'module.Class'; did you mean 'console'?",
         f"c.yml:8: handlers.b.enabld: unknown key 'enabld'; expected one of {known}; did you mean 'enabled'?",
         "c.yml:8: handlers.b.levels[0]: found 'INFOO'; expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL, "
         "AUDIT, JOB_STATUS; did you mean 'INFO'?",

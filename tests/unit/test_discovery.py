@@ -117,7 +117,7 @@ def test_an_unknown_short_name(type_name: str, near: str) -> None:
     """What there is, and what was probably meant."""
     error = failure(finder_of(), type_name)
     assert str(error) == f"unknown handler type '{type_name}'"
-    assert error.expected == "console, json_audit, database_job, discard or 'module.Class'"
+    assert error.expected == "console, json_audit, database_job, discard, webhook or 'module.Class'"
     assert error.nearest == near
 
 
@@ -205,3 +205,136 @@ def test_the_base_class_itself_is_abstract() -> None:
     """The message names what is missing."""
     message = str(failure(finder_of(), "emitd_handlers.BaseLogHandler"))
     assert message == "'BaseLogHandler' in module 'emitd_handlers' is abstract: it does not define emit"
+
+
+def install(site: Path, name: str, version: str, value: str, point: str = "slack") -> None:
+    """Lay a distribution into a folder of `sys.path`, as an installer does: its metadata, and the entry point."""
+    info = site / f"{name.replace('-', '_')}-{version}.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
+    (info / "entry_points.txt").write_text(f"[emitd.handlers]\n{point} = {value}\n")
+
+
+@pytest.fixture
+def site(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of `sys.path` for distributions; its module `acme_slack_for_tests` has the class SlackHandler."""
+    site = make_folder(tmp_path, "site", acme_slack_for_tests="SlackHandler")
+    monkeypatch.syspath_prepend(site)
+    return site
+
+
+@pytest.mark.parametrize("point", ["slack", "acme.slack"])
+def test_an_entry_point_is_a_type(site: Path, point: str) -> None:
+    """An installed distribution's handler is found by the name that it gave, short or dotted."""
+    install(site, "acme-slack", "1.2", "acme_slack_for_tests:SlackHandler", point)
+    found = finder_of().find(point)
+    assert (found.__module__, found.__name__) == ("acme_slack_for_tests", "SlackHandler")
+
+
+def test_an_entry_point_changes_no_other_type(site: Path, folder: Path) -> None:
+    """Built-in names and files come before it, and it comes before a dotted path."""
+    value = "acme_slack_for_tests:SlackHandler"
+    for number, point in enumerate(("console", "my.Mine", "emitd_handlers.testing.InMemoryHandler")):
+        install(site, f"acme-{number}", "1", value, point)
+    (folder / "my.py").write_text(HANDLER.format(name="Mine"))
+    finder = finder_of(folder)
+    assert finder.find("console").__name__ == "ConsoleHandler"
+    assert finder.find("my.Mine").__name__ == "Mine"
+    assert finder.find("emitd_handlers.testing.InMemoryHandler").__name__ == "SlackHandler"
+    notes = {found.type_name: found.note for found in finder.find_all() if found.origin.startswith("entry")}
+    assert notes["console"] == "hidden by the built-in type of the same name"
+    assert notes["my.Mine"] == "hidden by mine/my.py of the same name"
+
+
+def test_an_entry_point_of_two_distributions_is_ambiguous(site: Path) -> None:
+    """The message names both, and what each means by the name."""
+    install(site, "acme-slack", "1.2", "acme_slack_for_tests:SlackHandler")
+    install(site, "other-slack", "0.3", "other:Handler")
+    assert str(failure(finder_of(), "slack")) == (
+        "'slack' is ambiguous: it is an entry point of acme-slack 1.2 (acme_slack_for_tests:SlackHandler) "
+        "and of other-slack 0.3 (other:Handler)"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "expected"),
+    [
+        ("not_there:Handler", "cannot be loaded: ModuleNotFoundError: No module named 'not_there'"),
+        (
+            "acme_slack_for_tests:Other",
+            "cannot be loaded: AttributeError: module 'acme_slack_for_tests' has no attribute 'Other'",
+        ),
+        (
+            "acme_slack_for_tests",
+            "cannot be loaded: ValueError: 'acme_slack_for_tests' is no 'module:Class'",
+        ),
+        ("broken_slack_for_tests:X", "cannot be loaded: OSError: a b ({site}/broken_slack_for_tests.py:2)"),
+    ],
+)
+def test_an_entry_point_that_cannot_be_loaded(site: Path, value: str, expected: str) -> None:
+    """The message names the distribution, its version, and the cause."""
+    (site / "broken_slack_for_tests.py").write_text("\nraise OSError('a\\nb')\n")
+    install(site, "acme-slack", "1.2", value)
+    message = str(failure(finder_of(), "slack"))
+    assert message == f"entry point 'slack' of acme-slack 1.2 {expected.format(site=site)}"
+
+
+def test_an_entry_point_that_is_no_handler(site: Path) -> None:
+    """It is told by its value and its distribution."""
+    install(site, "acme-slack", "1.2", "json:JSONDecoder")
+    message = "'json:JSONDecoder' in entry point 'slack' of acme-slack 1.2 is no BaseLogHandler"
+    assert str(failure(finder_of(), "slack")) == message
+
+
+def test_a_damaged_distribution_is_still_named(site: Path) -> None:
+    """Metadata without a name and a version ends nothing."""
+    install(site, "acme-slack", "1.2", "json:JSONDecoder")
+    (site / "acme_slack-1.2.dist-info" / "METADATA").write_text("")
+    assert "entry point 'slack' of an unnamed distribution" in str(failure(finder_of(), "slack"))
+
+
+@pytest.mark.parametrize(
+    ("type_name", "near"),
+    [
+        ("slak", "slack"),
+        ("consle", "console"),
+        ("shout", "shout.ShoutHandler"),
+        ("shoutt", "shout.ShoutHandler"),
+        ("shuot.ShoutHandler", "shout.ShoutHandler"),
+    ],
+)
+def test_the_nearest_of_all_names(site: Path, tmp_path: Path, type_name: str, near: str) -> None:
+    """Built-in names, entry points and files are all looked through; no file is run for it."""
+    install(site, "acme-slack", "1.2", "acme_slack_for_tests:SlackHandler")
+    folder = tmp_path / "mine"
+    folder.mkdir()
+    text = "class ShoutHandler(base.BaseLogHandler): ...\nclass Other: ...\n"
+    (folder / "shout.py").write_text(text + "raise AssertionError('it was run')\n")
+    (folder / "cannot_be_parsed.py").write_text("(")
+    error = failure(finder_of(folder), type_name)
+    assert error.nearest == near
+    if "." not in type_name:
+        assert error.expected == f"{', '.join(BUILT_IN)}, slack or 'module.Class'"
+
+
+def test_all_that_an_entry_could_name(site: Path, tmp_path: Path) -> None:
+    """Built-in types, each class that a file defines, entry points; what cannot be used, with its problem."""
+    install(site, "acme-slack", "1.2", "acme_slack_for_tests:SlackHandler")
+    folder = make_folder(tmp_path, "mine", one="One", _private="Private")
+    (folder / "one.py").write_text(
+        "from abc import ABC\nfrom emitd_handlers.discard import DiscardHandler\n"
+        + HANDLER.format(name="One")
+        + HANDLER.format(name="Two")
+        + "class Base(BaseLogHandler, ABC): ...\nclass _Hidden(One): ...\nAlias = One\n"
+    )
+    (folder / "broken.py").write_text("import nothing_like_it\n")
+    (folder / "helper.py").write_text("x = 1\n")
+    found = {handler.type_name: handler for handler in finder_of(folder).find_all()}
+    assert [*found] == [*BUILT_IN, "broken", "helper", "one.One", "one.Two", "slack"]
+    assert found["console"].origin == "built in"
+    assert found["one.Two"].origin == "file mine/one.py"
+    assert found["one.Two"].handler_class is not None
+    assert found["slack"].origin == "entry point of acme-slack 1.2"
+    assert found["slack"].handler_class is sys.modules["acme_slack_for_tests"].SlackHandler
+    assert "broken.py:1: cannot be imported" in found["broken"].problem
+    assert found["helper"].note == "defines no class that derives from BaseLogHandler"

@@ -409,7 +409,7 @@ async def test_repairs_are_reported_on_standard_error(path: Path, capsys: pytest
         assert handler.stats.damaged_bytes_moved == 4
     captured = capsys.readouterr()
     assert captured.out == ""
-    assert captured.err.startswith(f"emitd: audit log '{path}': its last 4 bytes")
+    assert captured.err.startswith(f"emitd audit log '{path}': its last 4 bytes")
     assert captured.err.count("\n") == 1
 
 

@@ -8,6 +8,7 @@ import yaml
 
 from emitd_handlers.discard import DiscardHandler
 from emitd_handlers.settings import HandlerSettings
+from emitd_handlers.webhook import WebhookHandler
 from emitd_server.config import BUILT_IN_DEFAULTS, load_config
 from emitd_server.discovery import BUILT_IN, HandlerFinder
 from emitd_server.settings import ServerSettings
@@ -27,7 +28,13 @@ def full() -> dict[str, dict[str, dict[str, object]]]:
 
 
 def defaults_of(struct: type[msgspec.Struct]) -> dict[str, object]:
-    builtins = msgspec.to_builtins(struct(), enc_hook=str)
+    fields = msgspec.structs.fields(struct)
+    defaults = {
+        field.name: field.default if field.default_factory is msgspec.NODEFAULT else field.default_factory()
+        for field in fields
+        if not field.required
+    }
+    builtins = msgspec.to_builtins(defaults, enc_hook=str)
     assert isinstance(builtins, dict)
     return builtins
 
@@ -46,7 +53,7 @@ def test_it_loads_with_everything_switched_on(tmp_path: Path) -> None:
     file.write_text(full_text())
     config = load_config(file, environ={})
     assert config.server == ServerSettings()
-    assert len(config.handlers) == 4
+    assert len(config.handlers) == 5
 
 
 def test_the_server_section_lists_every_key_with_its_default() -> None:
@@ -65,6 +72,11 @@ def test_each_handler_lists_every_key_with_its_default() -> None:
         if handler_class is DiscardHandler:  # the common keys only, and they stand above three times
             assert set(expected) == set(defaults_of(HandlerSettings))
             assert entry == {}
+        elif handler_class is WebhookHandler:  # what it has beyond or unlike the common keys
+            mandatory = entry.pop("url")
+            assert str(mandatory).startswith("https://")
+            common = defaults_of(HandlerSettings) | {key: expected[key] for key in ("levels", "delivery")}
+            assert entry == {key: value for key, value in expected.items() if common.get(key, "") != value}
         else:
             assert entry == expected
 

@@ -127,6 +127,56 @@ async def test_a_failing_handler_is_offered_the_batch_again() -> None:
     await lane.stop()
 
 
+@pytest.mark.parametrize(
+    ("error", "pause"),
+    [
+        (HandlerUnavailable("down"), 0.001),
+        (HandlerUnavailable("busy", retry_after_seconds=7), 7),
+        (HandlerUnavailable("busy", retry_after_seconds=60), 9),
+    ],
+)
+async def test_a_handler_is_left_alone_as_long_as_it_asks(
+    error: HandlerUnavailable, pause: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wait that the handler asks for replaces a shorter back-off, up to `retry_max_seconds`."""
+
+    class Busy(Sink):
+        async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+            if not pauses:
+                raise error
+            return await super().emit_batch(records)
+
+    async def sleep(seconds: float) -> None:
+        pauses.append(seconds)
+
+    pauses: list[float] = []
+    monkeypatch.setattr(asyncio, "sleep", sleep)
+    sink = Busy(HandlerSettings(retry_initial_seconds=0.001, retry_max_seconds=9))
+    lane, _ = await started(sink)
+    await lane.take(lines("1"))
+    await lane.drain()
+    assert pauses == [pause]
+    assert sink.taken == ["1"]
+    await lane.stop()
+
+
+async def test_the_operator_is_told_why_a_handler_refused() -> None:
+    """The report of a drop ends with the last refusal, each cause with its own."""
+    sink = Sink(HandlerSettings(retry_initial_seconds=0.001, max_retries=0))
+    sink.fail_next = 1
+    lane, told = await started(sink)
+    await lane.take(lines("1"))
+    await lane.drain()
+    await lane.take(lines("bad"))
+    await lane.drain()
+    lane.report_drops()
+    assert told == [
+        "handler 'sink' dropped 1 records: retries_exhausted (last: down)",
+        "handler 'sink' dropped 1 records: refused (last: message: is bad)",
+    ]
+    await lane.stop()
+
+
 async def test_retries_end() -> None:
     """After `max_retries` the batch is dropped and counted, and the next is served."""
     sink = Sink(HandlerSettings(retry_initial_seconds=0.001, max_retries=1))
