@@ -12,10 +12,11 @@ PROTO_VENV := .venv-proto
 PROTO_BIN := $(PROTO_VENV)/bin
 PROTO_READY := $(PROTO_VENV)/.ready
 
-.PHONY: help setup proto lint fix type test test-slow bench build run
+.PHONY: help setup proto lint fix type test test-slow bench build run demo
 
 help:
 	@echo "make run        start the service with logging_config.yml"
+	@echo "make demo       show it all in a quarter of a minute, with data of its own"
 	@echo "make test       run the tests (about five minutes)"
 	@echo "make test-slow  run the slow tests: crashes, faults, other languages"
 	@echo "make lint       check style, imports, protos, and that the stubs are up to date"
@@ -42,6 +43,9 @@ $(PROTO_READY): pyproject.toml
 run: $(READY)
 	$(BIN)/emitd serve --config logging_config.yml
 
+demo: $(READY)
+	$(BIN)/emitd demo
+
 test: $(READY)
 	$(BIN)/python -m pytest -m "not slow"
 
@@ -58,6 +62,7 @@ lint: $(READY) $(PROTO_READY)
 fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python tests/support/command_reference.py --write
 
 type: $(READY)
 	$(BIN)/mypy
@@ -68,6 +73,7 @@ proto: $(PROTO_READY)
 bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_records.py
 	$(BIN)/python tests/benchmarks/bench_stages.py
+	$(BIN)/python tests/benchmarks/bench_watchers.py
 
 build: $(READY)
 	$(PINNED) $(BIN)/python -m build

@@ -7,6 +7,7 @@ from pathlib import Path
 import msgspec
 
 from emitd_cli.exit_codes import ExitCode
+from emitd_cli.output import print_result
 from emitd_server.config import ConfigError, load_config
 
 __all__ = ["run"]
@@ -24,9 +25,11 @@ def run(options: argparse.Namespace) -> int:
     else:
         problems = []
     if options.json:
-        print(json.dumps([msgspec.to_builtins(problem) for problem in problems]))
+        print_result(json.dumps([msgspec.to_builtins(problem) for problem in problems]))
     elif problems:
-        print(*problems, sep="\n")
+        print_result("\n".join(map(str, problems)))
     else:
-        print(f"{options.file}: good; active handlers: {', '.join(entry.name for entry in config.handlers)}")
+        print_result(
+            f"{options.file}: good; active handlers: {', '.join(entry.name for entry in config.handlers)}"
+        )
     return ExitCode.BAD if problems else ExitCode.GOOD

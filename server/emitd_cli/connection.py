@@ -1,20 +1,38 @@
 """The connection of a command to its server, and what its errors mean."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from emitd.v1 import LogServiceStub
+from emitd_cli.errors import CannotTell, Misuse, Refused
+from emitd_cli.output import say
 
-__all__ = ["connect", "describe", "is_refusal", "is_retryable", "retry_delay_seconds", "retry_seconds"]
+__all__ = [
+    "bad_field",
+    "cannot_tell",
+    "connect",
+    "describe",
+    "is_refusal",
+    "is_retryable",
+    "refused",
+    "result_of",
+    "retry_delay_seconds",
+    "retry_seconds",
+]
+
+Response = TypeVar("Response")
 
 MAX_RECEIVE_BYTES = 64 * 1024 * 1024
 #: grpc's own pauses between attempts to connect grow to two minutes: longer than commands wait.
 MAX_RECONNECT_BACKOFF_MS = 1000
 #: The pause before another try where the server does not say, and the shortest where it does.
 DEFAULT_RETRY_SECONDS = 0.5
+#: A call that takes longer than this is told: whoever waits should know for what.
+SILENT_SECONDS = 3.0
 MIN_RETRY_SECONDS = 0.05
 
 #: Statuses that say nothing about what was sent: the same call may succeed later.
@@ -32,13 +50,48 @@ _REFUSALS = (
 
 @contextmanager
 def connect(address: str) -> Iterator[LogServiceStub]:
-    """Give a stub for the server at `address`; calls wait for nothing but their own deadline."""
+    """Give a stub for the server at `address`; calls wait for nothing but their own deadline. Raises Misuse."""
+    if not address.strip():
+        raise Misuse("--address: is empty; give HOST:PORT", field="--address")
+    if "://" in address:
+        raise Misuse(f"--address: '{address}' is a URL; give HOST:PORT", field="--address")
     options = [
         ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
         ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_BACKOFF_MS),
     ]
     with grpc.insecure_channel(address, options=options) as channel:
         yield LogServiceStub(channel)
+
+
+def result_of(
+    call: "grpc.Future[Response]", address: str, say_waiting: Callable[[str], None] = say
+) -> Response:
+    """Return a call's response; tell, once, when it does not come at once. Raises grpc.RpcError."""
+    try:
+        return call.result(timeout=SILENT_SECONDS)
+    except grpc.FutureTimeoutError:
+        say_waiting(f"no answer from {address} yet; still waiting (Ctrl-C ends it)")
+        return call.result()
+
+
+def refused(error: grpc.RpcError, address: str) -> Refused:
+    """Return the error that ends a command for which the server refuses what was sent."""
+    return Refused(describe(error, address), code=error.code().name, field=bad_field(_status_of(error)))
+
+
+def cannot_tell(error: grpc.RpcError, address: str, and_so: str = "") -> CannotTell:
+    """Return the error that ends a command whose call failed; `and_so` is added to what is said."""
+    message = describe(error, address) + and_so
+    return CannotTell(message, code=error.code().name, field=bad_field(_status_of(error)))
+
+
+def bad_field(status: status_pb2.Status | None) -> str:
+    """Return the path of the field that a status complains of, or an empty string."""
+    for packed in status.details if status is not None else ():
+        bad = error_details_pb2.BadRequest()
+        if packed.Unpack(bad) and bad.field_violations:
+            return str(bad.field_violations[0].field)
+    return ""
 
 
 def describe(error: grpc.RpcError, address: str) -> str:
@@ -73,9 +126,14 @@ def _bounded(seconds: float | None) -> float:
 
 
 def _delay_of_call(error: grpc.RpcError) -> float | None:
+    status = _status_of(error)
+    return None if status is None else _delay(status)
+
+
+def _status_of(error: grpc.RpcError) -> status_pb2.Status | None:
     for datum in error.trailing_metadata() or ():
         if datum.key == "grpc-status-details-bin":
-            return _delay(status_pb2.Status.FromString(datum.value))
+            return status_pb2.Status.FromString(datum.value)
     return None
 
 

@@ -2,15 +2,17 @@
 
 import argparse
 import json
+from select import select
+from typing import BinaryIO
 
 import grpc
 
 from emitd.v1 import EmitRequest, EmitResponse, Receipt
-from emitd_cli.connection import connect, describe, is_refusal
+from emitd_cli.connection import cannot_tell, connect, is_refusal, refused, result_of
 from emitd_cli.emit_many import BatchSender, Tally, show_progress
 from emitd_cli.errors import CannotTell, Misuse
 from emitd_cli.exit_codes import ExitCode
-from emitd_cli.output import one_line, say, to_json
+from emitd_cli.output import one_line, print_result, to_json
 from emitd_cli.record_flags import level_of_lines, record_from_flags
 from emitd_cli.record_lines import open_lines, read_batches
 
@@ -20,9 +22,9 @@ CALL_SECONDS = 30.0
 
 
 def run(options: argparse.Namespace) -> int:
-    """Emit; return 0 if everything was accepted, 1 if something was refused.
+    """Emit; return 0 if everything was accepted, 1 if some of many records were refused.
 
-    Raises Misuse, and CannotTell without a server.
+    Raises Misuse, Refused for one record, and CannotTell without a server.
     """
     if options.message == "-" and options.file is None:
         options.message, options.file = None, "-"
@@ -33,13 +35,12 @@ def _emit_one(options: argparse.Namespace) -> int:
     record = record_from_flags(options)
     try:
         with connect(options.address) as stub:
-            response: EmitResponse = stub.Emit(EmitRequest(record=record), timeout=CALL_SECONDS)
+            call = stub.Emit.future(EmitRequest(record=record), timeout=CALL_SECONDS)
+            response: EmitResponse = result_of(call, options.address)
     except grpc.RpcError as error:
-        if not is_refusal(error):
-            raise CannotTell(describe(error, options.address)) from error
-        say(describe(error, options.address))
-        return ExitCode.BAD
-    print(to_json(response.receipt) if options.json else _describe_receipt(response.receipt))
+        end = refused if is_refusal(error) else cannot_tell
+        raise end(error, options.address) from error
+    print_result(to_json(response.receipt) if options.json else _describe_receipt(response.receipt))
     return ExitCode.GOOD
 
 
@@ -59,7 +60,7 @@ def _emit_many(options: argparse.Namespace) -> int:
     try:
         stream, size = open_lines(options.file)
     except OSError as error:
-        raise Misuse(f"--file: '{options.file}' cannot be read: {error.strerror}") from error
+        raise Misuse(f"--file: '{options.file}' cannot be read: {error.strerror}", field="--file") from error
     batches = read_batches(
         stream,
         options.format,
@@ -73,6 +74,8 @@ def _emit_many(options: argparse.Namespace) -> int:
         try:
             for batch in batches:
                 sender.send(batch)
+                if size is None and not _has_input(stream):
+                    sender.settle()  # the next line may be long in coming; trouble with this one is told now
             sender.settle()
         except CannotTell:
             _print_tally(sender.tally, as_json=options.json)
@@ -81,5 +84,10 @@ def _emit_many(options: argparse.Namespace) -> int:
     return ExitCode.BAD if sender.tally.refused else ExitCode.GOOD
 
 
+def _has_input(stream: BinaryIO) -> bool:
+    """Whether a pipe or a terminal has something to read at once, also its end."""
+    return bool(select([stream], [], [], 0)[0])
+
+
 def _print_tally(tally: Tally, *, as_json: bool) -> None:
-    print(json.dumps({"records": tally.records, **tally._asdict()}) if as_json else tally.in_words())
+    print_result(json.dumps({"records": tally.records, **tally._asdict()}) if as_json else tally.in_words())

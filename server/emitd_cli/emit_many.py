@@ -15,15 +15,28 @@ from typing import NamedTuple, TypeAlias
 import grpc
 
 from emitd.v1 import DELIVERY_COMMITTED, EmitBatchRequest, EmitBatchResponse, LogServiceStub, RecordError
-from emitd_cli.connection import describe, is_refusal, is_retryable, retry_delay_seconds, retry_seconds
+from emitd_cli.connection import (
+    bad_field,
+    cannot_tell,
+    describe,
+    is_refusal,
+    is_retryable,
+    result_of,
+    retry_delay_seconds,
+    retry_seconds,
+)
 from emitd_cli.errors import CannotTell
-from emitd_cli.output import say
+from emitd_cli.output import say, tell
 from emitd_cli.record_lines import Line
+from emitd_cli.terminal import make_console
 
 __all__ = ["BatchSender", "Tally", "show_progress"]
 
 CALLS_IN_FLIGHT = 4
 CALL_SECONDS = 60.0
+#: The code of a line that makes no record: the server's own for a record that is wrong.
+_BAD_LINE = grpc.StatusCode.INVALID_ARGUMENT.name
+_CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 #: So many refused lines are told one by one.
 SHOWN_REFUSALS = 20
 
@@ -64,11 +77,11 @@ Advance: TypeAlias = Callable[[int], None]
 
 
 class _Again(NamedTuple):
-    """Lines worth another try, after a pause, and why."""
+    """Lines worth another try, after a pause, and why: what to end with where there is no time for it."""
 
     lines: Sequence[Line]
     pause_seconds: float
-    reason: str
+    reason: CannotTell
 
 
 class BatchSender:
@@ -86,6 +99,8 @@ class BatchSender:
         self._under_way: deque[tuple[Sequence[Line], grpc.Future[EmitBatchResponse]]] = deque()
         #: A call has failed, and none has succeeded since.
         self._troubled = False
+        #: It was told that an answer takes long.
+        self._is_slow = False
         self.tally = Tally()
 
     def send(self, lines: Sequence[Line]) -> None:
@@ -93,7 +108,7 @@ class BatchSender:
         good = [line for line in lines if line.record is not None]
         for line in lines:
             if line.record is None:
-                self._refuse(line, line.problem)
+                self._refuse(line, line.problem, _BAD_LINE)
         if good:
             self._under_way.append((good, self._call(good)))
         if len(self._under_way) >= CALLS_IN_FLIGHT:
@@ -110,7 +125,7 @@ class BatchSender:
         give_up_at = time.monotonic() + self._retry_seconds
         while again := self._take_answer(lines, call):
             if time.monotonic() + again.pause_seconds > give_up_at:
-                raise CannotTell(f"{again.reason}; gave up at line {again.lines[0].number}")
+                raise _gave_up(again.reason, again.lines)
             if not self._troubled:
                 say(f"{again.reason}; trying again for {self._retry_seconds:g} s")
                 self._troubled = True
@@ -128,16 +143,20 @@ class BatchSender:
 
     def _take_answer(self, lines: Sequence[Line], call: grpc.Future[EmitBatchResponse]) -> _Again | None:
         try:
-            return self._count(lines, call.result())
+            return self._count(lines, result_of(call, self._address, self._say_slow))
         except grpc.RpcError as error:
-            reason = describe(error, self._address)
             if is_retryable(error):
-                return _Again(lines, retry_seconds(error), reason)
+                return _Again(lines, retry_seconds(error), cannot_tell(error, self._address))
             if not is_refusal(error):
-                raise CannotTell(f"{reason}; gave up at line {lines[0].number}") from error
+                raise _gave_up(cannot_tell(error, self._address), lines) from error
             for line in lines:
-                self._refuse(line, reason)
+                self._refuse(line, describe(error, self._address), error.code().name)
             return None
+
+    def _say_slow(self, text: str) -> None:
+        if not self._is_slow:
+            say(text)
+            self._is_slow = True
 
     def _count(self, lines: Sequence[Line], response: EmitBatchResponse) -> _Again | None:
         """Add up a reply; return the lines worth another try."""
@@ -156,22 +175,40 @@ class BatchSender:
         retryable = [error for error in response.errors if error.retryable]
         for error in response.errors:
             if not error.retryable:
-                self._refuse(lines[error.index], _problem(error))
+                self._refuse(lines[error.index], _problem(error), _code(error), _field(error))
         if not retryable:
             return None
         pause = max(retry_delay_seconds(error.status) for error in retryable)
-        return _Again([lines[error.index] for error in retryable], pause, _problem(retryable[0]))
+        first = retryable[0]
+        reason = CannotTell(_problem(first), code=_code(first), field=_field(first))
+        return _Again([lines[error.index] for error in retryable], pause, reason)
 
-    def _refuse(self, line: Line, problem: str) -> None:
+    def _refuse(self, line: Line, problem: str, code: str, field: str = "") -> None:
         self.tally = self.tally._replace(refused=self.tally.refused + 1)
         if self.tally.refused <= SHOWN_REFUSALS:
-            say(f"line {line.number}: {problem}")
+            tell(problem, code=code, field=field, line=line.number)
         self._advance(line.size)
 
 
+def _gave_up(reason: CannotTell, lines: Sequence[Line]) -> CannotTell:
+    return CannotTell(f"{reason}; gave up at line {lines[0].number}", code=reason.code, field=reason.field)
+
+
 def _problem(error: RecordError) -> str:
+    return _in_record(error, str(error.status.message))
+
+
+def _field(error: RecordError) -> str:
+    return _in_record(error, bad_field(error.status))
+
+
+def _in_record(error: RecordError, text: str) -> str:
     # The place in the batch says nothing to whoever wrote the file.
-    return str(error.status.message).removeprefix(f"records[{error.index}]").lstrip(".: ")
+    return text.removeprefix(f"records[{error.index}]").lstrip(".: ")
+
+
+def _code(error: RecordError) -> str:
+    return _CODES.get(error.status.code, grpc.StatusCode.UNKNOWN.name)
 
 
 @contextmanager
@@ -181,12 +218,11 @@ def show_progress(size: int | None) -> Iterator[Advance]:
         yield lambda size: None
         return
     try:
-        from rich.console import Console
         from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
     except ImportError:
         yield lambda size: None
         return
     columns = ("sending", BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), transient=True) as progress:
+    with Progress(*columns, console=make_console(stderr=True), transient=True) as progress:
         task = progress.add_task("send", total=size)
         yield lambda size: progress.advance(task, size)

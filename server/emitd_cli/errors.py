@@ -2,27 +2,54 @@
 
 CommandError            the message is one line: what is wrong, and what to do
 ├── Misuse              the command was called wrongly
-└── CannotTell          the server did not say, or cannot be reached
+├── Refused             the server has looked at what was sent, and refuses it
+├── CannotTell          the server did not say, or cannot be reached
+└── CannotRun           something that the command needs is missing on this machine
 """
 
 from emitd_cli.exit_codes import ExitCode
 
-__all__ = ["CannotTell", "CommandError", "Misuse"]
+__all__ = ["CannotRun", "CannotTell", "CommandError", "Misuse", "Refused"]
 
 
 class CommandError(Exception):
-    """Ends the command with `exit_code`."""
+    """Ends the command with `exit_code`.
+
+    `code` is a word for programs: MISUSE and the like, or the name of the status by which the server answered.
+    `field` is the flag or the record's field that is wrong, or empty; the message names it as well.
+    """
 
     exit_code = ExitCode.BAD
+    default_code = "BAD"
+
+    def __init__(self, message: str, *, code: str = "", field: str = "") -> None:
+        super().__init__(message)
+        self.code = code or self.default_code
+        self.field = field
 
 
 class Misuse(CommandError):
     """The command was called wrongly."""
 
     exit_code = ExitCode.MISUSE
+    default_code = "MISUSE"
+
+
+class Refused(CommandError):
+    """The server has looked at what was sent, and refuses it."""
+
+    default_code = "REFUSED"
 
 
 class CannotTell(CommandError):
     """The server did not say, or cannot be reached."""
 
     exit_code = ExitCode.CANNOT_TELL
+    default_code = "CANNOT_TELL"
+
+
+class CannotRun(CommandError):
+    """Something that the command needs is missing on this machine."""
+
+    exit_code = ExitCode.CANNOT_RUN
+    default_code = "CANNOT_RUN"

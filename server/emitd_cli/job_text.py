@@ -2,10 +2,56 @@
 
 from datetime import UTC, datetime
 
-from emitd.v1 import Job, JobState, JobTransition
+from emitd.v1 import (
+    JOB_STATE_COMPLETED,
+    JOB_STATE_FAILED,
+    JOB_STATE_QUEUED,
+    JOB_STATE_RUNNING,
+    Job,
+    JobState,
+    JobTransition,
+)
+from emitd_cli.errors import Misuse
+from emitd_cli.nearest import not_one_of
 from emitd_cli.output import one_line
 
-__all__ = ["describe_job", "job_line", "last_words", "status_name", "transition_line"]
+__all__ = [
+    "STATUSES",
+    "describe_job",
+    "job_line",
+    "last_words",
+    "status_from_flag",
+    "status_name",
+    "transition_line",
+]
+
+STATUSES = {
+    "QUEUED": JOB_STATE_QUEUED,
+    "RUNNING": JOB_STATE_RUNNING,
+    "COMPLETED": JOB_STATE_COMPLETED,
+    "FAILED": JOB_STATE_FAILED,
+}
+#: What other systems call them.
+_OTHER_STATUS_NAMES = {
+    "PENDING": "QUEUED",
+    "WAITING": "QUEUED",
+    "STARTED": "RUNNING",
+    "ACTIVE": "RUNNING",
+    "DONE": "COMPLETED",
+    "FINISHED": "COMPLETED",
+    "SUCCESS": "COMPLETED",
+    "SUCCEEDED": "COMPLETED",
+    "ERROR": "FAILED",
+    "CRASHED": "FAILED",
+}
+
+
+def status_from_flag(name: str) -> JobState:
+    """Return the status of this name, in any case. Raises Misuse, which names the nearest."""
+    status = STATUSES.get(name.upper())
+    if status is None:
+        raise Misuse(f"--status: {not_one_of(name, STATUSES, _OTHER_STATUS_NAMES)}", field="--status")
+    return status
 
 
 def status_name(status: JobState) -> str:

@@ -10,16 +10,16 @@ from typing import TypeAlias
 import grpc
 
 from emitd.v1 import JOB_STATE_FAILED, Job, LogServiceStub, WatchJobRequest, WatchJobResponse
-from emitd_cli.connection import connect, describe, is_retryable, retry_seconds
+from emitd_cli.connection import cannot_tell, connect, describe, is_retryable, retry_seconds
 from emitd_cli.errors import CannotTell
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.job_text import job_line, last_words, status_name, transition_line
 from emitd_cli.output import one_line, say, to_json
+from emitd_cli.terminal import STATUS_COLOURS, make_console
 
 __all__ = ["run"]
 
 Show: TypeAlias = Callable[[WatchJobResponse], None]
-_COLOURS = {"QUEUED": "yellow", "RUNNING": "cyan", "COMPLETED": "green", "FAILED": "red"}
 
 
 def run(options: argparse.Namespace) -> int:
@@ -82,18 +82,18 @@ class _Watch:
         options = self._options
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and self._end_at is not None:
             raise CannotTell(
-                f"'{options.job_id}' has not ended within {options.timeout:g} s (--timeout)"
+                f"'{options.job_id}' has not ended within {options.timeout:g} s (--timeout)",
+                code="DEADLINE_EXCEEDED",
             ) from error
-        reason = describe(error, options.address)
         if not is_retryable(error) or not self._is_patient:
-            raise CannotTell(reason) from error
+            raise cannot_tell(error, options.address) from error
         now, pause = time.monotonic(), retry_seconds(error)
         since = now if self._lost_at is None else self._lost_at
         if now + pause > since + options.retry_seconds:
-            raise CannotTell(reason) from error
+            raise cannot_tell(error, options.address) from error
         if self._lost_at is None:
             self._lost_at = now
-            say(f"{reason}; trying again for {options.retry_seconds:g} s")
+            say(f"{describe(error, options.address)}; trying again for {options.retry_seconds:g} s")
         time.sleep(pause)
 
     def _seconds_left(self) -> float | None:
@@ -136,7 +136,7 @@ def _bar() -> Iterator[Show]:
         TimeElapsedColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns) as progress:
+    with Progress(*columns, console=make_console()) as progress:
         task = progress.add_task("", total=100, job="", type="", status="", text="")
 
         def show(response: WatchJobResponse) -> None:
@@ -148,7 +148,7 @@ def _bar() -> Iterator[Show]:
                 completed=job.progress,
                 job=escape(one_line(job.job_id)) + attempt,
                 type=escape(one_line(job.job_type)),
-                status=f"[{_COLOURS.get(status, 'white')}]{status}[/]",
+                status=f"[{STATUS_COLOURS.get(status, 'white')}]{status}[/]",
                 text=escape(one_line(last_words(job))),
             )
 

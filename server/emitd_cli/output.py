@@ -1,17 +1,50 @@
 """What commands write: lines for people, JSON for programs."""
 
+import json
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-__all__ = ["one_line", "say", "to_json"]
+__all__ = ["discard_output", "one_line", "print_result", "say", "set_json", "tell", "to_json"]
+
+# Whether standard error is for programs: the command was called with --json. One process runs one command.
+_as_json = False
+
+
+def set_json(as_json: bool) -> None:
+    """Choose what goes to standard error from now on: lines for people, or one JSON object a line."""
+    global _as_json
+    _as_json = as_json
 
 
 def say(text: str) -> None:
-    """Write a line to standard error."""
-    print(f"emitd: {one_line(text)}", file=sys.stderr)
+    """Write to standard error what is no error, such as that a call is tried again."""
+    _write(json.dumps({"note": text}) if _as_json else text)
+
+
+def tell(message: str, *, code: str, field: str = "", line: int = 0) -> None:
+    """Write an error to standard error; `line` is where in the input it is, 0 for no line in particular."""
+    if not _as_json:
+        _write(f"line {line}: {message}" if line else message)
+        return
+    parts = {"code": code, "field": field, "line": line, "message": message}
+    _write(json.dumps({"error": {name: part for name, part in parts.items() if part}}))
+
+
+def print_result(text: str) -> None:
+    """Print what a command ends with. How it went stands, also when nobody reads that any more."""
+    try:
+        print(text, flush=True)
+    except BrokenPipeError:
+        discard_output()
+
+
+def discard_output() -> None:
+    """Let what is printed from now on, and what is still buffered, go nowhere: it must not fail once more at exit."""
+    _discard(sys.stdout)
 
 
 def one_line(text: str) -> str:
@@ -27,3 +60,15 @@ def to_json(message: "Message") -> str:
     return json_format.MessageToJson(
         message, indent=None, preserving_proto_field_name=True, always_print_fields_with_no_presence=True
     )
+
+
+def _write(line: str) -> None:
+    prefix = "" if _as_json else "emitd: "
+    try:
+        print(prefix + one_line(line), file=sys.stderr, flush=True)
+    except BrokenPipeError:  # nobody reads that either; how the command went stands
+        _discard(sys.stderr)
+
+
+def _discard(stream: TextIO) -> None:
+    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())

@@ -6,10 +6,7 @@ import uuid
 from collections.abc import Iterable, Sequence
 
 from emitd.v1 import (
-    JOB_STATE_COMPLETED,
     JOB_STATE_FAILED,
-    JOB_STATE_QUEUED,
-    JOB_STATE_RUNNING,
     LEVEL_CRITICAL,
     LEVEL_DEBUG,
     LEVEL_ERROR,
@@ -20,7 +17,10 @@ from emitd.v1 import (
     Level,
     LogRecord,
 )
+from emitd_cli.details_flag import check_details
 from emitd_cli.errors import Misuse
+from emitd_cli.job_text import STATUSES, status_from_flag
+from emitd_cli.nearest import not_one_of
 
 __all__ = ["level_of_lines", "record_from_flags"]
 
@@ -31,12 +31,16 @@ _LEVELS = {
     "ERROR": LEVEL_ERROR,
     "CRITICAL": LEVEL_CRITICAL,
 }
-_STATES = {
-    "QUEUED": JOB_STATE_QUEUED,
-    "RUNNING": JOB_STATE_RUNNING,
-    "COMPLETED": JOB_STATE_COMPLETED,
-    "FAILED": JOB_STATE_FAILED,
+#: What other loggers call them.
+_OTHER_LEVEL_NAMES = {
+    "TRACE": "DEBUG",
+    "NOTICE": "INFO",
+    "WARN": "WARNING",
+    "ERR": "ERROR",
+    "FATAL": "CRITICAL",
 }
+#: Levels that a payload fixes, and the flag that gives the payload.
+_LEVELS_OF_PAYLOADS = {"AUDIT": "--audit EVENT_NAME", "JOB_STATUS": "--job JOB_ID"}
 
 # Flags by what they describe; one that does not fit is misuse, since what it says would be lost.
 _AUDIT_FLAGS = ("user", "source_ip", "event_id")
@@ -64,7 +68,7 @@ def record_from_flags(options: argparse.Namespace) -> LogRecord:
 def level_of_lines(options: argparse.Namespace) -> Level:
     """Return the level for the lines of a file. Raises Misuse for flags that describe one record."""
     if options.message is not None:
-        raise Misuse(f"a message ('{options.message}') and many records exclude each other")
+        raise Misuse(f"a message ('{options.message}') and many records exclude each other", field="MESSAGE")
     _refuse(options, _ONE_RECORD_FLAGS, "describes one record, and a file brings many")
     if options.format == "jsonl":
         _refuse(options, ("level",), "is for lines of text: with --format jsonl each record has its own")
@@ -73,7 +77,7 @@ def level_of_lines(options: argparse.Namespace) -> Level:
 
 def _record(options: argparse.Namespace) -> LogRecord:
     if options.audit is not None and options.job is not None:
-        raise Misuse("--audit and --job exclude each other: a record has one payload")
+        raise Misuse("--audit and --job exclude each other: a record has one payload", field="--job")
     record = LogRecord(
         record_id=options.record_id or str(uuid.uuid4()),
         message=options.message or "",
@@ -93,41 +97,53 @@ def _record(options: argparse.Namespace) -> LogRecord:
         _refuse(options, _JOB_FLAGS, "goes with --job")
         _refuse(options, ("details",), "goes with --audit or --job")
         if not options.message:
-            raise Misuse("say what to emit: a message, --audit EVENT_NAME, --job JOB_ID, or --file FILE")
+            raise Misuse(
+                "say what to emit: a message, --audit EVENT_NAME, --job JOB_ID, --file FILE, or - for standard input"
+            )
         record.level = _level(options)
     return record
 
 
 def _level(options: argparse.Namespace) -> Level:
-    level = _LEVELS.get((options.level or "INFO").upper())
-    if level is None:
-        raise Misuse(f"--level: '{options.level}' is not one of {', '.join(_LEVELS)}")
-    return level
+    name = (options.level or "INFO").upper()
+    if name in _LEVELS_OF_PAYLOADS:
+        raise Misuse(
+            f"--level: {name} is not given by itself; use {_LEVELS_OF_PAYLOADS[name]}", field="--level"
+        )
+    if name not in _LEVELS:
+        problem = not_one_of(options.level, _LEVELS, _OTHER_LEVEL_NAMES)
+        raise Misuse(f"--level: {problem}", field="--level")
+    return _LEVELS[name]
 
 
 def _audit(options: argparse.Namespace) -> AuditEvent:
+    if not options.audit:
+        raise Misuse("--audit: the event's name is empty; give one, such as user.login", field="--audit")
     if not options.user:
-        raise Misuse("--user: an audit event says who did it")
+        raise Misuse("--user: an audit event says who did it; give the user's id", field="--user")
     return AuditEvent(
         event_id=options.event_id or "",
         event_name=options.audit,
         user_id=options.user,
         source_ip=options.source_ip or "unknown",
-        details_json=options.details or "{}",
+        details_json=check_details(options.details) or "{}",
     )
 
 
 def _job(options: argparse.Namespace) -> JobStatus:
-    status = _STATES.get((options.status or "").upper())
-    if status is None:
-        found = f"'{options.status}' is not" if options.status else "a job report has"
-        raise Misuse(f"--status: {found} one of {', '.join(_STATES)}")
+    if not options.job:
+        raise Misuse("--job: the job's id is empty; give one, such as nightly-1", field="--job")
+    if not options.status:
+        raise Misuse(f"--status: a job report has one of {', '.join(STATUSES)}", field="--status")
+    status = status_from_flag(options.status)
+    if status != JOB_STATE_FAILED:
+        _refuse(options, ("failure_reason", "failure_message"), "goes with --status FAILED")
     return JobStatus(
         job_id=options.job,
         job_type=options.type or "",
         status=status,
         progress=options.progress,
-        details_json=options.details or "",
+        details_json=check_details(options.details),
         labels=_pairs("--label", options.label),
         failure_reason=options.failure_reason or "",
         failure_message=options.failure_message or "",
@@ -141,9 +157,9 @@ def _pairs(flag: str, pairs: Sequence[str] | None) -> dict[str, str]:
     for pair in pairs or ():
         key, equals, value = pair.partition("=")
         if not equals or not key:
-            raise Misuse(f"{flag}: '{pair}' is not KEY=VALUE")
+            raise Misuse(f"{flag}: '{pair}' is not KEY=VALUE", field=flag)
         if key in found:
-            raise Misuse(f"{flag}: '{key}' is given twice")
+            raise Misuse(f"{flag}: '{key}' is given twice", field=flag)
         found[key] = value
     return found
 
@@ -155,4 +171,5 @@ def _to_json(attributes: dict[str, str]) -> str:
 def _refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:
     for name in names:
         if getattr(options, name) is not None:
-            raise Misuse(f"--{name.replace('_', '-')} {why}")
+            flag = f"--{name.replace('_', '-')}"
+            raise Misuse(f"{flag} {why}", field=flag)

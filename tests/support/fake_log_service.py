@@ -41,7 +41,7 @@ class FakeLogService(LogServiceServicer):
             answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         return answer(request, context)
 
-    Emit = EmitBatch = GetJob = _answer
+    Emit = EmitBatch = GetJob = ListJobs = _answer
 
     def WatchJob(self, request: Message, context: grpc.ServicerContext) -> Iterator[Message]:  # noqa: N802
         yield from self._answer(request, context)

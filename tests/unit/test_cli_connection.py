@@ -1,18 +1,25 @@
 """What the errors of a call mean to a command."""
 
+import socket
+import threading
+from types import ModuleType
+
 import grpc
 import pytest
 
-from emitd.v1 import EmitRequest
+from emitd.v1 import EmitRequest, EmitResponse, Receipt
+from emitd_cli import connection, emit, job_get, job_list
 from emitd_cli.connection import (
     connect,
     describe,
     is_refusal,
     is_retryable,
+    result_of,
     retry_delay_seconds,
     retry_seconds,
 )
 from support.fake_log_service import fail, fake_log_service, make_status
+from support.run_main import run_main
 
 
 def call(code: grpc.StatusCode, message: str, retry_after: float | None = None) -> grpc.RpcError:
@@ -75,3 +82,42 @@ def test_the_pause_for_a_record() -> None:
     assert retry_delay_seconds(make_status(unavailable, "x", 3.0)) == 3.0
     assert retry_delay_seconds(make_status(unavailable, "x", 0.0)) == 0.05
     assert retry_delay_seconds(make_status(unavailable, "x", None)) == 0.5
+
+
+def test_waiting_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before the call is given up; and the answer that comes late is the answer."""
+    monkeypatch.setattr(connection, "SILENT_SECONDS", 0.05)
+    said: list[str] = []
+    released = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        released.set()
+
+    def answer(*_: object) -> EmitResponse:
+        assert released.wait(20)
+        return EmitResponse(receipt=Receipt(record_id="late"))
+
+    with fake_log_service(answer) as service, connect(service.address) as stub:
+        call = stub.Emit.future(EmitRequest(), timeout=20)
+        assert result_of(call, service.address, say).receipt.record_id == "late"
+    assert said == [f"no answer from {service.address} yet; still waiting (Ctrl-C ends it)"]
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [(emit, ["emit", "x"]), (job_get, ["job", "get", "j"]), (job_list, ["job", "list"])],
+)
+def test_a_port_that_takes_calls_and_is_silent(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, arguments: list[str]
+) -> None:
+    """The command says that it waits, and at the end that there was no answer: exit code 4."""
+    monkeypatch.setattr(connection, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(module, "CALL_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        done = run_main(*arguments, "--address", address)
+    assert (done.returncode, done.stdout) == (4, "")
+    waiting, end = done.stderr.splitlines()
+    assert waiting == f"emitd: no answer from {address} yet; still waiting (Ctrl-C ends it)"
+    assert end.startswith("emitd: DEADLINE_EXCEEDED: ")

@@ -2,6 +2,8 @@
 
 import io
 import json
+import subprocess
+import sys
 from datetime import UTC, datetime, tzinfo
 from pathlib import Path
 from typing import Any, Self
@@ -185,9 +187,26 @@ def test_what_is_not_taken_at_once_is_sent_again(log: str, monkeypatch: pytest.M
         code, stdout, stderr = run_example("sshd_audit", log, "--address", service.address)
     assert code == 1
     assert stdout.startswith("9 records sent: 8 committed, 0 queued, 0 duplicates, 1 refused\n")
-    assert stderr.startswith("refused: records[1].audit: no: 'Failed none for invalid user")
+    told, refused = stderr.splitlines()
+    assert told == "UNAVAILABLE: trying again for 30 s"
+    assert refused.startswith("refused: records[1].audit: no: 'Failed none for invalid user")
     assert [len(request.records) for request in service.requests] == [9, 9, 1]
     assert service.requests[2].records[0] == service.requests[0].records[0]
+
+
+def test_a_dry_run_into_a_pipe_that_is_closed_early(tmp_path: Path) -> None:
+    """`--dry-run | head -1` ends quietly, with exit code 0."""
+    lines = "Dec 10 06:55:46 host sshd[1]: Failed password for root from 192.0.2.7 port 1 ssh2\n"
+    (tmp_path / "auth.log").write_text(lines * 2000)  # more than a pipe holds
+    program = f"{sys.executable} {EXAMPLES / 'sshd_audit.py'} {tmp_path / 'auth.log'} --dry-run"
+    done = subprocess.run(
+        ["bash", "-c", f"{program} | head -1 >/dev/null; exit ${{PIPESTATUS[0]}}"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_giving_up(log: str, monkeypatch: pytest.MonkeyPatch) -> None:

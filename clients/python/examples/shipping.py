@@ -139,7 +139,13 @@ def ship(
     """
     try:
         with _open_log(options.file) as log:
-            return _ship(options, read(log), conclude)
+            code = _ship(options, read(log), conclude)
+        sys.stdout.flush()
+        return code
+    except BrokenPipeError:
+        # Whoever read our output has had enough; what is still buffered must not fail once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return GOOD
     except grpc.RpcError as error:
         print(f"{options.address}: {error.code().name}: {error.details()}", file=sys.stderr)
         return CANNOT_TELL
@@ -189,6 +195,7 @@ def _send(stub: LogServiceStub, batch: list[LogRecord], tally: Tally) -> None:
     Raises grpc.RpcError when the server refuses the call, or takes none for `RETRY_SECONDS`.
     """
     give_up_at = time.monotonic() + RETRY_SECONDS
+    is_told = False
     while batch:
         request = EmitBatchRequest(records=batch, want_receipts=True)
         out_of_time = time.monotonic() >= give_up_at
@@ -197,6 +204,9 @@ def _send(stub: LogServiceStub, batch: list[LogRecord], tally: Tally) -> None:
         except grpc.RpcError as error:
             if out_of_time or error.code() not in RETRYABLE_CODES:
                 raise
+            if not is_told:
+                print(f"{error.code().name}: trying again for {RETRY_SECONDS:g} s", file=sys.stderr)
+                is_told = True
         else:
             batch = tally.count(batch, response)
             if out_of_time:

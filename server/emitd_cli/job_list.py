@@ -1,0 +1,89 @@
+"""`emitd job list`: a table on a terminal, a line for each job in a pipe, or JSON."""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator
+
+import grpc
+
+from emitd.v1 import Job, ListJobsRequest, ListJobsResponse, LogServiceStub
+from emitd_cli.connection import cannot_tell, connect, is_refusal, refused, result_of
+from emitd_cli.exit_codes import ExitCode
+from emitd_cli.job_text import status_from_flag
+from emitd_cli.moments import moment_from_flag
+from emitd_cli.output import say, to_json
+from emitd_cli.terminal import is_terminal, make_console
+
+__all__ = ["run"]
+
+CALL_SECONDS = 30.0
+#: A server sends no more jobs in one answer.
+MAX_PAGE_SIZE = 1000
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the jobs; return 0. Raises Misuse, Refused, and CannotTell without a server."""
+    request = ListJobsRequest(job_type=options.type, statuses=map(status_from_flag, options.status))
+    if options.updated_after is not None:
+        request.updated_after_unix_nano = moment_from_flag("--updated-after", options.updated_after)
+    try:
+        with connect(options.address) as stub:
+            jobs = _Jobs(stub, request, options)
+            if options.json:
+                for job in jobs:
+                    print(to_json(job))
+            else:
+                _show(list(jobs), is_filtered=bool(options.type or options.status or options.updated_after))
+    except grpc.RpcError as error:
+        end = refused if is_refusal(error) else cannot_tell
+        raise end(error, options.address) from error
+    if jobs.has_more:
+        say(f"there are more than {options.limit} such jobs; --limit N shows more")
+    return ExitCode.GOOD
+
+
+class _Jobs:
+    """The jobs that a request asks for, page by page, as far as the limit; then `has_more` says if it cut them."""
+
+    def __init__(self, stub: LogServiceStub, request: ListJobsRequest, options: argparse.Namespace) -> None:
+        self._stub = stub
+        self._request = request
+        self._options = options
+        self.has_more = False
+
+    def __iter__(self) -> Iterator[Job]:
+        left = self._options.limit
+        while left > 0:
+            response = self._page(left)
+            yield from response.jobs
+            left -= len(response.jobs)
+            if not response.next_page_token:
+                return
+            self._request.page_token = response.next_page_token
+        self.has_more = True
+
+    def _page(self, size: int) -> ListJobsResponse:
+        self._request.page_size = min(size, MAX_PAGE_SIZE)
+        call: grpc.Future[ListJobsResponse] = self._stub.ListJobs.future(self._request, timeout=CALL_SECONDS)
+        return result_of(call, self._options.address)
+
+
+def _show(jobs: list[Job], *, is_filtered: bool) -> None:
+    if not jobs:
+        # Not on standard output: in a pipe, no job is no line.
+        say("no job is like that" if is_filtered else "there are no jobs")
+        return
+    if is_terminal(sys.stdout):
+        try:
+            from emitd_cli.job_table import draw_table
+        except ImportError:  # the base install brings no rich
+            pass
+        else:
+            # Where FORCE_COLOR asks for a table in a pipe, nothing may be cut off.
+            width = make_console().width if sys.stdout.isatty() else None
+            print(draw_table(jobs, time.time_ns(), width), end="")
+            return
+    from emitd_cli.job_lines import job_lines
+
+    print("\n".join(job_lines(jobs)))

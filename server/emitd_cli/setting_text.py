@@ -1,0 +1,150 @@
+"""The settings of a handler's struct as people read them: name, type, default, and the comment in its source."""
+
+import ast
+import inspect
+import io
+import textwrap
+import tokenize
+import types
+from collections.abc import Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+import msgspec
+
+from emitd_handlers.record import Level
+from emitd_handlers.settings import HandlerSettings
+
+__all__ = ["SettingText", "describe_settings"]
+
+_TYPE_NAMES: Mapping[object, str] = {
+    str: "text",
+    int: "whole number",
+    float: "number",
+    bool: "true or false",
+    Path: "path",
+    Level: "level",
+    type(None): "null",
+}
+_BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
+
+
+class SettingText(msgspec.Struct, frozen=True):
+    """One setting."""
+
+    name: str
+    type: str
+    required: bool
+    #: As a value of JSON; meaningless where it is required.
+    default: object
+    comment: str
+
+
+def describe_settings(struct: type[HandlerSettings]) -> Sequence[SettingText]:
+    """Return the keys that entries with this struct take, in the order of the struct."""
+    comments = {
+        name: text
+        for cls in reversed(struct.__mro__)
+        if issubclass(cls, HandlerSettings)
+        for name, text in _comments(cls).items()
+    }
+    return [
+        SettingText(
+            name=field.encode_name,
+            type=_type_text(field.type),
+            required=field.required,
+            default=None if field.required else _default(field),
+            comment=comments.get(field.name, ""),
+        )
+        for field in msgspec.structs.fields(struct)
+    ]
+
+
+def _type_text(annotation: Any) -> str:
+    """Return a type in words; one that is not known here by its name."""
+    if annotation in _TYPE_NAMES:
+        return _TYPE_NAMES[annotation]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        return " ".join([_type_text(arguments[0]), *map(_bounds, arguments[1:])]).strip()
+    if origin in (Union, types.UnionType):
+        return " or ".join(map(_type_text, arguments))
+    if origin is Literal:
+        return " or ".join(map(str, arguments))
+    if origin in (tuple, list, set, frozenset):
+        return f"list of {_type_text(arguments[0])}" if arguments else "list"
+    if origin is dict:
+        return f"mapping of {_type_text(arguments[0])} to {_type_text(arguments[1])}"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " or ".join(str(member.value) for member in annotation)
+    if hasattr(annotation, "resolve"):  # as `SettingsReader` has it: made from a text
+        return "text"
+    return str(getattr(annotation, "__name__", annotation))
+
+
+def _bounds(meta: object) -> str:
+    shown = [
+        f"{sign} {bound}" for key, sign in _BOUNDS.items() if (bound := getattr(meta, key, None)) is not None
+    ]
+    return " and ".join(shown)
+
+
+def _default(field: Any) -> object:
+    try:
+        return _plain(field.default if field.default is not msgspec.NODEFAULT else field.default_factory())
+    except Exception as error:  # a factory is code of others
+        return f"made by a factory that raised {type(error).__name__}"
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Level):
+        return value.name
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, (tuple, list, set, frozenset)):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
+
+
+def _comments(cls: type) -> Mapping[str, str]:
+    """Return what the source says of each field: the comment above it or behind it, or the text below it."""
+    try:
+        source = textwrap.dedent(inspect.getsource(cls))
+        body = ast.parse(source).body[0]
+        remarks = _remarks(source)
+    except (OSError, TypeError, SyntaxError, IndexError, tokenize.TokenError):
+        return {}
+    if not isinstance(body, ast.ClassDef):
+        return {}
+    lines = source.splitlines()
+    found: dict[str, str] = {}
+    for statement, next_ in zip(body.body, [*body.body[1:], None], strict=True):
+        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
+            continue
+        first = statement.lineno
+        while first - 1 in remarks and lines[first - 2].lstrip().startswith("#"):
+            first -= 1
+        parts = [remarks[line] for line in range(first, statement.lineno)]
+        parts = parts or [remarks.get(statement.end_lineno or 0, "")]
+        found[statement.target.id] = " ".join(parts).strip() or _text(next_)
+    return found
+
+
+def _remarks(source: str) -> Mapping[int, str]:
+    """Return the comment of each line that has one."""
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {
+        token.start[0]: token.string.lstrip("#:").strip()
+        for token in tokens
+        if token.type == tokenize.COMMENT
+    }
+
+
+def _text(statement: ast.stmt | None) -> str:
+    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Constant):
+        return ""
+    value = statement.value.value
+    return " ".join(value.split()) if isinstance(value, str) else ""
