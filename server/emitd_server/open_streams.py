@@ -32,7 +32,7 @@ class OpenStreams:
             task.cancel()
 
     def waiting(self) -> "Waiting":
-        """Return the calling task's context manager for what it waits for; it can be entered again and again."""
+        """Return a context manager for what a call waits for; it can be entered again and again."""
         return Waiting(self)
 
     async def iterate(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
@@ -53,15 +53,15 @@ class Waiting:
     __slots__ = ("_streams", "_task")
 
     def __init__(self, streams: OpenStreams) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task = task
         self._streams = streams
 
     def __enter__(self) -> None:
         if self._streams.closed:
             raise ServiceStopping
-        self._streams.waiting_tasks.add(self._task)
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task  # asked anew each time: a generator can be handed from task to task
+        self._streams.waiting_tasks.add(task)
 
     def __exit__(
         self, kind: type[BaseException] | None, exception: BaseException | None, trace: TracebackType | None

@@ -5,10 +5,11 @@ concrete handler, and nothing of gRPC.
 """
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Self, TypeAlias
+from typing import TYPE_CHECKING, Self, TypeAlias
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import EmitdError
@@ -22,6 +23,10 @@ from emitd_server.diagnostics import Report, report
 from emitd_server.errors import NoHandler, NoJobSource, ServiceStopping, StartError
 from emitd_server.queued_lane import QueuedLane
 from emitd_server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from emitd_server.in_process import InProcessClient
+    from emitd_server.intake import Intake
 
 __all__ = ["LoggingService", "Route"]
 
@@ -60,6 +65,10 @@ class LoggingService:
         self._routes: dict[frozenset[Level], Route] = {}
         self._started = False
         self._accepting = False
+        #: The event loop it was started in, while it takes records.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._intake: Intake | None = None
+        self._intake_lock = threading.Lock()
         for handler in handlers:
             self.register(handler)
 
@@ -102,6 +111,34 @@ class LoggingService:
                 return lane.handler
         raise NoJobSource
 
+    @property
+    def is_running(self) -> bool:
+        """Whether the service takes records."""
+        return self._accepting
+
+    @property
+    def intake(self) -> "Intake":
+        """The way in for what is made in this process."""
+        # Loaded here, because it loads the stubs and with them grpc, which nobody needs who only dispatches.
+        from emitd_server.intake import Intake
+
+        with self._intake_lock:  # a web framework may ask for the first client in a thread
+            if self._intake is None:
+                self._intake = Intake(self, self._report)
+                if self._loop is not None:
+                    self._intake.open(self._loop)
+            return self._intake
+
+    def client(self, source: str = "") -> "InProcessClient":
+        """Return a logger for this process; `source` is the name of the application.
+
+        It works from the start of the service to its end, and costs little: make as many as you like. What it was
+        given is sent before the service stops.
+        """
+        from emitd_server.in_process import InProcessClient
+
+        return InProcessClient(self, source=source)
+
     def stats(self) -> Mapping[str, Mapping[str, int]]:
         """Return for each handler, by name, how many records met which fate."""
         return {lane.handler.name: Counter(lane.counts) for lane in self._lanes}
@@ -130,6 +167,9 @@ class LoggingService:
                 self._started = False
                 raise StartError(f"handler '{lane.handler.name}' could not start: {error}") from error
         self._accepting = True
+        self._loop = asyncio.get_running_loop()
+        if self._intake is not None:
+            self._intake.open(self._loop)
 
     async def dispatch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Hand each record to every handler that takes its level; return one outcome each, in order.
@@ -155,6 +195,8 @@ class LoggingService:
 
     async def drain(self) -> None:
         """Refuse further records, then wait until every handler is done with those it has."""
+        if self._intake is not None:
+            await self._intake.lines.flush(None)
         self._accepting = False
         for lane in self._lanes:
             await lane.drain()
@@ -163,10 +205,13 @@ class LoggingService:
         """Refuse, drain to a deadline, flush and close every handler; report what was left. Idempotent."""
         if not self._started:
             return
-        self._accepting = False
         if drain_seconds is None:
             drain_seconds = self.settings.shutdown.drain_seconds
         deadline = asyncio.get_running_loop().time() + drain_seconds
+        self._loop = None
+        if self._intake is not None:
+            await self._intake.close(drain_seconds)
+        self._accepting = False
         await asyncio.gather(*(self._stop_lane(lane, deadline) for lane in self._lanes))
         self._started = False
 

@@ -16,7 +16,18 @@ from emitd_handlers import __all__ as handlers_exports
 
 ROOT = Path(__file__).parents[2]
 SOURCES = ("clients/python", "handlers", "server")
-EMITD_EXPORTS = ["v1"]
+EMITD_EXPORTS = [
+    "AsyncJobReporter",
+    "AsyncLogger",
+    "ClientNotOpen",
+    "EmitError",
+    "JobNotApplied",
+    "JobNotFound",
+    "RecordRejected",
+    "RequestRejected",
+    "Unavailable",
+    "v1",
+]
 V1_EXPORTS = [
     "DELIVERY_COMMITTED",
     "DELIVERY_QUEUED",
@@ -179,6 +190,19 @@ def test_the_stubs_load_no_server() -> None:
     )
 
 
+def test_the_interface_and_the_errors_load_no_stubs() -> None:
+    """Whoever only names `AsyncLogger` and the errors loads neither grpc nor protobuf, nor the server."""
+    names = ", ".join(name for name in EMITD_EXPORTS if name != "v1")
+    loaded = loaded_by(f"from emitd import {names}")
+    assert {"emitd.errors", "emitd.interface"} <= loaded
+    assert loaded.isdisjoint({"emitd.v1", "emitd_server", "google.protobuf", "grpc", "msgspec"})
+
+
+def test_a_service_without_clients_loads_no_stubs() -> None:
+    """`LoggingService` can be used without grpc and protobuf until somebody asks it for a client."""
+    assert loaded_by("import emitd_server.service").isdisjoint({"emitd.v1", "google.protobuf", "grpc"})
+
+
 def test_handlers_load_neither_grpc_nor_protobuf() -> None:
     """No module of `emitd_handlers` loads grpc or protobuf; the package itself loads no driver either."""
     assert loaded_by("import emitd_handlers").isdisjoint({"aiosqlite", "google.protobuf", "grpc", "yaml"})
@@ -209,7 +233,11 @@ def test_the_exports_change_only_on_purpose() -> None:
     assert emitd.__all__ == EMITD_EXPORTS
     assert v1.__all__ == V1_EXPORTS
     assert handlers_exports == HANDLERS_EXPORTS
-    for module, names in (("emitd.v1", V1_EXPORTS), ("emitd_handlers", HANDLERS_EXPORTS)):
+    for module, names in (
+        ("emitd", EMITD_EXPORTS),
+        ("emitd.v1", V1_EXPORTS),
+        ("emitd_handlers", HANDLERS_EXPORTS),
+    ):
         assert [name for name in names if not hasattr(importlib.import_module(module), name)] == []
 
 

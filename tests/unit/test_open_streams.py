@@ -103,3 +103,20 @@ async def test_a_caller_that_goes_away_ends_the_wait() -> None:
     await asyncio.wait([task])
     assert task.cancelled()
     assert ended.is_set()
+
+
+async def test_a_stream_may_move_to_another_task() -> None:
+    """Closing cancels the task that waits now, and not the one that waited before."""
+    streams = OpenStreams()
+    stream = streams.iterate(numbers())
+
+    async def take() -> int:
+        return await anext(stream)
+
+    assert await take() == 1
+    assert await asyncio.create_task(take()) == 2
+    waiting = asyncio.create_task(take())
+    await asyncio.sleep(0.01)
+    streams.close()
+    with pytest.raises(ServiceStopping):
+        await waiting

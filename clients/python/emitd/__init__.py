@@ -1,7 +1,7 @@
 """The Python client of emitd.
 
-For now these are the generated stubs, in `emitd.v1`. They are loaded when they are asked for, so that
-importing this package alone costs nothing.
+Here are the interface that every client has, its errors, and the generated stubs, in `emitd.v1`. Each is loaded
+when it is asked for, so that importing this package alone costs nothing.
 """
 
 import importlib
@@ -9,14 +9,40 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from emitd import v1
+    from emitd.errors import (
+        ClientNotOpen,
+        EmitError,
+        JobNotApplied,
+        JobNotFound,
+        RecordRejected,
+        RequestRejected,
+        Unavailable,
+    )
+    from emitd.interface import AsyncJobReporter, AsyncLogger
 
-__all__ = ["v1"]
+__all__ = [
+    "AsyncJobReporter",
+    "AsyncLogger",
+    "ClientNotOpen",
+    "EmitError",
+    "JobNotApplied",
+    "JobNotFound",
+    "RecordRejected",
+    "RequestRejected",
+    "Unavailable",
+    "v1",
+]
+
+_INTERFACE = {"AsyncJobReporter", "AsyncLogger"}
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return importlib.import_module(f"emitd.{name}")
-    raise AttributeError(f"module 'emitd' has no attribute '{name}'")
+    if name not in __all__:
+        raise AttributeError(f"module 'emitd' has no attribute '{name}'")
+    if name == "v1":
+        return importlib.import_module("emitd.v1")
+    module = importlib.import_module("emitd.interface" if name in _INTERFACE else "emitd.errors")
+    return getattr(module, name)
 
 
 def __dir__() -> list[str]:

@@ -1,0 +1,71 @@
+"""What a client raises: one small tree, the same in process and over the network.
+
+EmitError                  .retryable says whether the same again can help, .field which field is at fault
+├── RecordRejected         the record is at fault, its id was used before, or nobody takes its level
+├── RequestRejected        a question makes no sense, or the service cannot answer it
+├── JobNotFound            there is no such job
+├── JobNotApplied          a report changed nothing: .stale_reason says why
+├── Unavailable            not now: try again (retryable)
+└── ClientNotOpen          misuse: the client is closed, or not open yet
+
+Only awaited calls raise these. A plain call, such as `info`, counts its trouble instead: see `stats`.
+"""
+
+__all__ = [
+    "ClientNotOpen",
+    "EmitError",
+    "JobNotApplied",
+    "JobNotFound",
+    "RecordRejected",
+    "RequestRejected",
+    "Unavailable",
+]
+
+
+class EmitError(Exception):
+    """The root of all errors of a client."""
+
+    #: Whether the same again can help.
+    retryable = False
+
+    def __init__(self, message: str, *, field: str = "") -> None:
+        super().__init__(message)
+        #: The path of the field at fault within the record or request, such as `audit.source_ip`; or empty.
+        self.field = field
+
+
+class RecordRejected(EmitError):
+    """The record was refused for good: another try with the same content will be too."""
+
+
+class RequestRejected(EmitError):
+    """A question makes no sense, such as one for jobs of an unknown status, or no handler can answer it."""
+
+
+class JobNotFound(EmitError):
+    """There is no such job: no report of it was ever applied."""
+
+
+class JobNotApplied(EmitError):
+    """A report was accepted and changed nothing, because the job has moved on without its sender.
+
+    `stale_reason` is SUPERSEDED, ATTEMPT_ENDED or OUT_OF_ORDER: see `emitd.v1.JobReceipt`.
+    """
+
+    def __init__(self, job_id: str, stale_reason: str) -> None:
+        super().__init__(f"the report on job '{job_id}' was not applied: {stale_reason}")
+        self.job_id = job_id
+        self.stale_reason = stale_reason
+
+
+class Unavailable(EmitError):
+    """The record was not committed in time, or it is not known whether it was. Another try is safe.
+
+    Safe under the same `record_id`, that is: a call without one is another record.
+    """
+
+    retryable = True
+
+
+class ClientNotOpen(EmitError):
+    """The client is closed, or it has not been opened: its calls belong inside of `async with`."""

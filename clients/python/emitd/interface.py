@@ -1,0 +1,198 @@
+"""What every asynchronous client of emitd can do, in process or over the network.
+
+An application that asks for an `AsyncLogger` moves from one client to the other by the one line that makes it:
+
+    async with InProcessClient.from_config("logging_config.yml", source="shop") as logger: ...
+    async with emitd.AsyncLogClient("127.0.0.1:50051", source="shop") as logger: ...
+
+There are two kinds of call. A plain one (`info`, `advance`) never waits and never raises for trouble with the
+delivery: what cannot be delivered is counted by cause, in `stats`, and told on standard error. An awaited one
+(`audit`, `get_job`) raises `emitd.errors.EmitError`, whose `retryable` says whether another try can help.
+
+Plain calls may come from any thread; awaited ones from the event loop that the client was opened in.
+"""
+
+from collections.abc import AsyncGenerator, Iterable, Mapping
+from types import TracebackType
+from typing import TYPE_CHECKING, Protocol, Self
+
+if TYPE_CHECKING:
+    from emitd.v1 import Job, Receipt, WatchJobResponse
+
+__all__ = ["AsyncJobReporter", "AsyncLogger"]
+
+
+class AsyncLogger(Protocol):
+    """Sends log lines, audit events and job reports, and reads jobs.
+
+    Attributes and details are Python objects; `emitd.json_encoding` says how they become JSON.
+    """
+
+    def debug(self, message: str, /, **attributes: object) -> None:
+        """Log a line of level DEBUG. See `log`."""
+
+    def info(self, message: str, /, **attributes: object) -> None:
+        """Log a line of level INFO. See `log`."""
+
+    def warning(self, message: str, /, **attributes: object) -> None:
+        """Log a line of level WARNING. See `log`."""
+
+    def error(self, message: str, /, **attributes: object) -> None:
+        """Log a line of level ERROR. See `log`."""
+
+    def critical(self, message: str, /, **attributes: object) -> None:
+        """Log a line of level CRITICAL. See `log`."""
+
+    def log(self, level: str | int, message: str, /, **attributes: object) -> None:
+        """Log a line. Never waits, never raises: an attribute that is no JSON becomes its `repr`.
+
+        `level` is a name or number of Python's `logging`. Any other number means the next lower of the five, an
+        unknown name INFO; the line then says what was asked for, in the attribute `level`.
+        """
+
+    def exception(self, message: str, /, **attributes: object) -> None:
+        """Log a line of level ERROR with the exception that is being handled.
+
+        It becomes the attributes `exception.type`, `exception.message` and `exception.stacktrace`, as OpenTelemetry
+        names them.
+        """
+
+    def bind(self, **attributes: object) -> Self:
+        """Return a logger that adds these attributes to every record, and shares everything else with this one."""
+
+    async def audit(
+        self,
+        event_name: str,
+        *,
+        user_id: str,
+        source_ip: str = "unknown",
+        details: Mapping[str, object] | None = None,
+        message: str = "",
+        record_id: str = "",
+        timeout: float | None = None,
+    ) -> "Receipt":
+        """Send an audit event, and return the receipt when it is committed.
+
+        `source_ip` is an address, or `unknown`. With a `record_id` of the caller's, a second call with the same
+        content is harmless: it gets the first receipt, marked `duplicate`. While another try can help, there is one,
+        until `timeout` seconds have passed (None: the client's default).
+
+        Raises RecordRejected or Unavailable, and TypeError naming the key of `details` that is no JSON.
+        """
+
+    def job(
+        self,
+        job_id: str,
+        job_type: str,
+        *,
+        total: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        details: Mapping[str, object] | None = None,
+    ) -> "AsyncJobReporter":
+        """Return what reports how a job fares, for `async with`. Nothing is sent yet.
+
+        `total` is how many steps `advance` counts up to. Raises TypeError as `audit` does.
+        """
+
+    async def get_job(self, job_id: str) -> "Job | None":
+        """Return a job as it stands; None if nobody has reported it."""
+
+    def list_jobs(
+        self,
+        *,
+        job_type: str = "",
+        statuses: Iterable[str] = (),
+        updated_after_unix_nano: int = 0,
+        page_size: int = 100,
+    ) -> "AsyncGenerator[Job, None]":
+        """Yield jobs, newest first, reading a page at a time.
+
+        `statuses` are names such as `RUNNING`; none: any. Raises RequestRejected for an unknown one.
+        """
+
+    def watch_job(
+        self,
+        job_id: str,
+        *,
+        after_revision: int | None = None,
+        wait_for_creation: bool = False,
+        follow: bool = False,
+        min_interval_ms: int = 0,
+    ) -> "AsyncGenerator[WatchJobResponse, None]":
+        """Yield the job's state at once, then every change, until it has ended. See `emitd.v1.WatchJobRequest`.
+
+        Messages with `heartbeat` set bring nothing new; they come when nothing else does. Close the generator
+        (`contextlib.aclosing`) to stop watching before the end. Raises JobNotFound or Unavailable.
+        """
+
+    async def flush(self, timeout: float | None = None) -> bool:
+        """Wait until every log line logged so far is delivered or counted as dropped.
+
+        Return False if `timeout` seconds were not enough; None: wait as long as it takes.
+        """
+
+    async def close(self) -> None:
+        """Flush, then end. Idempotent. Later plain calls are counted as dropped, awaited ones raise ClientNotOpen."""
+
+    def stats(self) -> Mapping[str, int]:
+        """Return how many records were `sent`, and how many dropped, by cause (`dropped_queue_full`, ...)."""
+
+    async def __aenter__(self) -> Self: ...
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None: ...
+
+
+class AsyncJobReporter(Protocol):
+    """Reports one run of a job, from `async with` to its end.
+
+    Entering opens a new attempt, reports RUNNING and waits for the receipt. Leaving reports COMPLETED; or, with an
+    exception, FAILED with its type and message, and the exception goes on. A cancelled task's job is FAILED with
+    the reason CANCELLED. The last report is sent even while the task is being cancelled.
+
+    The plain calls only note what is new. It is sent in the background, a few times a second at most, and only the
+    latest; nothing that was noted is lost for the last report.
+    """
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+
+    @property
+    def attempt(self) -> int:
+        """Which run of the job this is, from 1; 0 before it was opened."""
+
+    async def queued(self) -> None:
+        """Open the attempt with QUEUED, for a job that is entered later. Optional.
+
+        From here on others can find the job. Raises what entering raises.
+        """
+
+    def advance(self, steps: int = 1, /) -> None:
+        """Note that so many more of `total` steps are done. Raises ValueError if there is no `total`."""
+
+    def progress(self, percent: float, /) -> None:
+        """Note the progress. Raises ValueError outside of 0 to 100."""
+
+    def message(self, text: str, /) -> None:
+        """Note what the job is doing, for people."""
+
+    def details(self, details: Mapping[str, object], /) -> None:
+        """Note the job's own data; it replaces what was there. Raises TypeError naming the key that is no JSON."""
+
+    async def __aenter__(self) -> Self:
+        """Report RUNNING. Raises JobNotApplied, RecordRejected or Unavailable."""
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        """Report the end. If that fails, raise why, unless an exception is on its way already."""

@@ -1,0 +1,144 @@
+"""The way into the service for what is made in this process: the twin of the gRPC edge.
+
+    pb.LogRecord ─> RecordReader ─> LoggingService.dispatch ─> outcomes ─> receipt
+
+A record passes the same checks and limits here as there, and gets the same receipt. One intake serves all clients
+of a service.
+"""
+
+import asyncio
+from collections import Counter
+from collections.abc import Coroutine, Sequence
+from typing import Any, TypeVar
+
+from emitd.v1 import log_service_pb2
+from emitd.v1 import record_pb2 as pb
+from emitd_handlers.errors import EmitdError, HandlerTimeout
+from emitd_handlers.outcome import Committed, Outcome
+from emitd_handlers.record import LogRecord
+from emitd_server.client_errors import client_error
+from emitd_server.diagnostics import Report
+from emitd_server.errors import ServiceStopping
+from emitd_server.job_watch import JobWatches
+from emitd_server.line_queue import LineQueue
+from emitd_server.open_streams import OpenStreams
+from emitd_server.receipt_wire import receipt_to_wire
+from emitd_server.service import LoggingService
+from emitd_server.wire import RecordReader
+
+__all__ = ["Intake"]
+
+#: How long an awaited record is tried again, while that can help, where its caller does not say.
+RETRY_SECONDS = 10.0
+RETRY_INITIAL_SECONDS = 0.1
+RETRY_MAX_SECONDS = 2.0
+#: How often a batch of log lines is offered again to a committed handler that failed.
+MAX_LINE_RETRIES = 5
+#: What is logged while the rest is being finished has at least so long.
+LAST_LINES_SECONDS = 0.5
+
+T = TypeVar("T")
+
+
+class Intake:
+    """Takes messages of the contract from within the process. Opened and closed by its service."""
+
+    def __init__(self, service: LoggingService, report: Report) -> None:
+        self.service = service
+        self.report = report
+        #: Records by what became of them: `sent`, `failed` (its caller was told), and those dropped, by cause.
+        self.counts: Counter[str] = Counter()
+        self.lines = LineQueue(self._send_lines, self.counts, report)
+        self._reader = RecordReader(service.settings.limits)
+        self._tasks: set[asyncio.Task[Any]] = set()
+        # These streams are never closed, for that would cancel the application's own tasks. A watch ends when the
+        # handler that serves jobs does, and so after the last news of jobs that the end of the application ended.
+        self.watches = JobWatches(service.settings.watch, OpenStreams())
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin, in the service's event loop, once the service takes records."""
+        self.lines.open(loop)
+
+    async def close(self, timeout: float) -> None:
+        """Send what there is for so many seconds, and give up on the rest."""
+        deadline = asyncio.get_running_loop().time() + timeout
+        await asyncio.gather(self._finish_tasks(timeout), self.lines.flush(timeout))
+        await self.lines.close(max(LAST_LINES_SECONDS, deadline - asyncio.get_running_loop().time()))
+
+    async def _finish_tasks(self, timeout: float) -> None:
+        if self._tasks:
+            await asyncio.wait(self._tasks, timeout=timeout)
+        for task in self._tasks:
+            task.cancel()
+        if self._tasks:
+            await asyncio.wait(self._tasks)
+
+    def spawn(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
+        """Run `work` in a task of its own, which `close` waits for."""
+        task = asyncio.get_running_loop().create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def emit(self, record: pb.LogRecord, timeout: float | None = None) -> log_service_pb2.Receipt:
+        """Dispatch one record and return its receipt; try again while that can help, for `timeout` seconds.
+
+        Raises the errors of clients. A cancelled caller only ends the waiting: what is being committed will be.
+        """
+        try:
+            receipt = await self._emit(record, RETRY_SECONDS if timeout is None else timeout)
+        except EmitdError as error:
+            self.counts["failed"] += 1
+            raise client_error(error) from error
+        self.counts["sent"] += 1
+        return receipt
+
+    async def _emit(self, message: pb.LogRecord, timeout: float) -> log_service_pb2.Receipt:
+        records, _, bad = self._reader.read_all([message], message.ByteSize())
+        if bad:
+            raise bad[0]
+        failure: EmitdError = HandlerTimeout(f"no outcome within {timeout:g} s; it may still be committed")
+        pause = RETRY_INITIAL_SECONDS
+        try:
+            async with asyncio.timeout(timeout):
+                while True:
+                    (outcome,) = await self.service.dispatch(records)
+                    if isinstance(outcome, Committed):
+                        return receipt_to_wire(records[0], outcome, self.service.route(records[0].level))
+                    failure = outcome.error
+                    if failure.retry_after_seconds is None:
+                        raise failure
+                    await asyncio.sleep(pause)
+                    pause = min(pause * 2, RETRY_MAX_SECONDS)
+        except TimeoutError:
+            raise failure from None
+
+    async def _send_lines(self, lines: Sequence[pb.LogRecord], size: int) -> None:
+        records, _, bad = self._reader.read_all(lines, size)
+        for error in bad.values():
+            self.lines.drop("invalid", why=str(error))
+        pause = RETRY_INITIAL_SECONDS
+        for attempt in range(MAX_LINE_RETRIES + 1):
+            if not records:
+                return
+            if attempt:
+                await asyncio.sleep(pause)
+                pause = min(pause * 2, RETRY_MAX_SECONDS)
+            try:
+                records = self._settle(records, await self.service.dispatch(records))
+            except ServiceStopping:
+                self.lines.drop("closed", len(records))
+                return
+        self.lines.drop("retries_exhausted", len(records))
+
+    def _settle(self, records: Sequence[LogRecord], outcomes: Sequence[Outcome]) -> Sequence[LogRecord]:
+        """Count what is settled; return the records that are worth another try."""
+        again: list[LogRecord] = []
+        for record, outcome in zip(records, outcomes, strict=True):
+            if isinstance(outcome, Committed):
+                self.counts["sent"] += 1
+            elif outcome.error.retry_after_seconds is not None:
+                again.append(record)
+            else:
+                self.lines.drop("refused", why=str(outcome.error))
+        return again
