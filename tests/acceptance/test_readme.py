@@ -1,9 +1,11 @@
 """The README's examples, run from its own text."""
 
 import re
+import sqlite3
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 from support.server_process import ServerProcess
@@ -46,6 +48,22 @@ def test_the_example_client_emits(tmp_path: Path) -> None:
         )
         assert 'record_id: "order-17-hello"' in done.stdout
         wait_for(tmp_path / "stdout", "hello")
+
+
+def test_the_example_without_grpc_runs(tmp_path: Path) -> None:
+    """The README's application logs, audits and reports through the service in its own process."""
+    (tmp_path / "logging_config.yml").write_text(
+        "handlers:\n  console: {type: console}\n  audit: {type: json_audit}\n  jobs: {type: database_job}\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", block("in_process")], cwd=tmp_path, capture_output=True, text=True, timeout=30
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "order taken order=17" in done.stdout
+    assert '"event_name":"order.create"' in (tmp_path / "logs" / "audit.json.log").read_text()
+    with closing(sqlite3.connect(tmp_path / "logs" / "jobs.db")) as jobs:
+        found = jobs.execute("SELECT status, progress, message FROM job_logs").fetchall()
+    assert found == [("COMPLETED", 100, "at the door")]
 
 
 def test_the_commands_of_the_first_minute(tmp_path: Path) -> None:
