@@ -4,6 +4,7 @@ A line is one JSON object in UTF-8. Its bytes without the newline are a leaf of 
 6962): whatever reads a line takes these bytes, and never makes them anew.
 """
 
+from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
 from hashlib import sha256
@@ -14,7 +15,7 @@ import msgspec
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.json_text import check_json_object
 from emitd_handlers.outcome import AuditReceipt, RecentCommit
-from emitd_handlers.record import AuditEvent, LogRecord, content_fingerprint
+from emitd_handlers.record import AuditEvent, LogRecord
 
 __all__ = [
     "MAX_JSON_DEPTH",
@@ -24,6 +25,7 @@ __all__ = [
     "audit_fingerprint",
     "decode_line",
     "encode_line",
+    "encode_lines",
     "format_time",
     "is_source_ip",
     "leaf_hash",
@@ -41,6 +43,7 @@ UNKNOWN_ADDRESS = "unknown"
 _NANOS_PER_SECOND = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1)
 _NO_ATTRIBUTES = msgspec.Raw()
+_OBJECT_OR_NOTHING = ("", "{")
 
 
 class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -69,6 +72,7 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 _encode = msgspec.json.Encoder().encode
+_encode_lines = msgspec.json.Encoder().encode_lines
 _decode = msgspec.json.Decoder(AuditLine).decode
 #: Checks a text's syntax on the way, at no more cost than `Raw(text)`.
 _raw = msgspec.json.Decoder(msgspec.Raw).decode
@@ -115,6 +119,45 @@ def encode_line(record: LogRecord) -> bytes:
         except (ValueError, OverflowError, RecursionError) as error:
             raise _what_is_wrong(record) from error
     raise _what_is_wrong(record)
+
+
+def encode_lines(records: Sequence[LogRecord]) -> bytes | None:
+    """Return the lines of complete records, each with its newline; None if one of them makes none.
+
+    The bytes are those of `encode_line`, at about half its cost.
+    """
+    try:
+        lines = [
+            AuditLine(
+                format_time(record.time_unix_nano),
+                event.event_id,
+                event.event_name,
+                event.user_id,
+                event.source_ip,
+                _raw(event.details_json),
+                _format_received(record.received_unix_nano),
+                record.source,
+                record.record_id,
+                record.message,
+                _raw(record.attributes_json) if record.attributes_json else _NO_ATTRIBUTES,
+                record.trace_id.hex() if record.trace_id else "",
+                record.span_id.hex() if record.span_id else "",
+                record.assigned,
+            )
+            for record in records
+            if type(event := record.payload) is AuditEvent
+            and event.event_id
+            and event.event_name
+            and event.user_id
+            and is_source_ip(event.source_ip)
+            and event.details_json[:1] == "{"
+            and record.attributes_json[:1] in _OBJECT_OR_NOTHING
+        ]
+        text = _encode_lines(lines)
+    except (ValueError, OverflowError, RecursionError):
+        return None
+    # JSON may have newlines between its tokens; a line may not.
+    return text if len(lines) == len(records) == text.count(b"\n") else None
 
 
 def leaf_hash(line: bytes) -> bytes:
@@ -199,22 +242,26 @@ def audit_fingerprint(
     """Return `LogRecord.fingerprint` for an audit event: of what its sender set, as far as a line keeps it.
 
     `event_id` is empty and `time_unix_nano` 0 where the server filled them in; JSON is as `check_json_object`
-    returned it.
+    returned it. Of use within one process: what a log remembers is computed anew from its lines at each start.
+    Never 0.
     """
-    return content_fingerprint(
-        (
-            message,
-            source,
-            attributes_json,
-            trace_id,
-            span_id,
-            event_id,
-            event_name,
-            user_id,
-            source_ip,
-            details_json,
-            time_unix_nano,
+    return (
+        hash(
+            (
+                message,
+                source,
+                attributes_json,
+                trace_id,
+                span_id,
+                event_id,
+                event_name,
+                user_id,
+                source_ip,
+                details_json,
+                time_unix_nano,
+            )
         )
+        or 1
     )
 
 

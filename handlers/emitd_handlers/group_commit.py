@@ -1,7 +1,7 @@
 """Group commit: whatever arrives while one commit is under way goes into the next, together.
 
-One commit costs a sync of the disk whatever its size, so the cost for each record falls as load rises, and a
-lone record never waits for company.
+One commit costs a sync of the disk whatever its size, so the cost for each record falls as load rises. A lone record
+waits for company one turn of the event loop, and no longer.
 """
 
 import asyncio
@@ -10,6 +10,9 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, TypeVar
 
 __all__ = ["GroupCommit"]
+
+#: How many turns of the loop a group waits for company at most.
+MAX_TURNS = 8
 
 T = TypeVar("T")
 R = TypeVar("R")
@@ -48,9 +51,19 @@ class GroupCommit(Generic[T, R]):
     async def _run(self) -> None:
         try:
             while self._waiting:
+                await self._let_more_come()
                 await self._commit_group()
         finally:
             self._task = None
+
+    async def _let_more_come(self) -> None:
+        """Turn the loop while each turn brings submissions: calls that came together go together."""
+        count = 0
+        for _ in range(MAX_TURNS):
+            if count == len(self._waiting):
+                return
+            count = len(self._waiting)
+            await asyncio.sleep(0)
 
     async def _commit_group(self) -> None:
         group = [self._waiting.popleft()]

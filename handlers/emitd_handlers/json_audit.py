@@ -16,7 +16,13 @@ from msgspec.structs import replace
 
 from emitd_handlers.audit_completion import complete_record
 from emitd_handlers.audit_file import AuditFile, AuditStats
-from emitd_handlers.audit_line import MAX_LINE_BYTES, encode_line, leaf_hash, recent_commit
+from emitd_handlers.audit_line import (
+    MAX_LINE_BYTES,
+    encode_line,
+    encode_lines,
+    leaf_hash,
+    recent_commit,
+)
 from emitd_handlers.audit_recovery import MAX_GROUP_BYTES, damaged_beyond_repair
 from emitd_handlers.base import BaseLogHandler, EmitResult
 from emitd_handlers.diagnostics import Report
@@ -50,7 +56,8 @@ _UNANSWERED = Refused(HandlerUnavailable("nothing became of the record"))
 class _Chunk(msgspec.Struct):
     """Lines of one batch that go into one group; mostly all of them."""
 
-    lines: list[bytes] = []
+    #: The lines, each with its newline, in pieces.
+    texts: list[bytes] = []
     #: For each line: its record's place in the batch, its event's id, its leaf.
     places: Sequence[int] = []
     event_ids: list[str] = []
@@ -168,30 +175,29 @@ class JsonAuditHandler(BaseLogHandler):
         That is nearly every batch, and the hot path; what it passes over, `_encode` looks at one by one.
         """
         received = [record.received_unix_nano for record in records]
-        if not all([record.fingerprint for record in records]) or received != sorted(received):
-            return None
-        try:
-            lines = [self.format(record) for record in records]
-        except RecordInvalid:
-            return None
-        sizes = [len(line) for line in lines]
-        size = sum(sizes) + len(sizes)
         if (
-            max(sizes) > self.settings.max_line_bytes
-            or size > self.settings.max_group_bytes
+            type(self).format is not JsonAuditHandler.format  # a derived class makes lines of its own
+            or not all([record.fingerprint for record in records])
+            or received != sorted(received)
             or received[0] < self._last_received  # a clock went back
         ):
             return None
+        text = encode_lines(records)
+        if text is None or len(text) > self.settings.max_group_bytes:
+            return None
+        lines = text[:-1].split(b"\n")
+        if max(map(len, lines)) > self.settings.max_line_bytes:
+            return None
         self._last_received = received[-1]
         event_ids = [record.payload.event_id for record in records]  # type: ignore[union-attr]
-        return _Chunk(lines, range(len(lines)), event_ids, [leaf_hash(line) for line in lines], size)
+        return _Chunk([text], range(len(lines)), event_ids, list(map(leaf_hash, lines)), len(text))
 
     async def _commit_whole(self, commits: "GroupCommit[_Chunk, int]", chunk: _Chunk) -> Sequence[Outcome]:
         try:
             (first_index,) = await commits.submit([chunk], chunk.size)
         except Exception as error:
-            return [self._refused(error)] * len(chunk.lines)
-        return AllCommitted(len(chunk.lines), self._receipts(chunk, first_index))
+            return [self._refused(error)] * len(chunk.leaves)
+        return AllCommitted(len(chunk.leaves), self._receipts(chunk, first_index))
 
     def _receipts(self, chunk: _Chunk, first_index: int) -> Callable[[int], AuditReceipt]:
         """Return what makes the receipt of a chunk's line; it does not hold on to the lines."""
@@ -224,18 +230,18 @@ class JsonAuditHandler(BaseLogHandler):
                 chunk = _Chunk(places=places)
                 chunks.append(chunk)
             chunk.size += size
-            chunk.lines.append(line)
+            chunk.texts += (line, b"\n")
             places.append(place)
             chunk.event_ids.append(record.payload.event_id)  # type: ignore[union-attr]
             chunk.leaves.append(leaf_hash(line))
-        return chunks if chunk.lines else []
+        return chunks if chunk.texts else []
 
 
 def _append(file: AuditFile, chunks: Sequence[_Chunk]) -> Sequence[int]:
     """Append a group, and return the index of each chunk's first line."""
-    counts = [len(chunk.lines) for chunk in chunks]
-    lines = [line for chunk in chunks for line in chunk.lines]
-    first = file.append(b"\n".join([*lines, b""]), len(lines))
+    counts = [len(chunk.leaves) for chunk in chunks]
+    text = b"".join([text for chunk in chunks for text in chunk.texts])
+    first = file.append(text, sum(counts))
     return [first + before for before in accumulate(counts[:-1], initial=0)]
 
 

@@ -23,7 +23,7 @@ def uuid7() -> str:
     if milli > _series[0]:
         _start_series(milli)
     _, prefix, counter = _series
-    return prefix + hex(next(counter))[2:]
+    return f"{prefix}{next(counter):x}"
 
 
 def _start_series(milli: int) -> None:

@@ -27,7 +27,7 @@ class WebhookUrl:
             raise ValueError(
                 "the URL's host or port is malformed; expected https://HOST[:PORT]/PATH"
             ) from None
-        if parts.scheme not in ("http", "https") or not parts.netloc:
+        if parts.scheme not in ("http", "https"):
             found = f"'{parts.scheme}' is no scheme of a webhook" if parts.scheme else "the URL has no scheme"
             raise ValueError(f"{found}; expected http://... or https://...")
         if not host:

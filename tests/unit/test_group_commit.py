@@ -49,6 +49,33 @@ async def test_submissions_of_one_moment_share_a_commit() -> None:
     assert disk.groups == [list("abcd")]
 
 
+async def test_submissions_of_the_next_turns_share_a_commit() -> None:
+    """While each turn of the loop brings a sender, the group waits for it."""
+    disk = Disk()
+    disk.gate.set()
+    group = GroupCommit(disk.commit, max_size=100)
+    futures = []
+    for letter in "abcd":
+        futures.append(group.submit([letter], 1))
+        await asyncio.sleep(0)
+    await asyncio.gather(*futures)
+    assert disk.groups == [list("abcd")]
+
+
+async def test_a_steady_stream_holds_no_group_back() -> None:
+    """With a sender in each turn, the first group goes after some turns."""
+    disk = Disk()
+    disk.gate.set()
+    group = GroupCommit(disk.commit, max_size=1000)
+    futures = []
+    for number in range(100):
+        futures.append(group.submit([f"s{number}"], 1))
+        await asyncio.sleep(0)
+    assert futures[0].done()
+    await asyncio.gather(*futures)
+    assert sum(disk.groups, []) == [f"s{number}" for number in range(100)]
+
+
 async def test_a_group_keeps_to_its_size_and_never_splits_a_submission() -> None:
     """A submission that would make the group too large waits whole; one too large by itself goes alone."""
     disk = Disk()
