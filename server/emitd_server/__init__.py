@@ -1,4 +1,32 @@
 """The service: configuration, dispatch to handlers, and the gRPC edge.
 
-`emitd_server.service.LoggingService` is the heart; `emitd_server.process.run` is a server process around it.
+`LoggingService` is the heart, `InProcessClient` its use without gRPC; `emitd_server.process.run` is a server process
+around it. They are loaded when they are asked for: configuration alone needs neither.
 """
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emitd_server.config import ConfigError, load_config
+    from emitd_server.in_process import InProcessClient
+    from emitd_server.service import LoggingService
+
+__all__ = ["ConfigError", "InProcessClient", "LoggingService", "load_config"]
+
+_MODULES = {
+    "ConfigError": "config",
+    "InProcessClient": "in_process",
+    "LoggingService": "service",
+    "load_config": "config",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name in _MODULES:
+        return getattr(importlib.import_module(f"emitd_server.{_MODULES[name]}"), name)
+    raise AttributeError(f"module 'emitd_server' has no attribute '{name}'")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__])

@@ -42,7 +42,7 @@ _SECTIONS = ("server", "handler_paths", "handlers")
 _ENTRY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
 _VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
 _ADDRESS = re.compile(r"unix:.+|(\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
-_ADDRESS_EXPECTED = "HOST:PORT, [IPV6]:PORT or unix:PATH"
+_ADDRESS_EXPECTED = "HOST:PORT, [IPV6]:PORT (ports 0 to 65535) or unix:PATH"
 _TYPE_EXPECTED = "a handler's type, such as console"
 
 

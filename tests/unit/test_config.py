@@ -163,7 +163,7 @@ def test_an_address_from_outside_is_not_blamed_on_the_file(folder: Path, section
     file.write_text(GOOD + f"server: {section}\n")
     with pytest.raises(ConfigError) as caught:
         load_config(file, environ={"EMITD_LISTEN": "x"}, listen="")
-    expected = "expected HOST:PORT, [IPV6]:PORT or unix:PATH"
+    expected = "expected HOST:PORT, [IPV6]:PORT (ports 0 to 65535) or unix:PATH"
     assert [str(problem) for problem in caught.value.problems][:2] == [
         f"EMITD_LISTEN: found 'x'; {expected}",
         f"--listen: found ''; {expected}",

@@ -10,6 +10,7 @@ import pytest
 from google.protobuf.descriptor import FileDescriptor
 
 import emitd
+import emitd_server
 from emitd import v1
 from emitd.v1 import job_pb2, log_service_pb2, record_pb2
 from emitd_handlers import __all__ as handlers_exports
@@ -72,6 +73,7 @@ V1_EXPORTS = [
     "WatchJobRequest",
     "WatchJobResponse",
 ]
+SERVER_EXPORTS = ["ConfigError", "InProcessClient", "LoggingService", "load_config"]
 HANDLERS_EXPORTS = [
     "COMMON_LEVELS",
     "AuditEvent",
@@ -200,7 +202,11 @@ def test_the_interface_and_the_errors_load_no_stubs() -> None:
 
 def test_a_service_without_clients_loads_no_stubs() -> None:
     """`LoggingService` can be used without grpc and protobuf until somebody asks it for a client."""
-    assert loaded_by("import emitd_server.service").isdisjoint({"emitd.v1", "google.protobuf", "grpc"})
+    loaded = loaded_by("from emitd_server import LoggingService")
+    assert loaded.isdisjoint({"emitd.v1", "google.protobuf", "grpc"})
+    with pytest.raises(AttributeError, match="'emitd_server' has no attribute 'Service'"):
+        _ = emitd_server.Service
+    assert "LoggingService" in dir(emitd_server)
 
 
 def test_handlers_load_neither_grpc_nor_protobuf() -> None:
@@ -233,10 +239,12 @@ def test_the_exports_change_only_on_purpose() -> None:
     assert emitd.__all__ == EMITD_EXPORTS
     assert v1.__all__ == V1_EXPORTS
     assert handlers_exports == HANDLERS_EXPORTS
+    assert emitd_server.__all__ == SERVER_EXPORTS
     for module, names in (
         ("emitd", EMITD_EXPORTS),
         ("emitd.v1", V1_EXPORTS),
         ("emitd_handlers", HANDLERS_EXPORTS),
+        ("emitd_server", SERVER_EXPORTS),
     ):
         assert [name for name in names if not hasattr(importlib.import_module(module), name)] == []
 
