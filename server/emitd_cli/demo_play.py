@@ -43,9 +43,7 @@ class DemoPlay:
     def run(self) -> None:
         """Play all chapters. Raises CommandError, or grpc.RpcError, where it cannot go on."""
         screen = self._screen
-        screen.title(
-            "emitd demo", "The backend of a small music shop, and one place for all that it reports."
-        )
+        screen.title("emitd demo", "A small music shop, and one place for all that its backend reports.")
         screen.pause(0.8)
         screen.chapter("The service starts", "on a free port, with this configuration")
         screen.data(CONFIG.rstrip())

@@ -91,7 +91,7 @@ def _found_by_path(survey: ConfigSurvey, known: set[str]) -> Iterator[FoundHandl
 
 
 def _list(found: FoundHandler, survey: ConfigSurvey) -> Listed:
-    uses = tuple(_uses(found.type_name, survey))
+    uses = () if found.is_hidden else tuple(_uses(found.type_name, survey))
     cls = found.handler_class
     if cls is None:
         return Listed(found.type_name, found.origin, problem=found.problem, note=found.note, used_by=uses)

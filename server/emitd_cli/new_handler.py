@@ -4,6 +4,7 @@ import argparse
 import keyword
 import os
 import re
+import unicodedata
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -87,21 +88,34 @@ def _plan(options: argparse.Namespace) -> Plan:
 def _check_name(name: str) -> None:
     """Raise Misuse for a name that cannot be the name of a module, a class and an entry."""
     if not _NAME.fullmatch(name):
-        words = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", name).lower()).strip("_")
-        such_as = words if _NAME.fullmatch(words) else "slack"
         raise Misuse(
             f"NAME: '{name}' will not do; use lower-case letters, digits and '_', beginning with a letter, "
-            f"such as '{such_as}'",
+            f"such as '{_similar(name)}'",
             field="NAME",
         )
     if keyword.iskeyword(name):
         raise Misuse(
             f"NAME: '{name}' is a word of Python's own; use another, such as '{name}_log'", field="NAME"
         )
+    if name.startswith("test"):
+        raise Misuse(
+            f"NAME: '{name}' begins as tests do, and pytest would take the handler for one; use another, such as "
+            f"'my_{name}'",
+            field="NAME",
+        )
     if name in BUILT_IN:
         raise Misuse(
             f"NAME: '{name}' is a built-in handler; use another name, such as 'my_{name}'", field="NAME"
         )
+
+
+def _similar(name: str) -> str:
+    """Return a name that will do and is like `name`; where there is none, any."""
+    plain = (
+        unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
+    )  # letters without their dots
+    words = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()).strip("_")
+    return words if _NAME.fullmatch(words) else "slack"
 
 
 def _class_name(name: str) -> str:

@@ -76,7 +76,9 @@ class Parser(argparse.ArgumentParser):
         if not argument.startswith("-"):
             self.error(f"'{argument}' is one argument too many{self.too_many_hint}")
         flag = argument.partition("=")[0]
-        self.error(f"there is no flag {flag}{did_you_mean(flag, self._option_string_actions)}")
+        # Compared without the dashes, which any two flags have in common.
+        known = {option.lstrip("-"): option for option in self._option_string_actions}
+        self.error(f"there is no flag {flag}{did_you_mean(flag.lstrip('-'), (), known)}")
 
     def _short_usage(self) -> str:
         places = [_place(action) for action in self._actions if not action.option_strings]

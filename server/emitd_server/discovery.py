@@ -72,6 +72,8 @@ class FoundHandler(msgspec.Struct, frozen=True):
     problem: str = ""
     #: Why it is not offered although nothing is wrong with it, or empty.
     note: str = ""
+    #: Whether an entry of this type names something else.
+    is_hidden: bool = False
 
 
 class HandlerFinder:
@@ -139,7 +141,9 @@ class HandlerFinder:
         hidden_by = "the built-in type" if offered.name in BUILT_IN else ""
         hidden_by = hidden_by or " and ".join(self._files_of(offered.name).values())
         if hidden_by:
-            return FoundHandler(offered.name, origin, note=f"hidden by {hidden_by} of the same name")
+            return FoundHandler(
+                offered.name, origin, note=f"hidden by {hidden_by} of the same name", is_hidden=True
+            )
         return self._found(offered.name, origin)
 
     def _in_file(self, file: Path, shown: str) -> Iterator[FoundHandler]:

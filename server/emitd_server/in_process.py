@@ -20,7 +20,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Self, cast
 
 from emitd.errors import ClientNotOpen
-from emitd.json_encoding import as_text, encode_attributes, encode_details
+from emitd.json_encoding import as_field, as_text, encode_attributes, encode_details
 from emitd.v1 import job_pb2, log_service_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.uuid7 import uuid7
@@ -29,7 +29,7 @@ from emitd_server.config import Config
 from emitd_server.errors import RequestInvalid, ServiceStopping
 from emitd_server.in_process_job import InProcessJob
 from emitd_server.intake import Intake
-from emitd_server.job_wire import job_to_wire, read_query
+from emitd_server.job_wire import job_to_wire, read_job_id, read_query
 from emitd_server.service import LoggingService
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ class InProcessClient:
 
     def log(self, level: str | int, message: str, /, **attributes: object) -> None:
         """Log a line of a level given by name or number."""
-        known = _LEVELS.get(level)
+        known = _LEVELS.get(level) if isinstance(level, str | int) else None
         if known is None:
             known = _nearest_level(level)
             attributes = {"level": level, **attributes}
@@ -144,15 +144,15 @@ class InProcessClient:
         """Commit an audit event. Its time is that of its receipt."""
         self._refuse_if_closed()
         event = pb.AuditEvent(
-            event_name=as_text(event_name),
-            user_id=as_text(user_id),
-            source_ip=as_text(source_ip),
+            event_name=as_field(event_name),
+            user_id=as_field(user_id),
+            source_ip=as_field(source_ip),
             details_json=encode_details(details),
         )
         # No time of our own: a retry under the same `record_id` must have the same content.
         record = pb.LogRecord(
-            record_id=as_text(record_id) or uuid7(),
-            message=as_text(message),
+            record_id=as_field(record_id) or uuid7(),
+            message=as_field(message),
             source=self._source,
             attributes_json=encode_attributes(self._attributes),
             audit=event,
@@ -173,6 +173,7 @@ class InProcessClient:
         details_json = encode_details(details) if details is not None else ""
         return InProcessJob(
             self._intake,
+            self._refuse_if_closed,
             envelope,
             job_id,
             job_type,
@@ -185,7 +186,7 @@ class InProcessClient:
         """Return a job as it stands, or None."""
         self._refuse_if_closed()
         with client_errors():
-            job = await self._service.jobs.get(job_id)
+            job = await self._service.jobs.get(read_job_id(as_field(job_id)))
         return None if job is None else job_to_wire(job)
 
     async def list_jobs(
@@ -200,10 +201,10 @@ class InProcessClient:
         self._refuse_if_closed()
         with client_errors():
             request = job_pb2.ListJobsRequest(
-                job_type=job_type,
-                statuses=[_state(status) for status in statuses],
-                updated_after_unix_nano=updated_after_unix_nano,
-                page_size=page_size,
+                job_type=as_field(job_type),
+                statuses=_states(statuses),
+                updated_after_unix_nano=_number("updated_after_unix_nano", updated_after_unix_nano, 2**64),
+                page_size=_number("page_size", page_size, 2**31),
             )
         while True:
             with client_errors():
@@ -225,14 +226,16 @@ class InProcessClient:
     ) -> AsyncGenerator[job_pb2.WatchJobResponse, None]:
         """Yield the job's state and its changes. Counts towards `server.watch.max_watchers`."""
         self._refuse_if_closed()
-        request = job_pb2.WatchJobRequest(
-            job_id=job_id,
-            after_revision=after_revision,
-            wait_for_creation=wait_for_creation,
-            follow=follow,
-            min_interval_ms=min_interval_ms,
-        )
         with client_errors():
+            request = job_pb2.WatchJobRequest(
+                job_id=as_field(job_id),
+                after_revision=None
+                if after_revision is None
+                else _number("after_revision", after_revision, 2**64),
+                wait_for_creation=wait_for_creation,
+                follow=follow,
+                min_interval_ms=_number("min_interval_ms", min_interval_ms, 2**31),
+            )
             messages = self._intake.watches.watch(self._service.jobs, request)
             # A generator in truth, so that leaving early frees the watcher at once.
             async with aclosing(cast("AsyncGenerator[bytes, None]", messages)):
@@ -244,6 +247,7 @@ class InProcessClient:
 
     async def flush(self, timeout: float | None = None) -> bool:
         """Wait until every line logged so far is with its handlers, or counted as dropped."""
+        self._intake.refuse_other_loops()
         return await self._intake.lines.flush(timeout)
 
     async def close(self) -> None:
@@ -253,6 +257,7 @@ class InProcessClient:
         self._closed.set()
         if self._owns_service:
             await self._service.stop()
+            await self._intake.close(0)  # where it was never started: what waits for that is lost, and told
         else:
             await self.flush(self._service.settings.shutdown.drain_seconds)
 
@@ -262,7 +267,7 @@ class InProcessClient:
 
     def _log(self, level: pb.Level, message: str, attributes: Mapping[str, object]) -> None:
         if self._closed.is_set():
-            self._intake.lines.count_drop("closed")
+            self._intake.lines.drop("closed")
             return
         if self._attributes:
             attributes = {**self._attributes, **attributes}
@@ -281,6 +286,7 @@ class InProcessClient:
             raise ClientNotOpen("the client is closed")
         if not self._service.is_running:
             raise ClientNotOpen("the service is not running: use the client inside of its `async with`")
+        self._intake.refuse_other_loops()
 
 
 def _nearest_level(level: object) -> pb.Level:
@@ -311,11 +317,23 @@ def _exception_attributes() -> Mapping[str, object]:
     }
 
 
+def _states(names: Iterable[str]) -> list[pb.JobState]:
+    """Return the states' numbers; one name that stands alone is taken for what it is, not for its letters."""
+    return [_state(name) for name in ([names] if isinstance(names, str) else names)]
+
+
 def _state(name: str) -> pb.JobState:
-    states = {"QUEUED", "RUNNING", "COMPLETED", "FAILED"}
+    states = ("QUEUED", "RUNNING", "COMPLETED", "FAILED")
     if name not in states:
-        raise RequestInvalid("statuses", f"'{name}' is not a job state; expected {', '.join(sorted(states))}")
+        raise RequestInvalid("statuses", f"'{name}' is not a job state; expected {', '.join(states)}")
     return cast("pb.JobState", pb.JobState.Value(f"JOB_STATE_{name}"))
+
+
+def _number(field: str, value: int, limit: int) -> int:
+    """Return `value`. Raises RequestInvalid where the contract's field cannot hold it."""
+    if not 0 <= value < limit:
+        raise RequestInvalid(field, f"{value} is not from 0 to {limit - 1}")
+    return value
 
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ merged into the next, takes nothing away.
 
 import asyncio
 import threading
-from collections.abc import Coroutine, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from emitd.errors import EmitError, JobNotApplied
-from emitd.json_encoding import as_text, encode_details
+from emitd.errors import EmitError, JobNotApplied, RecordRejected
+from emitd.json_encoding import as_field, as_text, encode_details
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.uuid7 import uuid7
 from emitd_server.intake import Intake
@@ -23,9 +23,10 @@ __all__ = ["InProcessJob"]
 
 #: The least time between two reports that only bring news; as often as watchers are told by default.
 TICK_INTERVAL_SECONDS = 0.1
-#: A failure's reason and message are cut to so many characters: a report must not fail for its own length.
+#: Texts are cut to so many characters: a report must not fail for its own length.
 MAX_REASON_CHARACTERS = 60
 MAX_FAILURE_CHARACTERS = 4_000
+MAX_MESSAGE_CHARACTERS = 4_000
 #: The reason of a job whose task was cancelled.
 CANCELLED = "CANCELLED"
 
@@ -36,6 +37,7 @@ class InProcessJob:
     def __init__(
         self,
         intake: Intake,
+        refuse_if_closed: Callable[[], None],
         envelope: pb.LogRecord,
         job_id: str,
         job_type: str,
@@ -44,13 +46,18 @@ class InProcessJob:
         labels: Mapping[str, str],
         details_json: str,
     ) -> None:
-        """Report through `intake`; `envelope` has what every report of this job carries."""
+        """Report through `intake`; `envelope` has what every report of this job carries.
+
+        `refuse_if_closed` raises for a job that is begun too early or too late. One that has begun ends, also after
+        its client was closed.
+        """
         if total is not None and total < 1:
             raise ValueError(f"total: {total} is not a number of steps; expected at least 1")
         self._intake = intake
+        self._refuse_if_closed = refuse_if_closed
         self._envelope = envelope
-        self._job_id = as_text(job_id)
-        self._job_type = as_text(job_type)
+        self._job_id = as_field(job_id)
+        self._job_type = as_field(job_type)
         self._labels = {as_text(key): as_text(value) for key, value in labels.items()}
         self._attempt = 0
         self._total = total
@@ -78,6 +85,7 @@ class InProcessJob:
 
     async def queued(self) -> None:
         """Open the attempt with QUEUED."""
+        self._refuse_if_closed()
         if self._attempt:
             raise RuntimeError(f"job '{self._job_id}': its attempt {self._attempt} is open already")
         await self._report(pb.JOB_STATE_QUEUED)
@@ -100,7 +108,7 @@ class InProcessJob:
     def message(self, text: str, /) -> None:
         """Note what the job is doing."""
         with self._lock:
-            self._message = as_text(text)
+            self._message = as_text(text)[:MAX_MESSAGE_CHARACTERS]
             self._wake()
 
     def details(self, details: Mapping[str, object], /) -> None:
@@ -113,6 +121,7 @@ class InProcessJob:
     async def __aenter__(self) -> Self:
         if self._loop is not None:
             raise RuntimeError(f"job '{self._job_id}': a reporter is for one run; make another")
+        self._refuse_if_closed()
         self._loop = asyncio.get_running_loop()
         begun = self._spawn(self._report(pb.JOB_STATE_RUNNING))
         try:
@@ -149,15 +158,27 @@ class InProcessJob:
             await self._end(error)
 
     async def _end(self, exception: BaseException | None) -> None:
-        """Stop the ticks, then report COMPLETED or FAILED."""
+        """Stop the ticks, then report COMPLETED or FAILED.
+
+        Where the last news is refused for good, the job ends as FAILED without it, and the refusal is raised.
+        """
         with self._lock:
             self._is_running = False
         if self._ticks is not None:
             self._ticks.cancel()  # what it is sending may still arrive, and is stale if it is late
             await asyncio.wait([self._ticks])
-        if exception is None:
-            await self._report(pb.JOB_STATE_COMPLETED)
-            return
+        try:
+            if exception is None:
+                await self._report(pb.JOB_STATE_COMPLETED)
+            else:
+                await self._report_failure(exception)
+        except RecordRejected as error:
+            with self._lock:  # what the job has is kept by a report without a text of its own
+                self._message = self._details_json = ""
+            await self._report_failure(exception or error)
+            raise
+
+    async def _report_failure(self, exception: BaseException) -> None:
         reason = as_text(type(exception).__name__)[:MAX_REASON_CHARACTERS]
         if isinstance(exception, asyncio.CancelledError):
             reason = CANCELLED

@@ -48,6 +48,8 @@ class Intake:
         self.report = report
         #: Records by what became of them: `sent`, `failed` (its caller was told), and those dropped, by cause.
         self.counts: Counter[str] = Counter()
+        #: The event loop of the service, from its start on.
+        self._loop: asyncio.AbstractEventLoop | None = None
         self.lines = LineQueue(self._send_lines, self.counts, report)
         self._reader = RecordReader(service.settings.limits)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -57,7 +59,16 @@ class Intake:
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, in the service's event loop, once the service takes records."""
+        self._loop = loop
         self.lines.open(loop)
+
+    def refuse_other_loops(self) -> None:
+        """Raise RuntimeError in another event loop than the service's: waiting there might never end."""
+        if self._loop is not None and asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError(
+                "await this in the event loop that the service was started in, such as in an `async def` route; "
+                "from elsewhere, `asyncio.run_coroutine_threadsafe` brings it there"
+            )
 
     async def close(self, timeout: float) -> None:
         """Send what there is for so many seconds, and give up on the rest."""

@@ -5,7 +5,9 @@ One task at a time empties it, in order and in batches; there is one only while 
 
 import asyncio
 import threading
+import time
 import traceback
+import weakref
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -61,6 +63,8 @@ class LineQueue:
         self._batch_done = asyncio.Event()
         self._unreported: Counter[str] = Counter()
         self._last_report: float | None = None
+        # Also at the end of the process, where a start was forgotten, or a stop.
+        weakref.finalize(self, _tell_lost, self._queue, report)
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to send, in this event loop. From any thread."""
@@ -82,9 +86,12 @@ class LineQueue:
                 self._bytes += size
                 self._taken += 1
                 self._wake()
+            has_sender = self._loop is not None and not self._closed
+        if not has_sender:  # then this is the one occasion to tell
+            self._tell_drops()
 
     def drop(self, cause: str, count: int = 1, why: str = "") -> None:
-        """Count lines that were lost, and tell the operator, but not each time. From the event loop."""
+        """Count lines that were lost, and tell the operator, but not each time. From any thread."""
         self.count_drop(cause, count)
         self._tell_drops(why)
 
@@ -98,7 +105,7 @@ class LineQueue:
     def _tell_drops(self, why: str = "") -> None:
         if not self._unreported:
             return
-        now = asyncio.get_running_loop().time()
+        now = time.monotonic()
         if self._last_report is None or now - self._last_report >= REPORT_INTERVAL_SECONDS:
             self._last_report = now
             self.report_drops(why)
@@ -170,3 +177,8 @@ class LineQueue:
             self._bytes -= sum([size for _, size in batch])
             self._feeding = bool(batch)
         return batch
+
+
+def _tell_lost(queue: deque[tuple[pb.LogRecord, int]], report: Report) -> None:
+    if queue:
+        report(f"lost {len(queue)} log lines of this process: the service was not started, or not stopped")

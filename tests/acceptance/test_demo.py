@@ -128,6 +128,14 @@ def test_on_a_terminal_there_are_bars_in_colour(temporary: Path) -> None:
     assert_nothing_is_left(temporary, screen)
 
 
+def test_the_demo_s_own_lines_fit_a_narrow_terminal(temporary: Path) -> None:
+    """At 80 columns nothing is broken but what stands as it is: the service's own lines, a hash, a command."""
+    code, screen = on_a_terminal(temporary, COLUMNS="80", NO_COLOR="1")
+    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen).replace("\r", "\n").splitlines()
+    assert code == 0
+    assert [line for line in lines if len(line) > 80 and not re.match("  (│|receipt|\\$) ", line)] == []
+
+
 def test_no_color_is_honoured(temporary: Path) -> None:
     """With NO_COLOR the bars are there, and no code that sets a colour."""
     code, screen = on_a_terminal(temporary, NO_COLOR="1")

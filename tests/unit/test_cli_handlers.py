@@ -230,6 +230,20 @@ def test_an_entry_point_is_listed_with_its_distribution(
     assert handlers["slack"]["class"] == "emitd_handlers.testing.InMemoryHandler"
 
 
+def test_a_hidden_entry_point_is_used_by_nobody(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The entry that bears its name uses what hides it."""
+    info = tmp_path / "site" / "acme_slack-1.2.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: acme-slack\nVersion: 1.2\n")
+    (info / "entry_points.txt").write_text("[emitd.handlers]\nconsole = acme:ConsoleHandler\n")
+    monkeypatch.syspath_prepend(str(tmp_path / "site"))
+    listed = json.loads(run_main("handlers", "--json").stdout)["handlers"]
+    uses = [handler["used_by"] for handler in listed if handler["type"] == "console"]
+    assert [[use["entry"] for use in used_by] for used_by in uses] == [["lines"], []]
+
+
 def test_a_missing_package_of_a_built_in_handler_is_no_fault(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

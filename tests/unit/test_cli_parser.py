@@ -18,6 +18,7 @@ from support.run_main import run_main
         (["emit", "--stauts", "RUNNING"], "there is no flag --stauts; did you mean '--status'?", ""),
         (["emit", "x", "--levl=INFO"], "there is no flag --levl; did you mean '--level'?", ""),
         (["emit", "x", "--zzz"], "there is no flag --zzz; see 'emitd emit --help'", ""),
+        (["job", "list", "--nope"], "there is no flag --nope; see 'emitd job list --help'", ""),
         (["emit", "x", "--lev", "INFO"], "there is no flag --lev; did you mean '--level'?", ""),
         (
             ["emit", "hello", "world"],

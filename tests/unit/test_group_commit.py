@@ -73,7 +73,7 @@ async def test_a_steady_stream_holds_no_group_back() -> None:
         await asyncio.sleep(0)
     assert futures[0].done()
     await asyncio.gather(*futures)
-    assert sum(disk.groups, []) == [f"s{number}" for number in range(100)]
+    assert [item for items in disk.groups for item in items] == [f"s{number}" for number in range(100)]
 
 
 async def test_a_group_keeps_to_its_size_and_never_splits_a_submission() -> None:

@@ -98,6 +98,7 @@ def test_attributes_are_json_whatever_they_are() -> None:
             "key": {(1, 2): 3},
             "cycle": cycle,
             "unspeakable": Unspeakable(),
+            "nan": float("nan"),
             "plain": 1,
         }
     )
@@ -112,6 +113,7 @@ def test_attributes_are_json_whatever_they_are() -> None:
         "key": {"(1, 2)": 3},
         "cycle": "[[...]]",
         "unspeakable": "<Unspeakable whose repr raised RuntimeError>",
+        "nan": None,
         "plain": 1,
     }
     assert encode_attributes({}) == ""
@@ -124,6 +126,8 @@ def test_attributes_are_json_whatever_they_are() -> None:
         ({"half": "\ud800"}, r"details\['half'\]"),
         ({7: "x", (1, 2): 3}, r"details\[\(1, 2\)\] cannot be written as JSON: .*keys"),
         ({"inner": {"card": object()}}, r"details\['inner'\]"),
+        ({"share": float("nan")}, r"details\['share'\] cannot be written as JSON: it has no nan"),
+        ({"none": None, "inner": [{"share": float("-inf")}]}, r"details\['inner'\] .* -inf; use None"),
         (["x"], "details must be a mapping, not list"),
     ],
 )
@@ -136,6 +140,10 @@ def test_details_that_are_no_json_are_refused_by_key(details: Any, message: str)
 def test_details_are_one_object() -> None:
     """None is the empty object; a mapping of any kind is an object."""
     assert encode_details(None) == "{}"
+    assert (
+        encode_details({"none": None, "huge": 2**80, "set": {1}})
+        == f'{{"none":null,"huge":{2**80},"set":[1]}}'
+    )
     assert encode_details({"at": UUID(int=1), "list": (1, 2)}) == (
         '{"at":"00000000-0000-0000-0000-000000000001","list":[1,2]}'
     )

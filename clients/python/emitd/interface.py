@@ -1,15 +1,19 @@
 """What every asynchronous client of emitd can do, in process or over the network.
 
-An application that asks for an `AsyncLogger` moves from one client to the other by the one line that makes it:
+An application that asks for an `AsyncLogger` names its client on one line, the one that makes it:
 
+    from emitd_server.in_process import InProcessClient
     async with InProcessClient.from_config("logging_config.yml", source="shop") as logger: ...
-    async with emitd.AsyncLogClient("127.0.0.1:50051", source="shop") as logger: ...
+
+Another client, such as one that sends to a server, needs another such line and nothing else. So far there is the one
+in process.
 
 There are two kinds of call. A plain one (`info`, `advance`) never waits and never raises for trouble with the
 delivery: what cannot be delivered is counted by cause, in `stats`, and told on standard error. An awaited one
 (`audit`, `get_job`) raises `emitd.errors.EmitError`, whose `retryable` says whether another try can help.
 
-Plain calls may come from any thread; awaited ones from the event loop that the client was opened in.
+Plain calls may come from any thread; awaited ones from the event loop that the client was opened in, and elsewhere
+raise RuntimeError.
 """
 
 from collections.abc import AsyncGenerator, Iterable, Mapping
@@ -77,7 +81,8 @@ class AsyncLogger(Protocol):
         content is harmless: it gets the first receipt, marked `duplicate`. While another try can help, there is one,
         until `timeout` seconds have passed (None: the client's default).
 
-        Raises RecordRejected or Unavailable, and TypeError naming the key of `details` that is no JSON.
+        Raises RecordRejected or Unavailable, and TypeError naming the key of `details` that is no JSON: an object of
+        one's own, NaN, an infinity.
         """
 
     def job(
@@ -95,7 +100,7 @@ class AsyncLogger(Protocol):
         """
 
     async def get_job(self, job_id: str) -> "Job | None":
-        """Return a job as it stands; None if nobody has reported it."""
+        """Return a job as it stands; None if nobody has reported it. Raises RequestRejected for an empty id."""
 
     def list_jobs(
         self,
@@ -180,13 +185,16 @@ class AsyncJobReporter(Protocol):
         """Note the progress. Raises ValueError outside of 0 to 100."""
 
     def message(self, text: str, /) -> None:
-        """Note what the job is doing, for people."""
+        """Note what the job is doing, for people. Cut to 4,000 characters."""
 
     def details(self, details: Mapping[str, object], /) -> None:
-        """Note the job's own data; it replaces what was there. Raises TypeError naming the key that is no JSON."""
+        """Note the job's own data; it replaces what was there. Raises TypeError naming the key that is no JSON.
+
+        Data that the service refuses, such as for its size, makes the end of the job FAILED.
+        """
 
     async def __aenter__(self) -> Self:
-        """Report RUNNING. Raises JobNotApplied, RecordRejected or Unavailable."""
+        """Report RUNNING. Raises JobNotApplied, RecordRejected, Unavailable or ClientNotOpen."""
 
     async def __aexit__(
         self,
@@ -195,4 +203,7 @@ class AsyncJobReporter(Protocol):
         trace: TracebackType | None,
         /,
     ) -> None:
-        """Report the end. If that fails, raise why, unless an exception is on its way already."""
+        """Report the end. If that fails, raise why, unless an exception is on its way already.
+
+        Where the last data or message was refused, the job is FAILED, without them.
+        """

@@ -1,14 +1,15 @@
 """From Python objects to the JSON text that records carry: attributes, which always succeed, and details.
 
 Both take what msgspec can encode: `datetime`, `UUID`, `Decimal`, enums, dataclasses and the like become text or
-objects. NaN and the infinities become null, because JSON has neither.
+objects. JSON has neither NaN nor the infinities: in attributes they become null, in details they are refused.
 """
 
+import math
 from collections.abc import Mapping
 
 import msgspec
 
-__all__ = ["as_text", "encode_attributes", "encode_details"]
+__all__ = ["as_field", "as_text", "encode_attributes", "encode_details"]
 
 #: What msgspec raises for what it cannot write: an unknown type or key, half a surrogate pair, a reference cycle.
 _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
@@ -24,6 +25,11 @@ def as_text(value: object) -> str:
         except Exception as error:  # somebody's __repr__
             text = f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
     return text.encode(errors="backslashreplace").decode()
+
+
+def as_field(value: object) -> str:
+    """Return what `as_text` does, but empty for None, so that what was forgotten is not recorded as `None`."""
+    return "" if value is None else as_text(value)
 
 
 def encode_attributes(attributes: Mapping[str, object]) -> str:
@@ -43,16 +49,20 @@ def encode_attributes(attributes: Mapping[str, object]) -> str:
 def encode_details(details: Mapping[str, object] | None, name: str = "details") -> str:
     """Return the details of an audit event or of a job as one JSON object; None is `{}`.
 
-    Raises TypeError naming the key whose value cannot be written: nobody wants a `repr` in an audit trail.
+    Raises TypeError naming the key whose value cannot be written: nobody wants a `repr` in an audit trail, nor a
+    null where a number was.
     """
     if details is None:
         return "{}"
     if not isinstance(details, Mapping):
         raise TypeError(f"{name} must be a mapping, not {type(details).__name__}")
     try:
-        return _encode(dict(details)).decode()
+        text = _encode(dict(details)).decode()
     except _UNWRITABLE as error:
         raise _what_is_wrong(details, name, error) from None
+    if "null" in text:  # msgspec's word for NaN and the infinities, too
+        _refuse_odd_numbers(details, name)
+    return text
 
 
 def _encode_one(value: object) -> msgspec.Raw:
@@ -69,6 +79,28 @@ def _what_is_wrong(details: Mapping[str, object], name: str, error: Exception) -
         except _UNWRITABLE as problem:
             return TypeError(f"{name}[{as_text(repr(key))}] cannot be written as JSON: {problem}")
     return TypeError(f"{name} cannot be written as JSON: {error}")
+
+
+def _refuse_odd_numbers(details: Mapping[str, object], name: str) -> None:
+    for key, value in details.items():
+        try:
+            odd = _odd_number(msgspec.to_builtins(value))
+        except _UNWRITABLE:  # a piece of ready JSON: what is in it is its maker's affair
+            continue
+        if odd is not None:
+            raise TypeError(
+                f"{name}[{as_text(repr(key))}] cannot be written as JSON: it has no {odd}; use None, or a text"
+            )
+
+
+def _odd_number(value: object) -> float | None:
+    """Return a number within `value`, made of builtins, that JSON does not have; or None."""
+    if isinstance(value, float):
+        return None if math.isfinite(value) else value
+    if isinstance(value, dict):
+        value = [*value, *value.values()]
+    items = value if isinstance(value, list | tuple | set | frozenset) else ()
+    return next((odd for odd in map(_odd_number, items) if odd is not None), None)
 
 
 _encode = msgspec.json.Encoder().encode

@@ -1,8 +1,8 @@
 """A web application that logs, audits and reports its jobs through emitd, in its own process.
 
 A login and a playlist leave audit events; a report is made in the background, and a page follows it live by
-server-sent events. The service is opened once, in the lifespan, and given to the routes by `Depends`. To log to an
-emitd server instead, open another client there, on one line: routes know `emitd.AsyncLogger` only.
+server-sent events. The service is opened once, in the lifespan, and given to the routes by `Depends`. Routes know
+`emitd.AsyncLogger` only: which client it is, one line there decides.
 
     python app.py                          # then open http://127.0.0.1:8000, user demo, password demo
 """
@@ -10,6 +10,7 @@ emitd server instead, open another client there, on one line: routes know `emitd
 import asyncio
 import hashlib
 import hmac
+import ipaddress
 import json
 import os
 import secrets
@@ -26,7 +27,7 @@ from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
 from pydantic import BaseModel, Field
 
 from emitd import AsyncJobReporter, AsyncLogger, EmitError, v1
-from emitd_server.in_process import InProcessClient
+from emitd_server import InProcessClient
 
 HERE = Path(__file__).parent
 CONFIG = os.environ.get("WEBAPP_LOGGING_CONFIG", HERE / "logging_config.yml")
@@ -68,6 +69,7 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
 
 async def cancel_reports() -> None:
     """Cancel the work in the background, and wait until each job is reported as FAILED."""
+    await asyncio.sleep(0)  # a task that is cancelled before its first step reports nothing
     reports = list(app.state.reports)
     for report in reports:
         report.cancel()
@@ -96,8 +98,15 @@ User = Annotated[str, Depends(get_user)]
 
 
 def source_ip(request: Request) -> str:
-    """Return the address for audit events. Behind a proxy, run uvicorn with --forwarded-allow-ips."""
-    return request.client.host if request.client else "unknown"
+    """Return the address for audit events. Behind a proxy, run uvicorn with --forwarded-allow-ips.
+
+    A client without one, such as FastAPI's `TestClient` or one that comes by a Unix socket, is `unknown`.
+    """
+    host = request.client.host if request.client else ""
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return "unknown"
 
 
 class Credentials(BaseModel):
@@ -209,7 +218,7 @@ def event(name: str, job: v1.Job) -> str:
         "status": v1.JobState.Name(job.status).removeprefix("JOB_STATE_"),
         "progress": job.progress,
         "message": job.message,
-        "failure": job.failure_message,
+        "failure": job.failure_message or job.failure_reason,  # what was cancelled has no message
     }
     return f"id: {job.revision}\nevent: {name}\ndata: {json.dumps(data)}\n\n"
 
