@@ -15,6 +15,8 @@ class WebhookUrl:
     """
 
     __slots__ = ("_origin", "_text")
+    #: What stands in a message where there is none.
+    expected = "a URL, such as https://HOST[:PORT]/PATH"
 
     def __init__(self, text: str) -> None:
         """Raise ValueError, which repeats nothing but the scheme, if `text` is no such URL."""

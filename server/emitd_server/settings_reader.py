@@ -22,7 +22,7 @@ class SettingsReader:
     """Reads the sections of one file. What is wrong is added to `problems`.
 
     A field of type `Path` is taken relative to `base_dir`; so is one whose type has a class method
-    `resolve(text, base_dir)`, which makes it or raises ValueError.
+    `resolve(text, base_dir)`, which makes it or raises ValueError; `expected` on such a type says what to write.
     """
 
     def __init__(self, file: str, base_dir: Path, problems: list[Problem]) -> None:
@@ -139,4 +139,4 @@ def _is_enum(annotation: Any) -> bool:
 def _type_name(annotation: Any) -> str:
     if isinstance(annotation, types.UnionType):
         return " or ".join(_type_name(argument) for argument in get_args(annotation))
-    return str(getattr(annotation, "__name__", annotation))
+    return str(getattr(annotation, "expected", None) or getattr(annotation, "__name__", annotation))

@@ -316,7 +316,7 @@ def test_an_entry_of_the_file_is_read(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("entry", "problem"),
     [
-        ("{type: webhook}", "handlers.hook.url: is missing"),
+        ("{type: webhook}", "handlers.hook.url: is missing; expected a URL, such as https://HOST"),
         (
             "{type: webhook, url: 'ftp://host'}",
             "handlers.hook.url: 'ftp' is no scheme of a webhook; expected http",
