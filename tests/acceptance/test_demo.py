@@ -245,7 +245,9 @@ def test_the_story_is_in_order_and_true_to_its_ends() -> None:
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
 def test_make_demo_runs_it() -> None:
     """`make demo` is `emitd demo`, and `make help` names it."""
-    plan = subprocess.run(["make", "-n", "demo"], cwd=ROOT, capture_output=True, text=True, check=True)
+    # Within another make it would also tell which folder it enters.
+    command = ["make", "--no-print-directory", "-n", "demo"]
+    plan = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
     assert plan.stdout.splitlines()[-1] == ".venv/bin/emitd demo"
     help_ = subprocess.run(["make", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     assert "make demo " in help_.stdout

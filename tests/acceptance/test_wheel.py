@@ -124,6 +124,8 @@ def test_it_serves_from_built_in_defaults(minor: int, wheel: Path, tmp_path: Pat
     database = sqlite3.connect(folder / "logs" / "jobs.db")
     assert database.execute("SELECT job_id, status FROM job_logs").fetchall() == [("wheel-1", "COMPLETED")]
     database.close()
+    run([*command, "new-handler", "pager"], folder, CLEAN)
+    assert "pager.PagerHandler" in run([*command, "handlers"], folder, CLEAN)
 
 
 @pytest.fixture(scope="module")

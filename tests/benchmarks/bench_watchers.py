@@ -2,9 +2,9 @@
 
 Many watchers of one job on ten connections; progress reports at a steady pace. Each figure is the median of short
 runs, which take turns over the servers. CPU time is the server's, read from the operating system, for each message
-delivered, less what the same number of reports cost while nobody watched. The delay of a change runs from before its
-report is sent until a watcher has it; in emitd a commit to disk lies between. Memory is what the server grows by while
-the watchers connect.
+delivered, less what the same number of reports cost while nobody watched; with one watcher that difference is mostly
+noise. The delay of a change runs from before its report is sent until a watcher has it; in emitd a commit to disk lies
+between. Memory is what the server grows by while the watchers connect.
 """
 
 import argparse
