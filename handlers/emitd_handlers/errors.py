@@ -63,9 +63,12 @@ class RecordConflict(HandlerError):
 class RetryableError(HandlerError):
     """The same record may be taken later; `retry_after_seconds` says when it is worth trying."""
 
-    def __init__(self, message: str, *, retry_after_seconds: float = 1.0) -> None:
+    def __init__(self, message: str, *, retry_after_seconds: float | None = None) -> None:
+        """`retry_after_seconds` is for a handler that knows; None: senders try again after a second."""
         super().__init__(message)
-        self.retry_after_seconds = retry_after_seconds
+        self.retry_after_seconds = 1.0 if retry_after_seconds is None else retry_after_seconds
+        #: How long the handler wants to be left alone; 0: it does not say.
+        self.wanted_wait_seconds = retry_after_seconds or 0.0
 
 
 class HandlerUnavailable(RetryableError):

@@ -36,8 +36,6 @@ class Reply(msgspec.Struct, frozen=True):
         answered = f"{origin} answered {_named(self.status)}"
         if self.status in _RETRYABLE or self.status >= 500:
             wait = retry_after_seconds(self.retry_after, now)
-            if wait is None:
-                return HandlerUnavailable(answered)
             return HandlerUnavailable(answered, retry_after_seconds=wait)
         if self.status in _INVALID:
             return RecordInvalid("", answered)

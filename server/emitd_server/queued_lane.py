@@ -19,9 +19,6 @@ __all__ = ["QueuedLane"]
 #: Drops are reported at once, and then at most so often.
 REPORT_INTERVAL_SECONDS = 10.0
 
-#: What an error says that was not told when to try again. Back-off knows better; a longer wait was asked for.
-UNASKED_SECONDS = RetryableError("").retry_after_seconds or 0.0
-
 _QUEUED = Committed()
 
 
@@ -157,7 +154,7 @@ class QueuedLane:
                 return
             if attempt < settings.max_retries:
                 self.counts["retried"] += len(batch)
-                await asyncio.sleep(min(max(pause, _wait_asked_for(error)), settings.retry_max_seconds))
+                await asyncio.sleep(min(max(pause, error.wanted_wait_seconds), settings.retry_max_seconds))
                 pause = min(pause * 2, settings.retry_max_seconds)
         self._drop("retries_exhausted", len(batch), error)
 
@@ -200,9 +197,3 @@ class QueuedLane:
             reason = self._reasons.pop(cause, "")
             self._report(f"handler '{self.handler.name}' dropped {count} records: {cause}{reason}")
         self._unreported.clear()
-
-
-def _wait_asked_for(error: RetryableError) -> float:
-    """Return how long the handler itself wants to be left alone, in seconds; 0: it does not say."""
-    asked = error.retry_after_seconds or 0.0
-    return asked if asked > UNASKED_SECONDS else 0.0
