@@ -91,8 +91,8 @@ class BaseLogHandler(ABC):
         raises HandlerUnavailable.
         """
         if not inspect.iscoroutinefunction(self.emit):
-            return await self._run_in_thread(self._emit_all, records)
-        self._refuse_if_stopped()
+            return await self.run_in_thread(self._emit_all, records)
+        self.refuse_if_stopped()
         return [await self._emit_async(record) for record in records]
 
     def format(self, record: LogRecord) -> str | bytes | tuple[object, ...]:
@@ -125,14 +125,15 @@ class BaseLogHandler(ABC):
         """
         return ()
 
-    def _run_in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
+    def run_in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> asyncio.Future[T]:
         """Run a blocking `call` in the handler's own thread, after those before it."""
-        self._refuse_if_stopped()
+        self.refuse_if_stopped()
         if self._thread is None:
             self._thread = WorkerThread(f"emitd-handler-{self.name}")
         return self._thread.run(call, *args, **kwargs)
 
-    def _refuse_if_stopped(self) -> None:
+    def refuse_if_stopped(self) -> None:
+        """Raise HandlerUnavailable between `stop` and the next `start`."""
         if self._stopped:
             raise HandlerUnavailable(f"handler '{self.name}' is stopped")
 

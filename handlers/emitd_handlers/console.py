@@ -116,7 +116,7 @@ class ConsoleHandler(BaseLogHandler):
         """Write the records with one write."""
         if type(self).emit is not ConsoleHandler.emit:
             return await super().emit_batch(records)
-        return await self._run_in_thread(self._write_lines, records)
+        return await self.run_in_thread(self._write_lines, records)
 
     async def stop(self) -> None:
         """Wait until everything taken is written, and say what was lost."""

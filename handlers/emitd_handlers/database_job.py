@@ -104,7 +104,7 @@ class DatabaseJobHandler(BaseLogHandler):
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Merge the reports, in order, in one transaction with those of other calls."""
-        self._refuse_if_stopped()
+        self.refuse_if_stopped()
         return await self._commits.submit(records, len(records))
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:

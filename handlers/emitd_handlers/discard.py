@@ -28,7 +28,7 @@ class DiscardHandler(BaseLogHandler):
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Count the records."""
-        self._refuse_if_stopped()
+        self.refuse_if_stopped()
         self.counts.update([record.level for record in records])
         return [_COMMITTED] * len(records)
 

@@ -104,9 +104,9 @@ class JsonAuditHandler(BaseLogHandler):
         settings = self.settings
         file = AuditFile(settings.path, self._disk, self._report, log_id=settings.log_id)
         try:
-            await self._run_in_thread(file.open)
+            await self.run_in_thread(file.open)
         except BaseException:  # also if the start itself is given up: the lock must not stay
-            await self._run_in_thread(file.close)
+            await self.run_in_thread(file.close)
             await super().stop()
             raise
         self._file = file
@@ -114,7 +114,7 @@ class JsonAuditHandler(BaseLogHandler):
         self._log_id = file.log_id
         self._last_received = file.last_received_unix_nano
         self._commits = GroupCommit(
-            lambda chunks: self._run_in_thread(_append, file, chunks), max_size=settings.max_group_bytes
+            lambda chunks: self.run_in_thread(_append, file, chunks), max_size=settings.max_group_bytes
         )
 
     async def stop(self) -> None:
@@ -122,7 +122,7 @@ class JsonAuditHandler(BaseLogHandler):
         commits, self._commits = self._commits, None
         if commits is not None and self._file is not None:
             await commits.drain()
-            await self._run_in_thread(self._file.close)
+            await self.run_in_thread(self._file.close)
         await super().stop()
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
@@ -132,7 +132,7 @@ class JsonAuditHandler(BaseLogHandler):
         """
         if self._file is None:
             return ()
-        return await self._run_in_thread(_read_recent, self._file, limit)
+        return await self.run_in_thread(_read_recent, self._file, limit)
 
     async def emit(self, record: LogRecord) -> EmitResult:
         """Commit one event; `emit_batch` is cheaper for several."""

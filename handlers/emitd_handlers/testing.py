@@ -123,12 +123,12 @@ class InMemoryHandler(BaseLogHandler):
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Keep the records."""
-        self._refuse_if_stopped()
+        self.refuse_if_stopped()
         self.batch_sizes.append(len(records))
         if self._hang is not None:
             await self._hang.wait()
         if self._block is not None:
-            await self._run_in_thread(self._block.wait)
+            await self.run_in_thread(self._block.wait)
         return await super().emit_batch(records)
 
 

@@ -140,7 +140,7 @@ class WebhookHandler(BaseLogHandler):
         Where the receiver cannot take a request now, what comes after it is not sent either: order is kept, and
         a receiver in trouble is left alone.
         """
-        self._refuse_if_stopped()
+        self.refuse_if_stopped()
         outcomes: list[Outcome] = [_COMMITTED] * len(records)
         waiting = deque(split(self._formatted(records, outcomes), self.settings.max_body_bytes))
         while waiting:
