@@ -74,6 +74,8 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_records.py
 	$(BIN)/python tests/benchmarks/bench_stages.py
 	$(BIN)/python tests/benchmarks/bench_watchers.py
+	$(BIN)/python tests/benchmarks/bench_audit.py
+	$(BIN)/python tests/benchmarks/bench_verify.py
 
 build: $(READY)
 	$(PINNED) $(BIN)/python -m build

@@ -11,8 +11,22 @@ built-in handler is in a module of its own (`emitd_handlers.console`, ...), so t
 of another; `emitd_handlers.testing` has what tests of handlers need.
 """
 
+from emitd_handlers.audit.source import (
+    AuditBatch,
+    AuditEntry,
+    AuditFilter,
+    AuditPage,
+    AuditQuery,
+    AuditSource,
+    ConsistencyProof,
+    InclusionProof,
+    SignedCheckpoint,
+)
 from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler, EmitResult
 from emitd_handlers.errors import (
+    AuditDamaged,
+    AuditNotFound,
+    AuditQueryInvalid,
     EmitdError,
     HandlerBusy,
     HandlerError,
@@ -38,10 +52,20 @@ from emitd_handlers.settings import Delivery, HandlerSettings, OverflowPolicy
 
 __all__ = [
     "COMMON_LEVELS",
+    "AuditBatch",
+    "AuditDamaged",
+    "AuditEntry",
     "AuditEvent",
+    "AuditFilter",
+    "AuditNotFound",
+    "AuditPage",
+    "AuditQuery",
+    "AuditQueryInvalid",
     "AuditReceipt",
+    "AuditSource",
     "BaseLogHandler",
     "Committed",
+    "ConsistencyProof",
     "Delivery",
     "EmitResult",
     "EmitdError",
@@ -50,6 +74,7 @@ __all__ = [
     "HandlerSettings",
     "HandlerTimeout",
     "HandlerUnavailable",
+    "InclusionProof",
     "Job",
     "JobPage",
     "JobQuery",
@@ -71,4 +96,5 @@ __all__ = [
     "RecordInvalid",
     "Refused",
     "RetryableError",
+    "SignedCheckpoint",
 ]

@@ -66,6 +66,10 @@ class BaseLogHandler(ABC):
         self.name = name or type(self).__name__
         levels = self.settings.levels
         self.levels = self.default_levels if levels is None else frozenset(levels)
+        #: Why the handler cannot do its work now, in a line; empty: it can. The health service shows it.
+        self.health_problem = ""
+        #: Called when that changes; set by whoever shows it.
+        self.on_health_change: Callable[[], None] = lambda: None
         self._thread: WorkerThread | None = None
         self._stopped = False
 
@@ -110,6 +114,10 @@ class BaseLogHandler(ABC):
         """
         self._stopped = False
 
+    def introduction(self) -> str:
+        """Return a line that the server says of the handler once all are started; empty: none."""
+        return ""
+
     async def stop(self) -> None:
         """Flush and close. A subclass that overrides it calls this one last."""
         self._stopped = True
@@ -131,6 +139,15 @@ class BaseLogHandler(ABC):
         if self._thread is None:
             self._thread = WorkerThread(f"emitd-handler-{self.name}")
         return self._thread.run(call, *args, **kwargs)
+
+    def report_health(self, problem: str) -> None:
+        """Say, in the service's event loop, why the handler cannot do its work now; an empty text: it can again.
+
+        The health service then says NOT_SERVING for `handler/NAME`. Records still come: refusing them is up to `emit`.
+        """
+        if problem != self.health_problem:
+            self.health_problem = problem
+            self.on_health_change()
 
     def refuse_if_stopped(self) -> None:
         """Raise HandlerUnavailable between `stop` and the next `start`."""

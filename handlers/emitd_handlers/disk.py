@@ -73,6 +73,15 @@ class Disk(Protocol):
     def make_directory(self, path: Path) -> None:
         """Make a folder with mode 0700. Raises FileExistsError."""
 
+    def link(self, source: Path, target: Path) -> None:
+        """Give a file a second name. Raises FileExistsError."""
+
+    def remove(self, path: Path) -> None:
+        """Take a name away; with its last one goes a file that nobody has open."""
+
+    def is_writable(self, path: Path) -> bool:
+        """Return whether this process may write the file, and its owner is meant to."""
+
     def sync_directory(self, path: Path) -> None:
         """Return when the names in the folder are on the medium."""
 
@@ -152,6 +161,18 @@ class RealDisk:
     def make_directory(self, path: Path) -> None:
         """Call the system's mkdir."""
         os.mkdir(path, _FOLDER_MODE)
+
+    def link(self, source: Path, target: Path) -> None:
+        """Call the system's link."""
+        os.link(source, target)
+
+    def remove(self, path: Path) -> None:
+        """Call the system's unlink."""
+        os.unlink(path)
+
+    def is_writable(self, path: Path) -> bool:
+        """Call the system's access, and look at the owner's bit, which does not bind root but is meant."""
+        return os.access(path, os.W_OK) and bool(os.stat(path).st_mode & stat.S_IWUSR)
 
     def sync_directory(self, path: Path) -> None:
         """Call the system's fsync."""

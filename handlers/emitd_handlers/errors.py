@@ -1,4 +1,4 @@
-"""Why a record was refused, or a question about jobs not answered.
+"""Why a record was refused, or a question about jobs or the audit trail not answered.
 
 EmitdError
 ├── HandlerError               a record was refused
@@ -8,10 +8,16 @@ EmitdError
 │       ├── HandlerUnavailable the handler cannot commit now
 │       ├── HandlerBusy        back-pressure: its queue, or what it has in flight, is full
 │       └── HandlerTimeout     it did not answer in time; whether it committed is not known
-└── JobQueryInvalid            a question about jobs makes no sense: never retry
+├── JobQueryInvalid            a question about jobs makes no sense: never retry
+├── AuditQueryInvalid          a question about an audit log makes no sense: never retry
+├── AuditNotFound              the log has no such line or event
+└── AuditDamaged               the log's files are not what was signed
 """
 
 __all__ = [
+    "AuditDamaged",
+    "AuditNotFound",
+    "AuditQueryInvalid",
     "EmitdError",
     "HandlerBusy",
     "HandlerError",
@@ -93,3 +99,23 @@ class JobQueryInvalid(EmitdError):
         super().__init__(f"{field}: {problem}")
         self.field = field
         self.problem = problem
+
+
+class AuditQueryInvalid(EmitdError):
+    """A question about an audit log makes no sense, such as a page token of other filters.
+
+    `field` is the request's field as on the wire.
+    """
+
+    def __init__(self, field: str, problem: str) -> None:
+        super().__init__(f"{field}: {problem}")
+        self.field = field
+        self.problem = problem
+
+
+class AuditNotFound(EmitdError):
+    """The log has no such line or event."""
+
+
+class AuditDamaged(EmitdError):
+    """The log's files are not what was signed: something else has changed them."""

@@ -3,36 +3,47 @@
     {"timestamp":"2026-11-23T03:39:00.000000000Z","event_id":"...","event_name":"user.login.success",...}
 
 An event is acknowledged once its line is on the medium. Whatever arrives while one sync is under way shares
-the next: one write and one sync for all of it. `audit_line` makes the lines, `audit_file` keeps them.
+the next: one write and one sync for all of it. `audit.encoder` makes the lines, `audit.log` keeps and proves them. In
+the background `audit.keeper` has signed what was written, and looks whether somebody else touched the file;
+`audit.reader` shows it.
 """
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, ClassVar
 
 import msgspec
-from msgspec.structs import replace
 
-from emitd_handlers.audit_completion import complete_record
-from emitd_handlers.audit_file import AuditFile, AuditStats
-from emitd_handlers.audit_line import (
-    MAX_LINE_BYTES,
-    encode_line,
-    encode_lines,
-    leaf_hash,
-    recent_commit,
+from emitd_handlers.audit.encoder import AuditEncoder, Chunk
+from emitd_handlers.audit.file import AuditFile, AuditStats
+from emitd_handlers.audit.keeper import AuditKeeper
+from emitd_handlers.audit.line import MAX_LINE_BYTES, encode_line, recent_commit
+from emitd_handlers.audit.line_index import FIRST
+from emitd_handlers.audit.log import AuditLog
+from emitd_handlers.audit.reader import AuditReader
+from emitd_handlers.audit.recovery import MAX_GROUP_BYTES, damaged_beyond_repair
+from emitd_handlers.audit.source import (
+    AuditBatch,
+    AuditEntry,
+    AuditFilter,
+    AuditPage,
+    AuditQuery,
+    ConsistencyProof,
+    InclusionProof,
+    SignedCheckpoint,
 )
-from emitd_handlers.audit_recovery import MAX_GROUP_BYTES, damaged_beyond_repair
 from emitd_handlers.base import BaseLogHandler, EmitResult
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.diagnostics import report as report_to_operator
 from emitd_handlers.disk import Disk, RealDisk
-from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
+from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.group_commit import GroupCommit
 from emitd_handlers.outcome import AllCommitted, AuditReceipt, Committed, Outcome, RecentCommit, Refused
-from emitd_handlers.record import AuditEvent, Level, LogRecord
-from emitd_handlers.settings import Delivery, HandlerSettings
+from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
+from emitd_handlers.worker_thread import WorkerThread
 
 __all__ = ["JsonAuditHandler", "JsonAuditSettings"]
 
@@ -42,8 +53,14 @@ class JsonAuditSettings(HandlerSettings, frozen=True, kw_only=True):
 
     #: The log. Folders that are missing are made, with mode 0700.
     path: Path = Path("logs/audit.json.log")
-    #: The log's name in receipts; empty: one is made at the first start, and kept in `<path>.log_id`.
+    #: The log's name in receipts and checkpoints; empty: one is made at the first start, and kept in `<path>.log_id`.
     log_id: str = ""
+    #: The private key that signs checkpoints, PEM; None: one is made at the first start, in `<path>.key`.
+    key: Path | None = None
+    #: How long a line waits for the checkpoint that covers it, at most; one takes about 250 bytes on disk.
+    checkpoint_seconds: PositiveSeconds = 0.8
+    #: Lines that wait for a checkpoint, because none can be written, before records are refused.
+    max_uncovered_lines: PositiveInt = 250_000
     #: The longest line, without its newline; a record that would make a longer one is refused.
     max_line_bytes: Annotated[int, msgspec.Meta(ge=1024, le=MAX_LINE_BYTES)] = MAX_LINE_BYTES
     #: The most that is written with one sync.
@@ -53,21 +70,19 @@ class JsonAuditSettings(HandlerSettings, frozen=True, kw_only=True):
 _UNANSWERED = Refused(HandlerUnavailable("nothing became of the record"))
 
 
-class _Chunk(msgspec.Struct):
-    """Lines of one batch that go into one group; mostly all of them."""
+class _Open(msgspec.Struct, frozen=True):
+    """What there is between start and stop."""
 
-    #: The lines, each with its newline, in pieces.
-    texts: list[bytes] = []
-    #: For each line: its record's place in the batch, its event's id, its leaf.
-    places: Sequence[int] = []
-    event_ids: list[str] = []
-    leaves: list[bytes] = []
-    #: Bytes, with a newline for each line.
-    size: int = 0
+    log: AuditLog
+    encoder: AuditEncoder
+    commits: "GroupCommit[Chunk, int]"
+    keeper: AuditKeeper
+    reader: AuditReader
+    reading: WorkerThread
 
 
 class JsonAuditHandler(BaseLogHandler):
-    """Appends audit events to its log, and answers each with its place there."""
+    """Appends audit events to its log, and answers each with its place there. Its log can be read: an AuditSource."""
 
     Settings: ClassVar[type[HandlerSettings]] = JsonAuditSettings
     settings: JsonAuditSettings
@@ -88,51 +103,59 @@ class JsonAuditHandler(BaseLogHandler):
         self.stats = AuditStats()
         self._disk = disk or RealDisk()
         self._report = report
-        self._file: AuditFile | None = None
         #: None while records are refused.
-        self._commits: GroupCommit[_Chunk, int] | None = None
-        self._log_id = ""
-        self._last_received = 0
+        self._open: _Open | None = None
+        #: Lines and bytes on the medium, and who waits for more.
+        self._committed = FIRST
+        self._more_lines: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Open the log, which may take a while: its lines are counted.
+        """Open the log. Takes the longer, the more lines a crash has left behind the last checkpoint.
 
         Raises HandlerUnavailable if that cannot be, if another process has it, or if it is damaged in a way
         that no crash explains.
         """
         await super().start()
         settings = self.settings
-        file = AuditFile(settings.path, self._disk, self._report, log_id=settings.log_id)
+        log = AuditLog(settings.path, self._disk, self._report, log_id=settings.log_id, key=settings.key)
         try:
-            await self.run_in_thread(file.open)
+            await self.run_in_thread(log.open)
         except BaseException:  # also if the start itself is given up: the lock must not stay
-            await self.run_in_thread(file.close)
+            await self.run_in_thread(log.close)
             await super().stop()
             raise
-        self._file = file
-        self.stats = file.stats
-        self._log_id = file.log_id
-        self._last_received = file.last_received_unix_nano
-        self._commits = GroupCommit(
-            lambda chunks: self.run_in_thread(_append, file, chunks), max_size=settings.max_group_bytes
-        )
+        self.stats = log.file.stats
+        self._committed = log.file.end
+        self._open = self._assemble(log)
+        self._open.keeper.start()
+
+    def introduction(self) -> str:
+        """Tell the public key: whoever wants to verify the log later keeps it elsewhere."""
+        log = self._opened().log
+        return f"audit log '{log.file.path}' is signed as {log.vkey}"
 
     async def stop(self) -> None:
-        """Commit what was accepted, and close the log."""
-        commits, self._commits = self._commits, None
-        if commits is not None and self._file is not None:
-            await commits.drain()
-            await self.run_in_thread(self._file.close)
+        """Commit what was accepted, have it signed, and close the log."""
+        opened, self._open = self._open, None
+        if opened is not None:
+            await opened.commits.drain()
+            await opened.keeper.stop()
+            await opened.reading.stop()
+            await self.run_in_thread(opened.log.close)
         await super().stop()
+
+    async def cover(self) -> None:
+        """Have all that was committed signed now, rather than in a moment."""
+        await self._opened().keeper.cover()
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
         """Read the last `limit` lines; those whose sender gave no id at all are left out.
 
         Raises HandlerUnavailable for a damaged line: a crash does not reach so far back.
         """
-        if self._file is None:
+        if self._open is None:
             return ()
-        return await self.run_in_thread(_read_recent, self._file, limit)
+        return await self.run_in_thread(_read_recent, self._open.log.file, limit)
 
     async def emit(self, record: LogRecord) -> EmitResult:
         """Commit one event; `emit_batch` is cheaper for several."""
@@ -143,15 +166,17 @@ class JsonAuditHandler(BaseLogHandler):
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Commit events in order, together with whatever else waits for the next sync."""
-        commits = self._commits
-        if commits is None:
-            return [Refused(HandlerUnavailable(f"handler '{self.name}' is not running"))] * len(records)
-        whole = self._encode_whole(records)
+        try:
+            opened = self._opened()
+            self._refuse_if_unsigned(opened.log)
+        except HandlerUnavailable as error:
+            return [Refused(error)] * len(records)
+        whole = opened.encoder.encode_whole(records)
         if whole is not None:
-            return await self._commit_whole(commits, whole)
+            return await self._commit_whole(opened, whole)
         outcomes: list[Outcome] = [_UNANSWERED] * len(records)
-        chunks = self._encode(records, outcomes)
-        waiting = [commits.submit([chunk], chunk.size) for chunk in chunks]
+        chunks = opened.encoder.encode(records, outcomes)
+        waiting = [opened.commits.submit([chunk], chunk.size) for chunk in chunks]
         for chunk, committed in zip(chunks, waiting, strict=True):
             try:
                 (first_index,) = await committed
@@ -160,7 +185,7 @@ class JsonAuditHandler(BaseLogHandler):
                 for place in chunk.places:
                     outcomes[place] = refused
             else:
-                receipt = self._receipts(chunk, first_index)
+                receipt = _receipts(opened.log.file.log_id, chunk, first_index)
                 for index, place in enumerate(chunk.places):
                     outcomes[place] = Committed(receipt(index))
         return outcomes
@@ -169,79 +194,134 @@ class JsonAuditHandler(BaseLogHandler):
         """Return the record's line, without its newline. Raises RecordInvalid."""
         return encode_line(record)
 
-    def _encode_whole(self, records: Sequence[LogRecord]) -> _Chunk | None:
-        """Return a batch's lines where all of its records are good, complete, in order, and fit one group.
+    # What makes it an AuditSource: see there.
 
-        That is nearly every batch, and the hot path; what it passes over, `_encode` looks at one by one.
-        """
-        received = [record.received_unix_nano for record in records]
-        if (
-            type(self).format is not JsonAuditHandler.format  # a derived class makes lines of its own
-            or not all([record.fingerprint for record in records])
-            or received != sorted(received)
-            or received[0] < self._last_received  # a clock went back
-        ):
-            return None
-        text = encode_lines(records)
-        if text is None or len(text) > self.settings.max_group_bytes:
-            return None
-        lines = text[:-1].split(b"\n")
-        if max(map(len, lines)) > self.settings.max_line_bytes:
-            return None
-        self._last_received = received[-1]
-        event_ids = [record.payload.event_id for record in records]  # type: ignore[union-attr]
-        return _Chunk([text], range(len(lines)), event_ids, list(map(leaf_hash, lines)), len(text))
+    @property
+    def log_id(self) -> str:
+        """The log's name; empty until it is known."""
+        return self.settings.log_id if self._open is None else self._open.log.file.log_id
 
-    async def _commit_whole(self, commits: "GroupCommit[_Chunk, int]", chunk: _Chunk) -> Sequence[Outcome]:
+    @property
+    def checkpoint_note(self) -> bytes:
+        """The newest checkpoint on the medium, as a signed note; empty before the first."""
+        return b"" if self._open is None else self._open.log.tree.note
+
+    async def checkpoint(self) -> SignedCheckpoint | None:
+        """Return the newest checkpoint."""
+        return await self._opened().reader.checkpoint()
+
+    async def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> InclusionProof:
+        """Prove that a line is in the log."""
+        return await self._opened().reader.inclusion_proof(leaf_index, tree_size)
+
+    async def consistency_proof(self, old_size: int, new_size: int | None = None) -> ConsistencyProof:
+        """Prove that the log only grew."""
+        return await self._opened().reader.consistency_proof(old_size, new_size)
+
+    async def find(self, event_id: str) -> AuditEntry | None:
+        """Return the event of this id."""
+        return await self._opened().reader.find(event_id)
+
+    async def list(self, query: AuditQuery) -> AuditPage:
+        """Return a page of events."""
+        return await self._opened().reader.list(query)
+
+    def tail(
+        self, wanted: AuditFilter, *, from_index: int | None = None, idle_seconds: float | None = None
+    ) -> AsyncGenerator[AuditBatch, None]:
+        """Yield events as they are committed."""
+        return self._opened().reader.tail(wanted, from_index=from_index, idle_seconds=idle_seconds)
+
+    def _opened(self) -> _Open:
+        if self._open is None:
+            raise HandlerUnavailable(f"handler '{self.name}' is not running")
+        return self._open
+
+    def _assemble(self, log: AuditLog) -> _Open:
+        settings = self.settings
+        is_plain = type(self).format is JsonAuditHandler.format
+        reading = WorkerThread(f"emitd-read-{self.name}")
+        reader = AuditReader(
+            log.file.path,
+            log.file.log_id,
+            committed=lambda: self._committed,
+            newest_checkpoint=lambda: log.tree.note or None,
+            wait_for_lines=self._wait_for_lines,
+            run=reading.run,
+        )
+        return _Open(
+            log=log,
+            encoder=AuditEncoder(
+                settings.max_line_bytes,
+                settings.max_group_bytes,
+                log.file.last_received_unix_nano,
+                None if is_plain else self.format,
+            ),
+            commits=GroupCommit(
+                lambda chunks: self._commit_group(log, chunks), max_size=settings.max_group_bytes
+            ),
+            keeper=AuditKeeper(
+                log,
+                self.run_in_thread,
+                self._report,
+                settings.checkpoint_seconds,
+                lambda: self._on_check(log, reader),
+            ),
+            reader=reader,
+            reading=reading,
+        )
+
+    def _refuse_if_unsigned(self, log: AuditLog) -> None:
+        """Raise HandlerUnavailable where more lines wait to be signed than may be."""
+        count = log.tree.uncovered
+        if count > self.settings.max_uncovered_lines:
+            reason = log.tree.problem or "the disk does not keep up"
+            raise HandlerUnavailable(f"{count} lines wait for a checkpoint (max_uncovered_lines): {reason}")
+
+    async def _commit_group(self, log: AuditLog, chunks: Sequence[Chunk]) -> Sequence[int]:
+        firsts = await self.run_in_thread(_append, log, chunks)
+        self._note_committed(log)
+        return firsts
+
+    async def _commit_whole(self, opened: _Open, chunk: Chunk) -> Sequence[Outcome]:
         try:
-            (first_index,) = await commits.submit([chunk], chunk.size)
+            (first_index,) = await opened.commits.submit([chunk], chunk.size)
         except Exception as error:
             return [self._refused(error)] * len(chunk.leaves)
-        return AllCommitted(len(chunk.leaves), self._receipts(chunk, first_index))
+        return AllCommitted(len(chunk.leaves), _receipts(opened.log.file.log_id, chunk, first_index))
 
-    def _receipts(self, chunk: _Chunk, first_index: int) -> Callable[[int], AuditReceipt]:
-        """Return what makes the receipt of a chunk's line; it does not hold on to the lines."""
-        log_id, event_ids, leaves = self._log_id, chunk.event_ids, chunk.leaves
-        return lambda index: AuditReceipt(log_id, event_ids[index], first_index + index, leaves[index])
+    def _on_check(self, log: AuditLog, reader: AuditReader) -> None:
+        self.report_health(log.problem)
+        reader.log_id = log.file.log_id  # another log may have been begun in its place
+        self._note_committed(log)
 
-    def _encode(self, records: Sequence[LogRecord], outcomes: list[Outcome]) -> list[_Chunk]:
-        """Return the records' lines; put the refusals of those that make none into `outcomes`."""
-        places: list[int] = []
-        chunk = _Chunk(places=places)
-        chunks = [chunk]
-        max_line_bytes = self.settings.max_line_bytes
-        max_group_bytes = self.settings.max_group_bytes
-        for place, record in enumerate(records):
-            try:
-                if not record.fingerprint:
-                    record = complete_record(record)
-                if record.received_unix_nano < self._last_received:  # a clock went back
-                    record = replace(record, received_unix_nano=self._last_received)
-                line = self.format(record)
-                size = len(line) + 1
-                if size > max_line_bytes + 1:
-                    raise _too_long(record, line, max_line_bytes)
-            except RecordInvalid as error:
-                outcomes[place] = Refused(error)
-                continue
-            self._last_received = record.received_unix_nano
-            if chunk.size + size > max_group_bytes:
-                places = []
-                chunk = _Chunk(places=places)
-                chunks.append(chunk)
-            chunk.size += size
-            chunk.texts += (line, b"\n")
-            places.append(place)
-            chunk.event_ids.append(record.payload.event_id)  # type: ignore[union-attr]
-            chunk.leaves.append(leaf_hash(line))
-        return chunks if chunk.texts else []
+    def _note_committed(self, log: AuditLog) -> None:
+        """Tell readers what is on the medium now, after the writer's thread was heard of."""
+        committed = log.file.end
+        if committed != self._committed:
+            self._committed = committed
+            if self._more_lines is not None:
+                self._more_lines.set_result(None)
+                self._more_lines = None
+
+    async def _wait_for_lines(self, count: int) -> None:
+        while self._committed[0] <= count:
+            if self._more_lines is None:
+                self._more_lines = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._more_lines)
 
 
-def _append(file: AuditFile, chunks: Sequence[_Chunk]) -> Sequence[int]:
+def _receipts(log_id: str, chunk: Chunk, first_index: int) -> Callable[[int], AuditReceipt]:
+    """Return what makes the receipt of a chunk's line; it does not hold on to the lines."""
+    event_ids, leaves = chunk.event_ids, chunk.leaves
+    return lambda index: AuditReceipt(log_id, event_ids[index], first_index + index, leaves[index])
+
+
+def _append(log: AuditLog, chunks: Sequence[Chunk]) -> Sequence[int]:
     """Append a group, and return the index of each chunk's first line."""
     counts = [len(chunk.leaves) for chunk in chunks]
     text = b"".join([text for chunk in chunks for text in chunk.texts])
-    first = file.append(text, sum(counts))
+    first = log.append(text, [leaf for chunk in chunks for leaf in chunk.leaves])
     return [first + before for before in accumulate(counts[:-1], initial=0)]
 
 
@@ -256,13 +336,3 @@ def _read_recent(file: AuditFile, limit: int) -> list[RecentCommit]:
             commits.append(commit)
     commits.reverse()
     return commits
-
-
-def _too_long(record: LogRecord, line: bytes, max_line_bytes: int) -> RecordInvalid:
-    event = record.payload
-    assert isinstance(event, AuditEvent)
-    is_by_details = len(event.details_json.encode()) * 2 > len(line)
-    return RecordInvalid(
-        "audit.details_json" if is_by_details else "",
-        f"makes an audit line of {len(line)} bytes, more than {max_line_bytes}",
-    )

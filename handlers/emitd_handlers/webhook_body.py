@@ -11,7 +11,7 @@ from hashlib import sha256
 
 import msgspec
 
-from emitd_handlers.audit_line import format_time
+from emitd_handlers.audit.line import format_time
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import AuditEvent, JobStatus, LogRecord
 

@@ -7,7 +7,7 @@ from typing import TypeVar
 import grpc
 from google.rpc import error_details_pb2, status_pb2
 
-from emitd.v1 import LogServiceStub
+from emitd.v1 import AuditServiceStub, LogServiceStub
 from emitd_cli.errors import CannotTell, Misuse, Refused
 from emitd_cli.output import say
 
@@ -15,6 +15,7 @@ __all__ = [
     "bad_field",
     "cannot_tell",
     "connect",
+    "connect_audit",
     "describe",
     "is_refusal",
     "is_retryable",
@@ -51,6 +52,19 @@ _REFUSALS = (
 @contextmanager
 def connect(address: str) -> Iterator[LogServiceStub]:
     """Give a stub for the server at `address`; calls wait for nothing but their own deadline. Raises Misuse."""
+    with _channel(address) as channel:
+        yield LogServiceStub(channel)
+
+
+@contextmanager
+def connect_audit(address: str) -> Iterator[AuditServiceStub]:
+    """Give a stub of AuditService, as `connect` does of LogService."""
+    with _channel(address) as channel:
+        yield AuditServiceStub(channel)
+
+
+@contextmanager
+def _channel(address: str) -> Iterator[grpc.Channel]:
     if not address.strip():
         raise Misuse("--address: is empty; give HOST:PORT", field="--address")
     if "://" in address:
@@ -60,7 +74,7 @@ def connect(address: str) -> Iterator[LogServiceStub]:
         ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_BACKOFF_MS),
     ]
     with grpc.insecure_channel(address, options=options) as channel:
-        yield LogServiceStub(channel)
+        yield channel
 
 
 def result_of(

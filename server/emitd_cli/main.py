@@ -53,8 +53,9 @@ def _run(options: Namespace) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("emitd"):
             raise
+        extra = "audit" if options.module.startswith("audit_") else "server"
         raise CannotRun(
-            f"there is no module '{error.name}'; pip install 'emitd[server]' brings it"
+            f"there is no module '{error.name}'; pip install 'emitd[{extra}]' brings it"
         ) from error
     return int(module.run(options))
 

@@ -17,6 +17,12 @@ CLIENT_ERRORS: Mapping[type[handlers.EmitdError], type[EmitError]] = {
     service.RequestInvalid: RequestRejected,
     handlers.JobQueryInvalid: RequestRejected,
     service.NoJobSource: RequestRejected,
+    # Of the audit trail, which clients do not read yet.
+    handlers.AuditQueryInvalid: RequestRejected,
+    handlers.AuditNotFound: RequestRejected,
+    handlers.AuditDamaged: RequestRejected,
+    service.AuditLogNotFound: RequestRejected,
+    service.NoAuditSource: RequestRejected,
     service.JobNotFound: JobNotFound,
     handlers.HandlerBusy: Unavailable,
     handlers.HandlerUnavailable: Unavailable,

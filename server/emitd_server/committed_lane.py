@@ -1,8 +1,10 @@
 """The way of records to a handler that must commit them before the sender gets its reply."""
 
 import asyncio
+import gc
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerBusy, HandlerTimeout, HandlerUnavailable
@@ -16,6 +18,18 @@ from emitd_server.idempotency_window import IdempotencyWindow
 __all__ = ["CommittedLane"]
 
 REPORT_INTERVAL_SECONDS = 10.0
+
+
+@contextmanager
+def _no_garbage() -> Iterator[None]:
+    """Do not look for garbage among the hundred thousands of objects that are made now to stay: it takes a third."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
 
 
 class CommittedLane:
@@ -42,7 +56,8 @@ class CommittedLane:
     async def start(self) -> None:
         """Start the handler, and learn what it committed before."""
         await self.handler.start()
-        self._window.restore(await self.handler.recent_commits(self._window_capacity))
+        with _no_garbage():
+            self._window.restore(await self.handler.recent_commits(self._window_capacity))
 
     async def take(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Return the handler's outcome for each record, in order; never raises for a handler's failure."""

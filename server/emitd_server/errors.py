@@ -6,16 +6,22 @@ EmitdError (emitd_handlers.errors)
 ├── RequestInvalid             a request makes no sense: never retry
 ├── JobNotFound
 ├── NoJobSource                no active handler serves jobs
-├── TooManyWatchers            back-pressure on watch streams
+├── AuditLogNotFound           no active handler keeps a log of this name
+├── NoAuditSource              no active handler keeps a log that can be read
+├── TooManyWatchers            back-pressure on streams
 ├── ServiceStopping            the service is going down: try again, elsewhere or later
 └── StartError                 the service could not start
 """
+
+from collections.abc import Sequence
 
 from emitd_handlers.errors import EmitdError, HandlerError
 from emitd_handlers.record import Level
 
 __all__ = [
+    "AuditLogNotFound",
     "JobNotFound",
+    "NoAuditSource",
     "NoHandler",
     "NoJobSource",
     "RequestInvalid",
@@ -56,13 +62,30 @@ class NoJobSource(EmitdError):
         super().__init__("no active handler serves jobs; configure one such as 'type: database_job'")
 
 
+class AuditLogNotFound(EmitdError):
+    """No active handler keeps an audit log of this name."""
+
+    def __init__(self, log_id: str, known: Sequence[str]) -> None:
+        names = ", ".join(f"'{name}'" for name in known)
+        super().__init__(f"there is no audit log '{log_id}' here, only {names}")
+
+
+class NoAuditSource(EmitdError):
+    """No active handler keeps an audit log that can be read."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            "no active handler keeps an audit log that can be read; configure one such as 'type: json_audit'"
+        )
+
+
 class TooManyWatchers(EmitdError):
-    """As many watch streams are open as the configuration allows."""
+    """As many streams of a kind are open as the configuration allows."""
 
     retry_after_seconds = 5.0
 
-    def __init__(self, limit: int) -> None:
-        super().__init__(f"{limit} watch streams are open, the limit of server.watch.max_watchers")
+    def __init__(self, limit: int, key: str) -> None:
+        super().__init__(f"{limit} such streams are open, the limit of {key}")
 
 
 class ServiceStopping(EmitdError):

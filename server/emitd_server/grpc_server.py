@@ -8,14 +8,19 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from emitd_server import audit_servicer, log_servicer
+from emitd_server.audit_servicer import AuditServicer
 from emitd_server.diagnostics import Report
 from emitd_server.errors import ServiceStopping, StartError
 from emitd_server.health import HealthServicer
-from emitd_server.log_servicer import SERVICE_NAME, LogServicer
+from emitd_server.log_servicer import LogServicer
 from emitd_server.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 
 __all__ = ["GrpcServer"]
+
+#: The services of the contract, for health and reflection.
+SERVICE_NAMES = (log_servicer.SERVICE_NAME, audit_servicer.SERVICE_NAME)
 
 
 class GrpcServer:
@@ -43,7 +48,10 @@ class GrpcServer:
             ]
         )
         self._server.add_generic_rpc_handlers(
-            (LogServicer(self._service, self._streams, self._report).handler(),)
+            (
+                LogServicer(self._service, self._streams, self._report).handler(),
+                AuditServicer(self._service, self._streams, self._report).handler(),
+            )
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
@@ -51,9 +59,9 @@ class GrpcServer:
         )
         address = self._bind(self._server, settings.listen)
         await self._server.start()
-        await self._health.set_serving(
-            "", SERVICE_NAME, *(f"handler/{h.name}" for h in self._service.handlers)
-        )
+        await self._health.set_serving("", *SERVICE_NAMES)
+        for handler in self._service.handlers:
+            await self._health.follow(handler)
         return address
 
     async def stop(self) -> None:
@@ -85,7 +93,7 @@ class _ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[mi
     """The reflection service of the grpc library, whose streams also end when the server goes down."""
 
     def __init__(self, streams: OpenStreams) -> None:
-        super().__init__((SERVICE_NAME, health.SERVICE_NAME, reflection.SERVICE_NAME))
+        super().__init__((*SERVICE_NAMES, health.SERVICE_NAME, reflection.SERVICE_NAME))
         self._streams = streams
 
     async def ServerReflectionInfo(  # noqa: N802  # the RPC's name

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import islice
 from typing import TypeAlias
 
 from emitd_handlers.errors import RecordConflict
@@ -60,6 +61,8 @@ class _Batch:
 _COMMITTED = Committed()
 #: Batches smaller than this are put together, so that a record that came alone costs no more memory than others.
 SMALL_BATCH_KEYS = 64
+#: What was committed before the start is put into batches of so many.
+RESTORED_AT_ONCE = 512
 
 
 class IdempotencyWindow:
@@ -84,13 +87,20 @@ class IdempotencyWindow:
 
     def restore(self, commits: Iterable[RecentCommit]) -> None:
         """Take over what a handler committed before it was started, oldest first."""
-        for commit in commits:
-            keys: list[Key] = [commit.record_id] if commit.record_id else []
-            if commit.event_id:
-                keys.append((commit.event_id,))
-            keys = [key for key in keys if key not in self._batch_of]
-            batch = _Batch(keys, [0] * len(keys), [commit.fingerprint], pending=False)
-            batch.outcomes = [Committed(commit.receipt)]
+        rest = iter(commits)
+        while part := list(islice(rest, RESTORED_AT_ONCE)):
+            keys: list[Key] = []
+            owners: list[int] = []
+            known: set[Key] = set()
+            for owner, commit in enumerate(part):
+                # An empty id is none: its record has another, or cannot be repeated.
+                for key in (commit.record_id, (commit.event_id,)):
+                    if key and key != ("",) and key not in self._batch_of and key not in known:
+                        known.add(key)
+                        keys.append(key)
+                        owners.append(owner)
+            batch = _Batch(keys, owners, [commit.fingerprint for commit in part], pending=False)
+            batch.outcomes = [Committed(commit.receipt) for commit in part]
             self._claim(batch)
             self._keep(batch)
 

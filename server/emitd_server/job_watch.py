@@ -34,7 +34,7 @@ class JobWatches:
         """
         job_id = read_job_id(request.job_id)
         if self._open >= self._settings.max_watchers:
-            raise TooManyWatchers(self._settings.max_watchers)
+            raise TooManyWatchers(self._settings.max_watchers, "server.watch.max_watchers")
         self._open += 1
         try:
             if not request.wait_for_creation and await source.get(job_id) is None:

@@ -1,16 +1,8 @@
-"""The gRPC edge of `emitd.v1.LogService`: request bytes in, reply bytes out, errors as google.rpc status.
+"""The gRPC edge of `emitd.v1.LogService`; see `rpc` for how requests come in and errors go out."""
 
-It parses requests itself, so that one that does not parse is INVALID_ARGUMENT (grpc would say UNKNOWN) and its
-size is known before it becomes objects.
-"""
-
-import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from collections.abc import AsyncIterator, Sequence
 
 import grpc
-from google.protobuf.message import DecodeError, Message
-from google.rpc import code_pb2, status_pb2
 
 from emitd.v1 import job_pb2, log_service_pb2
 from emitd_handlers.errors import EmitdError
@@ -22,6 +14,7 @@ from emitd_server.job_watch import JobWatches
 from emitd_server.job_wire import job_to_wire, read_job_id, read_query
 from emitd_server.open_streams import OpenStreams
 from emitd_server.receipt_wire import receipt_to_wire
+from emitd_server.rpc import Rpcs
 from emitd_server.service import LoggingService
 from emitd_server.status import is_retryable, status_of
 from emitd_server.wire import RecordReader
@@ -32,10 +25,6 @@ SERVICE_NAME = "emitd.v1.LogService"
 #: A page of jobs ends early at this size, so that it stays well under what clients accept in one message.
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 
-M = TypeVar("M", bound=Message)
-#: In quotes, because grpc's classes take parameters only in their stubs.
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-
 
 class LogServicer:
     """Serves the RPCs of LogService from one `LoggingService`."""
@@ -45,21 +34,18 @@ class LogServicer:
         self._limits = service.settings.limits
         self._reader = RecordReader(self._limits)
         self._watches = JobWatches(service.settings.watch, streams)
-        self._report = report
+        self._rpcs = Rpcs(SERVICE_NAME, self._limits.max_request_bytes, report)
+        self._parse = self._rpcs.parse
 
     def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
-        unary = {
-            "Emit": self.emit,
-            "EmitBatch": self.emit_batch,
-            "GetJob": self.get_job,
-            "ListJobs": self.list_jobs,
-        }
         methods = {
-            name: grpc.unary_unary_rpc_method_handler(self._answering(method))
-            for name, method in unary.items()
+            "Emit": self._rpcs.unary(self.emit, "record"),
+            "EmitBatch": self._rpcs.unary(self.emit_batch),
+            "GetJob": self._rpcs.unary(self.get_job),
+            "ListJobs": self._rpcs.unary(self.list_jobs),
+            "WatchJob": self._rpcs.stream(self.watch_job),
         }
-        methods["WatchJob"] = grpc.unary_stream_rpc_method_handler(self._watch_job)
         return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
     async def emit(self, data: bytes) -> bytes:
@@ -124,15 +110,9 @@ class LogServicer:
         )
         return response.SerializeToString()
 
-    def _parse(self, message_type: type[M], data: bytes) -> M:
-        if len(data) > self._limits.max_request_bytes:
-            limit = self._limits.max_request_bytes
-            raise RequestInvalid("", f"the request has {len(data)} bytes, more than {limit}")
-        try:
-            return message_type.FromString(data)
-        except DecodeError:
-            problem = f"the request does not parse as {message_type.DESCRIPTOR.full_name}"
-            raise RequestInvalid("", f"{problem}; every string must be UTF-8") from None
+    def watch_job(self, data: bytes) -> AsyncIterator[bytes]:
+        """WatchJob."""
+        return self._watches.watch(self._service.jobs, self._parse(job_pb2.WatchJobRequest, data))
 
     def _add_receipts(
         self,
@@ -147,45 +127,6 @@ class LogServicer:
             if isinstance(outcome, Committed):
                 receipts[index] = receipt_to_wire(record, outcome, self._service.route(record.level))
         response.receipts.extend(receipts)
-
-    def _answering(
-        self, method: Callable[[bytes], Awaitable[bytes]]
-    ) -> Callable[[bytes, Context], Awaitable[bytes]]:
-        async def answer(data: bytes, context: Context) -> bytes:
-            try:
-                return await method(data)
-            except EmitdError as error:
-                await _abort(context, status_of(error, "record" if method == self.emit else ""))
-            except Exception:
-                await self._abort_internal(context)
-            raise AssertionError("abort raises")
-
-        return answer
-
-    async def _watch_job(self, data: bytes, context: Context) -> AsyncIterator[bytes]:
-        """WatchJob."""
-        try:
-            request = self._parse(job_pb2.WatchJobRequest, data)
-            async for message in self._watches.watch(self._service.jobs, request):
-                yield message
-        except EmitdError as error:
-            await _abort(context, status_of(error))
-        except Exception:
-            await self._abort_internal(context)
-
-    async def _abort_internal(self, context: Context) -> None:
-        """Answer a fault of our own: the whole story to the operator, no detail to the caller."""
-        self._report(f"internal error in {SERVICE_NAME}: {traceback.format_exc()}")
-        await _abort(context, status_pb2.Status(code=code_pb2.INTERNAL, message="internal error"))
-
-
-async def _abort(context: Context, status: status_pb2.Status) -> None:
-    code: Any = _GRPC_CODES[status.code]
-    details = (("grpc-status-details-bin", status.SerializeToString()),)
-    await context.abort(code, status.message, details)
-
-
-_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
 
 
 def _add_notice(response: log_service_pb2.EmitBatchResponse, index: int, receipt: JobReceipt) -> None:

@@ -33,6 +33,8 @@ async def _serve(config: Config) -> int:
     stop = _stop_on_signals()
     service = LoggingService.from_config(config)
     await service.start()
+    for line in filter(None, (handler.introduction() for handler in service.handlers)):
+        report(line)
     server = GrpcServer(service, report)
     watchdog = Watchdog(config.server.watchdog_seconds, report)
     try:

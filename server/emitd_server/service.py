@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Self, TypeAlias
 
+from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.job import JobSource
@@ -20,7 +21,15 @@ from emitd_handlers.settings import Delivery
 from emitd_server.committed_lane import CommittedLane
 from emitd_server.config import Config, load_config
 from emitd_server.diagnostics import Report, report
-from emitd_server.errors import NoHandler, NoJobSource, ServiceStopping, StartError
+from emitd_server.errors import (
+    AuditLogNotFound,
+    NoAuditSource,
+    NoHandler,
+    NoJobSource,
+    RequestInvalid,
+    ServiceStopping,
+    StartError,
+)
 from emitd_server.queued_lane import QueuedLane
 from emitd_server.settings import ServerSettings
 
@@ -110,6 +119,25 @@ class LoggingService:
             if isinstance(lane.handler, JobSource):
                 return lane.handler
         raise NoJobSource
+
+    def audit(self, log_id: str = "") -> AuditSource:
+        """Return the handler that keeps an audit log; an empty name means the only one.
+
+        Raises NoAuditSource if there is none that can be read, AuditLogNotFound if none of this name, and
+        RequestInvalid for an empty name where there are several.
+        """
+        sources = [lane.handler for lane in self._lanes if isinstance(lane.handler, AuditSource)]
+        if not sources:
+            raise NoAuditSource
+        if not log_id and len(sources) == 1:
+            return sources[0]
+        for source in sources:
+            if log_id and source.log_id == log_id:
+                return source
+        names = [source.log_id for source in sources]
+        if log_id:
+            raise AuditLogNotFound(log_id, names)
+        raise RequestInvalid("log_id", f"is mandatory here: there are the logs {', '.join(map(repr, names))}")
 
     @property
     def is_running(self) -> bool:

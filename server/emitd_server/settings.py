@@ -7,7 +7,7 @@ import msgspec
 
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
 
-__all__ = ["LimitSettings", "ServerSettings", "ShutdownSettings", "WatchSettings"]
+__all__ = ["AuditSettings", "LimitSettings", "ServerSettings", "ShutdownSettings", "WatchSettings"]
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -36,7 +36,7 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
 
 
 class WatchSettings(_Section, frozen=True, kw_only=True):
-    """WatchJob."""
+    """WatchJob; the heartbeat also of TailAuditEvents."""
 
     #: After so long without news a watcher gets a heartbeat.
     heartbeat_seconds: PositiveSeconds = 15.0
@@ -44,6 +44,15 @@ class WatchSettings(_Section, frozen=True, kw_only=True):
     min_interval_ms: PositiveInt = 100
     #: Watch streams open at once; more get RESOURCE_EXHAUSTED.
     max_watchers: PositiveInt = 10_000
+
+
+class AuditSettings(_Section, frozen=True, kw_only=True):
+    """AuditService."""
+
+    #: How much of a log is looked at for one page of ListAuditEvents; it then ends early.
+    max_scan_bytes: PositiveInt = 64 * 1024 * 1024
+    #: TailAuditEvents streams open at once; more get RESOURCE_EXHAUSTED.
+    max_tails: PositiveInt = 1000
 
 
 class ShutdownSettings(_Section, frozen=True, kw_only=True):
@@ -66,4 +75,5 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     watchdog_seconds: PositiveSeconds = 0.5
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()
+    audit: AuditSettings = AuditSettings()
     shutdown: ShutdownSettings = ShutdownSettings()

@@ -6,6 +6,9 @@ from google.protobuf import duration_pb2
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 from emitd_handlers.errors import (
+    AuditDamaged,
+    AuditNotFound,
+    AuditQueryInvalid,
     EmitdError,
     HandlerBusy,
     HandlerError,
@@ -16,7 +19,9 @@ from emitd_handlers.errors import (
     RecordInvalid,
 )
 from emitd_server.errors import (
+    AuditLogNotFound,
     JobNotFound,
+    NoAuditSource,
     NoHandler,
     NoJobSource,
     RequestInvalid,
@@ -31,7 +36,10 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     RecordInvalid: code_pb2.INVALID_ARGUMENT,
     RequestInvalid: code_pb2.INVALID_ARGUMENT,
     JobQueryInvalid: code_pb2.INVALID_ARGUMENT,
+    AuditQueryInvalid: code_pb2.INVALID_ARGUMENT,
     JobNotFound: code_pb2.NOT_FOUND,
+    AuditLogNotFound: code_pb2.NOT_FOUND,
+    AuditNotFound: code_pb2.NOT_FOUND,
     RecordConflict: code_pb2.ALREADY_EXISTS,
     NoHandler: code_pb2.FAILED_PRECONDITION,
     HandlerBusy: code_pb2.RESOURCE_EXHAUSTED,
@@ -39,7 +47,9 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     HandlerUnavailable: code_pb2.UNAVAILABLE,
     ServiceStopping: code_pb2.UNAVAILABLE,
     HandlerTimeout: code_pb2.DEADLINE_EXCEEDED,
+    AuditDamaged: code_pb2.DATA_LOSS,
     NoJobSource: code_pb2.UNIMPLEMENTED,
+    NoAuditSource: code_pb2.UNIMPLEMENTED,
 }
 
 #: Keeps a status under 4 KiB whatever the sender's texts: larger trailers break the call at many clients.

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from emitd.v1 import record_pb2 as pb
-from emitd_handlers.audit_line import audit_fingerprint, is_source_ip
+from emitd_handlers.audit.line import audit_fingerprint, is_source_ip
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.json_text import check_json_object
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, content_fingerprint

@@ -52,6 +52,9 @@ VARIES = (
     (r"(?m)^[.s]+( +\[100%\])$", r"TESTS\1"),
     (r"\bin \d+\.\d\ds\b", "in SECONDS"),
     (r"(?m)^(SKIPPED \[1\]) \S+:\d+:", r"\1 PLACE:"),
+    # Every log has a key of its own.
+    (r"\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}", "+KEY"),
+    (r"(signed by emitd\.local/\S+)\+[0-9a-f]{8}", r"\1+KEY"),
     # A shell that nobody sits in front of says more of a command that was killed.
     (r"(?m)^bash: line \d+: +\d+ Killed .*$", "Killed"),
 )

@@ -13,11 +13,12 @@ from itertools import count
 from pathlib import Path
 
 from emitd.v1 import log_service_pb2
-from emitd_handlers.audit_line import encode_line, leaf_hash
+from emitd_handlers.audit.line import encode_line
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery
+from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_server.config import load_config
 from emitd_server.log_servicer import LogServicer
 from emitd_server.open_streams import OpenStreams

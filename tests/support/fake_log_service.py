@@ -1,4 +1,4 @@
-"""A LogService whose answers a test writes, for tests of clients."""
+"""A LogService and AuditService whose answers a test writes, for tests of clients."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -13,6 +13,7 @@ from google.rpc import error_details_pb2, status_pb2
 
 from emitd.v1 import (
     DELIVERY_COMMITTED,
+    AuditServiceServicer,
     EmitBatchRequest,
     EmitBatchResponse,
     HandlerReceipt,
@@ -20,13 +21,14 @@ from emitd.v1 import (
     Receipt,
     RecordError,
 )
+from emitd.v1.audit_service_pb2_grpc import add_AuditServiceServicer_to_server
 from emitd.v1.log_service_pb2_grpc import add_LogServiceServicer_to_server
 
-#: Answers one call; of WatchJob: with the messages of the stream.
+#: Answers one call; of WatchJob and TailAuditEvents: with the messages of the stream.
 Answer: TypeAlias = Callable[[Any, grpc.ServicerContext], Any]
 
 
-class FakeLogService(LogServiceServicer):
+class FakeLogService(LogServiceServicer, AuditServiceServicer):
     """Notes every request and answers it with the next of `answers`, the last of which stays."""
 
     def __init__(self, answers: Sequence[Answer]) -> None:
@@ -42,9 +44,12 @@ class FakeLogService(LogServiceServicer):
         return answer(request, context)
 
     Emit = EmitBatch = GetJob = ListJobs = _answer
+    GetCheckpoint = GetInclusionProof = GetConsistencyProof = ListAuditEvents = _answer
 
     def WatchJob(self, request: Message, context: grpc.ServicerContext) -> Iterator[Message]:  # noqa: N802
         yield from self._answer(request, context)
+
+    TailAuditEvents = WatchJob
 
 
 @contextmanager
@@ -54,6 +59,7 @@ def fake_log_service(*answers: Answer, port: int = 0) -> Iterator[FakeLogService
     with ThreadPoolExecutor(8) as threads:
         server = grpc.server(threads, options=[("grpc.so_reuseport", 0)])
         add_LogServiceServicer_to_server(service, server)
+        add_AuditServiceServicer_to_server(service, server)
         port = server.add_insecure_port(f"127.0.0.1:{port}")
         service.address = f"127.0.0.1:{port}"
         server.start()

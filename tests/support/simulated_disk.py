@@ -217,6 +217,23 @@ class SimulatedDisk:
     def make_directory(self, path: Path) -> None:
         self._make(path, _Folder())
 
+    def link(self, source: Path, target: Path) -> None:
+        node_id = self._find(source)
+        assert node_id is not None
+        if self._find(target) is not None:
+            raise FileExistsError(errno.EEXIST, "exists", str(target))
+        folder = self._nodes[self._find(target.parent) or 0]
+        assert isinstance(folder, _Folder)
+        self._act(lambda: folder.cache.update({target.name: node_id}))
+
+    def remove(self, path: Path) -> None:
+        folder = self._nodes[self._find(path.parent) or 0]
+        assert isinstance(folder, _Folder)
+        self._act(lambda: folder.cache.pop(path.name))
+
+    def is_writable(self, path: Path) -> bool:
+        return True
+
     def sync_directory(self, path: Path) -> None:
         node = self._nodes[self._find(path) or 0]
         assert isinstance(node, _Folder)

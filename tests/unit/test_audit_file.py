@@ -9,9 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers import audit_file, audit_recovery
-from emitd_handlers.audit_file import AuditFile
-from emitd_handlers.audit_line import encode_line
+from emitd_handlers.audit import file as audit_file
+from emitd_handlers.audit import recovery as audit_recovery
+from emitd_handlers.audit.file import CHECKS_BEFORE_MENDING, AuditFile
+from emitd_handlers.audit.line import encode_line
+from emitd_handlers.audit.line_index import FIRST, Entry
 from emitd_handlers.disk import FileState, RealDisk
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import AuditEvent, Level, LogRecord
@@ -52,6 +54,19 @@ class FailingDisk(RealDisk):
             raise OSError(5, "Input/output error")
 
 
+class NoCompanions:
+    """Stands for the tree of a log that has none: no line is covered."""
+
+    def __init__(self, covered: Entry = FIRST) -> None:
+        self.covered = covered
+
+    def find_covered_end(self) -> Entry:
+        return self.covered
+
+    def identify(self, log_id: str) -> None:
+        assert log_id
+
+
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
     return tmp_path / "audit.json.log"
@@ -78,7 +93,7 @@ def opened(
     path: Path, disk: RealDisk | None = None, report: Callable[[str], None] = print
 ) -> Iterator[AuditFile]:
     file = AuditFile(path, disk or RealDisk(), report)
-    file.open()
+    file.open(NoCompanions())
     try:
         yield file
     finally:
@@ -89,7 +104,7 @@ def refusal(path: Path) -> str:
     """Return why the log cannot be opened, in one line; nothing may be left open or locked."""
     before = os.listdir("/dev/fd")
     with pytest.raises(HandlerUnavailable) as caught:
-        AuditFile(path, RealDisk(), print).open()
+        AuditFile(path, RealDisk(), print).open(NoCompanions())
     assert len(os.listdir("/dev/fd")) == len(before)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -276,23 +291,24 @@ def test_short_writes_are_made_up_for(path: Path, disk: FailingDisk) -> None:
 
 
 @pytest.mark.parametrize("failing", [["sync", "truncate"], ["sync", "sync"]], ids=" and ".join)
-def test_a_file_that_cannot_be_cut_back_takes_nothing(
+def test_nothing_is_written_behind_pages_whose_sync_failed(
     path: Path, disk: FailingDisk, failing: list[str]
 ) -> None:
-    """If the cut fails too, or is not sure, every group is refused until the log is opened again."""
-    reports: list[str] = []
-    with opened(path, disk, reports.append) as file:
+    """If the cut fails too, or is not sure, it is made up for before the next group is written, or that is refused."""
+    with opened(path, disk, lambda line: None) as file:
         file.append(line(0), 1)
         disk.failing = list(failing)
-        for _ in range(2):
-            with pytest.raises(HandlerUnavailable):
-                file.append(line(1), 1)
-        with pytest.raises(HandlerUnavailable, match=r"takes no records until .* could not be cut back"):
+        with pytest.raises(HandlerUnavailable):
+            file.append(line(1), 1)
+        disk.failing = ["truncate"]
+        disk.calls.clear()
+        with pytest.raises(HandlerUnavailable):
             file.append(line(2), 1)
-        assert (file.line_count, file.stats.lines) == (1, 1)
-        assert "could not be cut back" in reports[-1]
-    with opened(path) as file:
-        assert file.append(line(3), 1) == file.line_count - 1
+        assert "write" not in disk.calls
+        disk.calls.clear()
+        assert file.append(line(3), 1) == 1
+        assert (disk.calls[-2:], file.line_count) == (["write", "sync"], 2)
+    assert path.read_bytes() == lines(0, 3)
 
 
 def delete(path: Path) -> None:
@@ -322,15 +338,20 @@ def append_a_line(path: Path) -> None:
         file.write(line(8))
 
 
+def protect(path: Path) -> None:
+    path.chmod(0o400)
+
+
 @pytest.mark.parametrize(
     ("change", "reason"),
     [
         (delete, "its file was deleted or renamed"),
         (rename, "its file was deleted or renamed"),
         (put_a_copy_in_its_place, "another file was put in its place"),
-        (cut, "something else changed its file, which has "),
-        (empty, "something else changed its file, which has "),
-        (append_a_line, "something else changed its file, which has "),
+        (cut, "something else cut its file"),
+        (empty, "something else cut its file"),
+        (append_a_line, "something else wrote to its file"),
+        (protect, "its file must not be written any more"),
     ],
 )
 def test_a_file_that_somebody_touched_takes_nothing(
@@ -357,9 +378,129 @@ def test_a_file_that_somebody_cut_is_not_filled_up(path: Path, disk: FailingDisk
         disk.failing = ["write"]
         with pytest.raises(HandlerUnavailable):
             file.append(line(2), 1)
-        with pytest.raises(HandlerUnavailable, match=r"something else has cut it to 0 bytes"):
+        with pytest.raises(HandlerUnavailable, match=r"something else cut its file"):
             file.append(line(3), 1)
     assert path.read_bytes() == b""
+
+
+def check(file: AuditFile) -> list[str]:
+    """Look after the file for long enough; return the problem after each look."""
+    problems = []
+    for _ in range(CHECKS_BEFORE_MENDING + 1):
+        file.check()
+        problems.append(file.problem)
+    return problems
+
+
+@pytest.mark.parametrize("change", [delete, rename, put_a_copy_in_its_place])
+@pytest.mark.parametrize("is_written_to", [True, False], ids=["written to", "idle"])
+def test_a_log_that_lost_its_name_gets_it_back(
+    path: Path, change: Callable[[Path], None], is_written_to: bool
+) -> None:
+    """Records are refused for a moment; then all lines stand under the name, each once, and new ones follow."""
+    reports: list[str] = []
+    with opened(path, report=reports.append) as file:
+        file.append(lines(0, 1), 2)
+        inode = path.stat().st_ino
+        change(path)
+        if is_written_to:
+            with pytest.raises(HandlerUnavailable):
+                file.append(line(2), 1)
+        *before, last = check(file)
+        assert all(before)
+        assert last == ""
+        assert path.read_bytes() == lines(0, 1)
+        assert path.stat().st_ino != inode
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert file.append(line(3), 1) == 2
+        assert "in use by another process" in refusal(path)
+    assert path.read_bytes() == lines(0, 1, 3)
+    assert "is back, with all of its 2 lines" in reports[-1]
+    intruders = list(path.parent.glob("*.displaced-*"))
+    assert [intruder.read_bytes() for intruder in intruders] == (
+        [lines(0, 1)] if change is put_a_copy_in_its_place else []
+    )
+    assert list(path.parent.glob("*.recovered-*")) == []
+
+
+def test_what_others_wrote_to_a_log_is_moved_out(path: Path) -> None:
+    """Foreign bytes are kept in a file of their own, and no line of the log is lost."""
+    with opened(path, report=lambda line: None) as file:
+        file.append(lines(0, 1), 2)
+        append_a_line(path)
+        with pytest.raises(HandlerUnavailable):
+            file.append(line(2), 1)
+        assert check(file)[-1] == ""
+        assert file.append(line(3), 1) == 2
+    assert path.read_bytes() == lines(0, 1, 3)
+    (foreign,) = path.parent.glob("*.foreign-*")
+    assert foreign.read_bytes() == lines(8, 2)
+
+
+def test_a_protected_log_waits(path: Path) -> None:
+    """Nothing is taken while the file must not be written; as soon as it may, all goes on."""
+    with opened(path, report=lambda line: None) as file:
+        file.append(line(0), 1)
+        protect(path)
+        assert all(check(file))
+        with pytest.raises(HandlerUnavailable):
+            file.append(line(1), 1)
+        path.chmod(0o600)
+        file.check()
+        assert file.append(line(2), 1) == 1
+    assert path.read_bytes() == lines(0, 2)
+
+
+@pytest.mark.parametrize("change", [cut, empty])
+@pytest.mark.parametrize("is_written_to", [True, False], ids=["written to", "idle"])
+def test_a_cut_log_is_lost(path: Path, change: Callable[[Path], None], is_written_to: bool) -> None:
+    """What is left is saved, and nothing is taken any more, also not if our own bytes hide the cut."""
+    with opened(path, report=lambda line: None) as file:
+        file.append(lines(0, 1), 2)
+        change(path)
+        left = path.read_bytes()
+        if is_written_to:
+            for number in (2, 3):
+                with pytest.raises(HandlerUnavailable):
+                    file.append(line(number), 1)
+        check(file)
+        assert file.is_lost
+        assert "acknowledged lines are lost" in file.problem
+        with pytest.raises(HandlerUnavailable, match="acknowledged lines are lost"):
+            file.append(line(4), 1)
+    (saved,) = path.parent.glob("*.recovered-*")
+    assert saved.read_bytes().startswith(left)
+
+
+def test_a_full_disk_is_tried_again(path: Path, disk: FailingDisk) -> None:
+    """While writing fails the log says so; a look finds out by itself when it works again, and leaves no trace."""
+    reports: list[str] = []
+    with opened(path, disk, reports.append) as file:
+        file.append(line(0), 1)
+        disk.failing = ["write"]
+        with pytest.raises(HandlerUnavailable):
+            file.append(line(1), 1)
+        for _ in range(2):
+            disk.failing = ["write"]
+            file.check()
+            assert "cannot be written: Input/output error" in file.problem
+        file.check()
+        assert file.problem == ""
+        assert reports[-1].endswith("can be written again")
+        assert path.read_bytes() == line(0)
+        assert file.append(line(2), 1) == 1
+
+
+def test_covered_lines_are_never_cut(path: Path) -> None:
+    """Damage before the end of what a checkpoint covers is no crash's; only what comes behind it is looked at."""
+    path.write_bytes(line(0) + b"damaged\n" + line(2) + b"torn")
+    path.with_name("audit.json.log.log_id").write_bytes(b"log\n")
+    covered = Entry(2, len(line(0)) + len(b"damaged\n"))
+    file = AuditFile(path, RealDisk(), lambda line: None)
+    file.open(NoCompanions(covered))
+    assert file.line_count == 3
+    file.close()
+    assert path.read_bytes() == line(0) + b"damaged\n" + line(2)
 
 
 def test_last_lines_come_backward(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -409,7 +550,7 @@ def test_the_id_is_made_once(path: Path) -> None:
 def test_a_configured_id_is_taken(path: Path) -> None:
     """With an id from the configuration none is made and none is kept."""
     file = AuditFile(path, RealDisk(), print, log_id="example.com/audit")
-    file.open()
+    file.open(NoCompanions())
     file.append(line(0), 1)
     file.close()
     assert file.log_id == "example.com/audit"
@@ -503,13 +644,13 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     with opened(path, disk := FoldersDisk(forbidden=tmp_path)):
         assert disk.synced == [tmp_path / "a"]
     with pytest.raises(HandlerUnavailable, match=r"cannot be opened: Permission denied"):
-        AuditFile(path, FoldersDisk(forbidden=tmp_path / "a"), print).open()
+        AuditFile(path, FoldersDisk(forbidden=tmp_path / "a"), print).open(NoCompanions())
 
 
 def test_close_without_open(path: Path) -> None:
     """`close` is harmless before `open`, and twice."""
     file = AuditFile(path, RealDisk(), print)
     file.close()
-    file.open()
+    file.open(NoCompanions())
     file.close()
     file.close()

@@ -9,7 +9,6 @@ from typing import Any
 import msgspec
 import pytest
 
-import emitd_handlers
 from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler
 from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, Committed, Refused
@@ -243,47 +242,6 @@ async def test_stop_waits_for_the_batch_under_way() -> None:
 async def test_it_tells_no_recent_commits() -> None:
     """A handler whose commits end with the process has none to tell."""
     assert list(await Plain().recent_commits(10)) == []
-
-
-def test_the_door_exports_exactly_this() -> None:
-    """What third parties import is frozen here: adding is a decision, removing a break."""
-    assert emitd_handlers.__all__ == [
-        "COMMON_LEVELS",
-        "AuditEvent",
-        "AuditReceipt",
-        "BaseLogHandler",
-        "Committed",
-        "Delivery",
-        "EmitResult",
-        "EmitdError",
-        "HandlerBusy",
-        "HandlerError",
-        "HandlerSettings",
-        "HandlerTimeout",
-        "HandlerUnavailable",
-        "Job",
-        "JobPage",
-        "JobQuery",
-        "JobQueryInvalid",
-        "JobReceipt",
-        "JobSource",
-        "JobState",
-        "JobStatus",
-        "JobTransition",
-        "JobUpdate",
-        "Level",
-        "LogRecord",
-        "Outcome",
-        "OverflowPolicy",
-        "Payload",
-        "Receipt",
-        "RecentCommit",
-        "RecordConflict",
-        "RecordInvalid",
-        "Refused",
-        "RetryableError",
-    ]
-    assert all(hasattr(emitd_handlers, name) for name in emitd_handlers.__all__)
 
 
 def test_settings_know_no_other_keys() -> None:

@@ -50,7 +50,7 @@ handlers:
     )
     assert problems(folder, text) == [
         "c.yml:2: server.listn: unknown key 'listn'; expected one of listen, idempotency_window, "
-        "watchdog_seconds, limits, watch, shutdown; did you mean 'listen'?",
+        "watchdog_seconds, limits, watch, audit, shutdown; did you mean 'listen'?",
         "c.yml:3: server.idempotency_window: found 'many'; expected int",
         "c.yml:4: server.limits.max_labels: found 0; expected int >= 1",
         "c.yml:4: server.limits.max_json_depth: found -1; expected int >= 1",

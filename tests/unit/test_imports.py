@@ -12,7 +12,7 @@ from google.protobuf.descriptor import FileDescriptor
 import emitd
 import emitd_server
 from emitd import v1
-from emitd.v1 import job_pb2, log_service_pb2, record_pb2
+from emitd.v1 import audit_service_pb2, job_pb2, log_service_pb2, record_pb2
 from emitd_handlers import __all__ as handlers_exports
 
 ROOT = Path(__file__).parents[2]
@@ -46,13 +46,22 @@ V1_EXPORTS = [
     "LEVEL_JOB_STATUS",
     "LEVEL_UNSPECIFIED",
     "LEVEL_WARNING",
+    "AuditEntry",
     "AuditEvent",
     "AuditReceipt",
+    "AuditServiceServicer",
+    "AuditServiceStub",
     "Delivery",
     "EmitBatchRequest",
     "EmitBatchResponse",
     "EmitRequest",
     "EmitResponse",
+    "GetCheckpointRequest",
+    "GetCheckpointResponse",
+    "GetConsistencyProofRequest",
+    "GetConsistencyProofResponse",
+    "GetInclusionProofRequest",
+    "GetInclusionProofResponse",
     "GetJobRequest",
     "GetJobResponse",
     "HandlerReceipt",
@@ -63,6 +72,8 @@ V1_EXPORTS = [
     "JobStatus",
     "JobTransition",
     "Level",
+    "ListAuditEventsRequest",
+    "ListAuditEventsResponse",
     "ListJobsRequest",
     "ListJobsResponse",
     "LogRecord",
@@ -70,16 +81,28 @@ V1_EXPORTS = [
     "LogServiceStub",
     "Receipt",
     "RecordError",
+    "TailAuditEventsRequest",
+    "TailAuditEventsResponse",
     "WatchJobRequest",
     "WatchJobResponse",
 ]
 SERVER_EXPORTS = ["ConfigError", "InProcessClient", "LoggingService", "load_config"]
 HANDLERS_EXPORTS = [
     "COMMON_LEVELS",
+    "AuditBatch",
+    "AuditDamaged",
+    "AuditEntry",
     "AuditEvent",
+    "AuditFilter",
+    "AuditNotFound",
+    "AuditPage",
+    "AuditQuery",
+    "AuditQueryInvalid",
     "AuditReceipt",
+    "AuditSource",
     "BaseLogHandler",
     "Committed",
+    "ConsistencyProof",
     "Delivery",
     "EmitResult",
     "EmitdError",
@@ -88,6 +111,7 @@ HANDLERS_EXPORTS = [
     "HandlerSettings",
     "HandlerTimeout",
     "HandlerUnavailable",
+    "InclusionProof",
     "Job",
     "JobPage",
     "JobQuery",
@@ -109,6 +133,7 @@ HANDLERS_EXPORTS = [
     "RecordInvalid",
     "Refused",
     "RetryableError",
+    "SignedCheckpoint",
 ]
 
 
@@ -257,8 +282,15 @@ def contract_names(file: FileDescriptor) -> set[str]:
 
 def test_the_stubs_door_has_the_whole_contract() -> None:
     """Every message, enum and enum value of the protos is exported by `emitd.v1`."""
-    files = (record_pb2.DESCRIPTOR, job_pb2.DESCRIPTOR, log_service_pb2.DESCRIPTOR)
+    files = (
+        record_pb2.DESCRIPTOR,
+        job_pb2.DESCRIPTOR,
+        log_service_pb2.DESCRIPTOR,
+        audit_service_pb2.DESCRIPTOR,
+    )
     assert set().union(*map(contract_names, files)) == set(V1_EXPORTS) - {
+        "AuditServiceServicer",
+        "AuditServiceStub",
         "LogServiceServicer",
         "LogServiceStub",
     }

@@ -1,8 +1,22 @@
-"""The generated stubs of the contract `emitd.v1`: messages, enums, and the service's stub.
+"""The generated stubs of the contract `emitd.v1`: messages, enums, and the services' stubs.
 
 The protos under `protos/emitd/v1` are the reference; their comments say what each field means.
 """
 
+from emitd.v1.audit_service_pb2 import (
+    AuditEntry,
+    GetCheckpointRequest,
+    GetCheckpointResponse,
+    GetConsistencyProofRequest,
+    GetConsistencyProofResponse,
+    GetInclusionProofRequest,
+    GetInclusionProofResponse,
+    ListAuditEventsRequest,
+    ListAuditEventsResponse,
+    TailAuditEventsRequest,
+    TailAuditEventsResponse,
+)
+from emitd.v1.audit_service_pb2_grpc import AuditServiceServicer, AuditServiceStub
 from emitd.v1.job_pb2 import (
     GetJobRequest,
     GetJobResponse,
@@ -68,13 +82,22 @@ __all__ = [
     "LEVEL_JOB_STATUS",
     "LEVEL_UNSPECIFIED",
     "LEVEL_WARNING",
+    "AuditEntry",
     "AuditEvent",
     "AuditReceipt",
+    "AuditServiceServicer",
+    "AuditServiceStub",
     "Delivery",
     "EmitBatchRequest",
     "EmitBatchResponse",
     "EmitRequest",
     "EmitResponse",
+    "GetCheckpointRequest",
+    "GetCheckpointResponse",
+    "GetConsistencyProofRequest",
+    "GetConsistencyProofResponse",
+    "GetInclusionProofRequest",
+    "GetInclusionProofResponse",
     "GetJobRequest",
     "GetJobResponse",
     "HandlerReceipt",
@@ -85,6 +108,8 @@ __all__ = [
     "JobStatus",
     "JobTransition",
     "Level",
+    "ListAuditEventsRequest",
+    "ListAuditEventsResponse",
     "ListJobsRequest",
     "ListJobsResponse",
     "LogRecord",
@@ -92,6 +117,8 @@ __all__ = [
     "LogServiceStub",
     "Receipt",
     "RecordError",
+    "TailAuditEventsRequest",
+    "TailAuditEventsResponse",
     "WatchJobRequest",
     "WatchJobResponse",
 ]

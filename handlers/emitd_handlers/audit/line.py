@@ -7,7 +7,6 @@ A line is one JSON object in UTF-8. Its bytes without the newline are a leaf of 
 from collections.abc import Sequence
 from datetime import datetime, timedelta
 from functools import lru_cache
-from hashlib import sha256
 from ipaddress import ip_address
 
 import msgspec
@@ -16,6 +15,7 @@ from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.json_text import check_json_object
 from emitd_handlers.outcome import AuditReceipt, RecentCommit
 from emitd_handlers.record import AuditEvent, LogRecord
+from emitd_handlers.tlog.merkle import leaf_hash
 
 __all__ = [
     "MAX_JSON_DEPTH",
@@ -28,7 +28,6 @@ __all__ = [
     "encode_lines",
     "format_time",
     "is_source_ip",
-    "leaf_hash",
     "parse_time",
     "recent_commit",
 ]
@@ -127,11 +126,6 @@ def encode_lines(records: Sequence[LogRecord]) -> bytes | None:
         return None
     # JSON may have newlines between its tokens; a line may not.
     return text if len(lines) == len(records) == text.count(b"\n") else None
-
-
-def leaf_hash(line: bytes) -> bytes:
-    """Return the leaf of a line without its newline (RFC 6962, section 2.1): 32 bytes."""
-    return sha256(b"\0" + line).digest()
 
 
 def format_time(unix_nano: int) -> str:

@@ -1,17 +1,18 @@
 """What a crash can do to an audit file, and its repair at the next start.
 
 A group of lines is synced before the next one is written, so a crash harms nothing but the file's last bytes,
-at most one group of them, none of which was acknowledged. From the first damaged line among them onward
-everything is moved into a file of its own. Damage further back was done by something else: it is never cut.
+at most one group of them, none of which was acknowledged, and none that a checkpoint covers. From the first damaged
+line among them onward everything is moved into a file of its own. Damage further back was done by something else: it is
+never cut.
 """
 
 from collections.abc import Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
 from pathlib import Path
 
-from emitd_handlers.audit_line import decode_line
+from emitd_handlers.audit.line import decode_line
 from emitd_handlers.disk import Disk, write_all
+from emitd_handlers.durable_file import create_beside
 from emitd_handlers.errors import HandlerUnavailable
 
 __all__ = ["MAX_GROUP_BYTES", "damaged_beyond_repair", "find_damage", "lines_backward", "move_aside"]
@@ -22,14 +23,14 @@ MAX_GROUP_BYTES = 8 * 1024 * 1024
 BLOCK_BYTES = 1024 * 1024
 
 
-def find_damage(disk: Disk, fd: int, path: Path) -> int:
+def find_damage(disk: Disk, fd: int, path: Path, covered: int = 0) -> int:
     """Return the offset at which the good lines end: that of the first damaged one, or the file's end.
 
-    Looks at the lines that start within the last MAX_GROUP_BYTES. Raises HandlerUnavailable where damage
-    starts before those.
+    Looks at the lines that start within the last MAX_GROUP_BYTES, and not before the offset `covered`, where the
+    lines end that a checkpoint covers. Raises HandlerUnavailable where damage starts before those.
     """
     size = disk.state(fd).size
-    start = max(0, size - MAX_GROUP_BYTES)
+    start = max(covered, size - MAX_GROUP_BYTES)
     # With the byte before, which is the end of a line if one starts right at `start`.
     read_from = max(0, start - 1)
     data = disk.read(fd, size - read_from, read_from)
@@ -50,13 +51,13 @@ def _is_line(line: bytes) -> bool:
     return False
 
 
-def move_aside(disk: Disk, fd: int, path: Path, offset: int) -> Path:
+def move_aside(disk: Disk, fd: int, path: Path, offset: int, kind: str = "damaged") -> Path:
     """Move everything from `offset` on into a new file beside `path`, and return that.
 
     At no instant are the bytes in neither of the two files.
     """
     damaged = disk.read(fd, disk.state(fd).size - offset, offset)
-    aside_path, aside = _create_aside(disk, path)
+    aside_path, aside = create_beside(disk, path, kind)
     try:
         write_all(disk, aside, damaged)
         disk.sync(aside)
@@ -66,16 +67,6 @@ def move_aside(disk: Disk, fd: int, path: Path, offset: int) -> Path:
     disk.truncate(fd, offset)
     disk.sync(fd)
     return aside_path
-
-
-def _create_aside(disk: Disk, path: Path) -> tuple[Path, int]:
-    stem = f"{path.name}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    number = 1
-    while True:
-        aside_path = path.with_name(f"{stem}-{number}")
-        with suppress(FileExistsError):
-            return aside_path, disk.create(aside_path)
-        number += 1
 
 
 def lines_backward(disk: Disk, fd: int, end: int, path: Path) -> Iterator[tuple[int, bytes]]:

@@ -7,7 +7,7 @@ from time import time_ns
 
 import msgspec
 
-from emitd_handlers.audit_line import MAX_JSON_DEPTH, MAX_LINE_BYTES, decode_line, encode_line
+from emitd_handlers.audit.line import MAX_JSON_DEPTH, MAX_LINE_BYTES, decode_line, encode_line
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.json_text import check_json_object
 from emitd_handlers.record import AuditEvent, LogRecord

@@ -1,0 +1,113 @@
+"""Which log a command is about, and by which public keys its signatures are judged."""
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+
+import msgspec
+
+from emitd_cli.errors import CannotRun, CannotTell, Misuse
+from emitd_handlers.audit.paths import AuditPaths
+from emitd_handlers.tlog.note import NoteInvalid, Verifier
+
+__all__ = ["AuditTarget", "find_log", "keys_beside", "keys_from_flags"]
+
+DEFAULT_CONFIG = Path("logging_config.yml")
+
+
+class AuditTarget(msgspec.Struct, frozen=True):
+    """A log on this machine."""
+
+    #: The file of the lines.
+    path: Path
+    #: The log's id, and the file of its private key, where the configuration gives them.
+    log_id: str = ""
+    key: Path | None = None
+
+    @property
+    def paths(self) -> AuditPaths:
+        """All of its files."""
+        return AuditPaths.of(self.path)
+
+
+def find_log(options: argparse.Namespace) -> AuditTarget:
+    """Return the log that `options.log` or the configuration names. Raises Misuse, CannotTell, CannotRun."""
+    if options.log is None:
+        return _configured(options.config)
+    path = Path(options.log)
+    if path.is_dir():
+        path = _only_log(path)
+    if not path.is_file():
+        raise CannotTell(f"there is no log '{path}'")
+    return AuditTarget(path)
+
+
+def keys_from_flags(keys: Sequence[str]) -> list[Verifier]:
+    """Return the keys that `--key` gives, each a vkey or a file with vkeys, one a line. Raises Misuse."""
+    verifiers = []
+    for key in keys:
+        file = Path(key)
+        vkeys = file.read_text(encoding="utf-8", errors="replace").split() if _is_file(file) else [key]
+        if not vkeys:
+            raise Misuse(f"--key: the file '{key}' has no key", field="--key")
+        try:
+            verifiers += [Verifier.from_vkey(vkey) for vkey in vkeys]
+        except NoteInvalid as error:
+            raise Misuse(f"--key: {error}", field="--key") from error
+    return verifiers
+
+
+def keys_beside(path: Path) -> list[Verifier]:
+    """Return the public keys in the file beside a log; none where there is none. Raises NoteInvalid."""
+    try:
+        text = AuditPaths.of(path).vkey.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    return [Verifier.from_vkey(vkey) for vkey in text.split()]
+
+
+def _configured(config: str | None) -> AuditTarget:
+    path = Path(config) if config else DEFAULT_CONFIG
+    try:
+        from emitd_handlers.json_audit import JsonAuditHandler, JsonAuditSettings
+        from emitd_server.config import survey_config
+    except ModuleNotFoundError as error:
+        raise CannotRun(
+            f"name the log: to find it by the configuration, '{error.name}' is missing; "
+            "pip install 'emitd[server]' brings it"
+        ) from error
+    survey = survey_config(path if config or path.exists() else None)
+    found = [
+        (entry.name, entry.settings)
+        for entry in survey.entries
+        if issubclass(entry.handler_class, JsonAuditHandler)
+    ]
+    if not found:
+        problem = f": {survey.problems[0]}" if survey.problems else ""
+        raise CannotTell(f"the configuration names no audit log{problem}; name the log")
+    if len(found) > 1:
+        names = ", ".join(f"'{name}'" for name, _ in found)
+        raise Misuse(f"the configuration has several audit logs, {names}: name the log's file")
+    settings = found[0][1]
+    assert isinstance(settings, JsonAuditSettings)
+    if not settings.path.is_file():
+        raise CannotTell(f"there is no log '{settings.path}' yet (the configuration's)")
+    return AuditTarget(settings.path, settings.log_id, settings.key)
+
+
+def _only_log(folder: Path) -> Path:
+    """Return the one log of a folder: a file that has checkpoints beside it."""
+    logs = [
+        path.with_name(path.name.removesuffix(".checkpoints"))
+        for path in sorted(folder.glob("*.checkpoints"))
+    ]
+    if len(logs) != 1:
+        raise Misuse(f"the folder '{folder}' has {len(logs)} logs with checkpoints: name the log's file")
+    return logs[0]
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a vkey can be longer than a name may be
+        return False

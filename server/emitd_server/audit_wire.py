@@ -1,0 +1,138 @@
+"""Between the audit trail and the wire: requests about it read and checked, lines and proofs written."""
+
+from emitd.v1 import audit_service_pb2 as pb
+from emitd.v1 import record_pb2
+from emitd_handlers.audit.line import AuditLine, is_source_ip, parse_time
+from emitd_handlers.audit.source import (
+    AuditBatch,
+    AuditEntry,
+    AuditFilter,
+    AuditQuery,
+    ConsistencyProof,
+    InclusionProof,
+    SignedCheckpoint,
+)
+from emitd_server.errors import RequestInvalid
+
+__all__ = [
+    "batch_to_wire",
+    "checkpoint_to_wire",
+    "consistency_to_wire",
+    "entry_to_wire",
+    "inclusion_to_wire",
+    "read_filter",
+    "read_query",
+]
+
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
+
+
+def read_query(request: pb.ListAuditEventsRequest, max_scan_bytes: int) -> AuditQuery:
+    """Return the query that a request describes. Raises RequestInvalid."""
+    if request.page_size < 0:
+        raise RequestInvalid("page_size", f"{request.page_size} is negative")
+    return AuditQuery(
+        filter=read_filter(request),
+        received_after_unix_nano=request.received_after_unix_nano,
+        received_before_unix_nano=request.received_before_unix_nano,
+        newest_first=request.newest_first,
+        page_size=min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE),
+        page_token=request.page_token,
+        max_scan_bytes=max_scan_bytes,
+    )
+
+
+def read_filter(request: pb.ListAuditEventsRequest | pb.TailAuditEventsRequest) -> AuditFilter:
+    """Return which events a request asks for. Raises RequestInvalid."""
+    if request.source_ip and not is_source_ip(request.source_ip):
+        shown = request.source_ip[:64]
+        raise RequestInvalid("source_ip", f"'{shown}' is neither an IP address nor 'unknown'")
+    return AuditFilter(
+        event_id=request.event_id if isinstance(request, pb.ListAuditEventsRequest) else "",
+        event_name_prefix=request.event_name_prefix,
+        user_id=request.user_id,
+        source_ip=request.source_ip,
+    )
+
+
+def entry_to_wire(entry: AuditEntry) -> pb.AuditEntry:
+    """Return the line's message."""
+    return pb.AuditEntry(
+        leaf_index=entry.leaf_index,
+        line=entry.line,
+        leaf_hash=entry.leaf_hash,
+        receive_time_unix_nano=entry.received_unix_nano,
+        record=_record(entry.parsed),
+    )
+
+
+def batch_to_wire(log_id: str, batch: AuditBatch) -> pb.TailAuditEventsResponse:
+    """Return the message that brings a tail's batch, or a sign of life."""
+    return pb.TailAuditEventsResponse(
+        log_id=log_id,
+        entries=map(entry_to_wire, batch.entries),
+        heartbeat=not batch.entries,
+        next_index=batch.next_index,
+    )
+
+
+def checkpoint_to_wire(log_id: str, checkpoint: SignedCheckpoint) -> pb.GetCheckpointResponse:
+    """Return the checkpoint's message."""
+    return pb.GetCheckpointResponse(
+        log_id=log_id,
+        checkpoint=checkpoint.note,
+        tree_size=checkpoint.size,
+        root_hash=checkpoint.root,
+        vkeys=checkpoint.vkeys,
+    )
+
+
+def inclusion_to_wire(log_id: str, proof: InclusionProof) -> pb.GetInclusionProofResponse:
+    """Return the proof's message."""
+    return pb.GetInclusionProofResponse(
+        log_id=log_id,
+        leaf_index=proof.leaf_index,
+        leaf_hash=proof.leaf_hash,
+        line=proof.line,
+        tree_size=proof.tree_size,
+        hashes=proof.hashes,
+        checkpoint=proof.checkpoint,
+    )
+
+
+def consistency_to_wire(log_id: str, proof: ConsistencyProof) -> pb.GetConsistencyProofResponse:
+    """Return the proof's message."""
+    return pb.GetConsistencyProofResponse(
+        log_id=log_id,
+        old_size=proof.old_size,
+        new_size=proof.new_size,
+        hashes=proof.hashes,
+        checkpoint=proof.checkpoint,
+    )
+
+
+def _record(line: AuditLine | None) -> record_pb2.LogRecord | None:
+    """Return the record that a line tells of; None if it is damaged."""
+    if line is None:
+        return None
+    try:
+        return record_pb2.LogRecord(
+            record_id=line.record_id,
+            time_unix_nano=parse_time(line.timestamp),
+            level=record_pb2.LEVEL_AUDIT,
+            message=line.message,
+            source=line.source,
+            attributes_json=str(line.attributes, "utf-8"),
+            trace_id=bytes.fromhex(line.trace_id),
+            span_id=bytes.fromhex(line.span_id),
+            audit=record_pb2.AuditEvent(
+                event_id=line.event_id,
+                event_name=line.event_name,
+                user_id=line.user_id,
+                source_ip=line.source_ip,
+                details_json=str(line.details, "utf-8"),
+            ),
+        )
+    except ValueError:  # a time that is none, or before 1970
+        return None

@@ -1,0 +1,88 @@
+"""What the servicers of the gRPC edge share: request bytes in, reply bytes out, errors as google.rpc status.
+
+It parses requests itself, so that one that does not parse is INVALID_ARGUMENT (grpc would say UNKNOWN) and its
+size is known before it becomes objects.
+"""
+
+import traceback
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any, TypeAlias, TypeVar
+
+import grpc
+from google.protobuf.message import DecodeError, Message
+from google.rpc import code_pb2, status_pb2
+
+from emitd_handlers.errors import EmitdError
+from emitd_server.diagnostics import Report
+from emitd_server.errors import RequestInvalid
+from emitd_server.status import status_of
+
+__all__ = ["Rpcs"]
+
+M = TypeVar("M", bound=Message)
+#: In quotes, because grpc's classes take parameters only in their stubs.
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Unary: TypeAlias = Callable[[bytes], Awaitable[bytes]]
+Stream: TypeAlias = Callable[[bytes], AsyncIterator[bytes]]
+
+
+class Rpcs:
+    """Makes grpc's method handlers of methods that take a request's bytes and return or yield those of replies."""
+
+    def __init__(self, service_name: str, max_request_bytes: int, report: Report) -> None:
+        self._service_name = service_name
+        self._max_request_bytes = max_request_bytes
+        self._report = report
+
+    def parse(self, message_type: type[M], data: bytes) -> M:
+        """Return the message of a request. Raises RequestInvalid."""
+        if len(data) > self._max_request_bytes:
+            limit = self._max_request_bytes
+            raise RequestInvalid("", f"the request has {len(data)} bytes, more than {limit}")
+        try:
+            return message_type.FromString(data)
+        except DecodeError:
+            problem = f"the request does not parse as {message_type.DESCRIPTOR.full_name}"
+            raise RequestInvalid("", f"{problem}; every string must be UTF-8") from None
+
+    def unary(self, method: Unary, prefix: str = "") -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Serve a method that returns one reply; `prefix` is the path of the record that its errors are about."""
+
+        async def answer(data: bytes, context: Context) -> bytes:
+            try:
+                return await method(data)
+            except EmitdError as error:
+                await _abort(context, status_of(error, prefix))
+            except Exception:
+                await self._abort_internal(context)
+            raise AssertionError("abort raises")
+
+        return grpc.unary_unary_rpc_method_handler(answer)
+
+    def stream(self, method: Stream) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Serve a method that yields replies."""
+
+        async def answer(data: bytes, context: Context) -> AsyncIterator[bytes]:
+            try:
+                async for message in method(data):
+                    yield message
+            except EmitdError as error:
+                await _abort(context, status_of(error))
+            except Exception:
+                await self._abort_internal(context)
+
+        return grpc.unary_stream_rpc_method_handler(answer)
+
+    async def _abort_internal(self, context: Context) -> None:
+        """Answer a fault of our own: the whole story to the operator, no detail to the caller."""
+        self._report(f"internal error in {self._service_name}: {traceback.format_exc()}")
+        await _abort(context, status_pb2.Status(code=code_pb2.INTERNAL, message="internal error"))
+
+
+async def _abort(context: Context, status: status_pb2.Status) -> None:
+    code: Any = _GRPC_CODES[status.code]
+    details = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, status.message, details)
+
+
+_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}

@@ -1,0 +1,61 @@
+"""Whether an id stands in a log twice."""
+
+import random
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emitd_handlers.audit import verify_ids as audit_verify_ids
+from emitd_handlers.audit.line_index import Entry
+from emitd_handlers.audit.verify_chunks import Chunk
+from emitd_handlers.audit.verify_ids import IdLedger, RepeatedId, find_repeated, repeated_hashes, sum_up
+
+
+def hashes_of(chunks: Sequence[Sequence[str]]) -> tuple[bytearray, list[int]]:
+    """What a ledger has in the end, and which chunks it read once more."""
+    ledger = IdLedger()
+    for number, ids in enumerate(chunks):
+        ledger.add(Chunk(Entry(number, 0), 0, ()), sum_up(ids))
+    read: list[int] = []
+
+    def read_again(chunk: Chunk) -> Sequence[str]:
+        read.append(chunk.start.leaf_index)
+        return chunks[chunk.start.leaf_index]
+
+    return ledger.hashes(read_again), read
+
+
+@pytest.mark.parametrize("at_once", [10, 1000, 1_000_000])
+def test_repeated_hashes(monkeypatch: pytest.MonkeyPatch, at_once: int) -> None:
+    """They are found however many are looked at together; and no others are."""
+    monkeypatch.setattr(audit_verify_ids, "HASHES_AT_ONCE", at_once)
+    ids = [f"id-{number}" for number in range(2000)]
+    random.Random(1).shuffle(ids)
+    assert repeated_hashes(hashes_of([ids])[0]) == set()
+    twice = hashes_of([ids, [ids[7]], [ids[1999], ids[7]]])[0]
+    assert repeated_hashes(twice) == {hash(ids[7]), hash(ids[1999])}
+    assert repeated_hashes(b"") == set()
+
+
+def test_ids_that_ascend() -> None:
+    """They are not hashed at all, unless others do not ascend."""
+    assert hashes_of([["a", "b"], [], ["c"], ["d", "e"]]) == (b"", [])
+    hashes, read = hashes_of([["a", "b"], [], ["c"], ["e", "d"], ["f"]])
+    assert (len(hashes), read) == (8 * 6, [0, 2, 4])
+    assert hashes_of([["a", "c"], ["b"]])[1] == [0, 1]
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefghij"), max_size=3), max_size=5))
+def test_wherever_an_id_stands(chunks: list[list[str]]) -> None:
+    """It is found if it stands twice, in whichever chunks and orders."""
+    ids = [id_ for chunk in chunks for id_ in chunk]
+    assert repeated_hashes(hashes_of(chunks)[0]) == {hash(id_) for id_ in ids if ids.count(id_) > 1}
+
+
+def test_only_equal_ids_are_told() -> None:
+    """Two ids with the same hash are two ids."""
+    ids = enumerate(["a", "b", "a", "c", "a"])
+    everything = {hash("a"), hash("b"), hash("c")}
+    assert list(find_repeated(ids, everything)) == [RepeatedId("a", 0, 2), RepeatedId("a", 0, 4)]
