@@ -1,4 +1,4 @@
-"""Promise 1: after SIGKILL at any instant, every acknowledged record is there, once.
+"""Promises 1 and 4: after SIGKILL at any instant, every acknowledged record is there, once, and the trail verifies.
 
 The real process is killed at random moments under load, and its files are held against a model of what was
 acknowledged. `EMITD_CRASH_ROUNDS` and `EMITD_CRASH_SEED` change the number of kills and the seed.
@@ -19,6 +19,10 @@ import pytest
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import log_service_pb2_grpc
 from emitd.v1 import record_pb2 as rec
+from emitd_handlers.audit.checkpoint_file import split_notes
+from emitd_handlers.audit.findings import Verdict
+from emitd_handlers.audit.paths import AuditPaths
+from emitd_handlers.audit.verify import verify_log
 from support.server_process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
@@ -43,6 +47,8 @@ class Model:
     acknowledged: set[str] = field(default_factory=set)
     #: By job: the highest progress that was acknowledged.
     progress: dict[str, int] = field(default_factory=dict)
+    #: The checkpoints after the last start.
+    notes: list[bytes] = field(default_factory=list)
     #: Requests without an answer when the server died: they are sent again.
     unanswered: list[pb.EmitBatchRequest] = field(default_factory=list)
 
@@ -127,6 +133,17 @@ def check_audit(folder: Path, model: Model) -> None:
     assert counts.keys() <= model.sent
 
 
+def check_proofs(folder: Path, model: Model) -> None:
+    """The trail verifies, hashes and checkpoints included, and no checkpoint of before is gone."""
+    path = folder / "audit.json.log"
+    notes = [note for _, note in split_notes(AuditPaths.of(path).checkpoints.read_bytes())]
+    assert notes[: len(model.notes)] == model.notes, "a checkpoint is gone"
+    model.notes = notes
+    report = verify_log(path, workers=1)
+    assert report.verdict is (Verdict.GOOD if notes else Verdict.CANNOT_TELL), report
+    assert report.checkpoints == len(notes)
+
+
 def check_jobs(folder: Path, model: Model) -> None:
     """Every job stands at least where an acknowledged report put it; its revisions are complete."""
     with sqlite3.connect(folder / "jobs.db") as database:
@@ -152,6 +169,7 @@ async def test_every_acknowledged_record_survives_sigkill(tmp_path: Path) -> Non
             for request in retries:
                 await deliver(stub, request, model)
             check_audit(tmp_path, model)
+            check_proofs(tmp_path, model)
             check_jobs(tmp_path, model)
             tasks = [asyncio.create_task(sender.run(stub)) for sender in senders]
             await asyncio.sleep(chance.uniform(0.02, 0.6))
@@ -162,8 +180,10 @@ async def test_every_acknowledged_record_survives_sigkill(tmp_path: Path) -> Non
     server.terminate()
     assert server.wait() == 0
     check_audit(tmp_path, model)
+    check_proofs(tmp_path, model)
     check_jobs(tmp_path, model)
     print(
-        f"{len(model.acknowledged)} audit events and {len(model.progress)} jobs after {ROUNDS} kills: all there"
+        f"{len(model.acknowledged)} audit events, {len(model.notes)} checkpoints and {len(model.progress)} jobs after "
+        f"{ROUNDS} kills: all there"
     )
     assert len(model.acknowledged) > ROUNDS
