@@ -156,6 +156,9 @@ class DurableFile:
                 write_all(self.disk, fd, data)
                 offset += len(data)
             self.disk.sync(fd)
+        except OSError:
+            self.disk.remove(path)  # the next try makes another one
+            raise
         finally:
             self.disk.close(fd)
         self.disk.sync_directory(self.path.parent)
@@ -169,11 +172,15 @@ class DurableFile:
         """
         saved = self.save(kind)
         fd = self.disk.open(saved)
-        if not adopt(fd):
+        try:
+            if not adopt(fd):
+                raise OSError(None, "the copy is in use", str(saved))
+            intruder = None if self.disk.state_at(self.path) is None else self._move_intruder()
+            self.disk.link(saved, self.path)
+        except OSError:
             self.disk.close(fd)
-            raise OSError(None, "the copy is in use", str(saved))
-        intruder = None if self.disk.state_at(self.path) is None else self._move_intruder()
-        self.disk.link(saved, self.path)
+            self.disk.remove(saved)
+            raise
         self.disk.remove(saved)
         self.disk.sync_directory(self.path.parent)
         self.close()

@@ -423,6 +423,23 @@ def test_a_log_that_lost_its_name_gets_it_back(
     assert list(path.parent.glob("*.recovered-*")) == []
 
 
+@pytest.mark.parametrize("failing", ["write", "sync"])
+def test_a_copy_that_fails_leaves_nothing(path: Path, disk: FailingDisk, failing: str) -> None:
+    """Where a log that was deleted cannot be copied, it is tried again, and no halves of copies pile up."""
+    with opened(path, disk, lambda line: None) as file:
+        file.append(lines(0, 1), 2)
+        for _ in range(3):
+            path.unlink()
+            for _ in range(CHECKS_BEFORE_MENDING):
+                file.check()
+            disk.failing = [failing]
+            file.check()
+            assert "cannot be written: Input/output error" in file.problem
+            assert list(path.parent.glob("*.recovered-*")) == []
+            file.check()
+            assert path.read_bytes() == lines(0, 1)
+
+
 def test_what_others_wrote_to_a_log_is_moved_out(path: Path) -> None:
     """Foreign bytes are kept in a file of their own, and no line of the log is lost."""
     with opened(path, report=lambda line: None) as file:
