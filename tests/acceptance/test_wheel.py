@@ -21,6 +21,7 @@ from emitd.v1 import (
     LogServiceStub,
 )
 from support.in_process import CHANNEL_OPTIONS
+from support.sealed_log import SealedLog
 from support.server_process import ServerProcess
 from support.toolchains import ROOT, run
 
@@ -128,6 +129,22 @@ def test_it_serves_from_built_in_defaults(minor: int, wheel: Path, tmp_path: Pat
     assert "pager.PagerHandler" in run([*command, "handlers"], folder, CLEAN)
 
 
+def test_auditors_need_one_extra(wheel: Path, tmp_path: Path) -> None:
+    """With the extra `audit` and nothing of the server, a log is verified, proved, exported, and its key told."""
+    emitd = str(install(f"{wheel}[audit]", sys.executable, tmp_path) / "emitd")
+    log = SealedLog.make(tmp_path / "audit.json.log", 10, 40)
+
+    def audit(*arguments: str) -> str:
+        return run([emitd, "audit", *arguments], tmp_path, CLEAN)
+
+    vkey = audit("key", str(log.path)).strip()
+    assert vkey == log.vkeys[0]
+    assert audit("verify", str(log.path), "--key", vkey).startswith("good: 40 lines, 2 checkpoints")
+    audit("prove", "event-000007", "--log", str(log.path))
+    assert "event id     event-000007" in audit("check", "event-000007.tlog-proof", "--key", vkey)
+    assert "40 lines" in audit("export", "tiles", "--log", str(log.path))
+
+
 @pytest.fixture(scope="module")
 def base_install(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The programs of an environment that has the wheel without extras."""
@@ -153,12 +170,18 @@ def test_the_base_install_is_the_client(base_install: Path, tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "command", [("serve",), ("check-config", "emitd.yml")], ids=["serve", "check-config"]
+    ("command", "extra"),
+    [
+        (("serve",), "server"),
+        (("check-config", "emitd.yml"), "server"),
+        (("audit", "verify", "a.log"), "audit"),
+    ],
+    ids=["serve", "check-config", "audit verify"],
 )
 def test_a_command_that_needs_an_extra_names_it(
-    command: tuple[str, ...], base_install: Path, tmp_path: Path
+    command: tuple[str, ...], extra: str, base_install: Path, tmp_path: Path
 ) -> None:
-    """Without extras the server's commands end with code 5 and one line that says what to install."""
+    """Without extras such commands end with code 5 and one line that says what to install."""
     done = subprocess.run(
         [base_install / "emitd", *command],
         cwd=tmp_path,
@@ -169,4 +192,4 @@ def test_a_command_that_needs_an_extra_names_it(
     )
     assert "Traceback" not in done.stderr
     assert done.returncode == 5
-    assert "pip install 'emitd[server]'" in done.stderr
+    assert f"pip install 'emitd[{extra}]'" in done.stderr
