@@ -10,7 +10,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from emitd.v1 import LEVEL_INFO, AuditEvent, EmitRequest, LogRecord
+from emitd.v1 import (
+    LEVEL_INFO,
+    AuditEvent,
+    AuditServiceStub,
+    EmitRequest,
+    ListAuditEventsRequest,
+    LogRecord,
+)
 from emitd_handlers.audit.findings import Verdict
 from emitd_handlers.audit.verify import verify_log
 from emitd_handlers.base import BaseLogHandler
@@ -150,6 +157,10 @@ async def test_a_cut_log_goes_on_when_it_is_whole_again(server: Running, tmp_pat
 async def test_a_cut_log_that_is_moved_away_makes_room_for_a_new_one(server: Running, tmp_path: Path) -> None:
     """The new log has another id and begins at 0; what the old one acknowledged is not written again."""
     path = log_of(tmp_path)
+    audit = AuditServiceStub(server.channel)
+    for number in range(2):
+        await emit(server, number)
+    old_page = await audit.ListAuditEvents(ListAuditEventsRequest(page_size=1))
     await cut(server, path)
     evidence = tmp_path / "evidence"
     evidence.mkdir()
@@ -160,6 +171,8 @@ async def test_a_cut_log_that_is_moved_away_makes_room_for_a_new_one(server: Run
     assert await emit(server, 3) == 0
     assert await emit(server, 1) == 1  # the first receipt, of the old log
     assert record_ids(path) == ["r-3"]
+    with pytest.raises(grpc.aio.AioRpcError, match="page_token"):
+        await audit.ListAuditEvents(ListAuditEventsRequest(page_size=1, page_token=old_page.next_page_token))
     assert path.with_name("audit.json.log.log_id").read_text() != old_id
     await server.service.stop()
     assert verify_log(path).verdict is Verdict.GOOD

@@ -161,9 +161,13 @@ def cut_hashes(paths: AuditPaths) -> None:
 
 def spoil_hashes(paths: AuditPaths) -> None:
     data = bytearray(paths.hashes.read_bytes())
-    data[:32] = bytes(32)
     data[-32:] = bytes(32)
     paths.hashes.write_bytes(data)
+
+
+def add_hashes(paths: AuditPaths) -> None:
+    with paths.hashes.open("ab") as file:
+        file.write(b"stored, and never signed" * 5)
 
 
 @pytest.mark.parametrize(
@@ -174,8 +178,9 @@ def spoil_hashes(paths: AuditPaths) -> None:
         lambda paths: paths.index.write_bytes(b"\0" * 7 + b"\x04" + b"\0" * 7 + b"\x09" + b"torn"),
         cut_hashes,
         spoil_hashes,
+        add_hashes,
     ],
-    ids=["no hashes", "no index", "bad index", "cut hashes", "spoilt hashes"],
+    ids=["no hashes", "no index", "bad index", "cut hashes", "spoilt hashes", "surplus hashes"],
 )
 def test_what_can_be_made_anew_is(path: Path, harm: Callable[[AuditPaths], None]) -> None:
     """Hashes and index come from the lines again, and the log goes on."""
@@ -332,6 +337,28 @@ def test_companions_are_put_back(path: Path, kind: str, is_replaced: bool) -> No
         assert log.problem == ""
     assert verify_log(path).verdict is Verdict.GOOD
     assert [each.size for each in checkpoints(path)] == [5, 10]
+
+
+def test_a_cut_log_is_not_taken_back_without_a_line_that_was_acknowledged(path: Path) -> None:
+    """Also where no checkpoint covers that line yet; with it, the log goes on."""
+    with opened(path) as log:
+        append(log, 0, 3)
+        log.cover()
+        append(log, 3, 1)
+        whole = path.read_bytes()
+        os.truncate(path, whole.rindex(b"\n", 0, -1) + 1)
+        for _ in range(5):
+            log.check()
+        assert log.file.is_lost
+        with pytest.raises(HandlerUnavailable):
+            append(log, 4, 1)
+        path.write_bytes(whole)
+        log.check()
+        assert log.problem == ""
+        append(log, 4, 1)
+    assert path.read_bytes().count(b"\n") == 5
+    make(path)
+    assert verify_log(path).verdict is Verdict.GOOD
 
 
 async def test_too_many_unsigned_lines_stop_the_trail(path: Path) -> None:
