@@ -10,6 +10,7 @@ import os
 import random
 import sqlite3
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -155,6 +156,24 @@ def check_jobs(folder: Path, model: Model) -> None:
         assert revision == steps[job_id], f"{job_id}: a report was applied twice or lost"
 
 
+async def send_until_killed(
+    server: ServerProcess, senders: Sequence[Sender], model: Model, chance: random.Random, folder: Path
+) -> None:
+    """Send the unanswered again and check, then send new records until the server dies."""
+    async with grpc.aio.insecure_channel(server.address) as channel:
+        stub = log_service_pb2_grpc.LogServiceStub(channel)
+        retries, model.unanswered = model.unanswered, []
+        for request in retries:
+            await deliver(stub, request, model)
+        check_audit(folder, model)
+        check_proofs(folder, model)
+        check_jobs(folder, model)
+        tasks = [asyncio.create_task(sender.run(stub)) for sender in senders]
+        await asyncio.sleep(chance.uniform(0.02, 0.6))
+        server.kill()
+        await asyncio.gather(*tasks)
+
+
 async def test_every_acknowledged_record_survives_sigkill(tmp_path: Path) -> None:
     """Kill, start, send the unanswered again, check, and once more."""
     print(f"seed {SEED}, {ROUNDS} rounds")
@@ -162,23 +181,12 @@ async def test_every_acknowledged_record_survives_sigkill(tmp_path: Path) -> Non
     model = Model()
     senders = [Sender(number, model, chance) for number in range(SENDERS)]
     for round_number in range(ROUNDS):
-        server = ServerProcess.start(CONFIG, tmp_path)
-        async with grpc.aio.insecure_channel(server.address) as channel:
-            stub = log_service_pb2_grpc.LogServiceStub(channel)
-            retries, model.unanswered = model.unanswered, []
-            for request in retries:
-                await deliver(stub, request, model)
-            check_audit(tmp_path, model)
-            check_proofs(tmp_path, model)
-            check_jobs(tmp_path, model)
-            tasks = [asyncio.create_task(sender.run(stub)) for sender in senders]
-            await asyncio.sleep(chance.uniform(0.02, 0.6))
-            server.kill()
-            await asyncio.gather(*tasks)
+        with ServerProcess.start(CONFIG, tmp_path) as server:
+            await send_until_killed(server, senders, model, chance, tmp_path)
         assert len(model.unanswered) == SENDERS, f"round {round_number}: the kill found nobody sending"
-    server = ServerProcess.start(CONFIG, tmp_path)
-    server.terminate()
-    assert server.wait() == 0
+    with ServerProcess.start(CONFIG, tmp_path) as server:
+        server.terminate()
+        assert server.wait() == 0
     check_audit(tmp_path, model)
     check_proofs(tmp_path, model)
     check_jobs(tmp_path, model)
