@@ -74,7 +74,7 @@ class Disk(Protocol):
         """Make a folder with mode 0700. Raises FileExistsError."""
 
     def link(self, source: Path, target: Path) -> None:
-        """Give a file a second name. Raises FileExistsError."""
+        """Give a file a second name, or a link itself. Raises FileExistsError, FileNotFoundError."""
 
     def remove(self, path: Path) -> None:
         """Take a name away; with its last one goes a file that nobody has open."""

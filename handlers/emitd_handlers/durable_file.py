@@ -70,7 +70,9 @@ class DurableFile:
 
     def read(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes from `offset`, of what counts."""
-        return self.disk.read(self.fd, max(0, min(size, self.size - offset)), offset)
+        size = min(size, self.size - offset)
+        # An offset beyond the end can be one that the system cannot even be asked for.
+        return self.disk.read(self.fd, size, offset) if size > 0 else b""
 
     def settle(self, offset: int = 0) -> None:
         """Make sure that what can be read from `offset` on is what is on the medium (see `Disk.settle`)."""
@@ -156,12 +158,12 @@ class DurableFile:
                 write_all(self.disk, fd, data)
                 offset += len(data)
             self.disk.sync(fd)
+            self.disk.sync_directory(self.path.parent)
         except OSError:
             self.disk.remove(path)  # the next try makes another one
             raise
         finally:
             self.disk.close(fd)
-        self.disk.sync_directory(self.path.parent)
         return path
 
     def restore(self, kind: str, adopt: Callable[[int], bool] = lambda fd: True) -> Path | None:
@@ -175,26 +177,31 @@ class DurableFile:
         try:
             if not adopt(fd):
                 raise OSError(None, "the copy is in use", str(saved))
-            intruder = None if self.disk.state_at(self.path) is None else self._move_intruder()
+            intruder = self._move_intruder()
             self.disk.link(saved, self.path)
+            self.disk.remove(saved)
+            self.disk.sync_directory(self.path.parent)
         except OSError:
             self.disk.close(fd)
-            self.disk.remove(saved)
+            with suppress(FileNotFoundError):
+                self.disk.remove(saved)
             raise
-        self.disk.remove(saved)
-        self.disk.sync_directory(self.path.parent)
         self.close()
         self.fd = fd
         self._has_leftovers = False
         return intruder
 
-    def _move_intruder(self) -> Path:
+    def _move_intruder(self) -> Path | None:
+        """Give what has the file's name another one, if there is anything: also a link that leads nowhere."""
         for beside in _names_beside(self.path, "displaced"):
             with suppress(FileExistsError):
-                self.disk.link(self.path, beside)
-                break
-        self.disk.remove(self.path)
-        return beside
+                try:
+                    self.disk.link(self.path, beside)
+                except FileNotFoundError:
+                    return None
+                self.disk.remove(self.path)
+                return beside
+        raise AssertionError("there is always another name")
 
 
 def create_beside(disk: Disk, path: Path, kind: str) -> tuple[Path, int]:

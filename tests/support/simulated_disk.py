@@ -219,7 +219,8 @@ class SimulatedDisk:
 
     def link(self, source: Path, target: Path) -> None:
         node_id = self._find(source)
-        assert node_id is not None
+        if node_id is None:
+            raise FileNotFoundError(errno.ENOENT, "is not there", str(source))
         if self._find(target) is not None:
             raise FileExistsError(errno.EEXIST, "exists", str(target))
         folder = self._nodes[self._find(target.parent) or 0]

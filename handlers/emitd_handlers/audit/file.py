@@ -267,12 +267,19 @@ class AuditFile:
         self.problem = problem
 
     def _take_down(self, displacement: Displacement, *, at_once: bool) -> None:
-        """Refuse records, and mend the file when that has been so for a moment. Raises OSError."""
+        """Refuse records, and mend the file when that has been so for a moment."""
         self._is_blocked = True
-        self._set_problem(f"takes no records: {displacement.value}")
+        problem = f"takes no records: {displacement.value}"
+        if problem not in self.problem:
+            self._set_problem(problem)
         self._displaced_checks += 1
-        if at_once or self._displaced_checks > CHECKS_BEFORE_MENDING:
+        if not at_once and self._displaced_checks <= CHECKS_BEFORE_MENDING:
+            return
+        try:
             self._mend(displacement)
+        except OSError as error:
+            # Without the name of the copy: that is another one each time, and would be said again each time.
+            self._set_problem(f"{problem}, and its copy cannot be written: {error.strerror or error}")
 
     def _probe(self) -> None:
         """See whether the file can be written to again. Raises OSError, FileDisplaced."""
@@ -299,6 +306,9 @@ class AuditFile:
                 pass  # until it may be written again
 
     def _restore(self) -> None:
+        if self._disk.state_at(self.path.parent) is None:
+            self._make_folders()
+            self._sync_folders()
         intruder = self._file.restore("recovered", self._disk.lock)
         moved = f"; what stood in its place is '{intruder}' now" if intruder else ""
         self._solve_problem(f"is back, with all of its {self.line_count} lines, from the open file{moved}")

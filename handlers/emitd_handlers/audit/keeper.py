@@ -73,7 +73,7 @@ class AuditKeeper:
             now = loop.time()
             if now - checked_at >= CHECK_SECONDS - turn_seconds / 2:
                 checked_at = now
-                await self._check()
+                await self._guarded(self._check())
             if not self._log.tree.uncovered:
                 uncovered_since = None
             elif uncovered_since is None:
@@ -89,8 +89,10 @@ class AuditKeeper:
         return self._stopping.is_set()
 
     async def _check(self) -> None:
-        await self._guarded(self._check_file())
-        self._on_check()
+        try:
+            await self._check_file()
+        finally:
+            self._on_check()
 
     async def _check_file(self, *, at_once: bool = False) -> None:
         async with self._turn:

@@ -7,6 +7,9 @@ the first new line comes.
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import astuple
 
 from emitd_handlers.audit.file import AuditFile
 from emitd_handlers.audit.line_index import FIRST, Entry
@@ -19,6 +22,21 @@ from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.note import Signer
 
 __all__ = ["AuditLog"]
+
+
+class _Loss(NamedTuple):
+    """What a log was when lines of it were destroyed."""
+
+    problem: str
+    end: Entry
+    log_id: str
+
+
+class _Refusal(NamedTuple):
+    """What was at the place of such a log when it was tried in vain to go on with that, and why it was in vain."""
+
+    states: Sequence[FileState | None]
+    reason: str
 
 
 class AuditLog:
@@ -40,8 +58,9 @@ class AuditLog:
         self._report = report
         self._signer: Signer | None = None
         self._covered_end = FIRST
-        #: What was at the log's place when it was last tried in vain to go on with that.
-        self._refused: FileState | None = None
+        #: None: no lines were lost, or all of them are there again.
+        self._loss: _Loss | None = None
+        self._refusal: _Refusal | None = None
 
     @property
     def problem(self) -> str:
@@ -75,10 +94,18 @@ class AuditLog:
         """Open the tree. Called by the file, once it can be read."""
         verifiers = read_verifiers(self._disk, self.paths.vkey)
         self._covered_end = self.tree.open(self.file.read, verifiers)
+        if self._loss is not None:
+            self.tree.check_lines(self.file.read)
         return self._covered_end
 
     def identify(self, log_id: str) -> None:
         """Get ready to sign. Called by the file, once its id is known, before it makes sure of all names."""
+        if self._loss is not None and self._loss.log_id == log_id:
+            lacking = self._loss.end.leaf_index - self.tree.covered
+            if lacking > 0:
+                raise HandlerUnavailable(
+                    f"audit log '{self.paths.lines}' lacks {lacking} lines that were signed as '{log_id}'"
+                )
         self._signer = open_signer(
             self._disk,
             self.paths,
@@ -99,7 +126,8 @@ class AuditLog:
 
     def cover(self) -> None:
         """Sign all lines there are; where that fails, `tree.problem` says so."""
-        self.tree.cover()
+        if not self.file.is_lost:
+            self.tree.cover()
 
     def check(self, *, at_once: bool = False) -> None:
         """Look whether the log is still what it should be; mend it if not, or say in `problem` why that cannot be."""
@@ -115,23 +143,34 @@ class AuditLog:
     def _open_again(self) -> None:
         """Go on with what was put in the place of a log of which lines were lost, or begin a new one.
 
-        What lacks lines that were acknowledged is not taken.
+        What lacks a line that was acknowledged is not taken: all of those are signed first, for the tree still knows
+        their hashes.
         """
-        state = self._disk.state_at(self.file.path)
-        if state == self._refused:
-            return
         file = self.file
-        problem, end, log_id = file.problem, file.end, file.log_id
+        if self._loss is None:
+            self.tree.cover()
+            if self.tree.uncovered:
+                return
+            self._loss = _Loss(file.problem, file.end, file.log_id)
+        states = [self._disk.state_at(path) for path in astuple(self.paths)]
+        if self._refusal is not None and self._refusal.states == states:
+            return
         self.close()
         try:
+            if states[0] is None and any(states):
+                raise HandlerUnavailable("not all that is named like it was moved away")
             self.open()
-            if file.log_id == log_id and file.line_count < end.leaf_index:
-                raise HandlerUnavailable(f"{end.leaf_index - file.line_count} lines are lacking")
-        except HandlerUnavailable:
-            self.close()
-            file.lose(problem, end, log_id)
-            self._refused = state
+        except (HandlerUnavailable, OSError) as error:
+            file.lose(*self._loss)
+            self._refuse(states, str(error))
             return
+        self._loss = self._refusal = None
         self._report(
             f"audit log '{file.path}' goes on as '{file.log_id}', with {file.line_count} lines, signed as {self.vkey}"
         )
+
+    def _refuse(self, states: Sequence[FileState | None], reason: str) -> None:
+        """Remember what was not taken. That the log that lost lines will not do itself has been said before."""
+        if self._refusal is not None and self._refusal.reason != reason:
+            self._report(f"what is at the place of audit log '{self.file.path}' now is not taken: {reason}")
+        self._refusal = _Refusal(states, reason)

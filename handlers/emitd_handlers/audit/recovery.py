@@ -61,9 +61,12 @@ def move_aside(disk: Disk, fd: int, path: Path, offset: int, kind: str = "damage
     try:
         write_all(disk, aside, damaged)
         disk.sync(aside)
+        disk.sync_directory(path.parent)
+    except OSError:
+        disk.remove(aside_path)  # the next try makes another one
+        raise
     finally:
         disk.close(aside)
-    disk.sync_directory(path.parent)
     disk.truncate(fd, offset)
     disk.sync(fd)
     return aside_path

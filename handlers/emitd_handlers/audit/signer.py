@@ -3,6 +3,7 @@
 The private key is a PEM file, the list a vkey a line, the newest last. A key is on the list before it signs anything.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,6 +17,8 @@ from emitd_handlers.tlog.note import NoteInvalid, Signer, Verifier
 __all__ = ["open_signer", "read_verifiers"]
 
 MAX_FILE_BYTES = 64 * 1024
+#: Anything that has both ends of a PEM file, which a torn one has not.
+_WHOLE_PEM = re.compile(rb"-----BEGIN [^\0]*-----\s*", re.DOTALL)
 
 
 def read_verifiers(disk: Disk, path: Path) -> Sequence[Verifier]:
@@ -65,13 +68,11 @@ def open_signer(disk: Disk, paths: AuditPaths, key: Path | None, log_id: str, *,
 
 
 def _make_key(disk: Disk, path: Path) -> None:
-    """Make a key, unless there is a good one. A crash may have left one that is torn, and has signed nothing."""
+    """Make a key, unless there is one. A crash may have left one that is torn, and has signed nothing."""
     fd = disk.open(path)
     try:
         disk.settle(fd, 0)
-        try:
-            read_key(disk.read(fd, MAX_FILE_BYTES, 0))
-        except ValueError:
+        if _WHOLE_PEM.fullmatch(disk.read(fd, MAX_FILE_BYTES, 0)) is None:
             disk.truncate(fd, 0)
             write_all(disk, fd, new_key_pem())
             disk.sync(fd)

@@ -14,7 +14,7 @@ from typing import TypeAlias
 from emitd_handlers.audit.checkpoint_file import frame_note, split_notes
 from emitd_handlers.audit.line_index import ENTRY_BYTES, FIRST, Entry, count_entries, pack_entry, read_entry
 from emitd_handlers.audit.paths import AuditPaths
-from emitd_handlers.audit.recovery import MAX_GROUP_BYTES
+from emitd_handlers.audit.recovery import MAX_GROUP_BYTES, move_aside
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.disk import Disk
 from emitd_handlers.durable_file import Displacement, DurableFile, FileDisplaced, reason_of
@@ -28,7 +28,7 @@ from emitd_handlers.tlog.merkle import (
     stored_count,
     stored_index,
 )
-from emitd_handlers.tlog.note import Note, NoteInvalid, Signer, Verifier
+from emitd_handlers.tlog.note import Note, NoteInvalid, Signer, UnknownKey, Verifier
 
 __all__ = ["AuditTree", "ReadLines"]
 
@@ -59,6 +59,7 @@ class AuditTree:
         #: Why the last `cover` failed; empty: it did not.
         self.problem = ""
         self._report = report
+        self._disk = disk
         self._hashes = DurableFile(disk, paths.hashes)
         self._checkpoints = DurableFile(disk, paths.checkpoints)
         self._index = DurableFile(disk, paths.index)
@@ -87,6 +88,7 @@ class AuditTree:
         Stored hashes that are missing or damaged are made anew from the lines. Raises HandlerUnavailable where the
         lines are not those that the checkpoint was signed over, or a checkpoint is not one of `verifiers`; OSError.
         """
+        self.problem = ""
         for file in (self._hashes, self._checkpoints, self._index):
             file.open()
         self._checkpoints.settle()
@@ -99,6 +101,19 @@ class AuditTree:
         self._hashes.cut(stored_count(size) * HASH_BYTES)
         self._frontier = Frontier(size, self._read_hash)
         return end
+
+    def check_lines(self, read_lines: ReadLines) -> None:
+        """Hold each line that the last checkpoint covers against it, which `open` does not.
+
+        Raises HandlerUnavailable where they are not those that it was signed over.
+        """
+        if self.checkpoint is None:
+            return
+        frontier, size = Frontier(), self.checkpoint.size
+        for first, lines in _blocks(read_lines, FIRST):
+            frontier.extend(list(map(leaf_hash, lines[: max(0, size - first.leaf_index)])))
+        if frontier.root() != self.checkpoint.root:
+            raise self._changed(size)
 
     def begin(self, signer: Signer, end: Entry, read_lines: ReadLines) -> None:
         """Sign with `signer` from now on, and cover the lines from `end` on, as far as they can be read.
@@ -114,7 +129,7 @@ class AuditTree:
         self._signer = signer
         for start, lines in _blocks(read_lines, end):
             self.add(*start, list(map(leaf_hash, lines)))
-        self.cover()
+            self.cover()  # each block by itself: of a long log that was never signed, not all fits into memory
 
     def add(self, first_index: int, offset: int, leaves: Sequence[bytes]) -> None:
         """Take the leaves of lines that are on the medium, in order; the first begins at `offset`."""
@@ -168,11 +183,14 @@ class AuditTree:
         file.append(data)
 
     def _put_back(self, file: DurableFile) -> None:
-        """Give a file that somebody displaced its name back. Raises FileDisplaced where it has lost bytes."""
+        """Mend a file that somebody displaced or wrote to. Raises FileDisplaced where it has lost bytes."""
         displacement = file.displacement()
         if displacement in (Displacement.GONE, Displacement.REPLACED):
             file.restore("recovered")
             self._report(f"'{file.path}' is back: {displacement.value}")
+        elif displacement is Displacement.GROWN:
+            aside = move_aside(self._disk, file.fd, file.path, file.size, "foreign")
+            self._report(f"'{file.path}' goes on; what something else wrote to it was moved into '{aside}'")
         elif displacement is not None:
             raise FileDisplaced(displacement)
 
@@ -190,16 +208,13 @@ class AuditTree:
         start = max(0, self._checkpoints.size - LAST_NOTES_BYTES)
         notes = list(split_notes(self._checkpoints.read(LAST_NOTES_BYTES, start), start))
         if start > 0:
-            del notes[0]  # it may begin before
+            del notes[:1]  # it may begin before
         for offset, note in reversed(notes[-2:]):
             if self._take_over(offset, note, verifiers):
                 self._cut_torn(offset + len(note) + 1)
                 return
-        if len(notes) > 1 or (notes and not verifiers):
-            raise HandlerUnavailable(
-                f"'{self.paths.checkpoints}' is damaged at byte {notes[-1][0]}, or a key is missing in "
-                f"'{self.paths.vkey}': no crash does that. `emitd audit verify` says more"
-            )
+        if start > 0 or len(notes) > 1 or (notes and not verifiers):
+            raise self._damaged(notes[-1][0] if notes else start)
         self._cut_torn(0)
 
     def _take_over(self, offset: int, note: bytes, verifiers: Sequence[Verifier]) -> bool:
@@ -210,6 +225,8 @@ class AuditTree:
             parsed = Note.parse(note)
             parsed.verify(verifiers)
             self.checkpoint = Checkpoint.parse(parsed.text)
+        except UnknownKey:  # it is whole
+            raise self._damaged(offset) from None
         except NoteInvalid:
             return False
         self.note = note
@@ -223,7 +240,7 @@ class AuditTree:
             self._checkpoints.cut(offset)
 
     def _find_end(self, read_lines: ReadLines, size: int) -> Entry | None:
-        """Return where line `size` begins; None where hashes or index are not as the last checkpoint says.
+        """Return where line `size` begins; None where hashes, index or lines are not as the last checkpoint says.
 
         Reads the lines after the last entry of the index, and none before it.
         """
@@ -244,10 +261,12 @@ class AuditTree:
                 return _after(first, lines[: size - first.leaf_index])
             if first.offset - start.offset > MAX_UNINDEXED_BYTES:
                 return None
-        raise self._lacking(size)
+        return None
 
     def _rebuild(self, read_lines: ReadLines, size: int) -> Entry:
         """Make the hashes and the index of the first `size` lines anew; return where those end."""
+        if sum(len(lines) for _, lines in _blocks(read_lines, FIRST)) < size:
+            raise self._lacking(size)
         self._report(
             f"audit log '{self.paths.lines}': its hashes and its index are made anew from {size} lines"
         )
@@ -264,15 +283,23 @@ class AuditTree:
             if first != FIRST:
                 self._index.append(pack_entry(first))
             self._last_entry, end = first, _after(first, lines)
-        if end.leaf_index < size:
-            raise self._lacking(size)
         if self.checkpoint is not None and self._frontier.root() != self.checkpoint.root:
-            raise HandlerUnavailable(
-                f"audit log '{self.paths.lines}' was changed: its first {size} lines are not those that its last "
-                "checkpoint was signed over. `emitd audit verify` says more. Put a good copy in its place, or move it "
-                "away with all that is named like it to begin a new log"
-            )
+            self._hashes.cut(0)  # else the next try would save them as damaged, and so on
+            raise self._changed(size)
         return end
+
+    def _damaged(self, offset: int) -> HandlerUnavailable:
+        return HandlerUnavailable(
+            f"'{self.paths.checkpoints}' is damaged at byte {offset}, or a key is missing in '{self.paths.vkey}': no "
+            "crash does that. `emitd audit verify` says more"
+        )
+
+    def _changed(self, size: int) -> HandlerUnavailable:
+        return HandlerUnavailable(
+            f"audit log '{self.paths.lines}' was changed: its first {size} lines are not those that its last "
+            "checkpoint was signed over. `emitd audit verify` says more. Put a good copy in its place, or move it "
+            "away with all that is named like it to begin a new log"
+        )
 
     def _lacking(self, size: int) -> HandlerUnavailable:
         return HandlerUnavailable(
