@@ -37,7 +37,19 @@ from emitd_handlers.errors import (
     RecordInvalid,
     RetryableError,
 )
-from emitd_handlers.job import Job, JobPage, JobQuery, JobSource, JobTransition, JobUpdate
+from emitd_handlers.job import (
+    Job,
+    JobChange,
+    JobFilter,
+    JobPage,
+    JobQuery,
+    JobSource,
+    JobTransition,
+    JobUpdate,
+    ManagedJobSource,
+    TransitionPage,
+    TransitionQuery,
+)
 from emitd_handlers.outcome import (
     AuditReceipt,
     Committed,
@@ -76,6 +88,8 @@ __all__ = [
     "HandlerUnavailable",
     "InclusionProof",
     "Job",
+    "JobChange",
+    "JobFilter",
     "JobPage",
     "JobQuery",
     "JobQueryInvalid",
@@ -87,6 +101,7 @@ __all__ = [
     "JobUpdate",
     "Level",
     "LogRecord",
+    "ManagedJobSource",
     "Outcome",
     "OverflowPolicy",
     "Payload",
@@ -97,4 +112,6 @@ __all__ = [
     "Refused",
     "RetryableError",
     "SignedCheckpoint",
+    "TransitionPage",
+    "TransitionQuery",
 ]

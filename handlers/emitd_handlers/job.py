@@ -1,4 +1,4 @@
-"""Jobs as handlers keep them and readers see them, and `JobSource`, the way to read them."""
+"""Jobs as handlers keep them and readers see them; `JobSource` and `ManagedJobSource`, the ways to read them."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, runtime_checkable
@@ -7,7 +7,19 @@ import msgspec
 
 from emitd_handlers.record import JobState
 
-__all__ = ["Job", "JobPage", "JobQuery", "JobSource", "JobTransition", "JobUpdate"]
+__all__ = [
+    "Job",
+    "JobChange",
+    "JobFilter",
+    "JobPage",
+    "JobQuery",
+    "JobSource",
+    "JobTransition",
+    "JobUpdate",
+    "ManagedJobSource",
+    "TransitionPage",
+    "TransitionQuery",
+]
 
 
 class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -40,10 +52,17 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     failure_reason: str = ""
     failure_message: str = ""
     cancel_requested: bool = False
+    cancel_reason: str = ""
+    #: When the newest attempt was first RUNNING, and when it ended, by the server's clock; 0: not yet.
+    start_time_unix_nano: int = 0
+    end_time_unix_nano: int = 0
+    #: The record that opened the newest attempt with `new_attempt`, and the revision that made; empty: none did.
+    opened_by: str = ""
+    opened_revision: int = 0
 
 
 class JobTransition(msgspec.Struct, frozen=True, gc=False):
-    """A change of a job's status, or the start of an attempt."""
+    """A change of a job's status, or the start of an attempt; in a history also mere progress."""
 
     revision: int
     attempt: int
@@ -51,6 +70,10 @@ class JobTransition(msgspec.Struct, frozen=True, gc=False):
     progress: int
     #: When it happened, as the report said.
     time_unix_nano: int
+    failure_reason: str = ""
+    failure_message: str = ""
+    #: No change of status: kept because the handler is told to keep progress.
+    progress_only: bool = False
 
 
 class JobUpdate(msgspec.Struct, frozen=True):
@@ -65,13 +88,31 @@ class JobUpdate(msgspec.Struct, frozen=True):
     history_truncated: bool = False
 
 
-class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs to list: those that match every filter, newest first by (creation, job_id)."""
+class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
+    """Which jobs are asked for: those that match in every respect."""
 
     #: Empty: any.
     job_type: str = ""
     #: Empty: any.
     statuses: tuple[JobState, ...] = ()
+    #: Empty: any.
+    job_ids: tuple[str, ...] = ()
+    #: Labels that a job must have, with their values.
+    labels: dict[str, str] = {}
+
+    def matches(self, job: Job) -> bool:
+        """Return whether it is one of those jobs."""
+        return (
+            (not self.job_type or job.job_type == self.job_type)
+            and (not self.statuses or job.status in self.statuses)
+            and (not self.job_ids or job.job_id in self.job_ids)
+            and (not self.labels or self.labels.items() <= job.labels.items())
+        )
+
+
+class JobQuery(JobFilter, frozen=True, kw_only=True):
+    """Which jobs to list, newest first by (creation, job_id)."""
+
     #: Only jobs updated later than this; 0: at any time.
     updated_after_unix_nano: int = 0
     page_size: int = 100
@@ -85,6 +126,37 @@ class JobPage(msgspec.Struct, frozen=True):
     jobs: Sequence[Job]
     #: Empty after the last page.
     next_page_token: str
+
+
+class JobChange(msgspec.Struct, frozen=True, gc=False):
+    """News of one of many watched jobs."""
+
+    job_id: str
+    revision: int
+    #: The newest state; None: the job was removed.
+    job: Job | None = None
+    #: It was told before, and matches no longer or was removed.
+    left_filter: bool = False
+
+
+class TransitionQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """Which part of a job's history to list, oldest first."""
+
+    job_id: str
+    after_revision: int = 0
+    page_size: int = 100
+    #: `next_page_token` of the page before, or empty.
+    page_token: str = ""
+
+
+class TransitionPage(msgspec.Struct, frozen=True):
+    """One page of a job's history."""
+
+    transitions: Sequence[JobTransition]
+    #: Empty after the last page.
+    next_page_token: str
+    #: Something that was asked for exists no more.
+    history_truncated: bool = False
 
 
 @runtime_checkable
@@ -122,4 +194,38 @@ class JobSource(Protocol):
         whenever there was nothing to tell for `idle_seconds` (None: never), also while there is no job yet, so
         that whoever sends the updates on can send a sign of life. The iterator does not end by itself; closing
         it, or cancelling the task that waits for it, frees whatever it holds.
+        """
+
+
+@runtime_checkable
+class ManagedJobSource(JobSource, Protocol):
+    """What a `JobSource` may offer beyond, so that WatchJobs, ListJobTransitions and RequestCancel can be served."""
+
+    def watch_many(
+        self,
+        job_filter: JobFilter,
+        *,
+        max_jobs: int,
+        min_interval_seconds: float = 0.0,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[Sequence[JobChange] | None, None]:
+        """Yield all jobs that match, in as many parts as that takes, then an empty part, then changes.
+
+        None is yielded whenever there was nothing to tell for `idle_seconds` (None: never). Of several changes of a
+        job only the newest may be told; one that changes a status is never held back, others come no sooner than
+        `min_interval_seconds` after the part before. A job that was told and matches no longer, or was removed, is
+        told once more with `left_filter`. Raises `JobQueryInvalid` when more than `max_jobs` match. The iterator does
+        not end by itself; closing it frees whatever it holds.
+        """
+
+    async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
+        """Return a page of a job's history, or None if there is no such job.
+
+        Raises `JobQueryInvalid` for a token it did not make for this query.
+        """
+
+    async def request_cancel(self, job_id: str, reason: str) -> Job | None:
+        """Record the wish that a job be cancelled; return the job as it then stands, or None if there is none.
+
+        Nothing changes where the wish stands already, or the job has ended.
         """

@@ -56,10 +56,12 @@ class JobNotFound(EmitdError):
 
 
 class NoJobSource(EmitdError):
-    """No active handler serves jobs."""
+    """No active handler serves jobs, or what is asked about them."""
 
-    def __init__(self) -> None:
-        super().__init__("no active handler serves jobs; configure one such as 'type: database_job'")
+    def __init__(
+        self, message: str = "no active handler serves jobs; configure one such as 'type: database_job'"
+    ) -> None:
+        super().__init__(message)
 
 
 class AuditLogNotFound(EmitdError):

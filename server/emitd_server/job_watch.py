@@ -1,13 +1,13 @@
-"""WatchJob: one stream of a job's updates, with heartbeats, to its end."""
+"""WatchJob, one stream of a job's updates to its end, and WatchJobs, one of many jobs'; both with heartbeats."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator
-from contextlib import aclosing
+from collections.abc import AsyncIterator, Iterator
+from contextlib import aclosing, contextmanager
 
 from emitd.v1 import job_pb2 as pb
-from emitd_handlers.job import Job, JobSource, JobUpdate
+from emitd_handlers.job import Job, JobSource, JobUpdate, ManagedJobSource
 from emitd_server.errors import JobNotFound, TooManyWatchers
-from emitd_server.job_wire import job_to_wire, read_job_id, update_to_wire
+from emitd_server.job_wire import changes_to_wire, job_to_wire, read_filter, read_job_id, update_to_wire
 from emitd_server.open_streams import OpenStreams
 from emitd_server.settings import WatchSettings
 
@@ -33,16 +33,13 @@ class JobWatches:
         Raises JobNotFound, TooManyWatchers, ServiceStopping, RequestInvalid, and whatever the source raises.
         """
         job_id = read_job_id(request.job_id)
-        if self._open >= self._settings.max_watchers:
-            raise TooManyWatchers(self._settings.max_watchers, "server.watch.max_watchers")
-        self._open += 1
-        try:
+        with self._counted():
             if not request.wait_for_creation and await source.get(job_id) is None:
                 raise JobNotFound(job_id)
             updates = source.watch(
                 job_id,
                 after_revision=request.after_revision if request.HasField("after_revision") else None,
-                min_interval_seconds=(request.min_interval_ms or self._settings.min_interval_ms) / 1000,
+                min_interval_seconds=self._interval(request.min_interval_ms),
                 idle_seconds=self._settings.heartbeat_seconds,
             )
             waiting = self._streams.waiting()
@@ -56,8 +53,44 @@ class JobWatches:
                     else:
                         job = update.job
                         yield self._encode(update)
+
+    async def watch_many(
+        self, source: ManagedJobSource, request: pb.WatchJobsRequest
+    ) -> AsyncIterator[bytes]:
+        """Yield serialised WatchJobsResponse messages for ever. Raises as `watch`, and JobQueryInvalid."""
+        job_filter = read_filter(request)
+        with self._counted():
+            parts = source.watch_many(
+                job_filter,
+                max_jobs=self._settings.max_jobs,
+                min_interval_seconds=self._interval(request.min_interval_ms),
+                idle_seconds=self._settings.heartbeat_seconds,
+            )
+            waiting = self._streams.waiting()
+            async with aclosing(parts):
+                while True:
+                    with waiting:
+                        part = await anext(parts)
+                    if part is None:
+                        yield pb.WatchJobsResponse(heartbeat=True).SerializeToString()
+                    elif part:
+                        yield changes_to_wire(part).SerializeToString()
+                    else:
+                        yield pb.WatchJobsResponse(snapshot_end=True).SerializeToString()
+
+    @contextmanager
+    def _counted(self) -> Iterator[None]:
+        """Count a stream as open in the block. Raises TooManyWatchers."""
+        if self._open >= self._settings.max_watchers:
+            raise TooManyWatchers(self._settings.max_watchers, "server.watch.max_watchers")
+        self._open += 1
+        try:
+            yield
         finally:
             self._open -= 1
+
+    def _interval(self, min_interval_ms: int) -> float:
+        return (min_interval_ms or self._settings.min_interval_ms) / 1000
 
     def _encode(self, update: JobUpdate) -> bytes:
         """Serialise an update once, however many watchers get it."""

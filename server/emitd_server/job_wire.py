@@ -1,14 +1,36 @@
 """Between jobs and the wire: requests about jobs read and checked, jobs and updates written."""
 
+from collections.abc import Sequence
+
 from emitd.v1 import job_pb2 as pb
-from emitd_handlers.job import Job, JobQuery, JobTransition, JobUpdate
+from emitd_handlers.job import (
+    Job,
+    JobChange,
+    JobFilter,
+    JobQuery,
+    JobTransition,
+    JobUpdate,
+    TransitionPage,
+    TransitionQuery,
+)
 from emitd_handlers.record import JobState
 from emitd_server.errors import RequestInvalid
 
-__all__ = ["job_to_wire", "read_job_id", "read_query", "update_to_wire"]
+__all__ = [
+    "changes_to_wire",
+    "job_to_wire",
+    "read_filter",
+    "read_job_id",
+    "read_query",
+    "read_transition_query",
+    "transitions_to_wire",
+    "update_to_wire",
+]
 
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
+#: Ids in one filter.
+MAX_JOB_IDS = 1000
 _STATES = {state.value: state for state in JobState}
 
 
@@ -21,13 +43,39 @@ def read_job_id(job_id: str) -> str:
 
 def read_query(request: pb.ListJobsRequest) -> JobQuery:
     """Return the query that a request describes. Raises RequestInvalid."""
-    if request.page_size < 0:
-        raise RequestInvalid("page_size", f"{request.page_size} is negative")
+    job_filter = read_filter(request)
     return JobQuery(
+        job_type=job_filter.job_type,
+        statuses=job_filter.statuses,
+        job_ids=job_filter.job_ids,
+        labels=job_filter.labels,
+        updated_after_unix_nano=request.updated_after_unix_nano,
+        page_size=_page_size(request.page_size),
+        page_token=request.page_token,
+    )
+
+
+def read_filter(request: pb.ListJobsRequest | pb.WatchJobsRequest) -> JobFilter:
+    """Return which jobs a request is about. Raises RequestInvalid."""
+    if len(request.job_ids) > MAX_JOB_IDS:
+        raise RequestInvalid("job_ids", f"has {len(request.job_ids)} ids, more than {MAX_JOB_IDS}")
+    for index, job_id in enumerate(request.job_ids):
+        if not job_id:
+            raise RequestInvalid(f"job_ids[{index}]", "is empty")
+    return JobFilter(
         job_type=request.job_type,
         statuses=tuple(_state(number, index) for index, number in enumerate(request.statuses)),
-        updated_after_unix_nano=request.updated_after_unix_nano,
-        page_size=min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE),
+        job_ids=tuple(request.job_ids),
+        labels=dict(request.labels),
+    )
+
+
+def read_transition_query(request: pb.ListJobTransitionsRequest) -> TransitionQuery:
+    """Return which part of a job's history a request is about. Raises RequestInvalid."""
+    return TransitionQuery(
+        job_id=read_job_id(request.job_id),
+        after_revision=request.after_revision,
+        page_size=_page_size(request.page_size),
         page_token=request.page_token,
     )
 
@@ -52,6 +100,9 @@ def job_to_wire(job: Job) -> pb.Job:
         failure_reason=job.failure_reason,
         failure_message=job.failure_message,
         cancel_requested=job.cancel_requested,
+        start_time_unix_nano=job.start_time_unix_nano,
+        end_time_unix_nano=job.end_time_unix_nano,
+        cancel_reason=job.cancel_reason,
     )
 
 
@@ -65,6 +116,30 @@ def update_to_wire(update: JobUpdate) -> pb.WatchJobResponse:
     )
 
 
+def changes_to_wire(changes: Sequence[JobChange]) -> pb.WatchJobsResponse:
+    """Return the message that tells a watcher of changes of many jobs."""
+    return pb.WatchJobsResponse(
+        changes=[
+            pb.JobChange(
+                job=pb.Job(job_id=change.job_id, revision=change.revision)
+                if change.job is None
+                else job_to_wire(change.job),
+                left_filter=change.left_filter,
+            )
+            for change in changes
+        ]
+    )
+
+
+def transitions_to_wire(page: TransitionPage) -> pb.ListJobTransitionsResponse:
+    """Return the message with a page of a job's history."""
+    return pb.ListJobTransitionsResponse(
+        transitions=[_transition_to_wire(item) for item in page.transitions],
+        next_page_token=page.next_page_token,
+        history_truncated=page.history_truncated,
+    )
+
+
 def _transition_to_wire(transition: JobTransition) -> pb.JobTransition:
     return pb.JobTransition(
         revision=transition.revision,
@@ -72,7 +147,16 @@ def _transition_to_wire(transition: JobTransition) -> pb.JobTransition:
         status=transition.status.value,  # type: ignore[arg-type]  # as above
         progress=transition.progress,
         time_unix_nano=transition.time_unix_nano,
+        failure_reason=transition.failure_reason,
+        failure_message=transition.failure_message,
+        progress_only=transition.progress_only,
     )
+
+
+def _page_size(size: int) -> int:
+    if size < 0:
+        raise RequestInvalid("page_size", f"{size} is negative")
+    return min(size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 def _state(number: int, index: int) -> JobState:

@@ -11,7 +11,13 @@ from emitd_handlers.record import LogRecord
 from emitd_server.diagnostics import Report
 from emitd_server.errors import JobNotFound, RequestInvalid
 from emitd_server.job_watch import JobWatches
-from emitd_server.job_wire import job_to_wire, read_job_id, read_query
+from emitd_server.job_wire import (
+    job_to_wire,
+    read_job_id,
+    read_query,
+    read_transition_query,
+    transitions_to_wire,
+)
 from emitd_server.open_streams import OpenStreams
 from emitd_server.receipt_wire import receipt_to_wire
 from emitd_server.rpc import Rpcs
@@ -22,8 +28,6 @@ from emitd_server.wire import RecordReader
 __all__ = ["SERVICE_NAME", "LogServicer"]
 
 SERVICE_NAME = "emitd.v1.LogService"
-#: A page of jobs ends early at this size, so that it stays well under what clients accept in one message.
-MAX_PAGE_BYTES = 2 * 1024 * 1024
 
 
 class LogServicer:
@@ -44,7 +48,10 @@ class LogServicer:
             "EmitBatch": self._rpcs.unary(self.emit_batch),
             "GetJob": self._rpcs.unary(self.get_job),
             "ListJobs": self._rpcs.unary(self.list_jobs),
+            "ListJobTransitions": self._rpcs.unary(self.list_job_transitions),
+            "RequestCancel": self._rpcs.unary(self.request_cancel),
             "WatchJob": self._rpcs.stream(self.watch_job),
+            "WatchJobs": self._rpcs.stream(self.watch_jobs),
         }
         return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
 
@@ -113,6 +120,30 @@ class LogServicer:
     def watch_job(self, data: bytes) -> AsyncIterator[bytes]:
         """WatchJob."""
         return self._watches.watch(self._service.jobs, self._parse(job_pb2.WatchJobRequest, data))
+
+    def watch_jobs(self, data: bytes) -> AsyncIterator[bytes]:
+        """WatchJobs."""
+        request = self._parse(job_pb2.WatchJobsRequest, data)
+        return self._watches.watch_many(self._service.managed_jobs, request)
+
+    async def list_job_transitions(self, data: bytes) -> bytes:
+        """ListJobTransitions."""
+        query = read_transition_query(self._parse(job_pb2.ListJobTransitionsRequest, data))
+        page = await self._service.managed_jobs.list_transitions(query)
+        if page is None:
+            raise JobNotFound(query.job_id)
+        return transitions_to_wire(page).SerializeToString()
+
+    async def request_cancel(self, data: bytes) -> bytes:
+        """RequestCancel."""
+        request = self._parse(job_pb2.RequestCancelRequest, data)
+        job_id = read_job_id(request.job_id)
+        if len(request.reason.encode()) > self._limits.max_name_bytes:
+            raise RequestInvalid("reason", f"has more than {self._limits.max_name_bytes} bytes")
+        job = await self._service.managed_jobs.request_cancel(job_id, request.reason)
+        if job is None:
+            raise JobNotFound(job_id)
+        return job_pb2.RequestCancelResponse(job=job_to_wire(job)).SerializeToString()
 
     def _add_receipts(
         self,

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import EmitdError
-from emitd_handlers.job import JobSource
+from emitd_handlers.job import JobSource, ManagedJobSource
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery
@@ -119,6 +119,14 @@ class LoggingService:
             if isinstance(lane.handler, JobSource):
                 return lane.handler
         raise NoJobSource
+
+    @property
+    def managed_jobs(self) -> ManagedJobSource:
+        """The same handler, where it offers all there is to do with jobs. Raises NoJobSource if not."""
+        jobs = self.jobs
+        if isinstance(jobs, ManagedJobSource):
+            return jobs
+        raise NoJobSource("the handler that serves jobs can only get, list and watch one")
 
     def audit(self, log_id: str = "") -> AuditSource:
         """Return the handler that keeps an audit log; an empty name means the only one.

@@ -36,7 +36,7 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
 
 
 class WatchSettings(_Section, frozen=True, kw_only=True):
-    """WatchJob; the heartbeat also of TailAuditEvents."""
+    """WatchJob and WatchJobs; the heartbeat also of TailAuditEvents."""
 
     #: After so long without news a watcher gets a heartbeat.
     heartbeat_seconds: PositiveSeconds = 15.0
@@ -44,6 +44,8 @@ class WatchSettings(_Section, frozen=True, kw_only=True):
     min_interval_ms: PositiveInt = 100
     #: Watch streams open at once; more get RESOURCE_EXHAUSTED.
     max_watchers: PositiveInt = 10_000
+    #: Jobs that one WatchJobs stream may be about; more are refused.
+    max_jobs: PositiveInt = 10_000
 
 
 class AuditSettings(_Section, frozen=True, kw_only=True):

@@ -8,8 +8,8 @@ import pytest
 
 from emitd_handlers.console import ConsoleHandler, ConsoleSettings
 from emitd_handlers.database_job import DatabaseJobHandler, DatabaseJobSettings
-from emitd_handlers.database_url import DatabaseUrl
 from emitd_handlers.discard import DiscardHandler
+from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.json_audit import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings

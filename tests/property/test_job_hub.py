@@ -7,9 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emitd_handlers import job_hub
 from emitd_handlers.job import Job, JobTransition, JobUpdate
-from emitd_handlers.job_hub import JobHistory, JobHub
+from emitd_handlers.jobs import hub
+from emitd_handlers.jobs.hub import JobHub
+from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.record import JobState
 
 #: What happens next: some reports committed together (True: with a change of status), then told; or a watcher begins,
@@ -162,5 +163,5 @@ def test_no_gap_no_double_and_the_last_state(
     """Transitions come complete, in order and once; each update brings something new; counts add up; whoever reads on
     gets the last state; and nothing is left when all have gone.
     """
-    monkeypatch.setattr(job_hub, "MAX_KNOWN_TRANSITIONS", 3)
+    monkeypatch.setattr(hub, "MAX_KNOWN_TRANSITIONS", 3)
     asyncio.run(run(happenings, load_turns))

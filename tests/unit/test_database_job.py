@@ -14,14 +14,15 @@ import pytest
 
 from emitd_handlers import database_job
 from emitd_handlers.database_job import DatabaseJobHandler, DatabaseJobSettings
-from emitd_handlers.database_url import DatabaseUrl
 from emitd_handlers.disk import RealDisk
 from emitd_handlers.errors import HandlerUnavailable, JobQueryInvalid, RecordInvalid
 from emitd_handlers.job import Job, JobQuery, JobSource
+from emitd_handlers.jobs.database_url import DatabaseUrl
+from emitd_handlers.jobs.sqlite.connection import SqliteConnection, make_database_file
+from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 from emitd_handlers.settings import Delivery
-from emitd_handlers.sqlite_connection import make_database_file
 from emitd_handlers.testing import make_record
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
@@ -73,6 +74,18 @@ async def get(handler: DatabaseJobHandler, job_id: str = "j") -> Job:
     return job
 
 
+def writer(handler: DatabaseJobHandler) -> SqliteConnection:
+    assert isinstance(handler._store, SqliteJobStore)
+    assert handler._store._writer is not None
+    return handler._store._writer
+
+
+def reader(handler: DatabaseJobHandler) -> SqliteConnection:
+    assert isinstance(handler._store, SqliteJobStore)
+    assert handler._store._reader is not None
+    return handler._store._reader
+
+
 async def join_all(threads: set[threading.Thread]) -> None:
     """Wait until the threads have ended."""
     for thread in threads:
@@ -90,8 +103,7 @@ async def block(handler: DatabaseJobHandler) -> threading.Event:
         loop.call_soon_threadsafe(entered.set)
         gate.wait(20)
 
-    assert handler._writer is not None
-    task = asyncio.create_task(handler._writer.run(wait))
+    task = asyncio.create_task(writer(handler).run(wait))
     _blocking.add(task)
     task.add_done_callback(_blocking.discard)
     await entered.wait()
@@ -122,9 +134,8 @@ async def test_a_report_is_committed_and_read(handler: DatabaseJobHandler, path:
 
 async def test_concurrent_calls_share_transactions(handler: DatabaseJobHandler) -> None:
     """What comes while one is under way goes into the next, in order, with outcomes for each call."""
-    assert handler._writer is not None
     statements: list[str] = []
-    await handler._writer.run(lambda connection: connection.set_trace_callback(statements.append))
+    await writer(handler).run(lambda connection: connection.set_trace_callback(statements.append))
     gate = await block(handler)
     calls = [asyncio.create_task(handler.emit_batch([report("first")]))]
     await asyncio.sleep(0.01)
@@ -138,21 +149,20 @@ async def test_concurrent_calls_share_transactions(handler: DatabaseJobHandler) 
         assert [(receipt(o).job_id, receipt(o).revision) for o in outcomes] == [
             (f"j{number}", revision) for revision in (1, 2, 3)
         ]
-    assert statements.count("BEGIN IMMEDIATE") == statements.count("COMMIT") == 2
+    passes = statements.count("SELECT passed_at FROM job_lease_watch")
+    assert statements.count("BEGIN IMMEDIATE") == statements.count("COMMIT") == 2 + passes
 
 
 async def test_it_is_set_up_to_keep_what_it_commits(handler: DatabaseJobHandler) -> None:
     """WAL, synchronous=FULL on the connection that writes, and a reader that cannot write."""
-    assert handler._writer is not None
-    assert handler._reader is not None
 
     def pragma(connection: sqlite3.Connection, name: str) -> object:
         return connection.execute(f"PRAGMA {name}").fetchone()[0]
 
-    assert await handler._writer.run(pragma, "journal_mode") == "wal"
-    assert await handler._writer.run(pragma, "synchronous") == 2
-    assert await handler._writer.run(pragma, "fullfsync") == 1
-    assert await handler._reader.run(pragma, "query_only") == 1
+    assert await writer(handler).run(pragma, "journal_mode") == "wal"
+    assert await writer(handler).run(pragma, "synchronous") == 2
+    assert await writer(handler).run(pragma, "fullfsync") == 1
+    assert await reader(handler).run(pragma, "query_only") == 1
 
 
 async def test_files_and_folders_are_for_the_owner_alone(tmp_path: Path) -> None:
@@ -345,8 +355,7 @@ async def test_tables_of_a_newer_emitd_are_refused(path: Path) -> None:
 async def test_a_database_that_fails_refuses_the_whole_group(handler: DatabaseJobHandler) -> None:
     """HandlerUnavailable for every call in it, nothing committed; then it goes on."""
     await handler.emit(report("a"))
-    assert handler._writer is not None
-    await handler._writer.run(
+    await writer(handler).run(
         lambda connection: connection.execute(
             "CREATE TEMP TRIGGER full BEFORE INSERT ON main.job_logs BEGIN SELECT raise(ABORT, 'disk full'); END"
         )
@@ -356,7 +365,7 @@ async def test_a_database_that_fails_refuses_the_whole_group(handler: DatabaseJo
         assert isinstance(answer, HandlerUnavailable)
         assert "disk full" in str(answer)
     assert (await get(handler, "a")).revision == 1
-    await handler._writer.run(lambda connection: connection.execute("DROP TRIGGER full"))
+    await writer(handler).run(lambda connection: connection.execute("DROP TRIGGER full"))
     assert [receipt(o).revision for o in await handler.emit_batch([report("a"), report("b")])] == [2, 1]
 
 
@@ -364,11 +373,10 @@ async def test_another_process_that_writes_is_waited_for(handler: DatabaseJobHan
     """And if it does not end, the reports are refused as retryable."""
     other = sqlite3.connect(path, isolation_level=None)
     other.execute("BEGIN IMMEDIATE")
-    assert handler._writer is not None
-    await handler._writer.run(lambda connection: connection.execute("PRAGMA busy_timeout = 50"))
+    await writer(handler).run(lambda connection: connection.execute("PRAGMA busy_timeout = 50"))
     with pytest.raises(HandlerUnavailable, match="locked"):
         await handler.emit_batch([report()])
-    await handler._writer.run(lambda connection: connection.execute("PRAGMA busy_timeout = 20000"))
+    await writer(handler).run(lambda connection: connection.execute("PRAGMA busy_timeout = 20000"))
     waiting = asyncio.create_task(handler.emit_batch([report()]))
     await asyncio.sleep(0.05)
     assert not waiting.done()

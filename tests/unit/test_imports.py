@@ -66,6 +66,7 @@ V1_EXPORTS = [
     "GetJobResponse",
     "HandlerReceipt",
     "Job",
+    "JobChange",
     "JobNotice",
     "JobReceipt",
     "JobState",
@@ -74,6 +75,8 @@ V1_EXPORTS = [
     "Level",
     "ListAuditEventsRequest",
     "ListAuditEventsResponse",
+    "ListJobTransitionsRequest",
+    "ListJobTransitionsResponse",
     "ListJobsRequest",
     "ListJobsResponse",
     "LogRecord",
@@ -81,10 +84,14 @@ V1_EXPORTS = [
     "LogServiceStub",
     "Receipt",
     "RecordError",
+    "RequestCancelRequest",
+    "RequestCancelResponse",
     "TailAuditEventsRequest",
     "TailAuditEventsResponse",
     "WatchJobRequest",
     "WatchJobResponse",
+    "WatchJobsRequest",
+    "WatchJobsResponse",
 ]
 SERVER_EXPORTS = ["ConfigError", "InProcessClient", "LoggingService", "load_config"]
 HANDLERS_EXPORTS = [
@@ -113,6 +120,8 @@ HANDLERS_EXPORTS = [
     "HandlerUnavailable",
     "InclusionProof",
     "Job",
+    "JobChange",
+    "JobFilter",
     "JobPage",
     "JobQuery",
     "JobQueryInvalid",
@@ -124,6 +133,7 @@ HANDLERS_EXPORTS = [
     "JobUpdate",
     "Level",
     "LogRecord",
+    "ManagedJobSource",
     "Outcome",
     "OverflowPolicy",
     "Payload",
@@ -134,6 +144,8 @@ HANDLERS_EXPORTS = [
     "Refused",
     "RetryableError",
     "SignedCheckpoint",
+    "TransitionPage",
+    "TransitionQuery",
 ]
 
 

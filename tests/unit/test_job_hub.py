@@ -5,10 +5,11 @@ from collections.abc import AsyncGenerator
 
 import pytest
 
-from emitd_handlers import job_hub
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.job import Job, JobTransition, JobUpdate
-from emitd_handlers.job_hub import JobHistory, JobHub
+from emitd_handlers.jobs import hub
+from emitd_handlers.jobs.hub import JobHub
+from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.record import JobState
 
 RUNNING, COMPLETED = JobState.RUNNING, JobState.COMPLETED
@@ -243,7 +244,7 @@ async def test_a_watcher_far_behind_gets_every_transition(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """What the channel has dropped is loaded again, and the memory of a channel is bounded."""
-    monkeypatch.setattr(job_hub, "MAX_KNOWN_TRANSITIONS", 4)
+    monkeypatch.setattr(hub, "MAX_KNOWN_TRANSITIONS", 4)
     database.report()
     watch = database.hub.watch("j")
     await anext(watch)
@@ -438,7 +439,7 @@ async def test_a_deleted_job_does_not_make_its_watchers_spin(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A watcher far behind a job whose rows have gone is told what is known, as truncated."""
-    monkeypatch.setattr(job_hub, "MAX_KNOWN_TRANSITIONS", 1)
+    monkeypatch.setattr(hub, "MAX_KNOWN_TRANSITIONS", 1)
     database.report()
     watch = database.hub.watch("j")
     await anext(watch)

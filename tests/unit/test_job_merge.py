@@ -7,7 +7,17 @@ from msgspec.structs import replace
 
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.job import Job, JobTransition
-from emitd_handlers.job_merge import ATTEMPT_ENDED, MAX_ATTEMPT, OUT_OF_ORDER, SUPERSEDED, Merged, merge
+from emitd_handlers.jobs.merge import (
+    ATTEMPT_ENDED,
+    LEASE_EXPIRED,
+    MAX_ATTEMPT,
+    OUT_OF_ORDER,
+    SUPERSEDED,
+    Merged,
+    expire,
+    merge,
+    request_cancel,
+)
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
@@ -24,6 +34,7 @@ def report(
     message: str = "",
     source: str = "",
     job_type: str = "sync",
+    record_id: str = "",
     **fields: Any,
 ) -> LogRecord:
     """A report of job `j`; time 0: that of its receipt."""
@@ -33,6 +44,7 @@ def report(
         time_unix_nano=time or received,
         received_unix_nano=received,
         source=source,
+        record_id=record_id,
         payload=JobStatus("j", job_type, status, **fields),
     )
 
@@ -84,6 +96,7 @@ def test_the_first_report_makes_the_job() -> None:
         create_time_unix_nano=RECEIVED + 1_234_000,
         update_time_unix_nano=RECEIVED + 2_345_000,
         event_time_unix_nano=5,
+        start_time_unix_nano=RECEIVED + 2_345_000,
     )
     assert merged.transition == JobTransition(1, 3, RUNNING, 7, 5)
 
@@ -213,7 +226,7 @@ def test_a_lower_attempt_is_superseded() -> None:
 
 @pytest.mark.parametrize("next_attempt", [{"attempt": 5}, {"new_attempt": True}])
 def test_a_new_attempt_starts_afresh(next_attempt: dict[str, Any]) -> None:
-    """From a lower rank and an earlier time; type, creation, labels and the wish to cancel stay."""
+    """From a lower rank and an earlier time; type, creation and labels stay."""
     first = report(
         FAILED,
         time=9,
@@ -223,7 +236,13 @@ def test_a_new_attempt_starts_afresh(next_attempt: dict[str, Any]) -> None:
         lease_seconds=9,
         failure_reason="OOM",
     )
-    job = replace(apply(None, first), cancel_requested=True)
+    job = replace(
+        apply(None, first),
+        cancel_requested=True,
+        cancel_reason="not needed",
+        opened_by="x",
+        opened_revision=1,
+    )
     merged = merge(job, report(QUEUED, time=1, job_type="", **next_attempt), RECEIVED + SECOND)
     attempt = next_attempt.get("attempt", 2)
     assert merged.job == Job(
@@ -236,7 +255,6 @@ def test_a_new_attempt_starts_afresh(next_attempt: dict[str, Any]) -> None:
         create_time_unix_nano=RECEIVED,
         update_time_unix_nano=RECEIVED + SECOND,
         event_time_unix_nano=1,
-        cancel_requested=True,
     )
     assert merged.transition == JobTransition(2, attempt, QUEUED, 0, 1)
 
@@ -282,3 +300,84 @@ def test_a_lease_lasts_from_when_the_report_is_applied() -> None:
     assert (unleased.lease_seconds, unleased.lease_expire_time_unix_nano) == (0, 0)
     again = apply(ended, report(new_attempt=True))
     assert (again.lease_seconds, again.lease_expire_time_unix_nano) == (0, 0)
+
+
+@pytest.mark.parametrize("next_attempt", [{"attempt": 2}, {"new_attempt": True}])
+def test_a_wish_to_cancel_outlives_an_attempt_that_has_not_ended(next_attempt: dict[str, Any]) -> None:
+    """Who wished it still does when a worker that was lost is replaced; after the end the job begins without it."""
+    job = request_cancel(apply(None, report()), "too slow", RECEIVED)
+    job = apply(job, report(**next_attempt))
+    assert (job.attempt, job.cancel_requested, job.cancel_reason) == (2, True, "too slow")
+    job = apply(apply(job, report(COMPLETED, attempt=2)), report(attempt=3))
+    assert (job.cancel_requested, job.cancel_reason) == (False, "")
+
+
+def test_a_wish_to_cancel_is_recorded_once_and_only_while_there_is_something_to_cancel() -> None:
+    """One more revision, no other status, the first reason stays; a job that has ended stays as it is."""
+    job = apply(None, report(progress=30, lease_seconds=9))
+    asked = request_cancel(job, "too slow", RECEIVED + SECOND)
+    assert asked == replace(
+        job,
+        revision=2,
+        update_time_unix_nano=RECEIVED + SECOND,
+        cancel_requested=True,
+        cancel_reason="too slow",
+    )
+    assert request_cancel(asked, "again", RECEIVED + 2 * SECOND) is asked
+    for end in (COMPLETED, FAILED):
+        ended = apply(job, report(end))
+        assert request_cancel(ended, "too late", RECEIVED) is ended
+
+
+def test_a_lease_that_runs_out_ends_the_attempt() -> None:
+    """FAILED with LEASE_EXPIRED, as a change of status like any other; the rest stays as last reported."""
+    job = apply(None, report(progress=30, message="copying", lease_seconds=9, source="w"))
+    merged = expire(job, RECEIVED + 9 * SECOND + 1)
+    assert merged.job == replace(
+        job,
+        status=FAILED,
+        revision=2,
+        update_time_unix_nano=RECEIVED + 9 * SECOND,
+        event_time_unix_nano=RECEIVED + 9 * SECOND + 1,
+        lease_expire_time_unix_nano=0,
+        failure_reason=LEASE_EXPIRED,
+        failure_message="no report came within the lease of 9 s",
+        end_time_unix_nano=RECEIVED + 9 * SECOND,
+    )
+    assert merged.transition == JobTransition(
+        2, 1, FAILED, 30, RECEIVED + 9 * SECOND + 1, LEASE_EXPIRED, "no report came within the lease of 9 s"
+    )
+    assert stale(merged.job, report(COMPLETED, lease_seconds=9)) == ATTEMPT_ENDED
+
+
+def test_a_copy_of_the_report_that_opened_the_attempt_opens_nothing() -> None:
+    """Known by its record_id, whatever was reported since; another report opens the next one."""
+    job = apply(apply(None, report()), report(new_attempt=True, record_id="r1"))
+    assert (job.attempt, job.opened_by, job.opened_revision) == (2, "r1", 2)
+    job = apply(job, report(COMPLETED, attempt=2))
+    merged = merge(job, report(new_attempt=True, record_id="r1"), RECEIVED)
+    assert (merged.job, merged.transition, merged.is_copy, merged.applied) == (job, None, True, False)
+    assert apply(job, report(new_attempt=True, record_id="r2")).attempt == 3
+    nameless = apply(job, report(new_attempt=True))
+    assert apply(nameless, report(new_attempt=True)).attempt == 4
+
+
+def test_start_and_end_are_those_of_the_newest_attempt() -> None:
+    """The first RUNNING and the end, by the server's clock; a job that was never RUNNING has no start."""
+    job = apply(None, report(QUEUED))
+    assert (job.start_time_unix_nano, job.end_time_unix_nano) == (0, 0)
+    job = merge(job, report(RUNNING), RECEIVED + SECOND).job
+    job = merge(job, report(RUNNING, progress=5), RECEIVED + 2 * SECOND).job
+    assert (job.start_time_unix_nano, job.end_time_unix_nano) == (RECEIVED + SECOND, 0)
+    job = merge(job, report(FAILED), RECEIVED + 3 * SECOND).job
+    assert (job.start_time_unix_nano, job.end_time_unix_nano) == (RECEIVED + SECOND, RECEIVED + 3 * SECOND)
+    job = merge(job, report(QUEUED, attempt=2), RECEIVED + 4 * SECOND).job
+    assert (job.start_time_unix_nano, job.end_time_unix_nano) == (0, 0)
+    assert apply(job, report(COMPLETED, attempt=2)).start_time_unix_nano == 0
+
+
+def test_a_failure_is_told_with_its_transition() -> None:
+    """So that the history says why each attempt failed, also when a later one has replaced it."""
+    job = apply(None, report())
+    merged = merge(job, report(FAILED, failure_reason="OOM", failure_message="out of memory"), RECEIVED)
+    assert merged.transition == JobTransition(2, 1, FAILED, 0, RECEIVED, "OOM", "out of memory")

@@ -10,10 +10,11 @@ import pytest
 
 from emitd_handlers.errors import JobQueryInvalid
 from emitd_handlers.job import JobPage, JobQuery
+from emitd_handlers.jobs.paging import MAX_PAGE_BYTES
+from emitd_handlers.jobs.sqlite.queries import get_job, list_jobs, load_history
+from emitd_handlers.jobs.sqlite.schema import migrate
+from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
-from emitd_handlers.sqlite_job_queries import MAX_PAGE_BYTES, get_job, list_jobs, load_history
-from emitd_handlers.sqlite_jobs import SqliteJobs
-from emitd_handlers.sqlite_schema import migrate
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
 MICROSECOND = 1_000

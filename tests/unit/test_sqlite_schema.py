@@ -5,9 +5,9 @@ from collections.abc import Iterator
 
 import pytest
 
-from emitd_handlers import sqlite_schema
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.sqlite_schema import MIGRATIONS, migrate, transaction
+from emitd_handlers.jobs.sqlite import schema
+from emitd_handlers.jobs.sqlite.schema import MIGRATIONS, migrate, transaction
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def tables(connection: sqlite3.Connection) -> set[str]:
 def test_a_new_database_gets_the_newest_tables(connection: sqlite3.Connection) -> None:
     """With their version; a second start changes nothing."""
     migrate(connection)
-    assert tables(connection) == {"emitd_schema", "job_logs", "job_receipts", "job_transitions"}
+    assert tables(connection) == {
+        *("emitd_schema", "job_lease_watch", "job_logs", "job_receipts", "job_transitions"),
+    }
     connection.execute("INSERT INTO job_receipts VALUES (1, x'00')")
     migrate(connection)
     assert connection.execute("SELECT * FROM emitd_schema").fetchall() == [("jobs", len(MIGRATIONS))]
@@ -50,7 +52,7 @@ def test_an_older_version_is_migrated_step_by_step(
         ("ALTER TABLE job_logs ADD COLUMN a",),
         ("ALTER TABLE job_logs RENAME COLUMN a TO b",),
     )
-    monkeypatch.setattr(sqlite_schema, "MIGRATIONS", steps)
+    monkeypatch.setattr(schema, "MIGRATIONS", steps)
     migrate(connection)
     migrate(connection)
     assert connection.execute("SELECT b FROM job_logs").fetchall() == []
@@ -63,7 +65,7 @@ def test_a_failed_migration_leaves_the_old_version(
     """It is one transaction."""
     migrate(connection)
     monkeypatch.setattr(
-        sqlite_schema, "MIGRATIONS", (*MIGRATIONS, ("ALTER TABLE job_logs ADD COLUMN a", "nonsense"))
+        schema, "MIGRATIONS", (*MIGRATIONS, ("ALTER TABLE job_logs ADD COLUMN a", "nonsense"))
     )
     with pytest.raises(sqlite3.Error):
         migrate(connection)

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from emitd.v1 import record_pb2 as emitd_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x65mitd/v1/job.proto\x12\x08\x65mitd.v1\x1a\x15\x65mitd/v1/record.proto\"\xce\x03\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08job_type\x18\x02 \x01(\t\x12\"\n\x06status\x18\x03 \x01(\x0e\x32\x12.emitd.v1.JobState\x12\r\n\x05\x65nded\x18\x04 \x01(\x08\x12\x10\n\x08progress\x18\x05 \x01(\x05\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x14\n\x0c\x64\x65tails_json\x18\x07 \x01(\t\x12)\n\x06labels\x18\x08 \x03(\x0b\x32\x19.emitd.v1.Job.LabelsEntry\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0f\n\x07\x61ttempt\x18\n \x01(\r\x12\x10\n\x08revision\x18\x0b \x01(\x04\x12\x1d\n\x15\x63reate_time_unix_nano\x18\x0c \x01(\x06\x12\x1d\n\x15update_time_unix_nano\x18\r \x01(\x06\x12#\n\x1blease_expire_time_unix_nano\x18\x0e \x01(\x06\x12\x16\n\x0e\x66\x61ilure_reason\x18\x0f \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x10 \x01(\t\x12\x18\n\x10\x63\x61ncel_requested\x18\x11 \x01(\x08\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\x80\x01\n\rJobTransition\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\"\n\x06status\x18\x03 \x01(\x0e\x32\x12.emitd.v1.JobState\x12\x10\n\x08progress\x18\x04 \x01(\x05\x12\x16\n\x0etime_unix_nano\x18\x05 \x01(\x06\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\",\n\x0eGetJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.emitd.v1.Job\"\x91\x01\n\x0fListJobsRequest\x12\x10\n\x08job_type\x18\x01 \x01(\t\x12$\n\x08statuses\x18\x02 \x03(\x0e\x32\x12.emitd.v1.JobState\x12\x1f\n\x17updated_after_unix_nano\x18\x03 \x01(\x06\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\"H\n\x10ListJobsResponse\x12\x1b\n\x04jobs\x18\x01 \x03(\x0b\x32\r.emitd.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x95\x01\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x11wait_for_creation\x18\x03 \x01(\x08\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\x12\x17\n\x0fmin_interval_ms\x18\x05 \x01(\rB\x11\n\x0f_after_revision\"\xa3\x01\n\x10WatchJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.emitd.v1.Job\x12,\n\x0btransitions\x18\x02 \x03(\x0b\x32\x17.emitd.v1.JobTransition\x12\x17\n\x0f\x63oalesced_count\x18\x03 \x01(\x04\x12\x11\n\theartbeat\x18\x04 \x01(\x08\x12\x19\n\x11history_truncated\x18\x05 \x01(\x08\x42O\n\x0c\x64\x65v.emitd.v1P\x01Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\xaa\x02\x08\x45mitd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x12\x65mitd/v1/job.proto\x12\x08\x65mitd.v1\x1a\x15\x65mitd/v1/record.proto\"\x9f\x04\n\x03Job\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08job_type\x18\x02 \x01(\t\x12\"\n\x06status\x18\x03 \x01(\x0e\x32\x12.emitd.v1.JobState\x12\r\n\x05\x65nded\x18\x04 \x01(\x08\x12\x10\n\x08progress\x18\x05 \x01(\x05\x12\x0f\n\x07message\x18\x06 \x01(\t\x12\x14\n\x0c\x64\x65tails_json\x18\x07 \x01(\t\x12)\n\x06labels\x18\x08 \x03(\x0b\x32\x19.emitd.v1.Job.LabelsEntry\x12\x0e\n\x06source\x18\t \x01(\t\x12\x0f\n\x07\x61ttempt\x18\n \x01(\r\x12\x10\n\x08revision\x18\x0b \x01(\x04\x12\x1d\n\x15\x63reate_time_unix_nano\x18\x0c \x01(\x06\x12\x1d\n\x15update_time_unix_nano\x18\r \x01(\x06\x12#\n\x1blease_expire_time_unix_nano\x18\x0e \x01(\x06\x12\x16\n\x0e\x66\x61ilure_reason\x18\x0f \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x10 \x01(\t\x12\x18\n\x10\x63\x61ncel_requested\x18\x11 \x01(\x08\x12\x1c\n\x14start_time_unix_nano\x18\x12 \x01(\x06\x12\x1a\n\x12\x65nd_time_unix_nano\x18\x13 \x01(\x06\x12\x15\n\rcancel_reason\x18\x14 \x01(\t\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xc8\x01\n\rJobTransition\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\"\n\x06status\x18\x03 \x01(\x0e\x32\x12.emitd.v1.JobState\x12\x10\n\x08progress\x18\x04 \x01(\x05\x12\x16\n\x0etime_unix_nano\x18\x05 \x01(\x06\x12\x16\n\x0e\x66\x61ilure_reason\x18\x06 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x07 \x01(\t\x12\x15\n\rprogress_only\x18\x08 \x01(\x08\"\x1f\n\rGetJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\",\n\x0eGetJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.emitd.v1.Job\"\x88\x02\n\x0fListJobsRequest\x12\x10\n\x08job_type\x18\x01 \x01(\t\x12$\n\x08statuses\x18\x02 \x03(\x0e\x32\x12.emitd.v1.JobState\x12\x1f\n\x17updated_after_unix_nano\x18\x03 \x01(\x06\x12\x11\n\tpage_size\x18\x04 \x01(\x05\x12\x12\n\npage_token\x18\x05 \x01(\t\x12\x0f\n\x07job_ids\x18\x06 \x03(\t\x12\x35\n\x06labels\x18\x07 \x03(\x0b\x32%.emitd.v1.ListJobsRequest.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"H\n\x10ListJobsResponse\x12\x1b\n\x04jobs\x18\x01 \x03(\x0b\x32\r.emitd.v1.Job\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"j\n\x19ListJobTransitionsRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x16\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x04\x12\x11\n\tpage_size\x18\x03 \x01(\x05\x12\x12\n\npage_token\x18\x04 \x01(\t\"~\n\x1aListJobTransitionsResponse\x12,\n\x0btransitions\x18\x01 \x03(\x0b\x32\x17.emitd.v1.JobTransition\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x19\n\x11history_truncated\x18\x03 \x01(\x08\"6\n\x14RequestCancelRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x0e\n\x06reason\x18\x02 \x01(\t\"3\n\x15RequestCancelResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.emitd.v1.Job\"\xdb\x01\n\x10WatchJobsRequest\x12\x10\n\x08job_type\x18\x01 \x01(\t\x12$\n\x08statuses\x18\x02 \x03(\x0e\x32\x12.emitd.v1.JobState\x12\x0f\n\x07job_ids\x18\x03 \x03(\t\x12\x36\n\x06labels\x18\x04 \x03(\x0b\x32&.emitd.v1.WatchJobsRequest.LabelsEntry\x12\x17\n\x0fmin_interval_ms\x18\x05 \x01(\r\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"b\n\x11WatchJobsResponse\x12$\n\x07\x63hanges\x18\x01 \x03(\x0b\x32\x13.emitd.v1.JobChange\x12\x14\n\x0csnapshot_end\x18\x02 \x01(\x08\x12\x11\n\theartbeat\x18\x03 \x01(\x08\"<\n\tJobChange\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.emitd.v1.Job\x12\x13\n\x0bleft_filter\x18\x02 \x01(\x08\"\x95\x01\n\x0fWatchJobRequest\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x1b\n\x0e\x61\x66ter_revision\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x11wait_for_creation\x18\x03 \x01(\x08\x12\x0e\n\x06\x66ollow\x18\x04 \x01(\x08\x12\x17\n\x0fmin_interval_ms\x18\x05 \x01(\rB\x11\n\x0f_after_revision\"\xa3\x01\n\x10WatchJobResponse\x12\x1a\n\x03job\x18\x01 \x01(\x0b\x32\r.emitd.v1.Job\x12,\n\x0btransitions\x18\x02 \x03(\x0b\x32\x17.emitd.v1.JobTransition\x12\x17\n\x0f\x63oalesced_count\x18\x03 \x01(\x04\x12\x11\n\theartbeat\x18\x04 \x01(\x08\x12\x19\n\x11history_truncated\x18\x05 \x01(\x08\x42O\n\x0c\x64\x65v.emitd.v1P\x01Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\xaa\x02\x08\x45mitd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,22 +35,44 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\014dev.emitd.v1P\001Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\252\002\010Emitd.V1'
   _globals['_JOB_LABELSENTRY']._loaded_options = None
   _globals['_JOB_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._loaded_options = None
+  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_JOB']._serialized_start=56
-  _globals['_JOB']._serialized_end=518
-  _globals['_JOB_LABELSENTRY']._serialized_start=473
-  _globals['_JOB_LABELSENTRY']._serialized_end=518
-  _globals['_JOBTRANSITION']._serialized_start=521
-  _globals['_JOBTRANSITION']._serialized_end=649
-  _globals['_GETJOBREQUEST']._serialized_start=651
-  _globals['_GETJOBREQUEST']._serialized_end=682
-  _globals['_GETJOBRESPONSE']._serialized_start=684
-  _globals['_GETJOBRESPONSE']._serialized_end=728
-  _globals['_LISTJOBSREQUEST']._serialized_start=731
-  _globals['_LISTJOBSREQUEST']._serialized_end=876
-  _globals['_LISTJOBSRESPONSE']._serialized_start=878
-  _globals['_LISTJOBSRESPONSE']._serialized_end=950
-  _globals['_WATCHJOBREQUEST']._serialized_start=953
-  _globals['_WATCHJOBREQUEST']._serialized_end=1102
-  _globals['_WATCHJOBRESPONSE']._serialized_start=1105
-  _globals['_WATCHJOBRESPONSE']._serialized_end=1268
+  _globals['_JOB']._serialized_end=599
+  _globals['_JOB_LABELSENTRY']._serialized_start=554
+  _globals['_JOB_LABELSENTRY']._serialized_end=599
+  _globals['_JOBTRANSITION']._serialized_start=602
+  _globals['_JOBTRANSITION']._serialized_end=802
+  _globals['_GETJOBREQUEST']._serialized_start=804
+  _globals['_GETJOBREQUEST']._serialized_end=835
+  _globals['_GETJOBRESPONSE']._serialized_start=837
+  _globals['_GETJOBRESPONSE']._serialized_end=881
+  _globals['_LISTJOBSREQUEST']._serialized_start=884
+  _globals['_LISTJOBSREQUEST']._serialized_end=1148
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_start=554
+  _globals['_LISTJOBSREQUEST_LABELSENTRY']._serialized_end=599
+  _globals['_LISTJOBSRESPONSE']._serialized_start=1150
+  _globals['_LISTJOBSRESPONSE']._serialized_end=1222
+  _globals['_LISTJOBTRANSITIONSREQUEST']._serialized_start=1224
+  _globals['_LISTJOBTRANSITIONSREQUEST']._serialized_end=1330
+  _globals['_LISTJOBTRANSITIONSRESPONSE']._serialized_start=1332
+  _globals['_LISTJOBTRANSITIONSRESPONSE']._serialized_end=1458
+  _globals['_REQUESTCANCELREQUEST']._serialized_start=1460
+  _globals['_REQUESTCANCELREQUEST']._serialized_end=1514
+  _globals['_REQUESTCANCELRESPONSE']._serialized_start=1516
+  _globals['_REQUESTCANCELRESPONSE']._serialized_end=1567
+  _globals['_WATCHJOBSREQUEST']._serialized_start=1570
+  _globals['_WATCHJOBSREQUEST']._serialized_end=1789
+  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_start=554
+  _globals['_WATCHJOBSREQUEST_LABELSENTRY']._serialized_end=599
+  _globals['_WATCHJOBSRESPONSE']._serialized_start=1791
+  _globals['_WATCHJOBSRESPONSE']._serialized_end=1889
+  _globals['_JOBCHANGE']._serialized_start=1891
+  _globals['_JOBCHANGE']._serialized_end=1951
+  _globals['_WATCHJOBREQUEST']._serialized_start=1954
+  _globals['_WATCHJOBREQUEST']._serialized_end=2103
+  _globals['_WATCHJOBRESPONSE']._serialized_start=2106
+  _globals['_WATCHJOBRESPONSE']._serialized_end=2269
 # @@protoc_insertion_point(module_scope)

@@ -61,6 +61,21 @@ class LogServiceStub(object):
                 request_serializer=emitd_dot_v1_dot_job__pb2.WatchJobRequest.SerializeToString,
                 response_deserializer=emitd_dot_v1_dot_job__pb2.WatchJobResponse.FromString,
                 _registered_method=True)
+        self.WatchJobs = channel.unary_stream(
+                '/emitd.v1.LogService/WatchJobs',
+                request_serializer=emitd_dot_v1_dot_job__pb2.WatchJobsRequest.SerializeToString,
+                response_deserializer=emitd_dot_v1_dot_job__pb2.WatchJobsResponse.FromString,
+                _registered_method=True)
+        self.ListJobTransitions = channel.unary_unary(
+                '/emitd.v1.LogService/ListJobTransitions',
+                request_serializer=emitd_dot_v1_dot_job__pb2.ListJobTransitionsRequest.SerializeToString,
+                response_deserializer=emitd_dot_v1_dot_job__pb2.ListJobTransitionsResponse.FromString,
+                _registered_method=True)
+        self.RequestCancel = channel.unary_unary(
+                '/emitd.v1.LogService/RequestCancel',
+                request_serializer=emitd_dot_v1_dot_job__pb2.RequestCancelRequest.SerializeToString,
+                response_deserializer=emitd_dot_v1_dot_job__pb2.RequestCancelResponse.FromString,
+                _registered_method=True)
 
 
 class LogServiceServicer(object):
@@ -104,6 +119,28 @@ class LogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def WatchJobs(self, request, context):
+        """Streams all jobs that match a filter: those that do now, then every change. Ends with UNAVAILABLE when the server
+        goes down: watch again.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def ListJobTransitions(self, request, context):
+        """Reads a job's history, oldest first, page by page.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def RequestCancel(self, request, context):
+        """Records the wish that a job be cancelled: the receipts of its reports and its watchers say so from then on.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -131,6 +168,21 @@ def add_LogServiceServicer_to_server(servicer, server):
                     servicer.WatchJob,
                     request_deserializer=emitd_dot_v1_dot_job__pb2.WatchJobRequest.FromString,
                     response_serializer=emitd_dot_v1_dot_job__pb2.WatchJobResponse.SerializeToString,
+            ),
+            'WatchJobs': grpc.unary_stream_rpc_method_handler(
+                    servicer.WatchJobs,
+                    request_deserializer=emitd_dot_v1_dot_job__pb2.WatchJobsRequest.FromString,
+                    response_serializer=emitd_dot_v1_dot_job__pb2.WatchJobsResponse.SerializeToString,
+            ),
+            'ListJobTransitions': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListJobTransitions,
+                    request_deserializer=emitd_dot_v1_dot_job__pb2.ListJobTransitionsRequest.FromString,
+                    response_serializer=emitd_dot_v1_dot_job__pb2.ListJobTransitionsResponse.SerializeToString,
+            ),
+            'RequestCancel': grpc.unary_unary_rpc_method_handler(
+                    servicer.RequestCancel,
+                    request_deserializer=emitd_dot_v1_dot_job__pb2.RequestCancelRequest.FromString,
+                    response_serializer=emitd_dot_v1_dot_job__pb2.RequestCancelResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -269,6 +321,87 @@ class LogService(object):
             '/emitd.v1.LogService/WatchJob',
             emitd_dot_v1_dot_job__pb2.WatchJobRequest.SerializeToString,
             emitd_dot_v1_dot_job__pb2.WatchJobResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def WatchJobs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/emitd.v1.LogService/WatchJobs',
+            emitd_dot_v1_dot_job__pb2.WatchJobsRequest.SerializeToString,
+            emitd_dot_v1_dot_job__pb2.WatchJobsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListJobTransitions(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/emitd.v1.LogService/ListJobTransitions',
+            emitd_dot_v1_dot_job__pb2.ListJobTransitionsRequest.SerializeToString,
+            emitd_dot_v1_dot_job__pb2.ListJobTransitionsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RequestCancel(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/emitd.v1.LogService/RequestCancel',
+            emitd_dot_v1_dot_job__pb2.RequestCancelRequest.SerializeToString,
+            emitd_dot_v1_dot_job__pb2.RequestCancelResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -11,8 +11,8 @@ from typing import Any, TypeAlias
 import msgspec
 
 from emitd_handlers.job import Job, JobTransition
+from emitd_handlers.jobs.sqlite.many import ManyRows
 from emitd_handlers.record import JobState
-from emitd_handlers.sqlite_many import ManyRows
 
 __all__ = [
     "INSERT_JOBS",
@@ -24,6 +24,7 @@ __all__ = [
     "is_tick",
     "job_from_row",
     "job_to_row",
+    "read_time",
     "tick_to_row",
     "time_text",
     "transition_from_row",
@@ -47,12 +48,13 @@ def time_text(unix_nano: int) -> str:
     return (_EPOCH + timedelta(microseconds=unix_nano // 1000)).isoformat(" ", "microseconds")
 
 
-def _time(text: str) -> int:
-    return (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND * 1000
+def read_time(text: str | None) -> int:
+    """Return the time in such a text, in nanoseconds since 1970-01-01T00:00:00Z; None: 0."""
+    return (datetime.fromisoformat(text) - _EPOCH) // _MICROSECOND * 1000 if text else 0
 
 
-def _expire_text(job: Job) -> str:
-    return time_text(job.lease_expire_time_unix_nano) if job.lease_expire_time_unix_nano else ""
+def _text_or_empty(unix_nano: int) -> str:
+    return time_text(unix_nano) if unix_nano else ""
 
 
 def _labels_text(job: Job) -> str:
@@ -63,7 +65,7 @@ def _labels_text(job: Job) -> str:
 SELECT_JOB = """
     SELECT rowid, job_id, job_type, status, progress, message, details, labels, source, attempt, revision,
         created_at, updated_at, event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason,
-        failure_message, cancel_requested
+        failure_message, cancel_requested, cancel_reason, started_at, ended_at, opened_by, opened_revision
     FROM job_logs
 """
 
@@ -90,6 +92,11 @@ def job_from_row(row: Row) -> Job:
         failure_reason,
         failure_message,
         cancel_requested,
+        cancel_reason,
+        started_at,
+        ended_at,
+        opened_by,
+        opened_revision,
     ) = row
     return Job(
         job_id=job_id,
@@ -102,14 +109,19 @@ def job_from_row(row: Row) -> Job:
         source=source,
         attempt=attempt,
         revision=revision,
-        create_time_unix_nano=_time(created_at),
-        update_time_unix_nano=_time(updated_at),
+        create_time_unix_nano=read_time(created_at),
+        update_time_unix_nano=read_time(updated_at),
         event_time_unix_nano=event_time,
         lease_seconds=lease_seconds,
-        lease_expire_time_unix_nano=_time(lease_expires_at) if lease_expires_at else 0,
+        lease_expire_time_unix_nano=read_time(lease_expires_at),
         failure_reason=failure_reason or "",
         failure_message=failure_message or "",
         cancel_requested=bool(cancel_requested),
+        cancel_reason=cancel_reason or "",
+        start_time_unix_nano=read_time(started_at),
+        end_time_unix_nano=read_time(ended_at),
+        opened_by=opened_by or "",
+        opened_revision=opened_revision,
     )
 
 
@@ -118,10 +130,11 @@ INSERT_JOBS = ManyRows(
     INSERT INTO job_logs (
         rowid, job_id, job_type, status, progress, message, details, labels, source, attempt, revision,
         created_at, updated_at, event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason,
-        failure_message
+        failure_message, started_at, ended_at, opened_by, opened_revision
     )
     """,
-    "(?, ?, ?, ?, ?, ?, nullif(?, ''), ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''))",
+    "(?, ?, ?, ?, ?, ?, nullif(?, ''), ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''), "
+    "nullif(?, ''), nullif(?, ''), nullif(?, ''), ?)",
 )
 
 
@@ -143,9 +156,13 @@ def job_to_row(rowid: int, job: Job) -> Row:
         time_text(job.update_time_unix_nano),
         job.event_time_unix_nano,
         job.lease_seconds,
-        _expire_text(job),
+        _text_or_empty(job.lease_expire_time_unix_nano),
         job.failure_reason,
         job.failure_message,
+        _text_or_empty(job.start_time_unix_nano),
+        _text_or_empty(job.end_time_unix_nano),
+        job.opened_by,
+        job.opened_revision,
     )
 
 
@@ -155,10 +172,12 @@ UPDATE_JOBS = ManyRows(
         status = column2, progress = column3, message = column4, details = column5, labels = column6,
         source = column7, attempt = column8, revision = column9, updated_at = column10,
         event_time_unix_nano = column11, lease_seconds = column12, lease_expires_at = column13,
-        failure_reason = column14, failure_message = column15
+        failure_reason = column14, failure_message = column15, started_at = column16, ended_at = column17,
+        opened_by = column18, opened_revision = column19, cancel_requested = column20, cancel_reason = column21
     FROM (
     """,
-    "(?, ?, ?, ?, nullif(?, ''), ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''))",
+    "(?, ?, ?, ?, nullif(?, ''), ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''), "
+    "nullif(?, ''), nullif(?, ''), nullif(?, ''), ?, ?, nullif(?, ''))",
     ") WHERE job_logs.rowid = column1",
 )
 
@@ -178,9 +197,15 @@ def update_to_row(rowid: int, job: Job) -> Row:
         time_text(job.update_time_unix_nano),
         job.event_time_unix_nano,
         job.lease_seconds,
-        _expire_text(job),
+        _text_or_empty(job.lease_expire_time_unix_nano),
         job.failure_reason,
         job.failure_message,
+        _text_or_empty(job.start_time_unix_nano),
+        _text_or_empty(job.end_time_unix_nano),
+        job.opened_by,
+        job.opened_revision,
+        job.cancel_requested,
+        job.cancel_reason,
     )
 
 
@@ -206,6 +231,8 @@ def is_tick(before: Job, after: Job) -> bool:
         and after.source == before.source
         and after.labels == before.labels
         and after.lease_seconds == before.lease_seconds
+        and after.cancel_requested == before.cancel_requested
+        and after.start_time_unix_nano == before.start_time_unix_nano
     )
 
 
@@ -217,23 +244,35 @@ def tick_to_row(rowid: int, job: Job) -> Row:
         job.message,
         job.revision,
         job.event_time_unix_nano,
-        _expire_text(job) if job.lease_seconds else "",
+        time_text(job.lease_expire_time_unix_nano) if job.lease_seconds else "",
     )
 
 
+#: Followed by more conditions and an order.
 SELECT_TRANSITIONS = """
-    SELECT revision, attempt, status, progress, time_unix_nano
-    FROM job_transitions WHERE job_id = ? AND revision > ? ORDER BY revision
+    SELECT revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, progress_only
+    FROM job_transitions WHERE job_id = ? AND revision > ?
 """
 
 
 def transition_from_row(row: Row) -> JobTransition:
     """Return the transition in a row of `SELECT_TRANSITIONS`."""
-    revision, attempt, status, progress, time_unix_nano = row
-    return JobTransition(revision, attempt, _STATES[status], progress, time_unix_nano % 2**64)
+    revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, progress_only = row
+    return JobTransition(
+        revision,
+        attempt,
+        _STATES[status],
+        progress,
+        time_unix_nano % 2**64,
+        failure_reason or "",
+        failure_message or "",
+        bool(progress_only),
+    )
 
 
-INSERT_TRANSITIONS = ManyRows("INSERT INTO job_transitions", "(?, ?, ?, ?, ?, ?)")
+INSERT_TRANSITIONS = ManyRows(
+    "INSERT INTO job_transitions", "(?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?)"
+)
 
 
 def transition_to_row(job_id: str, transition: JobTransition) -> Row:
@@ -246,4 +285,7 @@ def transition_to_row(job_id: str, transition: JobTransition) -> Row:
         _STATUS_TEXTS[transition.status],
         transition.progress,
         time_unix_nano if time_unix_nano < 2**63 else time_unix_nano - 2**64,
+        transition.failure_reason,
+        transition.failure_message,
+        transition.progress_only,
     )

@@ -1,9 +1,9 @@
 """The tables that jobs are kept in, and how older ones are brought up to date.
 
 The database may be the user's own: nothing but these tables is touched. People and other programs may read
-`job_logs` and `job_transitions`; `job_receipts` and `emitd_schema` are for emitd alone. Times are UTC, as
-SQLite's date functions and Python's `datetime.fromisoformat` read them; columns whose names end in `_unix_nano`
-are nanoseconds since 1970-01-01T00:00:00Z.
+`job_logs` and `job_transitions`; the other tables are for emitd alone. Times are UTC, as SQLite's date functions and
+Python's `datetime.fromisoformat` read them; columns whose names end in `_unix_nano` are nanoseconds since
+1970-01-01T00:00:00Z.
 """
 
 import sqlite3
@@ -62,6 +62,30 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         # One row for each transaction that took reports with a record_id: the number, counted from 1, of the
         # last of them, and in msgpack what is needed to answer a copy of each.
         "CREATE TABLE job_receipts (last_number INTEGER NOT NULL PRIMARY KEY, receipts BLOB NOT NULL)",
+    ),
+    (
+        "ALTER TABLE job_logs ADD COLUMN cancel_reason TEXT",
+        "ALTER TABLE job_logs ADD COLUMN started_at TIMESTAMP",
+        "ALTER TABLE job_logs ADD COLUMN ended_at TIMESTAMP",
+        # The record that opened the attempt, and the revision that made.
+        "ALTER TABLE job_logs ADD COLUMN opened_by TEXT",
+        "ALTER TABLE job_logs ADD COLUMN opened_revision INTEGER NOT NULL DEFAULT 0",
+        # Up to which revision the history was removed.
+        "ALTER TABLE job_logs ADD COLUMN history_revision INTEGER NOT NULL DEFAULT 0",
+        "UPDATE job_logs SET ended_at = updated_at WHERE status = 'COMPLETED' OR status = 'FAILED'",
+        "CREATE INDEX job_logs_by_end ON job_logs (ended_at) WHERE ended_at IS NOT NULL",
+        """
+        CREATE INDEX job_logs_by_end_with_history ON job_logs (ended_at)
+        WHERE ended_at IS NOT NULL AND history_revision < revision
+        """,
+        """
+        CREATE INDEX job_logs_by_lease ON job_logs (lease_expires_at) WHERE lease_expires_at IS NOT NULL
+        """,
+        "ALTER TABLE job_transitions ADD COLUMN failure_reason TEXT",
+        "ALTER TABLE job_transitions ADD COLUMN failure_message TEXT",
+        "ALTER TABLE job_transitions ADD COLUMN progress_only INTEGER NOT NULL DEFAULT 0",
+        # One row: when the leases were last looked at.
+        "CREATE TABLE job_lease_watch (passed_at TIMESTAMP NOT NULL)",
     ),
 )
 

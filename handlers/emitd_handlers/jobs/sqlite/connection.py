@@ -14,8 +14,8 @@ from emitd_handlers.errors import HandlerUnavailable
 
 __all__ = ["SqliteConnection", "make_database_file"]
 
-#: The first with `UPDATE ... FROM`.
-MIN_VERSION = (3, 33)
+#: The first with `RETURNING`.
+MIN_VERSION = (3, 35)
 #: How long to wait for another process that is writing to the same database.
 BUSY_SECONDS = 5.0
 _FILE_MODE = 0o600
@@ -34,7 +34,7 @@ class SqliteConnection(aiosqlite.Connection):
     async def open(cls, path: Path) -> Self:
         """Open the database in WAL mode, every commit synced. Raises sqlite3.Error and HandlerUnavailable."""
         if sqlite3.sqlite_version_info < MIN_VERSION:
-            raise HandlerUnavailable(f"SQLite {sqlite3.sqlite_version} is too old; expected 3.33 or newer")
+            raise HandlerUnavailable(f"SQLite {sqlite3.sqlite_version} is too old; expected 3.35 or newer")
         connection = cls(lambda: _connect(path), iter_chunk_size=64)
         # Like any handler's thread, it must not keep the process from ending when a call in it hangs. Until
         # 0.21 of aiosqlite the connection itself is the thread.

@@ -11,7 +11,11 @@ nothing that they should not:
   (`OUT_OF_ORDER`), so that an identical copy changes nothing.
 
 Afresh means: progress 0, no details, no lease, no failure, but for what the report brings. The job's type, its
-time of creation, its labels and a wish to cancel it are the job's, not the attempt's, and stay.
+time of creation and its labels are the job's, not the attempt's, and stay. A wish to cancel the job stays until it
+has ended: the next attempt after that begins without it.
+
+A report that opens an attempt does so once: a copy of it, known by its `record_id`, gets the answer of the first.
+What changes a job without a report, a lease that ran out and a wish to cancel it, is here too.
 """
 
 import msgspec
@@ -21,7 +25,17 @@ from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.job import Job, JobTransition
 from emitd_handlers.record import JobState, JobStatus, LogRecord
 
-__all__ = ["ATTEMPT_ENDED", "MAX_ATTEMPT", "OUT_OF_ORDER", "SUPERSEDED", "Merged", "merge"]
+__all__ = [
+    "ATTEMPT_ENDED",
+    "LEASE_EXPIRED",
+    "MAX_ATTEMPT",
+    "OUT_OF_ORDER",
+    "SUPERSEDED",
+    "Merged",
+    "expire",
+    "merge",
+    "request_cancel",
+]
 
 #: A newer attempt has replaced the one that the report is about.
 SUPERSEDED = "SUPERSEDED"
@@ -30,11 +44,14 @@ ATTEMPT_ENDED = "ATTEMPT_ENDED"
 #: A later report of the same attempt was applied before, or this very one.
 OUT_OF_ORDER = "OUT_OF_ORDER"
 
+#: The `failure_reason` of an attempt whose lease ran out.
+LEASE_EXPIRED = "LEASE_EXPIRED"
+
 #: What the wire has room for.
 MAX_ATTEMPT = 2**32 - 1
 
 _NANOS_A_SECOND = 1_000_000_000
-_QUEUED, _COMPLETED, _FAILED = JobState.QUEUED, JobState.COMPLETED, JobState.FAILED
+_QUEUED, _RUNNING, _COMPLETED, _FAILED = JobState
 
 
 class Merged(msgspec.Struct, frozen=True, gc=False):
@@ -46,11 +63,13 @@ class Merged(msgspec.Struct, frozen=True, gc=False):
     transition: JobTransition | None = None
     #: Why the report was not applied; empty if it was.
     stale_reason: str = ""
+    #: The report opened the attempt that the job is in, and had been applied before.
+    is_copy: bool = False
 
     @property
     def applied(self) -> bool:
         """Whether the report changed the job."""
-        return not self.stale_reason
+        return not self.stale_reason and not self.is_copy
 
 
 def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
@@ -69,7 +88,12 @@ def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
         return _begin_first(record, report, now_unix_nano)
     if report.job_type != job.job_type and report.job_type:
         raise RecordInvalid("job.job_type", f"'{report.job_type}' differs from the job's, '{job.job_type}'")
-    attempt = _next_attempt(job) if report.new_attempt else report.attempt
+    if report.new_attempt:
+        if record.record_id and record.record_id == job.opened_by:
+            return Merged(job, is_copy=True)
+        attempt = _next_attempt(job)
+    else:
+        attempt = report.attempt
     if attempt < job.attempt:
         return Merged(job, None, SUPERSEDED)
     if attempt > job.attempt:
@@ -87,6 +111,36 @@ def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
     ):
         return Merged(job, None, OUT_OF_ORDER)
     return Merged(_apply(job, record, report, event_time, now_unix_nano))
+
+
+def expire(job: Job, now_unix_nano: int) -> Merged:
+    """Return what becomes of a job whose lease has run out: FAILED, with LEASE_EXPIRED."""
+    update_time = _update_time(job, now_unix_nano)
+    failed = replace(
+        job,
+        status=_FAILED,
+        revision=job.revision + 1,
+        update_time_unix_nano=update_time,
+        event_time_unix_nano=max(now_unix_nano, job.event_time_unix_nano),
+        lease_expire_time_unix_nano=0,
+        failure_reason=LEASE_EXPIRED,
+        failure_message=f"no report came within the lease of {job.lease_seconds} s",
+        end_time_unix_nano=update_time,
+    )
+    return Merged(failed, _transition_to(failed, now_unix_nano))
+
+
+def request_cancel(job: Job, reason: str, now_unix_nano: int) -> Job:
+    """Return the job with the wish that it be cancelled: the same object where that stands or the job has ended."""
+    if job.cancel_requested or job.status.ended:
+        return job
+    return replace(
+        job,
+        revision=job.revision + 1,
+        update_time_unix_nano=_update_time(job, now_unix_nano),
+        cancel_requested=True,
+        cancel_reason=reason,
+    )
 
 
 def _begin_first(record: LogRecord, report: JobStatus, now_unix_nano: int) -> Merged:
@@ -108,7 +162,21 @@ def _begin_first(record: LogRecord, report: JobStatus, now_unix_nano: int) -> Me
 
 def _begin(job: Job, attempt: int, record: LogRecord, report: JobStatus, now_unix_nano: int) -> Merged:
     """Start `job` afresh with a report of a new attempt."""
-    fresh = replace(job, attempt=attempt, progress=0, details_json="", lease_seconds=0)
+    opened_by = record.record_id if report.new_attempt else ""
+    is_asked_to_stop = job.cancel_requested and not job.status.ended
+    fresh = replace(
+        job,
+        attempt=attempt,
+        progress=0,
+        details_json="",
+        lease_seconds=0,
+        cancel_requested=is_asked_to_stop,
+        cancel_reason=job.cancel_reason if is_asked_to_stop else "",
+        start_time_unix_nano=0,
+        end_time_unix_nano=0,
+        opened_by=opened_by,
+        opened_revision=job.revision + 1 if opened_by else 0,
+    )
     return _with_transition(_apply(fresh, record, report, _event_time(job, record), now_unix_nano), record)
 
 
@@ -118,14 +186,13 @@ def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_
     progress = report.progress
     if progress is None:
         progress = 100 if status is _COMPLETED else job.progress
-    update_time = now_unix_nano - now_unix_nano % 1000
-    if update_time < job.update_time_unix_nano:  # the clock has been set back
-        update_time = job.update_time_unix_nano
+    update_time = _update_time(job, now_unix_nano)
     lease_seconds = job.lease_seconds if report.lease_seconds is None else report.lease_seconds
-    expire_time = 0
-    if lease_seconds and status is not _COMPLETED and status is not _FAILED:
-        expire_time = update_time + lease_seconds * _NANOS_A_SECOND
     failed = status is _FAILED
+    ended = failed or status is _COMPLETED
+    start_time = job.start_time_unix_nano
+    if not start_time and status is _RUNNING:
+        start_time = update_time
     return replace(
         job,
         status=status,
@@ -138,10 +205,20 @@ def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_
         update_time_unix_nano=update_time,
         event_time_unix_nano=event_time,
         lease_seconds=lease_seconds,
-        lease_expire_time_unix_nano=expire_time,
+        lease_expire_time_unix_nano=update_time + lease_seconds * _NANOS_A_SECOND
+        if lease_seconds and not ended
+        else 0,
         failure_reason=report.failure_reason if failed else "",
         failure_message=report.failure_message if failed else "",
+        start_time_unix_nano=start_time,
+        end_time_unix_nano=update_time if ended else 0,
     )
+
+
+def _update_time(job: Job, now_unix_nano: int) -> int:
+    update_time = now_unix_nano - now_unix_nano % 1000
+    last = job.update_time_unix_nano
+    return update_time if update_time > last else last  # the clock may have been set back
 
 
 def _event_time(job: Job, record: LogRecord) -> int:
@@ -164,5 +241,16 @@ def _next_attempt(job: Job) -> int:
 
 
 def _with_transition(job: Job, record: LogRecord) -> Merged:
-    transition = JobTransition(job.revision, job.attempt, job.status, job.progress, record.time_unix_nano)
-    return Merged(job, transition)
+    return Merged(job, _transition_to(job, record.time_unix_nano))
+
+
+def _transition_to(job: Job, time_unix_nano: int) -> JobTransition:
+    return JobTransition(
+        job.revision,
+        job.attempt,
+        job.status,
+        job.progress,
+        time_unix_nano,
+        job.failure_reason,
+        job.failure_message,
+    )

@@ -11,34 +11,21 @@ again.
 """
 
 import asyncio
-import math
-from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence, Set
 from typing import TypeAlias
-
-import msgspec
 
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.job import Job, JobTransition, JobUpdate
+from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.jobs.waiter import Waiter, wake_all
 
-__all__ = ["JobHistory", "JobHub", "LoadHistory"]
+__all__ = ["JobHub", "LoadHistory"]
 
 #: How many transitions of a job a channel knows; about 100 bytes each.
 MAX_KNOWN_TRANSITIONS = 256
 
 
-class JobHistory(msgspec.Struct, frozen=True):
-    """A job and how it came to be so."""
-
-    job: Job
-    #: All of those after `after_revision`, oldest first.
-    transitions: Sequence[JobTransition]
-    #: At most the job's revision.
-    after_revision: int
-
-
-#: Returns the job with its transitions after a revision, or after a later one where those before exist no more
-#: (None: transitions are not asked for), all of one moment; or None: there is no such job. May raise
-#: HandlerUnavailable.
+#: As `JobStore.load_history`.
 LoadHistory: TypeAlias = Callable[[str, int | None], Awaitable[JobHistory | None]]
 
 
@@ -68,6 +55,27 @@ class JobHub:
             after = job.revision - 1 if after_revision is None else after_revision
             channel.learn(JobHistory(job, transitions, after))
 
+    def known(self) -> Mapping[str, int | None]:
+        """Return the revision that is known of each watched job; None: not even whether it exists."""
+        return {
+            job_id: None if channel.history is None else channel.history.job.revision
+            for job_id, channel in self._channels.items()
+        }
+
+    async def refresh(self, job_id: str) -> None:
+        """Load what somebody else may have done to a watched job, and tell its watchers. Raises what `load` does."""
+        channel = self._channels.get(job_id)
+        if channel is None:
+            return
+        async with channel.loading:
+            known = channel.history
+            history = await self._load(job_id, None if known is None else known.job.revision)
+            if history is None:
+                return
+            if known is channel.history and known is not None and history.job.revision < known.job.revision:
+                channel.history = None  # the database was set back: what it has now is the truth
+            channel.learn(history)
+
     def close(self, reason: str) -> None:
         """End every watch, now and from now on, with HandlerUnavailable and this reason."""
         self._closed = reason
@@ -89,7 +97,7 @@ class JobHub:
         """
         loop = asyncio.get_running_loop()
         channel = self._join(job_id)
-        watcher = _Watcher(loop, math.inf if idle_seconds is None else idle_seconds)
+        watcher = Waiter(loop, idle_seconds)
         revision, earliest = after_revision, 0.0
         is_told = False
         try:
@@ -126,7 +134,7 @@ class JobHub:
             raise HandlerUnavailable(self._closed)
 
     async def _update_after(
-        self, channel: "_Channel", watcher: "_Watcher", revision: int | None
+        self, channel: "_Channel", watcher: Waiter, revision: int | None
     ) -> JobUpdate | None:
         """Return what has happened since `revision`, as soon as the job exists; None: it is idle until then."""
         while True:
@@ -162,9 +170,9 @@ class _Channel:
         self._closed = False
         #: Updates to the newest revision, by the revision they start from.
         self.updates: dict[int | None, JobUpdate] = {}
-        self._waiting: set[_Watcher] = set()
+        self._waiting: set[Waiter] = set()
         #: Those that only a transition wakes.
-        self._pausing: set[_Watcher] = set()
+        self._pausing: set[Waiter] = set()
 
     def learn(self, news: JobHistory) -> None:
         """Add what was published or loaded to what is known, and wake those whom it concerns."""
@@ -173,16 +181,16 @@ class _Channel:
         if known is not None and merged.job is known.job:
             return
         self.updates = {}
-        _wake_all(self._waiting)
+        wake_all(self._waiting)
         if known is None or self._changed_status_since(known.job.revision):
-            _wake_all(self._pausing)
+            wake_all(self._pausing)
 
     def close(self) -> None:
         """Wake everybody, for good."""
         self._closed = True
         self.updates = {}
-        _wake_all(self._waiting)
-        _wake_all(self._pausing)
+        wake_all(self._waiting)
+        wake_all(self._pausing)
 
     def knows(self, revision: int | None) -> bool:
         """Return whether `update_after` can tell all that has happened since `revision`."""
@@ -199,7 +207,7 @@ class _Channel:
             update = self.updates[revision] = _update_from(self.history, revision)
         return update
 
-    async def wait_for_news(self, watcher: "_Watcher", revision: int | None, earliest: float) -> bool:
+    async def wait_for_news(self, watcher: Waiter, revision: int | None, earliest: float) -> bool:
         """Wait for another revision, and if it changes no status until `earliest`, by the loop's clock.
 
         Return False when the watcher has been idle for too long.
@@ -212,7 +220,7 @@ class _Channel:
                 return False
         return True
 
-    async def wait(self, watcher: "_Watcher") -> bool:
+    async def wait(self, watcher: Waiter) -> bool:
         """Wait for any change, or the end; return False when the watcher has been idle for too long."""
         return await watcher.wait_in(self._waiting)
 
@@ -222,64 +230,6 @@ class _Channel:
             return True
         transitions = self.history.transitions
         return bool(transitions) and transitions[-1].revision > revision
-
-
-class _Watcher:
-    """The waits of one watch, one after the other, and a clock that runs while it hears nothing."""
-
-    __slots__ = ("_alarm", "_future", "_idle_at", "_idle_seconds", "_loop", "now")
-
-    def __init__(self, loop: asyncio.AbstractEventLoop, idle_seconds: float) -> None:
-        self.now = loop.time
-        self._loop = loop
-        self._idle_seconds = idle_seconds
-        self._idle_at = math.inf
-        self._future: asyncio.Future[bool] | None = None
-        #: Goes off when it may have been idle for too long. Mostly it has not: that is cheaper than a timer a wait.
-        self._alarm: asyncio.TimerHandle | None = None
-        if idle_seconds < math.inf:
-            self._alarm = loop.call_later(idle_seconds, self._on_alarm)
-
-    def expect_news(self) -> None:
-        """Let the clock start again."""
-        self._idle_at = self.now() + self._idle_seconds
-
-    async def wait_in(self, waiting: "set[_Watcher]", until: float = math.inf) -> bool:
-        """Wait as one of those in `waiting` until woken, or until a time; return False if idle for too long."""
-        # A future of its own, because cancelling a task cancels the future that it waits for.
-        self._future = self._loop.create_future()
-        timer = None if until == math.inf else self._loop.call_at(until, self.wake)
-        waiting.add(self)
-        try:
-            return await self._future
-        finally:
-            waiting.discard(self)
-            if timer is not None:
-                timer.cancel()
-
-    def wake(self, is_news: bool = True) -> None:
-        """End the wait, if it waits."""
-        if self._future is not None and not self._future.done():
-            self._future.set_result(is_news)
-
-    def close(self) -> None:
-        """Stop the clock."""
-        if self._alarm is not None:
-            self._alarm.cancel()
-
-    def _on_alarm(self) -> None:
-        now = self.now()
-        if now >= self._idle_at:
-            self.wake(is_news=False)
-            self._idle_at = now + self._idle_seconds
-        self._alarm = self._loop.call_at(self._idle_at, self._on_alarm)
-
-
-def _wake_all(watchers: set[_Watcher]) -> None:
-    """Wake the watchers, and forget them."""
-    for watcher in watchers:
-        watcher.wake()
-    watchers.clear()
 
 
 def _merge(known: JobHistory | None, news: JobHistory) -> JobHistory:

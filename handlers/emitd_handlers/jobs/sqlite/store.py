@@ -1,0 +1,142 @@
+"""`SqliteJobStore`: jobs in one SQLite file, which other programs may read.
+
+There are two connections, each with a thread of its own: in WAL mode a reader never waits for the writer, so
+that neither a long list delays acknowledgements nor a large group the answer to GetJob.
+"""
+
+import sqlite3
+from collections.abc import Callable, Container, Sequence
+from pathlib import Path
+from typing import Concatenate, ParamSpec, TypeVar
+
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.job import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.sqlite.connection import SqliteConnection, make_database_file
+from emitd_handlers.jobs.sqlite.queries import get_job, list_jobs, list_transitions, load_history
+from emitd_handlers.jobs.sqlite.schema import migrate
+from emitd_handlers.jobs.sqlite.writer import SqliteJobs
+from emitd_handlers.jobs.store import Applied, JobHistory, Retention
+from emitd_handlers.outcome import RecentCommit
+from emitd_handlers.record import LogRecord
+
+__all__ = ["SqliteJobStore"]
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class SqliteJobStore:
+    """A `JobStore`. Time is the server's clock."""
+
+    def __init__(self, path: Path, *, cache_size: int, keep_progress: bool = False) -> None:
+        """`cache_size`: how many jobs are kept in memory; see `JobCache`. `keep_progress`: in the history too."""
+        self._path = path
+        self._cache_size = cache_size
+        self._keep_progress = keep_progress
+        self._writer: SqliteConnection | None = None
+        self._reader: SqliteConnection | None = None
+        self._jobs = self._make_jobs()
+
+    async def open(self) -> None:
+        """Open the file, and make or migrate its tables; see `JobStore.open`."""
+        try:
+            await self._open()
+        except BaseException as error:
+            await self.close()
+            if isinstance(error, (OSError, sqlite3.Error, HandlerUnavailable)):
+                raise HandlerUnavailable(
+                    f"database '{self._path}' cannot be opened: {_reason(error)}"
+                ) from error
+            raise
+
+    async def close(self) -> None:
+        """Close both connections."""
+        writer, reader = self._writer, self._reader
+        self._writer = self._reader = None
+        for connection in (reader, writer):  # the last one to close tidies up
+            if connection is not None:
+                await connection.close()
+
+    async def apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
+        """See `JobStore`; so for all of these."""
+        return await self._run(self._writer, self._jobs.apply, records, interest)
+
+    async def end_expired(
+        self, interval_seconds: float, waited_seconds: float, interest: Container[str]
+    ) -> Sequence[JobHistory]:
+        """One pass over the leases."""
+        return await self._run(
+            self._writer, self._jobs.end_expired, interval_seconds, waited_seconds, interest
+        )
+
+    async def request_cancel(
+        self, job_id: str, reason: str, interest: Container[str]
+    ) -> tuple[Job | None, Sequence[JobHistory]]:
+        """Record the wish to cancel a job."""
+        return await self._run(self._writer, self._jobs.request_cancel, job_id, reason, interest)
+
+    async def remove_ended(self, retention: Retention, limit: int) -> Sequence[str]:
+        """Remove what is not to be kept."""
+        return await self._run(self._writer, self._jobs.remove_ended, retention, limit)
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return one job."""
+        return await self._run(self._reader, get_job, job_id)
+
+    async def list(self, query: JobQuery) -> JobPage:
+        """Return a page of jobs."""
+        return await self._run(self._reader, list_jobs, query)
+
+    async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
+        """Return a page of a job's history."""
+        return await self._run(self._reader, list_transitions, query)
+
+    async def load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
+        """Return a job with its changes of status."""
+        return await self._run(self._reader, load_history, job_id, after_revision)
+
+    async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
+        """Return the last reports with a record_id."""
+        return await self._run(self._writer, self._jobs.recent_commits, limit)
+
+    def _make_jobs(self) -> SqliteJobs:
+        return SqliteJobs(cache_size=self._cache_size, keep_progress=self._keep_progress)
+
+    async def _open(self) -> None:
+        self._jobs = self._make_jobs()
+        make_database_file(self._path)
+        self._writer = await SqliteConnection.open(self._path)
+        await self._writer.run(migrate)
+        await self._writer.run(_settle)
+        self._reader = await SqliteConnection.open(self._path)
+        await self._reader.run(_forbid_writes)
+
+    async def _run(
+        self,
+        connection: SqliteConnection | None,
+        call: Callable[Concatenate[sqlite3.Connection, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        if connection is None:
+            raise HandlerUnavailable(f"database '{self._path}' is not open")
+        try:
+            return await connection.run(call, *args, **kwargs)
+        except sqlite3.Error as error:
+            raise HandlerUnavailable(f"database '{self._path}' failed: {error}") from error
+
+
+def _settle(connection: sqlite3.Connection) -> None:
+    """Bring to the medium what a killed process had committed but not synced: from here on it counts."""
+    connection.execute("PRAGMA wal_checkpoint").fetchone()
+
+
+def _forbid_writes(connection: sqlite3.Connection) -> None:
+    connection.execute("PRAGMA query_only = ON")
+
+
+def _reason(error: OSError | sqlite3.Error | HandlerUnavailable) -> str:
+    if isinstance(error, HandlerUnavailable):
+        return str(error)
+    reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
+    return f"{reason}; expected a new file or an SQLite database that this user may write to"
