@@ -31,7 +31,7 @@ setup: $(READY)
 $(READY): pyproject.toml .ci/constraints.txt
 	@test -n "$(PYTHON)" || { echo "emitd needs Python 3.11 or newer; name it with PYTHON=..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[server,cli,webhook,dev]'
+	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[server,cli,webhook,postgres,dev]'
 	@touch $@
 
 $(PROTO_READY): pyproject.toml

@@ -4,6 +4,9 @@ import os
 
 from hypothesis import settings
 
+#: Fixtures for any test.
+pytest_plugins = ["support.postgres"]
+
 # A loaded machine is no failure; pytest-timeout ends what hangs.
 settings.register_profile("emitd", deadline=None, print_blob=True)
 settings.load_profile("emitd")

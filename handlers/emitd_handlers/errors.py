@@ -92,11 +92,11 @@ class HandlerTimeout(RetryableError):
 class JobQueryInvalid(EmitdError):
     """A question about jobs makes no sense, such as a page token of other filters.
 
-    `field` is the request's field as on the wire.
+    `field` is the request's field as on the wire, empty for the request as a whole.
     """
 
     def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
+        super().__init__(f"{field}: {problem}" if field else problem)
         self.field = field
         self.problem = problem
 

@@ -3,7 +3,7 @@
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-__all__ = ["aligned", "clip", "pad"]
+__all__ = ["aligned", "clip", "clip_middle", "columns_of", "pad"]
 
 #: One column that is wider than this no longer widens the others' lines.
 MAX_PADDING = 60
@@ -12,20 +12,20 @@ GAP = "  "
 
 def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
     """Yield a line for each row of printable texts; columns are two spaces apart, and nothing is cut off."""
-    widths = [min(max(map(_columns, column)), MAX_PADDING) for column in zip(*rows, strict=True)]
+    widths = [min(max(map(columns_of, column)), MAX_PADDING) for column in zip(*rows, strict=True)]
     for row in rows:
         yield pad(row, widths)
 
 
 def pad(row: Sequence[str], widths: Sequence[int]) -> str:
     """Return a row's line where its columns have at least these widths."""
-    padded = (cell + " " * (width - _columns(cell)) for cell, width in zip(row, widths, strict=True))
+    padded = (cell + " " * (width - columns_of(cell)) for cell, width in zip(row, widths, strict=True))
     return GAP.join(padded).rstrip()
 
 
 def clip(line: str, width: int) -> str:
     """Return a printable line that takes no more columns than `width`; a sign says where it was cut."""
-    if _columns(line) <= width:
+    if columns_of(line) <= width:
         return line
     taken = 0
     for at, character in enumerate(line):
@@ -35,7 +35,24 @@ def clip(line: str, width: int) -> str:
     return line
 
 
-def _columns(text: str) -> int:
+def clip_middle(text: str, width: int) -> str:
+    """Return a printable text that takes no more columns than `width`; a sign stands for what was cut out of it.
+
+    Of ids it is mostly the end that differs.
+    """
+    if columns_of(text) <= width:
+        return text
+    end = ""
+    for character in reversed(text):
+        if columns_of(character + end) > (width - 1) // 2:
+            break
+        end = character + end
+    while end and not _columns_of_character(end[0]):  # what it stood on is cut out
+        end = end[1:]
+    return clip(text, width - columns_of(end)) + end
+
+
+def columns_of(text: str) -> int:
     """How many columns a terminal takes for a printable text."""
     if text.isascii():
         return len(text)

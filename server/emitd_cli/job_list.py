@@ -4,16 +4,19 @@ import argparse
 import sys
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import grpc
 
 from emitd.v1 import Job, ListJobsRequest, ListJobsResponse, LogServiceStub
 from emitd_cli.connection import cannot_tell, connect, is_refusal, refused, result_of
+from emitd_cli.errors import Misuse
 from emitd_cli.exit_codes import ExitCode
-from emitd_cli.job_text import status_from_flag
+from emitd_cli.job_display import Draw
+from emitd_cli.job_filter import JobFilter, filter_from_flags
 from emitd_cli.moments import moment_from_flag
 from emitd_cli.output import say, to_json
-from emitd_cli.terminal import is_terminal, make_console
+from emitd_cli.terminal import can_redraw, is_terminal, make_console
 
 __all__ = ["run"]
 
@@ -24,7 +27,12 @@ MAX_PAGE_SIZE = 1000
 
 def run(options: argparse.Namespace) -> int:
     """Print the jobs; return 0. Raises Misuse, Refused, and CannotTell without a server."""
-    request = ListJobsRequest(job_type=options.type, statuses=map(status_from_flag, options.status))
+    job_filter = filter_from_flags(options)
+    return _watch(job_filter, options) if options.watch else _list(job_filter, options)
+
+
+def _list(job_filter: JobFilter, options: argparse.Namespace) -> int:
+    request = job_filter.list_request()
     if options.updated_after is not None:
         request.updated_after_unix_nano = moment_from_flag("--updated-after", options.updated_after)
     try:
@@ -34,13 +42,35 @@ def run(options: argparse.Namespace) -> int:
                 for job in jobs:
                     print(to_json(job))
             else:
-                _show(list(jobs), is_filtered=bool(options.type or options.status or options.updated_after))
+                _show(list(jobs), is_filtered=any(job_filter) or options.updated_after is not None)
     except grpc.RpcError as error:
         end = refused if is_refusal(error) else cannot_tell
         raise end(error, options.address) from error
     if jobs.has_more:
         say(f"there are more than {options.limit} such jobs; --limit N shows more")
     return ExitCode.GOOD
+
+
+def _watch(job_filter: JobFilter, options: argparse.Namespace) -> int:
+    if options.updated_after is not None:
+        raise Misuse(
+            "--updated-after: not with --watch, which tells of every report", field="--updated-after"
+        )
+    # Loaded here: a list needs no streams.
+    from emitd_cli.job_watch import watch_filter
+
+    watched = argparse.Namespace(**vars(options), wait=False, retry_seconds=None, timeout=None)
+    return watch_filter(job_filter, watched, _frames(options.limit) if can_redraw(sys.stdout) else None)
+
+
+def _frames(most: int) -> Draw:
+    try:
+        from emitd_cli.job_table import table_frame
+    except ImportError:  # the base install brings no rich
+        from emitd_cli.job_frames import lines_frame
+
+        return partial(lines_frame, most=most)
+    return partial(table_frame, most=most)
 
 
 class _Jobs:

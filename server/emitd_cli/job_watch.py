@@ -1,155 +1,173 @@
-"""`emitd job watch`: a live bar on a terminal, a line for each change elsewhere."""
+"""`emitd job watch`: live bars on a terminal, a line for each change elsewhere, or the messages as JSON.
+
+Jobs that are named by their ids have a WatchJob stream each: it leaves out no change of status, goes on where a lost
+connection broke off, and ends with its job; WatchJobs promises none of these. Jobs that match a filter have one
+WatchJobs stream.
+"""
 
 import argparse
 import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import TypeAlias
 
-import grpc
-
-from emitd.v1 import JOB_STATE_FAILED, Job, LogServiceStub, WatchJobRequest, WatchJobResponse
-from emitd_cli.connection import cannot_tell, connect, describe, is_retryable, retry_seconds
-from emitd_cli.errors import CannotTell
+from emitd.v1 import JOB_STATE_FAILED, WatchJobRequest
+from emitd_cli.connection import connect
+from emitd_cli.errors import CannotTell, CommandError, Misuse
 from emitd_cli.exit_codes import ExitCode
-from emitd_cli.job_text import job_line, last_words, status_name, transition_line
-from emitd_cli.output import one_line, say, to_json
-from emitd_cli.terminal import STATUS_COLOURS, make_console
+from emitd_cli.job_board import JobBoard
+from emitd_cli.job_display import Display, Draw, JsonDisplay, LineDisplay, live
+from emitd_cli.job_filter import JobFilter, filter_from_flags
+from emitd_cli.job_follow import FilterFollower, JobFollower, Patience
+from emitd_cli.job_streams import Arrived, Ended, JobStreams, Note, job_streams
+from emitd_cli.output import say, tell
+from emitd_cli.terminal import can_redraw
 
-__all__ = ["run"]
+__all__ = ["run", "watch_filter"]
 
-Show: TypeAlias = Callable[[WatchJobResponse], None]
+#: More streams than this are a job for one with a filter.
+MAX_IDS = 100
+#: For jobs that are named by their ids.
+RETRY_SECONDS = 60.0
 
 
 def run(options: argparse.Namespace) -> int:
-    """Follow the job; return 0 for COMPLETED, 1 for FAILED. Raises CannotTell when it cannot be told."""
-    with connect(options.address) as stub, _display(options) as show:
-        job = _Watch(stub, options, show).follow()
-    return ExitCode.BAD if job.status == JOB_STATE_FAILED else ExitCode.GOOD
+    """Follow the jobs; return 0, or 1 if one that was named has FAILED. Raises Misuse, Refused, CannotTell."""
+    job_filter = filter_from_flags(options)
+    is_filtered = any(job_filter)
+    if options.job_ids:
+        if is_filtered:
+            raise Misuse("the ids of jobs, and --type, --status or --label, exclude each other")
+        return _watch_ids(list(dict.fromkeys(options.job_ids)), options)
+    if not is_filtered:
+        raise Misuse(
+            "say which jobs: each JOB_ID, or --type, --status or --label; 'emitd job list --watch' shows all",
+            field="JOB_ID",
+        )
+    if options.after_revision is not None:
+        raise Misuse("--after-revision goes with the ids of jobs", field="--after-revision")
+    return watch_filter(job_filter, options, _bars())
 
 
-class _Watch:
-    """Follows one job over as many connections as it takes."""
+def watch_filter(job_filter: JobFilter, options: argparse.Namespace, draw: Draw | None) -> int:
+    """Show the jobs that match until it is interrupted, or --timeout; return 0. Raises Refused, CannotTell.
 
-    def __init__(self, stub: LogServiceStub, options: argparse.Namespace, show: Show) -> None:
-        self._stub = stub
-        self._options = options
-        self._show = show
-        self._end_at = None if options.timeout is None else time.monotonic() + options.timeout
-        #: Whether to try again when the server does not answer. One that has not answered at all is more likely
-        #: to be a wrong address.
-        self._is_patient = options.wait
-        #: Since when it has not answered.
-        self._lost_at: float | None = None
-        #: What was last shown; the next connection goes on from there.
-        self._job: Job | None = None
-
-    def follow(self) -> Job:
-        """Show every message until the job has ended; return it as it ended. Raises CannotTell."""
-        while True:
-            try:
-                for response in self._stub.WatchJob(self._request(), timeout=self._seconds_left()):
-                    self._take(response)
-            except grpc.RpcError as error:
-                self._wait_for_server(error)
-            else:
-                if self._job is None:
-                    raise CannotTell(f"the server ended the watch of '{self._options.job_id}' without a word")
-                return self._job
-
-    def _request(self) -> WatchJobRequest:
-        options = self._options
-        request = WatchJobRequest(job_id=options.job_id, wait_for_creation=options.wait)
-        if self._job is not None:
-            request.after_revision = self._job.revision
-        elif options.after_revision is not None:
-            request.after_revision = options.after_revision
-        return request
-
-    def _take(self, response: WatchJobResponse) -> None:
-        self._is_patient, self._lost_at = True, None
-        if response.heartbeat:
-            return
-        # The first message of a new connection may bring nothing that was not shown before the old one broke.
-        is_news = self._job is None or response.job != self._job or response.transitions
-        self._job = response.job
-        if is_news:
-            self._show(response)
-
-    def _wait_for_server(self, error: grpc.RpcError) -> None:
-        """Return when it is worth trying again; raise CannotTell if it is not."""
-        options = self._options
-        if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and self._end_at is not None:
-            raise CannotTell(
-                f"'{options.job_id}' has not ended within {options.timeout:g} s (--timeout)",
-                code="DEADLINE_EXCEEDED",
-            ) from error
-        if not is_retryable(error) or not self._is_patient:
-            raise cannot_tell(error, options.address) from error
-        now, pause = time.monotonic(), retry_seconds(error)
-        since = now if self._lost_at is None else self._lost_at
-        if now + pause > since + options.retry_seconds:
-            raise cannot_tell(error, options.address) from error
-        if self._lost_at is None:
-            self._lost_at = now
-            say(f"{describe(error, options.address)}; trying again for {options.retry_seconds:g} s")
-        time.sleep(pause)
-
-    def _seconds_left(self) -> float | None:
-        return None if self._end_at is None else max(0.0, self._end_at - time.monotonic())
+    `draw` draws the frames, for a terminal that can be drawn over; None: lines are printed.
+    """
+    board = JobBoard()
+    request = job_filter.watch_request()
+    with (
+        connect(options.address) as stub,
+        job_streams() as streams,
+        _display(options, board, draw) as display,
+    ):
+        patience = _patience(streams, options, options.retry_seconds)
+        streams.start("jobs", FilterFollower(stub, streams, patience, request, options.address).follow)
+        for ended in _ends(streams, board, display, _end_at(options)):
+            assert ended.error is not None, "it follows for ever"
+            raise ended.error
+    return ExitCode.GOOD
 
 
-@contextmanager
-def _display(options: argparse.Namespace) -> Iterator[Show]:
-    if options.json:
-        yield lambda response: print(to_json(response), flush=True)
-    elif sys.stdout.isatty():
-        with _bar() as show:
-            yield show
-    else:
-        yield _print_lines
-
-
-def _print_lines(response: WatchJobResponse) -> None:
-    job = response.job
-    for transition in response.transitions:
-        if transition.revision != job.revision:
-            print(transition_line(job.job_id, transition))
-    print(job_line(job), flush=True)
-
-
-@contextmanager
-def _bar() -> Iterator[Show]:
-    """A live bar where `rich` is installed, else lines."""
-    try:
-        from rich.markup import escape
-        from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
-    except ImportError:
-        yield _print_lines
-        return
-    columns = (
-        TextColumn("[bold]{task.fields[job]}[/]  {task.fields[type]}"),
-        TextColumn("{task.fields[status]}"),
-        BarColumn(complete_style="cyan", finished_style="green"),
-        TextColumn("{task.percentage:>3.0f} %"),
-        TimeElapsedColumn(),
-        TextColumn("{task.fields[text]}"),
-    )
-    with Progress(*columns, console=make_console()) as progress:
-        task = progress.add_task("", total=100, job="", type="", status="", text="")
-
-        def show(response: WatchJobResponse) -> None:
-            job = response.job
-            status = status_name(job.status)
-            attempt = f" (attempt {job.attempt})" if job.attempt > 1 else ""
-            progress.update(
-                task,
-                completed=job.progress,
-                job=escape(one_line(job.job_id)) + attempt,
-                type=escape(one_line(job.job_type)),
-                status=f"[{STATUS_COLOURS.get(status, 'white')}]{status}[/]",
-                text=escape(one_line(last_words(job))),
+def _watch_ids(job_ids: list[str], options: argparse.Namespace) -> int:
+    if len(job_ids) > MAX_IDS:
+        raise Misuse(
+            f"{len(job_ids)} jobs are more than {MAX_IDS}; watch them by --type, --status or --label"
+        )
+    # What is waited for is in sight although nothing is known of it yet.
+    board, still_open = JobBoard(job_ids, is_complete=options.wait), set(job_ids)
+    with (
+        connect(options.address) as stub,
+        job_streams() as streams,
+        _display(options, board, _bars()) as display,
+    ):
+        seconds = RETRY_SECONDS if options.retry_seconds is None else options.retry_seconds
+        patience = _patience(streams, options, seconds)
+        for job_id in job_ids:
+            request = WatchJobRequest(
+                job_id=job_id, wait_for_creation=options.wait, after_revision=options.after_revision
             )
+            streams.start(job_id, JobFollower(stub, streams, patience, request).follow)
+        for ended in _ends(streams, board, display, _end_at(options)):
+            if ended.error is not None:
+                _give_up(ended.name, ended.error, board, display)
+            still_open.discard(ended.name)
+            if not still_open:
+                return _exit_code(board)
+    raise _too_long([job_id for job_id in job_ids if job_id in still_open], options)
 
-        yield show
+
+def _give_up(job_id: str, error: Exception, board: JobBoard, display: Display) -> None:
+    """Tell, once, why nothing more is to be learned of one of several jobs; of one job alone, it is the end."""
+    if len(board.rows) == 1 or not isinstance(error, CommandError):
+        raise error
+    message = str(error)
+    is_told = any(row.problem == message for row in board.rows.values())
+    board.rows[job_id].problem = message
+    if not is_told:
+        display.aside(lambda: tell(message, code=error.code, field=error.field))
+
+
+def _exit_code(board: JobBoard) -> ExitCode:
+    rows = board.rows.values()
+    if any(row.job.status == JOB_STATE_FAILED for row in rows if not row.problem):
+        return ExitCode.BAD
+    return ExitCode.CANNOT_TELL if any(row.problem for row in rows) else ExitCode.GOOD
+
+
+def _too_long(job_ids: list[str], options: argparse.Namespace) -> CannotTell:
+    more = f" and {len(job_ids) - 1} more" if len(job_ids) > 1 else ""
+    verb = "have" if more else "has"
+    return CannotTell(
+        f"'{job_ids[0]}'{more} {verb} not ended within {options.timeout:g} s (--timeout)",
+        code="DEADLINE_EXCEEDED",
+    )
+
+
+def _patience(streams: JobStreams, options: argparse.Namespace, retry_seconds: float | None) -> Patience:
+    return Patience(streams, options.address, retry_seconds=retry_seconds, is_patient=options.wait)
+
+
+def _end_at(options: argparse.Namespace) -> float | None:
+    return None if options.timeout is None else time.monotonic() + options.timeout
+
+
+def _ends(streams: JobStreams, board: JobBoard, display: Display, end_at: float | None) -> Iterator[Ended]:
+    """Show what arrives, and yield what ends, until `end_at`, a time of the monotonic clock (None: for ever)."""
+    while True:
+        waits = [display.refresh(), None if end_at is None else end_at - time.monotonic()]
+        seconds = min((wait for wait in waits if wait is not None), default=None)
+        item = streams.take(None if seconds is None else max(seconds, 0))
+        if isinstance(item, Arrived):
+            display.show(item.response, board.take(item.response, begins=item.begins))
+        elif isinstance(item, Note):
+            display.aside(_saying(item.text))
+        elif item is not None:
+            yield item
+        elif end_at is not None and time.monotonic() >= end_at:
+            return
+
+
+def _saying(text: str) -> Callable[[], None]:
+    return lambda: say(text)
+
+
+@contextmanager
+def _display(options: argparse.Namespace, board: JobBoard, draw: Draw | None) -> Iterator[Display]:
+    if options.json:
+        yield JsonDisplay()
+    elif draw is not None:
+        with live(board, draw) as display:
+            yield display
+    else:
+        yield LineDisplay(board.rows)
+
+
+def _bars() -> Draw | None:
+    if not can_redraw(sys.stdout):
+        return None
+    try:
+        from emitd_cli.job_bars import bars_frame
+    except ImportError:  # the base install brings no rich
+        return None
+    return bars_frame

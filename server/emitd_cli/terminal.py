@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["STATUS_COLOURS", "is_terminal", "make_console"]
+__all__ = ["STATUS_COLOURS", "can_redraw", "is_terminal", "make_console"]
 
 STATUS_COLOURS = {"QUEUED": "yellow", "RUNNING": "cyan", "COMPLETED": "green", "FAILED": "red"}
 
@@ -27,3 +27,8 @@ def make_console(*, stderr: bool = False, width: int | None = None) -> "Console"
 def is_terminal(stream: TextIO) -> bool:
     """Return whether to write for a terminal: it is one, or FORCE_COLOR asks for what one would get."""
     return stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Return whether what was written can be drawn over: the stream is a terminal that can move its cursor."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")

@@ -13,22 +13,28 @@ import grpc
 
 
 class Publisher:
-    """One shared future, which the next change completes."""
+    """The last change, and a shared future that the next one completes."""
 
     def __init__(self) -> None:
-        self.next_change: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self.last = b""
+        self.next_change: asyncio.Future[None] = asyncio.get_running_loop().create_future()
 
     async def emit(self, data: bytes, context: "grpc.aio.ServicerContext") -> bytes:
         """Take the request's bytes as they are; an empty message has no bytes."""
+        self.last = data
         change, self.next_change = self.next_change, asyncio.get_running_loop().create_future()
-        change.set_result(data)
+        change.set_result(None)
         return b""
 
     async def watch(self, data: bytes, context: "grpc.aio.ServicerContext") -> AsyncIterator[bytes]:
-        """Send the request back as a first message, then every change."""
+        """Send the request back as a first message, then every change; the last one alone to who is slow."""
         yield data
+        seen = data
         while True:
-            yield await asyncio.shield(self.next_change)
+            if self.last is seen or not self.last:
+                await asyncio.shield(self.next_change)
+            seen = self.last
+            yield seen
 
 
 async def main() -> None:

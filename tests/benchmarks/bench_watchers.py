@@ -1,10 +1,12 @@
 """`make bench`, third table: what a watcher of a job costs, beside a bare grpc.aio stream of the same bytes.
 
-Many watchers of one job on ten connections; progress reports at a steady pace. Each figure is the median of short
-runs, which take turns over the servers. CPU time is the server's, read from the operating system, for each message
-delivered, less what the same number of reports cost while nobody watched; with one watcher that difference is mostly
-noise. The delay of a change runs from before its report is sent until a watcher has it; in emitd a commit to disk lies
-between. Memory is what the server grows by while the watchers connect.
+Many watchers of one job, or of a job each, on ten connections; progress reports at a steady pace. Each figure is the
+median of short runs, which take turns over the servers. CPU time is the server's, read from the operating system, for
+each message delivered, less what the same number of reports cost while nobody watched; with one watcher that difference
+is mostly noise. The delay of a change runs from before its report is sent until a watcher has it; in emitd a commit to
+disk lies between. Memory is what the server grows by while the watchers connect.
+
+A second table has what a change of status takes to reach watchers when progress comes faster than they can be told.
 """
 
 import argparse
@@ -12,9 +14,10 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from statistics import median
 
@@ -25,13 +28,23 @@ from emitd.v1 import job_pb2, log_service_pb2, record_pb2
 from load import cpu_seconds, resident_bytes
 from stream_client import StreamClient
 
-WATCHERS = (1, 100, 1000)
+#: Watchers, jobs, and changes of each job a second: no more than a server can tell them all.
+CROWDS = ((1, 1, 20), (100, 1, 20), (1000, 1, 20), (5000, 1, 2), (1000, 1000, 10))
 CONNECTIONS = 10
-CHANGES_A_SECOND = 20
 SECONDS = 4.0
 ROUNDS = 3
+#: The second table: watchers, and reports a second, of which each tenth ends an attempt and begins the next.
+CROWD = 5000
+FLOODS = (20, 200)
+#: grpc refuses calls when more than about a thousand wait to be begun.
+MAX_CALLS_AT_ONCE = 500
 PATH = "/emitd.v1.LogService/"
 DETAILS = '{"copied":1048576,"total":104857600}'
+RUNNING, FAILED = record_pb2.JOB_STATE_RUNNING, record_pb2.JOB_STATE_FAILED
+COMMANDS = {
+    "bare": [sys.executable, str(HERE / "bare_server.py")],
+    "emitd": [sys.executable, "-m", "emitd_cli", "serve", "--config", "emitd.yml"],
+}
 
 
 @dataclass(frozen=True)
@@ -44,30 +57,30 @@ class Run:
     kb_per_watcher: float
 
 
-def report(job_id: str, revision: int, stamp: int, status: int) -> bytes:
-    """A report on the job, for emitd; its message says when it was made."""
-    record = record_pb2.LogRecord(
+def report(job_id: str, attempt: int, progress: int, stamp: int) -> record_pb2.LogRecord:
+    """A report on a job; its message says when it was made."""
+    return record_pb2.LogRecord(
         time_unix_nano=stamp,
         source="worker-7",
         message=f"copying @{stamp}",
         job=record_pb2.JobStatus(
             job_id=job_id,
             job_type="sync",
-            status=status,
-            progress=revision * 100 // 1000,
+            attempt=attempt,
+            status=RUNNING,
+            progress=progress,
             details_json=DETAILS,
         ),
     )
-    return log_service_pb2.EmitRequest(record=record).SerializeToString()
 
 
-def update(job_id: str, revision: int, stamp: int, status: int) -> bytes:
+def update(job_id: str, revision: int, stamp: int) -> bytes:
     """The message that emitd makes of `report`, for the bare server to send."""
     job = job_pb2.Job(
         job_id=job_id,
         job_type="sync",
-        status=status,
-        progress=revision * 100 // 1000,
+        status=RUNNING,
+        progress=revision,
         message=f"copying @{stamp}",
         details_json=DETAILS,
         source="worker-7",
@@ -79,90 +92,220 @@ def update(job_id: str, revision: int, stamp: int, status: int) -> bytes:
     return job_pb2.WatchJobResponse(job=job).SerializeToString()
 
 
-def run(name: str, address: str, pid: int, watchers: int, job_id: str) -> Run:
-    """Open the watchers, report for some seconds, and wait for the last message."""
-    make = update if name == "bare" else report
-    first = make(job_id, 1, time.time_ns(), record_pb2.JOB_STATE_RUNNING)
-    request = job_pb2.WatchJobRequest(job_id=job_id, min_interval_ms=1).SerializeToString()
-    client = StreamClient(address, connections=CONNECTIONS)
-    changes = int(SECONDS * CHANGES_A_SECOND)
-    with grpc.insecure_channel(address) as channel:
-        emit = channel.unary_unary(f"{PATH}Emit")
-        emit(first)
-        unwatched_cpu = cpu_seconds(pid)
-        _report_steadily(emit, make, "unwatched", changes)
-        unwatched_cpu = cpu_seconds(pid) - unwatched_cpu
-        time.sleep(0.3)
-        memory = resident_bytes(pid)
-        client.open_streams(watchers, f"{PATH}WatchJob", first if name == "bare" else request)
-        arrived = client.read(until=lambda: client.messages >= watchers, seconds=30)
-        assert arrived, f"{client.messages} of {watchers} watchers got their first message"
-        time.sleep(0.3)
-        kb_per_watcher = (resident_bytes(pid) - memory) / watchers / 1024
-        client.messages, client.delays = 0, []
-        cpu = cpu_seconds(pid)
-        reporter = threading.Thread(target=_report_steadily, args=(emit, make, job_id, changes))
-        reporter.start()
-        client.read(until=lambda: client.messages >= watchers * changes, seconds=SECONDS + 15)
-        reporter.join()
-        cpu = cpu_seconds(pid) - cpu - unwatched_cpu
+class Target:
+    """A server, and jobs on it that change together."""
+
+    def __init__(self, name: str, address: str, pid: int, jobs: int) -> None:
+        self.address = address
+        self.pid = pid
+        self._is_bare = name == "bare"
+        self._jobs = [f"job-{number:05}" for number in range(jobs)]
+        self._attempt = 1
+        self._numbers = count(1)
+        self._channel = grpc.insecure_channel(address)
+        self._emit_batch = self._channel.unary_unary(f"{PATH}EmitBatch")
+
+    def close(self) -> None:
+        """Close the connection that reports go over."""
+        self._channel.close()
+
+    def change(self, prefix: str = "") -> int:
+        """Report on every job at once; return the time that the messages carry. With a prefix they are other jobs."""
+        stamp, number = time.time_ns(), next(self._numbers)
+        if self._is_bare:
+            self._emit_batch(b"" if prefix else update(self._jobs[0], number, stamp))
+        else:
+            records = [report(prefix + job_id, self._attempt, number // 50, stamp) for job_id in self._jobs]
+            self.emit(records)
+        return stamp
+
+    def begin_again(self) -> int:
+        """End the attempt of every job and begin the next; return the time that the messages carry."""
+        stamp = time.time_ns()
+        for job_id in self._jobs:
+            failure = report(job_id, self._attempt, 0, stamp)
+            failure.job.status = FAILED
+            failure.job.failure_message = f"#{stamp}"
+            self.emit([failure, report(job_id, self._attempt + 1, 0, stamp)])
+        self._attempt += 1
+        return stamp
+
+    def emit(self, records: Sequence[record_pb2.LogRecord]) -> None:
+        """Report, and see that every report is accepted."""
+        data = self._emit_batch(log_service_pb2.EmitBatchRequest(records=records).SerializeToString())
+        reply = log_service_pb2.EmitBatchResponse.FromString(data)
+        assert reply.accepted_count == len(records), reply
+
+    def connect(self, client: StreamClient, watchers: int, **fields: object) -> None:
+        """Open the streams of watchers, spread over the jobs, and wait until each has its first message."""
+        if self._is_bare:
+            requests = [update(self._jobs[0], 1, time.time_ns())]
+        else:
+            messages = (job_pb2.WatchJobRequest(job_id=job_id, **fields) for job_id in self._jobs)  # type: ignore[arg-type]
+            requests = [message.SerializeToString() for message in messages]
+        for start in range(0, watchers, MAX_CALLS_AT_ONCE):
+            opened = min(watchers, start + MAX_CALLS_AT_ONCE)
+            wave = [requests[number % len(requests)] for number in range(start, opened)]
+            client.open_streams(f"{PATH}WatchJob", wave)
+            arrived = client.read(until=lambda opened=opened: len(client.delays) >= opened, seconds=30)  # type: ignore[misc]
+            assert arrived, f"{len(client.delays)} of {opened} watchers got their first message"
+        client.read(until=lambda: False, seconds=0.3)
+        client.forget()
+
+
+@contextmanager
+def target(name: str, jobs: int) -> Iterator[Target]:
+    """Run a server until the end of the block: one for each run, because memory once taken is not given back."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder, "emitd.yml").write_text(CONFIG)
+        with server(COMMANDS[name], Path(folder)) as (address, pid):
+            target = Target(name, address, pid, jobs)
+            try:
+                yield target
+            finally:
+                target.close()
+
+
+class Reporter(threading.Thread):
+    """Calls something at a steady pace, and keeps what it returns."""
+
+    def __init__(self, call: Callable[[], int], times: int, times_a_second: int) -> None:
+        super().__init__()
+        self.stamps: list[int] = []
+        self._call = call
+        self._times = times
+        self._times_a_second = times_a_second
+
+    def run(self) -> None:
+        begin = time.monotonic()
+        for number in range(self._times):
+            time.sleep(max(0.0, begin + number / self._times_a_second - time.monotonic()))
+            self.stamps.append(self._call())
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether all calls were made."""
+        return len(self.stamps) == self._times
+
+
+def run(target: Target, watchers: int, changes_a_second: int) -> Run:
+    """Let the watchers connect, change the jobs for some seconds, and wait until each has the last change."""
+    changes = int(SECONDS * changes_a_second)
+    target.change()
+    unwatched_cpu = cpu_seconds(target.pid)
+    unwatched = Reporter(lambda: target.change("unwatched-"), changes, changes_a_second)
+    unwatched.run()
+    unwatched_cpu = cpu_seconds(target.pid) - unwatched_cpu
+    memory = resident_bytes(target.pid)
+    client = StreamClient(target.address, connections=CONNECTIONS)
+    target.connect(client, watchers, min_interval_ms=1)
+    kb_per_watcher = (resident_bytes(target.pid) - memory) / watchers / 1024
+    cpu = cpu_seconds(target.pid)
+    reporter = Reporter(target.change, changes, changes_a_second)
+    reporter.start()
+    client.read(
+        until=lambda: reporter.has_ended and client.arrivals[reporter.stamps[-1]] == watchers,
+        seconds=SECONDS + 15,
+    )
+    reporter.join()
+    cpu = cpu_seconds(target.pid) - cpu - unwatched_cpu
     client.close()
     delays = sorted(client.delays)
     missing = watchers * changes - len(delays)
     if missing:
-        print(f"  ({name}: {missing} of {watchers * changes} messages were coalesced)")
+        print(f"  ({missing} of {watchers * changes} messages were coalesced)")
     return Run(cpu / len(delays) * 1e6, _percentile(delays, 50), _percentile(delays, 99), kb_per_watcher)
 
 
-def _report_steadily(emit: grpc.UnaryUnaryMultiCallable, make, job_id: str, changes: int) -> None:
-    begin = time.monotonic()
-    for change in range(changes):
-        time.sleep(max(0.0, begin + change / CHANGES_A_SECOND - time.monotonic()))
-        emit(make(job_id, change + 2, time.time_ns(), record_pb2.JOB_STATE_RUNNING))
+def flood(target: Target, watchers: int, reports_a_second: int) -> tuple[Sequence[float], float]:
+    """Report faster than watchers can be served; return the sorted delays of transitions, and messages a watcher."""
+    numbers = count(1)
+
+    def report_or_begin_again() -> int:
+        return target.change() if next(numbers) % 10 else target.begin_again()
+
+    times = int(SECONDS * reports_a_second)
+    expected = times // 10 * watchers
+    target.change()
+    client = StreamClient(target.address, connections=CONNECTIONS)
+    target.connect(client, watchers, min_interval_ms=1, follow=True)
+    reporter = Reporter(report_or_begin_again, times, reports_a_second)
+    reporter.start()
+    client.read(
+        until=lambda: reporter.has_ended and len(client.transition_delays) >= expected, seconds=SECONDS + 30
+    )
+    reporter.join()
+    client.close()
+    told = len(client.transition_delays)
+    assert told == expected, f"{told} of {expected} transitions were told"
+    return sorted(client.transition_delays), len(client.delays) / watchers
 
 
 def _percentile(sorted_seconds: Sequence[float], percent: float) -> float:
     return sorted_seconds[min(len(sorted_seconds) - 1, int(len(sorted_seconds) * percent / 100))] * 1e3
 
 
-def main() -> None:
-    """Print the table."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--watchers", type=int, nargs="+", default=list(WATCHERS))
-    parser.add_argument("--rounds", type=int, default=ROUNDS)
-    arguments = parser.parse_args()
-    commands = {
-        "bare": [sys.executable, str(HERE / "bare_server.py")],
-        "emitd": [sys.executable, "-m", "emitd_cli", "serve", "--config", "emitd.yml"],
-    }
+def print_crowds(crowds: Sequence[tuple[int, int, int]], rounds: int) -> None:
+    """Print the first table."""
     print(
-        f"{'watchers':>8} {'server':<6} {'CPU µs/delivery':>15} {'× bare':>7} {'p50 ms':>7} {'p99 ms':>7} "
+        f"{'watchers':>8} {'jobs':>5} {'server':<6} {'CPU µs/delivery':>15} {'× bare':>7} {'p50 ms':>7} {'p99 ms':>7} "
         f"{'× bare':>7} {'kB/watcher':>10}"
     )
-    for watchers in arguments.watchers:
-        runs: dict[str, list[Run]] = {name: [] for name in commands}
-        for turn in range(arguments.rounds):
-            for name, command in commands.items():
-                # A server for each run: memory once taken is not given back.
-                with ExitStack() as stack:
-                    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-                    (folder / "emitd.yml").write_text(CONFIG)
-                    address, pid = stack.enter_context(server(command, folder))
-                    runs[name].append(run(name, address, pid, watchers, f"job-{turn}"))
-        _print_rows(watchers, runs)
+    for watchers, jobs, changes_a_second in crowds:
+        runs: dict[str, list[Run]] = {name: [] for name in COMMANDS}
+        for _ in range(rounds):
+            for name, of_server in runs.items():
+                with target(name, jobs) as server:
+                    of_server.append(run(server, watchers, changes_a_second))
+        _print_rows(watchers, jobs, runs)
 
 
-def _print_rows(watchers: int, runs: dict[str, list[Run]]) -> None:
+def _print_rows(watchers: int, jobs: int, runs: dict[str, list[Run]]) -> None:
     bare_cpu = median(run.cpu_us_per_delivery for run in runs["bare"])
     bare_p99 = median(run.p99_ms for run in runs["bare"])
     for name, of_server in runs.items():
         cpu = median(run.cpu_us_per_delivery for run in of_server)
         p99 = median(run.p99_ms for run in of_server)
         print(
-            f"{watchers:>8} {name:<6} {cpu:>15.1f} {cpu / bare_cpu:>7.2f} "
+            f"{watchers:>8} {jobs:>5} {name:<6} {cpu:>15.1f} {cpu / bare_cpu:>7.2f} "
             f"{median(run.p50_ms for run in of_server):>7.2f} {p99:>7.2f} {p99 / bare_p99:>7.2f} "
             f"{median(run.kb_per_watcher for run in of_server):>10.1f}"
         )
+
+
+def print_floods(watchers: int, rounds: int) -> None:
+    """Print the second table."""
+    print(
+        f"\n{'watchers':>8} {'reports/s':>9} {'messages/watcher':>16} {'transition p50 ms':>17} {'p99 ms':>7} "
+        f"{'max ms':>7}"
+    )
+    for reports_a_second in FLOODS:
+        for _ in range(rounds):
+            with target("emitd", 1) as server:
+                delays, messages = flood(server, watchers, reports_a_second)
+            print(
+                f"{watchers:>8} {reports_a_second:>9} {messages:>16.1f} {_percentile(delays, 50):>17.1f} "
+                f"{_percentile(delays, 99):>7.1f} {delays[-1] * 1e3:>7.1f}"
+            )
+
+
+def main() -> None:
+    """Print the tables."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument(
+        "--crowds",
+        nargs="*",
+        type=lambda text: tuple(map(int, text.split("/"))),
+        default=CROWDS,
+        help="watchers/jobs/changes a second",
+    )
+    parser.add_argument("--floods", type=int, default=CROWD, help="watchers of the second table; 0: none")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    arguments = parser.parse_args()
+    if arguments.crowds:
+        print_crowds(arguments.crowds, arguments.rounds)
+    if arguments.floods:
+        print_floods(arguments.floods, arguments.rounds)
 
 
 if __name__ == "__main__":

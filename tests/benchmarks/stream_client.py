@@ -9,7 +9,8 @@ import selectors
 import socket
 import struct
 import time
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 
 __all__ = ["StreamClient"]
 
@@ -20,8 +21,9 @@ _END_STREAM = 0x1
 _END_HEADERS = 0x4
 _MAX_WINDOW = 2**31 - 1
 _SETTING_INITIAL_WINDOW = 4
-#: The text that a message carries to say when the change was made.
-_STAMP = re.compile(rb"@(\d{19})")
+#: The texts that a message carries to say when a change was made, and when one of the status.
+_CHANGE = re.compile(rb"@(\d{19})")
+_TRANSITION = re.compile(rb"#(\d{19})")
 
 
 def _frame(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
@@ -87,20 +89,27 @@ class _Connection:
 
 
 class StreamClient:
-    """Streams of one kind, spread over some connections; notes the delay of each message."""
+    """Streams of one kind, spread over some connections; notes the delay of each message, in seconds."""
 
     def __init__(self, address: str, *, connections: int) -> None:
         self._connections = [_Connection(address) for _ in range(connections)]
         self._selector = selectors.DefaultSelector()
         for connection in self._connections:
             self._selector.register(connection.socket, selectors.EVENT_READ, connection)
-        #: Messages that came, and of those with the time of a change how long each took, in seconds.
-        self.messages = 0
-        self.delays: list[float] = []
+        self.forget()
 
-    def open_streams(self, count: int, path: str, request: bytes) -> None:
-        """Open `count` streams more."""
-        for index in range(count):
+    def forget(self) -> None:
+        """Begin to count anew."""
+        #: For each message that has the time of a change.
+        self.delays: list[float] = []
+        #: How many of them came, by that time.
+        self.arrivals: Counter[int] = Counter()
+        #: For each transition that a message tells; a message can tell several.
+        self.transition_delays: list[float] = []
+
+    def open_streams(self, path: str, requests: Sequence[bytes]) -> None:
+        """Open a stream for each request."""
+        for index, request in enumerate(requests):
             self._connections[index % len(self._connections)].open_stream(path, request)
 
     def read(self, *, until: Callable[[], bool], seconds: float) -> bool:
@@ -121,6 +130,9 @@ class StreamClient:
 
     def _take(self, payload: bytes) -> None:
         now = time.time_ns()
-        for stamp in _STAMP.findall(payload):
-            self.messages += 1
-            self.delays.append((now - int(stamp)) / 1e9)
+        for text in _CHANGE.findall(payload):
+            stamp = int(text)
+            self.arrivals[stamp] += 1
+            self.delays.append((now - stamp) / 1e9)
+        for text in set(_TRANSITION.findall(payload)):  # the job itself repeats the last one
+            self.transition_delays.append((now - int(text)) / 1e9)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from functools import partial
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -60,3 +61,62 @@ def test_every_submission_is_committed_once_whole_and_in_order(
                 assert str(future.exception()) == str(index)
             else:
                 assert future.result() == [("done", *item) for item in items[number]]
+
+
+#: Each a submission of one item or a turn, cancelled or not, and how often the loop turns before it.
+_mixed = st.lists(
+    st.tuples(st.sampled_from(["submit", "run"]), st.booleans(), st.integers(0, 3)), max_size=30
+)
+
+
+@given(_mixed, st.lists(st.booleans(), max_size=30), st.integers(0, 2))
+def test_turns_and_submissions_keep_their_order(
+    items: list[tuple[str, bool, int]], failures: list[bool], turns: int
+) -> None:
+    """One at a time and in the order of their coming, whatever fails or is cancelled."""
+    done: list[int] = []
+    under_way = 0
+    count = 0
+
+    async def work(numbers: Sequence[int]) -> Sequence[int]:
+        nonlocal under_way, count
+        under_way += 1
+        assert under_way == 1
+        count += 1
+        fails = count <= len(failures) and failures[count - 1]
+        for _ in range(turns):
+            await asyncio.sleep(0)
+        under_way -= 1
+        done.extend(numbers)
+        if fails:
+            raise OSError
+        return numbers
+
+    async def take_turn(number: int) -> int:
+        return (await work([number]))[0]
+
+    async def run() -> list[object]:
+        group: GroupCommit[int, int] = GroupCommit(work, max_size=5)
+        waiting: list[asyncio.Future[object]] = []
+        for number, (kind, cancelled, pause) in enumerate(items):
+            for _ in range(pause):
+                await asyncio.sleep(0)
+            future: asyncio.Future[object]
+            if kind == "submit":
+                future = asyncio.ensure_future(group.submit([number], 1))
+            else:
+                future = asyncio.ensure_future(group.run(partial(take_turn, number)))
+                await asyncio.sleep(0)  # it asks when its task begins
+            if cancelled:
+                future.cancel()
+            waiting.append(future)
+        results = await asyncio.gather(*waiting, return_exceptions=True)
+        await group.drain()
+        return results
+
+    for number, ((kind, cancelled, _), result) in enumerate(zip(items, asyncio.run(run()), strict=True)):
+        if kind == "submit" or not cancelled:
+            assert number in done
+        if not isinstance(result, asyncio.CancelledError | OSError):
+            assert result == ([number] if kind == "submit" else number)
+    assert done == sorted(set(done))

@@ -24,7 +24,7 @@ from emitd.v1 import (
 from emitd.v1.audit_service_pb2_grpc import add_AuditServiceServicer_to_server
 from emitd.v1.log_service_pb2_grpc import add_LogServiceServicer_to_server
 
-#: Answers one call; of WatchJob and TailAuditEvents: with the messages of the stream.
+#: Answers one call; of a watch or a tail: with the messages of the stream.
 Answer: TypeAlias = Callable[[Any, grpc.ServicerContext], Any]
 
 
@@ -43,13 +43,13 @@ class FakeLogService(LogServiceServicer, AuditServiceServicer):
             answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         return answer(request, context)
 
-    Emit = EmitBatch = GetJob = ListJobs = _answer
+    Emit = EmitBatch = GetJob = ListJobs = ListJobTransitions = RequestCancel = _answer
     GetCheckpoint = GetInclusionProof = GetConsistencyProof = ListAuditEvents = _answer
 
     def WatchJob(self, request: Message, context: grpc.ServicerContext) -> Iterator[Message]:  # noqa: N802
         yield from self._answer(request, context)
 
-    TailAuditEvents = WatchJob
+    WatchJobs = TailAuditEvents = WatchJob
 
 
 @contextmanager

@@ -2,6 +2,7 @@
 
 import json
 import sys
+from collections.abc import Iterator
 
 import grpc
 import pytest
@@ -12,8 +13,11 @@ from emitd.v1 import (
     JOB_STATE_QUEUED,
     JOB_STATE_RUNNING,
     Job,
+    JobChange,
     ListJobsRequest,
     ListJobsResponse,
+    WatchJobsRequest,
+    WatchJobsResponse,
 )
 from support.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.run_main import Done, run_main
@@ -61,6 +65,7 @@ def test_without_filters() -> None:
 def test_filters() -> None:
     """Each flag is a field of the request; a status may be written in small letters and be repeated."""
     flags = ["--type", "backup", "--status", "running", "--status", "COMPLETED", "--limit", "7"]
+    flags += ["--label", "team=a", "--label", "x=", "--id", "a", "--id", "b"]
     with fake_log_service(page()) as service:
         list_jobs(service, *flags, "--updated-after", "2001-09-09T01:46:40Z")
     assert service.requests == [
@@ -69,6 +74,8 @@ def test_filters() -> None:
             statuses=[JOB_STATE_RUNNING, JOB_STATE_COMPLETED],
             updated_after_unix_nano=1_000_000_000_000_000_000,
             page_size=7,
+            labels={"team": "a", "x": ""},
+            job_ids=["a", "b"],
         )
     ]
 
@@ -115,7 +122,8 @@ def test_nothing_found() -> None:
     """It says so on standard error, and is exit code 0: in a pipe, no job is no line."""
     with fake_log_service(page()) as service:
         assert list_jobs(service) == (0, "", "emitd: there are no jobs\n")
-        assert list_jobs(service, "--type", "x") == (0, "", "emitd: no job is like that\n")
+        for flags in (["--type", "x"], ["--label", "a=b"], ["--id", "x"], ["--updated-after", "1h"]):
+            assert list_jobs(service, *flags) == (0, "", "emitd: no job is like that\n")
         assert list_jobs(service, "--json") == (0, "", "")
 
 
@@ -127,6 +135,8 @@ def test_nothing_found() -> None:
             "--status: 'DONE' is not one of QUEUED, RUNNING, COMPLETED, FAILED; did you mean",
         ),
         (["--updated-after", "soon"], "--updated-after: 'soon' is neither a time"),
+        (["--label", "=x"], "--label: '=x' is not KEY=VALUE"),
+        (["--watch", "--updated-after", "1h"], "--updated-after: not with --watch"),
         (["--limit", "0"], "--limit: '0' is not positive"),
     ],
 )
@@ -148,11 +158,32 @@ def test_errors_of_the_server() -> None:
         assert list_jobs(service) == (4, "", "emitd: UNIMPLEMENTED: no jobs here\n")
 
 
+def watched(service: FakeLogService, *flags: str) -> Done:
+    return list_jobs(service, "--watch", "--label", "a=b", "--id", "j", *flags)
+
+
+def test_a_list_that_is_watched_in_a_pipe() -> None:
+    """The same filters, by WatchJobs; a line for each change, or with --json each message, until it is ended."""
+    gone = fail(grpc.StatusCode.NOT_FOUND, "gone")
+
+    def answer(request: WatchJobsRequest, context: grpc.ServicerContext) -> Iterator[WatchJobsResponse]:
+        yield WatchJobsResponse(changes=[JobChange(job=JOB)], snapshot_end=True)
+        gone(request, context)
+
+    with fake_log_service(answer) as service:
+        done = watched(service)
+        as_json = watched(service, "--json")
+    assert service.requests == [WatchJobsRequest(labels={"a": "b"}, job_ids=["j"])] * 2
+    assert done == (4, "j  FAILED       7 %  OOM\n", "emitd: NOT_FOUND: gone\n")
+    assert json.loads(as_json.stdout)["snapshot_end"] is True
+
+
 def test_without_rich_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """The base install brings no rich."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setitem(sys.modules, "rich.cells", None)
-    monkeypatch.delitem(sys.modules, "emitd_cli.job_table", raising=False)
+    for module in ("emitd_cli.job_table", "emitd_cli.fitted_table"):
+        monkeypatch.delitem(sys.modules, module, raising=False)
     with fake_log_service(page(JOB)) as service:
         done = list_jobs(service)
     assert "\x1b" not in done.stdout

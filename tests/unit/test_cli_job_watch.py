@@ -1,4 +1,4 @@
-"""`emitd job watch` and `emitd job get`: what is shown, reconnecting, and how they end."""
+"""`emitd job watch` of one job, and `emitd job get`: what is shown, reconnecting, and how they end."""
 
 import json
 import threading
@@ -19,6 +19,7 @@ from emitd.v1 import (
     WatchJobRequest,
     WatchJobResponse,
 )
+from emitd_cli.job_streams import JobStreams
 from support.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.run_main import Done, run_main
 
@@ -29,7 +30,7 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between tries, which take no time."""
     pauses: list[float] = []
-    monkeypatch.setattr("time.sleep", pauses.append)
+    monkeypatch.setattr(JobStreams, "pause", lambda _, seconds: pauses.append(seconds))
     return pauses
 
 
@@ -95,6 +96,14 @@ def test_no_change_of_status_is_left_out() -> None:
         done = watch(service, "--after-revision", "0")
     assert done.stdout == "j  QUEUED       0 %\nj  FAILED       7 %\nj  COMPLETED  100 %  attempt 2\n"
     assert service.requests[0].HasField("after_revision")
+
+
+def test_history_that_exists_no_more() -> None:
+    """That changes are missing is said before those that are left."""
+    response = WatchJobResponse(job=DONE.job, history_truncated=True)
+    with fake_log_service(stream(response)) as service:
+        done = watch(service, "--after-revision", "0")
+    assert done == (0, "j  COMPLETED  100 %\n", "emitd: some changes of 'j' are not known any more\n")
 
 
 def test_a_lost_connection_is_resumed(naps: list[float]) -> None:
@@ -202,6 +211,25 @@ def test_get(status: JobState, code: int) -> None:
     assert f"status      {JobState.Name(status).removeprefix('JOB_STATE_')}\n" in done.stdout
     assert json.loads(as_json.stdout)["progress"] == 0
     assert json.loads(as_json.stdout)["ended"] is False
+
+
+def test_get_describes_all_that_is_known() -> None:
+    """When it began to run and when it ended, and that it was asked to stop, and why."""
+    full = Job(
+        job_id="j",
+        job_type="t",
+        status=JOB_STATE_FAILED,
+        attempt=1,
+        start_time_unix_nano=1_000_000_000_000_000_000,
+        end_time_unix_nano=1_000_000_083_000_000_000,
+        cancel_requested=True,
+        cancel_reason="too\nslow",
+    )
+    with fake_log_service(lambda *_: GetJobResponse(job=full)) as service:
+        text = run_main("job", "get", "j", "--address", service.address).stdout
+    assert "cancel      requested: too\\nslow\n" in text
+    assert "started     2001-09-09 01:46:40 UTC\n" in text
+    assert "ended       2001-09-09 01:48:03 UTC\n" in text
 
 
 def test_a_job_that_is_not_there() -> None:

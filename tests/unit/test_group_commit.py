@@ -176,3 +176,122 @@ async def test_drain_waits_for_everything() -> None:
 async def test_drain_of_an_idle_group_returns_at_once() -> None:
     """Nothing submitted, nothing to wait for."""
     await GroupCommit(Disk().commit, max_size=1).drain()
+
+
+class Turns:
+    """Calls for `run`: each notes its beginning in the disk's groups, and waits for the disk's gate."""
+
+    def __init__(self, disk: Disk) -> None:
+        self.disk = disk
+
+    async def call(self, name: str = "turn") -> str:
+        return (await self.disk.commit([f"<{name}>"]))[0]
+
+
+async def test_other_work_takes_its_turn_among_the_groups() -> None:
+    """After all that was submitted before it, by itself, before what came later; its result is its caller's."""
+    disk = Disk()
+    turns = Turns(disk)
+    group = GroupCommit(disk.commit, max_size=100)
+    first, second = group.submit(["a"], 1), group.submit(["b"], 1)
+    turn = asyncio.create_task(group.run(turns.call))
+    await asyncio.sleep(0)
+    third, fourth = group.submit(["c"], 1), group.submit(["d"], 1)
+    disk.gate.set()
+    assert await turn == "<TURN>"
+    assert [await future for future in (first, second, third, fourth)] == [["A"], ["B"], ["C"], ["D"]]
+    assert disk.groups == [["a", "b"], ["<turn>"], ["c", "d"]]
+
+
+async def test_turns_come_one_after_the_other() -> None:
+    """In the order in which they were asked for."""
+    disk = Disk()
+    turns = Turns(disk)
+    group = GroupCommit(disk.commit, max_size=100)
+    tasks = [asyncio.create_task(group.run(lambda name=name: turns.call(name))) for name in "abc"]  # type: ignore[misc]
+    await disk.began.wait()
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert disk.groups == [["<a>"]]
+    disk.gate.set()
+    assert await asyncio.gather(*tasks) == ["<A>", "<B>", "<C>"]
+    assert disk.groups == [["<a>"], ["<b>"], ["<c>"]]
+
+
+async def test_a_turn_that_fails_reaches_its_caller_only() -> None:
+    """The groups and turns after it go on."""
+    disk = Disk()
+    turns = Turns(disk)
+    disk.error = OSError("disk full")
+    disk.gate.set()
+    group = GroupCommit(disk.commit, max_size=100)
+    turn = asyncio.create_task(group.run(turns.call))
+    await asyncio.sleep(0)
+    after, next_turn = group.submit(["a"], 1), asyncio.create_task(group.run(turns.call))
+    with pytest.raises(OSError, match="disk full"):
+        await turn
+    assert (await after, await next_turn) == (["A"], "<TURN>")
+
+
+async def test_a_turn_that_has_begun_goes_on_without_its_caller() -> None:
+    """Its end is awaited before anything else begins, whether it succeeds or fails."""
+    for error in (None, OSError("disk full")):
+        disk = Disk()
+        turns = Turns(disk)
+        disk.error = error
+        group = GroupCommit(disk.commit, max_size=100)
+        turn = asyncio.create_task(group.run(turns.call))
+        await disk.began.wait()
+        turn.cancel()
+        await asyncio.wait([turn])
+        assert turn.cancelled()
+        after = group.submit(["a"], 1)
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert disk.groups == [["<turn>"]]
+        disk.gate.set()
+        assert await after == ["A"]
+
+
+async def test_a_turn_that_has_not_begun_goes_with_its_caller() -> None:
+    """It is never called."""
+    disk = Disk()
+    turns = Turns(disk)
+    group = GroupCommit(disk.commit, max_size=100)
+    before = group.submit(["a"], 1)
+    turn = asyncio.create_task(group.run(turns.call))
+    await disk.began.wait()
+    turn.cancel()
+    await asyncio.wait([turn])
+    disk.gate.set()
+    assert await before == ["A"]
+    await group.drain()
+    assert disk.groups == [["a"]]
+
+
+async def test_a_turn_that_is_cut_off_leaves_nobody_waiting() -> None:
+    """When what it calls is cancelled its caller gets an error, and later submissions are committed."""
+    disk = Disk()
+    turns = Turns(disk)
+    disk.error = asyncio.CancelledError()
+    disk.gate.set()
+    group = GroupCommit(disk.commit, max_size=10)
+    with pytest.raises(RuntimeError, match="cut off"):
+        await asyncio.wait_for(group.run(turns.call), 5)
+    assert await asyncio.wait_for(group.submit(["b"], 1), 5) == ["B"]
+
+
+async def test_drain_waits_for_turns_too() -> None:
+    """Also for one whose caller has gone."""
+    disk = Disk()
+    turns = Turns(disk)
+    group = GroupCommit(disk.commit, max_size=1)
+    turn = asyncio.create_task(group.run(turns.call))
+    await disk.began.wait()
+    turn.cancel()
+    draining = asyncio.ensure_future(group.drain())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    assert not draining.done()
+    disk.gate.set()
+    await draining

@@ -435,6 +435,165 @@ async def test_a_job_that_is_deleted_and_made_again_is_told_as_new(database: Dat
     assert (seen(update), update.history_truncated) == ((1, [], 0), True)
 
 
+def remake(database: Database, *statuses: JobState, create_time: int = 2) -> None:
+    """Remove the job and make another under its id, without telling anybody."""
+    database.job, database.transitions = None, []
+    for status in statuses:
+        database.commit(status, create_time=create_time)
+
+
+async def test_a_removed_job_is_told_to_nobody_who_comes_later(database: Database) -> None:
+    """Although others still watch it: who comes waits for the next job under its id."""
+    database.report(COMPLETED)
+    earlier = database.hub.watch("j")
+    await anext(earlier)
+    database.job = None
+    database.hub.remove(["j", "unknown"])
+    waiting = [begin(database.hub.watch("j", after_revision=after)) for after in (None, 0, 9)]
+    await turn()
+    assert not any([task.done() for task in waiting])
+    database.transitions = []
+    change = database.commit(create_time=2)
+    database.hub.publish(change.job, change.transitions)
+    assert [seen(await task) for task in waiting] == [(1, [], 0), (1, [1], 0), (1, [], 0)]
+
+
+@pytest.mark.parametrize("statuses", [[RUNNING], [RUNNING, COMPLETED, RUNNING, RUNNING, RUNNING]])
+@pytest.mark.parametrize("is_waiting", [True, False])
+async def test_the_job_after_a_removed_one_is_told_as_another(
+    database: Database, statuses: list[JobState], is_waiting: bool
+) -> None:
+    """However far it has come before its watcher looks: the revisions of the two have nothing to do with each other."""
+    for status in (RUNNING, RUNNING, COMPLETED):
+        database.report(status)
+    watch = database.hub.watch("j", min_interval_seconds=3600)
+    await anext(watch)
+    waiting = begin(watch) if is_waiting else None
+    await turn()
+    remake(database)
+    database.hub.remove(["j"])
+    if waiting is not None:
+        await turn()
+        assert not waiting.done()
+    for status in statuses:
+        change = database.commit(status, create_time=2)
+        database.hub.publish(change.job, change.transitions)
+    update = await (waiting or anext(watch))
+    assert (seen(update), update.history_truncated) == ((len(statuses), [], 0), True)
+    change = database.commit(COMPLETED, create_time=2)
+    database.hub.publish(change.job, change.transitions)
+    assert seen(await anext(watch)) == (len(statuses) + 1, [len(statuses) + 1], 0)
+
+
+async def test_who_is_behind_a_removed_job_is_told_its_end_first(database: Database) -> None:
+    """And at once, although it would have had to wait; then it waits for the next."""
+    database.report()
+    watch = database.hub.watch("j", min_interval_seconds=3600, idle_seconds=0.01)
+    await anext(watch)
+    database.report()
+    database.hub.remove(["j"])
+    database.job = None
+    assert seen(await anext(watch)) == (2, [], 0)
+    assert await anext(watch) is None
+    assert set(database.hub.watched) == {"j"}
+    await watch.aclose()
+    assert not database.hub.watched
+
+
+async def test_a_job_that_was_replaced_unnoticed_is_told_as_another(database: Database) -> None:
+    """Also when all that is known of it is a later state, or what a watcher has loaded."""
+    for status in (RUNNING, COMPLETED):
+        database.report(status)
+    first, second = database.hub.watch("j"), database.hub.watch("j")
+    await anext(first)
+    await anext(second)
+    remake(database, RUNNING, COMPLETED, RUNNING)
+    change = database.commit(RUNNING, create_time=2)
+    database.hub.publish(change.job, change.transitions)
+    update = await anext(first)
+    assert (seen(update), update.history_truncated) == ((4, [], 0), True)
+    remake(database, RUNNING, create_time=3)
+    assert seen(await anext(database.hub.watch("j", after_revision=0))) == (1, [1], 0)
+    update = await anext(second)
+    assert (seen(update), update.history_truncated) == ((1, [], 0), True)
+
+
+@pytest.mark.parametrize("first", [None, 0])
+async def test_a_job_that_is_removed_during_the_load_is_awaited(
+    database: Database, first: int | None
+) -> None:
+    """Whether the load still finds it or not, the watch goes on with what comes after it."""
+    database.report(COMPLETED)
+    database.gate = asyncio.Event()
+    watch = database.hub.watch("j", after_revision=first)
+    waiting = begin(watch)
+    await database.loading.wait()
+    database.job = None
+    database.hub.remove(["j"])
+    database.gate.set()
+    await turn()
+    assert not waiting.done()
+    database.transitions = []
+    change = database.commit(create_time=2)
+    database.hub.publish(change.job, change.transitions)
+    assert seen(await waiting) == (1, [] if first is None else [1], 0)
+    await watch.aclose()
+    assert not database.hub.watched
+
+
+async def test_a_database_that_was_set_back_is_believed(database: Database) -> None:
+    """However far it has come again before a watcher looks, its history is not what the watcher was told."""
+    for _ in range(4):
+        database.report()
+    watch = database.hub.watch("j")
+    await anext(watch)
+    database.job = None
+    for _ in range(2):
+        database.commit()
+    await database.hub.refresh("j")
+    for _ in range(4):
+        database.report()
+    update = await anext(watch)
+    assert (seen(update), update.history_truncated) == ((6, [], 0), True)
+
+
+async def test_a_refresh_finds_what_was_changed_and_what_was_removed(database: Database) -> None:
+    """Of a job that exists no more, as when it is told so; of one that nobody watches, nothing."""
+    database.report()
+    watch = database.hub.watch("j")
+    await anext(watch)
+    database.commit(COMPLETED)
+    await database.hub.refresh("j")
+    assert seen(await anext(watch)) == (2, [2], 0)
+    remake(database)
+    await database.hub.refresh("j")
+    waiting = begin(database.hub.watch("j"))
+    await turn()
+    assert not waiting.done()
+    waiting.cancel()
+    await turn()
+    await database.hub.refresh("unknown")
+    assert database.hub.known() == {}
+
+
+async def test_closing_ends_the_watch_of_a_removed_job(database: Database) -> None:
+    """Whether it has been told all of it or not."""
+    database.report()
+    watches = [database.hub.watch("j") for _ in range(2)]
+    for watch in watches:
+        await anext(watch)
+    waiting = begin(watches[0])
+    await turn()
+    database.job = None
+    database.hub.remove(["j"])
+    await turn()
+    database.hub.close("closed")
+    for task in (waiting, begin(watches[1])):
+        with pytest.raises(HandlerUnavailable, match="closed"):
+            await asyncio.wait_for(task, 5)
+    assert not database.hub.watched
+
+
 async def test_a_deleted_job_does_not_make_its_watchers_spin(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:

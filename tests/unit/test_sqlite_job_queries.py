@@ -9,9 +9,9 @@ import msgspec
 import pytest
 
 from emitd_handlers.errors import JobQueryInvalid
-from emitd_handlers.job import JobPage, JobQuery
+from emitd_handlers.job import JobPage, JobQuery, TransitionQuery
 from emitd_handlers.jobs.paging import MAX_PAGE_BYTES
-from emitd_handlers.jobs.sqlite.queries import get_job, list_jobs, load_history
+from emitd_handlers.jobs.sqlite.queries import get_job, list_jobs, list_transitions, load_history
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
@@ -81,6 +81,33 @@ def test_the_history_is_of_one_moment(base: Base) -> None:
         assert [transition.revision for transition in history.transitions] == expected
         assert history.after_revision == complete_after
     assert load_history(base.connection, "unknown", 0) is None
+    assert not base.connection.in_transaction
+
+
+def test_a_history_that_was_removed_is_complete_from_there_on(base: Base) -> None:
+    """Whoever asks from before is told from where; who asks from there or later gets all."""
+    for status in (QUEUED, RUNNING, COMPLETED):
+        base.report("j", status)
+    base.connection.execute("DELETE FROM job_transitions WHERE revision <= 2")
+    base.connection.execute("UPDATE job_logs SET history_revision = 2")
+    for after, complete_after in ((None, 3), (0, 2), (1, 2), (2, 2), (3, 3), (2**64 - 1, 3)):
+        history = load_history(base.connection, "j", after)
+        assert history is not None
+        assert history.after_revision == complete_after
+        assert [item.revision for item in history.transitions] == ([3] if complete_after == 2 else [])
+
+
+def test_a_reader_leaves_no_transaction_open(base: Base) -> None:
+    """Else what is written later would stay out of its sight, also after a query that came to nothing."""
+    base.report("j")
+    query = TransitionQuery(job_id="unknown")
+    assert list_transitions(base.connection, query) is None
+    assert not base.connection.in_transaction
+    base.connection.execute("UPDATE job_transitions SET status = 'nonsense'")
+    with pytest.raises(KeyError):
+        load_history(base.connection, "j", 0)
+    with pytest.raises(KeyError):
+        list_transitions(base.connection, TransitionQuery(job_id="j"))
     assert not base.connection.in_transaction
 
 

@@ -13,16 +13,19 @@ from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.job import Job, JobTransition
 from emitd_handlers.jobs.hub import JobHistory
 from emitd_handlers.jobs.merge import merge
+from emitd_handlers.jobs.sqlite import writer
 from emitd_handlers.jobs.sqlite.queries import get_job, load_history
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import MAX_CACHED_CHARACTERS, SqliteJobs
+from emitd_handlers.jobs.store import Retention
 from emitd_handlers.outcome import Committed, JobReceipt, RecentCommit, Refused
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
 #: 2026-11-23 03:39:00.123456 UTC, and 789 nanoseconds.
 NOW = int(datetime(2026, 11, 23, 3, 39, tzinfo=UTC).timestamp()) * 1_000_000_000 + 123_456_789
-_times = count(NOW - 1_000_000_000)
+SECOND = 1_000_000_000
+_times = count(NOW - SECOND)
 
 
 def report(job_id: str = "j", status: JobState = RUNNING, *, record_id: str = "", **fields: Any) -> LogRecord:
@@ -385,3 +388,261 @@ def test_only_watched_jobs_are_told(base: Base) -> None:
         JobHistory(base.get("b"), [JobTransition(1, 1, RUNNING, 0, 5)], 0),
     ]
     assert base.jobs.apply(base.connection, [report("c")], {"a", "b"}).changes == []
+
+
+class Times:
+    """A clock that is moved by hand, and passes over the leases by it."""
+
+    def __init__(self, base: Base) -> None:
+        self.now = NOW - NOW % 1000
+        self.base = base
+        base.jobs = base.new_jobs(clock=lambda: self.now)
+
+    def pass_after(self, seconds: float, *, interval: float = 10.0, waited: float = 0.0) -> list[str]:
+        """Let time go by, make a pass, and return the ids of the jobs that it ended."""
+        self.now += int(seconds * SECOND)
+        changes = self.base.jobs.end_expired(self.base.connection, interval, waited, ANY)
+        return [change.job.job_id for change in changes]
+
+
+class _Any:
+    def __contains__(self, job_id: object) -> bool:
+        return True
+
+
+ANY = _Any()
+
+
+@pytest.fixture
+def times(base: Base) -> Times:
+    times = Times(base)
+    assert times.pass_after(0) == []
+    return times
+
+
+def test_a_lease_ends_at_its_very_microsecond(base: Base, times: Times) -> None:
+    """Not one before."""
+    base.apply(report(lease_seconds=15))
+    assert times.pass_after(10) == []
+    assert times.pass_after(4.999999) == []
+    assert times.pass_after(0.000001) == ["j"]
+    job, history = base.get(), load_history(base.connection, "j", 1)
+    assert history is not None
+    assert [item.time_unix_nano for item in history.transitions] == [times.now]
+    assert job.end_time_unix_nano == job.update_time_unix_nano == job.event_time_unix_nano == times.now
+
+
+@pytest.mark.parametrize(("gap", "is_put_off"), [(19.999999, False), (20.0, False), (20.000001, True)])
+def test_a_gap_is_more_than_two_intervals(base: Base, times: Times, gap: float, is_put_off: bool) -> None:
+    """To the microsecond; then the whole of it is added."""
+    base.apply(report(lease_seconds=60))
+    end = base.get().lease_expire_time_unix_nano
+    assert times.pass_after(gap) == []
+    added = base.get().lease_expire_time_unix_nano - end
+    assert added == (round(gap * 1_000_000) * 1000 if is_put_off else 0)
+
+
+def test_a_lease_that_ran_out_in_a_gap_of_two_intervals_has_run_out(base: Base, times: Times) -> None:
+    """And one that ran out in a longer one has not, but does so after what was left of it."""
+    base.apply(report("a", lease_seconds=15), report("b", lease_seconds=15))
+    assert times.pass_after(20) == ["a", "b"]
+    base.apply(report("c", lease_seconds=15))
+    assert times.pass_after(20.1) == []
+    assert times.pass_after(14.9) == []
+    assert times.pass_after(0.2) == ["c"]
+
+
+def test_the_stamp_is_of_the_last_pass_alone(base: Base, times: Times) -> None:
+    """One row, by the server's clock, also where nothing was to be done."""
+    times.pass_after(3)
+    times.pass_after(4)
+    assert base.rows("SELECT passed_at FROM job_lease_watch") == [("2026-11-23 03:39:07.123456",)]
+
+
+def test_a_clock_that_was_set_back_ends_no_lease_early(base: Base, times: Times) -> None:
+    """The passes go on by the new time, and so do the leases that begin by it."""
+    base.apply(report("a", lease_seconds=15))
+    assert times.pass_after(-3600) == []
+    assert base.rows("SELECT passed_at FROM job_lease_watch") == [("2026-11-23 02:39:00.123456",)]
+    base.apply(report("b", lease_seconds=15, received=times.now))
+    assert times.pass_after(14) == []
+    assert times.pass_after(2) == ["b"]
+
+
+def test_a_clock_that_was_set_forward_is_a_gap(base: Base, times: Times) -> None:
+    """It ends no job whose worker reports in time."""
+    base.apply(report(lease_seconds=15))
+    assert times.pass_after(3600) == []
+    assert times.pass_after(14) == []
+    assert times.pass_after(2) == ["j"]
+
+
+def test_what_a_pass_puts_off_is_what_is_kept_in_memory(base: Base, times: Times) -> None:
+    """The row, the memory and the next pass agree on when the lease ends."""
+    base.apply(report(lease_seconds=15), report("unleased"))
+    assert base.reads_of(report()) == 0
+    assert times.pass_after(100) == []
+    end = base.get().lease_expire_time_unix_nano
+    assert end == NOW - 789 + 115 * SECOND
+    job, _ = base.jobs.request_cancel(base.connection, "j", "")
+    assert job is not None
+    assert job.lease_expire_time_unix_nano == end == base.get().lease_expire_time_unix_nano
+    assert base.get("unleased").lease_expire_time_unix_nano == 0
+
+
+def test_a_pass_that_is_undone_puts_nothing_off(base: Base, times: Times) -> None:
+    """Neither in the tables nor in memory, and no stamp stays; the next pass does it."""
+    base.apply(report("a", lease_seconds=15), report("b", lease_seconds=900))
+    tables = ("job_logs", "job_transitions", "job_lease_watch")
+    before = [base.rows(f"SELECT * FROM {table}") for table in tables]
+    base.connection.execute(
+        "CREATE TRIGGER full BEFORE INSERT ON job_transitions BEGIN SELECT raise(ABORT, 'disk full'); END"
+    )
+    with pytest.raises(sqlite3.IntegrityError, match="disk full"):
+        times.pass_after(16)
+    assert not base.connection.in_transaction
+    assert [base.rows(f"SELECT * FROM {table}") for table in tables] == before
+    base.connection.execute("DROP TRIGGER full")
+    assert times.pass_after(1) == ["a"]
+    assert [receipt.applied for receipt in base.apply(report("a"), report("b"))] == [False, True]
+
+
+def test_a_pass_ends_the_oldest_leases_first(
+    base: Base, times: Times, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As many as one pass takes; none is passed over for ever."""
+    monkeypatch.setattr(writer, "MAX_EXPIRED", 2)
+    for number, job_id in enumerate("edcba"):
+        base.apply(report(job_id, lease_seconds=number + 1))
+    assert times.pass_after(8) == ["e", "d"]
+    assert times.pass_after(0) == ["c", "b"]
+    assert times.pass_after(0) == ["a"]
+
+
+def test_a_pass_over_rows_that_are_in_memory_reads_none(base: Base, times: Times) -> None:
+    """And leaves there what it made of them: a late report is told so at once."""
+    base.apply(report(lease_seconds=5))
+    times.pass_after(6)
+    assert base.reads_of(report()) == 0
+    base.jobs = base.new_jobs(clock=lambda: times.now)
+    base.apply(report("k", lease_seconds=1))
+    base.jobs = base.new_jobs(clock=lambda: times.now)
+    assert times.pass_after(2) == ["k"]
+    assert base.reads_of(report("k")) == 0
+
+
+def test_time_in_which_another_process_held_the_database_ends_no_lease(base: Base, times: Times) -> None:
+    """Reports may have come meanwhile: what ran out since the pass began is left for the next."""
+    base.apply(report("a", lease_seconds=5), report("b", lease_seconds=12))
+
+    def wait(statement: str) -> None:
+        if statement.startswith("BEGIN"):
+            times.now += 7 * SECOND
+
+    base.connection.set_trace_callback(wait)
+    assert times.pass_after(6) == ["a"]
+    base.connection.set_trace_callback(None)
+    assert base.rows("SELECT passed_at FROM job_lease_watch") == [("2026-11-23 03:39:13.123456",)]
+    assert times.pass_after(0) == ["b"]
+
+
+@pytest.mark.parametrize(("waited", "expected"), [(5.0, ["j"]), (5.000001, [])])
+def test_the_time_that_a_pass_has_waited_counts_to_the_microsecond(
+    base: Base, times: Times, waited: float, expected: list[str]
+) -> None:
+    """What ran out before it was asked for has run out."""
+    base.apply(report(lease_seconds=5))
+    assert times.pass_after(10, waited=waited) == expected
+
+
+def test_a_wish_to_cancel_is_in_the_row_and_in_memory(base: Base) -> None:
+    """In whatever way the job is written next."""
+    base.apply(report(lease_seconds=60))
+    asked, _ = base.jobs.request_cancel(base.connection, "j", "too slow")
+    assert base.rows("SELECT cancel_requested, cancel_reason, revision FROM job_logs") == [(1, "too slow", 2)]
+    assert base.get() == asked
+    base.apply(report(progress=5))
+    assert base.reads_of(report(progress=6)) == 0
+    base.apply(report(status=COMPLETED))
+    assert base.rows("SELECT cancel_requested, cancel_reason FROM job_logs") == [(1, "too slow")]
+    base.apply(report(attempt=2))
+    assert base.rows("SELECT cancel_requested, cancel_reason FROM job_logs") == [(0, None)]
+    base.jobs = base.new_jobs()
+    base.jobs.request_cancel(base.connection, "j", "")
+    assert base.rows("SELECT cancel_requested, cancel_reason FROM job_logs") == [(1, None)]
+
+
+def test_a_wish_has_its_time(base: Base, times: Times) -> None:
+    """By the server's clock, as a report's receipt has; the time of the last event stays."""
+    base.apply(report(time=5))
+    times.now += SECOND
+    job, _ = base.jobs.request_cancel(base.connection, "j", "")
+    assert job is not None
+    assert (job.update_time_unix_nano, job.event_time_unix_nano) == (times.now, 5)
+
+
+def test_a_wish_that_is_undone_is_none(base: Base) -> None:
+    """Neither in the table nor in memory."""
+    base.apply(report())
+    base.connection.execute(
+        "CREATE TRIGGER full BEFORE UPDATE ON job_logs BEGIN SELECT raise(ABORT, 'disk full'); END"
+    )
+    with pytest.raises(sqlite3.IntegrityError, match="disk full"):
+        base.jobs.request_cancel(base.connection, "j", "why")
+    base.connection.execute("DROP TRIGGER full")
+    assert base.apply(report(progress=1)) == [JobReceipt("j", 2, 1, True)]
+    assert not base.get().cancel_requested
+
+
+def test_a_job_that_was_removed_is_forgotten(base: Base) -> None:
+    """In memory too, and one that is made anew is written into a row of its own."""
+    base.apply(report("a"), report("a", COMPLETED), report("b"), report("c"), report("c", COMPLETED))
+    assert sorted(base.jobs.remove_ended(base.connection, Retention(ended_count=0), 9)) == ["a", "c"]
+    assert base.rows("SELECT job_id FROM job_transitions") == [("b",)]
+    base.apply(report("c", QUEUED), report("b", message="b"), report("a", QUEUED))
+    rows = base.rows("SELECT job_id, status, message, revision FROM job_logs ORDER BY job_id")
+    assert rows == [("a", "QUEUED", "", 1), ("b", "RUNNING", "b", 2), ("c", "QUEUED", "", 1)]
+
+
+def test_a_removal_that_is_undone_removes_nothing(base: Base) -> None:
+    """Neither jobs nor histories."""
+    base.apply(report("a"), report("a", COMPLETED), report("b"), report("b", COMPLETED))
+    tables = ("job_logs", "job_transitions")
+    before = [base.rows(f"SELECT * FROM {table}") for table in tables]
+    base.connection.execute(
+        "CREATE TRIGGER full BEFORE UPDATE ON job_logs BEGIN SELECT raise(ABORT, 'disk full'); END"
+    )
+    base.jobs = base.new_jobs(clock=lambda: NOW + 10**12)
+    with pytest.raises(sqlite3.IntegrityError, match="disk full"):
+        base.jobs.remove_ended(base.connection, Retention(ended_count=1, history_seconds=1.0), 9)
+    assert [base.rows(f"SELECT * FROM {table}") for table in tables] == before
+
+
+def test_an_age_is_counted_to_the_microsecond(base: Base) -> None:
+    """From the end, by the server's clock; an age before 1970 is none."""
+    base.apply(report(status=COMPLETED))
+    for kind in ("history_seconds", "ended_seconds"):
+        for later, expected in ((9_999_999, []), (10_000_000, ["j"])):
+            base.jobs = base.new_jobs(clock=lambda later=later: NOW + later * 1000)
+            retention = Retention(**{kind: 10.0})
+            assert base.jobs.remove_ended(base.connection, Retention(**{kind: 1e12}), 9) == []
+            gone = base.jobs.remove_ended(base.connection, retention, 9)
+            assert gone == (expected if kind == "ended_seconds" else [])
+            trimmed = base.rows("SELECT count(*) FROM job_transitions") == [(0,)]
+            assert trimmed == (bool(expected) or kind == "ended_seconds")
+
+
+def test_kept_progress_is_written_with_its_batch(base: Base) -> None:
+    """By a tick, by several of one job, and by one with more than a tick changes; never told to watchers."""
+    base.jobs = base.new_jobs(keep_progress=True)
+    base.apply(report())
+    applied = base.jobs.apply(
+        base.connection,
+        [report(progress=1, time=7), report(progress=0, time=6), report(progress=2, details_json="{}")],
+        {"j"},
+    )
+    assert [change.transitions for change in applied.changes] == [()]
+    assert base.rows("SELECT revision, progress, progress_only FROM job_transitions") == [
+        (1, 0, 0),
+        (2, 2, 1),
+    ]

@@ -6,8 +6,13 @@ from collections.abc import Iterator
 import pytest
 
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.jobs.sqlite import schema
+from emitd_handlers.job import JobTransition, TransitionQuery
+from emitd_handlers.jobs.sqlite import schema, writer
+from emitd_handlers.jobs.sqlite.queries import get_job, list_transitions, load_history
 from emitd_handlers.jobs.sqlite.schema import MIGRATIONS, migrate, transaction
+from emitd_handlers.jobs.sqlite.writer import SqliteJobs
+from emitd_handlers.jobs.store import Retention
+from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 
 
 @pytest.fixture
@@ -57,6 +62,122 @@ def test_an_older_version_is_migrated_step_by_step(
     migrate(connection)
     assert connection.execute("SELECT b FROM job_logs").fetchall() == []
     assert connection.execute("SELECT version FROM emitd_schema").fetchone() == (len(MIGRATIONS) + 2,)
+
+
+@pytest.fixture
+def first_version(connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch) -> sqlite3.Connection:
+    """Tables as the first emitd made them, with jobs."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", MIGRATIONS[:1])
+        migrate(connection)
+    insert = """
+        INSERT INTO job_logs (job_id, job_type, status, progress, message, labels, source, attempt, revision,
+            created_at, updated_at, event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason)
+        VALUES (?, 'sync', ?, 40, 'm', '{"k":"v"}', 's', 1, 3, '2026-11-01 10:00:00.000001', ?, 5, ?, ?, ?)
+    """
+    at = "2026-11-02 11:00:00.000002"
+    for row in (
+        ("queued", "QUEUED", at, 0, None, None),
+        ("running", "RUNNING", at, 30, "2026-11-02 11:00:30.000002", None),
+        ("completed", "COMPLETED", at, 30, None, None),
+        ("failed", "FAILED", at, 0, None, "OOM"),
+    ):
+        connection.execute(insert, row)
+        for revision, status in ((1, "QUEUED"), (3, row[1])):
+            connection.execute(
+                "INSERT INTO job_transitions VALUES (?, ?, 1, ?, 0, -1)", (row[0], revision, status)
+            )
+    return connection
+
+
+def test_jobs_of_the_first_version_are_kept(first_version: sqlite3.Connection) -> None:
+    """With an end for those that have ended, when they were last updated; nobody knows when they were started."""
+    migrate(first_version)
+    ends = first_version.execute(
+        "SELECT job_id, started_at, ended_at FROM job_logs ORDER BY job_id"
+    ).fetchall()
+    assert ends == [
+        ("completed", None, "2026-11-02 11:00:00.000002"),
+        ("failed", None, "2026-11-02 11:00:00.000002"),
+        ("queued", None, None),
+        ("running", None, None),
+    ]
+    job = get_job(first_version, "failed")
+    assert job is not None
+    assert (job.status, job.progress, job.labels, job.revision) == (JobState.FAILED, 40, {"k": "v"}, 3)
+    assert (job.cancel_requested, job.cancel_reason, job.opened_by, job.opened_revision) == (False, "", "", 0)
+    assert job.start_time_unix_nano == 0
+    assert job.end_time_unix_nano == job.update_time_unix_nano
+
+
+def test_the_history_of_the_first_version_is_kept(first_version: sqlite3.Connection) -> None:
+    """Complete, as changes of status, without reasons that were not kept."""
+    migrate(first_version)
+    history = load_history(first_version, "failed", 0)
+    assert history is not None
+    assert list(history.transitions) == [
+        JobTransition(1, 1, JobState.QUEUED, 0, 2**64 - 1),
+        JobTransition(3, 1, JobState.FAILED, 0, 2**64 - 1),
+    ]
+    page = list_transitions(first_version, TransitionQuery(job_id="failed"))
+    assert page is not None
+    assert (page.transitions, page.history_truncated) == (list(history.transitions), False)
+
+
+def test_jobs_of_the_first_version_go_on(first_version: sqlite3.Connection) -> None:
+    """A lease begins with the first pass, a report is merged, what has ended can be removed."""
+    migrate(first_version)
+    jobs = SqliteJobs(cache_size=10)
+    assert jobs.end_expired(first_version, 1.0, 0.0) == ()
+    running = get_job(first_version, "running")
+    assert running is not None
+    assert running.status is JobState.RUNNING
+    assert running.lease_expire_time_unix_nano > running.update_time_unix_nano + 30 * 10**9
+    now = running.lease_expire_time_unix_nano
+    for number, status in enumerate((JobState.RUNNING, JobState.COMPLETED)):
+        payload = JobStatus("running", "sync", status)
+        times = (now + number, now + number)
+        record = LogRecord(Level.JOB_STATUS, "m", "", *times, source="s", payload=payload)
+        jobs.apply(first_version, [record])
+        running = get_job(first_version, "running")
+        assert running is not None
+        assert (running.status, running.revision) == (status, 4 + number)
+        # When it was seen to be RUNNING first is the best that is known.
+        assert 0 < running.start_time_unix_nano <= running.update_time_unix_nano
+    assert sorted(jobs.remove_ended(first_version, Retention(ended_count=1), 9)) == ["completed", "failed"]
+
+
+def test_a_first_version_that_cannot_be_migrated_stays_as_it_is(
+    first_version: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older emitd can go on with it."""
+    before = first_version.execute("SELECT sql FROM sqlite_schema").fetchall()
+    monkeypatch.setattr(schema, "MIGRATIONS", (MIGRATIONS[0], (*MIGRATIONS[1], "nonsense")))
+    with pytest.raises(sqlite3.OperationalError):
+        migrate(first_version)
+    assert first_version.execute("SELECT sql FROM sqlite_schema").fetchall() == before
+    assert first_version.execute("SELECT version FROM emitd_schema").fetchone() == (1,)
+
+
+@pytest.mark.parametrize(
+    ("statement", "index"),
+    [
+        (writer.SELECT_EXPIRED, "job_logs_by_lease"),
+        (writer.SELECT_LEASES, "job_logs_by_lease"),
+        (writer.DELETE_ENDED_BEFORE, "job_logs_by_end"),
+        (writer.DELETE_SURPLUS, "job_logs_by_end"),
+        (writer.SELECT_WITH_HISTORY, "job_logs_by_end_with_history"),
+    ],
+)
+def test_what_is_done_without_a_report_goes_along_an_index(
+    connection: sqlite3.Connection, statement: str, index: str
+) -> None:
+    """A pass over a large table in which nothing is to be done looks at no row."""
+    migrate(connection)
+    parameters = [""] * statement.count("?")
+    plan = [row[3] for row in connection.execute(f"EXPLAIN QUERY PLAN {statement}", parameters)]
+    assert [step for step in plan if f"INDEX {index} " in f"{step} "]
+    assert not [step for step in plan if step == "SCAN job_logs" or "TEMP B-TREE" in step]
 
 
 def test_a_failed_migration_leaves_the_old_version(

@@ -59,11 +59,11 @@ class CatchUp:
             self._looks_at_all = False
             self._woken.clear()
             try:
+                if noticed:
+                    await self._look_at(list(noticed))
                 if looks_at_all:
                     next_look = clock() + self._interval
                     await self._look_at_all()
-                elif noticed:
-                    await self._look_at(list(noticed))
             except Exception as error:
                 if not isinstance(error, HandlerUnavailable):
                     self._report(f"could not look for changes of jobs by others: {error!r}")
@@ -79,25 +79,40 @@ class CatchUp:
             pass
 
     async def _look_at_all(self) -> None:
-        hub, feed = self._news.hub, self._news.feed
+        hub = self._news.hub
         known = hub.known()
         for job_ids in _parts(list(known)):
             revisions = await self._store.revisions(job_ids)
             for job_id in job_ids:
-                if revisions.get(job_id, known[job_id]) != known[job_id]:
+                if revisions.get(job_id) != known[job_id]:
                     await hub.refresh(job_id)
+        await self._look_at_changes()
+
+    async def _look_at_changes(self) -> None:
+        """Tell those who watch many jobs what was changed since the last look."""
+        feed = self._news.feed
         # Without a reader only the mark is needed: from where the next one looks.
-        mark, changed = await self._store.changes_since(self._mark if feed.has_readers else None)
-        for job_ids in _parts(changed):
-            await feed.refresh(job_ids, self._store.load_many)
+        since = self._mark if feed.has_readers else None
+        mark, changed = await self._store.changes_since(since)
+        if self._mark is not None and mark < self._mark:
+            feed.reset("the database was set back: watch again")
+        elif since is None and feed.has_readers:
+            # They may have begun to read before this mark was made.
+            if self._mark is not None:
+                return  # and look from the mark before it, next time
+            feed.reset("the service had only begun to look for changes: watch again")
+        await self._refresh_feed(changed)
         self._mark = mark
 
     async def _look_at(self, job_ids: Sequence[str]) -> None:
         for job_id in job_ids:
             await self._news.hub.refresh(job_id)
-        if self._news.feed.has_readers:
-            for part in _parts(job_ids):
-                await self._news.feed.refresh(part, self._store.load_many)
+        await self._refresh_feed(job_ids)
+
+    async def _refresh_feed(self, job_ids: Sequence[str]) -> None:
+        feed = self._news.feed
+        for part in _parts([job_id for job_id in job_ids if job_id in feed]):
+            await feed.refresh(part, self._store.load_many)
 
 
 def _parts(job_ids: Sequence[str]) -> Sequence[Sequence[str]]:

@@ -5,18 +5,18 @@
     async for part in feed.watch(job_filter, max_jobs=1000): ...  # as `ManagedJobSource.watch_many`
 
 A watch first takes note of what is published, then reads the snapshot page by page, and then tells what it noted
-and what the snapshot had not. It holds no queue: of each job it notes the newest state alone.
+and what the snapshot had not. It holds no queue: of each job that concerns it, it notes the newest state alone.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import TypeAlias
 
-from emitd_handlers.errors import HandlerUnavailable, JobQueryInvalid
+from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.job import Job, JobChange, JobFilter, JobPage, JobQuery
-from emitd_handlers.jobs.paging import MAX_PAGE_BYTES, job_bytes
-from emitd_handlers.jobs.waiter import Waiter, wake_all
-from emitd_handlers.record import JobState
+from emitd_handlers.jobs.feed_reader import FeedReader
+from emitd_handlers.jobs.waiter import Waiter
 
 __all__ = ["JobFeed"]
 
@@ -29,57 +29,58 @@ LoadJobs: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[Job]]]
 
 
 class JobFeed:
-    """Every method is for one event loop."""
+    """Every method is for one event loop. As a container it has the ids of the jobs that somebody watches."""
 
     def __init__(self, list_jobs: ListJobs) -> None:
         self._list_jobs = list_jobs
-        self._readers: set[_Reader] = set()
+        self._readers: set[FeedReader] = set()
+        #: Those of them who watch jobs with any id, and the others by the ids that they watch.
+        self._of_any: set[FeedReader] = set()
+        self._of_id: dict[str, set[FeedReader]] = {}
         self._closed = ""
-        #: What was published since a load began; None: none is under way.
-        self._overtaking: dict[str, Job] | None = None
+        #: What was published since a load began, None for a removal; None: no load is under way.
+        self._overtaking: dict[str, Job | None] | None = None
 
     @property
     def has_readers(self) -> bool:
-        """Whether anybody watches: only then changes need to be published."""
+        """Whether anybody watches."""
         return bool(self._readers)
+
+    def __contains__(self, job_id: object) -> bool:
+        return bool(self._of_any) or job_id in self._of_id
 
     def publish(self, job: Job) -> None:
         """Tell whom it concerns what a job is now."""
-        if self._overtaking is not None:
-            self._overtaking[job.job_id] = job
-        for reader in self._readers:
-            reader.take(job.job_id, job)
+        self._tell(job.job_id, job)
+
+    def remove(self, job_ids: Iterable[str]) -> None:
+        """Tell whom it concerns that jobs exist no more."""
+        for job_id in job_ids:
+            self._tell(job_id, None)
 
     async def refresh(self, job_ids: Sequence[str], load: LoadJobs) -> None:
         """Load jobs that somebody else may have changed or removed, and tell whom it concerns.
 
         One call at a time. Raises what `load` does.
         """
-        overtaking: dict[str, Job] = {}
-        self._overtaking = overtaking
-        try:
-            jobs = await load(job_ids)
-        finally:
-            self._overtaking = None
-        gone = set(job_ids).difference(overtaking)
-        for job in jobs:
-            gone.discard(job.job_id)
-            newer = overtaking.get(job.job_id)
-            if newer is None or _is_newer(job, newer):
-                self.publish(job)
-        self.remove(gone)
+        while job_ids:
+            overtaking: dict[str, Job | None] = {}
+            self._overtaking = overtaking
+            try:
+                jobs = {job.job_id: job for job in await load(job_ids)}
+            finally:
+                self._overtaking = None
+            job_ids = self._tell_loaded(job_ids, jobs, overtaking)
 
-    def remove(self, job_ids: Iterable[str]) -> None:
-        """Tell whom it concerns that jobs exist no more."""
-        for job_id in job_ids:
-            for reader in self._readers:
-                reader.take(job_id, None)
+    def reset(self, reason: str) -> None:
+        """End the watches that are open with HandlerUnavailable: what they were told is not to be built on."""
+        for reader in self._readers:
+            reader.end(HandlerUnavailable(reason))
 
     def close(self, reason: str) -> None:
         """End every watch, now and from now on, with HandlerUnavailable and this reason."""
         self._closed = reason
-        for reader in self._readers:
-            reader.close()
+        self.reset(reason)
 
     async def watch(
         self,
@@ -90,143 +91,81 @@ class JobFeed:
         idle_seconds: float | None = None,
     ) -> AsyncGenerator[Sequence[JobChange] | None, None]:
         """Yield all jobs that match, an empty part, then changes: see `ManagedJobSource.watch_many`."""
+        if self._closed:
+            raise HandlerUnavailable(self._closed)
         loop = asyncio.get_running_loop()
         waiter = Waiter(loop, idle_seconds)
-        reader = _Reader(job_filter, max_jobs)
-        self._readers.add(reader)
+        reader = FeedReader(job_filter, max_jobs)
+        self._join(reader)
         try:
             page_token: str | None = ""
             while page_token is not None:
-                self._refuse_if_closed()
+                reader.is_reading = True
                 page = await self._list_jobs(_query(job_filter, page_token))
                 page_token = page.next_page_token or None
-                if page.jobs:
-                    yield reader.tell_all(page.jobs)
-            reader.is_complete = True
+                reader.refuse_if_ended()
+                if changes := reader.tell_page(page.jobs):
+                    yield changes
+            reader.refuse_if_ended()
             earliest = 0.0
             yield ()
+            waiter.expect_news()
             while True:
-                waiter.expect_news()
                 has_news = await reader.wait_for_news(waiter, earliest)
-                self._refuse_if_closed()
+                reader.refuse_if_ended()
                 if not has_news:
                     yield None
                 elif changes := reader.tell_news():
                     earliest = loop.time() + min_interval_seconds
                     yield changes
+                waiter.expect_news()
         finally:
             waiter.close()
-            self._readers.discard(reader)
+            self._leave(reader)
 
-    def _refuse_if_closed(self) -> None:
-        if self._closed:
-            raise HandlerUnavailable(self._closed)
+    def _tell(self, job_id: str, job: Job | None) -> None:
+        if self._overtaking is not None:
+            self._overtaking[job_id] = job
+        for reader in chain(self._of_any, self._of_id.get(job_id, ())):
+            reader.take(job_id, job)
 
+    def _tell_loaded(
+        self, job_ids: Iterable[str], jobs: Mapping[str, Job], overtaking: Mapping[str, Job | None]
+    ) -> Sequence[str]:
+        """Tell what was loaded where it is newer than what was published meanwhile.
 
-class _Told(NamedTuple):
-    """What a reader was last told of a job."""
-
-    create_time_unix_nano: int
-    revision: int
-    attempt: int
-    status: JobState
-
-
-class _Reader:
-    """One watch: what it was told, and what it is to be told next."""
-
-    def __init__(self, job_filter: JobFilter, max_jobs: int) -> None:
-        #: The snapshot has been told: from here on only what matches, or did, needs to be noted.
-        self.is_complete = False
-        self._filter = job_filter
-        self._max_jobs = max_jobs
-        self._told: dict[str, _Told] = {}
-        #: The newest states that are known; None: the job was removed.
-        self._news: dict[str, Job | None] = {}
-        self._is_urgent = False
-        self._closed = False
-        self._waiting: set[Waiter] = set()
-
-    def take(self, job_id: str, job: Job | None) -> None:
-        """Note the state of a job, if that concerns this reader."""
-        told, noted = self._told.get(job_id), self._news.get(job_id)
-        is_foreign = told is None and job_id not in self._news
-        if is_foreign and self.is_complete and (job is None or not self._filter.matches(job)):
-            return
-        if job is not None and noted is not None and not _is_newer(job, noted):
-            return
-        had_news = bool(self._news)
-        self._news[job_id] = job
-        if not self._is_urgent and self._changes_status(told, job):
-            self._is_urgent = True
-            wake_all(self._waiting)
-        elif not had_news:
-            wake_all(self._waiting)
-
-    def close(self) -> None:
-        """End the wait, for good."""
-        self._closed = True
-        wake_all(self._waiting)
-
-    def tell_all(self, jobs: Iterable[Job]) -> Sequence[JobChange]:
-        """Return a part of the snapshot. Raises JobQueryInvalid when it becomes too large."""
-        return [self._tell(job) for job in jobs]
-
-    def tell_news(self) -> Sequence[JobChange]:
-        """Return the changes that are noted, as many as go into one message. Raises JobQueryInvalid as above."""
-        changes: list[JobChange] = []
-        size = 0
-        while self._news and size < MAX_PAGE_BYTES:
-            job_id = next(iter(self._news))
-            job = self._news.pop(job_id)
-            told = self._told.get(job_id)
-            if told is not None and (job is None or job.create_time_unix_nano != told.create_time_unix_nano):
-                # Removed, and maybe another made under its id, whose revisions begin anew.
-                del self._told[job_id]
-                changes.append(JobChange(job_id, told.revision, left_filter=True))
-                told = None
-            if job is None or (told is not None and job.revision <= told.revision):
-                continue
-            if self._filter.matches(job):
-                changes.append(self._tell(job))
-            elif told is not None:
-                del self._told[job_id]
-                changes.append(JobChange(job_id, job.revision, job, left_filter=True))
-            size += job_bytes(job)
-        self._is_urgent = bool(self._news)
-        return changes
-
-    async def wait_for_news(self, waiter: Waiter, earliest: float) -> bool:
-        """Wait for something to tell, and if it changes no status until `earliest`, by the loop's clock.
-
-        Return False when the watch has been idle for too long.
+        Return the ids of those jobs of which nobody can say which came first: of two that were created or removed.
         """
-        while not self._news and not self._closed:
-            if not await waiter.wait_in(self._waiting):
-                return False
-        while waiter.now() < earliest and not self._is_urgent and not self._closed:
-            if not await waiter.wait_in(self._waiting, earliest):
-                return False
-        return True
+        doubtful: list[str] = []
+        for job_id in job_ids:
+            loaded = jobs.get(job_id)
+            if job_id not in overtaking:
+                self._tell(job_id, loaded)
+                continue
+            published = overtaking[job_id]
+            if loaded is None or published is None:
+                if loaded is not published:
+                    doubtful.append(job_id)
+            elif loaded.create_time_unix_nano != published.create_time_unix_nano:
+                doubtful.append(job_id)
+            elif loaded.revision > published.revision:
+                self._tell(job_id, loaded)
+        return doubtful
 
-    def _tell(self, job: Job) -> JobChange:
-        self._told[job.job_id] = _Told(job.create_time_unix_nano, job.revision, job.attempt, job.status)
-        if len(self._told) > self._max_jobs:
-            raise JobQueryInvalid("", f"more than {self._max_jobs} jobs match: ask for fewer")
-        return JobChange(job.job_id, job.revision, job)
+    def _join(self, reader: FeedReader) -> None:
+        self._readers.add(reader)
+        if not reader.job_ids:
+            self._of_any.add(reader)
+        for job_id in reader.job_ids:
+            self._of_id.setdefault(job_id, set()).add(reader)
 
-    def _changes_status(self, told: _Told | None, job: Job | None) -> bool:
-        return (
-            told is None
-            or job is None
-            or job.status is not told.status
-            or job.attempt != told.attempt
-            or not self._filter.matches(job)
-        )
-
-
-def _is_newer(job: Job, known: Job) -> bool:
-    return job.revision > known.revision or job.create_time_unix_nano > known.create_time_unix_nano
+    def _leave(self, reader: FeedReader) -> None:
+        self._readers.discard(reader)
+        self._of_any.discard(reader)
+        for job_id in reader.job_ids:
+            self._of_id[job_id].discard(reader)
+            if not self._of_id[job_id]:
+                del self._of_id[job_id]
 
 
 def _query(job_filter: JobFilter, page_token: str) -> JobQuery:

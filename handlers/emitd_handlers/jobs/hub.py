@@ -8,10 +8,13 @@ A watched job has one channel, which knows the job's newest state and its last t
 last watcher leaves. A watcher holds no queue: all it remembers is the last revision that it was told, so a slow
 one costs no memory, and what happened meanwhile is told in one update. What a channel no longer knows is loaded
 again.
+
+When a job is removed, or the database set back, what comes after is not what the channel knows: the channel is
+retired. Its watchers are told the end of what it knows, and go on with a new one, as if from a revision beyond.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence, Set
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
 from typing import TypeAlias
 
 from emitd_handlers.errors import HandlerUnavailable
@@ -23,7 +26,8 @@ __all__ = ["JobHub", "LoadHistory"]
 
 #: How many transitions of a job a channel knows; about 100 bytes each.
 MAX_KNOWN_TRANSITIONS = 256
-
+#: Later than every revision: what who stands there was told is not the past of what comes.
+_BEYOND = 2**64
 
 #: As `JobStore.load_history`.
 LoadHistory: TypeAlias = Callable[[str, int | None], Awaitable[JobHistory | None]]
@@ -53,7 +57,14 @@ class JobHub:
         channel = self._channels.get(job.job_id)
         if channel is not None:
             after = job.revision - 1 if after_revision is None else after_revision
-            channel.learn(JobHistory(job, transitions, after))
+            self._learn(channel, JobHistory(job, transitions, after))
+
+    def remove(self, job_ids: Iterable[str]) -> None:
+        """Tell that jobs exist no more. Who watches one waits for the next under its id."""
+        for job_id in job_ids:
+            channel = self._channels.get(job_id)
+            if channel is not None:
+                self._retire(channel)
 
     def known(self) -> Mapping[str, int | None]:
         """Return the revision that is known of each watched job; None: not even whether it exists."""
@@ -70,11 +81,14 @@ class JobHub:
         async with channel.loading:
             known = channel.history
             history = await self._load(job_id, None if known is None else known.job.revision)
-            if history is None:
-                return
-            if known is channel.history and known is not None and history.job.revision < known.job.revision:
-                channel.history = None  # the database was set back: what it has now is the truth
-            channel.learn(history)
+            if known is not None and known is channel.history:
+                if history is None or history.job.revision < known.job.revision:
+                    self._retire(
+                        channel
+                    )  # removed, or the database was set back: what it has now is the truth
+                    return
+            if history is not None:
+                self._learn(channel, history)
 
     def close(self, reason: str) -> None:
         """End every watch, now and from now on, with HandlerUnavailable and this reason."""
@@ -105,9 +119,15 @@ class JobHub:
                 watcher.expect_news()
                 update = None
                 if not is_told or await channel.wait_for_news(watcher, revision, earliest):
+                    if channel.is_retired and not (is_told and channel.is_ahead_of(revision)):
+                        self._leave(channel)
+                        channel = self._join(job_id)
+                        revision = _BEYOND if is_told else after_revision
                     update = channel.updates.get(revision)  # most watchers ask for the same one
                     if update is None:
-                        update = await self._update_after(channel, watcher, revision)
+                        update = await self._update_after(channel, watcher, revision, is_told)
+                        if update is None and channel.is_retired:
+                            continue
                 if update is not None:
                     is_told, revision = True, update.job.revision
                     earliest = loop.time() + min_interval_seconds
@@ -126,17 +146,31 @@ class JobHub:
 
     def _leave(self, channel: "_Channel") -> None:
         channel.watcher_count -= 1
-        if not channel.watcher_count:
+        if not channel.watcher_count and not channel.is_retired:
             del self._channels[channel.job_id]
+
+    def _learn(self, channel: "_Channel", news: JobHistory) -> None:
+        if channel.contradicts(news):
+            self._retire(channel)  # its watchers will load what there is instead
+        else:
+            channel.learn(news)
+
+    def _retire(self, channel: "_Channel") -> None:
+        if not channel.is_retired:
+            del self._channels[channel.job_id]
+            channel.retire()
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise HandlerUnavailable(self._closed)
 
     async def _update_after(
-        self, channel: "_Channel", watcher: Waiter, revision: int | None
+        self, channel: "_Channel", watcher: Waiter, revision: int | None, is_told: bool
     ) -> JobUpdate | None:
-        """Return what has happened since `revision`, as soon as the job exists; None: it is idle until then."""
+        """Return what has happened since `revision`, as soon as the job exists.
+
+        None: it is idle until then, or the channel is retired and has nothing more to tell.
+        """
         while True:
             self._refuse_if_closed()
             if channel.knows(revision):
@@ -145,16 +179,20 @@ class JobHub:
             async with channel.loading:
                 if channel.knows(revision):
                     continue
+                known = channel.history
                 history = await self._load(channel.job_id, revision)
             self._refuse_if_closed()
             if history is not None:
-                channel.learn(history)
-            else:
-                history = channel.history
-            if history is None:
-                if not await channel.wait(watcher):
+                self._learn(channel, history)
+            elif known is not None and known is channel.history:
+                self._retire(channel)
+            if channel.history is None:
+                if channel.is_retired or not await channel.wait(watcher):
                     return None
-            elif not channel.knows(revision):
+            elif channel.is_retired:
+                has_more = is_told and channel.is_ahead_of(revision)
+                return _update_from(channel.history, revision) if has_more else None
+            elif history is not None and not channel.knows(revision):
                 return _update_from(history, revision)
 
 
@@ -165,6 +203,8 @@ class _Channel:
         self.job_id = job_id
         self.watcher_count = 0
         self.loading = asyncio.Lock()
+        #: Nothing more will be learnt: its job was removed, or the database set back.
+        self.is_retired = False
         #: What is known; None: not even whether the job exists.
         self.history: JobHistory | None = None
         self._closed = False
@@ -192,12 +232,29 @@ class _Channel:
         wake_all(self._waiting)
         wake_all(self._pausing)
 
+    def retire(self) -> None:
+        """Wake everybody, to be told what is known and to leave."""
+        self.is_retired = True
+        wake_all(self._waiting)
+        wake_all(self._pausing)
+
+    def contradicts(self, news: JobHistory) -> bool:
+        """Return whether the news are of another job: what is known was removed, and another made under its id."""
+        known = self.history
+        return known is not None and news.job.create_time_unix_nano != known.job.create_time_unix_nano
+
+    def is_ahead_of(self, revision: int | None) -> bool:
+        """Return whether there is something to tell who was told `revision`."""
+        return self.history is not None and (revision is None or revision < self.history.job.revision)
+
     def knows(self, revision: int | None) -> bool:
         """Return whether `update_after` can tell all that has happened since `revision`."""
         history = self.history
         if history is None:
             return False
-        return revision is None or history.after_revision <= revision <= history.job.revision
+        if revision is None or revision == _BEYOND:
+            return True
+        return history.after_revision <= revision <= history.job.revision
 
     def update_after(self, revision: int | None) -> JobUpdate:
         """Return what has happened since a revision that it `knows`; to each who asks, the same object."""
@@ -212,10 +269,10 @@ class _Channel:
 
         Return False when the watcher has been idle for too long.
         """
-        while not self._closed and self.history is not None and self.history.job.revision == revision:
+        while not self._is_over and self.history is not None and self.history.job.revision == revision:
             if not await self.wait(watcher):
                 return False
-        while watcher.now() < earliest and not self._closed and not self._changed_status_since(revision):
+        while watcher.now() < earliest and not self._is_over and not self._changed_status_since(revision):
             if not await watcher.wait_in(self._pausing, earliest):
                 return False
         return True
@@ -224,9 +281,13 @@ class _Channel:
         """Wait for any change, or the end; return False when the watcher has been idle for too long."""
         return await watcher.wait_in(self._waiting)
 
+    @property
+    def _is_over(self) -> bool:
+        return self._closed or self.is_retired
+
     def _changed_status_since(self, revision: int | None) -> bool:
         """Return whether there is a transition after `revision`, or may be one that is not known."""
-        if self.history is None or revision is None or not self.knows(revision):
+        if self.history is None or revision is None or revision == _BEYOND or not self.knows(revision):
             return True
         transitions = self.history.transitions
         return bool(transitions) and transitions[-1].revision > revision
@@ -234,11 +295,7 @@ class _Channel:
 
 def _merge(known: JobHistory | None, news: JobHistory) -> JobHistory:
     """Return the newer state with the transitions of both, as far as they are complete up to it."""
-    if (
-        known is None
-        or news.after_revision > known.job.revision
-        or news.job.create_time_unix_nano != known.job.create_time_unix_nano  # deleted and made again
-    ):
+    if known is None or news.after_revision > known.job.revision:
         return _trimmed(news)
     after = known.after_revision
     transitions = list(known.transitions)

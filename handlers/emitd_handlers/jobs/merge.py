@@ -34,6 +34,7 @@ __all__ = [
     "Merged",
     "expire",
     "merge",
+    "put_off",
     "request_cancel",
 ]
 
@@ -128,6 +129,15 @@ def expire(job: Job, now_unix_nano: int) -> Merged:
         end_time_unix_nano=update_time,
     )
     return Merged(failed, _transition_to(failed, now_unix_nano))
+
+
+def put_off(expire_time: int, lease_seconds: int, unwatched_since: int, now: int) -> int:
+    """Return when a lease runs out if nobody watched until now, in nanoseconds as all times here.
+
+    What is added is the time in which it ran unwatched: for a lease that was renewed meanwhile, the time since then.
+    """
+    renewed_at = expire_time - lease_seconds * _NANOS_A_SECOND
+    return expire_time + now - max(unwatched_since, renewed_at)
 
 
 def request_cancel(job: Job, reason: str, now_unix_nano: int) -> Job:

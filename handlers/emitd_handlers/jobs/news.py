@@ -1,6 +1,6 @@
 """`JobNews`: everybody who is to be told of changes, whether they watch one job or many."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from emitd_handlers.jobs.feed import JobFeed, ListJobs
 from emitd_handlers.jobs.hub import JobHub, LoadHistory
@@ -20,7 +20,7 @@ class JobNews:
         return self.feed.has_readers or bool(self.hub.watched)
 
     def __contains__(self, job_id: object) -> bool:
-        return self.feed.has_readers or job_id in self.hub.watched
+        return job_id in self.feed or job_id in self.hub.watched
 
     def publish(self, changes: Sequence[JobHistory]) -> None:
         """Tell what one transaction has done; to be called in the order of commits."""
@@ -30,8 +30,9 @@ class JobNews:
             for change in changes:
                 self.feed.publish(change.job)
 
-    def remove(self, job_ids: Iterable[str]) -> None:
+    def remove(self, job_ids: Sequence[str]) -> None:
         """Tell that jobs exist no more."""
+        self.hub.remove(job_ids)
         self.feed.remove(job_ids)
 
     def close(self, reason: str) -> None:

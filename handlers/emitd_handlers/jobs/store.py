@@ -65,9 +65,9 @@ class JobStore(Protocol):
     ) -> Sequence[JobHistory]:
         """Make one pass over the leases: end the attempts whose lease has run out, and stamp when that was done.
 
-        Where the last stamp is older than twice `interval_seconds`, nobody watched: what it is older than now is first
-        added to all leases. A lease that ran out less than `waited_seconds` ago is left for the next pass: reports may
-        have come in that time which have not been looked at.
+        Where the last stamp is older than twice `interval_seconds`, nobody watched: all leases are first put off by the
+        time for which they ran unwatched (see `merge.put_off`). A lease that ran out less than `waited_seconds` ago
+        is left for the next pass: reports may have come in that time which have not been looked at.
         """
 
     async def request_cancel(

@@ -16,7 +16,7 @@ class Waiter:
         self.now = loop.time
         self._loop = loop
         self._idle_seconds = math.inf if idle_seconds is None else idle_seconds
-        self._idle_at = math.inf
+        self._idle_at = loop.time() + self._idle_seconds
         self._future: asyncio.Future[bool] | None = None
         #: Goes off when it may have been idle for too long. Mostly it has not: that is cheaper than a timer a wait.
         self._alarm: asyncio.TimerHandle | None = None

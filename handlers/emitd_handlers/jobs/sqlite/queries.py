@@ -5,6 +5,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import msgspec
+
 from emitd_handlers.job import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.paging import job_page, read_job_token, read_transition_token, transition_page
 from emitd_handlers.jobs.sqlite.rows import (
@@ -17,6 +19,15 @@ from emitd_handlers.jobs.sqlite.rows import (
 from emitd_handlers.jobs.store import JobHistory
 
 __all__ = ["get_job", "list_jobs", "list_transitions", "load_history"]
+
+#: One condition for any number of labels: SQLite refuses to join more than 1,000 of them.
+HAS_LABELS = """
+    NOT EXISTS (
+        SELECT * FROM json_each(?) AS wanted WHERE NOT EXISTS (
+            SELECT * FROM json_each(labels) AS own WHERE own.key = wanted.key AND own.value = wanted.value
+        )
+    )
+"""
 
 
 def get_job(connection: sqlite3.Connection, job_id: str) -> Job | None:
@@ -101,9 +112,9 @@ def _conditions(query: JobQuery) -> tuple[str, list[Any]]:
     if query.job_ids:
         conditions.append(f"job_id IN ({_marks(query.job_ids)})")
         parameters += query.job_ids
-    for item in query.labels.items():
-        conditions.append("EXISTS (SELECT * FROM json_each(labels) WHERE key = ? AND value = ?)")
-        parameters += item
+    if query.labels:
+        conditions.append(HAS_LABELS)
+        parameters.append(msgspec.json.encode(query.labels).decode())
     if query.updated_after_unix_nano:
         conditions.append("updated_at > ?")
         parameters.append(time_text(query.updated_after_unix_nano))

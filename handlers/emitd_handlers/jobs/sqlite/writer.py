@@ -14,7 +14,7 @@ import msgspec
 
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.job import Job, JobTransition
-from emitd_handlers.jobs.merge import Merged, expire, merge, request_cancel
+from emitd_handlers.jobs.merge import Merged, expire, merge, put_off, request_cancel
 from emitd_handlers.jobs.sqlite.cache import CachedJob, JobCache
 from emitd_handlers.jobs.sqlite.rows import (
     INSERT_JOBS,
@@ -46,7 +46,11 @@ MAX_CACHED_LABELS = 8
 NANOS_A_SECOND = 1_000_000_000
 #: How many leases end in one pass at most; the others in the next.
 MAX_EXPIRED = 1000
-SELECT_EXPIRED = "SELECT job_id FROM job_logs WHERE lease_expires_at <= ? ORDER BY lease_expires_at LIMIT ?"
+#: Another program may have ended a job and left the lease.
+SELECT_EXPIRED = """
+    SELECT job_id FROM job_logs
+    WHERE lease_expires_at <= ? AND (status = 'RUNNING' OR status = 'QUEUED') ORDER BY lease_expires_at LIMIT ?
+"""
 SELECT_LEASES = (
     "SELECT job_id, lease_expires_at, lease_seconds FROM job_logs WHERE lease_expires_at IS NOT NULL"
 )
@@ -128,9 +132,10 @@ class SqliteJobs:
         interest: Container[str] = (),
     ) -> Sequence[JobHistory]:
         """Make one pass over the leases; see `JobStore.end_expired`. By the server's clock."""
+        begun_at = self._clock()  # the transaction may have to wait for another process's
         with self._transaction(connection) as work:
             self._stamp_pass(connection, work, interval_seconds)
-            latest = time_text(work.now_unix_nano - int(waited_seconds * NANOS_A_SECOND))
+            latest = time_text(begun_at - int(waited_seconds * NANOS_A_SECOND))
             expired = connection.execute(SELECT_EXPIRED, (latest, MAX_EXPIRED)).fetchall()
             for (job_id,) in expired:
                 cached = self._find(connection, job_id, work)
@@ -314,15 +319,14 @@ class SqliteJobs:
             connection.execute("INSERT INTO job_lease_watch VALUES (?)", (time_text(now),))
         else:
             connection.execute("UPDATE job_lease_watch SET passed_at = ?", (time_text(now),))
-        gap = now - read_time(row[0]) if row else now
-        if gap <= 2 * interval_seconds * NANOS_A_SECOND:
+        passed_at = read_time(row[0]) if row else 0
+        if now - passed_at <= 2 * interval_seconds * NANOS_A_SECOND:
             return
         leases = connection.execute(SELECT_LEASES).fetchall()
         connection.executemany(
             "UPDATE job_logs SET lease_expires_at = ? WHERE job_id = ?",
             [
-                # Nobody has ever watched: then the leases begin now.
-                (time_text(read_time(end) + gap if row else now + seconds * NANOS_A_SECOND), job_id)
+                (time_text(put_off(read_time(end), seconds, passed_at, now)), job_id)
                 for job_id, end, seconds in leases
             ],
         )

@@ -1,0 +1,213 @@
+"""`Database`: the connections to a PostgreSQL database, and transactions in it.
+
+Nothing is set for a session but what a pooler in transaction mode can live with: each transaction that writes says for
+itself how it wants to be committed, whatever the role or the database have as default.
+"""
+
+import asyncio
+import os
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias, TypeVar
+
+import asyncpg
+
+__all__ = ["FAILURES", "CommitLost", "Connection", "Database", "Row", "StartAgain"]
+
+Row: TypeAlias = "asyncpg.Record"
+Connection: TypeAlias = (
+    "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
+)
+T = TypeVar("T")
+
+#: An option of the URL beside those of asyncpg.
+_CACHE_SIZE = "statement_cache_size"
+CONNECT_SECONDS = 5.0
+#: How long one read or one transaction may take, with all its attempts.
+CALL_SECONDS = 15.0
+#: How long a migration may: it can have to rewrite a table.
+MIGRATION_SECONDS = 600.0
+CLOSE_SECONDS = 5.0
+#: How often a transaction is tried that others get in the way of.
+MAX_ATTEMPTS = 10
+
+#: What a database, or the way to it, can raise.
+FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
+#: The connections are of no use any more, not only the one that raised it.
+_LOST = (
+    asyncpg.PostgresConnectionError,
+    asyncpg.OperatorInterventionError,  # the server is stopped
+    asyncpg.ReadOnlySQLTransactionError,  # what was the primary server is one no longer
+    OSError,
+    TimeoutError,
+)
+#: Others wrote to the same rows, in an order of their own.
+_CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
+
+_ISOLATION = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
+#: The last one lets go of the rows that a process has locked which is not there any more. The plans that are switched
+#: off would read whole tables for rows that are asked for by their keys, if the tables were small when the plan was
+#: made.
+_BEGIN = f"""
+    {_ISOLATION};
+    SET LOCAL synchronous_commit = on;
+    SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; SET LOCAL enable_mergejoin = off;
+    SET LOCAL statement_timeout = '10s'; SET LOCAL idle_in_transaction_session_timeout = '20s'
+"""
+_BEGIN_MIGRATION = f"{_ISOLATION}; SET LOCAL synchronous_commit = on; SET LOCAL statement_timeout = 0"
+
+
+class StartAgain(Exception):
+    """Raised in a transaction that has met what another one has done meanwhile: it is undone and begun again."""
+
+
+class CommitLost(asyncpg.PostgresConnectionError):
+    """A transaction was undone where it should have been committed."""
+
+
+class Database:
+    """Connections are made when they are needed, at most `pool_size` at once, and replaced when they have died.
+
+    All but `open`, `close` and `is_own` raise FAILURES. Times are exchanged as PostgreSQL has them: microseconds since
+    2000-01-01T00:00:00Z, as integers.
+    """
+
+    def __init__(self, dsn: str, *, pool_size: int) -> None:
+        self._pool_size = pool_size
+        self._arguments = _connect_arguments(dsn)
+        self._pool: asyncpg.Pool[Row] | None = None
+        self._own_pids: set[int] = set()
+
+    async def open(self) -> None:
+        """Be ready to connect. Raises asyncpg.InterfaceError for a URL that makes no sense."""
+        self._pool = await asyncpg.create_pool(
+            **self._arguments,
+            min_size=0,
+            max_size=self._pool_size,
+            init=self._prepare,
+            reset=_leave_alone,
+        )
+
+    async def close(self) -> None:
+        """Close all connections, those in use when they are free, but soon. Harmless without `open`."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        with suppress(*FAILURES):
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await pool.close()
+        pool.terminate()
+
+    def is_own(self, pid: int) -> bool:
+        """Return whether a process of the server serves one of the pool's connections."""
+        return pid in self._own_pids
+
+    async def connect(self) -> "asyncpg.Connection[Row]":
+        """Return a connection outside of the pool."""
+        return await asyncpg.connect(**self._arguments)
+
+    async def fetch(self, query: str, *arguments: object) -> Sequence[Row]:
+        """Return the rows of a query."""
+
+        async def call(connection: Connection) -> Sequence[Row]:
+            return await connection.fetch(query, *arguments)
+
+        return await self._run(call, CALL_SECONDS)
+
+    async def transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do `work` in one transaction that is on the medium when this returns; again where others got in the way."""
+
+        async def call(connection: Connection) -> T:
+            attempt = 1
+            while True:
+                try:
+                    return await _transact(connection, _BEGIN, work)
+                except (StartAgain, *_CONFLICTS) as error:
+                    if attempt == MAX_ATTEMPTS:
+                        raise asyncpg.SerializationError(
+                            "others write to the same jobs all the time"
+                        ) from error
+                    attempt += 1
+
+        return await self._run(call, CALL_SECONDS)
+
+    async def migrate(self, work: Callable[[Connection], Awaitable[T]]) -> T:
+        """Do `work` in one transaction that may take long."""
+
+        async def call(connection: Connection) -> T:
+            return await _transact(connection, _BEGIN_MIGRATION, work)
+
+        return await self._run(call, MIGRATION_SECONDS)
+
+    async def _run(self, call: Callable[[Connection], Awaitable[T]], seconds: float) -> T:
+        pool = self._pool
+        if pool is None:
+            raise asyncpg.InterfaceError("it is not open")
+        try:
+            async with asyncio.timeout(seconds):
+                connection = await pool.acquire()
+                try:
+                    return await call(connection)
+                except asyncio.CancelledError:
+                    # In time or not, nobody waits for the database to stop what it does.
+                    with suppress(asyncpg.InterfaceError):  # it has just died
+                        connection.terminate()
+                    raise
+                finally:
+                    await pool.release(connection)
+        except _LOST:
+            await pool.expire_connections()
+            raise
+
+    async def _prepare(self, connection: "asyncpg.Connection[Row]") -> None:
+        """Set up a connection of the pool; costs no round trip."""
+        await connection.set_builtin_type_codec("timestamptz", schema="pg_catalog", codec_name="int8")
+        pid = connection.get_server_pid()
+        self._own_pids.add(pid)
+        connection.add_termination_listener(lambda _: self._own_pids.discard(pid))
+
+
+async def _transact(connection: Connection, begin: str, work: Callable[[Connection], Awaitable[T]]) -> T:
+    await connection.execute(begin)
+    try:
+        result = await work(connection)
+        if await connection.execute("COMMIT") != "COMMIT":
+            raise CommitLost("the transaction was undone")
+    except Exception:
+        with suppress(*FAILURES):  # a connection that has died can do nothing any more
+            if connection.is_in_transaction():
+                await connection.execute("ROLLBACK")
+        raise
+    return result
+
+
+async def _leave_alone(_: object) -> None:
+    """Do nothing to a connection that goes back to the pool: nothing outlives a transaction."""
+
+
+def _connect_arguments(dsn: str) -> dict[str, Any]:
+    """Return what asyncpg is to be called with.
+
+    Beside the options of PostgreSQL's URLs, `statement_cache_size` is known: 0 is for a pooler in transaction mode that
+    knows nothing of prepared statements.
+    """
+    base, _, query = dsn.partition("?")
+    items = [item.partition("=") for item in query.split("&") if item]
+    names = {name for name, _, _ in items}
+    arguments: dict[str, Any] = {"timeout": CONNECT_SECONDS}
+    for name, _, value in items:
+        if name == _CACHE_SIZE:
+            arguments[name] = _number(value)
+    if "application_name" not in names:
+        arguments["server_settings"] = {"application_name": "emitd"}
+    if "target_session_attrs" not in names and "PGTARGETSESSIONATTRS" not in os.environ:
+        arguments["target_session_attrs"] = "primary"
+    others = "&".join("".join(item) for item in items if item[0] != _CACHE_SIZE)
+    arguments["dsn"] = f"{base}?{others}" if others else base
+    return arguments
+
+
+def _number(text: str) -> int:
+    if not text.isascii() or not text.isdecimal():
+        raise ValueError(f"database: {_CACHE_SIZE} is '{text}', and must be a number")
+    return int(text)

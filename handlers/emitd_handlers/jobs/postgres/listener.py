@@ -1,0 +1,119 @@
+"""`Listener`: hears from PostgreSQL which jobs other processes have changed, over a connection of its own.
+
+A notification can be lost, with the connection or behind a pooler. So after each connect the listener says that it does
+not know what was changed, and it asks the connection for a sign of life every few seconds.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
+from typing import Any, TypeAlias
+
+import asyncpg
+import msgspec
+
+from emitd_handlers.jobs.postgres.database import FAILURES
+
+__all__ = ["Listener", "OnForeignChange"]
+
+#: How often to ask for a sign of life, and how long to wait for it.
+PING_SECONDS = 3.0
+PING_TIMEOUT_SECONDS = 3.0
+#: How long to wait before connecting again: at first, and at most.
+MIN_DELAY_SECONDS = 0.05
+MAX_DELAY_SECONDS = 1.0
+CLOSE_SECONDS = 1.0
+
+#: See `SharedJobStore`.
+OnForeignChange: TypeAlias = Callable[[Sequence[str] | None], None]
+
+_decode_ids = msgspec.json.Decoder(list[str]).decode
+
+
+class Listener:
+    """Connects again and again, until it is stopped."""
+
+    def __init__(
+        self,
+        connect: "Callable[[], Awaitable[asyncpg.Connection[asyncpg.Record]]]",
+        channel: str,
+        *,
+        is_own: Callable[[int], bool],
+        on_foreign_change: OnForeignChange,
+        report: Callable[[str], None],
+    ) -> None:
+        """`is_own(pid)`: whether a process of the server works for us, so that what it notifies is known.
+
+        `report` is told, in one line, when the connection is lost and when there is one again.
+        """
+        self._connect = connect
+        self._channel = channel
+        self._is_own = is_own
+        self._on_foreign_change = on_foreign_change
+        self._report = report
+        self._task: asyncio.Task[None] | None = None
+        self._delay = MIN_DELAY_SECONDS
+        self._is_deaf = False
+
+    def start(self) -> None:
+        """Begin to listen."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="postgres-listener")
+
+    async def stop(self) -> None:
+        """Listen no more. Harmless without `start`."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.wait([task])
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._listen()
+            except FAILURES as error:
+                if not self._is_deaf:
+                    self._is_deaf = True
+                    self._report(f"lost the connection that notifications come over: {error}")
+            await asyncio.sleep(self._delay)
+            self._delay = min(2 * self._delay, MAX_DELAY_SECONDS)
+
+    async def _listen(self) -> None:
+        connection = await self._connect()
+        try:
+            lost = asyncio.Event()
+            connection.add_termination_listener(lambda _: lost.set())
+            async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+                await connection.add_listener(self._channel, self._hear)
+            self._delay = MIN_DELAY_SECONDS
+            if self._is_deaf:
+                self._is_deaf = False
+                self._report("has a connection for notifications again")
+            self._on_foreign_change(None)
+            while not await _is_set(lost, PING_SECONDS):
+                async with asyncio.timeout(PING_TIMEOUT_SECONDS):
+                    await connection.execute("SELECT 1")
+            raise asyncpg.ConnectionDoesNotExistError("the server has closed it")
+        except FAILURES:
+            connection.terminate()
+            raise
+        finally:
+            with suppress(*FAILURES):
+                await connection.close(timeout=CLOSE_SECONDS)
+
+    def _hear(self, _: object, pid: int, __: str, payload: Any) -> None:
+        if self._is_own(pid):
+            return
+        try:
+            job_ids = _decode_ids(payload)
+        except msgspec.MsgspecError:
+            self._on_foreign_change(None)  # `many`, or what a later version says
+        else:
+            self._on_foreign_change(job_ids)
+
+
+async def _is_set(event: asyncio.Event, seconds: float) -> bool:
+    """Wait so long for an event; return whether it has happened."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    return event.is_set()

@@ -1,0 +1,231 @@
+"""`JobQueries`: questions about jobs in PostgreSQL. What one answer holds is of one moment: it is one statement."""
+
+from collections.abc import Mapping, Sequence
+
+import msgspec
+
+from emitd_handlers.job import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.paging import (
+    MAX_PAGE_BYTES,
+    job_page,
+    read_job_token,
+    read_transition_token,
+    transition_page,
+)
+from emitd_handlers.jobs.postgres.database import Database
+from emitd_handlers.jobs.postgres.receipts import StoredReceipt, decode_receipts, recent_commit
+from emitd_handlers.jobs.postgres.rows import (
+    JOB_COLUMNS,
+    MAX_BIGINT,
+    TransitionRow,
+    job_from_row,
+    pg_time,
+    transition_from_row,
+)
+from emitd_handlers.jobs.postgres.storable import is_storable
+from emitd_handlers.jobs.postgres.tables import Tables
+from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.outcome import RecentCommit
+
+__all__ = ["JobQueries"]
+
+#: Rows of the table of commits that are read at once.
+COMMITS_PAGE_SIZE = 500
+_TRANSITION = (
+    "json_build_array(revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, "
+    "progress_only)"
+)
+
+_decode_transitions = msgspec.json.Decoder(list[TransitionRow]).decode
+_encode_labels = msgspec.json.Encoder().encode
+
+
+class JobQueries:
+    """Every method raises FAILURES."""
+
+    def __init__(self, database: Database, tables: Tables) -> None:
+        self._database = database
+        self._tables = tables
+        self._select = f"SELECT {JOB_COLUMNS} FROM {tables.jobs}"
+        self._history = f"""
+            SELECT {JOB_COLUMNS}, history_revision, (
+                SELECT json_agg({_TRANSITION} ORDER BY revision) FROM {tables.transitions} AS change
+                WHERE change.job_id = job.job_id AND change.revision > $2::bigint
+                    AND NOT progress_only AND $2::bigint < job.revision
+            ) AS transitions FROM {tables.jobs} AS job WHERE job_id = $1
+        """
+        self._transitions = f"""
+            SELECT history_revision, (
+                SELECT json_agg({_TRANSITION} ORDER BY revision) FROM (
+                    SELECT * FROM (
+                        SELECT *, {_size_before("failure_message", "revision")}
+                        FROM (
+                            SELECT * FROM {tables.transitions} WHERE job_id = $1 AND revision > $2::bigint
+                            ORDER BY revision LIMIT $3
+                        ) AS next
+                    ) AS sized WHERE {_IS_IN_PAGE}
+                ) AS page
+            ) AS transitions FROM {tables.jobs} WHERE job_id = $1
+        """
+        self._revisions = f"SELECT job_id, revision FROM {tables.jobs} WHERE job_id = ANY($1::text[])"
+        self._changes = f"""
+            SELECT pg_current_snapshot()::text AS snapshot, ARRAY(
+                SELECT DISTINCT unnest(job_ids) FROM {tables.commits}
+                WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+                    AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
+            ) AS job_ids
+        """
+        self._commits = f"""
+            SELECT number, receipts FROM {tables.commits} WHERE receipt_count > 0 AND number < $1
+            ORDER BY number DESC LIMIT {COMMITS_PAGE_SIZE}
+        """
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return the job, or None."""
+        rows = await self._rows_of([job_id])
+        return rows[0] if rows else None
+
+    async def load_many(self, job_ids: Sequence[str]) -> Sequence[Job]:
+        """Return those of the jobs that exist."""
+        return await self._rows_of(job_ids)
+
+    async def revisions(self, job_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the revisions of those of the jobs that exist."""
+        rows = await self._database.fetch(self._revisions, _storable(job_ids))
+        return {row["job_id"]: row["revision"] for row in rows}
+
+    async def list(self, query: JobQuery) -> JobPage:
+        """Return a page of jobs; see `JobSource.list`. Pages go by (created_at, job_id), which no report changes."""
+        conditions: list[str] = []
+        parameters: list[object] = [query.page_size + 1]
+
+        def require(condition: str, *values: object) -> None:
+            numbers = [f"${len(parameters) + index}" for index in range(1, len(values) + 1)]
+            conditions.append(condition.format(*numbers))
+            parameters.extend(values)
+
+        texts = [query.job_type, *query.labels, *query.labels.values()]
+        job_ids = _storable(query.job_ids)
+        last = read_job_token(query)
+        if not all(map(is_storable, texts)) or (query.job_ids and not job_ids):
+            return JobPage((), "")
+        if last is not None:
+            require("(created_at, job_id) < ({}::timestamptz, {}::text)", pg_time(last[0]), last[1])
+        if query.job_type:
+            require("job_type = {}", query.job_type)
+        if query.statuses:
+            require("status = ANY({}::text[])", [status.name for status in query.statuses])
+        if query.job_ids:
+            require("job_id = ANY({}::text[])", job_ids)
+        if query.labels:
+            # The index has only jobs with labels.
+            require("labels @> {}::text::jsonb AND labels <> '{{}}'", _encode_labels(query.labels).decode())
+        if query.updated_after_unix_nano:
+            require("updated_at > {}", pg_time(query.updated_after_unix_nano))
+        # The rows of a page may be large: what goes beyond it is not sent.
+        newest = f"{self._select} WHERE {' AND '.join(conditions) or 'true'} {_NEWEST_FIRST} LIMIT $1"
+        size = _size_before("message, details", "created_at DESC, job_id DESC")
+        sized = f"SELECT *, {size} FROM ({newest}) AS newest"
+        statement = f"SELECT {JOB_COLUMNS} FROM ({sized}) AS sized WHERE {_IS_IN_PAGE} {_NEWEST_FIRST}"
+        rows = await self._database.fetch(statement, *parameters)
+        return job_page(query, map(job_from_row, rows))
+
+    async def load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
+        """Return the job and its changes of status after a revision; see `JobStore`."""
+        if not is_storable(job_id):
+            return None
+        # Without a revision, none comes after it.
+        after = None if after_revision is None else min(after_revision, MAX_BIGINT)
+        rows = await self._database.fetch(self._history, job_id, after)
+        if not rows:
+            return None
+        *columns, history_revision, transitions = rows[0]
+        job = job_from_row(columns)
+        if after is None or after >= job.revision:
+            return JobHistory(job, (), job.revision)
+        return JobHistory(job, _read_transitions(transitions), max(after, history_revision))
+
+    async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
+        """Return a page of a job's history; see `ManagedJobSource.list_transitions`."""
+        after_revision = read_transition_token(query)
+        if not is_storable(query.job_id):
+            return None
+        rows = await self._database.fetch(
+            self._transitions, query.job_id, after_revision, query.page_size + 1
+        )
+        if not rows:
+            return None
+        history_revision, transitions = rows[0]
+        return transition_page(query, _read_transitions(transitions), kept_after=history_revision)
+
+    async def changes_since(self, mark: int | None) -> tuple[int, Sequence[str]]:
+        """Return a new mark, and the ids of all jobs that may have changed since; see `SharedJobStore`.
+
+        A mark is a snapshot, the text of which is read as a number: it says which transactions were seen, however long
+        some of them take to commit.
+        """
+        # Without a mark the whole past counts as seen.
+        before = f"{MAX_BIGINT}:{MAX_BIGINT}:" if mark is None else _snapshot_of(mark)
+        ((snapshot, job_ids),) = await self._database.fetch(self._changes, before)
+        if mark is not None and _bounds(before)[0] > _bounds(snapshot)[1]:
+            # Transactions are counted from anew: it is another database now, of which nothing was seen.
+            ((snapshot, job_ids),) = await self._database.fetch(self._changes, _NOTHING_SEEN)
+        return _mark_of(snapshot), job_ids
+
+    async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
+        """Return the last reports with a record_id, oldest first, at most `limit`."""
+        groups: list[Sequence[StoredReceipt]] = []
+        count, number = 0, MAX_BIGINT
+        while count < limit:
+            rows = await self._database.fetch(self._commits, number)
+            groups += [decode_receipts(data) for _, data in rows]
+            count += sum(map(len, groups[len(groups) - len(rows) :]))
+            if len(rows) < COMMITS_PAGE_SIZE:
+                break
+            number = rows[-1]["number"]
+        receipts = [receipt for group in reversed(groups) for receipt in group]
+        return [recent_commit(receipt) for receipt in receipts[max(0, count - limit) :]]
+
+    async def _rows_of(self, job_ids: Sequence[str]) -> Sequence[Job]:
+        rows = await self._database.fetch(
+            f"{self._select} WHERE job_id = ANY($1::text[])", _storable(job_ids)
+        )
+        return [job_from_row(row) for row in rows]
+
+
+_NEWEST_FIRST = "ORDER BY created_at DESC, job_id DESC"
+#: One row more than `paging` takes, which so sees that there is one.
+_IS_IN_PAGE = f"coalesce(size_before, 0) < {MAX_PAGE_BYTES}"
+
+
+def _size_before(columns: str, order: str) -> str:
+    """Return an expression for the size of the texts of the rows before the one before; it reads none of them."""
+    sizes = " + ".join([f"coalesce(octet_length({column.strip()}), 0)" for column in columns.split(",")])
+    return f"sum({sizes}) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS size_before"
+
+
+def _storable(job_ids: Sequence[str]) -> Sequence[str]:
+    """Return the ids that a job can have."""
+    return [job_id for job_id in job_ids if is_storable(job_id)]
+
+
+def _read_transitions(text: str | None) -> Sequence[JobTransition]:
+    return [transition_from_row(row) for row in _decode_transitions(text)] if text else []
+
+
+#: A snapshot that sees no transaction: ordinary ones are counted from 3.
+_NOTHING_SEEN = "3:3:"
+
+
+def _mark_of(snapshot: str) -> int:
+    return int.from_bytes(snapshot.encode())
+
+
+def _snapshot_of(mark: int) -> str:
+    return mark.to_bytes((mark.bit_length() + 7) // 8).decode()
+
+
+def _bounds(snapshot: str) -> tuple[int, int]:
+    """Return the number that the first transaction had which was not seen, and the one after the last which may be."""
+    first, end, _ = snapshot.split(":")
+    return int(first), int(end)

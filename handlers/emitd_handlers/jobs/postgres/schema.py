@@ -1,0 +1,179 @@
+"""The tables that jobs are kept in, and how older ones are brought up to date.
+
+The database may be the application's own: nothing but these tables is touched, and none is taken over that somebody
+else has made. People and other programs may read the tables of jobs and of transitions; the others are for emitd
+alone. Columns whose names end in `_unix_nano` are nanoseconds since 1970-01-01T00:00:00Z.
+"""
+
+from collections.abc import Sequence
+
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.jobs.postgres.database import Connection
+from emitd_handlers.jobs.postgres.tables import Tables
+
+__all__ = ["MIGRATIONS", "lease_slot", "migrate"]
+
+#: For each version of the schema, from 1: the statements that lead to it from the version before.
+MIGRATIONS: Sequence[Sequence[str]] = (
+    (
+        # A report that changes no status mostly changes no indexed column either: then PostgreSQL writes the new row
+        # into the same page and touches no index, if the page has room. In one transaction that can be all its rows.
+        """
+        CREATE TABLE {jobs} (
+            job_id text COLLATE "C" NOT NULL PRIMARY KEY,
+            job_type text NOT NULL,
+            status text NOT NULL CHECK (status IN ('QUEUED', 'RUNNING', 'COMPLETED', 'FAILED')),
+            progress integer NOT NULL CHECK (progress BETWEEN 0 AND 100),
+            message text NOT NULL,
+            details text, -- one JSON object as it was sent, or NULL: json types do not keep every number
+            labels jsonb NOT NULL,
+            source text NOT NULL,
+            attempt bigint NOT NULL,
+            revision bigint NOT NULL,
+            created_at timestamptz NOT NULL,
+            updated_at timestamptz NOT NULL,
+            event_time_unix_nano bigint NOT NULL,
+            lease_seconds bigint NOT NULL, -- 0: no lease
+            lease_expires_at timestamptz,
+            lease_slot bigint GENERATED ALWAYS AS ({slot}) STORED, -- of ten seconds: most reports do not change it
+            failure_reason text,
+            failure_message text,
+            cancel_requested boolean NOT NULL DEFAULT false,
+            cancel_reason text,
+            started_at timestamptz,
+            ended_at timestamptz,
+            opened_by text, -- the record that opened the attempt, and the revision that made
+            opened_revision bigint NOT NULL DEFAULT 0,
+            history_revision bigint NOT NULL DEFAULT 0, -- up to which the history was removed
+            has_history boolean NOT NULL DEFAULT true -- it has changed a status since then
+        ) WITH (fillfactor = 50)
+        """,
+        "CREATE INDEX {prefix}_by_creation ON {jobs} (created_at, job_id)",
+        "CREATE INDEX {prefix}_by_end ON {jobs} (ended_at) WHERE ended_at IS NOT NULL",
+        """
+        CREATE INDEX {prefix}_by_end_with_history ON {jobs} (ended_at)
+        WHERE ended_at IS NOT NULL AND has_history
+        """,
+        # A quarter more for a new job with labels; without it, who asks for rare ones reads the whole table.
+        """
+        CREATE INDEX {prefix}_by_labels ON {jobs} USING gin (labels jsonb_path_ops) WHERE labels <> '{{}}'
+        """,
+        "CREATE INDEX {prefix}_by_lease ON {jobs} (lease_slot) WHERE lease_slot IS NOT NULL",
+        # `time_unix_nano` is any 64 bits that a sender likes, read as a signed number.
+        """
+        CREATE TABLE {transitions} (
+            job_id text COLLATE "C" NOT NULL,
+            revision bigint NOT NULL,
+            attempt bigint NOT NULL,
+            status text NOT NULL,
+            progress integer NOT NULL,
+            time_unix_nano bigint NOT NULL,
+            failure_reason text,
+            failure_message text,
+            progress_only boolean NOT NULL,
+            PRIMARY KEY (job_id, revision)
+        )
+        """,
+        # Whoever deletes a job: a later one under its id must not meet the old one's history. A foreign key would do
+        # the same, and look up the job for each transition that is written.
+        """
+        CREATE FUNCTION {cleaner}() RETURNS trigger LANGUAGE plpgsql AS $body$
+        BEGIN
+            IF TG_OP = 'TRUNCATE' THEN
+                TRUNCATE {transitions};
+            ELSE
+                DELETE FROM {transitions} WHERE job_id IN (SELECT job_id FROM deleted);
+            END IF;
+            RETURN NULL;
+        END
+        $body$
+        """,
+        """
+        CREATE TRIGGER {prefix}_deleted AFTER DELETE ON {jobs} REFERENCING OLD TABLE AS deleted
+        FOR EACH STATEMENT EXECUTE FUNCTION {cleaner}()
+        """,
+        "CREATE TRIGGER {prefix}_truncated AFTER TRUNCATE ON {jobs} EXECUTE FUNCTION {cleaner}()",
+        # One row for each transaction that changed jobs or took reports with a record_id. `receipts` is in msgpack what
+        # is needed to answer a copy of each such report.
+        """
+        CREATE TABLE {commits} (
+            number bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
+            xid xid8 NOT NULL DEFAULT pg_current_xact_id(),
+            recorded_at timestamptz NOT NULL DEFAULT now(),
+            job_ids text[] NOT NULL,
+            receipts bytea,
+            receipt_count integer NOT NULL
+        )
+        """,
+        "CREATE INDEX {prefix}_commits_by_xid ON {commits} (xid)",
+        # One row: when the leases were last looked at; NULL: never.
+        """
+        CREATE TABLE {lease_watch} (
+            is_only boolean PRIMARY KEY DEFAULT true CHECK (is_only),
+            passed_at timestamptz
+        )
+        """,
+        "INSERT INTO {lease_watch} DEFAULT VALUES",
+    ),
+)
+
+
+def lease_slot(time: str) -> str:
+    """Return an expression for what the index of leases has for a time, which is an expression too."""
+    return f"floor(date_part('epoch', {time} AT TIME ZONE 'UTC') / 10)::bigint"
+
+
+async def migrate(connection: Connection, tables: Tables) -> None:
+    """Bring the tables to the newest version, and make them where there are none. In a transaction of the caller's.
+
+    Of several that do so at once, one does it. Needs no right to make anything where nothing is to be made. Raises
+    asyncpg's errors, and HandlerUnavailable for tables that a newer emitd has made.
+    """
+    if await _version(connection, tables) == len(MIGRATIONS):
+        return
+    # Whatever is made in the schema: also `emitd_schema`, which several tables share.
+    lock = f"emitd: migration of {tables.schema}"
+    await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", lock)
+    if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", tables.schema):
+        await connection.execute(f"CREATE SCHEMA {tables.schema}")
+    if await connection.fetchval("SELECT to_regclass($1) IS NULL", tables.versions):
+        await connection.execute(
+            f"CREATE TABLE {tables.versions} (component text NOT NULL PRIMARY KEY, version integer NOT NULL)"
+        )
+    version = await _version(connection, tables)
+    for statements in MIGRATIONS[version:]:
+        for statement in statements:
+            await connection.execute(statement.format(**_names(tables)))
+    await connection.execute(
+        f"INSERT INTO {tables.versions} VALUES ($1, $2) "
+        "ON CONFLICT (component) DO UPDATE SET version = excluded.version",
+        tables.component,
+        len(MIGRATIONS),
+    )
+
+
+async def _version(connection: Connection, tables: Tables) -> int:
+    """Return the version of the tables that are there, 0 for none. Raises HandlerUnavailable for one not known."""
+    if await connection.fetchval("SELECT to_regclass($1) IS NULL", tables.versions):
+        return 0
+    version: int | None = await connection.fetchval(
+        f"SELECT version FROM {tables.versions} WHERE component = $1", tables.component
+    )
+    if version is not None and version > len(MIGRATIONS):
+        raise HandlerUnavailable(
+            f"the tables of jobs have version {version}, and this emitd knows none after {len(MIGRATIONS)}: "
+            "use a newer emitd"
+        )
+    return version or 0
+
+
+def _names(tables: Tables) -> dict[str, str]:
+    return {
+        "jobs": tables.jobs,
+        "transitions": tables.transitions,
+        "commits": tables.commits,
+        "lease_watch": tables.lease_watch,
+        "cleaner": tables.cleaner,
+        "prefix": tables.prefix,
+        "slot": lease_slot("lease_expires_at"),
+    }

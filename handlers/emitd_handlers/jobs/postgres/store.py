@@ -1,0 +1,227 @@
+"""`PostgresJobStore`: jobs in a PostgreSQL database, which several processes share.
+
+It uses a pool of connections, and one that listens to what other processes do. Time is the database's clock.
+"""
+
+import asyncio
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+
+import msgspec
+
+from emitd_handlers.diagnostics import Report
+from emitd_handlers.diagnostics import report as report_to_operator
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.job import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.database_url import DatabaseUrl
+from emitd_handlers.jobs.postgres.database import FAILURES, Connection, Database
+from emitd_handlers.jobs.postgres.failures import advice, reason
+from emitd_handlers.jobs.postgres.leases import LeasePass
+from emitd_handlers.jobs.postgres.listener import Listener
+from emitd_handlers.jobs.postgres.queries import JobQueries
+from emitd_handlers.jobs.postgres.retention import JobRetention
+from emitd_handlers.jobs.postgres.schema import migrate
+from emitd_handlers.jobs.postgres.tables import DEFAULT_TABLE, Tables, check_name
+from emitd_handlers.jobs.postgres.writer import PostgresJobs
+from emitd_handlers.jobs.store import Applied, JobHistory, Retention
+from emitd_handlers.outcome import RecentCommit
+from emitd_handlers.record import LogRecord
+
+__all__ = ["PostgresJobStore"]
+
+#: The first that has transaction numbers which are never used again.
+MIN_MAJOR_VERSION = 13
+#: How often to remove what was noted of old transactions.
+PRUNE_SECONDS = 30.0
+
+
+def ignore(_: Sequence[str] | None) -> None:
+    """Take no note of what others change."""
+
+
+class _Opened(msgspec.Struct, frozen=True):
+    """What works on the database while it is open."""
+
+    jobs: PostgresJobs
+    leases: LeasePass
+    retention: JobRetention
+    queries: JobQueries
+    listener: Listener
+
+
+class PostgresJobStore:
+    """A `SharedJobStore`. `on_foreign_change` is called in the event loop."""
+
+    def __init__(
+        self,
+        dsn: str,
+        *,
+        schema: str = "",
+        table: str = DEFAULT_TABLE,
+        keep_progress: bool = False,
+        pool_size: int = 4,
+        on_foreign_change: Callable[[Sequence[str] | None], None] = ignore,
+        report: Report | None = None,
+    ) -> None:
+        """`schema`: made where it is missing; empty: the connection's own. `keep_progress`: in the history too.
+
+        `report` is told when notifications do not come any more. Raises ValueError for names and options that make no
+        sense.
+        """
+        if schema:
+            check_name("schema", schema)
+        check_name("table", table)
+        self._name = str(DatabaseUrl(dsn=dsn))
+        self._database = Database(dsn, pool_size=pool_size)
+        self._schema = schema
+        self._table = table
+        self._keep_progress = keep_progress
+        self._on_foreign_change = on_foreign_change
+        self._report = report or report_to_operator
+        self._opened: _Opened | None = None
+        self._kept_receipts = 100_000
+        self._prune_at = 0.0
+
+    async def open(self) -> None:
+        """Connect, make or migrate the tables, and listen; see `JobStore.open`."""
+        await self.close()
+        try:
+            await self._database.open()
+            tables = await self._database.migrate(self._prepare_tables)
+        except BaseException as error:
+            await self._database.close()
+            if isinstance(error, HandlerUnavailable):
+                raise HandlerUnavailable(f"database '{self._name}' cannot be opened: {error}") from error
+            if isinstance(error, FAILURES):
+                raise HandlerUnavailable(
+                    f"database '{self._name}' cannot be opened: {reason(error)}; {advice(error)}"
+                ) from error
+            raise
+        jobs = PostgresJobs(self._database, tables, keep_progress=self._keep_progress)
+        self._opened = _Opened(
+            jobs,
+            LeasePass(self._database, tables, jobs),
+            JobRetention(self._database, tables, jobs),
+            JobQueries(self._database, tables),
+            Listener(
+                self._database.connect,
+                tables.channel,
+                is_own=self._database.is_own,
+                on_foreign_change=self._on_foreign_change,
+                report=self._report_of_listener,
+            ),
+        )
+        self._opened.listener.start()
+
+    async def close(self) -> None:
+        """Listen no more, and close all connections."""
+        opened, self._opened = self._opened, None
+        if opened is not None:
+            await opened.listener.stop()
+            await self._database.close()
+
+    async def apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
+        """See `JobStore`, and from `revisions` on `SharedJobStore`; so for all of these."""
+        with self._use() as opened:
+            return await opened.jobs.apply(records, interest)
+
+    async def end_expired(
+        self, interval_seconds: float, waited_seconds: float, interest: Container[str]
+    ) -> Sequence[JobHistory]:
+        """One pass over the leases, if no other process is at it; now and then old receipts are removed after it."""
+        with self._use() as opened:
+            changes = await opened.leases.run(interval_seconds, waited_seconds, interest)
+            if changes is None:
+                return ()
+        with suppress(HandlerUnavailable):  # the pass has been made; the next call tells
+            await self._prune()
+        return changes
+
+    async def request_cancel(
+        self, job_id: str, reason: str, interest: Container[str]
+    ) -> tuple[Job | None, Sequence[JobHistory]]:
+        """Record the wish to cancel a job."""
+        with self._use() as opened:
+            return await opened.jobs.request_cancel(job_id, reason, interest)
+
+    async def remove_ended(self, retention: Retention, limit: int) -> Sequence[str]:
+        """Remove what is not to be kept."""
+        with self._use() as opened:
+            return await opened.retention.remove_ended(retention, limit)
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return one job."""
+        with self._use() as opened:
+            return await opened.queries.get(job_id)
+
+    async def list(self, query: JobQuery) -> JobPage:
+        """Return a page of jobs."""
+        with self._use() as opened:
+            return await opened.queries.list(query)
+
+    async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
+        """Return a page of a job's history."""
+        with self._use() as opened:
+            return await opened.queries.list_transitions(query)
+
+    async def load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
+        """Return a job with its changes of status."""
+        with self._use() as opened:
+            return await opened.queries.load_history(job_id, after_revision)
+
+    async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
+        """Return the last reports with a record_id, of all processes."""
+        with self._use() as opened:
+            commits = await opened.queries.recent_commits(limit)
+        self._kept_receipts = limit
+        return commits
+
+    async def revisions(self, job_ids: Sequence[str]) -> Mapping[str, int]:
+        """Return the revisions of jobs."""
+        with self._use() as opened:
+            return await opened.queries.revisions(job_ids)
+
+    async def changes_since(self, mark: int | None) -> tuple[int, Sequence[str]]:
+        """Return what has changed since a mark."""
+        with self._use() as opened:
+            return await opened.queries.changes_since(mark)
+
+    async def load_many(self, job_ids: Sequence[str]) -> Sequence[Job]:
+        """Return jobs."""
+        with self._use() as opened:
+            return await opened.queries.load_many(job_ids)
+
+    async def _prepare_tables(self, connection: Connection) -> Tables:
+        if connection.get_server_version().major < MIN_MAJOR_VERSION:
+            raise HandlerUnavailable(f"it is older than PostgreSQL {MIN_MAJOR_VERSION}: use a newer server")
+        encoding = await connection.fetchval("SHOW server_encoding")
+        if encoding != "UTF8":
+            raise HandlerUnavailable(f"its encoding is {encoding}: use a database with encoding UTF8")
+        schema = self._schema or await connection.fetchval("SELECT current_schema()")
+        if schema is None:
+            raise HandlerUnavailable("the connection has no current schema: name one with the key `schema`")
+        tables = Tables.named(schema, self._table)
+        await migrate(connection, tables)
+        return tables
+
+    async def _prune(self) -> None:
+        now = asyncio.get_running_loop().time()
+        if now < self._prune_at:
+            return
+        with self._use() as opened:
+            has_more = await opened.retention.prune_commits(self._kept_receipts)
+        if not has_more:
+            self._prune_at = now + PRUNE_SECONDS
+
+    def _report_of_listener(self, line: str) -> None:
+        self._report(f"database '{self._name}': {line}")
+
+    @contextmanager
+    def _use(self) -> Iterator[_Opened]:
+        """Tell in one family of errors what goes wrong with the database in the block."""
+        if self._opened is None:
+            raise HandlerUnavailable(f"database '{self._name}' is not open")
+        try:
+            yield self._opened
+        except FAILURES as error:
+            raise HandlerUnavailable(f"database '{self._name}' failed: {reason(error)}") from error

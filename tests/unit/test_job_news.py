@@ -1,0 +1,70 @@
+"""JobNews: who watches one job and who watches many are told the same."""
+
+from collections.abc import Sequence
+
+import pytest
+
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.job import Job, JobFilter, JobPage, JobQuery
+from emitd_handlers.jobs.news import JobNews
+from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.record import JobState
+
+
+class Jobs:
+    """One job, and the news of it."""
+
+    def __init__(self) -> None:
+        self.job = self.make(1)
+        self.news = JobNews(self.load, self.list)
+
+    @staticmethod
+    def make(revision: int) -> Job:
+        return Job(job_id="j", job_type="t", status=JobState.RUNNING, revision=revision)
+
+    async def load(self, job_id: str, after_revision: int | None) -> JobHistory | None:
+        return JobHistory(self.job, (), self.job.revision) if job_id == "j" else None
+
+    async def list(self, query: JobQuery) -> JobPage:
+        jobs: Sequence[Job] = [self.job] if query.matches(self.job) else []
+        return JobPage(jobs, "")
+
+
+async def test_it_has_the_jobs_that_somebody_watches() -> None:
+    """One, those with some ids, or all; nobody is no interest at all."""
+    jobs = Jobs()
+    assert not jobs.news
+    one = jobs.news.hub.watch("j")
+    await anext(one)
+    assert jobs.news
+    assert ("j" in jobs.news, "k" in jobs.news) == (True, False)
+    some = jobs.news.feed.watch(JobFilter(job_ids=("k",)), max_jobs=9)
+    await anext(some)
+    assert ("k" in jobs.news, "l" in jobs.news) == (True, False)
+    every = jobs.news.feed.watch(JobFilter(), max_jobs=9)
+    await anext(every)
+    assert "l" in jobs.news
+    for watch in (one, some, every):
+        await watch.aclose()
+    assert not jobs.news
+    assert "j" not in jobs.news
+
+
+async def test_changes_and_the_end_reach_both_kinds_of_watches() -> None:
+    """What a transaction did is told to all, and so is why the watches end."""
+    jobs = Jobs()
+    one, many = jobs.news.hub.watch("j"), jobs.news.feed.watch(JobFilter(), max_jobs=9)
+    await anext(one)
+    await anext(many)
+    await anext(many)
+    jobs.job = jobs.make(2)
+    jobs.news.publish([JobHistory(jobs.job, (), 1)])
+    update, part = await anext(one), await anext(many)
+    assert update is not None
+    assert part is not None
+    assert update.job is jobs.job
+    assert [change.job for change in part] == [jobs.job]
+    jobs.news.close("it is stopped")
+    for watch in (one, many):
+        with pytest.raises(HandlerUnavailable, match="it is stopped"):
+            await anext(watch)
