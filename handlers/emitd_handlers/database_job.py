@@ -119,6 +119,8 @@ class DatabaseJobHandler(BaseLogHandler):
         if isinstance(store, SharedJobStore):
             self._catch_up = CatchUp(store, self._news, interval_seconds=self.settings.catch_up_seconds)
             self._tasks.append(asyncio.create_task(self._catch_up.run(), name=f"{self.name}-catch-up"))
+        # Before the first report: what that renews has not run unwatched.
+        await upkeep.has_looked.wait()
 
     async def stop(self) -> None:
         """End the watches, commit what has been taken, and close the database."""

@@ -56,9 +56,6 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     #: When the newest attempt was first RUNNING, and when it ended, by the server's clock; 0: not yet.
     start_time_unix_nano: int = 0
     end_time_unix_nano: int = 0
-    #: The record that opened the newest attempt with `new_attempt`, and the revision that made; empty: none did.
-    opened_by: str = ""
-    opened_revision: int = 0
 
 
 class JobTransition(msgspec.Struct, frozen=True, gc=False):
@@ -74,6 +71,8 @@ class JobTransition(msgspec.Struct, frozen=True, gc=False):
     failure_message: str = ""
     #: No change of status: kept because the handler is told to keep progress.
     progress_only: bool = False
+    #: The record that opened the attempt here with `new_attempt`; empty: none did.
+    opened_by: str = ""
 
 
 class JobUpdate(msgspec.Struct, frozen=True):

@@ -3,7 +3,7 @@
 import argparse
 import json
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 from emitd.v1 import (
     JOB_STATE_FAILED,
@@ -21,6 +21,7 @@ from emitd_cli.details_flag import check_details
 from emitd_cli.errors import Misuse
 from emitd_cli.job_text import STATUSES, status_from_flag
 from emitd_cli.nearest import not_one_of
+from emitd_cli.pair_flags import pairs_from_flag
 
 __all__ = ["level_of_lines", "record_from_flags"]
 
@@ -82,7 +83,7 @@ def _record(options: argparse.Namespace) -> LogRecord:
         record_id=options.record_id or str(uuid.uuid4()),
         message=options.message or "",
         source=options.source or "",
-        attributes_json=_to_json(_pairs("--attribute", options.attribute)),
+        attributes_json=_to_json(pairs_from_flag("--attribute", options.attribute or ())),
     )
     if options.audit is not None:
         _refuse(options, ("level",), "is for log lines: an audit event has its own")
@@ -144,24 +145,12 @@ def _job(options: argparse.Namespace) -> JobStatus:
         status=status,
         progress=options.progress,
         details_json=check_details(options.details),
-        labels=_pairs("--label", options.label),
+        labels=pairs_from_flag("--label", options.label or ()),
         failure_reason=options.failure_reason or "",
         failure_message=options.failure_message or "",
         attempt=options.attempt or 0,
         new_attempt=bool(options.new_attempt),
     )
-
-
-def _pairs(flag: str, pairs: Sequence[str] | None) -> dict[str, str]:
-    found: dict[str, str] = {}
-    for pair in pairs or ():
-        key, equals, value = pair.partition("=")
-        if not equals or not key:
-            raise Misuse(f"{flag}: '{pair}' is not KEY=VALUE", field=flag)
-        if key in found:
-            raise Misuse(f"{flag}: '{key}' is given twice", field=flag)
-        found[key] = value
-    return found
 
 
 def _to_json(attributes: dict[str, str]) -> str:

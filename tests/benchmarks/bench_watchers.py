@@ -14,6 +14,7 @@ import sys
 import tempfile
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -104,6 +105,7 @@ class Target:
         self._numbers = count(1)
         self._channel = grpc.insecure_channel(address)
         self._emit_batch = self._channel.unary_unary(f"{PATH}EmitBatch")
+        self._replies: deque[grpc.Future[bytes]] = deque()
 
     def close(self) -> None:
         """Close the connection that reports go over."""
@@ -113,7 +115,7 @@ class Target:
         """Report on every job at once; return the time that the messages carry. With a prefix they are other jobs."""
         stamp, number = time.time_ns(), next(self._numbers)
         if self._is_bare:
-            self._emit_batch(b"" if prefix else update(self._jobs[0], number, stamp))
+            self._send(b"" if prefix else update(self._jobs[0], number, stamp))
         else:
             records = [report(prefix + job_id, self._attempt, number // 50, stamp) for job_id in self._jobs]
             self.emit(records)
@@ -131,10 +133,18 @@ class Target:
         return stamp
 
     def emit(self, records: Sequence[record_pb2.LogRecord]) -> None:
-        """Report, and see that every report is accepted."""
-        data = self._emit_batch(log_service_pb2.EmitBatchRequest(records=records).SerializeToString())
-        reply = log_service_pb2.EmitBatchResponse.FromString(data)
-        assert reply.accepted_count == len(records), reply
+        """Report, without waiting for the reply."""
+        self._send(log_service_pb2.EmitBatchRequest(records=records).SerializeToString())
+
+    def wait_for_replies(self) -> None:
+        """Wait until all that was reported is acknowledged, and see that every record was accepted."""
+        while self._replies:
+            reply = log_service_pb2.EmitBatchResponse.FromString(self._replies.popleft().result(timeout=60))
+            assert not reply.errors, reply
+            assert not reply.job_notices, reply
+
+    def _send(self, request: bytes) -> None:
+        self._replies.append(self._emit_batch.future(request))
 
     def connect(self, client: StreamClient, watchers: int, **fields: object) -> None:
         """Open the streams of watchers, spread over the jobs, and wait until each has its first message."""
@@ -192,9 +202,11 @@ def run(target: Target, watchers: int, changes_a_second: int) -> Run:
     """Let the watchers connect, change the jobs for some seconds, and wait until each has the last change."""
     changes = int(SECONDS * changes_a_second)
     target.change()
+    target.wait_for_replies()
     unwatched_cpu = cpu_seconds(target.pid)
     unwatched = Reporter(lambda: target.change("unwatched-"), changes, changes_a_second)
     unwatched.run()
+    target.wait_for_replies()
     unwatched_cpu = cpu_seconds(target.pid) - unwatched_cpu
     memory = resident_bytes(target.pid)
     client = StreamClient(target.address, connections=CONNECTIONS)
@@ -208,6 +220,7 @@ def run(target: Target, watchers: int, changes_a_second: int) -> Run:
         seconds=SECONDS + 15,
     )
     reporter.join()
+    target.wait_for_replies()
     cpu = cpu_seconds(target.pid) - cpu - unwatched_cpu
     client.close()
     delays = sorted(client.delays)
@@ -227,6 +240,7 @@ def flood(target: Target, watchers: int, reports_a_second: int) -> tuple[Sequenc
     times = int(SECONDS * reports_a_second)
     expected = times // 10 * watchers
     target.change()
+    target.wait_for_replies()
     client = StreamClient(target.address, connections=CONNECTIONS)
     target.connect(client, watchers, min_interval_ms=1, follow=True)
     reporter = Reporter(report_or_begin_again, times, reports_a_second)
@@ -235,6 +249,7 @@ def flood(target: Target, watchers: int, reports_a_second: int) -> tuple[Sequenc
         until=lambda: reporter.has_ended and len(client.transition_delays) >= expected, seconds=SECONDS + 30
     )
     reporter.join()
+    target.wait_for_replies()
     client.close()
     told = len(client.transition_delays)
     assert told == expected, f"{told} of {expected} transitions were told"

@@ -2,7 +2,6 @@
 
 import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator
-from pathlib import Path
 
 import grpc
 import pytest
@@ -14,16 +13,23 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.job import Job, JobPage, JobQuery, JobUpdate
 from emitd_handlers.record import JobState, Level, LogRecord
 from emitd_server.settings import ServerSettings, WatchSettings
-from support.in_process import Running, bad_fields, in_memory, running, status_details, three_handlers
+from support.in_process import Running, bad_fields, in_memory, running, status_details
+from support.job_backends import BACKENDS, make_backend
 
 RUNNING = rec.JOB_STATE_RUNNING
 COMPLETED = rec.JOB_STATE_COMPLETED
 FAILED = rec.JOB_STATE_FAILED
 
 
+@pytest.fixture(params=BACKENDS)
+def handlers(request: pytest.FixtureRequest) -> list[BaseLogHandler]:
+    """The handlers of a service, with the jobs in one database or another."""
+    return [in_memory(), make_backend(request).make_handler()]
+
+
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Running]:
-    async with running(three_handlers(tmp_path)) as server:
+async def server(handlers: list[BaseLogHandler]) -> AsyncIterator[Running]:
+    async with running(handlers) as server:
         yield server
 
 
@@ -175,10 +181,10 @@ async def test_a_watch_that_follows_sees_the_next_attempt(server: Running) -> No
     call.cancel()
 
 
-async def test_an_idle_watch_beats(tmp_path: Path) -> None:
+async def test_an_idle_watch_beats(handlers: list[BaseLogHandler]) -> None:
     """Heartbeats carry the current state, and lose no change."""
     settings = ServerSettings(listen="127.0.0.1:0", watch=WatchSettings(heartbeat_seconds=0.05))
-    async with running(three_handlers(tmp_path), settings) as server:
+    async with running(handlers, settings) as server:
         await report(server)
         call = watch(server)
         await call.read()
@@ -245,9 +251,9 @@ async def test_watchers_share_one_serialisation(server: Running, monkeypatch: py
     assert serialised == [2]
 
 
-async def test_watches_end_when_the_server_goes_down(tmp_path: Path) -> None:
+async def test_watches_end_when_the_server_goes_down(handlers: list[BaseLogHandler]) -> None:
     """Idle watchers and health watchers get UNAVAILABLE, and the server stops in under 2 s."""
-    async with running(three_handlers(tmp_path)) as server:
+    async with running(handlers) as server:
         await report(server)
         calls = [watch(server) for _ in range(10)]
         for call in calls:
@@ -262,10 +268,10 @@ async def test_watches_end_when_the_server_goes_down(tmp_path: Path) -> None:
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_too_many_watchers_are_refused(tmp_path: Path) -> None:
+async def test_too_many_watchers_are_refused(handlers: list[BaseLogHandler]) -> None:
     """RESOURCE_EXHAUSTED beyond `max_watchers`; a place is free again when a watcher leaves."""
     settings = ServerSettings(listen="127.0.0.1:0", watch=WatchSettings(max_watchers=1))
-    async with running(three_handlers(tmp_path), settings) as server:
+    async with running(handlers, settings) as server:
         await report(server)
         first = watch(server)
         await first.read()

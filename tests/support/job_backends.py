@@ -143,7 +143,10 @@ def _sqlite(request: pytest.FixtureRequest) -> JobBackend:
 
 
 #: By name, each with what makes an empty one for the test that asks.
-BACKENDS: Mapping[str, Callable[[pytest.FixtureRequest], JobBackend]] = {"sqlite": _sqlite}
+BACKENDS: Mapping[str, Callable[[pytest.FixtureRequest], JobBackend]] = {
+    "sqlite": _sqlite,
+    "postgres": lambda request: request.getfixturevalue("postgres"),
+}
 
 
 def make_backend(request: pytest.FixtureRequest) -> JobBackend:

@@ -37,8 +37,6 @@ class State:
     cancel_reason: str = ""
     start_time_unix_nano: int = 0
     end_time_unix_nano: int = 0
-    opened_by: str = ""
-    opened_revision: int = 0
 
     @property
     def ended(self) -> bool:
@@ -69,6 +67,8 @@ class Life:
         self.transitions: list[Entry] = []
         #: The revision up to which the history was removed.
         self.kept_after = 0
+        #: By the record that opened it: the revision that made, and the attempt; as far as the history goes.
+        self.openings: dict[str, tuple[int, int]] = {}
         #: Where leases were put off: the ends that revisions had before.
         self.earlier_lease_ends: dict[int, set[int]] = {}
 
@@ -93,6 +93,7 @@ class Life:
         other = copy(self)
         other.states, other.history = list(self.states), list(self.history)
         other.transitions = list(self.transitions)
+        other.openings = dict(self.openings)
         other.earlier_lease_ends = {key: set(value) for key, value in self.earlier_lease_ends.items()}
         return other
 

@@ -150,6 +150,7 @@ class JobModel:
                 and life.kept_after < life.revision
             ):
                 life.kept_after = life.revision
+                life.openings = {}
                 self._count("trimmed")
 
     def _report(self, record: LogRecord, now: int) -> Answer:
@@ -169,11 +170,9 @@ class JobModel:
             state = life.now
             if report.job_type not in ("", state.job_type):
                 return Answer("job.job_type")
-            if report.new_attempt and record.record_id and record.record_id == state.opened_by:
+            if report.new_attempt and record.record_id in life.openings:
                 self._count("copy")
-                return Answer(
-                    "", state.opened_revision, state.attempt, "", state.cancel_requested, True, index
-                )
+                return Answer("", *life.openings[record.record_id], "", state.cancel_requested, True, index)
             number = state.attempt + 1 if report.new_attempt else report.attempt
         reason = _stale_reason(state, number, record, report)
         if reason:
@@ -186,6 +185,8 @@ class JobModel:
             self.present.add(report.job_id)
         is_transition = (after.attempt, after.status) != (state.attempt, state.status)
         life.add(after, record.time_unix_nano, is_transition=is_transition, is_report=True)
+        if report.new_attempt and record.record_id:
+            life.openings[record.record_id] = (after.revision, after.attempt)
         return Answer("", after.revision, after.attempt, "", after.cancel_requested, life=index)
 
     def _expire(self, life: Life, now: int) -> None:
@@ -253,8 +254,6 @@ def _after(base: State, before: State, number: int, record: LogRecord, report: J
             "lease_seconds": 0,
             "start_time_unix_nano": 0,
         }
-        changes["opened_by"] = record.record_id if report.new_attempt else ""
-        changes["opened_revision"] = base.revision if changes["opened_by"] else 0
         if before.ended:
             changes |= {"cancel_requested": False, "cancel_reason": ""}
     changes |= {"status": report.status, "message": record.message, "source": record.source}

@@ -13,7 +13,7 @@ from emitd_handlers.record import JobState
 from emitd_server.job_watch import JobWatches
 from emitd_server.open_streams import OpenStreams
 from emitd_server.settings import WatchSettings
-from support.job_life import State
+from support.job_life import Entry, State
 from support.job_model import JobModel
 from support.job_reader import JobReader
 from support.job_senders import JobSenders
@@ -335,4 +335,4 @@ async def _turns(count: int) -> None:
 
 
 def _plain(item: JobTransition) -> tuple[Any, ...]:
-    return tuple(getattr(item, name) for name in item.__struct_fields__)
+    return tuple(getattr(item, name) for name in Entry._fields)

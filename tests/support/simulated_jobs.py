@@ -17,7 +17,7 @@ from emitd_handlers.job import Job
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
-from emitd_handlers.jobs.store import Applied, JobHistory, JobStore, Retention
+from emitd_handlers.jobs.store import Applied, JobHistory, JobStore, Removed, Retention
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import LogRecord
 from support.job_model import Answer, JobModel
@@ -223,10 +223,10 @@ class _Jobs(SqliteJobs):
         assert job is None or state is None or job.revision == state.revision
         return job, changes
 
-    def remove_ended(self, connection: sqlite3.Connection, retention: Retention, limit: int) -> Sequence[str]:
+    def remove_ended(self, connection: sqlite3.Connection, retention: Retention, limit: int) -> Removed:
         removed = super().remove_ended(connection, retention, limit)
         self._database.model.remove_ended(
-            removed,
+            removed.job_ids,
             self._database.now(),
             ended_seconds=retention.ended_seconds,
             ended_count=retention.ended_count,
@@ -234,8 +234,8 @@ class _Jobs(SqliteJobs):
         )
         return removed
 
-    def _write(self, connection: sqlite3.Connection, work: Any) -> None:
-        super()._write(connection, work)
+    def _write(self, connection: sqlite3.Connection, work: Any, rows: Any) -> None:
+        super()._write(connection, work, rows)
         self._database.moments.fail_if_chosen()
 
 

@@ -1,6 +1,7 @@
 """`Patience` and `JobStreams`: one outage of a server as several streams notice it, and the end of them all."""
 
 import time
+from unittest.mock import Mock
 
 import grpc
 import pytest
@@ -80,6 +81,18 @@ def test_whoever_waits_notices_that_nobody_takes_anything() -> None:
     ):
         with pytest.raises(StreamsClosed):
             use()
+
+
+def test_closing_cancels_the_streams_that_are_open() -> None:
+    """Else their threads would wait for messages for ever."""
+    streams = JobStreams()
+    first, second = Mock(), Mock()
+    with streams.opened(lambda _: first, None):
+        pass
+    with streams.opened(lambda _: second, None):
+        streams.close()
+    first.cancel.assert_not_called()
+    second.cancel.assert_called_once_with()
 
 
 def test_closing_waits_for_the_threads() -> None:

@@ -28,7 +28,10 @@ def raising(error: BaseException) -> object:
     return run
 
 
-@pytest.mark.parametrize("command", ["", "serve", "check-config", "emit", "job list", "job get", "job watch"])
+@pytest.mark.parametrize(
+    "command",
+    ["", "serve", "check-config", "emit", "job list", "job get", "job watch", "job history", "job cancel"],
+)
 def test_help_tells_the_exit_codes(command: str) -> None:
     """Of the program and of every command, with an example each."""
     done = run_main(*command.split(), "--help")
@@ -58,7 +61,7 @@ def test_help_is_quick() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["emit", "job_list", "job_get", "job_watch"])
+@pytest.mark.parametrize("name", ["emit", "job_list", "job_get", "job_watch", "job_history", "job_cancel"])
 def test_a_client_command_loads_no_server(name: str) -> None:
     """Nor rich, which the base install does not bring."""
     done = run_python(f"import emitd_cli.{name}, sys\nprint(' '.join(sys.modules))")

@@ -7,7 +7,7 @@ import pytest
 
 from emitd_handlers.database_job import DatabaseJobHandler
 from emitd_handlers.job import JobTransition, TransitionQuery
-from emitd_handlers.jobs.merge import OUT_OF_ORDER
+from emitd_handlers.jobs.merge import OUT_OF_ORDER, SUPERSEDED
 from emitd_handlers.jobs.store import JobStore
 from emitd_handlers.outcome import Committed, JobReceipt
 from emitd_handlers.record import JobState
@@ -19,6 +19,7 @@ from support.job_backends import (
     history,
     make_backend,
     opened,
+    receipt,
     report,
     running,
 )
@@ -223,6 +224,19 @@ async def test_a_copy_is_known_after_the_lease_ended_the_attempt(
     assert (await get(store)).status is FAILED
 
 
+async def test_a_copy_is_known_though_others_have_opened_attempts_since(
+    backend: JobBackend, store: JobStore
+) -> None:
+    """It opens nothing: its worker is told of the attempt that it opened, and finds out that it was superseded."""
+    second, third = [report(new_attempt=True, record_id=record_id) for record_id in "ab"]
+    await applied(store, report(), second, third)
+    assert await applied(store, second, third) == [JobReceipt("j", 2, 2, True), JobReceipt("j", 3, 3, True)]
+    async with running(backend.make_handler()) as handler:
+        assert await handler.emit_batch([second]) == [Committed(JobReceipt("j", 2, 2, True), duplicate=True)]
+        late = receipt((await handler.emit_batch([report(attempt=2)]))[0])
+        assert (late.attempt, late.stale_reason) == (3, SUPERSEDED)
+
+
 async def test_an_opening_report_without_an_id_opens_each_time(store: JobStore) -> None:
     """Nothing tells a copy of it from another."""
     record = report(new_attempt=True)
@@ -240,7 +254,6 @@ async def test_an_id_that_opened_nothing_is_no_copy(store: JobStore) -> None:
     """A report of a named attempt, or a mere tick, may come again: then the merge rule judges it."""
     first = report(attempt=2, record_id="r")
     await applied(store, report(), first)
-    assert (await get(store)).opened_by == ""
     assert [item.attempt for item in await applied(store, report(new_attempt=True, record_id="r"))] == [3]
 
 

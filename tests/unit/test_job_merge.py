@@ -16,6 +16,7 @@ from emitd_handlers.jobs.merge import (
     Merged,
     expire,
     merge,
+    put_off,
     request_cancel,
 )
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
@@ -240,8 +241,6 @@ def test_a_new_attempt_starts_afresh(next_attempt: dict[str, Any]) -> None:
         apply(None, first),
         cancel_requested=True,
         cancel_reason="not needed",
-        opened_by="x",
-        opened_revision=1,
     )
     merged = merge(job, report(QUEUED, time=1, job_type="", **next_attempt), RECEIVED + SECOND)
     attempt = next_attempt.get("attempt", 2)
@@ -268,7 +267,7 @@ def test_an_attempt_that_begins_in_the_same_status_is_a_transition() -> None:
 
 def test_a_new_attempt_of_an_unknown_job_is_the_first() -> None:
     """`new_attempt` does not need to know whether the job exists."""
-    assert apply(None, report(new_attempt=True)).attempt == 1
+    assert apply(None, report(new_attempt=True, attempt=5)).attempt == 1
 
 
 def test_attempts_end_where_the_wire_ends() -> None:
@@ -350,16 +349,13 @@ def test_a_lease_that_runs_out_ends_the_attempt() -> None:
     assert stale(merged.job, report(COMPLETED, lease_seconds=9)) == ATTEMPT_ENDED
 
 
-def test_a_copy_of_the_report_that_opened_the_attempt_opens_nothing() -> None:
-    """Known by its record_id, whatever was reported since; another report opens the next one."""
-    job = apply(apply(None, report()), report(new_attempt=True, record_id="r1"))
-    assert (job.attempt, job.opened_by, job.opened_revision) == (2, "r1", 2)
-    job = apply(job, report(COMPLETED, attempt=2))
+def test_a_transition_says_which_report_opened_the_attempt() -> None:
+    """By its record_id, so that a copy can be told from another one; a report of a named attempt opens none."""
+    job = apply(None, report())
     merged = merge(job, report(new_attempt=True, record_id="r1"), RECEIVED)
-    assert (merged.job, merged.transition, merged.is_copy, merged.applied) == (job, None, True, False)
-    assert apply(job, report(new_attempt=True, record_id="r2")).attempt == 3
-    nameless = apply(job, report(new_attempt=True))
-    assert apply(nameless, report(new_attempt=True)).attempt == 4
+    assert merged.transition == JobTransition(2, 2, RUNNING, 0, RECEIVED, opened_by="r1")
+    named = merge(job, report(attempt=2, record_id="r1"), RECEIVED)
+    assert named.transition == JobTransition(2, 2, RUNNING, 0, RECEIVED)
 
 
 def test_start_and_end_are_those_of_the_newest_attempt() -> None:
@@ -381,3 +377,32 @@ def test_a_failure_is_told_with_its_transition() -> None:
     job = apply(None, report())
     merged = merge(job, report(FAILED, failure_reason="OOM", failure_message="out of memory"), RECEIVED)
     assert merged.transition == JobTransition(2, 1, FAILED, 0, RECEIVED, "OOM", "out of memory")
+
+
+def test_a_lease_that_runs_out_is_the_last_event_of_its_attempt() -> None:
+    """Also where the clock was set back after the last report: no event comes before those that it follows."""
+    job = apply(None, report(lease_seconds=9))
+    assert expire(job, RECEIVED - SECOND).job.event_time_unix_nano == RECEIVED
+
+
+def test_a_job_is_not_updated_before_it_was_created() -> None:
+    """When the clock is set back between receipt and merge."""
+    job = merge(None, report(received=RECEIVED + 5 * SECOND), RECEIVED).job
+    assert job.update_time_unix_nano == job.create_time_unix_nano == RECEIVED + 5 * SECOND
+
+
+@pytest.mark.parametrize(
+    ("expires_at", "unwatched_since", "expected"),
+    [
+        (130, 110, 150),  # renewed at 100, watched until 110: 20 s are left
+        (130, 90, 160),  # renewed while nobody watched: all of it is left
+        (130, 0, 160),  # nobody has ever watched
+        (108, 105, 133),  # renewed at 78: 3 s are left
+    ],
+)
+def test_time_in_which_nobody_watched_is_given_back(
+    expires_at: int, unwatched_since: int, expected: int
+) -> None:
+    """A lease of 30 s that is looked at again at 130 has left what it had when it was last looked at, or renewed."""
+    times = (expires_at * SECOND, 30, unwatched_since * SECOND, 130 * SECOND)
+    assert put_off(*times) == expected * SECOND

@@ -50,7 +50,7 @@ async def end(store: JobStore, *job_ids: str, status: JobState = COMPLETED) -> N
 
 async def removed(store: JobStore, limit: int = 1000, **retention: float) -> list[str]:
     """Remove what is not kept; return the ids of the jobs that have gone, sorted."""
-    return sorted(await store.remove_ended(Retention(**retention), limit))  # type: ignore[arg-type]
+    return sorted((await store.remove_ended(Retention(**retention), limit)).job_ids)  # type: ignore[arg-type]
 
 
 async def transitions(store: JobStore, after_revision: int = 0) -> tuple[list[int], bool]:
@@ -268,7 +268,7 @@ async def test_who_follows_a_removed_job_waits_for_it_to_be_made_anew(backend: J
         assert update is not None
         assert update.job.revision == 3
         assert handler._store is not None
-        assert await handler._store.remove_ended(Retention(ended_count=0), 10) == ["j"]
+        assert (await handler._store.remove_ended(Retention(ended_count=0), 10)).job_ids == ["j"]
         assert await anext(watch) is None
         await handler.emit(report("j", QUEUED))
         update = await anext(watch)

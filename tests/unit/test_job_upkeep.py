@@ -12,7 +12,7 @@ from emitd_handlers.job import Job, JobPage, JobQuery, JobTransition
 from emitd_handlers.jobs import upkeep as upkeep_module
 from emitd_handlers.jobs.merge import LEASE_EXPIRED
 from emitd_handlers.jobs.news import JobNews
-from emitd_handlers.jobs.store import JobHistory, Retention
+from emitd_handlers.jobs.store import JobHistory, Removed, Retention
 from emitd_handlers.jobs.upkeep import MAX_REMOVED, JobUpkeep
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome
 from emitd_handlers.record import JobState, LogRecord
@@ -63,13 +63,13 @@ class FakeStore:
             raise self.error
         return self.changes
 
-    async def remove_ended(self, retention: Retention, limit: int) -> Sequence[str]:
+    async def remove_ended(self, retention: Retention, limit: int) -> Removed:
         self.removals.append((retention, limit))
         if self.removal_error is not None:
             raise self.removal_error
         count = min(limit, self.surplus)
         self.surplus -= count
-        return [f"j{number}" for number in range(count)]
+        return Removed([f"j{number}" for number in range(count)], has_more=count == limit)
 
 
 class Bench:

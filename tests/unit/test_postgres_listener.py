@@ -83,7 +83,7 @@ async def test_what_others_change_is_heard_once_a_transaction(
     await hearing.expect(["a"])
     await other.apply([report("a", record_id="stale")], ())
     await other.request_cancel("a", "", ())
-    removed = await other.remove_ended(Retention(ended_seconds=0.0), 10)
+    removed = (await other.remove_ended(Retention(ended_seconds=0.0), 10)).job_ids
     await hearing.expect(removed)
     assert hearing.reports == []
 

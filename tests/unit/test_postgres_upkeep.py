@@ -162,14 +162,14 @@ async def test_a_job_that_somebody_has_locked_is_not_removed(
     try:
         await other.execute("BEGIN")
         await other.execute("SELECT * FROM job_logs WHERE job_id = 'b' FOR UPDATE")
-        assert sorted(await first.remove_ended(Retention(ended_seconds=0.0), 10)) == ["a", "c"]
-        assert await first.remove_ended(Retention(ended_count=0), 10) == []
-        assert await first.remove_ended(Retention(history_seconds=0.0), 10) == []
+        assert sorted((await first.remove_ended(Retention(ended_seconds=0.0), 10)).job_ids) == ["a", "c"]
+        assert (await first.remove_ended(Retention(ended_count=0), 10)).job_ids == []
+        assert (await first.remove_ended(Retention(history_seconds=0.0), 10)).job_ids == []
         await other.execute("UPDATE job_logs SET ended_at = NULL WHERE job_id = 'b'")
         await other.execute("COMMIT")
     finally:
         await other.close()
-    assert await first.remove_ended(Retention(ended_seconds=0.0, ended_count=0), 10) == []
+    assert (await first.remove_ended(Retention(ended_seconds=0.0, ended_count=0), 10)).job_ids == []
     assert await history(first, "b") == [(1, "COMPLETED")]
 
 
@@ -194,7 +194,9 @@ async def test_an_age_beyond_all_times_removes_nothing(first: PostgresJobStore) 
     """A number of days that no clock knows is as good as none."""
     await applied(first, report(status=COMPLETED))
     for seconds in (1e11, 1e18, 1e300):
-        assert await first.remove_ended(Retention(ended_seconds=seconds, history_seconds=seconds), 10) == []
+        assert (
+            await first.remove_ended(Retention(ended_seconds=seconds, history_seconds=seconds), 10)
+        ).job_ids == []
     assert await history(first) == [(1, "COMPLETED")]
 
 

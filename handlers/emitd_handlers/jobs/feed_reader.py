@@ -123,7 +123,7 @@ class FeedReader:
         while waiter.now() < earliest and not self._is_urgent and self._end is None:
             if not await waiter.wait_in(self._waiting, earliest):
                 return False
-        return True
+        return await waiter.take_turn()
 
     def _tell(self, job: Job) -> JobChange:
         self._told[job.job_id] = _Told(job.create_time_unix_nano, job.revision, job.attempt, job.status)

@@ -20,7 +20,7 @@ from typing import TypeAlias
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.job import Job, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.jobs.waiter import Waiter, wake_all
+from emitd_handlers.jobs.waiter import Waiter, WakeQueue, wake_all
 
 __all__ = ["JobHub", "LoadHistory"]
 
@@ -39,6 +39,7 @@ class JobHub:
     def __init__(self, load: LoadHistory) -> None:
         self._load = load
         self._channels: dict[str, _Channel] = {}
+        self._wakes = WakeQueue()
         self._closed = ""
 
     @property
@@ -81,12 +82,12 @@ class JobHub:
         async with channel.loading:
             known = channel.history
             history = await self._load(job_id, None if known is None else known.job.revision)
-            if known is not None and known is channel.history:
-                if history is None or history.job.revision < known.job.revision:
-                    self._retire(
-                        channel
-                    )  # removed, or the database was set back: what it has now is the truth
-                    return
+            was_set_back = history is None or (
+                known is not None and history.job.revision < known.job.revision
+            )
+            if known is not None and known is channel.history and was_set_back:
+                self._retire(channel)  # removed, or the database was set back: what it has now is the truth
+                return
             if history is not None:
                 self._learn(channel, history)
 
@@ -111,7 +112,7 @@ class JobHub:
         """
         loop = asyncio.get_running_loop()
         channel = self._join(job_id)
-        watcher = Waiter(loop, idle_seconds)
+        watcher = Waiter(self._wakes, idle_seconds)
         revision, earliest = after_revision, 0.0
         is_told = False
         try:
@@ -275,7 +276,7 @@ class _Channel:
         while watcher.now() < earliest and not self._is_over and not self._changed_status_since(revision):
             if not await watcher.wait_in(self._pausing, earliest):
                 return False
-        return True
+        return watcher.has_turn or await watcher.take_turn()
 
     async def wait(self, watcher: Waiter) -> bool:
         """Wait for any change, or the end; return False when the watcher has been idle for too long."""

@@ -14,8 +14,8 @@ Afresh means: progress 0, no details, no lease, no failure, but for what the rep
 time of creation and its labels are the job's, not the attempt's, and stay. A wish to cancel the job stays until it
 has ended: the next attempt after that begins without it.
 
-A report that opens an attempt does so once: a copy of it, known by its `record_id`, gets the answer of the first.
-What changes a job without a report, a lease that ran out and a wish to cancel it, is here too.
+That a report opens an attempt only once, however often it is sent, is up to who calls (see `work`). What changes a job
+without a report, a lease that ran out and a wish to cancel it, is here too.
 """
 
 import msgspec
@@ -64,13 +64,11 @@ class Merged(msgspec.Struct, frozen=True, gc=False):
     transition: JobTransition | None = None
     #: Why the report was not applied; empty if it was.
     stale_reason: str = ""
-    #: The report opened the attempt that the job is in, and had been applied before.
-    is_copy: bool = False
 
     @property
     def applied(self) -> bool:
         """Whether the report changed the job."""
-        return not self.stale_reason and not self.is_copy
+        return not self.stale_reason
 
 
 def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
@@ -89,12 +87,7 @@ def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
         return _begin_first(record, report, now_unix_nano)
     if report.job_type != job.job_type and report.job_type:
         raise RecordInvalid("job.job_type", f"'{report.job_type}' differs from the job's, '{job.job_type}'")
-    if report.new_attempt:
-        if record.record_id and record.record_id == job.opened_by:
-            return Merged(job, is_copy=True)
-        attempt = _next_attempt(job)
-    else:
-        attempt = report.attempt
+    attempt = _next_attempt(job) if report.new_attempt else report.attempt
     if attempt < job.attempt:
         return Merged(job, None, SUPERSEDED)
     if attempt > job.attempt:
@@ -172,7 +165,6 @@ def _begin_first(record: LogRecord, report: JobStatus, now_unix_nano: int) -> Me
 
 def _begin(job: Job, attempt: int, record: LogRecord, report: JobStatus, now_unix_nano: int) -> Merged:
     """Start `job` afresh with a report of a new attempt."""
-    opened_by = record.record_id if report.new_attempt else ""
     is_asked_to_stop = job.cancel_requested and not job.status.ended
     fresh = replace(
         job,
@@ -184,10 +176,9 @@ def _begin(job: Job, attempt: int, record: LogRecord, report: JobStatus, now_uni
         cancel_reason=job.cancel_reason if is_asked_to_stop else "",
         start_time_unix_nano=0,
         end_time_unix_nano=0,
-        opened_by=opened_by,
-        opened_revision=job.revision + 1 if opened_by else 0,
     )
-    return _with_transition(_apply(fresh, record, report, _event_time(job, record), now_unix_nano), record)
+    begun = _apply(fresh, record, report, _event_time(job, record), now_unix_nano)
+    return _with_transition(begun, record, record.record_id if report.new_attempt else "")
 
 
 def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_unix_nano: int) -> Job:
@@ -250,11 +241,11 @@ def _next_attempt(job: Job) -> int:
     return job.attempt + 1
 
 
-def _with_transition(job: Job, record: LogRecord) -> Merged:
-    return Merged(job, _transition_to(job, record.time_unix_nano))
+def _with_transition(job: Job, record: LogRecord, opened_by: str = "") -> Merged:
+    return Merged(job, _transition_to(job, record.time_unix_nano, opened_by))
 
 
-def _transition_to(job: Job, time_unix_nano: int) -> JobTransition:
+def _transition_to(job: Job, time_unix_nano: int, opened_by: str = "") -> JobTransition:
     return JobTransition(
         job.revision,
         job.attempt,
@@ -263,4 +254,5 @@ def _transition_to(job: Job, time_unix_nano: int) -> JobTransition:
         time_unix_nano,
         job.failure_reason,
         job.failure_message,
+        opened_by=opened_by,
     )

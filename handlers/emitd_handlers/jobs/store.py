@@ -9,7 +9,7 @@ from emitd_handlers.job import Job, JobPage, JobQuery, JobTransition, Transition
 from emitd_handlers.outcome import Outcome, RecentCommit
 from emitd_handlers.record import LogRecord
 
-__all__ = ["Applied", "JobHistory", "JobStore", "Retention", "SharedJobStore"]
+__all__ = ["Applied", "JobHistory", "JobStore", "Removed", "Retention", "SharedJobStore"]
 
 
 class JobHistory(msgspec.Struct, frozen=True):
@@ -40,6 +40,15 @@ class Retention(msgspec.Struct, frozen=True, kw_only=True):
     ended_count: int | None = None
     #: How long after its end a job's history is kept.
     history_seconds: float | None = None
+
+
+class Removed(msgspec.Struct, frozen=True):
+    """What was removed."""
+
+    #: Of jobs that have gone. Others may have lost their history.
+    job_ids: Sequence[str]
+    #: There may be more that is not to be kept.
+    has_more: bool
 
 
 class JobStore(Protocol):
@@ -75,8 +84,8 @@ class JobStore(Protocol):
     ) -> tuple[Job | None, Sequence[JobHistory]]:
         """Record the wish to cancel a job; return the job as it then stands (None: there is none), and the change."""
 
-    async def remove_ended(self, retention: Retention, limit: int) -> Sequence[str]:
-        """Remove what `retention` does not keep, of at most `limit` jobs; return the ids of jobs that have gone."""
+    async def remove_ended(self, retention: Retention, limit: int) -> Removed:
+        """Remove what `retention` does not keep, of at most `limit` jobs."""
 
     async def get(self, job_id: str) -> Job | None:
         """Return the job as it stands, or None."""

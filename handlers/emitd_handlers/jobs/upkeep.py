@@ -13,8 +13,8 @@ __all__ = ["JobUpkeep"]
 
 #: How often to look for what is not to be kept any more.
 RETENTION_SECONDS = 60.0
-#: Jobs that one transaction removes.
-MAX_REMOVED = 500
+#: Jobs that one transaction removes: each takes its whole history with it, and reports wait meanwhile.
+MAX_REMOVED = 50
 
 
 class JobUpkeep:
@@ -39,23 +39,34 @@ class JobUpkeep:
         self._interval = lease_check_seconds
         self._retention = retention
         self._on_pass = on_pass
+        self._next_removal = 0.0
+        #: Set after the first pass, however it went.
+        self.has_looked = asyncio.Event()
 
     async def run(self) -> None:
         """Do it again and again; to be cancelled."""
         clock = asyncio.get_running_loop().time
-        cleaned_at = -RETENTION_SECONDS
+        next_pass = clock()
         while True:
-            begun_at = clock()
-            try:
-                await self._end_expired()
-                if self._retention != Retention() and begun_at >= cleaned_at + RETENTION_SECONDS:
-                    await self._remove_ended()
-                    cleaned_at = begun_at
-            except Exception as error:
-                self._on_pass(error)
-            else:
-                self._on_pass(None)
-            await asyncio.sleep(max(0.0, begun_at + self._interval - clock()))
+            await self._look(next_pass + self._interval)
+            self.has_looked.set()
+            next_pass = max(next_pass + self._interval, clock())
+            await asyncio.sleep(next_pass - clock())
+
+    async def _look(self, until: float) -> None:
+        """Make one pass over the leases, and remove what is not to be kept until then, by the loop's clock."""
+        clock = asyncio.get_running_loop().time
+        try:
+            await self._end_expired()
+            while self._retention != Retention() and clock() >= self._next_removal:
+                if not await self._commits.run(self._remove_some):
+                    self._next_removal = clock() + RETENTION_SECONDS
+                elif clock() >= until:
+                    break
+        except Exception as error:
+            self._on_pass(error)
+        else:
+            self._on_pass(None)
 
     async def _end_expired(self) -> None:
         clock = asyncio.get_running_loop().time
@@ -68,11 +79,8 @@ class JobUpkeep:
 
         await self._commits.run(pass_over_leases)
 
-    async def _remove_ended(self) -> None:
-        async def remove_some() -> int:
-            removed = await self._store.remove_ended(self._retention, MAX_REMOVED)
-            self._news.remove(removed)
-            return len(removed)
-
-        while await self._commits.run(remove_some) == MAX_REMOVED:
-            pass
+    async def _remove_some(self) -> bool:
+        """Return whether there is more to remove."""
+        removed = await self._store.remove_ended(self._retention, MAX_REMOVED)
+        self._news.remove(removed.job_ids)
+        return removed.has_more

@@ -11,9 +11,9 @@ from emitd_handlers.jobs.postgres.database import Connection, Database
 from emitd_handlers.jobs.postgres.rows import JOB_COLUMNS, job_from_row, pg_time, unix_nano
 from emitd_handlers.jobs.postgres.schema import lease_slot
 from emitd_handlers.jobs.postgres.tables import Tables
-from emitd_handlers.jobs.postgres.work import Work
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
 from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.jobs.work import Work
 
 __all__ = ["LeasePass"]
 

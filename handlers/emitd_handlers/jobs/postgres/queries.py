@@ -13,7 +13,6 @@ from emitd_handlers.jobs.paging import (
     transition_page,
 )
 from emitd_handlers.jobs.postgres.database import Database
-from emitd_handlers.jobs.postgres.receipts import StoredReceipt, decode_receipts, recent_commit
 from emitd_handlers.jobs.postgres.rows import (
     JOB_COLUMNS,
     MAX_BIGINT,
@@ -24,6 +23,7 @@ from emitd_handlers.jobs.postgres.rows import (
 )
 from emitd_handlers.jobs.postgres.storable import is_storable
 from emitd_handlers.jobs.postgres.tables import Tables
+from emitd_handlers.jobs.receipts import StoredReceipt, decode_receipts, recent_commit
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.outcome import RecentCommit
 

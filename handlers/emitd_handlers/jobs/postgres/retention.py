@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from emitd_handlers.jobs.postgres.database import Connection, Database
 from emitd_handlers.jobs.postgres.rows import unix_nano
 from emitd_handlers.jobs.postgres.tables import Tables
-from emitd_handlers.jobs.postgres.work import Work
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
-from emitd_handlers.jobs.store import Retention
+from emitd_handlers.jobs.store import Removed, Retention
+from emitd_handlers.jobs.work import Work
 
 __all__ = ["JobRetention"]
 
@@ -64,11 +64,12 @@ class JobRetention:
             )
         """
 
-    async def remove_ended(self, retention: Retention, limit: int) -> Sequence[str]:
+    async def remove_ended(self, retention: Retention, limit: int) -> Removed:
         """Remove jobs and history that are not to be kept; see `JobStore.remove_ended`."""
 
-        async def work_on(connection: Connection) -> Sequence[str]:
+        async def work_on(connection: Connection) -> Removed:
             removed: list[str] = []
+            trimmed = 0
             if retention.ended_seconds is not None:
                 removed += await self._delete_locked(
                     connection, self._lock_ended, retention.ended_seconds, limit
@@ -81,12 +82,13 @@ class JobRetention:
             if retention.history_seconds is not None:
                 room = limit - len(removed)
                 rows = await connection.fetch(self._lock_with_history, retention.history_seconds, room)
+                trimmed = len(rows)
                 if rows:
                     await connection.execute(self._delete_history, [row["job_id"] for row in rows])
             if removed:
                 now: int = await connection.fetchval("SELECT now()")
                 await self._jobs.write(connection, Work((), unix_nano(now)), removed)
-            return removed
+            return Removed(removed, has_more=len(removed) + trimmed >= limit)
 
         return await self._database.transact(work_on)
 

@@ -55,7 +55,7 @@ def unix_nano(time: int | None) -> int:
 JOB_COLUMNS = (
     "job_id, job_type, status, progress, message, details, labels, source, attempt, revision, created_at, updated_at, "
     "event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason, failure_message, cancel_requested, "
-    "cancel_reason, started_at, ended_at, opened_by, opened_revision"
+    "cancel_reason, started_at, ended_at"
 )
 
 
@@ -83,8 +83,6 @@ def job_from_row(row: Any) -> Job:
         cancel_reason,
         started_at,
         ended_at,
-        opened_by,
-        opened_revision,
     ) = row
     return Job(
         job_id=job_id,
@@ -108,8 +106,6 @@ def job_from_row(row: Any) -> Job:
         cancel_reason=cancel_reason or "",
         start_time_unix_nano=0 if started_at is None else (started_at + _EPOCH) * 1000,
         end_time_unix_nano=0 if ended_at is None else (ended_at + _EPOCH) * 1000,
-        opened_by=opened_by or "",
-        opened_revision=opened_revision,
     )
 
 
@@ -135,8 +131,6 @@ def job_to_row(job: Job) -> Values:
         job.failure_message or None,
         _time_or_none(job.start_time_unix_nano),
         _time_or_none(job.end_time_unix_nano),
-        job.opened_by or None,
-        job.opened_revision,
     )
 
 
@@ -163,8 +157,6 @@ def update_to_row(before: Job, job: Job) -> Values:
         job.cancel_reason or None,
         _time_or_none(job.start_time_unix_nano),
         _time_or_none(job.end_time_unix_nano),
-        job.opened_by or None,
-        job.opened_revision,
     )
 
 
@@ -179,7 +171,6 @@ def is_tick(before: Job, after: Job) -> bool:
         and after.lease_seconds == before.lease_seconds
         and after.cancel_requested == before.cancel_requested
         and after.start_time_unix_nano == before.start_time_unix_nano
-        and after.opened_by == before.opened_by
     )
 
 
@@ -209,6 +200,7 @@ def transition_to_row(job_id: str, transition: JobTransition) -> Values:
         transition.failure_reason or None,
         transition.failure_message or None,
         transition.progress_only,
+        transition.opened_by or None,
     )
 
 

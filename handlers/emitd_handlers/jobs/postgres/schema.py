@@ -42,8 +42,6 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             cancel_reason text,
             started_at timestamptz,
             ended_at timestamptz,
-            opened_by text, -- the record that opened the attempt, and the revision that made
-            opened_revision bigint NOT NULL DEFAULT 0,
             history_revision bigint NOT NULL DEFAULT 0, -- up to which the history was removed
             has_history boolean NOT NULL DEFAULT true -- it has changed a status since then
         ) WITH (fillfactor = 50)
@@ -71,8 +69,12 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             failure_reason text,
             failure_message text,
             progress_only boolean NOT NULL,
+            opened_by text, -- the record that opened the attempt
             PRIMARY KEY (job_id, revision)
         )
+        """,
+        """
+        CREATE INDEX {prefix}_transitions_by_opener ON {transitions} (job_id, opened_by) WHERE opened_by IS NOT NULL
         """,
         # Whoever deletes a job: a later one under its id must not meet the old one's history. A foreign key would do
         # the same, and look up the job for each transition that is written.

@@ -39,19 +39,18 @@ _PARTS = (
             "job_id text, job_type text, status text, progress int, message text, details text, labels jsonb, "
             "source text, attempt bigint, revision bigint, created_at timestamptz, updated_at timestamptz, "
             "event_time_unix_nano bigint, lease_seconds bigint, lease_expires_at timestamptz, failure_reason text, "
-            "failure_message text, started_at timestamptz, ended_at timestamptz, opened_by text, "
-            "opened_revision bigint"
+            "failure_message text, started_at timestamptz, ended_at timestamptz"
         ),
         """
         INSERT INTO {jobs} (
             job_id, job_type, status, progress, message, details, labels, source, attempt, revision, created_at,
             updated_at, event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason, failure_message,
-            started_at, ended_at, opened_by, opened_revision
+            started_at, ended_at
         )
         SELECT
             job_id, job_type, status, progress, message, details, labels, source, attempt, revision, created_at,
             updated_at, event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason, failure_message,
-            started_at, ended_at, opened_by, opened_revision
+            started_at, ended_at
         FROM {rows} ORDER BY job_id COLLATE "C"
         ON CONFLICT (job_id) DO NOTHING
         RETURNING 1
@@ -64,8 +63,7 @@ _PARTS = (
             "job_id text, old_revision bigint, status text, progress int, message text, details text, labels jsonb, "
             "source text, attempt bigint, revision bigint, updated_at timestamptz, event_time_unix_nano bigint, "
             "lease_seconds bigint, lease_expires_at timestamptz, failure_reason text, failure_message text, "
-            "cancel_requested bool, cancel_reason text, started_at timestamptz, ended_at timestamptz, opened_by text, "
-            "opened_revision bigint"
+            "cancel_requested bool, cancel_reason text, started_at timestamptz, ended_at timestamptz"
         ),
         """
         UPDATE {jobs} AS job SET
@@ -75,8 +73,7 @@ _PARTS = (
             lease_seconds = new.lease_seconds, lease_expires_at = new.lease_expires_at,
             failure_reason = new.failure_reason, failure_message = new.failure_message,
             cancel_requested = new.cancel_requested, cancel_reason = new.cancel_reason,
-            started_at = new.started_at, ended_at = new.ended_at, opened_by = new.opened_by,
-            opened_revision = new.opened_revision, has_history = true
+            started_at = new.started_at, ended_at = new.ended_at, has_history = true
         FROM {rows}
         WHERE job.job_id = new.job_id AND job.revision = new.old_revision AND {condition}
         RETURNING 1
@@ -101,14 +98,16 @@ _PARTS = (
         "noted",
         _columns(
             "job_id text, revision bigint, attempt bigint, status text, progress int, time_unix_nano bigint, "
-            "failure_reason text, failure_message text, progress_only bool"
+            "failure_reason text, failure_message text, progress_only bool, opened_by text"
         ),
         """
         INSERT INTO {transitions} (
-            job_id, revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, progress_only
+            job_id, revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, progress_only,
+            opened_by
         )
         SELECT
-            job_id, revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, progress_only
+            job_id, revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, progress_only,
+            opened_by
         FROM {rows} WHERE {condition}
         RETURNING 1
         """,

@@ -23,7 +23,7 @@ from emitd_handlers.jobs.postgres.retention import JobRetention
 from emitd_handlers.jobs.postgres.schema import migrate
 from emitd_handlers.jobs.postgres.tables import DEFAULT_TABLE, Tables, check_name
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
-from emitd_handlers.jobs.store import Applied, JobHistory, Retention
+from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
@@ -144,7 +144,7 @@ class PostgresJobStore:
         with self._use() as opened:
             return await opened.jobs.request_cancel(job_id, reason, interest)
 
-    async def remove_ended(self, retention: Retention, limit: int) -> Sequence[str]:
+    async def remove_ended(self, retention: Retention, limit: int) -> Removed:
         """Remove what is not to be kept."""
         with self._use() as opened:
             return await opened.retention.remove_ended(retention, limit)

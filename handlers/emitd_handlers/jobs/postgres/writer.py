@@ -19,7 +19,7 @@ close. The same holds for locks among those in phase 1. These can also wait for 
 waits for one in phase 1. Transactions that pass over locked rows (the end of leases, retention) do not wait for locks.
 """
 
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from typing import TypeAlias
 
 import asyncpg
@@ -29,7 +29,6 @@ from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.job import Job
 from emitd_handlers.jobs.merge import Merged, request_cancel
 from emitd_handlers.jobs.postgres.database import Connection, Database, StartAgain
-from emitd_handlers.jobs.postgres.receipts import encode_receipts
 from emitd_handlers.jobs.postgres.rows import (
     JOB_COLUMNS,
     Values,
@@ -45,10 +44,11 @@ from emitd_handlers.jobs.postgres.rows import (
 from emitd_handlers.jobs.postgres.statements import WriteStatements
 from emitd_handlers.jobs.postgres.storable import check_record, cleaned, is_storable
 from emitd_handlers.jobs.postgres.tables import Tables
-from emitd_handlers.jobs.postgres.work import Work
+from emitd_handlers.jobs.receipts import encode_receipts
 from emitd_handlers.jobs.store import Applied, JobHistory
+from emitd_handlers.jobs.work import Opener, Opening, Work, job_ids_of, openers_of
 from emitd_handlers.outcome import Outcome, Refused
-from emitd_handlers.record import JobStatus, LogRecord
+from emitd_handlers.record import LogRecord
 
 __all__ = ["PostgresJobs"]
 
@@ -80,6 +80,10 @@ class PostgresJobs:
             UNION ALL SELECT {JOB_COLUMNS.replace("created_at", "clock_timestamp()")} FROM (
                 SELECT (NULL::{tables.jobs}).*
             ) AS nothing
+        """
+        self._openings = f"""
+            SELECT job_id, opened_by, revision, attempt FROM {tables.transitions}
+            JOIN unnest($1::text[], $2::text[]) AS opener (job_id, opened_by) USING (job_id, opened_by)
         """
 
     async def apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
@@ -170,17 +174,27 @@ class PostgresJobs:
             raise StartAgain  # somebody else has made one of the jobs meanwhile
 
     async def _apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
-        job_ids = list({record.payload.job_id for record in records if isinstance(record.payload, JobStatus)})
+        job_ids = job_ids_of(records)
+        openers = openers_of(records)
 
         async def work_on(connection: Connection) -> tuple[Work, Sequence[Outcome]]:
             jobs, now = await self._lock_jobs(connection, job_ids)
-            work = Work(jobs, now, keep_progress=self._keep_progress)
+            openings = await self._find_openings(connection, openers) if openers else {}
+            work = Work(jobs, now, keep_progress=self._keep_progress, openings=openings)
             outcomes = work.merge(records)
             await self.write(connection, work)
             return work, outcomes
 
         work, outcomes = await self._database.transact(work_on)
         return Applied(outcomes, work.changes(interest))
+
+    async def _find_openings(
+        self, connection: Connection, openers: Sequence[Opener]
+    ) -> Mapping[Opener, Opening]:
+        """Return what those have opened that did, as far as the history goes. The jobs must be locked."""
+        job_ids, record_ids = zip(*openers, strict=True)
+        rows = await connection.fetch(self._openings, job_ids, record_ids)
+        return {(row["job_id"], row["opened_by"]): (row["revision"], row["attempt"]) for row in rows}
 
     async def _lock_jobs(self, connection: Connection, job_ids: Sequence[str]) -> tuple[Sequence[Job], int]:
         """Lock those of the jobs that exist; return them, and the time after that in nanoseconds since 1970."""

@@ -10,13 +10,11 @@ __all__ = ["CachedJob", "JobCache"]
 
 
 class CachedJob(msgspec.Struct, gc=False):
-    """A job, and what the transaction under way needs to know of it."""
+    """A job as the database has it."""
 
     job: Job
-    #: The row that it stands in; 0: it has none yet.
+    #: The row that it stands in.
     rowid: int = 0
-    #: As the transaction found it; None: the transaction has not changed it.
-    before: Job | None = None
 
 
 class JobCache:

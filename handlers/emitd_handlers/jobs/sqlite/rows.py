@@ -65,7 +65,7 @@ def _labels_text(job: Job) -> str:
 SELECT_JOB = """
     SELECT rowid, job_id, job_type, status, progress, message, details, labels, source, attempt, revision,
         created_at, updated_at, event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason,
-        failure_message, cancel_requested, cancel_reason, started_at, ended_at, opened_by, opened_revision
+        failure_message, cancel_requested, cancel_reason, started_at, ended_at
     FROM job_logs
 """
 
@@ -95,8 +95,6 @@ def job_from_row(row: Row) -> Job:
         cancel_reason,
         started_at,
         ended_at,
-        opened_by,
-        opened_revision,
     ) = row
     return Job(
         job_id=job_id,
@@ -120,8 +118,6 @@ def job_from_row(row: Row) -> Job:
         cancel_reason=cancel_reason or "",
         start_time_unix_nano=read_time(started_at),
         end_time_unix_nano=read_time(ended_at),
-        opened_by=opened_by or "",
-        opened_revision=opened_revision,
     )
 
 
@@ -130,11 +126,11 @@ INSERT_JOBS = ManyRows(
     INSERT INTO job_logs (
         rowid, job_id, job_type, status, progress, message, details, labels, source, attempt, revision,
         created_at, updated_at, event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason,
-        failure_message, started_at, ended_at, opened_by, opened_revision
+        failure_message, started_at, ended_at
     )
     """,
     "(?, ?, ?, ?, ?, ?, nullif(?, ''), ?, ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''), "
-    "nullif(?, ''), nullif(?, ''), nullif(?, ''), ?)",
+    "nullif(?, ''), nullif(?, ''))",
 )
 
 
@@ -161,8 +157,6 @@ def job_to_row(rowid: int, job: Job) -> Row:
         job.failure_message,
         _text_or_empty(job.start_time_unix_nano),
         _text_or_empty(job.end_time_unix_nano),
-        job.opened_by,
-        job.opened_revision,
     )
 
 
@@ -173,11 +167,11 @@ UPDATE_JOBS = ManyRows(
         source = column7, attempt = column8, revision = column9, updated_at = column10,
         event_time_unix_nano = column11, lease_seconds = column12, lease_expires_at = column13,
         failure_reason = column14, failure_message = column15, started_at = column16, ended_at = column17,
-        opened_by = column18, opened_revision = column19, cancel_requested = column20, cancel_reason = column21
+        cancel_requested = column18, cancel_reason = column19
     FROM (
     """,
     "(?, ?, ?, ?, nullif(?, ''), ?, ?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), nullif(?, ''), "
-    "nullif(?, ''), nullif(?, ''), nullif(?, ''), ?, ?, nullif(?, ''))",
+    "nullif(?, ''), nullif(?, ''), ?, nullif(?, ''))",
     ") WHERE job_logs.rowid = column1",
 )
 
@@ -202,8 +196,6 @@ def update_to_row(rowid: int, job: Job) -> Row:
         job.failure_message,
         _text_or_empty(job.start_time_unix_nano),
         _text_or_empty(job.end_time_unix_nano),
-        job.opened_by,
-        job.opened_revision,
         job.cancel_requested,
         job.cancel_reason,
     )
@@ -271,7 +263,7 @@ def transition_from_row(row: Row) -> JobTransition:
 
 
 INSERT_TRANSITIONS = ManyRows(
-    "INSERT INTO job_transitions", "(?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?)"
+    "INSERT INTO job_transitions", "(?, ?, ?, ?, ?, ?, nullif(?, ''), nullif(?, ''), ?, nullif(?, ''))"
 )
 
 
@@ -288,4 +280,5 @@ def transition_to_row(job_id: str, transition: JobTransition) -> Row:
         transition.failure_reason,
         transition.failure_message,
         transition.progress_only,
+        transition.opened_by,
     )

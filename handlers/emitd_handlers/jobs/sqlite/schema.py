@@ -67,9 +67,6 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "ALTER TABLE job_logs ADD COLUMN cancel_reason TEXT",
         "ALTER TABLE job_logs ADD COLUMN started_at TIMESTAMP",
         "ALTER TABLE job_logs ADD COLUMN ended_at TIMESTAMP",
-        # The record that opened the attempt, and the revision that made.
-        "ALTER TABLE job_logs ADD COLUMN opened_by TEXT",
-        "ALTER TABLE job_logs ADD COLUMN opened_revision INTEGER NOT NULL DEFAULT 0",
         # Up to which revision the history was removed.
         "ALTER TABLE job_logs ADD COLUMN history_revision INTEGER NOT NULL DEFAULT 0",
         "UPDATE job_logs SET ended_at = updated_at WHERE status = 'COMPLETED' OR status = 'FAILED'",
@@ -84,6 +81,12 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "ALTER TABLE job_transitions ADD COLUMN failure_reason TEXT",
         "ALTER TABLE job_transitions ADD COLUMN failure_message TEXT",
         "ALTER TABLE job_transitions ADD COLUMN progress_only INTEGER NOT NULL DEFAULT 0",
+        # The record that opened the attempt.
+        "ALTER TABLE job_transitions ADD COLUMN opened_by TEXT",
+        """
+        CREATE INDEX job_transitions_by_opener ON job_transitions (job_id, opened_by)
+        WHERE opened_by IS NOT NULL
+        """,
         # One row: when the leases were last looked at.
         "CREATE TABLE job_lease_watch (passed_at TIMESTAMP NOT NULL)",
     ),

@@ -15,7 +15,7 @@ from emitd_handlers.jobs.sqlite.connection import SqliteConnection, make_databas
 from emitd_handlers.jobs.sqlite.queries import get_job, list_jobs, list_transitions, load_history
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
-from emitd_handlers.jobs.store import Applied, JobHistory, Retention
+from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
@@ -75,7 +75,7 @@ class SqliteJobStore:
         """Record the wish to cancel a job."""
         return await self._run(self._writer, self._jobs.request_cancel, job_id, reason, interest)
 
-    async def remove_ended(self, retention: Retention, limit: int) -> Sequence[str]:
+    async def remove_ended(self, retention: Retention, limit: int) -> Removed:
         """Remove what is not to be kept."""
         return await self._run(self._writer, self._jobs.remove_ended, retention, limit)
 

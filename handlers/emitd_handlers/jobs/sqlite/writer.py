@@ -6,15 +6,13 @@ it is there or nothing. Everything here blocks, and runs in a connection's threa
 
 import sqlite3
 import time
-from collections.abc import Callable, Container, Iterator, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import msgspec
-
-from emitd_handlers.errors import RecordInvalid
-from emitd_handlers.job import Job, JobTransition
-from emitd_handlers.jobs.merge import Merged, expire, merge, put_off, request_cancel
+from emitd_handlers.job import Job
+from emitd_handlers.jobs.merge import Merged, expire, put_off, request_cancel
+from emitd_handlers.jobs.receipts import StoredReceipt, decode_receipts, encode_receipts, recent_commit
 from emitd_handlers.jobs.sqlite.cache import CachedJob, JobCache
 from emitd_handlers.jobs.sqlite.rows import (
     INSERT_JOBS,
@@ -32,9 +30,10 @@ from emitd_handlers.jobs.sqlite.rows import (
     update_to_row,
 )
 from emitd_handlers.jobs.sqlite.schema import transaction
-from emitd_handlers.jobs.store import Applied, JobHistory, Retention
-from emitd_handlers.outcome import Committed, JobReceipt, Outcome, RecentCommit, Refused
-from emitd_handlers.record import JobStatus, LogRecord
+from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
+from emitd_handlers.jobs.work import Opener, Opening, Work, job_ids_of, openers_of
+from emitd_handlers.outcome import RecentCommit
+from emitd_handlers.record import LogRecord
 
 __all__ = ["SqliteJobs"]
 
@@ -69,24 +68,7 @@ SELECT_WITH_HISTORY = """
     WHERE ended_at <= ? AND ended_at IS NOT NULL AND history_revision < revision ORDER BY ended_at LIMIT ?
 """
 
-#: record_id, fingerprint, job_id, revision, attempt, stale_reason.
-_Receipt = tuple[str, int, str, int, int, str]
-
-_encode_receipts = msgspec.msgpack.Encoder().encode
-_decode_receipts = msgspec.msgpack.Decoder(list[_Receipt]).decode
-
-
-class _Transaction:
-    """What the transaction under way is going to write."""
-
-    def __init__(self, now_unix_nano: int) -> None:
-        self.now_unix_nano = now_unix_nano
-        self.created: list[CachedJob] = []
-        self.changed: list[CachedJob] = []
-        self.transitions: list[tuple[str, JobTransition]] = []
-        self.receipts: list[_Receipt] = []
-        #: Ids of jobs that are too large to be kept in memory.
-        self.large: list[str] = []
+SELECT_OPENING = "SELECT revision, attempt FROM job_transitions WHERE job_id = ? AND opened_by = ?"
 
 
 class SqliteJobs:
@@ -120,9 +102,18 @@ class SqliteJobs:
         self, connection: sqlite3.Connection, records: Sequence[LogRecord], interest: Container[str] = ()
     ) -> Applied:
         """Merge the reports in `records`, in order; see `JobStore.apply`. Raises sqlite3.Error, as all do here."""
-        with self._transaction(connection) as work:
-            outcomes = self._merge(connection, records, work)
-        return Applied(outcomes, self._finish(work, interest))
+        with self._transaction(connection) as now:
+            rows = self._read(connection, job_ids_of(records))
+            work = Work(
+                [row.job for row in rows.values()],
+                now,
+                keep_progress=self._keep_progress,
+                openings=_find_openings(connection, records),
+            )
+            outcomes = work.merge(records)
+            self._write(connection, work, rows)
+        self._keep(work, rows)
+        return Applied(outcomes, work.changes(interest))
 
     def end_expired(
         self,
@@ -133,49 +124,54 @@ class SqliteJobs:
     ) -> Sequence[JobHistory]:
         """Make one pass over the leases; see `JobStore.end_expired`. By the server's clock."""
         begun_at = self._clock()  # the transaction may have to wait for another process's
-        with self._transaction(connection) as work:
-            self._stamp_pass(connection, work, interval_seconds)
+        with self._transaction(connection) as now:
+            self._stamp_pass(connection, now, interval_seconds)
             latest = time_text(begun_at - int(waited_seconds * NANOS_A_SECOND))
             expired = connection.execute(SELECT_EXPIRED, (latest, MAX_EXPIRED)).fetchall()
-            for (job_id,) in expired:
-                cached = self._find(connection, job_id, work)
-                assert cached is not None
-                self._change(work, cached, expire(cached.job, work.now_unix_nano))
-        return self._finish(work, interest)
+            rows = self._read(connection, [job_id for (job_id,) in expired])
+            work = Work([row.job for row in rows.values()], now)
+            for row in rows.values():
+                work.change(expire(row.job, now))
+            self._write(connection, work, rows)
+        self._keep(work, rows)
+        return work.changes(interest)
 
     def request_cancel(
         self, connection: sqlite3.Connection, job_id: str, reason: str, interest: Container[str] = ()
     ) -> tuple[Job | None, Sequence[JobHistory]]:
         """Record the wish to cancel a job; see `JobStore.request_cancel`."""
-        with self._transaction(connection) as work:
-            cached = self._find(connection, job_id, work)
-            if cached is None:
+        with self._transaction(connection) as now:
+            rows = self._read(connection, [job_id])
+            if not rows:
                 return None, ()
-            job = request_cancel(cached.job, reason, work.now_unix_nano)
-            if job is not cached.job:
-                self._change(work, cached, Merged(job))
-        return job, self._finish(work, interest)
+            work = Work([rows[job_id].job], now)
+            job = request_cancel(rows[job_id].job, reason, now)
+            work.change(Merged(job))
+            self._write(connection, work, rows)
+        self._keep(work, rows)
+        return job, work.changes(interest)
 
-    def remove_ended(self, connection: sqlite3.Connection, retention: Retention, limit: int) -> Sequence[str]:
+    def remove_ended(self, connection: sqlite3.Connection, retention: Retention, limit: int) -> Removed:
         """Remove what is not to be kept; see `JobStore.remove_ended`."""
-        with self._transaction(connection) as work:
+        with self._transaction(connection) as now:
             removed: list[str] = []
+            trimmed: list[tuple[str]] = []
             if retention.ended_seconds is not None:
-                latest = _text_before(work, retention.ended_seconds)
+                latest = _text_before(now, retention.ended_seconds)
                 removed += map(_first, connection.execute(DELETE_ENDED_BEFORE, (latest, limit)).fetchall())
             if retention.ended_count is not None:
                 room = limit - len(removed)
                 surplus = connection.execute(DELETE_SURPLUS, (room, retention.ended_count)).fetchall()
                 removed += map(_first, surplus)
             if retention.history_seconds is not None:
-                latest = _text_before(work, retention.history_seconds)
+                latest = _text_before(now, retention.history_seconds)
                 trimmed = connection.execute(SELECT_WITH_HISTORY, (latest, limit - len(removed))).fetchall()
                 connection.executemany("DELETE FROM job_transitions WHERE job_id = ?", trimmed)
                 connection.executemany(
                     "UPDATE job_logs SET history_revision = revision WHERE job_id = ?", trimmed
                 )
         self._cache.trim(removed)
-        return removed
+        return Removed(removed, has_more=len(removed) + len(trimmed) >= limit)
 
     def recent_commits(self, connection: sqlite3.Connection, limit: int) -> Sequence[RecentCommit]:
         """Return the last records with a record_id, oldest first, at most `limit`. Raises sqlite3.Error.
@@ -183,137 +179,93 @@ class SqliteJobs:
         From now on the receipts of so many are kept.
         """
         self._receipt_limit = limit
-        groups: list[list[_Receipt]] = []
+        groups: list[Sequence[StoredReceipt]] = []
         count = 0
         for (data,) in connection.execute("SELECT receipts FROM job_receipts ORDER BY last_number DESC"):
             if count >= limit:
                 break
-            groups.append(_decode_receipts(data))
+            groups.append(decode_receipts(data))
             count += len(groups[-1])
         receipts = [receipt for group in reversed(groups) for receipt in group]
-        return [_recent_commit(receipt) for receipt in receipts[max(0, count - limit) :]]
+        return [recent_commit(receipt) for receipt in receipts[max(0, count - limit) :]]
 
     @contextmanager
-    def _transaction(self, connection: sqlite3.Connection) -> Iterator[_Transaction]:
-        """Run the block, write what it has put together, and commit; an exception leaves everything as it was."""
+    def _transaction(self, connection: sqlite3.Connection) -> Iterator[int]:
+        """Run the block in one transaction, and yield the time; an exception leaves everything as it was."""
         try:
             with transaction(connection):
                 self._forget_if_others_wrote(connection)
-                work = _Transaction(self._clock())
-                yield work
-                self._write(connection, work)
+                yield self._clock()
         except BaseException:
-            self._data_version = -1  # what is in memory may be ahead of the database now
+            self._data_version = -1  # the numbers in memory may be ahead of the database now
             raise
 
-    def _finish(self, work: _Transaction, interest: Container[str]) -> Sequence[JobHistory]:
-        """Return what a transaction has done to the jobs that are asked for, after its commit."""
-        changes = _changes(work, interest)
-        for cached in work.changed:
-            cached.before = None
-        for cached in work.created:
-            cached.before = None
-        self._cache.trim(work.large)
-        return changes
+    def _read(self, connection: sqlite3.Connection, job_ids: Iterable[str]) -> dict[str, CachedJob]:
+        """Return those of the jobs that exist, by id."""
+        rows: dict[str, CachedJob] = {}
+        for job_id in job_ids:
+            row = self._cache.get(job_id)
+            if row is None:
+                values = connection.execute(f"{SELECT_JOB} WHERE job_id = ?", (job_id,)).fetchone()
+                if values is None:
+                    continue
+                row = CachedJob(job_from_row(values), values[0])
+            rows[job_id] = row
+        return rows
 
-    def _merge(
-        self, connection: sqlite3.Connection, records: Sequence[LogRecord], work: _Transaction
-    ) -> Sequence[Outcome]:
-        # Runs for each report, hence in one piece.
-        find = self._cache.get
-        now = work.now_unix_nano
-        receipts = work.receipts
-        outcomes: list[Outcome] = []
-        for record in records:
-            job_id = record.payload.job_id if isinstance(record.payload, JobStatus) else ""
-            cached = find(job_id) or self._read(connection, job_id, work)
-            job = None if cached is None else cached.job
-            try:
-                merged = merge(job, record, now)
-            except RecordInvalid as error:
-                outcomes.append(Refused(error))
-                continue
-            job = merged.job
-            reason = merged.stale_reason
-            if merged.is_copy:
-                receipt = JobReceipt(job_id, job.opened_revision, job.attempt, True, "", job.cancel_requested)
-                outcomes.append(Committed(receipt, duplicate=True))
-                continue
-            if not reason:
-                if cached is None:
-                    cached = CachedJob(job, before=job)
-                    self._cache.add(cached)
-                    work.created.append(cached)
-                    assert merged.transition is not None
-                    work.transitions.append((job_id, merged.transition))
-                else:
-                    self._change(work, cached, merged)
-                    if self._keep_progress and merged.transition is None:
-                        work.transitions.append((job_id, _progress_of(job)))
-            revision = job.revision
-            attempt = job.attempt
-            outcomes.append(
-                Committed(JobReceipt(job_id, revision, attempt, not reason, reason, job.cancel_requested))
-            )
-            if record.record_id:
-                receipts.append((record.record_id, record.fingerprint, job_id, revision, attempt, reason))
-        return outcomes
+    def _keep(self, work: Work, rows: Mapping[str, CachedJob]) -> None:
+        """Keep in memory what is committed."""
+        for item in work.changed():
+            rows[item.job.job_id].job = item.job
+        large: list[str] = []
+        for job_id, row in rows.items():
+            if _is_large(row.job):
+                large.append(job_id)
+            else:
+                self._cache.add(row)
+        self._cache.trim(large)
 
-    def _change(self, work: _Transaction, cached: CachedJob, merged: Merged) -> None:
-        """Let a job that exists become what was made of it."""
-        job = merged.job
-        if cached.before is None:
-            cached.before = cached.job
-            work.changed.append(cached)
-        cached.job = job
-        if merged.transition is not None:
-            work.transitions.append((job.job_id, merged.transition))
-
-    def _write(self, connection: sqlite3.Connection, work: _Transaction) -> None:
+    def _write(self, connection: sqlite3.Connection, work: Work, rows: dict[str, CachedJob]) -> None:
+        """Write what was done to the jobs in `rows`, to which new ones are added."""
         now = work.now_unix_nano - work.now_unix_nano % 1000
         inserts: list[Any] = []
         updates: list[Any] = []
         ticks: list[Any] = []
-        for cached in work.created:
-            self._last_rowid += 1
-            cached.rowid = self._last_rowid
-            inserts += job_to_row(cached.rowid, cached.job)
-            if _is_large(cached.job):
-                work.large.append(cached.job.job_id)
-        for cached in work.changed:
-            job, before = cached.job, cached.before
-            if before is not None and job.update_time_unix_nano == now and is_tick(before, job):
-                ticks += tick_to_row(cached.rowid, job)
-                if len(job.message) > MAX_CACHED_CHARACTERS:
-                    work.large.append(job.job_id)
+        count = 0
+        for item in work.changed():
+            job, before = item.job, item.before
+            if before is None:
+                self._last_rowid += 1
+                rows[job.job_id] = CachedJob(job, self._last_rowid)
+                inserts += job_to_row(self._last_rowid, job)
+                continue
+            count += 1
+            rowid = rows[job.job_id].rowid
+            if job.update_time_unix_nano == now and is_tick(before, job):
+                ticks += tick_to_row(rowid, job)
             else:
-                updates += update_to_row(cached.rowid, job)
-                if _is_large(job):
-                    work.large.append(job.job_id)
+                updates += update_to_row(rowid, job)
         INSERT_JOBS.run(connection, inserts)
         updated = UPDATE_JOBS.run(connection, updates)
         updated += UPDATE_TICKS.run(connection, ticks, (time_text(now),))
-        if updated != len(work.changed):
+        if updated != count:
             raise sqlite3.DatabaseError("rows of job_logs have gone that were there before")
         if work.transitions:
-            rows: list[Any] = []
+            values: list[Any] = []
             for job_id, transition in work.transitions:
-                rows += transition_to_row(job_id, transition)
-            INSERT_TRANSITIONS.run(connection, rows)
+                values += transition_to_row(job_id, transition)
+            INSERT_TRANSITIONS.run(connection, values)
         if work.receipts:
             self._last_number += len(work.receipts)
             self._write_receipts(connection, work.receipts)
 
-    def _write_receipts(self, connection: sqlite3.Connection, receipts: Sequence[_Receipt]) -> None:
+    def _write_receipts(self, connection: sqlite3.Connection, receipts: Sequence[StoredReceipt]) -> None:
         number = self._last_number
-        connection.execute("INSERT INTO job_receipts VALUES (?, ?)", (number, _encode_receipts(receipts)))
+        connection.execute("INSERT INTO job_receipts VALUES (?, ?)", (number, encode_receipts(receipts)))
         connection.execute("DELETE FROM job_receipts WHERE last_number <= ?", (number - self._receipt_limit,))
 
-    def _stamp_pass(
-        self, connection: sqlite3.Connection, work: _Transaction, interval_seconds: float
-    ) -> None:
+    def _stamp_pass(self, connection: sqlite3.Connection, now: int, interval_seconds: float) -> None:
         """Note that the leases are looked at now; put off their ends by the time in which nobody did."""
-        now = work.now_unix_nano
         row = connection.execute("SELECT passed_at FROM job_lease_watch").fetchone()
         if row is None:
             connection.execute("INSERT INTO job_lease_watch VALUES (?)", (time_text(now),))
@@ -332,19 +284,6 @@ class SqliteJobs:
         )
         self._cache = JobCache(self._cache_size)
 
-    def _find(self, connection: sqlite3.Connection, job_id: str, work: _Transaction) -> CachedJob | None:
-        return self._cache.get(job_id) or self._read(connection, job_id, work)
-
-    def _read(self, connection: sqlite3.Connection, job_id: str, work: _Transaction) -> CachedJob | None:
-        row = connection.execute(f"{SELECT_JOB} WHERE job_id = ?", (job_id,)).fetchone()
-        if row is None:
-            return None
-        cached = CachedJob(job_from_row(row), row[0])
-        self._cache.add(cached)
-        if _is_large(cached.job):
-            work.large.append(job_id)
-        return cached
-
     def _forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version == self._data_version:
@@ -357,30 +296,19 @@ class SqliteJobs:
         self._data_version = version
 
 
-def _changes(work: _Transaction, interest: Container[str]) -> Sequence[JobHistory]:
-    if not interest:
-        return ()
-    transitions: dict[str, list[JobTransition]] = {}
-    for job_id, transition in work.transitions:
-        if not transition.progress_only:
-            transitions.setdefault(job_id, []).append(transition)
-    found = [(cached.job, 0) for cached in work.created if cached.job.job_id in interest]
-    for cached in work.changed:
-        if cached.before is not None and cached.job.job_id in interest:
-            found.append((cached.job, cached.before.revision))
-    return [JobHistory(job, transitions.get(job.job_id, ()), revision) for job, revision in found]
+def _find_openings(connection: sqlite3.Connection, records: Sequence[LogRecord]) -> Mapping[Opener, Opening]:
+    """Return what those of the reports have opened that were applied before, as far as the history goes."""
+    found: dict[Opener, Opening] = {}
+    for opener in openers_of(records):
+        opening = connection.execute(SELECT_OPENING, opener).fetchone()
+        if opening is not None:
+            found[opener] = opening
+    return found
 
 
-def _progress_of(job: Job) -> JobTransition:
-    """Return what is kept in the history of a report that changed no status."""
-    return JobTransition(
-        job.revision, job.attempt, job.status, job.progress, job.event_time_unix_nano, progress_only=True
-    )
-
-
-def _text_before(work: _Transaction, seconds: float) -> str:
-    """Return the time so many seconds before the transaction, but not before 1970."""
-    return time_text(max(0, work.now_unix_nano - int(seconds * NANOS_A_SECOND)))
+def _text_before(now_unix_nano: int, seconds: float) -> str:
+    """Return the time so many seconds before, but not before 1970."""
+    return time_text(max(0, now_unix_nano - int(seconds * NANOS_A_SECOND)))
 
 
 def _first(row: tuple[str, ...]) -> str:
@@ -390,8 +318,3 @@ def _first(row: tuple[str, ...]) -> str:
 def _is_large(job: Job) -> bool:
     characters = len(job.message) + len(job.details_json) + len(job.failure_message)
     return characters > MAX_CACHED_CHARACTERS or len(job.labels) > MAX_CACHED_LABELS
-
-
-def _recent_commit(receipt: _Receipt) -> RecentCommit:
-    record_id, fingerprint, job_id, revision, attempt, reason = receipt
-    return RecentCommit(record_id, "", fingerprint, JobReceipt(job_id, revision, attempt, not reason, reason))

@@ -1,18 +1,38 @@
-"""`Work`: what one transaction makes of the jobs whose rows it has locked. No input or output."""
+"""`Work`: what one transaction makes of jobs that it has read. The same for every database; no input or output."""
 
-from collections.abc import Container, Iterable, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
+from typing import TypeAlias
 
 import msgspec
 
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.job import Job, JobTransition
 from emitd_handlers.jobs.merge import Merged, merge
-from emitd_handlers.jobs.postgres.receipts import StoredReceipt
+from emitd_handlers.jobs.receipts import StoredReceipt
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import JobStatus, LogRecord
 
-__all__ = ["ChangedJob", "Work"]
+__all__ = ["ChangedJob", "Opener", "Opening", "Work", "job_ids_of", "openers_of"]
+
+#: The job_id and the record_id of a report that asks for a new attempt.
+Opener: TypeAlias = tuple[str, str]
+#: The revision that an opener has made, and the attempt that it has opened.
+Opening: TypeAlias = tuple[int, int]
+
+
+def job_ids_of(records: Sequence[LogRecord]) -> Sequence[str]:
+    """Return the ids of the jobs that records are about, each once."""
+    return list({record.payload.job_id for record in records if isinstance(record.payload, JobStatus)})
+
+
+def openers_of(records: Sequence[LogRecord]) -> Sequence[Opener]:
+    """Return those who may have opened an attempt before."""
+    return [
+        (record.payload.job_id, record.record_id)
+        for record in records
+        if isinstance(record.payload, JobStatus) and record.payload.new_attempt and record.record_id
+    ]
 
 
 class ChangedJob(msgspec.Struct, gc=False):
@@ -26,24 +46,44 @@ class ChangedJob(msgspec.Struct, gc=False):
 class Work:
     """Changes jobs as they are in memory, and remembers what is to be written."""
 
-    def __init__(self, jobs: Iterable[Job], now_unix_nano: int, *, keep_progress: bool = False) -> None:
-        """`jobs` are those that exist of the ones that may be changed; the time is the database's."""
+    def __init__(
+        self,
+        jobs: Iterable[Job],
+        now_unix_nano: int,
+        *,
+        keep_progress: bool = False,
+        openings: Mapping[Opener, Opening] | None = None,
+    ) -> None:
+        """`jobs` are those that exist of the ones that may be changed; the time is the database's.
+
+        `openings`: what those of `openers_of` have opened that did. `keep_progress`: reports that change no status are
+        for the history too.
+        """
         self.now_unix_nano = now_unix_nano
         self.transitions: list[tuple[str, JobTransition]] = []
         self.receipts: list[StoredReceipt] = []
         self._keep_progress = keep_progress
+        self._openings = dict(openings or {})
         self._jobs = {job.job_id: ChangedJob(job, job) for job in jobs}
 
     def merge(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
-        """Merge the reports in `records`, in order."""
+        """Merge the reports in `records`, in order. A copy of one that opened an attempt gets the first receipt."""
         # Runs for each report, hence in one piece.
         jobs = self._jobs
+        openings = self._openings
         now = self.now_unix_nano
         receipts = self.receipts
         outcomes: list[Outcome] = []
         for record in records:
-            job_id = record.payload.job_id if isinstance(record.payload, JobStatus) else ""
+            report = record.payload
+            job_id = report.job_id if isinstance(report, JobStatus) else ""
             known = jobs.get(job_id)
+            if openings and known is not None and report.new_attempt:  # type: ignore[union-attr]  # a report then
+                opening = openings.get((job_id, record.record_id))
+                if opening is not None:
+                    receipt = JobReceipt(job_id, *opening, True, "", known.job.cancel_requested)
+                    outcomes.append(Committed(receipt, duplicate=True))
+                    continue
             try:
                 merged = merge(None if known is None else known.job, record, now)
             except RecordInvalid as error:
@@ -51,21 +91,20 @@ class Work:
                 continue
             job = merged.job
             reason = merged.stale_reason
-            if merged.is_copy:
-                receipt = JobReceipt(job_id, job.opened_revision, job.attempt, True, "", job.cancel_requested)
-                outcomes.append(Committed(receipt, duplicate=True))
-                continue
+            revision = job.revision
+            attempt = job.attempt
             if not reason:
                 if known is None:
                     jobs[job_id] = ChangedJob(job, None)
                 else:
                     known.job = job
-                if merged.transition is not None:
-                    self.transitions.append((job_id, merged.transition))
+                transition = merged.transition
+                if transition is not None:
+                    self.transitions.append((job_id, transition))
+                    if transition.opened_by:
+                        openings[job_id, transition.opened_by] = (revision, attempt)
                 elif self._keep_progress:
                     self.transitions.append((job_id, _progress_of(job)))
-            revision = job.revision
-            attempt = job.attempt
             outcomes.append(
                 Committed(JobReceipt(job_id, revision, attempt, not reason, reason, job.cancel_requested))
             )
@@ -93,9 +132,13 @@ class Work:
             if not transition.progress_only:
                 transitions.setdefault(job_id, []).append(transition)
         return [
-            JobHistory(job, transitions.get(job.job_id, ()), 0 if before is None else before.revision)
-            for job, before in [(item.job, item.before) for item in self.changed()]
-            if job.job_id in interest
+            JobHistory(
+                item.job,
+                transitions.get(item.job.job_id, ()),
+                0 if item.before is None else item.before.revision,
+            )
+            for item in self.changed()
+            if item.job.job_id in interest
         ]
 
 
