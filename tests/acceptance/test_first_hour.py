@@ -43,6 +43,7 @@ PROGRAMS = frozenset(
         "cat",
         "grep",
         "echo",
+        "sleep",
     )
 )
 #: What differs from run to run: a pattern, and what stands for it on both sides.
