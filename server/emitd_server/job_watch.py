@@ -48,11 +48,13 @@ class JobWatches:
                 while job is None or request.follow or not job.status.ended:
                     with waiting:
                         update = await anext(updates)
-                    if update is None:
-                        yield _heartbeat(job)
-                    else:
+                    if update is not None:
                         job = update.job
                         yield self._encode(update)
+                    elif job is None and not request.wait_for_creation:
+                        raise JobNotFound(job_id)  # it was removed just now
+                    else:
+                        yield _heartbeat(job)
 
     async def watch_many(
         self, source: ManagedJobSource, request: pb.WatchJobsRequest

@@ -11,14 +11,14 @@ from random import Random, SystemRandom
 
 import pytest
 
-from emitd_handlers.jobs import hub
+from emitd_handlers.jobs import hub, upkeep
 from emitd_handlers.jobs.sqlite import store
 from support.job_model import JobModel
 from support.job_simulation import JobSimulation
 from support.simulated_jobs import SimulatedSqlite
 from support.virtual_time import VirtualTimeLoop
 
-STEPS = int(os.environ.get("EMITD_MODEL_STEPS", "2000"))
+STEPS = int(os.environ.get("EMITD_MODEL_STEPS", "4000"))
 SEED = int(os.environ.get("EMITD_MODEL_SEED", "0")) or SystemRandom().getrandbits(32)
 #: Each begins with an empty database and other settings.
 STEPS_A_RUN = 500
@@ -30,6 +30,7 @@ async def simulate(folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int, ste
     random = Random(seed)
     database = SimulatedSqlite(folder, random, JobModel())
     monkeypatch.setattr(store, "SqliteConnection", database)
+    monkeypatch.setattr(upkeep, "RETENTION_SECONDS", random.choice([2.0, 60.0]))
     monkeypatch.setattr(hub, "MAX_KNOWN_TRANSITIONS", random.choice([1, 3, 256]))
     simulation = JobSimulation(database, random)
     try:

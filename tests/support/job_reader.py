@@ -99,6 +99,10 @@ class Reader:
         assert not is_progress or now - self.last_at > self.min_interval - 1e-6, "progress came too soon"
         self.last_at = now
 
+    def forget(self, model: JobModel) -> None:
+        """Go on with another model."""
+        self.model = model
+
     def take(self, data: bytes) -> None:
         raise NotImplementedError
 
@@ -142,8 +146,9 @@ class JobReader(Reader):
             self._forget(self.told)
         self.connect(stream)
 
-    def forget(self) -> None:
-        """Keep of what was seen the resume point alone: the database was set back."""
+    def forget(self, model: JobModel) -> None:
+        """Keep of what was seen the resume point alone: the database was set back, to what this model has."""
+        super().forget(model)
         self.last = self.until = None
 
     def take(self, data: bytes) -> None:
@@ -244,6 +249,9 @@ class JobReader(Reader):
 
     def check_all_is_told(self) -> None:
         """Who reads on comes to know the last state, and has every transition once."""
+        lives = self.model.lives.get(self.job_id, ())
+        if self.is_connected and self.floor == (len(lives), 0):
+            assert self.request.wait_for_creation, f"{self.name} waits for a job that never was"
         life = self._life_to_know()
         if life is not None:
             assert self.told == life.revision, f"{self.name} was told {self.told} and not {life.revision}"

@@ -6,27 +6,21 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
 
-from emitd.v1 import job_pb2 as pb
 from emitd_handlers.database_job import SECONDS_A_DAY, DatabaseJobHandler
 from emitd_handlers.job import JobTransition, TransitionQuery
-from emitd_handlers.record import JobState
-from emitd_server.job_watch import JobWatches
 from emitd_server.open_streams import OpenStreams
-from emitd_server.settings import WatchSettings
 from support.job_life import Entry, State
 from support.job_model import JobModel
-from support.job_reader import JobReader
 from support.job_senders import JobSenders
-from support.jobs_reader import JobsReader
-from support.random_reports import JOB_IDS, TEAMS
+from support.random_readers import RandomReaders
+from support.random_reports import JOB_IDS
 from support.simulated_jobs import SimulatedSqlite
 
 __all__ = ["JobSimulation"]
 
 SECOND = 1_000_000_000
-HEARTBEAT_SECONDS = 15.0
-#: The longest that a reader may ask progress to be held back for.
-MAX_INTERVAL_MS = 5000
+#: Longer than any reader takes for a message, or may ask progress to be held back for.
+SETTLING_SECONDS = 10.0
 #: Turns of the loop in which everything happens that does not wait for time.
 MANY_TURNS = 300
 
@@ -41,23 +35,17 @@ class JobSimulation:
         self.happened: Counter[str] = Counter()
         #: The last things that happened, to be shown with a failure.
         self.log: deque[str] = deque(maxlen=60)
-        self._job_readers = [
-            JobReader(f"reader-{number}-of-{job_id}", database.model, job_id)
-            for number in range(2)
-            for job_id in JOB_IDS
-        ]
-        self._jobs_readers = [JobsReader(f"dashboard-{number}", database.model) for number in range(4)]
+        self._readers = RandomReaders(database.model, random, self._note)
         self._senders = JobSenders(database, random, self._note)
         #: What the handler has said of its health that is none of the failures chosen.
         self._crashes: list[str] = []
         self._handler: DatabaseJobHandler
         self._streams: OpenStreams
-        self._watches: JobWatches
         self._retention = {
             "keep_progress": random.random() < 0.5,
-            "keep_ended_days": random.choice([None, 300 / SECONDS_A_DAY]),
-            "keep_ended_jobs": random.choice([None, 1, 2]),
-            "keep_history_days": random.choice([None, 100 / SECONDS_A_DAY]),
+            "keep_ended_days": random.choice([None, 20 / SECONDS_A_DAY, 300 / SECONDS_A_DAY]),
+            "keep_ended_jobs": random.choice([None, 0, 2]),
+            "keep_history_days": random.choice([None, 5 / SECONDS_A_DAY, 100 / SECONDS_A_DAY]),
             "cache_size": random.choice([0, 4, 100]),
         }
         self._steps: Sequence[tuple[float, Callable[[], Awaitable[None]]]] = (
@@ -65,10 +53,10 @@ class JobSimulation:
             (2, self._senders.begin_work),
             (10, self._turn),
             (10, self._let_time_pass),
-            (14, self._connect_job_reader),
-            (6, self._connect_jobs_reader),
-            (9, self._drop_reader),
-            (10, self._change_pace),
+            (14, self._readers.connect_to_job),
+            (6, self._readers.connect_to_jobs),
+            (9, self._readers.drop_one),
+            (10, self._readers.change_pace),
             (3, self._senders.request_cancel),
             (1, self._fail_transactions),
             (0.4, self._set_clock),
@@ -85,11 +73,10 @@ class JobSimulation:
 
     async def start(self) -> None:
         self._streams = OpenStreams()
-        settings = WatchSettings(heartbeat_seconds=HEARTBEAT_SECONDS, min_interval_ms=100)
-        self._watches = JobWatches(settings, self._streams)
         self._handler = handler = self.database.make_handler(**self._retention)
         handler.on_health_change = lambda: self._on_health_change(handler.health_problem)
         self._senders.handler = handler
+        self._readers.serve(handler, self._streams)
         await handler.start()
         self.model.raise_floors()
 
@@ -109,14 +96,14 @@ class JobSimulation:
     async def settle(self) -> None:
         """Let everybody read what there is, and check that it is told."""
         self.database.moments.is_calm = True
-        for reader in self._readers:
+        for reader in self._readers.all:
             reader.pace = 0.0
             reader.may_read.set()
         while self.database.moments.busy or self._senders.sending:
             await asyncio.sleep(0.01)
-        await asyncio.sleep(10)  # the longest pace and interval
+        await asyncio.sleep(SETTLING_SECONDS)
         await _turns(MANY_TURNS)
-        for reader in self._readers:
+        for reader in self._readers.all:
             reader.check()
             reader.check_all_is_told()
         self.model.raise_floors()
@@ -132,7 +119,7 @@ class JobSimulation:
             for _ in range(3):
                 await self._senders.report()
             await _turns(MANY_TURNS)
-            for reader in self._readers:
+            for reader in self._readers.all:
                 reader.check()
                 reader.check_transitions_are_told()
         self._note("transitions are out")
@@ -159,10 +146,6 @@ class JobSimulation:
             assert given == kept, f"{job_id} has history {wrong} instead of {missing}"
             assert page.history_truncated == (life.kept_after > 0)
 
-    @property
-    def _readers(self) -> Sequence[JobReader | JobsReader]:
-        return [*self._job_readers, *self._jobs_readers]
-
     def _note(self, what: str, detail: object = "") -> None:
         self.happened[what] += 1
         self.log.append(f"{self.database.now() / SECOND % 1e6:.3f} {what} {detail}")
@@ -172,72 +155,10 @@ class JobSimulation:
             self._crashes.append(problem)
 
     def _check(self) -> None:
-        for reader in self._readers:
+        for reader in self._readers.all:
             reader.check()
         self._senders.check()
         assert not self._crashes, self._crashes
-
-    # Readers.
-
-    async def _connect_job_reader(self) -> None:
-        reader = self.random.choice(self._job_readers)
-        if reader.is_connected:
-            return
-        random, last = self.random, reader.resume_point
-        points = (
-            [None, 0, *[last] * 4] if last is None else [None, 0, *[last] * 6, last + random.randint(1, 5)]
-        )
-        request = pb.WatchJobRequest(
-            job_id=reader.job_id,
-            after_revision=random.choice(points),
-            wait_for_creation=random.random() < 0.7,
-            follow=random.random() < 0.6,
-            min_interval_ms=random.choice([0, 1, 1000, MAX_INTERVAL_MS]),
-        )
-        self._note("watch", f"{reader.name}: {str(request).splitlines()}")
-        reader.begin(self._watches.watch(self._handler, request), request)
-
-    async def _connect_jobs_reader(self) -> None:
-        reader = self.random.choice(self._jobs_readers)
-        if reader.is_connected:
-            return
-        random = self.random
-        states = random.choice([(), (), (JobState.RUNNING,), (JobState.COMPLETED, JobState.FAILED)])
-        job_ids = random.choice([(), (), ("a", "b", "unknown")])
-        team = random.choice(["", "", *TEAMS])
-        request = pb.WatchJobsRequest(
-            job_type=random.choice(["", "", "t", "u"]),
-            statuses=[state.value for state in states],
-            job_ids=job_ids,
-            labels={"team": team} if team else {},
-            min_interval_ms=random.choice([0, 1, MAX_INTERVAL_MS]),
-        )
-
-        def matches(state: State) -> bool:
-            return (
-                request.job_type in ("", state.job_type)
-                and (not states or state.status in states)
-                and (not job_ids or state.job_id in job_ids)
-                and (not team or state.labels.get("team") == team)
-            )
-
-        self._note("watch many", f"{reader.name}: {str(request).splitlines()}")
-        reader.begin(self._watches.watch_many(self._handler, request), request, matches)
-
-    async def _drop_reader(self) -> None:
-        reader = self.random.choice(self._readers)
-        if reader.is_connected:
-            self._note("drop", reader.name)
-            await reader.drop()
-
-    async def _change_pace(self) -> None:
-        """Let a reader stall, read slowly or read as fast as it can."""
-        reader = self.random.choice(self._readers)
-        reader.pace = self.random.choice([0.0, 0.0, 0.2, 2.0])
-        if self.random.random() < 0.4:
-            reader.may_read.clear()
-        else:
-            reader.may_read.set()
 
     # Time.
 
@@ -289,44 +210,40 @@ class JobSimulation:
         self._note("restore")
         await self._cut_off()
         self.database.restore()
-        for reader in self._readers:
-            reader.model = self.model
-        for reader in self._job_readers:
-            reader.forget()
+        for reader in self._readers.all:
+            reader.forget(self.model)
         await self._stay_away()
 
     async def _stop(self) -> None:
         self._streams.close()
-        for reader in self._readers:
+        for reader in self._readers.all:
             reader.may_read.set()
             await reader.wait()
         await self._handler.stop()
         await self._senders.wait()
-        check_nothing_is_left(self._handler, self._watches, self._streams)
+        self._check_nothing_is_left()
 
     async def _cut_off(self) -> None:
-        handler = self._handler
         sending = self._senders.cancel()
-        await self.database.kill(handler)
-        for reader in self._readers:
+        await self.database.kill(self._handler)
+        for reader in self._readers.all:
             await reader.drop()
         if sending:
             await asyncio.wait(sending)
-        check_nothing_is_left(handler, self._watches, self._streams)
+        self._check_nothing_is_left()
+
+    def _check_nothing_is_left(self) -> None:
+        """Once all readers have left, neither a watch nor a task is there any more."""
+        assert not self._handler._news, "somebody is still told of changes"
+        assert not self._readers.watches._open
+        assert not self._streams.waiting_tasks
+        mine = asyncio.current_task()
+        assert [task for task in asyncio.all_tasks() if task is not mine] == []
 
     async def _stay_away(self) -> None:
         await asyncio.sleep(self.random.choice([0.1, 3.0, 100.0]))
         self.database.moments.failing = 0
         await self.start()
-
-
-def check_nothing_is_left(handler: DatabaseJobHandler, watches: JobWatches, streams: OpenStreams) -> None:
-    """Once all readers have left, neither a watch nor a task is there any more."""
-    assert not handler._news, "somebody is still told of changes"
-    assert not watches._open
-    assert not streams.waiting_tasks
-    mine = asyncio.current_task()
-    assert [task for task in asyncio.all_tasks() if task is not mine] == []
 
 
 async def _turns(count: int) -> None:

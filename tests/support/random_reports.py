@@ -12,6 +12,7 @@ from support.job_model import JobModel
 __all__ = ["JOB_IDS", "TEAMS", "RandomReports", "in_short"]
 
 SECOND = 1_000_000_000
+MICROSECOND = 1000
 JOB_IDS = ("a", "b", "c", "d", "e")
 #: Values of the label `team`.
 TEAMS = ("x", "y")
@@ -51,8 +52,8 @@ class RandomReports:
         return self._record(status, received, received)
 
     def _receive(self, now: int) -> int:
-        """Return when a report is received: no two at the same time."""
-        self._last_received = max(self._last_received + 1, now)
+        """Return when a report is received: no two in one microsecond, by which jobs under one id are told apart."""
+        self._last_received = max(self._last_received + MICROSECOND, now)
         return self._last_received
 
     def _record(self, status: JobStatus, time_unix_nano: int, received: int) -> LogRecord:

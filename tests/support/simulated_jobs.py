@@ -234,9 +234,10 @@ class _Jobs(SqliteJobs):
         )
         return removed
 
-    def _write(self, connection: sqlite3.Connection, work: Any, rows: Any) -> None:
-        super()._write(connection, work, rows)
+    def _write(self, *args: Any) -> Any:
+        written = super()._write(*args)
         self._database.moments.fail_if_chosen()
+        return written
 
 
 def check_answer(record: LogRecord, answer: Answer, outcome: Outcome) -> None:

@@ -6,7 +6,7 @@ from emitd_handlers.record import JobState
 
 
 def cached(job_id: str) -> CachedJob:
-    return CachedJob(Job(job_id=job_id, job_type="t", status=JobState.RUNNING))
+    return CachedJob(Job(job_id=job_id, job_type="t", status=JobState.RUNNING), None)
 
 
 def test_what_is_added_is_found() -> None:

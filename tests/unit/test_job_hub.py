@@ -6,9 +6,10 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.job import Job, JobTransition, JobUpdate
+from emitd_handlers.job import Job, JobPage, JobQuery, JobTransition, JobUpdate
 from emitd_handlers.jobs import hub
 from emitd_handlers.jobs.hub import JobHub
+from emitd_handlers.jobs.news import JobNews
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.record import JobState
 
@@ -226,6 +227,22 @@ async def test_progress_comes_after_the_interval(database: Database) -> None:
     assert seen(await waiting) == (3, [], 1)
     assert loop.time() - begun > 0.04
     assert not database.hub._channels["j"]._pausing
+
+
+async def test_progress_is_held_back_also_where_it_has_to_be_loaded(database: Database) -> None:
+    """A publication that leaves a gap may hide a transition; where it hides none, the interval counts."""
+    database.report()
+    watch = database.hub.watch("j", min_interval_seconds=3600)
+    await anext(watch)
+    database.commit()
+    database.report()
+    waiting = begin(watch)
+    await turn()
+    assert not waiting.done()
+    assert database.loads == [None, 1]
+    database.report(COMPLETED)
+    assert seen(await waiting) == (4, [4], 2)
+    assert database.loads == [None, 1]
 
 
 async def test_a_slow_watcher_is_told_at_once(database: Database) -> None:
@@ -456,6 +473,27 @@ async def test_a_removed_job_is_told_to_nobody_who_comes_later(database: Databas
     change = database.commit(create_time=2)
     database.hub.publish(change.job, change.transitions)
     assert [seen(await task) for task in waiting] == [(1, [], 0), (1, [1], 0), (1, [], 0)]
+
+
+async def test_a_removal_is_news_for_who_watches_one_job(database: Database) -> None:
+    """`JobNews` tells the hub: its watchers wait for the next job, together with those who come later."""
+
+    async def no_jobs(query: JobQuery) -> JobPage:
+        return JobPage([], "")
+
+    news = JobNews(database.load, no_jobs)
+    database.report(COMPLETED)
+    watches = [news.hub.watch("j"), news.hub.watch("j")]
+    assert seen(await anext(watches[0])) == (1, [], 0)
+    database.job = None
+    news.remove(["j"])
+    waiting = [begin(watch) for watch in watches]
+    await turn()
+    assert not any([task.done() for task in waiting])
+    database.transitions = []
+    change = database.commit(create_time=2)
+    news.publish([change])
+    assert [(await task).history_truncated for task in waiting] == [True, False]
 
 
 @pytest.mark.parametrize("statuses", [[RUNNING], [RUNNING, COMPLETED, RUNNING, RUNNING, RUNNING]])

@@ -161,10 +161,10 @@ async def test_more_calls_than_connections_wait_for_each_other(postgres_dsn: str
         await asyncio.gather(
             *[read(store) for _ in range(20)], *[store.apply([report()], ()) for _ in range(20)]
         )
-        rows = await store._database.fetch(
-            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'emitd'"
+        ((count,),) = await store._database.fetch(
+            "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'emitd' AND datname = current_database()"
         )
-        assert rows == [(3,)]  # with the listener's
+        assert count <= 3  # with the listener's, if that is there already
         assert (await get(store)).revision == 20
 
 

@@ -16,7 +16,7 @@ from typing import TypeAlias
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.job import Job, JobChange, JobFilter, JobPage, JobQuery
 from emitd_handlers.jobs.feed_reader import FeedReader
-from emitd_handlers.jobs.waiter import Waiter, WakeQueue
+from emitd_handlers.jobs.waiter import Turns, Waiter
 
 __all__ = ["JobFeed"]
 
@@ -37,7 +37,7 @@ class JobFeed:
         #: Those of them who watch jobs with any id, and the others by the ids that they watch.
         self._of_any: set[FeedReader] = set()
         self._of_id: dict[str, set[FeedReader]] = {}
-        self._wakes = WakeQueue()
+        self._turns = Turns()
         self._closed = ""
         #: What was published since a load began, None for a removal; None: no load is under way.
         self._overtaking: dict[str, Job | None] | None = None
@@ -95,7 +95,7 @@ class JobFeed:
         if self._closed:
             raise HandlerUnavailable(self._closed)
         loop = asyncio.get_running_loop()
-        waiter = Waiter(self._wakes, idle_seconds)
+        waiter = Waiter(self._turns, idle_seconds)
         reader = FeedReader(job_filter, max_jobs)
         self._join(reader)
         try:

@@ -78,7 +78,8 @@ class FeedReader:
     def tell_page(self, jobs: Iterable[Job]) -> Sequence[JobChange]:
         """Return a part of the snapshot. Raises JobQueryInvalid when it becomes too large."""
         self.is_reading = False
-        changes = [self._tell(job) for job in jobs]
+        # Where a removal is noted, it is that of the job in the page; or else news of the next one are still to come.
+        changes = [self._tell(job) for job in jobs if self._news.get(job.job_id, job) is not None]
         for job_id, job in list(self._news.items()):
             matches = job is not None and self._filter.matches(job)
             if not _is_news(self._told.get(job_id), job, matches):

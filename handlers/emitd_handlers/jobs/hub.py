@@ -20,7 +20,7 @@ from typing import TypeAlias
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.job import Job, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.jobs.waiter import Waiter, WakeQueue, wake_all
+from emitd_handlers.jobs.waiter import Turns, Waiter, wake_all
 
 __all__ = ["JobHub", "LoadHistory"]
 
@@ -39,7 +39,7 @@ class JobHub:
     def __init__(self, load: LoadHistory) -> None:
         self._load = load
         self._channels: dict[str, _Channel] = {}
-        self._wakes = WakeQueue()
+        self._turns = Turns()
         self._closed = ""
 
     @property
@@ -110,9 +110,9 @@ class JobHub:
         Watchers that stand at the same revision are given the same object. Raises HandlerUnavailable when the
         hub is closed, and whatever `load` raises.
         """
-        loop = asyncio.get_running_loop()
+        now = asyncio.get_running_loop().time
         channel = self._join(job_id)
-        watcher = Waiter(self._wakes, idle_seconds)
+        watcher = Waiter(self._turns, idle_seconds)
         revision, earliest = after_revision, 0.0
         is_told = False
         try:
@@ -127,11 +127,16 @@ class JobHub:
                     update = channel.updates.get(revision)  # most watchers ask for the same one
                     if update is None:
                         update = await self._update_after(channel, watcher, revision, is_told)
-                        if update is None and channel.is_retired:
-                            continue
+                        if update is None:
+                            if channel.is_retired:
+                                continue
+                        elif (
+                            is_told and channel.knows(revision) and _is_progress(update) and now() < earliest
+                        ):
+                            continue  # it was loaded because there might have been a transition
                 if update is not None:
                     is_told, revision = True, update.job.revision
-                    earliest = loop.time() + min_interval_seconds
+                    earliest = now() + min_interval_seconds
                 yield update
         finally:
             watcher.close()
@@ -271,7 +276,7 @@ class _Channel:
         Return False when the watcher has been idle for too long.
         """
         while not self._is_over and self.history is not None and self.history.job.revision == revision:
-            if not await self.wait(watcher):
+            if not await watcher.wait_in(self._waiting):
                 return False
         while watcher.now() < earliest and not self._is_over and not self._changed_status_since(revision):
             if not await watcher.wait_in(self._pausing, earliest):
@@ -313,6 +318,10 @@ def _trimmed(history: JobHistory) -> JobHistory:
     if surplus <= 0:
         return history
     return JobHistory(history.job, history.transitions[surplus:], history.transitions[surplus - 1].revision)
+
+
+def _is_progress(update: JobUpdate) -> bool:
+    return not update.transitions and not update.history_truncated
 
 
 def _update_from(history: JobHistory, revision: int | None) -> JobUpdate:

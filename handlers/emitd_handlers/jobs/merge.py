@@ -172,6 +172,8 @@ def _begin(job: Job, attempt: int, record: LogRecord, report: JobStatus, now_uni
         progress=0,
         details_json="",
         lease_seconds=0,
+        failure_reason="",
+        failure_message="",
         cancel_requested=is_asked_to_stop,
         cancel_reason=job.cancel_reason if is_asked_to_stop else "",
         start_time_unix_nano=0,
@@ -187,14 +189,15 @@ def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_
     progress = report.progress
     if progress is None:
         progress = 100 if status is _COMPLETED else job.progress
-    update_time = _update_time(job, now_unix_nano)
+    update_time = now_unix_nano - now_unix_nano % 1000
+    if update_time < job.update_time_unix_nano:  # the clock has been set back
+        update_time = job.update_time_unix_nano
     lease_seconds = job.lease_seconds if report.lease_seconds is None else report.lease_seconds
-    failed = status is _FAILED
-    ended = failed or status is _COMPLETED
     start_time = job.start_time_unix_nano
     if not start_time and status is _RUNNING:
         start_time = update_time
-    return replace(
+    # Fewer than 15 names in one call: with more Python makes a dict of them first, which costs as much as the rest.
+    applied = replace(
         job,
         status=status,
         progress=progress,
@@ -206,13 +209,18 @@ def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_
         update_time_unix_nano=update_time,
         event_time_unix_nano=event_time,
         lease_seconds=lease_seconds,
-        lease_expire_time_unix_nano=update_time + lease_seconds * _NANOS_A_SECOND
-        if lease_seconds and not ended
-        else 0,
+        lease_expire_time_unix_nano=update_time + lease_seconds * _NANOS_A_SECOND if lease_seconds else 0,
+        start_time_unix_nano=start_time,
+    )
+    failed = status is _FAILED
+    if not failed and status is not _COMPLETED:
+        return applied
+    return replace(
+        applied,
+        lease_expire_time_unix_nano=0,
         failure_reason=report.failure_reason if failed else "",
         failure_message=report.failure_message if failed else "",
-        start_time_unix_nano=start_time,
-        end_time_unix_nano=update_time if ended else 0,
+        end_time_unix_nano=update_time,
     )
 
 

@@ -13,7 +13,7 @@ from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import JobStatus, LogRecord
 
-__all__ = ["ChangedJob", "Opener", "Opening", "Work", "job_ids_of", "openers_of"]
+__all__ = ["Opener", "Opening", "ReadJob", "Work", "as_read", "job_ids_of", "openers_of"]
 
 #: The job_id and the record_id of a report that asks for a new attempt.
 Opener: TypeAlias = tuple[str, str]
@@ -22,8 +22,10 @@ Opening: TypeAlias = tuple[int, int]
 
 
 def job_ids_of(records: Sequence[LogRecord]) -> Sequence[str]:
-    """Return the ids of the jobs that records are about, each once."""
-    return list({record.payload.job_id for record in records if isinstance(record.payload, JobStatus)})
+    """Return the ids of the jobs that records are about, each once, in their order: rows are mostly in that too."""
+    return list(
+        dict.fromkeys([record.payload.job_id for record in records if isinstance(record.payload, JobStatus)])
+    )
 
 
 def openers_of(records: Sequence[LogRecord]) -> Sequence[Opener]:
@@ -35,7 +37,7 @@ def openers_of(records: Sequence[LogRecord]) -> Sequence[Opener]:
     ]
 
 
-class ChangedJob(msgspec.Struct, gc=False):
+class ReadJob(msgspec.Struct, gc=False):
     """A job, and how the transaction found it."""
 
     job: Job
@@ -43,19 +45,25 @@ class ChangedJob(msgspec.Struct, gc=False):
     before: Job | None
 
 
+def as_read(jobs: Iterable[Job]) -> dict[str, ReadJob]:
+    """Return jobs that nothing was done to yet, by id."""
+    return {job.job_id: ReadJob(job, job) for job in jobs}
+
+
 class Work:
     """Changes jobs as they are in memory, and remembers what is to be written."""
 
     def __init__(
         self,
-        jobs: Iterable[Job],
+        jobs: dict[str, ReadJob],
         now_unix_nano: int,
         *,
         keep_progress: bool = False,
         openings: Mapping[Opener, Opening] | None = None,
     ) -> None:
-        """`jobs` are those that exist of the ones that may be changed; the time is the database's.
+        """`jobs` are, by id, those that exist of the ones that may be changed; new ones are added.
 
+        The time is the database's.
         `openings`: what those of `openers_of` have opened that did. `keep_progress`: reports that change no status are
         for the history too.
         """
@@ -64,7 +72,7 @@ class Work:
         self.receipts: list[StoredReceipt] = []
         self._keep_progress = keep_progress
         self._openings = dict(openings or {})
-        self._jobs = {job.job_id: ChangedJob(job, job) for job in jobs}
+        self._jobs = jobs
 
     def merge(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Merge the reports in `records`, in order. A copy of one that opened an attempt gets the first receipt."""
@@ -95,7 +103,7 @@ class Work:
             attempt = job.attempt
             if not reason:
                 if known is None:
-                    jobs[job_id] = ChangedJob(job, None)
+                    jobs[job_id] = ReadJob(job, None)
                 else:
                     known.job = job
                 transition = merged.transition
@@ -119,7 +127,7 @@ class Work:
         if merged.transition is not None:
             self.transitions.append((job.job_id, merged.transition))
 
-    def changed(self) -> Sequence[ChangedJob]:
+    def changed(self) -> Sequence[ReadJob]:
         """Return the jobs that are not as they were found."""
         return [item for item in self._jobs.values() if item.job is not item.before]
 

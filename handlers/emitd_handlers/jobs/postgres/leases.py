@@ -13,7 +13,7 @@ from emitd_handlers.jobs.postgres.schema import lease_slot
 from emitd_handlers.jobs.postgres.tables import Tables
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.jobs.work import Work
+from emitd_handlers.jobs.work import Work, as_read
 
 __all__ = ["LeasePass"]
 
@@ -71,7 +71,7 @@ class LeasePass:
             latest = now - int(waited_seconds * MICROSECONDS_A_SECOND)
             rows = await connection.fetch(self._lock_expired, latest)
             jobs = [job_from_row(row) for row in rows]
-            work = Work(jobs, unix_nano(now))
+            work = Work(as_read(jobs), unix_nano(now))
             for job in jobs:
                 work.change(expire(job, work.now_unix_nano))
             await self._jobs.write(connection, work)

@@ -87,7 +87,7 @@ class JobRetention:
                     await connection.execute(self._delete_history, [row["job_id"] for row in rows])
             if removed:
                 now: int = await connection.fetchval("SELECT now()")
-                await self._jobs.write(connection, Work((), unix_nano(now)), removed)
+                await self._jobs.write(connection, Work({}, unix_nano(now)), removed)
             return Removed(removed, has_more=len(removed) + trimmed >= limit)
 
         return await self._database.transact(work_on)

@@ -46,7 +46,7 @@ from emitd_handlers.jobs.postgres.storable import check_record, cleaned, is_stor
 from emitd_handlers.jobs.postgres.tables import Tables
 from emitd_handlers.jobs.receipts import encode_receipts
 from emitd_handlers.jobs.store import Applied, JobHistory
-from emitd_handlers.jobs.work import Opener, Opening, Work, job_ids_of, openers_of
+from emitd_handlers.jobs.work import Opener, Opening, Work, as_read, job_ids_of, openers_of
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import LogRecord
 
@@ -116,7 +116,7 @@ class PostgresJobs:
 
         async def work_on(connection: Connection) -> tuple[Job | None, Work]:
             jobs, now = await self._lock_jobs(connection, [job_id])
-            work = Work(jobs, now)
+            work = Work(as_read(jobs), now)
             if not jobs:
                 return None, work
             job = request_cancel(jobs[0], cleaned(reason), now)
@@ -180,7 +180,7 @@ class PostgresJobs:
         async def work_on(connection: Connection) -> tuple[Work, Sequence[Outcome]]:
             jobs, now = await self._lock_jobs(connection, job_ids)
             openings = await self._find_openings(connection, openers) if openers else {}
-            work = Work(jobs, now, keep_progress=self._keep_progress, openings=openings)
+            work = Work(as_read(jobs), now, keep_progress=self._keep_progress, openings=openings)
             outcomes = work.merge(records)
             await self.write(connection, work)
             return work, outcomes

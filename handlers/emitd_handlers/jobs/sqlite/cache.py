@@ -2,19 +2,16 @@
 
 from collections.abc import Iterable
 
-import msgspec
-
-from emitd_handlers.job import Job
+from emitd_handlers.jobs.work import ReadJob
 
 __all__ = ["CachedJob", "JobCache"]
 
 
-class CachedJob(msgspec.Struct, gc=False):
-    """A job as the database has it."""
+class CachedJob(ReadJob, gc=False):
+    """A job, the row that it stands in, and whether it is too large to be kept in memory."""
 
-    job: Job
-    #: The row that it stands in.
     rowid: int = 0
+    is_large: bool = False
 
 
 class JobCache:

@@ -19,10 +19,12 @@ from emitd_handlers.jobs.sqlite.rows import (
     INSERT_TRANSITIONS,
     SELECT_JOB,
     UPDATE_JOBS,
+    UPDATE_LEASED_TICKS,
     UPDATE_TICKS,
     is_tick,
     job_from_row,
     job_to_row,
+    leased_tick_to_row,
     read_time,
     tick_to_row,
     time_text,
@@ -31,7 +33,7 @@ from emitd_handlers.jobs.sqlite.rows import (
 )
 from emitd_handlers.jobs.sqlite.schema import transaction
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
-from emitd_handlers.jobs.work import Opener, Opening, Work, job_ids_of, openers_of
+from emitd_handlers.jobs.work import Opener, Opening, ReadJob, Work, job_ids_of, openers_of
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
@@ -65,7 +67,7 @@ DELETE_SURPLUS = """
 """
 SELECT_WITH_HISTORY = """
     SELECT job_id FROM job_logs
-    WHERE ended_at <= ? AND ended_at IS NOT NULL AND history_revision < revision ORDER BY ended_at LIMIT ?
+    WHERE ended_at <= ? AND ended_at IS NOT NULL AND has_history ORDER BY ended_at LIMIT ?
 """
 
 SELECT_OPENING = "SELECT revision, attempt FROM job_transitions WHERE job_id = ? AND opened_by = ?"
@@ -104,16 +106,11 @@ class SqliteJobs:
         """Merge the reports in `records`, in order; see `JobStore.apply`. Raises sqlite3.Error, as all do here."""
         with self._transaction(connection) as now:
             rows = self._read(connection, job_ids_of(records))
-            work = Work(
-                [row.job for row in rows.values()],
-                now,
-                keep_progress=self._keep_progress,
-                openings=_find_openings(connection, records),
-            )
+            openings = _find_openings(connection, records)
+            work = Work(rows, now, keep_progress=self._keep_progress, openings=openings)
             outcomes = work.merge(records)
-            self._write(connection, work, rows)
-        self._keep(work, rows)
-        return Applied(outcomes, work.changes(interest))
+            written = self._write(connection, work)
+        return Applied(outcomes, self._finish(work, written, interest))
 
     def end_expired(
         self,
@@ -129,12 +126,11 @@ class SqliteJobs:
             latest = time_text(begun_at - int(waited_seconds * NANOS_A_SECOND))
             expired = connection.execute(SELECT_EXPIRED, (latest, MAX_EXPIRED)).fetchall()
             rows = self._read(connection, [job_id for (job_id,) in expired])
-            work = Work([row.job for row in rows.values()], now)
+            work = Work(rows, now)
             for row in rows.values():
                 work.change(expire(row.job, now))
-            self._write(connection, work, rows)
-        self._keep(work, rows)
-        return work.changes(interest)
+            written = self._write(connection, work)
+        return self._finish(work, written, interest)
 
     def request_cancel(
         self, connection: sqlite3.Connection, job_id: str, reason: str, interest: Container[str] = ()
@@ -144,12 +140,11 @@ class SqliteJobs:
             rows = self._read(connection, [job_id])
             if not rows:
                 return None, ()
-            work = Work([rows[job_id].job], now)
+            work = Work(rows, now)
             job = request_cancel(rows[job_id].job, reason, now)
             work.change(Merged(job))
-            self._write(connection, work, rows)
-        self._keep(work, rows)
-        return job, work.changes(interest)
+            written = self._write(connection, work)
+        return job, self._finish(work, written, interest)
 
     def remove_ended(self, connection: sqlite3.Connection, retention: Retention, limit: int) -> Removed:
         """Remove what is not to be kept; see `JobStore.remove_ended`."""
@@ -168,7 +163,8 @@ class SqliteJobs:
                 trimmed = connection.execute(SELECT_WITH_HISTORY, (latest, limit - len(removed))).fetchall()
                 connection.executemany("DELETE FROM job_transitions WHERE job_id = ?", trimmed)
                 connection.executemany(
-                    "UPDATE job_logs SET history_revision = revision WHERE job_id = ?", trimmed
+                    "UPDATE job_logs SET history_revision = revision, has_history = 0 WHERE job_id = ?",
+                    trimmed,
                 )
         self._cache.trim(removed)
         return Removed(removed, has_more=len(removed) + len(trimmed) >= limit)
@@ -200,54 +196,70 @@ class SqliteJobs:
             self._data_version = -1  # the numbers in memory may be ahead of the database now
             raise
 
-    def _read(self, connection: sqlite3.Connection, job_ids: Iterable[str]) -> dict[str, CachedJob]:
-        """Return those of the jobs that exist, by id."""
-        rows: dict[str, CachedJob] = {}
+    def _read(self, connection: sqlite3.Connection, job_ids: Iterable[str]) -> dict[str, ReadJob]:
+        """Return those of the jobs that exist, by id: those that are kept in memory, as they are there."""
+        rows: dict[str, ReadJob] = {}
+        find = self._cache.get
         for job_id in job_ids:
-            row = self._cache.get(job_id)
+            row = find(job_id)
             if row is None:
                 values = connection.execute(f"{SELECT_JOB} WHERE job_id = ?", (job_id,)).fetchone()
                 if values is None:
                     continue
-                row = CachedJob(job_from_row(values), values[0])
+                job = job_from_row(values)
+                row = CachedJob(job, job, values[0], _is_large(job))
+                if not row.is_large:
+                    self._cache.add(row)
             rows[job_id] = row
         return rows
 
-    def _keep(self, work: Work, rows: Mapping[str, CachedJob]) -> None:
-        """Keep in memory what is committed."""
-        for item in work.changed():
-            rows[item.job.job_id].job = item.job
+    def _finish(
+        self, work: Work, written: Sequence[CachedJob], interest: Container[str]
+    ) -> Sequence[JobHistory]:
+        """Keep in memory what is committed; return what happened to the jobs that are asked for."""
+        changes = work.changes(interest)
         large: list[str] = []
-        for job_id, row in rows.items():
-            if _is_large(row.job):
-                large.append(job_id)
+        for row in written:
+            row.before = row.job
+            if row.is_large:
+                large.append(row.job.job_id)
             else:
                 self._cache.add(row)
         self._cache.trim(large)
+        return changes
 
-    def _write(self, connection: sqlite3.Connection, work: Work, rows: dict[str, CachedJob]) -> None:
-        """Write what was done to the jobs in `rows`, to which new ones are added."""
+    def _write(self, connection: sqlite3.Connection, work: Work) -> Sequence[CachedJob]:
+        """Write what was done to jobs; return them as they stand in the table now."""
         now = work.now_unix_nano - work.now_unix_nano % 1000
         inserts: list[Any] = []
         updates: list[Any] = []
         ticks: list[Any] = []
+        leased_ticks: list[Any] = []
+        written: list[CachedJob] = []
         count = 0
-        for item in work.changed():
-            job, before = item.job, item.before
+        for row in work.changed():
+            job, before = row.job, row.before
             if before is None:
                 self._last_rowid += 1
-                rows[job.job_id] = CachedJob(job, self._last_rowid)
-                inserts += job_to_row(self._last_rowid, job)
-                continue
-            count += 1
-            rowid = rows[job.job_id].rowid
-            if job.update_time_unix_nano == now and is_tick(before, job):
-                ticks += tick_to_row(rowid, job)
+                row = CachedJob(job, None, self._last_rowid, _is_large(job))
+                inserts += job_to_row(row.rowid, job)
             else:
-                updates += update_to_row(rowid, job)
+                assert isinstance(row, CachedJob)
+                count += 1
+                if job.update_time_unix_nano == now and is_tick(before, job):
+                    if job.lease_seconds:
+                        leased_ticks += leased_tick_to_row(row.rowid, job)
+                    else:
+                        ticks += tick_to_row(row.rowid, job)
+                    row.is_large = _is_large(job) if row.is_large else len(job.message) > MAX_CACHED_CHARACTERS
+                else:
+                    updates += update_to_row(row.rowid, job)
+                    row.is_large = _is_large(job)
+            written.append(row)
         INSERT_JOBS.run(connection, inserts)
         updated = UPDATE_JOBS.run(connection, updates)
         updated += UPDATE_TICKS.run(connection, ticks, (time_text(now),))
+        updated += UPDATE_LEASED_TICKS.run(connection, leased_ticks, (time_text(now),))
         if updated != count:
             raise sqlite3.DatabaseError("rows of job_logs have gone that were there before")
         if work.transitions:
@@ -258,6 +270,7 @@ class SqliteJobs:
         if work.receipts:
             self._last_number += len(work.receipts)
             self._write_receipts(connection, work.receipts)
+        return written
 
     def _write_receipts(self, connection: sqlite3.Connection, receipts: Sequence[StoredReceipt]) -> None:
         number = self._last_number

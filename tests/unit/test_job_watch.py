@@ -1,0 +1,59 @@
+"""JobWatches: what becomes of a watch when its job goes."""
+
+from collections.abc import AsyncGenerator
+
+import pytest
+
+from emitd.v1 import job_pb2 as pb
+from emitd_handlers.job import Job, JobPage, JobQuery, JobUpdate
+from emitd_handlers.record import JobState
+from emitd_server.errors import JobNotFound
+from emitd_server.job_watch import JobWatches
+from emitd_server.open_streams import OpenStreams
+from emitd_server.settings import WatchSettings
+
+JOB = Job(job_id="j", job_type="t", status=JobState.RUNNING)
+
+
+class Source:
+    """A `JobSource` whose job is removed while it is looked for: its watch is idle."""
+
+    async def get(self, job_id: str) -> Job | None:
+        return JOB
+
+    async def list(self, query: JobQuery) -> JobPage:
+        return JobPage([], "")
+
+    async def watch(
+        self,
+        job_id: str,
+        *,
+        after_revision: int | None = None,
+        min_interval_seconds: float = 0.0,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[JobUpdate | None, None]:
+        for update in (None, JobUpdate(JOB), None):
+            yield update
+
+
+def watch(**fields: bool) -> AsyncGenerator[bytes, None]:
+    watches = JobWatches(WatchSettings(), OpenStreams())
+    return watches.watch(Source(), pb.WatchJobRequest(job_id="j", **fields))  # type: ignore[return-value]  # it is one
+
+
+async def test_a_job_that_is_removed_before_its_first_state_is_not_found() -> None:
+    """Its watcher does not wait for another under its id, unless asked to."""
+    with pytest.raises(JobNotFound):
+        await anext(watch(follow=True))
+
+
+async def test_a_watcher_may_wait_for_the_job_after_the_removed_one() -> None:
+    """It gets heartbeats, without a job until there is one."""
+    messages = watch(wait_for_creation=True)
+    seen = [pb.WatchJobResponse.FromString(await anext(messages)) for _ in range(3)]
+    assert [(message.heartbeat, message.HasField("job")) for message in seen] == [
+        (True, False),
+        (False, True),
+        (True, True),
+    ]
+    await messages.aclose()
