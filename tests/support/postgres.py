@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Coroutine, Iterator
@@ -51,6 +52,19 @@ EMPTY_DATABASE = (
 )
 
 
+#: Runs the program that follows as another user: name, group, program. subprocess could do so by itself, but would fork
+#: for that, which is not safe where grpc has threads.
+BECOME_ANOTHER_USER = """
+import os, pwd, sys
+os.setgroups([]); os.setgid(int(sys.argv[2])); os.setuid(pwd.getpwnam(sys.argv[1]).pw_uid)
+try:
+    os.execv(sys.argv[3], sys.argv[3:])
+except PermissionError:
+    sys.exit(126)
+"""
+NOT_ALLOWED = 126
+
+
 class PostgresServer:
     """One server with its own data, which can be stopped and started again."""
 
@@ -58,10 +72,17 @@ class PostgresServer:
         """`folder` is empty; the server's user may enter it."""
         self._folder = folder
         self._data = folder / "data"
-        self._identity: dict[str, Any] = {}
+        #: What comes before a program's name.
+        self._identity: list[str] = []
         if os.getuid() == 0:
             shutil.chown(folder, UNPRIVILEGED_USER)
-            self._identity = {"user": UNPRIVILEGED_USER, "group": folder.stat().st_gid, "extra_groups": []}
+            self._identity = [
+                sys.executable,
+                "-c",
+                BECOME_ANOTHER_USER,
+                UNPRIVILEGED_USER,
+                str(folder.stat().st_gid),
+            ]
         self._programs = self._find_programs()
         self._process: subprocess.Popen[bytes] | None = None
         self._run(
@@ -90,6 +111,7 @@ class PostgresServer:
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
                 [
+                    *self._identity,
                     *(self._programs / "postgres", "-D", self._data, "-h", "", "-k", self._folder),
                     *settings,
                 ],
@@ -98,7 +120,6 @@ class PostgresServer:
                 stderr=log,
                 start_new_session=True,  # an interrupt at the keyboard is for pytest
                 cwd=self._folder,
-                **self._identity,
             )
         deadline = time.monotonic() + START_SECONDS
         while "\nready" not in self._status():
@@ -151,14 +172,15 @@ class PostgresServer:
 
     def _run(self, program: str, *arguments: str) -> None:
         result = subprocess.run(
-            [self._programs / program, *arguments],
+            [*self._identity, self._programs / program, *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
             cwd=self._folder,
-            **self._identity,
         )
+        if result.returncode == NOT_ALLOWED:
+            raise PermissionError(self._programs / program)
         assert result.returncode == 0, result.stdout
 
 

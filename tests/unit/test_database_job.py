@@ -5,6 +5,7 @@ import gc
 import shutil
 import sqlite3
 import stat
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -475,3 +476,12 @@ async def test_a_single_batch_may_exceed_a_group(handler: DatabaseJobHandler) ->
     outcomes = await handler.emit_batch([report(f"j{number}") for number in range(count)])
     assert not [outcome for outcome in outcomes if isinstance(outcome, Refused)]
     assert len(outcomes) == count
+
+
+async def test_postgresql_needs_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without it the handler does not start, and says what to install."""
+    monkeypatch.setitem(sys.modules, "emitd_handlers.jobs.postgres.store", None)
+    handler = DatabaseJobHandler(DatabaseJobSettings(database=DatabaseUrl(dsn="postgresql://db/jobs")))
+    with pytest.raises(HandlerUnavailable, match=r"install emitd\[postgres\]"):
+        await handler.start()
+    await handler.stop()
