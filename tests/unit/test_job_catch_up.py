@@ -271,6 +271,36 @@ async def test_a_notification_of_many_changes_makes_it_look_at_all(world: World)
 
 
 @in_virtual_time
+async def test_the_progress_of_many_jobs_is_loaded_together(world: World) -> None:
+    """Only those whose status, attempt or very self has changed are loaded one by one, with what led to it."""
+    await looked()
+    watches = {job_id: world.watch(job_id) for job_id in "abcdef"}
+    for job_id in "abcde":
+        world.commit(job_id)
+        await anext(watches[job_id])
+    created = asyncio.create_task(anext(watches["f"]))  # type: ignore[arg-type]  # as above
+    await asyncio.sleep(0)
+    world.calls.clear()
+    world.commit("a", progress=5)
+    world.commit("b", COMPLETED)
+    world.commit("c", attempt=2)
+    world.remove("d")
+    world.commit("d")
+    world.commit("f")
+    world.notify(*"abcdef", "other")
+    first = await told_at_once(watches["a"])
+    assert (first.job.revision, first.transitions, first.coalesced_count) == (2, (), 0)
+    assert [item.revision for item in (await told_at_once(watches["b"])).transitions] == [2]
+    assert (await told_at_once(watches["c"])).job.attempt == 2
+    assert (await told_at_once(watches["d"])).history_truncated
+    update = await created
+    assert update is not None
+    assert update.job.revision == 1
+    assert world.calls.count("load_many") == 1
+    assert world.calls.count("load_history") == 5  # of `d` once more, in its new channel
+
+
+@in_virtual_time
 async def test_what_nobody_watches_is_not_loaded(world: World) -> None:
     """Neither upon a notification nor at a look: only jobs that somebody asked for cost anything."""
     await looked()
@@ -331,7 +361,7 @@ async def test_more_jobs_than_go_into_one_question_are_asked_for_in_parts(world:
     for job_id in ids:
         world.commit(job_id)
     await asyncio.sleep(INTERVAL)
-    assert (world.calls.count("revisions"), world.calls.count("load_many")) == (3, 3)
+    assert (world.calls.count("revisions"), world.calls.count("load_many")) == (3, 6)
     assert [(await told_at_once(watch)).job.revision for watch in watches] == [2] * len(ids)
     assert sorted(seen(await told_at_once(many))) == sorted((job_id, 2, False) for job_id in ids)
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.job import Job, JobPage, JobQuery, JobTransition, JobUpdate
+from emitd_handlers.job import Job, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
 from emitd_handlers.jobs import hub
 from emitd_handlers.jobs.hub import JobHub
 from emitd_handlers.jobs.news import JobNews
@@ -475,12 +475,26 @@ async def test_a_removed_job_is_told_to_nobody_who_comes_later(database: Databas
     assert [seen(await task) for task in waiting] == [(1, [], 0), (1, [1], 0), (1, [], 0)]
 
 
+async def no_jobs(query: JobQuery) -> JobPage:
+    return JobPage([], "")
+
+
+async def test_closing_the_news_ends_the_watches_of_one_job_and_of_many(database: Database) -> None:
+    """With the reason given, also those that come later."""
+    news = JobNews(database.load, no_jobs)
+    many = news.feed.watch(JobFilter(), max_jobs=1)
+    assert await anext(many) == ()
+    waiting = [asyncio.create_task(anext(watch)) for watch in (many, news.hub.watch("j"))]  # type: ignore[arg-type]
+    await turn()
+    news.close("closed")
+    waiting += [asyncio.create_task(anext(news.feed.watch(JobFilter(), max_jobs=1)))]  # type: ignore[arg-type]
+    for task in waiting:
+        with pytest.raises(HandlerUnavailable, match="closed"):
+            await asyncio.wait_for(task, 5)
+
+
 async def test_a_removal_is_news_for_who_watches_one_job(database: Database) -> None:
     """`JobNews` tells the hub: its watchers wait for the next job, together with those who come later."""
-
-    async def no_jobs(query: JobQuery) -> JobPage:
-        return JobPage([], "")
-
     news = JobNews(database.load, no_jobs)
     database.report(COMPLETED)
     watches = [news.hub.watch("j"), news.hub.watch("j")]
@@ -577,6 +591,26 @@ async def test_a_job_that_is_removed_during_the_load_is_awaited(
     assert seen(await waiting) == (1, [] if first is None else [1], 0)
     await watch.aclose()
     assert not database.hub.watched
+
+
+async def test_who_waits_for_a_load_while_its_job_is_replaced_is_told_the_new_one_once(
+    database: Database,
+) -> None:
+    """The load may find it already; it is told nonetheless as what comes first, and not again."""
+    database.commit(create_time=2)
+    database.gate = asyncio.Event()
+    watches = [database.hub.watch("j", after_revision=after) for after in (4, None)]
+    waiting = [begin(watch) for watch in watches]
+    await database.loading.wait()
+    database.hub.remove(["j"])
+    database.gate.set()
+    assert [(await task).job.revision for task in waiting] == [1, 1]
+    again = [begin(watch) for watch in watches]
+    await turn()
+    assert not any([task.done() for task in again])
+    change = database.commit(COMPLETED, create_time=2)
+    database.hub.publish(change.job, change.transitions)
+    assert [seen(await task) for task in again] == [(2, [2], 0)] * 2
 
 
 async def test_a_database_that_was_set_back_is_believed(database: Database) -> None:

@@ -215,6 +215,8 @@ def test_only_a_failure_has_reasons() -> None:
     reasons = {"failure_reason": "OOM", "failure_message": "out of memory"}
     job = apply(None, report(**reasons))
     assert (job.failure_reason, job.failure_message) == ("", "")
+    completed = apply(job, report(COMPLETED, **reasons))
+    assert (completed.failure_reason, completed.failure_message) == ("", "")
     job = apply(job, report(FAILED, **reasons))
     assert (job.failure_reason, job.failure_message) == ("OOM", "out of memory")
 
@@ -236,6 +238,7 @@ def test_a_new_attempt_starts_afresh(next_attempt: dict[str, Any]) -> None:
         labels={"k": "v"},
         lease_seconds=9,
         failure_reason="OOM",
+        failure_message="out of memory",
     )
     job = replace(
         apply(None, first),
@@ -382,7 +385,11 @@ def test_a_failure_is_told_with_its_transition() -> None:
 def test_a_lease_that_runs_out_is_the_last_event_of_its_attempt() -> None:
     """Also where the clock was set back after the last report: no event comes before those that it follows."""
     job = apply(None, report(lease_seconds=9))
-    assert expire(job, RECEIVED - SECOND).job.event_time_unix_nano == RECEIVED
+    failed = expire(job, RECEIVED - SECOND).job
+    assert (
+        failed.event_time_unix_nano == failed.update_time_unix_nano == failed.end_time_unix_nano == RECEIVED
+    )
+    assert request_cancel(job, "", RECEIVED - SECOND).update_time_unix_nano == RECEIVED
 
 
 def test_a_job_is_not_updated_before_it_was_created() -> None:

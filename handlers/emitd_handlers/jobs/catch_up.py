@@ -79,13 +79,12 @@ class CatchUp:
             pass
 
     async def _look_at_all(self) -> None:
-        hub = self._news.hub
-        known = hub.known()
+        known = self._news.hub.known()
+        changed: list[str] = []
         for job_ids in _parts(list(known)):
             revisions = await self._store.revisions(job_ids)
-            for job_id in job_ids:
-                if revisions.get(job_id) != known[job_id]:
-                    await hub.refresh(job_id)
+            changed += [job_id for job_id in job_ids if revisions.get(job_id) != known[job_id]]
+        await self._refresh_hub(changed)
         await self._look_at_changes()
 
     async def _look_at_changes(self) -> None:
@@ -105,9 +104,19 @@ class CatchUp:
         self._mark = mark
 
     async def _look_at(self, job_ids: Sequence[str]) -> None:
-        for job_id in job_ids:
-            await self._news.hub.refresh(job_id)
+        await self._refresh_hub(job_ids)
         await self._refresh_feed(job_ids)
+
+    async def _refresh_hub(self, job_ids: Sequence[str]) -> None:
+        hub = self._news.hub
+        unclear = {job_id for job_id in job_ids if job_id in hub.watched}
+        if len(unclear) > 1:  # mostly it is progress, which is loaded together
+            for part in _parts(list(unclear)):
+                for job in await self._store.load_many(part):
+                    if hub.learn_progress(job):
+                        unclear.discard(job.job_id)
+        for job_id in unclear:
+            await hub.refresh(job_id)
 
     async def _refresh_feed(self, job_ids: Sequence[str]) -> None:
         feed = self._news.feed

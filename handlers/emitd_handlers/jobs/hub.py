@@ -91,6 +91,25 @@ class JobHub:
             if history is not None:
                 self._learn(channel, history)
 
+    def learn_progress(self, job: Job) -> bool:
+        """Tell a job's watchers what somebody else has made of it, if that is mere progress; return whether it is."""
+        channel = self._channels.get(job.job_id)
+        if channel is None:
+            return True
+        if channel.history is None:
+            return False
+        known = channel.history.job
+        if (
+            job.create_time_unix_nano != known.create_time_unix_nano
+            or job.revision < known.revision
+            or job.attempt != known.attempt
+            or job.status
+            is not known.status  # within an attempt none comes back, so there was no other between
+        ):
+            return False
+        self._learn(channel, JobHistory(job, (), known.revision))
+        return True
+
     def close(self, reason: str) -> None:
         """End every watch, now and from now on, with HandlerUnavailable and this reason."""
         self._closed = reason
@@ -179,26 +198,29 @@ class JobHub:
         """
         while True:
             self._refuse_if_closed()
+            if channel.is_retired and not (is_told and channel.is_ahead_of(revision)):
+                return None
             if channel.knows(revision):
                 return channel.update_after(revision)
+            if channel.is_retired and channel.history is not None:
+                return _update_from(channel.history, revision)
             # One at a time: what one watcher loads mostly serves the others that wait.
             async with channel.loading:
-                if channel.knows(revision):
+                if channel.is_retired or channel.knows(revision):
                     continue
                 known = channel.history
                 history = await self._load(channel.job_id, revision)
             self._refuse_if_closed()
+            if channel.is_retired:
+                continue
             if history is not None:
                 self._learn(channel, history)
             elif known is not None and known is channel.history:
                 self._retire(channel)
             if channel.history is None:
-                if channel.is_retired or not await channel.wait(watcher):
+                if not await channel.wait(watcher):
                     return None
-            elif channel.is_retired:
-                has_more = is_told and channel.is_ahead_of(revision)
-                return _update_from(channel.history, revision) if has_more else None
-            elif history is not None and not channel.knows(revision):
+            elif history is not None and not (channel.is_retired or channel.knows(revision)):
                 return _update_from(history, revision)
 
 

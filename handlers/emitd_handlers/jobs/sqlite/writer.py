@@ -251,7 +251,9 @@ class SqliteJobs:
                         leased_ticks += leased_tick_to_row(row.rowid, job)
                     else:
                         ticks += tick_to_row(row.rowid, job)
-                    row.is_large = _is_large(job) if row.is_large else len(job.message) > MAX_CACHED_CHARACTERS
+                    row.is_large = (
+                        _is_large(job) if row.is_large else len(job.message) > MAX_CACHED_CHARACTERS
+                    )
                 else:
                     updates += update_to_row(row.rowid, job)
                     row.is_large = _is_large(job)
