@@ -227,7 +227,7 @@ class DatabaseJobHandler(BaseLogHandler):
         return self._store
 
     def _make_news(self) -> JobNews:
-        return JobNews(self._load_history, self.list)
+        return JobNews(self._load_history, self.list, is_shared=self.settings.database.path is None)
 
     async def _load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
         return await self._database.load_history(job_id, after_revision)

@@ -710,3 +710,52 @@ async def test_a_watch_that_holds_progress_back_is_idle_too(database: Database) 
     assert last is not None
     assert seen(last) == (3, [3], 1)
     await watch.aclose()
+
+
+async def test_where_others_write_a_newcomer_is_told_what_there_is_now(database: Database) -> None:
+    """Also before anything was heard of it; and so is who watches already."""
+    database.hub = JobHub(database.load, is_shared=True)
+    database.report()
+    first = database.hub.watch("j")
+    await anext(first)
+    database.commit(COMPLETED)
+    second = database.hub.watch("j", after_revision=0)
+    assert seen(await anext(second)) == (2, [1, 2], 0)
+    assert seen(await anext(first)) == (2, [2], 0)
+    await first.aclose()
+    await second.aclose()
+
+
+async def test_newcomers_that_come_together_share_what_they_load(database: Database) -> None:
+    """Each needs a load that began after it came: two serve any number."""
+    database.hub = JobHub(database.load, is_shared=True)
+    database.report()
+    watches = [database.hub.watch("j") for _ in range(50)]
+    await anext(watches[0])
+    database.loads.clear()
+    database.gate = asyncio.Event()
+    waiting = [begin(watch) for watch in watches[1:]]
+    await turn()
+    database.gate.set()
+    for task in waiting:
+        assert seen(await task) == (1, [], 0)
+    assert len(database.loads) <= 2
+    for watch in watches:
+        await watch.aclose()
+
+
+async def test_a_newcomer_finds_a_job_that_others_have_removed(database: Database) -> None:
+    """It waits for the next one under its id."""
+    database.hub = JobHub(database.load, is_shared=True)
+    database.report()
+    first = database.hub.watch("j")
+    await anext(first)
+    database.job = None
+    database.transitions.clear()
+    waiting = begin(database.hub.watch("j"))
+    await turn()
+    assert not waiting.done()
+    change = database.commit(create_time=2)
+    database.hub.publish(change.job, change.transitions)
+    assert seen(await waiting) == (1, [], 0)
+    await first.aclose()

@@ -36,8 +36,10 @@ LoadHistory: TypeAlias = Callable[[str, int | None], Awaitable[JobHistory | None
 class JobHub:
     """Every method is for one event loop."""
 
-    def __init__(self, load: LoadHistory) -> None:
+    def __init__(self, load: LoadHistory, *, is_shared: bool = False) -> None:
+        """`is_shared`: others may have changed a job that this hub has not been told of yet."""
         self._load = load
+        self._is_shared = is_shared
         self._channels: dict[str, _Channel] = {}
         self._turns = Turns()
         self._closed = ""
@@ -77,19 +79,8 @@ class JobHub:
     async def refresh(self, job_id: str) -> None:
         """Load what somebody else may have done to a watched job, and tell its watchers. Raises what `load` does."""
         channel = self._channels.get(job_id)
-        if channel is None:
-            return
-        async with channel.loading:
-            known = channel.history
-            history = await self._load(job_id, None if known is None else known.job.revision)
-            was_set_back = history is None or (
-                known is not None and history.job.revision < known.job.revision
-            )
-            if known is not None and known is channel.history and was_set_back:
-                self._retire(channel)  # removed, or the database was set back: what it has now is the truth
-                return
-            if history is not None:
-                self._learn(channel, history)
+        if channel is not None:
+            await self._refresh(channel)
 
     def learn_progress(self, job: Job) -> bool:
         """Tell a job's watchers what somebody else has made of it, if that is mere progress; return whether it is."""
@@ -135,6 +126,8 @@ class JobHub:
         revision, earliest = after_revision, 0.0
         is_told = False
         try:
+            if self._is_shared and channel.history is not None:
+                await self._refresh(channel)  # what it knows may be older than what others have acknowledged
             while True:
                 watcher.expect_news()
                 update = None
@@ -173,6 +166,25 @@ class JobHub:
         channel.watcher_count -= 1
         if not channel.watcher_count and not channel.is_retired:
             del self._channels[channel.job_id]
+
+    async def _refresh(self, channel: "_Channel") -> None:
+        """Load what is there now, unless somebody else does so who has begun later than this was asked for."""
+        clock = asyncio.get_running_loop().time
+        asked_at = clock()
+        async with channel.loading:
+            if channel.refreshed_at > asked_at or channel.is_retired:
+                return
+            channel.refreshed_at = clock()
+            known = channel.history
+            history = await self._load(channel.job_id, None if known is None else known.job.revision)
+            was_set_back = history is None or (
+                known is not None and history.job.revision < known.job.revision
+            )
+            if known is not None and known is channel.history and was_set_back:
+                self._retire(channel)  # removed, or the database was set back: what it has now is the truth
+                return
+            if history is not None:
+                self._learn(channel, history)
 
     def _learn(self, channel: "_Channel", news: JobHistory) -> None:
         if channel.contradicts(news):
@@ -231,6 +243,8 @@ class _Channel:
         self.job_id = job_id
         self.watcher_count = 0
         self.loading = asyncio.Lock()
+        #: When the last refresh began, by the loop's clock.
+        self.refreshed_at = 0.0
         #: Nothing more will be learnt: its job was removed, or the database set back.
         self.is_retired = False
         #: What is known; None: not even whether the job exists.

@@ -12,8 +12,9 @@ __all__ = ["JobNews"]
 class JobNews:
     """As a container it has the ids of the jobs whose changes somebody wants to hear of."""
 
-    def __init__(self, load_history: LoadHistory, list_jobs: ListJobs) -> None:
-        self.hub = JobHub(load_history)
+    def __init__(self, load_history: LoadHistory, list_jobs: ListJobs, *, is_shared: bool = False) -> None:
+        """`is_shared`: others may change jobs too, and tell of it later."""
+        self.hub = JobHub(load_history, is_shared=is_shared)
         self.feed = JobFeed(list_jobs)
 
     def __bool__(self) -> bool:

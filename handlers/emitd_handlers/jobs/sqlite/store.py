@@ -5,6 +5,7 @@ that neither a long list delays acknowledgements nor a large group the answer to
 """
 
 import sqlite3
+import time
 from collections.abc import Callable, Container, Sequence
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
@@ -65,9 +66,14 @@ class SqliteJobStore:
         self, interval_seconds: float, waited_seconds: float, interest: Container[str]
     ) -> Sequence[JobHistory]:
         """One pass over the leases."""
-        return await self._run(
-            self._writer, self._jobs.end_expired, interval_seconds, waited_seconds, interest
-        )
+        asked_at = time.monotonic()
+
+        def end_expired(connection: sqlite3.Connection) -> Sequence[JobHistory]:
+            # A report may also have come while the thread was busy.
+            waited = waited_seconds + time.monotonic() - asked_at
+            return self._jobs.end_expired(connection, interval_seconds, waited, interest)
+
+        return await self._run(self._writer, end_expired)
 
     async def request_cancel(
         self, job_id: str, reason: str, interest: Container[str]
