@@ -475,6 +475,21 @@ async def test_progress_is_paced_and_a_change_of_status_is_not(database: Databas
         assert [told[0] for told in await reader.waited()] == ["a", job_id]
 
 
+async def test_a_job_that_came_and_went_untold_hurries_nobody(database: Database) -> None:
+    """Progress of others still waits for the interval."""
+    database.report("a", labels={"team": "x"})
+    reader = Reader(database, seconds=3600.0, labels={"team": "x"})
+    await reader.snapshot()
+    database.report("a", progress=1, labels={"team": "x"})
+    assert await reader.next() == [("a", 2, False)]
+    database.report("new", labels={"team": "x"})
+    database.report("new", labels={"team": "y"})
+    database.report("a", progress=2, labels={"team": "x"})
+    assert await reader.is_told_nothing()
+    database.report("a", COMPLETED, labels={"team": "x"})
+    assert await reader.waited() == [("a", 4, False)]
+
+
 async def test_paced_progress_comes_when_the_interval_is_over(database: Database) -> None:
     """The last state comes then, without another change."""
     database.report("a")

@@ -40,7 +40,8 @@ class FeedReader:
         self._told: dict[str, _Told] = {}
         #: The newest states that are known and were not told; None: the job was removed.
         self._news: dict[str, Job | None] = {}
-        self._is_urgent = False
+        #: Whose news are not held back.
+        self._urgent: set[str] = set()
         #: Why the watch ends.
         self._end: EmitdError | None = None
         self._waiting: set[Waiter] = set()
@@ -53,15 +54,16 @@ class FeedReader:
         matches = job is not None and self._filter.matches(job)
         if not (self.is_reading or _is_news(told, job, matches)):
             if told is None:
-                self._news.pop(job_id, None)
+                self._forget(job_id)
             return
-        had_news = bool(self._news)
+        had_news, was_urgent = bool(self._news), bool(self._urgent)
         self._news[job_id] = job
+        if not matches or _changes_status(told, job):
+            self._urgent.add(job_id)
+        else:
+            self._urgent.discard(job_id)
         self._refuse_if_too_many()
-        if not self._is_urgent and (not matches or _changes_status(told, job)):
-            self._is_urgent = True
-            wake_all(self._waiting)
-        elif not had_news:
+        if not had_news or (self._urgent and not was_urgent):
             wake_all(self._waiting)
 
     def end(self, error: EmitdError) -> None:
@@ -83,7 +85,7 @@ class FeedReader:
         for job_id, job in list(self._news.items()):
             matches = job is not None and self._filter.matches(job)
             if not _is_news(self._told.get(job_id), job, matches):
-                del self._news[job_id]
+                self._forget(job_id)
         return changes
 
     def tell_news(self) -> Sequence[JobChange]:
@@ -93,7 +95,7 @@ class FeedReader:
         for job_id, job in list(self._news.items()):
             if size >= MAX_PAGE_BYTES:
                 break
-            del self._news[job_id]
+            self._forget(job_id)
             told = self._told.get(job_id)
             if told is not None and (job is None or job.create_time_unix_nano != told.create_time_unix_nano):
                 # Removed, and maybe another made under its id, whose revisions begin anew.
@@ -110,7 +112,7 @@ class FeedReader:
                 del self._told[job_id]
                 changes.append(JobChange(job_id, job.revision, job, left_filter=True))
                 size += job_bytes(job)
-        self._is_urgent = bool(self._news)
+        self._urgent.update(self._news)  # the rest of a large part
         return changes
 
     async def wait_for_news(self, waiter: Waiter, earliest: float) -> bool:
@@ -121,10 +123,15 @@ class FeedReader:
         while not self._news and self._end is None:
             if not await waiter.wait_in(self._waiting):
                 return False
-        while waiter.now() < earliest and not self._is_urgent and self._end is None:
+        while waiter.now() < earliest and not self._urgent and self._end is None:
             if not await waiter.wait_in(self._waiting, earliest):
                 return False
         return await waiter.take_turn()
+
+    def _forget(self, job_id: str) -> None:
+        """Tell nothing of a job, or what was noted has been told."""
+        self._news.pop(job_id, None)
+        self._urgent.discard(job_id)
 
     def _tell(self, job: Job) -> JobChange:
         self._told[job.job_id] = _Told(job.create_time_unix_nano, job.revision, job.attempt, job.status)
