@@ -1,7 +1,7 @@
 """WatchJob and WatchJobs against a model: random senders and readers, failures, kills and restarts.
 
-`EMITD_MODEL_STEPS` says how many things happen, and `EMITD_MODEL_SEED` which; the same seed is the same run. Without it
-each run is another. The seed is printed (`pytest -s`) and shown with a failure.
+`EMITD_MODEL_STEPS` says how many things happen, and `EMITD_MODEL_SEED` which; the same seed is the same run, 0 is another
+each time. The seed is printed (`pytest -s`) and shown with a failure.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ from support.simulated_jobs import SimulatedSqlite
 from support.virtual_time import VirtualTimeLoop
 
 STEPS = int(os.environ.get("EMITD_MODEL_STEPS", "4000"))
-SEED = int(os.environ.get("EMITD_MODEL_SEED", "0")) or SystemRandom().getrandbits(32)
+SEED = int(os.environ.get("EMITD_MODEL_SEED", "20261127")) or SystemRandom().getrandbits(32)
 #: Each begins with an empty database and other settings.
 STEPS_A_RUN = 500
 
