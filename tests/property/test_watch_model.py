@@ -1,7 +1,7 @@
 """WatchJob and WatchJobs against a model: random senders and readers, failures, kills and restarts.
 
-`EMITD_MODEL_STEPS` says how many things happen, and `EMITD_MODEL_SEED` which; the same seed is the same run, 0 is another
-each time. The seed is printed (`pytest -s`) and shown with a failure.
+`EMITD_MODEL_STEPS` says how many things happen, and `EMITD_MODEL_SEED` which; the same seed is the same run, 0 is
+another each time. The seed is printed (`pytest -s`) and shown with a failure.
 """
 
 import asyncio

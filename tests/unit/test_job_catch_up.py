@@ -7,6 +7,7 @@ from functools import wraps
 from typing import Any, cast
 
 import pytest
+from msgspec.structs import replace
 
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.job import Job, JobChange, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
@@ -298,6 +299,36 @@ async def test_the_progress_of_many_jobs_is_loaded_together(world: World) -> Non
     assert update.job.revision == 1
     assert world.calls.count("load_many") == 1
     assert world.calls.count("load_history") == 5  # of `d` once more, in its new channel
+
+
+@in_virtual_time
+async def test_what_is_watched_among_many_alone_is_loaded_once(world: World) -> None:
+    """Who watches one job has nothing to do with it."""
+    await looked()
+    many = world.watch_many()
+    await snapshot(many)
+    world.calls.clear()
+    for job_id in "ab":
+        world.commit(job_id)
+    world.notify("a", "b")
+    assert sorted(seen(await told_at_once(many))) == [("a", 1, False), ("b", 1, False)]
+    assert world.calls == ["load_many"]
+
+
+@in_virtual_time
+async def test_a_database_that_was_set_back_is_the_truth_of_many_jobs(world: World) -> None:
+    """An older state with the same status is no mere progress."""
+    watches = [world.watch(job_id) for job_id in "ab"]
+    for job_id, watch in zip("ab", watches, strict=True):
+        for _ in range(3):
+            world.commit(job_id)
+        await anext(watch)
+    await looked()
+    for job_id in "ab":
+        world.jobs[job_id] = replace(world.jobs[job_id], revision=2)
+    for watch in watches:
+        update = await anext(watch)
+        assert (update.job.revision, update.history_truncated) == (2, True)  # type: ignore[union-attr]
 
 
 @in_virtual_time

@@ -85,9 +85,7 @@ class JobHub:
     def learn_progress(self, job: Job) -> bool:
         """Tell a job's watchers what somebody else has made of it, if that is mere progress; return whether it is."""
         channel = self._channels.get(job.job_id)
-        if channel is None:
-            return True
-        if channel.history is None:
+        if channel is None or channel.history is None:
             return False
         known = channel.history.job
         if (

@@ -8,6 +8,8 @@ __all__ = ["Turns", "Waiter", "wake_all"]
 
 #: Watches that may be sending at once: enough to keep the connections busy, and about 5 ms of work.
 MAX_TURNS = 128
+#: When so few are left, turns are given again, many at once: what is sent together costs less.
+FEW_TURNS = 64
 #: A turn that so many others have overtaken lasts because of a slow reader, and not because there is much to do.
 MAX_OVERTAKEN = 2 * MAX_TURNS
 #: When no turn ends for so long, all have slow readers.
@@ -52,16 +54,17 @@ class Turns:
         return self._ended - waiter.turn_began_after > MAX_OVERTAKEN
 
     def _give(self) -> None:
-        while self._queue and len(self._taken) < MAX_TURNS:
-            waiter = self._queue.popleft()
-            if not waiter.is_queued:
-                continue  # it has gone
-            waiter.is_queued = False
-            waiter.has_turn = True
-            waiter.turn_began_after = self._ended
-            if not waiter.is_slow:
-                self._taken[waiter] = None
-            waiter.wake()
+        if len(self._taken) <= FEW_TURNS:
+            while self._queue and len(self._taken) < MAX_TURNS:
+                waiter = self._queue.popleft()
+                if not waiter.is_queued:
+                    continue  # it has gone
+                waiter.is_queued = False
+                waiter.has_turn = True
+                waiter.turn_began_after = self._ended
+                if not waiter.is_slow:
+                    self._taken[waiter] = None
+                waiter.wake()
         if self._queue and self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(
                 MAX_STANDSTILL_SECONDS, self._on_timer, self._ended
@@ -137,8 +140,6 @@ class Waiter:
 
     async def take_turn(self) -> bool:
         """Wait for a turn to tell its news, unless it has one; return False if idle for too long."""
-        if self.has_turn:
-            return True
         self._turns.ask(self)
         if self.has_turn:
             return True
