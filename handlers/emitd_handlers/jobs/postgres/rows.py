@@ -16,7 +16,6 @@ __all__ = [
     "STATUS_TEXTS",
     "TransitionRow",
     "Values",
-    "is_tick",
     "job_from_row",
     "job_to_row",
     "pg_time",
@@ -157,20 +156,6 @@ def update_to_row(before: Job, job: Job) -> Values:
         job.cancel_reason or None,
         _time_or_none(job.start_time_unix_nano),
         _time_or_none(job.end_time_unix_nano),
-    )
-
-
-def is_tick(before: Job, after: Job) -> bool:
-    """Return whether `tick_to_row` has everything in which the two differ, but for the time of update."""
-    return (
-        after.status is before.status
-        and after.attempt == before.attempt
-        and after.details_json == before.details_json
-        and after.source == before.source
-        and after.labels == before.labels
-        and after.lease_seconds == before.lease_seconds
-        and after.cancel_requested == before.cancel_requested
-        and after.start_time_unix_nano == before.start_time_unix_nano
     )
 
 

@@ -32,7 +32,6 @@ from emitd_handlers.jobs.postgres.database import Connection, Database, StartAga
 from emitd_handlers.jobs.postgres.rows import (
     JOB_COLUMNS,
     Values,
-    is_tick,
     job_from_row,
     job_to_row,
     pg_time,
@@ -46,7 +45,7 @@ from emitd_handlers.jobs.postgres.storable import check_record, cleaned, is_stor
 from emitd_handlers.jobs.postgres.tables import Tables
 from emitd_handlers.jobs.receipts import encode_receipts
 from emitd_handlers.jobs.store import Applied, JobHistory
-from emitd_handlers.jobs.work import Opener, Opening, Work, as_read, job_ids_of, openers_of
+from emitd_handlers.jobs.work import Opener, Opening, Work, as_read, is_tick, job_ids_of, openers_of
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import LogRecord
 

@@ -22,7 +22,6 @@ __all__ = [
     "UPDATE_JOBS",
     "UPDATE_LEASED_TICKS",
     "UPDATE_TICKS",
-    "is_tick",
     "job_from_row",
     "job_to_row",
     "leased_tick_to_row",
@@ -214,20 +213,6 @@ UPDATE_TICKS = ManyRows(f"{_TICK} FROM (", "(?, ?, ?, ?, ?)", ") WHERE job_logs.
 UPDATE_LEASED_TICKS = ManyRows(
     f"{_TICK}, lease_expires_at = column6 FROM (", "(?, ?, ?, ?, ?, ?)", ") WHERE job_logs.rowid = column1"
 )
-
-
-def is_tick(before: Job, after: Job) -> bool:
-    """Return whether `UPDATE_LEASED_TICKS` has every column in which the two differ."""
-    return (
-        after.status is before.status
-        and after.attempt == before.attempt
-        and after.details_json == before.details_json
-        and after.source == before.source
-        and after.labels == before.labels
-        and after.lease_seconds == before.lease_seconds
-        and after.cancel_requested == before.cancel_requested
-        and after.start_time_unix_nano == before.start_time_unix_nano
-    )
 
 
 def tick_to_row(rowid: int, job: Job) -> Row:

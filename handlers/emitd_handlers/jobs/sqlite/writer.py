@@ -21,7 +21,6 @@ from emitd_handlers.jobs.sqlite.rows import (
     UPDATE_JOBS,
     UPDATE_LEASED_TICKS,
     UPDATE_TICKS,
-    is_tick,
     job_from_row,
     job_to_row,
     leased_tick_to_row,
@@ -33,7 +32,7 @@ from emitd_handlers.jobs.sqlite.rows import (
 )
 from emitd_handlers.jobs.sqlite.schema import transaction
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
-from emitd_handlers.jobs.work import Opener, Opening, ReadJob, Work, job_ids_of, openers_of
+from emitd_handlers.jobs.work import Opener, Opening, ReadJob, Work, is_tick, job_ids_of, openers_of
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
