@@ -1,5 +1,6 @@
 """The gRPC edge of `emitd.v1.LogService`; see `rpc` for how requests come in and errors go out."""
 
+import secrets
 from collections.abc import AsyncIterator, Sequence
 
 import grpc
@@ -35,6 +36,8 @@ class LogServicer:
 
     def __init__(self, service: LoggingService, streams: OpenStreams, report: Report) -> None:
         self._service = service
+        #: Not 0, which is none.
+        self._server_id = secrets.randbits(64) | 1
         self._limits = service.settings.limits
         self._reader = RecordReader(self._limits)
         self._watches = JobWatches(service.settings.watch, streams)
@@ -79,7 +82,7 @@ class LogServicer:
         records, indexes, bad = self._reader.read_all(wire_records, len(data))
         outcomes: Sequence[Outcome] = await self._service.dispatch(records) if records else ()
         refused: dict[int, EmitdError] = dict(bad)
-        response = log_service_pb2.EmitBatchResponse()
+        response = log_service_pb2.EmitBatchResponse(server_id=self._server_id)
         duplicates = 0
         # Where all were committed without a word, there is nothing to look for.
         for index, outcome in () if type(outcomes) is AllCommitted else zip(indexes, outcomes, strict=True):

@@ -113,7 +113,16 @@ async def test_receipts_come_on_request(server: Running) -> None:
 async def test_an_empty_batch_is_good(server: Running) -> None:
     """There is nothing to refuse in it."""
     response: pb.EmitBatchResponse = await server.stub.EmitBatch(pb.EmitBatchRequest())
-    assert response == pb.EmitBatchResponse()
+    assert response == pb.EmitBatchResponse(server_id=response.server_id)
+
+
+async def test_a_server_has_an_id_until_it_is_restarted(server: Running, tmp_path: Path) -> None:
+    """Every reply to a batch carries the same number, another server's another."""
+    first, second = [(await server.stub.EmitBatch(pb.EmitBatchRequest())).server_id for _ in range(2)]
+    assert first == second != 0
+    (tmp_path / "other").mkdir()
+    async with running(three_handlers(tmp_path / "other")) as other:
+        assert (await other.stub.EmitBatch(pb.EmitBatchRequest())).server_id not in (0, first)
 
 
 DEEP = '{"a":' * 100_000 + "1" + "}" * 100_000

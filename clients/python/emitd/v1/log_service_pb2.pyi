@@ -40,18 +40,20 @@ class EmitBatchRequest(_message.Message):
     def __init__(self, records: _Optional[_Iterable[_Union[_record_pb2.LogRecord, _Mapping]]] = ..., want_receipts: bool = ...) -> None: ...
 
 class EmitBatchResponse(_message.Message):
-    __slots__ = ("accepted_count", "duplicate_count", "errors", "job_notices", "receipts")
+    __slots__ = ("accepted_count", "duplicate_count", "errors", "job_notices", "receipts", "server_id")
     ACCEPTED_COUNT_FIELD_NUMBER: _ClassVar[int]
     DUPLICATE_COUNT_FIELD_NUMBER: _ClassVar[int]
     ERRORS_FIELD_NUMBER: _ClassVar[int]
     JOB_NOTICES_FIELD_NUMBER: _ClassVar[int]
     RECEIPTS_FIELD_NUMBER: _ClassVar[int]
+    SERVER_ID_FIELD_NUMBER: _ClassVar[int]
     accepted_count: int
     duplicate_count: int
     errors: _containers.RepeatedCompositeFieldContainer[RecordError]
     job_notices: _containers.RepeatedCompositeFieldContainer[JobNotice]
     receipts: _containers.RepeatedCompositeFieldContainer[Receipt]
-    def __init__(self, accepted_count: _Optional[int] = ..., duplicate_count: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[RecordError, _Mapping]]] = ..., job_notices: _Optional[_Iterable[_Union[JobNotice, _Mapping]]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ...) -> None: ...
+    server_id: int
+    def __init__(self, accepted_count: _Optional[int] = ..., duplicate_count: _Optional[int] = ..., errors: _Optional[_Iterable[_Union[RecordError, _Mapping]]] = ..., job_notices: _Optional[_Iterable[_Union[JobNotice, _Mapping]]] = ..., receipts: _Optional[_Iterable[_Union[Receipt, _Mapping]]] = ..., server_id: _Optional[int] = ...) -> None: ...
 
 class RecordError(_message.Message):
     __slots__ = ("index", "status", "retryable")
