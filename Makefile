@@ -71,6 +71,8 @@ proto: $(PROTO_READY)
 	$(PROTO_BIN)/python protos/tool.py generate
 
 bench: $(READY)
+	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[bench]'
+	$(BIN)/python tests/benchmarks/bench_client.py
 	$(BIN)/python tests/benchmarks/bench_records.py
 	$(BIN)/python tests/benchmarks/bench_stages.py
 	$(BIN)/python tests/benchmarks/bench_jobs.py

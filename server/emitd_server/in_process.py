@@ -8,25 +8,33 @@
 It makes the messages that a remote client would send, and everything after that is the service's: see `intake`.
 """
 
+import asyncio
 import copy
 import sys
 import threading
 import time
-import traceback
-from collections.abc import AsyncGenerator, Iterable, Mapping
+import weakref
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self, cast
+from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
+from emitd.audit_record import audit_record
+from emitd.context import current_attributes
 from emitd.errors import ClientNotOpen
-from emitd.json_encoding import as_field, as_text, encode_attributes, encode_details
-from emitd.v1 import job_pb2, log_service_pb2
+from emitd.failure import exception_attributes
+from emitd.job_requests import list_request, watch_request
+from emitd.json_encoding import as_field, as_text, encode_attributes
+from emitd.levels import is_level, level_number
+from emitd.receipt import Receipt, ReceiptState
+from emitd.record_id import next_record_id
+from emitd.track import AsyncTrack
+from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
-from emitd_handlers.uuid7 import uuid7
 from emitd_server.client_errors import client_errors
 from emitd_server.config import Config
-from emitd_server.errors import RequestInvalid, ServiceStopping
+from emitd_server.errors import ServiceStopping
 from emitd_server.in_process_job import InProcessJob
 from emitd_server.intake import Intake
 from emitd_server.job_wire import job_to_wire, read_job_id, read_query
@@ -37,21 +45,7 @@ if TYPE_CHECKING:
 
 __all__ = ["InProcessClient"]
 
-#: The last part of a longer stack is kept: it says where the exception was raised.
-MAX_STACK_CHARACTERS = 16_000
-
-_LEVELS: Mapping[str | int, pb.Level] = {
-    "DEBUG": pb.LEVEL_DEBUG,
-    "INFO": pb.LEVEL_INFO,
-    "WARNING": pb.LEVEL_WARNING,
-    "ERROR": pb.LEVEL_ERROR,
-    "CRITICAL": pb.LEVEL_CRITICAL,
-    10: pb.LEVEL_DEBUG,
-    20: pb.LEVEL_INFO,
-    30: pb.LEVEL_WARNING,
-    40: pb.LEVEL_ERROR,
-    50: pb.LEVEL_CRITICAL,
-}
+T = TypeVar("T")
 
 
 class InProcessClient:
@@ -69,6 +63,8 @@ class InProcessClient:
         self._attributes: Mapping[str, object] = {}
         #: Set for this client and all that were made of it by `bind`.
         self._closed = threading.Event()
+        #: Those that somebody holds, of this client and of those that were made of it by `bind`.
+        self._tracks: weakref.WeakSet[AsyncTrack[Any]] = weakref.WeakSet()
 
     @classmethod
     def from_config(cls, config: Config | Path | str | None, *, source: str = "") -> Self:
@@ -114,15 +110,13 @@ class InProcessClient:
 
     def log(self, level: str | int, message: str, /, **attributes: object) -> None:
         """Log a line of a level given by name or number."""
-        known = _LEVELS.get(level) if isinstance(level, str | int) else None
-        if known is None:
-            known = _nearest_level(level)
+        if not is_level(level):
             attributes = {"level": level, **attributes}
-        self._log(known, message, attributes)
+        self._log(cast("pb.Level", level_number(level)), message, attributes)
 
     def exception(self, message: str, /, **attributes: object) -> None:
         """Log a line of level ERROR with the exception that is being handled."""
-        self._log(pb.LEVEL_ERROR, message, {**_exception_attributes(), **attributes})
+        self._log(pb.LEVEL_ERROR, message, {**exception_attributes(sys.exception()), **attributes})
 
     def bind(self, **attributes: object) -> Self:
         """Return a client that adds these attributes to every record."""
@@ -139,25 +133,24 @@ class InProcessClient:
         details: Mapping[str, object] | None = None,
         message: str = "",
         record_id: str = "",
+        time_unix_nano: int = 0,
         timeout: float | None = None,
-    ) -> log_service_pb2.Receipt:
-        """Commit an audit event. Its time is that of its receipt."""
+        require_commit: bool = False,
+    ) -> Receipt:
+        """Commit an audit event, with or without `require_commit`."""
         self._refuse_if_closed()
-        event = pb.AuditEvent(
-            event_name=as_field(event_name),
-            user_id=as_field(user_id),
-            source_ip=as_field(source_ip),
-            details_json=encode_details(details),
-        )
-        # No time of our own: a retry under the same `record_id` must have the same content.
-        record = pb.LogRecord(
-            record_id=as_field(record_id) or uuid7(),
-            message=as_field(message),
+        record = audit_record(
+            event_name,
+            user_id=user_id,
+            source_ip=source_ip,
+            details=details,
+            message=message,
+            record_id=record_id,
+            time_unix_nano=time_unix_nano,
             source=self._source,
-            attributes_json=encode_attributes(self._attributes),
-            audit=event,
+            bound=self._attributes,
         )
-        return await self._intake.emit(record, timeout)
+        return Receipt(ReceiptState.COMMITTED, await self._intake.emit(record, timeout))
 
     def job(
         self,
@@ -165,12 +158,14 @@ class InProcessClient:
         job_type: str,
         *,
         total: int | None = None,
+        lease: int | None = None,
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
     ) -> InProcessJob:
         """Return the reporter of one run of a job."""
-        envelope = pb.LogRecord(source=self._source, attributes_json=encode_attributes(self._attributes))
-        details_json = encode_details(details) if details is not None else ""
+        envelope = pb.LogRecord(
+            source=self._source, attributes_json=encode_attributes(self._own_attributes())
+        )
         return InProcessJob(
             self._intake,
             self._refuse_if_closed,
@@ -178,9 +173,29 @@ class InProcessClient:
             job_id,
             job_type,
             total=total,
-            labels=labels or {},
-            details_json=details_json,
+            lease=lease,
+            labels=labels,
+            details=details,
         )
+
+    def track(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        job_type: str,
+        job_id: str | None = None,
+        total: int | None = None,
+        lease: int | None = 60,
+        labels: Mapping[str, str] | None = None,
+    ) -> AsyncTrack[T]:
+        """Return an iterator over `items` that reports them as a job."""
+
+        def make_job(job_id: str, total: int | None) -> InProcessJob:
+            return self.job(job_id, job_type, total=total, lease=lease, labels=labels)
+
+        track = AsyncTrack(items, make_job, self._intake.spawn, job_id=job_id, total=total)
+        self._tracks.add(track)
+        return track
 
     async def get_job(self, job_id: str) -> job_pb2.Job | None:
         """Return a job as it stands, or None."""
@@ -199,13 +214,7 @@ class InProcessClient:
     ) -> AsyncGenerator[job_pb2.Job, None]:
         """Yield jobs, newest first."""
         self._refuse_if_closed()
-        with client_errors():
-            request = job_pb2.ListJobsRequest(
-                job_type=as_field(job_type),
-                statuses=_states(statuses),
-                updated_after_unix_nano=_number("updated_after_unix_nano", updated_after_unix_nano, 2**64),
-                page_size=_number("page_size", page_size, 2**31),
-            )
+        request = list_request(job_type, statuses, updated_after_unix_nano, page_size)
         while True:
             with client_errors():
                 page = await self._service.jobs.list(read_query(request))
@@ -226,16 +235,14 @@ class InProcessClient:
     ) -> AsyncGenerator[job_pb2.WatchJobResponse, None]:
         """Yield the job's state and its changes. Counts towards `server.watch.max_watchers`."""
         self._refuse_if_closed()
+        request = watch_request(
+            job_id,
+            after_revision=after_revision,
+            wait_for_creation=wait_for_creation,
+            follow=follow,
+            min_interval_ms=min_interval_ms,
+        )
         with client_errors():
-            request = job_pb2.WatchJobRequest(
-                job_id=as_field(job_id),
-                after_revision=None
-                if after_revision is None
-                else _number("after_revision", after_revision, 2**64),
-                wait_for_creation=wait_for_creation,
-                follow=follow,
-                min_interval_ms=_number("min_interval_ms", min_interval_ms, 2**31),
-            )
             messages = self._intake.watches.watch(self._service.jobs, request)
             # A generator in truth, so that leaving early frees the watcher at once.
             async with aclosing(cast("AsyncGenerator[bytes, None]", messages)):
@@ -255,6 +262,7 @@ class InProcessClient:
         if self._closed.is_set():
             return
         self._closed.set()
+        await asyncio.gather(*[track.aclose() for track in self._tracks])
         if self._owns_service:
             await self._service.stop()
             await self._intake.close(0)  # where it was never started: what waits for that is lost, and told
@@ -269,10 +277,11 @@ class InProcessClient:
         if self._closed.is_set():
             self._intake.lines.drop("closed")
             return
-        if self._attributes:
-            attributes = {**self._attributes, **attributes}
+        own = self._own_attributes()
+        if own:
+            attributes = {**own, **attributes}
         line = pb.LogRecord(
-            record_id=uuid7(),
+            record_id=next_record_id(),
             time_unix_nano=time.time_ns(),
             level=level,
             message=as_text(message),
@@ -281,59 +290,17 @@ class InProcessClient:
         )
         self._intake.lines.put(line)
 
+    def _own_attributes(self) -> Mapping[str, object]:
+        """Return what every record made here and now has: what is bound, and what else the context says."""
+        context = current_attributes()
+        return {**context, **self._attributes} if context else self._attributes
+
     def _refuse_if_closed(self) -> None:
         if self._closed.is_set():
             raise ClientNotOpen("the client is closed")
         if not self._service.is_running:
             raise ClientNotOpen("the service is not running: use the client inside of its `async with`")
         self._intake.refuse_other_loops()
-
-
-def _nearest_level(level: object) -> pb.Level:
-    """Return the next lower of the five levels; INFO for a name that is none."""
-    if isinstance(level, str):
-        return _LEVELS.get(level.upper(), pb.LEVEL_INFO)
-    if not isinstance(level, int):
-        return pb.LEVEL_INFO
-    return _LEVELS[min(max(level // 10 * 10, 10), 50)]
-
-
-def _exception_attributes() -> Mapping[str, object]:
-    """Return the exception that is being handled, by OpenTelemetry's names; nothing where there is none."""
-    error = sys.exception()
-    if error is None:
-        return {}
-    kind = type(error)
-    module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    try:
-        message = str(error)
-        stack = "".join(traceback.format_exception(error))
-    except Exception as failure:  # somebody's __str__
-        message, stack = f"<its text could not be made: {type(failure).__name__}>", ""
-    return {
-        "exception.type": module + kind.__qualname__,
-        "exception.message": message,
-        "exception.stacktrace": stack[-MAX_STACK_CHARACTERS:],
-    }
-
-
-def _states(names: Iterable[str]) -> list[pb.JobState]:
-    """Return the states' numbers; one name that stands alone is taken for what it is, not for its letters."""
-    return [_state(name) for name in ([names] if isinstance(names, str) else names)]
-
-
-def _state(name: str) -> pb.JobState:
-    states = ("QUEUED", "RUNNING", "COMPLETED", "FAILED")
-    if name not in states:
-        raise RequestInvalid("statuses", f"'{name}' is not a job state; expected {', '.join(states)}")
-    return cast("pb.JobState", pb.JobState.Value(f"JOB_STATE_{name}"))
-
-
-def _number(field: str, value: int, limit: int) -> int:
-    """Return `value`. Raises RequestInvalid where the contract's field cannot hold it."""
-    if not 0 <= value < limit:
-        raise RequestInvalid(field, f"{value} is not from 0 to {limit - 1}")
-    return value
 
 
 if TYPE_CHECKING:

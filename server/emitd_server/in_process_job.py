@@ -1,19 +1,22 @@
 """`InProcessJob`: reports one run of a job to the service of this process; implements `emitd.AsyncJobReporter`.
 
-Every report carries the whole current state (progress, message, details), so that a report that was left out, or
-merged into the next, takes nothing away.
+What the reports say is the affair of `emitd.job_notes`, and how a run begins and ends that of `emitd.job_steps`. When
+reports are sent in between is decided here: news after a pause, so that it coalesces, and where there is a lease and
+no news, a heartbeat.
 """
 
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from emitd.errors import EmitError, JobNotApplied, RecordRejected
-from emitd.json_encoding import as_field, as_text, encode_details
+from emitd.errors import EmitError, LeaseLost
+from emitd.job_notes import JobNotes
+from emitd.job_steps import Steps, begin, drive_async, end
+from emitd.receipt import Receipt, ReceiptState
 from emitd.v1 import record_pb2 as pb
-from emitd_handlers.uuid7 import uuid7
 from emitd_server.intake import Intake
 
 if TYPE_CHECKING:
@@ -23,12 +26,8 @@ __all__ = ["InProcessJob"]
 
 #: The least time between two reports that only bring news; as often as watchers are told by default.
 TICK_INTERVAL_SECONDS = 0.1
-#: Texts are cut to so many characters: a report must not fail for its own length.
-MAX_REASON_CHARACTERS = 60
-MAX_FAILURE_CHARACTERS = 4_000
-MAX_MESSAGE_CHARACTERS = 4_000
-#: The reason of a job whose task was cancelled.
-CANCELLED = "CANCELLED"
+#: How many times within its length a lease is renewed: two reports may fail before it runs out.
+HEARTBEATS_A_LEASE = 3
 
 
 class InProcessJob:
@@ -43,87 +42,87 @@ class InProcessJob:
         job_type: str,
         *,
         total: int | None,
-        labels: Mapping[str, str],
-        details_json: str,
+        lease: int | None,
+        labels: Mapping[str, str] | None,
+        details: Mapping[str, object] | None,
     ) -> None:
         """Report through `intake`; `envelope` has what every report of this job carries.
 
         `refuse_if_closed` raises for a job that is begun too early or too late. One that has begun ends, also after
-        its client was closed.
+        its client was closed. Raises ValueError and TypeError.
         """
-        if total is not None and total < 1:
-            raise ValueError(f"total: {total} is not a number of steps; expected at least 1")
         self._intake = intake
         self._refuse_if_closed = refuse_if_closed
-        self._envelope = envelope
-        self._job_id = as_field(job_id)
-        self._job_type = as_field(job_type)
-        self._labels = {as_text(key): as_text(value) for key, value in labels.items()}
-        self._attempt = 0
-        self._total = total
-        # What is noted by plain calls, from any thread, stands under the lock.
+        self._notes = JobNotes(
+            job_id,
+            job_type,
+            total=total,
+            labels=labels,
+            details=details,
+            lease=lease,
+            envelope=envelope,
+            on_news=self._wake,
+        )
+        # What decides whether there is a task for the news, which any thread may ask for, stands under the lock.
         self._lock = threading.RLock()
-        self._steps = 0
-        self._progress: int | None = None
-        self._message = ""
-        self._details_json = details_json
-        self._has_news = False
         self._is_running = False
         self._loop: asyncio.AbstractEventLoop | None = None
         self._ticking = False
         self._ticks: asyncio.Task[None] | None = None
+        #: Whether a report is due although there is no news.
+        self._heartbeat_due = False
+        self._heartbeat: asyncio.TimerHandle | None = None
+        #: Whether news was refused for good, for another reason than what it said.
+        self._news_refused = False
 
     @property
     def job_id(self) -> str:
         """The job's id."""
-        return self._job_id
+        return self._notes.job_id
 
     @property
     def attempt(self) -> int:
         """Which run of the job this is; 0 before it was opened."""
-        return self._attempt
+        return self._notes.attempt
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody wishes that the job stop."""
+        return self._notes.cancel_requested
+
+    def refuse_if_lost(self) -> None:
+        """Raise LeaseLost if the job is lost."""
+        self._notes.refuse_if_lost()
 
     async def queued(self) -> None:
         """Open the attempt with QUEUED."""
         self._refuse_if_closed()
-        if self._attempt:
-            raise RuntimeError(f"job '{self._job_id}': its attempt {self._attempt} is open already")
-        await self._report(pb.JOB_STATE_QUEUED)
+        if self.attempt:
+            raise RuntimeError(f"job '{self.job_id}': its attempt {self.attempt} is open already")
+        await self._drive(begin(self._notes, pb.JOB_STATE_QUEUED))
 
     def advance(self, steps: int = 1, /) -> None:
         """Note so many more steps done."""
-        if self._total is None:
-            raise ValueError(f"job '{self._job_id}' was made without `total`: use `progress`")
-        with self._lock:
-            self._steps += steps
-            self._note_progress(min(max(100 * self._steps // self._total, 0), 100))
+        self._notes.advance(steps)
 
     def progress(self, percent: float, /) -> None:
         """Note the progress."""
-        if not 0 <= percent <= 100:
-            raise ValueError(f"percent: {percent} is not from 0 to 100")
-        with self._lock:
-            self._note_progress(int(percent))
+        self._notes.progress(percent)
 
     def message(self, text: str, /) -> None:
         """Note what the job is doing."""
-        with self._lock:
-            self._message = as_text(text)[:MAX_MESSAGE_CHARACTERS]
-            self._wake()
+        self._notes.message(text)
 
     def details(self, details: Mapping[str, object], /) -> None:
         """Note the job's own data."""
-        details_json = encode_details(details)
-        with self._lock:
-            self._details_json = details_json
-            self._wake()
+        self._notes.details(details)
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
-            raise RuntimeError(f"job '{self._job_id}': a reporter is for one run; make another")
+            raise RuntimeError(f"job '{self.job_id}': a reporter is for one run; make another")
         self._refuse_if_closed()
         self._loop = asyncio.get_running_loop()
-        begun = self._spawn(self._report(pb.JOB_STATE_RUNNING))
+        begun = self._spawn(self._drive(begin(self._notes, pb.JOB_STATE_RUNNING)))
         try:
             await asyncio.shield(begun)
         except asyncio.CancelledError as error:
@@ -132,8 +131,9 @@ class InProcessJob:
             raise
         with self._lock:
             self._is_running = True
-            if self._has_news:
-                self._wake()
+        self._plan_heartbeat()
+        if self._notes.has_news:
+            self._wake()
         return self
 
     async def __aexit__(
@@ -150,7 +150,8 @@ class InProcessJob:
         except EmitError as error:
             if exception is None:
                 raise
-            self._intake.report(f"the end of job '{self._job_id}' could not be reported: {error}")
+            if not isinstance(exception, LeaseLost):  # which says it itself
+                self._intake.report(f"the end of job '{self.job_id}' could not be reported: {error}")
 
     async def _end_after(self, begun: "asyncio.Task[None]", error: BaseException) -> None:
         await asyncio.wait([begun])
@@ -158,100 +159,86 @@ class InProcessJob:
             await self._end(error)
 
     async def _end(self, exception: BaseException | None) -> None:
-        """Stop the ticks, then report COMPLETED or FAILED.
+        await self._stop_ticking()
+        await self._drive(end(self._notes, exception))
 
-        Where the last news is refused for good, the job ends as FAILED without it, and the refusal is raised.
-        """
-        with self._lock:
-            self._is_running = False
-        if self._ticks is not None:
-            self._ticks.cancel()  # what it is sending may still arrive, and is stale if it is late
-            await asyncio.wait([self._ticks])
-        try:
-            if exception is None:
-                await self._report(pb.JOB_STATE_COMPLETED)
-            else:
-                await self._report_failure(exception)
-        except RecordRejected as error:
-            with self._lock:  # what the job has is kept by a report without a text of its own
-                self._message = self._details_json = ""
-            await self._report_failure(exception or error)
-            raise
+    async def _drive(self, steps: Steps) -> None:
+        await drive_async(steps, self._send)
 
-    async def _report_failure(self, exception: BaseException) -> None:
-        reason = as_text(type(exception).__name__)[:MAX_REASON_CHARACTERS]
-        if isinstance(exception, asyncio.CancelledError):
-            reason = CANCELLED
-        await self._report(pb.JOB_STATE_FAILED, reason, _failure_message(exception))
-
-    async def _report(self, status: pb.JobState, failure_reason: str = "", failure_message: str = "") -> None:
-        """Send the current state. Raises JobNotApplied if that changed nothing, and what `emit` raises."""
-        with self._lock:
-            self._has_news = False
-            progress = None if status == pb.JOB_STATE_COMPLETED else self._progress
-            job = pb.JobStatus(
-                job_id=self._job_id,
-                job_type=self._job_type,
-                status=status,
-                progress=progress,
-                details_json=self._details_json,
-                labels=self._labels,
-                failure_reason=failure_reason,
-                failure_message=failure_message,
-                attempt=self._attempt,
-                new_attempt=not self._attempt,
-            )
-            record = pb.LogRecord(record_id=uuid7(), message=self._message, job=job)
-        record.MergeFrom(self._envelope)
-        receipt = await self._intake.emit(record)
-        if receipt.job.stale_reason:
-            raise JobNotApplied(self._job_id, receipt.job.stale_reason)
-        if not self._attempt:
-            self._attempt = receipt.job.attempt
-
-    def _note_progress(self, percent: int) -> None:
-        if percent != self._progress:
-            self._progress = percent
-            self._wake()
+    async def _send(self, record: pb.LogRecord) -> Receipt:
+        return Receipt(ReceiptState.COMMITTED, await self._intake.emit(record))
 
     def _wake(self) -> None:
-        """See to it that the news is sent, if it is not on its way already."""
-        self._has_news = True
-        if self._is_running and not self._ticking:
+        """See to it that what is due is sent, if it is not on its way already. From any thread."""
+        with self._lock:
+            if not self._is_running or self._ticking:
+                return
             assert self._loop is not None
-            self._ticking = True
-            self._loop.call_soon_threadsafe(self._start_ticking)
+            with suppress(RuntimeError):  # the loop was closed under us: nobody is left to send
+                self._loop.call_soon_threadsafe(self._start_ticking)
+                self._ticking = True
 
     def _start_ticking(self) -> None:
         with self._lock:
             if self._is_running:
                 self._ticks = self._spawn(self._tick())
 
+    async def _stop_ticking(self) -> None:
+        with self._lock:
+            self._is_running = False
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        if self._ticks is not None:
+            self._ticks.cancel()  # what it is sending may still arrive, and is stale if it is late
+            await asyncio.wait([self._ticks])
+
     async def _tick(self) -> None:
-        """Send the news, again and again while there is some. Trouble is told, and left to the last report."""
-        while self._still_has_news():
+        """Send what is due, again and again while there is some. Trouble is told, and left to the next report."""
+        while self._still_due():
+            self._heartbeat_due = False
             try:
-                await self._report(pb.JOB_STATE_RUNNING)
+                receipt = await self._send(self._notes.report(pb.JOB_STATE_RUNNING))
+                self._notes.take_notice(receipt.job.stale_reason, receipt.job.cancel_requested)
             except EmitError as error:
-                self._intake.report(f"news of job '{self._job_id}' was not taken: {error}")
-                if not error.retryable:
-                    return  # and no more ticks: `_ticking` stays set
+                self._intake.report(f"news of job '{self.job_id}' was not taken: {error}")
+                self._take_failure(error)
+            self._plan_heartbeat()
             await asyncio.sleep(TICK_INTERVAL_SECONDS)
 
-    def _still_has_news(self) -> bool:
+    def _take_failure(self, error: EmitError) -> None:
+        if error.retryable:
+            # The lease does not wait for news; but what has stopped answers at once, and would be asked in a circle.
+            self._heartbeat_due = self._notes.lease_seconds is not None and self._intake.service.is_running
+        elif self._notes.withhold_refused():
+            self._heartbeat_due = True  # the progress may be taken
+        else:
+            self._news_refused = True
+
+    def _still_due(self) -> bool:
         with self._lock:
-            self._ticking = self._has_news and self._is_running
+            has_news = self._notes.has_news and not self._news_refused
+            is_due = (has_news or self._heartbeat_due) and not self._notes.is_lost
+            self._ticking = is_due and self._is_running
             return self._ticking
 
+    def _plan_heartbeat(self) -> None:
+        """Let a report be due by the time that the lease needs it, counted from now."""
+        if self._heartbeat is not None:
+            self._heartbeat.cancel()
+        if self._notes.lease_seconds is not None:
+            assert self._loop is not None
+            interval_seconds = self._notes.lease_seconds / HEARTBEATS_A_LEASE
+            self._heartbeat = self._loop.call_later(interval_seconds, self._beat)
+
+    def _beat(self) -> None:
+        if not self._intake.service.is_running:
+            self._plan_heartbeat()
+            return
+        self._heartbeat_due = True
+        self._wake()
+
     def _spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
-        return self._intake.spawn(work, f"emitd-job-{self._job_id}")
-
-
-def _failure_message(exception: BaseException) -> str:
-    try:
-        return as_text(str(exception))[:MAX_FAILURE_CHARACTERS]
-    except Exception as error:  # somebody's __str__
-        return f"<its text could not be made: {type(error).__name__}>"
+        return self._intake.spawn(work, f"emitd-job-{self.job_id}")
 
 
 if TYPE_CHECKING:

@@ -11,7 +11,12 @@ from pathlib import Path
 from support.server_process import ServerProcess
 
 README = Path(__file__).parents[2] / "README.md"
-CONSOLE = "handlers:\n  console: {type: console}\n"
+CLIENT_CONFIG = """
+server: {listen: "127.0.0.1:0"}
+handlers:
+  console: {type: console}
+  audit: {type: json_audit}
+"""
 
 
 def block(name: str) -> str:
@@ -41,13 +46,14 @@ def test_the_example_handler_needs_a_file_and_an_entry(tmp_path: Path) -> None:
 
 def test_the_example_client_emits(tmp_path: Path) -> None:
     """The README's Python program prints its receipt."""
-    with ServerProcess.start('server: {listen: "127.0.0.1:0"}\n' + CONSOLE, tmp_path) as server:
+    with ServerProcess.start(CLIENT_CONFIG, tmp_path) as server:
         program = block("client").replace("127.0.0.1:50051", server.address)
         done = subprocess.run(
             [sys.executable, "-c", program], capture_output=True, text=True, check=True, timeout=30
         )
-        assert 'record_id: "order-17-hello"' in done.stdout
-        wait_for(tmp_path / "stdout", "hello")
+        assert "COMMITTED" in done.stdout
+        wait_for(tmp_path / "stdout", "order taken order=17")
+    assert '"event_name":"order.create"' in (tmp_path / "logs" / "audit.json.log").read_text()
 
 
 def test_the_example_without_grpc_runs(tmp_path: Path) -> None:

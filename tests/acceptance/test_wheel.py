@@ -169,6 +169,35 @@ def test_the_base_install_is_the_client(base_install: Path, tmp_path: Path) -> N
     }
 
 
+CLIENT = """
+import sys
+import emitd
+from emitd.logging import EmitdHandler
+with emitd.LogClient("127.0.0.1:9", source="shop", spool=sys.argv[2], timeout=0.3) as away:
+    print(away.audit("wheel.spooled", user_id="u1").state)
+with emitd.LogClient(sys.argv[1], source="shop") as client:
+    client.info("from the base install")
+    print(client.audit("wheel.tried", user_id="u1").state)
+    with client.job("wheel-1", "try", total=2) as job:
+        job.advance()
+    print(client.get_job("wheel-1").progress)
+"""
+
+
+def test_the_base_install_sends_and_spools(base_install: Path, tmp_path: Path) -> None:
+    """Lines, events, jobs, the spool and the handler of `logging` need no extra."""
+    config = """
+server: {listen: "127.0.0.1:0"}
+handlers: {console: {type: console}, audit: {type: json_audit}, jobs: {type: database_job}}
+"""
+    with ServerProcess.start(config, tmp_path) as server:
+        program = [str(base_install / "python"), "-c", CLIENT, server.address, str(tmp_path / "spool")]
+        assert run(program, tmp_path, CLEAN) == "SPOOLED\nCOMMITTED\n100\n"
+        server.terminate()
+        server.wait()
+    assert "from the base install" in (tmp_path / "stdout").read_text()
+
+
 @pytest.mark.parametrize(
     ("command", "extra"),
     [

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -15,9 +16,13 @@ from typing import Any, Self
 import httpx
 import pytest
 
+from support.browser import CHROMIUM, Browser, Line
+from support.server_process import ServerProcess
+
 EXAMPLE = Path(__file__).parents[2] / "clients/python/examples/webapp"
 CONFIG = """
 server:
+  listen: 127.0.0.1:0
   watch: {max_watchers: 1, heartbeat_seconds: 0.1}
 handlers:
   console: {type: console}
@@ -31,7 +36,7 @@ DEADLINE_SECONDS = 30.0
 class WebApp:
     """One run of `python app.py` on a free port, with a logging configuration of its own in `folder`."""
 
-    def __init__(self, folder: Path, chapter_seconds: float) -> None:
+    def __init__(self, folder: Path, chapter_seconds: float, script: Path = EXAMPLE / "app.py") -> None:
         self._folder = folder
         (folder / "emitd.yml").write_text(CONFIG)
         environ = {
@@ -39,9 +44,10 @@ class WebApp:
             "PORT": "0",
             "WEBAPP_LOGGING_CONFIG": str(folder / "emitd.yml"),
             "WEBAPP_CHAPTER_SECONDS": str(chapter_seconds),
+            "EMITD_SPOOL": str(folder / "spool"),
         }
         with (folder / "stdout").open("wb") as stdout, (folder / "stderr").open("wb") as stderr:
-            command = [sys.executable, EXAMPLE / "app.py"]
+            command = [sys.executable, script]
             self._process = subprocess.Popen(command, stdout=stdout, stderr=stderr, env=environ)
         self.url = self._wait_for_url()
 
@@ -158,8 +164,22 @@ def test_logins_good_and_bad_are_audited(web: WebApp) -> None:
         ("playlist.create", "demo", "127.0.0.1"),
     ]
     assert web.stop() in (0, -signal.SIGTERM)
-    assert "[WARNING] login failed client_ip=127.0.0.1 user=nobody" in web.stdout
-    assert "[INFO] user logged in client_ip=127.0.0.1 user=demo" in web.stdout
+    assert re.search(
+        r"\[WARNING\] login failed client_ip=127\.0\.0\.1 request_id=\w{32} user=nobody", web.stdout
+    )
+    assert re.search(
+        r"\[INFO\] user logged in client_ip=127\.0\.0\.1 request_id=\w{32} user=demo", web.stdout
+    )
+
+
+def test_nobody_forges_an_address(browser: httpx.Client, web: WebApp) -> None:
+    """Nothing stands in front of this application, so what a sender says of itself goes into no record."""
+    forged = {"X-Forwarded-For": "192.0.2.66", "X-Request-ID": "forged"}
+    answer = browser.post("/playlists", json={"name": "Monday"}, headers=forged)
+    line = web.audit_lines()[-1]
+    assert line["source_ip"] == "127.0.0.1"
+    assert line["attributes"] == {"client_ip": "127.0.0.1", "request_id": answer.headers["x-request-id"]}
+    assert "forged" not in answer.headers.values()
 
 
 def test_a_playlist_is_an_audit_event(browser: httpx.Client, web: WebApp) -> None:
@@ -180,9 +200,11 @@ def test_a_report_is_followed_to_its_end(browser: httpx.Client, web: WebApp) -> 
     progress = [data["progress"] for _, _, data in told]
     assert progress == sorted(progress)
     assert len(set(progress)) > 2
-    assert told[-1][2] == {"status": "COMPLETED", "progress": 100, "message": "done", "failure": ""}
+    last = told[-1][2]
+    assert (last["status"], last["progress"], last["message"]) == ("COMPLETED", 100, "done")
+    assert last["details"] == {"chapters": 8}
     ids = [number for number, _, _ in told]
-    assert ids == sorted(ids)
+    assert ids == sorted(set(ids))
     assert web.jobs() == [(job_id, "COMPLETED", 100, None)]
 
 
@@ -199,6 +221,13 @@ def test_a_broken_stream_resumes(browser: httpx.Client, web: WebApp) -> None:
     assert told[-1][1] == "end"
     assert all(number >= seen for number, _, _ in told)
     assert told[-1][2]["status"] == "COMPLETED"
+
+
+def test_a_page_that_knows_the_end_need_not_come_again(browser: httpx.Client) -> None:
+    """Who comes back with the id of the last event is told by 204, after which a browser does not try again."""
+    *_, (last_id, _, _) = follow(browser, job_id := begin_report(browser))
+    answer = browser.get(f"/reports/{job_id}/events", headers={"Last-Event-ID": str(last_id)})
+    assert (answer.status_code, answer.text) == (204, "")
 
 
 def test_one_who_watches_keeps_others_out_at_the_limit(slow_web: WebApp) -> None:
@@ -255,3 +284,96 @@ def test_sigterm_ends_reports_and_streams_cleanly(slow_web: WebApp) -> None:
     assert "ERROR" not in slow_web.stderr
     assert "Traceback" not in slow_web.stderr
     assert "dropped" not in slow_web.stderr
+
+
+def on_a_server(folder: Path, address: str) -> Path:
+    """Return a copy of the example's script with the lines changed that its README shows, and nothing else."""
+    shutil.copytree(EXAMPLE, folder)
+    diff = (EXAMPLE / "README.md").read_text().partition("```diff\n")[2].partition("```")[0]
+    removed, added = ([line[1:] for line in diff.splitlines() if line[0] == sign] for sign in "-+")
+    text = (folder / "app.py").read_text()
+    for old, new in zip(removed, added, strict=True):
+        assert text.count(f"{old}\n") == 1
+        text = text.replace(old, new.replace("127.0.0.1:50051", address))
+    (folder / "app.py").write_text(text)
+    return folder / "app.py"
+
+
+def test_on_a_server_it_is_another_line(tmp_path: Path) -> None:
+    """With the client named that the README shows, all goes to a server: events, lines, and a report to its end."""
+    for name in ("server", "web"):
+        (tmp_path / name).mkdir()
+    with ServerProcess.start(CONFIG, tmp_path / "server") as server:
+        script = on_a_server(tmp_path / "example", server.address)
+        with WebApp(tmp_path / "web", 0.05, script) as web, web.client() as client:
+            log_in(client)
+            answer = client.post("/playlists", json={"name": "Monday"})
+            job_id = begin_report(client)
+            told = follow(client, job_id)
+            assert (told[-1][1], told[-1][2]["status"]) == ("end", "COMPLETED")
+            headers = {"Last-Event-ID": str(told[-1][0])}
+            assert client.get(f"/reports/{job_id}/events", headers=headers).status_code == 204
+            assert web.stop() in (0, -signal.SIGTERM)
+            assert "Traceback" not in web.stderr
+        server.terminate()
+        assert server.wait() == 0
+    lines = [json.loads(line) for line in (tmp_path / "server/audit.json.log").read_text().splitlines()]
+    assert [(line["event_name"], line["user_id"], line["source_ip"]) for line in lines] == [
+        ("user.login.success", "demo", "127.0.0.1"),
+        ("playlist.create", "demo", "127.0.0.1"),
+    ]
+    assert lines[1]["attributes"]["request_id"] == answer.headers["x-request-id"]
+    stdout = (tmp_path / "server/stdout").read_text()
+    assert "[INFO] web application started" in stdout
+    assert "[INFO] web application stopped" in stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium: apt-get install chromium")
+def test_in_a_real_browser(tmp_path: Path) -> None:
+    """A user logs in, creates a playlist, and sees a report's bar move to the end over a connection that breaks.
+
+    With `WEBAPP_SCREENSHOTS=folder` there are pictures of it.
+    """
+    folder = os.environ.get("WEBAPP_SCREENSHOTS")
+    with (
+        WebApp(tmp_path, chapter_seconds=0.3) as web,
+        Line(int(web.url.rpartition(":")[2])) as line,
+        Browser(tmp_path / "profile") as browser,
+    ):
+
+        def picture(name: str) -> None:
+            if folder:
+                time.sleep(0.3)  # the bar glides
+                browser.screenshot(Path(folder) / f"{name}.png")
+
+        browser.open(f"http://127.0.0.1:{line.port}/")
+        browser.wait_for("document.querySelector('#user').textContent === 'not logged in'")
+        browser.fill("#login [name=password]", "demo")
+        browser.click("#login button")
+        browser.wait_for("document.querySelector('#login').hidden")
+        browser.fill("#playlist [name=name]", "<b>Friday</b>")
+        browser.click("#playlist button")
+        browser.wait_for("document.querySelector('#answer').textContent.includes('<b>Friday</b>')")
+
+        browser.click("#report")
+        progress = "document.querySelector('#job progress').value"
+        browser.wait_for(f"{progress} >= 50")
+        assert browser.text("#state") == "RUNNING"
+        picture("half-way")
+        line.cut()
+        browser.wait_for("document.querySelector('#message').textContent.startsWith('connecting')")
+        picture("cut")
+        line.mend()
+        browser.wait_for(f"{progress} === 100")
+        assert (browser.text("#state"), browser.text("#message")) == ("COMPLETED", "done")
+        picture("end")
+
+        asked = line.asked.count(b"/events HTTP/1.1")
+        assert re.search(rb"/events HTTP/1\.1\r\n(?:[^\r]+\r\n)*Last-Event-ID: \d+\r\n", line.asked)
+        browser.open(browser.evaluate("location.href"))  # the report's own page
+        browser.wait_for(f"{progress} === 100")
+        assert line.asked.count(b"/events HTTP/1.1") == asked + 1
+        assert browser.exceptions == []
+        names = [entry["event_name"] for entry in web.audit_lines()]
+        assert names == ["user.login.success", "playlist.create"]

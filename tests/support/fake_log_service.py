@@ -43,6 +43,11 @@ class FakeLogService(LogServiceServicer, AuditServiceServicer):
             answer = self._answers.pop(0) if len(self._answers) > 1 else self._answers[0]
         return answer(request, context)
 
+    def answer_with(self, *answers: Answer) -> None:
+        """Answer the next requests with these, the last of which stays."""
+        with self._lock:
+            self._answers = list(answers)
+
     Emit = EmitBatch = GetJob = ListJobs = ListJobTransitions = RequestCancel = _answer
     GetCheckpoint = GetInclusionProof = GetConsistencyProof = ListAuditEvents = _answer
 

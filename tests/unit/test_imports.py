@@ -19,16 +19,25 @@ ROOT = Path(__file__).parents[2]
 SOURCES = ("clients/python", "handlers", "server")
 EMITD_EXPORTS = [
     "AsyncJobReporter",
+    "AsyncLogClient",
     "AsyncLogger",
     "ClientNotOpen",
     "EmitError",
     "JobNotApplied",
     "JobNotFound",
+    "JobReporter",
+    "LeaseLost",
+    "LogClient",
+    "Receipt",
+    "ReceiptState",
     "RecordRejected",
     "RequestRejected",
     "Unavailable",
+    "log_context",
     "v1",
 ]
+#: Those that need the stubs.
+SENDING = {"AsyncLogClient", "JobReporter", "LogClient", "v1"}
 V1_EXPORTS = [
     "DELIVERY_COMMITTED",
     "DELIVERY_QUEUED",
@@ -231,10 +240,28 @@ def test_the_stubs_load_no_server() -> None:
 
 def test_the_interface_and_the_errors_load_no_stubs() -> None:
     """Whoever only names `AsyncLogger` and the errors loads neither grpc nor protobuf, nor the server."""
-    names = ", ".join(name for name in EMITD_EXPORTS if name != "v1")
+    names = ", ".join(name for name in EMITD_EXPORTS if name not in SENDING)
     loaded = loaded_by(f"from emitd import {names}")
     assert {"emitd.errors", "emitd.interface"} <= loaded
     assert loaded.isdisjoint({"emitd.v1", "emitd_server", "google.protobuf", "grpc", "msgspec"})
+
+
+def test_the_clients_load_no_integration() -> None:
+    """A client loads what sends; the spool's database, frameworks and `logging`'s handler only when they are used."""
+    loaded = loaded_by("from emitd import AsyncLogClient, JobReporter, LogClient; LogClient(source='x')")
+    assert {"emitd.client", "emitd.async_client", "grpc"} <= loaded
+    assert loaded.isdisjoint(
+        {
+            "aiosqlite",
+            "emitd.logging",
+            "emitd_handlers",
+            "emitd_server",
+            "fastapi",
+            "opentelemetry",
+            "sqlite3",
+            "structlog",
+        }
+    )
 
 
 def test_a_service_without_clients_loads_no_stubs() -> None:

@@ -18,6 +18,7 @@ from emitd import (
     Unavailable,
     v1,
 )
+from emitd.receipt import ReceiptState
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import Level
 from emitd_server import intake
@@ -41,15 +42,22 @@ async def app(tmp_path: Path) -> AsyncIterator[Opened]:
 
 
 class TestAudit:
+    @pytest.mark.parametrize("require_commit", [False, True])
     async def test_the_receipt_is_that_of_the_wire_and_the_line_is_on_disk(
-        self, app: Opened, tmp_path: Path
+        self, require_commit: bool, app: Opened, tmp_path: Path
     ) -> None:
         """When `audit` returns, the event is a line of the trail, and the receipt says which."""
         receipt = await app.logger.audit(
-            "order.create", user_id="u1", source_ip="192.0.2.7", details={"order": 17}, message="Order taken."
+            "order.create",
+            user_id="u1",
+            source_ip="192.0.2.7",
+            details={"order": 17},
+            message="Order taken.",
+            require_commit=require_commit,
         )
         (line,) = [json.loads(text) for text in (tmp_path / "audit.json.log").read_text().splitlines()]
-        assert isinstance(receipt, v1.Receipt)
+        assert (receipt.state, receipt.job) == (ReceiptState.COMMITTED, v1.JobReceipt())
+        assert receipt.message.audit.leaf_hash == receipt.audit.leaf_hash != b""
         assert not receipt.duplicate
         assert receipt.handlers[0].delivery == v1.DELIVERY_COMMITTED
         assert (receipt.audit.leaf_index, receipt.audit.event_id) == (0, line["event_id"])

@@ -7,11 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd import (
-    JobNotApplied,
-    RecordRejected,
-    v1,
-)
+from emitd import JobNotApplied, RecordRejected, failure, v1
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import JobStatus, Level
 from emitd_server import in_process_job, intake
@@ -109,7 +105,7 @@ class TestJob:
         failed = await app.logger.get_job("j1")
         assert failed is not None
         assert failed.status == v1.JOB_STATE_FAILED
-        assert len(failed.failure_message) == in_process_job.MAX_FAILURE_CHARACTERS
+        assert len(failed.failure_message) == failure.MAX_FAILURE_CHARACTERS
 
     async def test_a_cancelled_task_is_a_failed_job(self, app: Opened) -> None:
         """CANCELLED is reported, and the task still ends as cancelled."""
@@ -172,6 +168,22 @@ class TestJob:
             record.payload.status.name for record in memory.records if isinstance(record.payload, JobStatus)
         ]
         assert statuses == ["RUNNING", "FAILED"]
+
+    async def test_news_from_before_the_beginning_is_sent(self) -> None:
+        """What is noted while RUNNING is on its way does not wait for more news."""
+        memory = committed_memory(Level.JOB_STATUS)
+        async with opened([memory]) as app:
+            job = app.logger.job("j1", "sync")
+            memory.hang()
+            entering = asyncio.create_task(job.__aenter__())
+            await until(lambda: len(memory.batch_sizes) == 1)
+            job.progress(5)
+            memory.release()
+            await entering
+            await memory.wait_for(2)
+            await job.__aexit__(None, None, None)
+        reports = [record.payload for record in memory.records]
+        assert [report.progress for report in reports if isinstance(report, JobStatus)] == [None, 5, None]
 
     async def test_each_run_is_an_attempt_of_its_own(self, app: Opened) -> None:
         """A job run twice under one id has both runs in its history."""

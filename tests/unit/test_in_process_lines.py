@@ -1,6 +1,7 @@
 """`InProcessClient`: log lines made in the process of the service, and the queue that they wait in."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from emitd import (
     JobNotFound,
     v1,
 )
+from emitd.context import log_context
 from emitd_handlers.base import COMMON_LEVELS
 from emitd_handlers.record import Level
 from emitd_server import intake, line_queue
@@ -67,6 +69,7 @@ class TestLogLines:
             (25, "INFO"),
             (5, "DEBUG"),
             (99, "CRITICAL"),
+            ("WARN", "WARNING"),
             ("error", "ERROR"),
             ("NOTICE", "INFO"),
             (None, "INFO"),
@@ -127,6 +130,21 @@ class TestLogLines:
         first, second = await app.logged()
         assert attributes(first) == {"user": "u2", "ip": "192.0.2.7", "request": 5}
         assert attributes(second) == {}
+
+    async def test_the_contexts_attributes_are_on_every_record(self, app: Opened, tmp_path: Path) -> None:
+        """Those of `log_context`, also in a task or thread begun within it; what is bound wins over them."""
+        bound = app.logger.bind(user="bound", b=1)
+        with log_context(request_id="r-17", user="context", call="context"):
+            bound.info("1", call="own")
+            await asyncio.create_task(asyncio.to_thread(app.logger.info, "2"))
+            await bound.audit("user.login", user_id="u1")
+        app.logger.info("3")
+        first, second, third = await app.logged()
+        assert attributes(first) == {"request_id": "r-17", "user": "bound", "b": 1, "call": "own"}
+        assert attributes(second) == {"request_id": "r-17", "user": "context", "call": "context"}
+        assert attributes(third) == {}
+        (line,) = [json.loads(text) for text in (tmp_path / "audit.json.log").read_text().splitlines()]
+        assert line["attributes"] == {"request_id": "r-17", "user": "bound", "call": "context", "b": 1}
 
     async def test_a_line_over_the_limits_is_counted_and_told_and_harms_no_other(self) -> None:
         """The checks of the gRPC edge hold here too; the lines around a refused one come through."""

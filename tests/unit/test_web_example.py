@@ -7,11 +7,9 @@ import subprocess
 import sys
 from contextlib import closing
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import ModuleType
 
 import pytest
-
-from emitd import v1
 
 EXAMPLE = Path(__file__).parents[2] / "clients/python/examples/webapp"
 CONFIG = """
@@ -25,7 +23,8 @@ BROWSER = """
 const elements = {}, streams = []
 function make() {
   const listeners = {}
-  return {addEventListener: (name, call) => { listeners[name] = call }, listeners, value: 0, hidden: true, target: {}}
+  const listen = (name, call) => { listeners[name] = call }
+  return {addEventListener: listen, listeners, value: 0, hidden: true, target: {}, dataset: {}}
 }
 globalThis.document = {querySelector: selector => elements[selector] ??= make()}
 globalThis.location = {pathname: "/reports/r1"}
@@ -38,13 +37,16 @@ globalThis.EventSource = class {
   addEventListener(name, call) { this.on[name] = call }
   close() { this.readyState = 2 }
 }
-let answer
+let answer = {ok: true, status: 200, text: '{"user": null}'}
 globalThis.fetch = async () => ({ok: answer.ok, status: answer.status, text: async () => answer.text,
                                  json: async () => JSON.parse(answer.text)})
 const assert = require("node:assert")
 const text = selector => elements[selector].textContent
 const open = () => streams.filter(stream => stream.readyState === 1).map(stream => stream.url)
-const job = (status, failure) => ({data: JSON.stringify({status, progress: 40, message: "<b>", failure})})
+const job = (status, failure_message, failure_reason = "") => (
+  {data: JSON.stringify({status, progress: 40, message: "<b>", failure_message, failure_reason})}
+)
+const shown = () => `${text("#state")} ${text("#percent")} ${text("#message")}`
 """
 
 
@@ -62,32 +64,25 @@ def webapp(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return module
 
 
-@pytest.mark.parametrize(
-    ("host", "told"),
-    [("2001:db8::7", "2001:db8::7"), ("testclient", "unknown"), ("", "unknown"), (None, "unknown")],
-)
-def test_a_client_without_an_address_is_unknown(webapp: ModuleType, host: str | None, told: str) -> None:
-    """What FastAPI's test client, a Unix socket or a careless proxy gives as an address makes no login fail."""
-    request = SimpleNamespace(client=None if host is None else SimpleNamespace(host=host))
-    assert webapp.source_ip(request) == told
-
-
 async def test_a_report_that_was_only_just_begun_does_not_stay_queued(
     webapp: ModuleType, tmp_path: Path
 ) -> None:
     """The application may end before the task of a report has made its first step."""
-    app = webapp.app
-    async with webapp.lifespan(app):
-        await webapp.create_report(SimpleNamespace(app=app), "demo", app.state.logger)
+    async with webapp.lifespan(webapp.app):
+        await webapp.create_report("demo", webapp.emitd_web.logger)
     with closing(sqlite3.connect(tmp_path / "jobs.db")) as database:
         rows = list(database.execute("SELECT status, failure_reason FROM job_logs"))
     assert rows == [("FAILED", "CANCELLED")]
 
 
-def test_a_cancelled_report_says_so(webapp: ModuleType) -> None:
-    """Where a failure has no message, the page gets its reason."""
-    job = v1.Job(status=v1.JOB_STATE_FAILED, failure_reason="CANCELLED")
-    assert '"failure": "CANCELLED"' in webapp.event("end", job)
+def test_one_line_names_the_client() -> None:
+    """Beside its import, only one line of the application knows which client it uses."""
+    lines = (EXAMPLE / "app.py").read_text().splitlines()
+    named = [line for line in lines if "InProcessClient" in line or "emitd_server" in line]
+    assert [line.strip() for line in named] == [
+        "from emitd_server import InProcessClient",
+        'lambda: InProcessClient.from_config(CONFIG, source="webapp"),',
+    ]
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="needs node to run the page's script")
@@ -97,12 +92,20 @@ def test_a_cancelled_report_says_so(webapp: ModuleType) -> None:
         pytest.param(
             """
             streams[0].on.progress(job("RUNNING", ""))
-            assert.equal(text("#job p"), "RUNNING 40 % <b>")
+            assert.equal(shown(), "RUNNING 40 % <b>")
+            assert.equal(elements["#job progress"].value, 40)
             streams[0].on.end(job("FAILED", "no paper"))
-            assert.equal(text("#job p"), "FAILED 40 % no paper")
+            assert.equal(shown(), "FAILED 40 % no paper")
             assert.deepEqual(open(), [])
             """,
             id="the last event closes the stream",
+        ),
+        pytest.param(
+            """
+            streams[0].on.end(job("FAILED", "", "CANCELLED"))
+            assert.equal(shown(), "FAILED 40 % CANCELLED")
+            """,
+            id="a failure without a message shows its reason",
         ),
         pytest.param(
             """
@@ -116,13 +119,15 @@ def test_a_cancelled_report_says_so(webapp: ModuleType) -> None:
             """
             streams[0].readyState = 0
             streams[0].on.error()
-            assert.match(text("#job p"), /connecting again/)
+            assert.match(text("#message"), /connecting again/)
             streams[0].readyState = EventSource.CLOSED
             streams[0].on.error()
-            assert.match(text("#job p"), /cannot be followed/)
+            assert.match(text("#message"), /cannot be followed/)
+            assert.equal(text("#user"), "not logged in")
             answer = {ok: true, status: 200, text: '{"user": "demo"}'}
             await elements["#login"].listeners.submit({preventDefault() {}, target: {}})
             assert.deepEqual(open(), ["/reports/r1/events"])
+            assert.equal(text("#user"), "logged in as demo")
             """,
             id="a refused stream is told and comes back with the login",
         ),
@@ -134,13 +139,22 @@ def test_a_cancelled_report_says_so(webapp: ModuleType) -> None:
             """,
             id="an answer that is no JSON is shown",
         ),
+        pytest.param(
+            """
+            answer = {ok: false, status: 401, text: '{"detail": "log in first"}'}
+            await elements["#report"].listeners.click()
+            assert.equal(text("#answer"), "401 log in first")
+            assert.equal(elements["#login"].hidden, false)
+            """,
+            id="an end of the session shows the login again",
+        ),
     ],
 )
 def test_the_page_follows(story: str, tmp_path: Path) -> None:
     """The page's script, in node with enough of a browser around it."""
     script = (EXAMPLE / "page.html").read_text().partition("<script>")[2].partition("</script>")[0]
     # A block of its own: in the page, `const` and `let` are the script's.
-    program = f"{BROWSER}\n{{{script}}}\n(async () => {{{story}}})()"
+    program = f"{BROWSER}\n{{{script}}}\n(async () => {{await new Promise(setImmediate); {story}}})()"
     (tmp_path / "page.js").write_text(program)
     done = subprocess.run(["node", tmp_path / "page.js"], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr

@@ -1,7 +1,8 @@
 """The Python client of emitd.
 
-Here are the interface that every client has, its errors, and the generated stubs, in `emitd.v1`. Each is loaded
-when it is asked for, so that importing this package alone costs nothing.
+`LogClient` and `AsyncLogClient` send to a server; the interface that every client has, its errors, and the generated
+stubs, in `emitd.v1`, are here too. Each is loaded when it is asked for, so that importing this package alone costs
+nothing.
 """
 
 import importlib
@@ -9,31 +10,53 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from emitd import v1
+    from emitd.async_client import AsyncLogClient
+    from emitd.client import LogClient
+    from emitd.context import log_context
     from emitd.errors import (
         ClientNotOpen,
         EmitError,
         JobNotApplied,
         JobNotFound,
+        LeaseLost,
         RecordRejected,
         RequestRejected,
         Unavailable,
     )
     from emitd.interface import AsyncJobReporter, AsyncLogger
+    from emitd.job_reporter import JobReporter
+    from emitd.receipt import Receipt, ReceiptState
 
 __all__ = [
     "AsyncJobReporter",
+    "AsyncLogClient",
     "AsyncLogger",
     "ClientNotOpen",
     "EmitError",
     "JobNotApplied",
     "JobNotFound",
+    "JobReporter",
+    "LeaseLost",
+    "LogClient",
+    "Receipt",
+    "ReceiptState",
     "RecordRejected",
     "RequestRejected",
     "Unavailable",
+    "log_context",
     "v1",
 ]
 
-_INTERFACE = {"AsyncJobReporter", "AsyncLogger"}
+_MODULES = {
+    "AsyncJobReporter": "emitd.interface",
+    "AsyncLogClient": "emitd.async_client",
+    "AsyncLogger": "emitd.interface",
+    "JobReporter": "emitd.job_reporter",
+    "LogClient": "emitd.client",
+    "Receipt": "emitd.receipt",
+    "ReceiptState": "emitd.receipt",
+    "log_context": "emitd.context",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -41,8 +64,7 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module 'emitd' has no attribute '{name}'")
     if name == "v1":
         return importlib.import_module("emitd.v1")
-    module = importlib.import_module("emitd.interface" if name in _INTERFACE else "emitd.errors")
-    return getattr(module, name)
+    return getattr(importlib.import_module(_MODULES.get(name, "emitd.errors")), name)
 
 
 def __dir__() -> list[str]:

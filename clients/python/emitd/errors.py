@@ -5,10 +5,12 @@ EmitError                  .retryable says whether the same again can help, .fie
 ├── RequestRejected        a question makes no sense, or the service cannot answer it
 ├── JobNotFound            there is no such job
 ├── JobNotApplied          a report changed nothing: .stale_reason says why
+│   └── LeaseLost          the attempt went on, or ended, without its reporter
 ├── Unavailable            not now: try again (retryable)
 └── ClientNotOpen          misuse: the client is closed, or not open yet
 
-Only awaited calls raise these. A plain call, such as `info`, counts its trouble instead: see `stats`.
+Only awaited calls raise these. A plain call, such as `info`, counts its trouble instead: see `stats`. The one
+exception: every call of a reporter whose job went on without it raises LeaseLost.
 """
 
 __all__ = [
@@ -16,6 +18,7 @@ __all__ = [
     "EmitError",
     "JobNotApplied",
     "JobNotFound",
+    "LeaseLost",
     "RecordRejected",
     "RequestRejected",
     "Unavailable",
@@ -56,6 +59,13 @@ class JobNotApplied(EmitError):
         super().__init__(f"the report on job '{job_id}' was not applied: {stale_reason}")
         self.job_id = job_id
         self.stale_reason = stale_reason
+
+
+class LeaseLost(JobNotApplied):
+    """The attempt of a running reporter has ended or was superseded: its lease ran out, or another run began.
+
+    Whoever gets this should stop working: what it reports changes nothing any more.
+    """
 
 
 class Unavailable(EmitError):

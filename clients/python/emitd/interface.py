@@ -5,25 +5,32 @@ An application that asks for an `AsyncLogger` names its client on one line, the 
     from emitd_server.in_process import InProcessClient
     async with InProcessClient.from_config("logging_config.yml", source="shop") as logger: ...
 
-Another client, such as one that sends to a server, needs another such line and nothing else. So far there is the one
-in process.
+Another client needs another such line and nothing else; the one that sends to a server:
+
+    from emitd import AsyncLogClient
+    async with AsyncLogClient("emitd.example:50051", source="shop") as logger: ...
 
 There are two kinds of call. A plain one (`info`, `advance`) never waits and never raises for trouble with the
 delivery: what cannot be delivered is counted by cause, in `stats`, and told on standard error. An awaited one
-(`audit`, `get_job`) raises `emitd.errors.EmitError`, whose `retryable` says whether another try can help.
+(`audit`, `get_job`) raises `emitd.errors.EmitError`, whose `retryable` says whether another try can help. The one
+exception: plain calls of a reporter whose job went on without it raise `emitd.errors.LeaseLost`.
 
 Plain calls may come from any thread; awaited ones from the event loop that the client was opened in, and elsewhere
 raise RuntimeError.
 """
 
-from collections.abc import AsyncGenerator, Iterable, Mapping
+from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
-    from emitd.v1 import Job, Receipt, WatchJobResponse
+    from emitd.receipt import Receipt
+    from emitd.track import AsyncTrack
+    from emitd.v1 import Job, WatchJobResponse
 
 __all__ = ["AsyncJobReporter", "AsyncLogger"]
+
+T = TypeVar("T")
 
 
 class AsyncLogger(Protocol):
@@ -62,7 +69,10 @@ class AsyncLogger(Protocol):
         """
 
     def bind(self, **attributes: object) -> Self:
-        """Return a logger that adds these attributes to every record, and shares everything else with this one."""
+        """Return a logger that adds these attributes to every record, and shares everything else with this one.
+
+        A call's own attributes of the same name win over them, and they win over those of `emitd.context.log_context`.
+        """
 
     async def audit(
         self,
@@ -73,13 +83,21 @@ class AsyncLogger(Protocol):
         details: Mapping[str, object] | None = None,
         message: str = "",
         record_id: str = "",
+        time_unix_nano: int = 0,
         timeout: float | None = None,
+        require_commit: bool = False,
     ) -> "Receipt":
-        """Send an audit event, and return the receipt when it is committed.
+        """Send an audit event, and return the receipt when it is safe: its `state` says where.
 
-        `source_ip` is an address, or `unknown`. With a `record_id` of the caller's, a second call with the same
-        content is harmless: it gets the first receipt, marked `duplicate`. While another try can help, there is one,
-        until `timeout` seconds have passed (None: the client's default).
+        `source_ip` is an address, or `unknown`; `time_unix_nano` is when it happened, 0: now. With a `record_id` of
+        the caller's, a second call with the same content, attributes of `bind` included, is harmless: it gets the first
+        receipt, marked `duplicate`. So that the content can be the same, such an event has no attributes of
+        `log_context`, and the time of its receipt unless the caller gives one. While another try can help, there is
+        one, until `timeout` seconds have passed (None: the client's default).
+
+        COMMITTED is what the service has in its audit trail. A client of a server that cannot be reached in time
+        keeps the event on this machine's disk, where it has a spool, and sends it later: SPOOLED. With
+        `require_commit`, or without a spool, that is Unavailable. In process it is COMMITTED or an error.
 
         Raises RecordRejected or Unavailable, and TypeError naming the key of `details` that is no JSON: an object of
         one's own, NaN, an infinity.
@@ -91,12 +109,34 @@ class AsyncLogger(Protocol):
         job_type: str,
         *,
         total: int | None = None,
+        lease: int | None = None,
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
     ) -> "AsyncJobReporter":
         """Return what reports how a job fares, for `async with`. Nothing is sent yet.
 
-        `total` is how many steps `advance` counts up to. Raises TypeError as `audit` does.
+        `total` is how many steps `advance` counts up to. With a `lease`, in whole seconds, a job from which nothing
+        is heard for so long becomes FAILED by itself, with the reason LEASE_EXPIRED; while the event loop turns, the
+        reporter renews it three times as often. None: the job of a worker that dies stays RUNNING.
+
+        Raises TypeError as `audit` does, and ValueError naming the number that makes no sense.
+        """
+
+    def track(
+        self,
+        items: Iterable[T] | AsyncIterable[T],
+        *,
+        job_type: str,
+        job_id: str | None = None,
+        total: int | None = None,
+        lease: int | None = 60,
+        labels: Mapping[str, str] | None = None,
+    ) -> "AsyncTrack[T]":
+        """Return an iterator over `items`, for `async for`, that reports them as a job: see `emitd.track`.
+
+        `job_id` None: a random one. `total` None: as many as `items` has, if it knows; where nobody knows, or with
+        0, the job has no percentage until it is COMPLETED. The rest is as in `job`. The steps of the loop raise what
+        a job's reporter raises, LeaseLost included.
         """
 
     async def get_job(self, job_id: str) -> "Job | None":
@@ -137,7 +177,10 @@ class AsyncLogger(Protocol):
         """
 
     async def close(self) -> None:
-        """Flush, then end. Idempotent. Later plain calls are counted as dropped, awaited ones raise ClientNotOpen."""
+        """Flush, then end. Idempotent. Later plain calls are counted as dropped, awaited ones raise ClientNotOpen.
+
+        A `track` that is still open ends as INCOMPLETE.
+        """
 
     def stats(self) -> Mapping[str, int]:
         """Return how many records were `sent`, and how many dropped, by cause (`dropped_queue_full`, ...)."""
@@ -162,6 +205,9 @@ class AsyncJobReporter(Protocol):
 
     The plain calls only note what is new. It is sent in the background, a few times a second at most, and only the
     latest; nothing that was noted is lost for the last report.
+
+    Where the attempt has ended, or was superseded, without its reporter, all further plain calls raise LeaseLost, as
+    soon as a report was answered so; what is noted changes nothing any more.
     """
 
     @property
@@ -171,6 +217,13 @@ class AsyncJobReporter(Protocol):
     @property
     def attempt(self) -> int:
         """Which run of the job this is, from 1; 0 before it was opened."""
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody wishes that the job stop. Learnt from the answers to reports, so with a `lease` soon."""
+
+    def refuse_if_lost(self) -> None:
+        """Raise LeaseLost if the job is lost. For work that has nothing to note."""
 
     async def queued(self) -> None:
         """Open the attempt with QUEUED, for a job that is entered later. Optional.
@@ -190,7 +243,8 @@ class AsyncJobReporter(Protocol):
     def details(self, details: Mapping[str, object], /) -> None:
         """Note the job's own data; it replaces what was there. Raises TypeError naming the key that is no JSON.
 
-        Data that the service refuses, such as for its size, makes the end of the job FAILED.
+        Data that the service refuses, such as for its size, makes the end of the job FAILED; until then the job keeps
+        the data it had.
         """
 
     async def __aenter__(self) -> Self:
@@ -203,7 +257,7 @@ class AsyncJobReporter(Protocol):
         trace: TracebackType | None,
         /,
     ) -> None:
-        """Report the end. If that fails, raise why, unless an exception is on its way already.
+        """Report the end. If that fails, raise why, unless an exception is on its way already; so for a lost job too.
 
         Where the last data or message was refused, the job is FAILED, without them.
         """

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 
 import msgspec
 
-__all__ = ["as_field", "as_text", "encode_attributes", "encode_details"]
+__all__ = ["as_field", "as_text", "attributes_as_json", "encode_attributes", "encode_details"]
 
 #: What msgspec raises for what it cannot write: an unknown type or key, half a surrogate pair, a reference cycle.
 _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
@@ -37,13 +37,16 @@ def encode_attributes(attributes: Mapping[str, object]) -> str:
 
     What cannot be written becomes its `repr`.
     """
-    if not attributes:
-        return ""
+    return attributes_as_json(attributes).decode() if attributes else ""
+
+
+def attributes_as_json(attributes: Mapping[str, object]) -> bytes:
+    """Return attributes as one JSON object in UTF-8. Never raises."""
     try:
-        return _encode_leniently(attributes).decode()
+        return _encode_leniently(attributes)
     except _UNWRITABLE:
         members = {as_text(key): _encode_one(value) for key, value in attributes.items()}
-        return _encode(members).decode()
+        return _encode(members)
 
 
 def encode_details(details: Mapping[str, object] | None, name: str = "details") -> str:

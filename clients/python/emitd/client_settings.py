@@ -1,0 +1,169 @@
+"""`ClientSettings`: everything that can be set of a client, by argument or by environment, with its default."""
+
+import os
+import re
+import sys
+import threading
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import msgspec
+from msgspec import Meta
+
+from emitd.backoff import Backoff
+from emitd.json_encoding import as_text
+from emitd.levels import is_level, level_number
+
+__all__ = ["ClientSettings", "Overflow"]
+
+_ENVIRONMENT_PREFIX = "EMITD_"
+_BLOCK = re.compile(r"block(?:\(\s*(\d+(?:\.\d+)?)\s*\))?")
+
+_Count = Annotated[int, Meta(ge=1)]
+#: Longer than this no thread can be told to wait.
+_MAX_SECONDS = threading.TIMEOUT_MAX
+_Seconds = Annotated[float, Meta(ge=0, le=_MAX_SECONDS)]
+_PositiveSeconds = Annotated[float, Meta(gt=0, le=_MAX_SECONDS)]
+
+
+class Overflow(msgspec.Struct, frozen=True):
+    """What happens to a log line for which the queue has no room."""
+
+    #: Make room by dropping the oldest line; else the new one is dropped.
+    drops_oldest: bool = False
+    #: How long its caller first waits for room.
+    block_seconds: float = 0.0
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `drop_newest`, `drop_oldest`, or `block(SECONDS)`: after so many (`block`: 1) it is dropped."""
+        if text == "drop_newest":
+            return cls()
+        if text == "drop_oldest":
+            return cls(drops_oldest=True)
+        if (match := _BLOCK.fullmatch(text)) and (seconds := float(match[1] or 1)) <= _MAX_SECONDS:
+            return cls(block_seconds=seconds)
+        raise ValueError(f"'{text}' is not drop_newest, drop_oldest or block(SECONDS)")
+
+
+class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The settings of a client. Each can stand in the environment, as `EMITD_` and its name in capitals."""
+
+    #: HOST:PORT of the server; several, with commas, are used in turn, as are all that a `dns:///NAME:PORT` stands for.
+    address: str = "127.0.0.1:50051"
+    #: Who sends: `source` of every record. Default: the program's name.
+    source: str = ""
+    #: Log lines below this level are not made.
+    level: str | int = "DEBUG"
+    #: How long an awaited call, such as `audit`, is tried.
+    timeout: _PositiveSeconds = 10.0
+    #: How long the server may take for one call; then the call is tried again.
+    call_timeout: _PositiveSeconds = 10.0
+    #: How long `close`, and the end of the program, wait for what is on its way.
+    close_timeout: _Seconds = 5.0
+    #: How long a fork waits for calls under way.
+    fork_wait: _Seconds = 1.0
+    #: How many log lines wait at most, and how many bytes of memory they take.
+    max_queue_records: _Count = 20_000
+    max_queue_bytes: _Count = 64 * 1024 * 1024
+    #: `drop_newest`, `drop_oldest` or `block(SECONDS)`: for log lines that find no room.
+    overflow: str = "drop_newest"
+    #: A batch has at most so many records and bytes, and a log line waits for it at most so long.
+    batch_records: _Count = 512
+    batch_bytes: _Count = 1024 * 1024
+    linger: _Seconds = 0.1
+    #: How many batches of log lines are under way at most.
+    max_in_flight: _Count = 2
+    #: The pauses between tries: they double from the first to the second, with jitter.
+    backoff_initial: _PositiveSeconds = 0.1
+    backoff_max: _PositiveSeconds = 2.0
+    #: The least time between two reports of one job that only bring progress.
+    tick_interval: _PositiveSeconds = 0.1
+    #: The folder of the spool; `off`: none. Default: `emitd/spool` in the user's state folder (XDG).
+    spool: str = ""
+    #: What is spooled: `audit`, or `all` records.
+    spool_records: str = "audit"
+    max_spool_bytes: _Count = 64 * 1024 * 1024
+    #: Lines accepted so shortly before a server died, at most so many, count as `unconfirmed`.
+    unconfirmed_seconds: _Seconds = 60.0
+    unconfirmed_records: _Count = 10_000
+    #: What was dropped is told on standard error at most so often.
+    report_interval: _PositiveSeconds = 60.0
+
+    @classmethod
+    def read(cls, given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Self:
+        """Return the settings: those given that are not None, else those in the environment, else the defaults.
+
+        Raises ValueError naming the setting that is wrong, and TypeError for one that there is not.
+        """
+        if unknown := sorted(given.keys() - set(cls.__struct_fields__)):
+            raise TypeError(f"there is no setting '{unknown[0]}'")
+        values: dict[str, Any] = {}
+        names: dict[str, str] = {}
+        for field in msgspec.structs.fields(cls):
+            variable = _ENVIRONMENT_PREFIX + field.name.upper()
+            if given.get(field.name) is not None:
+                names[field.name] = field.name
+                values[field.name] = _convert(field.name, given[field.name], field.type, strict=True)
+            elif environ.get(variable):
+                names[field.name] = variable
+                values[field.name] = _convert(variable, environ[variable], field.type, strict=False)
+        values["source"] = as_text(values.get("source", _program_name()))
+        settings = cls(**values)
+        for name, why in settings._problems():
+            raise ValueError(f"{names[name]}: {why}")
+        return settings
+
+    @property
+    def threshold(self) -> int:
+        """`level` as a number: lines of lower ones are not made."""
+        return self.level if isinstance(self.level, int) else level_number(self.level)
+
+    @property
+    def backoff(self) -> Backoff:
+        """The pauses between tries."""
+        return Backoff(self.backoff_initial, self.backoff_max)
+
+    def _problems(self) -> Iterator[tuple[str, str]]:
+        """Yield the settings that their types alone do not show to be wrong, and what is wrong with each."""
+        if why := _wrong_address(self.address):
+            yield "address", why
+        if isinstance(self.level, str) and not is_level(self.level.upper()):
+            yield "level", f"'{self.level}' is not DEBUG, INFO, WARNING, ERROR or CRITICAL"
+        try:
+            Overflow.parse(self.overflow)
+        except ValueError as error:
+            yield "overflow", str(error)
+        if self.spool_records not in ("audit", "all"):
+            yield "spool_records", f"'{self.spool_records}' is not audit or all"
+
+
+def _wrong_address(address: str) -> str:
+    """Return what is wrong with the form of an address; empty: nothing. Whether it is there shows when it is used."""
+    parts = [part.strip() for part in address.split(",") if part.strip()]
+    if not parts:
+        return "is empty; give HOST:PORT"
+    if len(parts) == 1:
+        is_good = ":" in parts[0].lstrip(":")
+        return "" if is_good else f"'{parts[0]}' is not HOST:PORT, nor a URI such as dns:///HOST:PORT"
+    for part in parts:
+        host, _, port = part.rpartition(":")
+        if "://" in part or not host or not (port.isascii() and port.isdecimal()):
+            return f"'{part}' is not HOST:PORT; among several nothing else can stand"
+    return ""
+
+
+def _convert(name: str, value: Any, kind: Any, *, strict: bool) -> Any:
+    if isinstance(value, os.PathLike):
+        value = os.fspath(value)
+    try:
+        return msgspec.convert(value, kind, strict=strict)
+    except msgspec.ValidationError as error:
+        raise ValueError(f"{name}: {error}, not {value!r}") from None
+
+
+def _program_name() -> str:
+    """Return the name of the program's file; of a module run by `python -m`, the package's."""
+    path = Path(sys.argv[0] if sys.argv and sys.argv[0] else "python")
+    return path.parent.name if path.name == "__main__.py" else path.stem

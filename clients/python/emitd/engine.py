@@ -1,0 +1,393 @@
+"""`Engine`: what one client does in one process; every client and its bound copies have one.
+
+    write  ─> LineQueue ─> senders ─┐
+    submit ─> EventLane ─> senders ─┼─> Transport ─> the service
+    spool  ─> SpoolKeeper ─> replay ┘
+                 what is dropped ─> Ledger ─> a log line of its own
+
+Threads and channel come with the first record. After a fork the child has a fresh engine inside the same object, and
+leaves everything of its parent's alone: see `process_hooks`.
+"""
+
+import math
+import threading
+import time
+import traceback
+import weakref
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+from emitd import process_hooks
+from emitd.client_settings import ClientSettings
+from emitd.context import current_attributes
+from emitd.errors import ClientNotOpen, Unavailable
+from emitd.event_lane import AwaitedRecord, EventLane
+from emitd.json_encoding import as_text, attributes_as_json
+from emitd.ledger import Ledger, say
+from emitd.line_delivery import LineDelivery
+from emitd.line_queue import LINE_OVERHEAD_BYTES, Line, LineQueue
+from emitd.receipt import Receipt, ReceiptState
+from emitd.record_id import next_record_id
+from emitd.reply import Reply
+from emitd.senders import Senders, sending_by_itself
+from emitd.spool_keeper import SpoolKeeper
+from emitd.tally import Tally
+from emitd.time_left import TimeLeft
+from emitd.tracing import current_span
+from emitd.transport import Transport
+from emitd.v1 import log_service_pb2
+from emitd.v1 import record_pb2 as pb
+
+__all__ = ["Engine"]
+
+#: How long calls under way, and those who wait for them, have to come back once they were interrupted.
+INTERRUPTED_SECONDS = 1.0
+
+
+class Endable(Protocol):
+    """What is to be ended before the client is, such as a loop that is a job."""
+
+    def close(self) -> None:
+        """End it."""
+
+
+class Engine:
+    """For any thread."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self.settings = settings
+        self._is_closed = False
+        #: Those that are still open.
+        self.tracks: weakref.WeakSet[Endable] = weakref.WeakSet()
+        self._start_afresh()
+        process_hooks.add(self)
+
+    def _start_afresh(self) -> None:
+        settings = self.settings
+        self._lock = threading.RLock()
+        self._has_begun = False
+        self._tally = Tally(settings)
+        self._time = TimeLeft(settings.close_timeout)
+        self.transport = Transport(settings)
+        self.ledger = Ledger(settings.source, settings.report_interval)
+        self.lines = LineQueue(settings, lambda level: self._drop("queue_full", level))
+        self._line_senders = Senders("emitd-lines", self._send_lines, settings.max_in_flight)
+        self._event_senders = Senders("emitd-events", self._send_events, settings.max_in_flight)
+        self.events = EventLane(settings, self._emit_events, self._event_senders.start)
+        self._spool = SpoolKeeper(settings, self._emit_lines, self._drop)
+        self._delivery = LineDelivery(
+            settings,
+            self._emit_lines,
+            time_left=self._time,
+            tally=self._tally,
+            ledger=self.ledger,
+            spool=self._spool,
+            on_drop=self._drop,
+        )
+        #: Neither is it closed, nor the program at its end, from where on nobody comes by to send what is written.
+        self._is_open = not self._is_closed and not process_hooks.is_ending()
+        self._is_finished = False
+        #: Whoever ends it holds this. Reentrant: a signal handler may close what is being closed.
+        self._finishing = threading.RLock()
+        #: The threads that wait for a receipt, or spool instead.
+        self._callers: list[int] = []
+
+    def write(
+        self,
+        level: int,
+        message: str,
+        attributes: Mapping[str, object],
+        *,
+        may_block: bool = True,
+        time_unix_nano: int = 0,
+    ) -> None:
+        """Queue a log line; time 0: now. Never raises; waits only where the overflow policy says so."""
+        if context := current_attributes():
+            attributes = {**context, **attributes}
+        if type(message) is not str:
+            message = as_text(message)
+        attributes_json = attributes_as_json(attributes) if attributes else b""
+        size = LINE_OVERHEAD_BYTES + message.__sizeof__() + len(attributes_json)
+        trace_id, span_id = current_span()
+        time_unix_nano = time_unix_nano or time.time_ns()
+        line = Line(
+            next_record_id(), time_unix_nano, level, message, attributes_json, trace_id, span_id, size
+        )
+        if not self._is_open:
+            self._write_late(line)
+        elif self.lines.put(line, may_block=may_block):
+            self._start_line_sender()
+
+    def drop_nested(self, level: int) -> None:
+        """Count a line that is not sent, because making others brought it about: see `emitd.nesting`."""
+        self._drop("nested", level)
+
+    def submit(self, record: pb.LogRecord) -> AwaitedRecord:
+        """Send an awaited record at once. Raises ClientNotOpen."""
+        self.refuse_if_closed()
+        self._begin()
+        return self.events.submit(record)
+
+    def shorten(self, timeout: float) -> float:
+        """Return how long a call may wait: its timeout, or less if the client is being closed."""
+        return min(timeout, max(self._time.seconds(), 0.0), threading.TIMEOUT_MAX)
+
+    def send_alone(self, entry: AwaitedRecord, timeout: float) -> bool:
+        """Send an awaited record in this thread, if no other does; return whether that was so, and is over by now."""
+        if self._is_open and len(self._event_senders):
+            return False
+        with self._time.alone(timeout) as deadline:
+            self.events.run(deadline, until=entry)
+        return True
+
+    @contextmanager
+    def awaiting(self) -> Iterator[None]:
+        """Hold up the end of the client while this thread waits for a receipt, or spools instead."""
+        callers, thread = self._callers, threading.get_ident()
+        callers.append(thread)
+        try:
+            yield
+        finally:
+            callers.remove(thread)
+
+    def spool(self, record: pb.LogRecord, failure: Exception) -> Receipt:
+        """Put a record on the disk; it is sent when that is possible. Raises `failure` where there is no spool."""
+        try:
+            self._spool.append([record.SerializeToString()])
+        except Unavailable as error:
+            raise Unavailable(f"{failure}; {error}") from error
+        self._tally.add("spooled", 1)
+        return Receipt(ReceiptState.SPOOLED, log_service_pb2.Receipt(record_id=record.record_id))
+
+    def refuse_if_closed(self) -> None:
+        """Raise ClientNotOpen if the client is closed."""
+        if self._is_closed:
+            raise ClientNotOpen("the client is closed: make another, or close it later")
+
+    @property
+    def is_closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._is_closed
+
+    def stats(self) -> Mapping[str, int]:
+        """Return what became of the records of this process so far, by fate, and what waits now."""
+        waiting = {
+            "queued": len(self.lines),
+            "queued_bytes": self.lines.size_bytes,
+            "awaited": self.events.waits,
+        }
+        return {**self._tally.counts(), **waiting, **self._spool.stats()}
+
+    def flush(self, timeout: float | None) -> bool:
+        """Wait until every line so far is delivered or counted as dropped; return False if time was not enough."""
+        deadline = math.inf if timeout is None else time.monotonic() + timeout
+        if not self._has_begun:
+            return True
+        if self.ledger:
+            self._nudge()
+        return self.lines.flush(deadline) and self.events.flush(deadline)
+
+    def close(self, timeout: float | None = None) -> None:
+        """Send what there is for so many seconds, then spool or count the rest. Idempotent."""
+        seconds = self.settings.close_timeout if timeout is None else max(timeout, 0.0)
+        deadline = time.monotonic() + seconds
+        self._end_tracks(deadline)
+        self._is_closed = True
+        self._finish(deadline)
+
+    def hurry_at_exit(self) -> None:
+        """Let the senders send what there is, at the end of the program."""
+        self._hurry(self._exit_deadline())
+
+    def finish_at_exit(self) -> None:
+        """Do what `close` does, at the end of the program; what is written even later is sent as it comes."""
+        self._end_tracks(self._exit_deadline())
+        self._finish(self._exit_deadline())
+        if not self._is_closed:
+            self._time.reopen()
+            self.transport.prepare()
+
+    # Forks: see `process_hooks`.
+
+    def shut_for_fork(self) -> None:
+        """Let no thread into grpc any more, and end the streams, which would not end by themselves."""
+        self.transport.gate.shut()
+        self.transport.cancel_streams()
+
+    def wait_for_fork(self, began: float) -> None:
+        """See to it that no thread is inside grpc or SQLite: wait for calls under way, then interrupt them."""
+        deadline = began + self.settings.fork_wait
+        # Half of the time for them to end by themselves. One that is interrupted is tried again.
+        if not self.transport.gate.wait_until_empty(deadline - self.settings.fork_wait / 2):
+            self.transport.interrupt()
+            self.transport.gate.wait_until_empty(deadline)
+        self._spool.pause(max(deadline - time.monotonic(), 0.0))
+
+    def resume_after_fork(self) -> None:
+        """Go on, in the parent."""
+        self._spool.resume()
+        self.transport.gate.open()
+
+    def start_in_child(self) -> None:
+        """Leave all that there is to the parent, and start afresh."""
+        self._spool.leave_to_parent()
+        process_hooks.keep_for_ever(self.__dict__.copy())
+        self._start_afresh()
+
+    # Sending.
+
+    def _begin(self) -> None:
+        if self._has_begun:
+            return
+        with self._lock:
+            if not self._has_begun:
+                self._has_begun = True
+                process_hooks.begin()
+                if not process_hooks.is_ending():
+                    self._spool.start()
+
+    def _start_line_sender(self) -> None:
+        self._begin()
+        if not self._is_open or not self._line_senders.start():
+            self._send_here()
+
+    def _write_late(self, line: Line) -> None:
+        if self._is_closed:
+            self._drop("closed", line.level)
+            process_hooks.add(self)  # it has something to tell at the end
+            return
+        self.lines.put(line, may_block=False)
+        self._start_line_sender()
+
+    def _nudge(self) -> None:
+        if self.lines.nudge():
+            self._line_senders.start()
+
+    def _send_lines(self, *, may_wait: bool = True) -> None:
+        """Send lines until none can come any more, or none is there; at the latest until there is no time left."""
+        while self._time.seconds() > 0 and (batch := self.lines.take(may_wait=may_wait)) is not None:
+            if may_wait and self.lines.is_crowded:
+                self._line_senders.start()
+            try:
+                self._delivery.deliver(batch.lines)
+            finally:
+                self.lines.settle(batch)
+        if self._time.seconds() > 0:
+            self._delivery.deliver(())
+
+    def _send_events(self) -> None:
+        self.events.run()
+
+    def _drop(self, cause: str, level: int, why: str = "", count: int = 1) -> None:
+        self._tally.add(f"dropped_{cause}", count)
+        self.ledger.add(cause, level, count, why)
+        if self._is_open and self._has_begun:
+            self._nudge()
+
+    def _emit_events(self, records: Sequence[bytes]) -> Reply:
+        reply = self._emit(records, want_receipts=True)
+        if reply.divide is None:
+            self._tally.add("sent", len(records) - len(reply.again) - len(reply.rejected))
+            self._tally.add("failed", len(reply.rejected))
+        return reply
+
+    def _emit_lines(self, records: Sequence[bytes]) -> Reply:
+        return self._emit(records, want_receipts=False)
+
+    def _emit(self, records: Sequence[bytes], *, want_receipts: bool) -> Reply:
+        """Make one call, and count what its connection says of earlier ones. Never raises."""
+        timeout = self._time.for_call(self.settings.call_timeout)
+        try:
+            reply = self.transport.emit(records, timeout, want_receipts=want_receipts)
+        except Exception as error:  # a fault of our own must not end the sending
+            say(f"internal error while sending: {_stack_of(error)}")
+            return Reply(again=dict.fromkeys(range(len(records)), (repr(error), 0.0)))
+        self._tally.note(reply, len(records))
+        if not reply.again:
+            self._time.answered()
+        return reply
+
+    # Ending.
+
+    def _exit_deadline(self) -> float:
+        return time.monotonic() + self.settings.close_timeout - process_hooks.ending_seconds()
+
+    def _end_tracks(self, deadline: float) -> None:
+        with sending_by_itself(deadline):
+            for track in list(self.tracks):
+                track.close()
+
+    def _finish(self, deadline: float) -> None:
+        """End, once. Who comes while another thread does it waits for that."""
+        wait = min(max(deadline - time.monotonic(), 0.0), threading.TIMEOUT_MAX)
+        if not self._finishing.acquire(timeout=wait):
+            return
+        try:
+            if not self._is_finished:
+                self._is_finished = True
+                self._end(deadline)
+            self.ledger.tell(now=True)
+        finally:
+            self._finishing.release()
+
+    def _end(self, deadline: float) -> None:
+        """Send what there is, beside the senders; then interrupt them, and spool or count what is left."""
+        self._hurry(deadline)
+        is_done = False
+        try:
+            with sending_by_itself(deadline):
+                self._send_lines(may_wait=False)
+            is_done = self._join(deadline)
+        finally:  # a KeyboardInterrupt only ends the waiting
+            if not is_done:
+                self._interrupt()
+            self._give_up_rest()  # senders that run out of time leave theirs in the queue
+            self._delivery.leave_word()
+            self._spool.close()
+            if self._is_closed:
+                self.transport.interrupt()
+                process_hooks.remove(self)
+
+    def _hurry(self, deadline: float) -> None:
+        self._is_open = False
+        self._time.close(deadline)
+        self._spool.close_replay()
+        self.lines.close()
+        self.events.close()
+
+    def _interrupt(self) -> None:
+        """Have all that is under way given up."""
+        self._time.close(time.monotonic())
+        self.transport.interrupt()
+        self.events.abandon()
+        self._join(time.monotonic() + INTERRUPTED_SECONDS)
+
+    def _send_here(self) -> None:
+        """Send in this thread: no other can be started, at the end of the program or where there are too many."""
+        with self._time.alone():
+            self._send_lines(may_wait=False)
+            if self._time.seconds() <= 0:
+                self._give_up_rest()
+        if process_hooks.is_ending():
+            self._delivery.leave_word()
+            self.ledger.tell(now=True)
+
+    def _join(self, deadline: float) -> bool:
+        """Wait for all threads that send, or wait for what is sent; return whether they are done."""
+        done = [threads.join(deadline) for threads in (self._line_senders, self._event_senders, self._spool)]
+        while set(self._callers) - {threading.get_ident()}:
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.01)
+        return all(done)
+
+    def _give_up_rest(self) -> None:
+        self._delivery.give_up(self.lines.drain(), "no time was left")
+
+
+def _stack_of(error: Exception) -> str:
+    try:
+        return "".join(traceback.format_exception(error))
+    except Exception:  # it takes modules that are gone at the very end
+        return repr(error)

@@ -1,0 +1,334 @@
+"""`EventLane`: what is sent at once: audit events and changes of jobs, whose makers wait, and ticks of running jobs.
+
+    submit ─> AwaitedRecord ─┐
+                             ├─> entries by the time they are due ─> run: a call ─> receipt, error, or due again
+    watch  ─> JobTicker ─────┘
+
+What comes while a call is under way shares the next one. A failed entry is due again after its own pause, so that one
+that the service cannot take keeps no other waiting.
+"""
+
+import heapq
+import itertools
+import math
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError
+from contextlib import suppress
+from typing import Protocol, TypeAlias
+
+from emitd.client_settings import ClientSettings
+from emitd.errors import EmitError, Unavailable
+from emitd.job_notes import JobNotes
+from emitd.reply import Reply
+from emitd.v1 import log_service_pb2
+from emitd.v1 import record_pb2 as pb
+
+__all__ = ["AwaitedRecord", "EventLane", "JobTicker"]
+
+#: A job's lease is renewed so many times before it would run out.
+BEATS_IN_A_LEASE = 3
+
+#: Sends records, and notes in the client's counts what became of them.
+Send: TypeAlias = Callable[[Sequence[bytes]], Reply]
+
+
+class Entry(Protocol):
+    """What the lane sends. `take` to `again` are called by one sender at a time."""
+
+    #: When it is to be sent, by `time.monotonic`; infinity: not now. The lane's.
+    due: float
+    attempts: int
+
+    def take(self) -> bytes | None:
+        """Return the record to send, serialised; None: nobody wants it sent any more."""
+
+    def accept(self, receipt: log_service_pb2.Receipt) -> float:
+        """Take the receipt. Return when to send again; infinity: not by itself."""
+
+    def reject(self, error: EmitError) -> float:
+        """Take a refusal for good. Return what `accept` does."""
+
+    def note_failure(self, why: str) -> None:
+        """Know why it is tried again."""
+
+
+class AwaitedRecord:
+    """A record whose maker waits for `future`; once that is cancelled, it is not sent again."""
+
+    def __init__(self, record: bytes) -> None:
+        self._record = record
+        self.due = 0.0
+        self.attempts = 0
+        self.future: Future[log_service_pb2.Receipt] = Future()
+        #: Why it was not taken so far.
+        self.failure = "no answer so far"
+
+    def take(self) -> bytes | None:
+        """Return the record, unless nobody waits for it any more."""
+        return None if self.future.done() else self._record
+
+    def accept(self, receipt: log_service_pb2.Receipt) -> float:
+        """Give the receipt to its maker."""
+        with suppress(InvalidStateError):  # its maker gave up
+            self.future.set_result(receipt)
+        return math.inf
+
+    def reject(self, error: EmitError) -> float:
+        """Give the error to its maker."""
+        with suppress(InvalidStateError):
+            self.future.set_exception(error)
+        return math.inf
+
+    def note_failure(self, why: str) -> None:
+        """Remember why, for its maker."""
+        self.failure = why
+
+
+class JobTicker:
+    """Sends the news of a running job, never more than one report at a time, and renews its lease."""
+
+    def __init__(self, notes: JobNotes, interval: float) -> None:
+        self._notes = notes
+        self._interval = interval
+        self.due = math.inf
+        self.attempts = 0
+        self._sent_at = time.monotonic()
+        self._is_stopped = False
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to send."""
+        return self._notes.has_news and not self._is_stopped
+
+    def next_due(self) -> float:
+        """Return when to send: the news soon, else what keeps the lease."""
+        if self._is_stopped or self._notes.is_lost:
+            return math.inf
+        if self._notes.has_news:
+            return self._sent_at + self._interval
+        lease = self._notes.lease_seconds
+        return math.inf if lease is None else self._sent_at + lease / BEATS_IN_A_LEASE
+
+    def stop(self) -> None:
+        """Send nothing any more: the job has ended, or is about to."""
+        self._is_stopped = True
+
+    def take(self) -> bytes | None:
+        """Return a new report of how the job stands."""
+        if self._is_stopped or self._notes.is_lost:
+            return None
+        self._sent_at = time.monotonic()
+        return self._notes.report(pb.JOB_STATE_RUNNING).SerializeToString()
+
+    def accept(self, receipt: log_service_pb2.Receipt) -> float:
+        """Note whether the job is lost, or is to be cancelled."""
+        self._notes.take_notice(receipt.job.stale_reason, receipt.job.cancel_requested)
+        return self.next_due()
+
+    def reject(self, error: EmitError) -> float:
+        """Leave out what was refused, and go on."""
+        if self._notes.withhold_refused():
+            return self._sent_at + self._interval
+        return self.next_due()
+
+    def note_failure(self, why: str) -> None:
+        """Nobody waits to know: the end of the job says it."""
+
+
+class EventLane:
+    """For any thread; `run` is what senders do."""
+
+    def __init__(self, settings: ClientSettings, send: Send, start_sender: Callable[[], object]) -> None:
+        self._settings = settings
+        self._backoff = settings.backoff
+        self._send = send
+        self._start_sender = start_sender
+        # Reentrant, as that of the lines.
+        self._lock = threading.RLock()
+        self._changed = threading.Condition(self._lock)
+        self._heap: list[tuple[float, int, Entry]] = []
+        self._order = itertools.count()
+        self._idle = 0
+        self._tickers: dict[JobNotes, JobTicker] = {}
+        self._awaited: set[AwaitedRecord] = set()
+        self._under_way: set[Entry] = set()
+        self._is_closed = False
+
+    def submit(self, record: pb.LogRecord) -> AwaitedRecord:
+        """Send a record at once, and again while that can help and its future is not cancelled."""
+        entry = AwaitedRecord(record.SerializeToString())
+        with self._lock:
+            self._awaited.add(entry)
+            self._schedule(entry, time.monotonic())
+        return entry
+
+    def watch(self, notes: JobNotes) -> None:
+        """Send the news of a job that is RUNNING, and keep its lease, until `forget`."""
+        with self._lock:
+            ticker = self._tickers[notes] = JobTicker(notes, self._settings.tick_interval)
+            self._schedule(ticker, ticker.next_due())
+
+    def news(self, notes: JobNotes) -> None:
+        """See to it that a job's news is sent; for JobNotes' `on_news`."""
+        with self._lock:
+            ticker = self._tickers.get(notes)
+            if ticker is None or ticker in self._under_way or ticker.attempts:
+                return  # what is tried again brings the news, after its pause
+            if ticker.next_due() < ticker.due:
+                self._schedule(ticker, ticker.next_due())
+
+    def forget(self, notes: JobNotes) -> None:
+        """Send no more for a job: it is about to be reported as ended."""
+        with self._lock:
+            ticker = self._tickers.pop(notes, None)
+            if ticker is not None:
+                ticker.stop()
+                self._changed.notify_all()
+
+    def withdraw(self, entry: AwaitedRecord) -> bool:
+        """Give a record up; return False if its fate is known by now: see its future. A call under way goes on."""
+        is_given_up = entry.future.cancel()
+        with self._lock:
+            self._awaited.discard(entry)
+            self._changed.notify_all()
+        return is_given_up
+
+    def run(self, deadline: float = math.inf, until: AwaitedRecord | None = None) -> None:
+        """Send what is due: until the lane is closed and empty, until `deadline`, or until one record is settled."""
+        while entries := self._take(deadline, until):
+            self._send_all(entries)
+
+    def flush(self, deadline: float) -> bool:
+        """Wait until nobody waits for a receipt and no news is left; return False if that is not by `deadline`."""
+        with self._lock:
+            self._hurry()
+            while self._awaited or any(map(self._is_unsettled, self._tickers.values())):
+                left = deadline - time.monotonic()
+                if left <= 0:
+                    return False
+                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+            return True
+
+    def close(self) -> None:
+        """Let senders send the rest, and then end."""
+        with self._lock:
+            self._is_closed = True
+            self._hurry()
+
+    def abandon(self) -> None:
+        """Tell all who still wait that there was no time left."""
+        with self._lock:
+            awaited = list(self._awaited)
+            self._awaited.clear()
+            self._heap.clear()
+            self._changed.notify_all()
+        for entry in awaited:
+            entry.reject(Unavailable(f"the client was closed before it was committed: {entry.failure}"))
+
+    @property
+    def waits(self) -> int:
+        """How many records wait for their receipt."""
+        return len(self._awaited)
+
+    def _is_unsettled(self, ticker: JobTicker) -> bool:
+        """Whether news waits, is under way, or is to be tried again."""
+        return ticker.has_news or ticker in self._under_way or ticker.attempts > 0
+
+    def _hurry(self) -> None:
+        now = time.monotonic()
+        for ticker in self._tickers.values():
+            if ticker.has_news and ticker not in self._under_way:
+                self._schedule(ticker, now)
+        self._changed.notify_all()
+
+    def _schedule(self, entry: Entry, due: float) -> None:
+        entry.due = due
+        if due == math.inf:
+            return
+        heapq.heappush(self._heap, (due, next(self._order), entry))
+        if self._idle:
+            self._changed.notify_all()
+        else:
+            self._start_sender()
+
+    def _take(self, deadline: float, until: AwaitedRecord | None) -> Sequence[Entry]:
+        """Wait for what is due, and return it; nothing if there is nothing to wait for any more."""
+        with self._lock:
+            while True:
+                now = time.monotonic()
+                if until is not None and until.future.done():
+                    return ()
+                if entries := self._pop_due(now):
+                    return entries
+                next_due = self._heap[0][0] if self._heap else math.inf
+                if now >= deadline or (self._is_closed and not self._awaited and next_due > now):
+                    return ()
+                wait = min(next_due, deadline) - now
+                self._idle += 1
+                try:
+                    self._changed.wait(min(wait, threading.TIMEOUT_MAX))
+                finally:
+                    self._idle -= 1
+
+    def _pop_due(self, now: float) -> Sequence[Entry]:
+        entries: list[Entry] = []
+        while self._heap and len(entries) < self._settings.batch_records:
+            due, _, entry = self._heap[0]
+            if due == entry.due and due > now:
+                break
+            heapq.heappop(self._heap)
+            if due == entry.due:  # else it was scheduled anew
+                entry.due = math.inf
+                self._under_way.add(entry)
+                entries.append(entry)
+        return entries
+
+    def _send_all(self, entries: Sequence[Entry]) -> None:
+        wanted = [(entry, record) for entry in entries if (record := entry.take()) is not None]
+        for entry in set(entries).difference([entry for entry, _ in wanted]):
+            self._settle(entry, math.inf)
+        if wanted:
+            self._exchange(wanted)
+
+    def _exchange(self, wanted: Sequence[tuple[Entry, bytes]]) -> None:
+        """Send records, in halves where one may spoil the call for the others."""
+        reply = self._send([record for _, record in wanted])
+        if reply.divide is not None:
+            if len(wanted) == 1:
+                self._settle(wanted[0][0], wanted[0][0].reject(reply.divide))
+                return
+            half = len(wanted) // 2
+            self._exchange(wanted[:half])
+            self._exchange(wanted[half:])
+            return
+        for index, (entry, _) in enumerate(wanted):
+            if index in reply.again:
+                self._try_again(entry, *reply.again[index])
+            elif index in reply.rejected:
+                self._settle(entry, entry.reject(reply.rejected[index]))
+            elif index >= len(reply.receipts):
+                self._try_again(entry, "the service sent no receipt for it", 0.0)
+            else:
+                self._settle(entry, entry.accept(reply.receipts[index]))
+
+    def _try_again(self, entry: Entry, why: str, at_least: float) -> None:
+        entry.attempts += 1
+        entry.note_failure(why)
+        pause = self._backoff.pause(entry.attempts, at_least)
+        with self._lock:
+            self._under_way.discard(entry)
+            self._schedule(entry, time.monotonic() + pause)
+
+    def _settle(self, entry: Entry, next_due: float) -> None:
+        entry.attempts = 0
+        with self._lock:
+            self._under_way.discard(entry)
+            if isinstance(entry, AwaitedRecord):
+                self._awaited.discard(entry)
+            elif isinstance(entry, JobTicker):  # there may be news since it was answered
+                next_due = min(next_due, entry.next_due())
+            if not self._is_closed or next_due <= time.monotonic():
+                self._schedule(entry, next_due)
+            self._changed.notify_all()

@@ -1,0 +1,262 @@
+"""`JobNotes`: what is known of one run of a job, and the reports that say so. Shared by all reporters.
+
+It sends nothing: its owner asks for a report when it is time for one, and hands back what the service answered.
+
+    advance, progress, message, details ─> JobNotes ─> report, failure_report ─> (owner sends) ─┐
+                      LeaseLost <──────────────┴── take_receipt, take_notice <──────────────────┘
+
+Every report carries the whole current state (progress, message, details), so that one that was left out, or merged
+into the next, takes nothing away. It carries its own time too, always later than that of the one before, so that a
+copy that arrives late never replaces what is newer. That is by the sender's clock: where it is ahead of the service's,
+reports count from their arrival, so an owner should have one RUNNING report of a job under way at a time, and rather
+make a new one than send one again that it has given up.
+"""
+
+import threading
+import time
+from collections.abc import Callable, Mapping
+
+from emitd.errors import JobNotApplied, LeaseLost
+from emitd.failure import failure_message, failure_reason
+from emitd.json_encoding import as_field, as_text, encode_details
+from emitd.record_id import next_record_id
+from emitd.v1 import log_service_pb2
+from emitd.v1 import record_pb2 as pb
+
+__all__ = ["JobNotes"]
+
+#: A message is cut to so many characters: a report must not fail for its own length.
+MAX_MESSAGE_CHARACTERS = 4_000
+#: What the wire has room for.
+MAX_LEASE_SECONDS = 2**32 - 1
+
+#: The stale reasons that say that the attempt went on, or ended, without its reporter.
+_LOST = {"SUPERSEDED", "ATTEMPT_ENDED"}
+_ENDED = {pb.JOB_STATE_COMPLETED, pb.JOB_STATE_FAILED}
+
+
+class JobNotes:
+    """One run of a job, from any thread. `on_news` is called, outside of any lock, whenever there is news to send."""
+
+    def __init__(
+        self,
+        job_id: str,
+        job_type: str,
+        *,
+        total: int | None,
+        labels: Mapping[str, str] | None,
+        details: Mapping[str, object] | None,
+        lease: int | None,
+        envelope: pb.LogRecord,
+        on_news: Callable[[], None],
+    ) -> None:
+        """Begin with nothing done; `envelope` has what every report carries besides, such as the source.
+
+        `lease` is how many seconds a RUNNING report keeps the job alive. Raises ValueError and TypeError.
+        """
+        if total is not None and total < 1:
+            raise ValueError(f"total: {total} is not a number of steps; expected at least 1")
+        self._job = pb.JobStatus(
+            job_id=as_field(job_id),
+            job_type=as_field(job_type),
+            labels={as_text(key): as_text(value) for key, value in (labels or {}).items()},
+        )
+        self._lease_seconds = _checked_lease(lease)
+        self._envelope = envelope
+        self._on_news = on_news
+        self._total = total
+        # Reentrant: a finalizer that notes something may run in a thread that is in here already.
+        self._lock = threading.RLock()
+        self._steps = 0
+        self._progress: int | None = None
+        self._message = ""
+        self._details_json = encode_details(details) if details is not None else ""
+        self._has_news = False
+        #: Whether message and details as they stand were refused.
+        self._refused = False
+        self._time_unix_nano = 0
+        self._status: pb.JobState = pb.JOB_STATE_UNSPECIFIED
+        self._attempt = 0
+        self._entered = False
+        self._stale_reason = ""
+        self._cancel_requested = False
+
+    @property
+    def job_id(self) -> str:
+        """The job's id."""
+        return self._job.job_id
+
+    @property
+    def attempt(self) -> int:
+        """Which run of the job this is; 0 before a receipt said so."""
+        return self._attempt
+
+    @property
+    def lease_seconds(self) -> int | None:
+        """How long a RUNNING report keeps the job alive; None: there is no lease."""
+        return self._lease_seconds
+
+    @property
+    def has_news(self) -> bool:
+        """Whether something was noted since the last report."""
+        return self._has_news
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody wishes that the job stop, as far as the service has answered."""
+        return self._cancel_requested
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the attempt went on, or ended, without its reporter."""
+        return bool(self._stale_reason)
+
+    @property
+    def stale_reason(self) -> str:
+        """Why it is lost; empty if it is not."""
+        return self._stale_reason
+
+    def advance(self, steps: int = 1, /) -> None:
+        """Note so many more steps done. Raises LeaseLost, and ValueError without a total."""
+        if self._total is None:
+            raise ValueError(f"job '{self.job_id}' was made without `total`: use `progress`")
+        with self._lock:
+            self.refuse_if_lost()
+            self._steps += steps
+            is_news = self._note_progress(min(max(100 * self._steps // self._total, 0), 100))
+        if is_news:
+            self._on_news()
+
+    def progress(self, percent: float, /) -> None:
+        """Note the progress. Raises LeaseLost, and ValueError outside of 0 to 100."""
+        if not 0 <= percent <= 100:
+            raise ValueError(f"percent: {percent} is not from 0 to 100")
+        with self._lock:
+            self.refuse_if_lost()
+            is_news = self._note_progress(int(percent))
+        if is_news:
+            self._on_news()
+
+    def message(self, text: str, /) -> None:
+        """Note what the job is doing. Raises LeaseLost."""
+        self._note_texts(as_text(text)[:MAX_MESSAGE_CHARACTERS], None)
+
+    def details(self, details: Mapping[str, object], /) -> None:
+        """Note the job's own data. Raises LeaseLost, and TypeError naming the key that is no JSON."""
+        self._note_texts(None, encode_details(details))
+
+    def report(
+        self, status: pb.JobState, failure_reason: str = "", failure_message: str = ""
+    ) -> pb.LogRecord:
+        """Return a new record of the current state, under an id of its own; then there is no more news.
+
+        It opens a new attempt as long as no receipt has said which one is open. Only RUNNING has the lease: nobody
+        renews it for a job that waits in a queue, and the end needs none.
+        """
+        record = pb.LogRecord(record_id=next_record_id())
+        record.MergeFrom(self._envelope)
+        record.job.CopyFrom(self._job)
+        record.job.status = status
+        record.job.failure_reason = failure_reason
+        record.job.failure_message = failure_message
+        with self._lock:
+            self._fill(record, status)
+        return record
+
+    def failure_report(self, exception: BaseException) -> pb.LogRecord:
+        """Return the report that the job FAILED with this exception."""
+        return self.report(pb.JOB_STATE_FAILED, failure_reason(exception), failure_message(exception))
+
+    def take_receipt(self, receipt: log_service_pb2.JobReceipt) -> None:
+        """Note what came of the last report, where its maker waited for it: of the beginning, and of the end.
+
+        Raises JobNotApplied if the report changed nothing; LeaseLost where the job had been running before.
+        """
+        with self._lock:
+            reason = receipt.stale_reason
+            if reason and self._entered and reason in _LOST:
+                self._stale_reason = reason
+            self.refuse_if_lost()
+            if reason:
+                raise JobNotApplied(self.job_id, reason)
+            self._attempt = self._attempt or receipt.attempt
+            self._entered = self._entered or self._status == pb.JOB_STATE_RUNNING
+            self._cancel_requested |= receipt.cancel_requested
+
+    def take_notice(self, stale_reason: str, cancel_requested: bool) -> None:
+        """Note what came of a RUNNING report that nobody waited for. Never raises.
+
+        One that was merely overtaken means nothing, and so does one that is answered after the job's own end.
+        """
+        with self._lock:
+            self._cancel_requested |= cancel_requested
+            if stale_reason in _LOST and self._entered and self._status not in _ENDED:
+                self._stale_reason = self._stale_reason or stale_reason
+
+    def refuse_if_lost(self) -> None:
+        """Raise LeaseLost if the job is lost."""
+        if self._stale_reason:
+            raise LeaseLost(self.job_id, self._stale_reason)
+
+    def withhold_refused(self) -> bool:
+        """Keep message and details out of RUNNING reports, because the service refused one that had them.
+
+        The end brings them again, and new ones are tried. Return False where there were none to blame, or they were
+        withheld already.
+        """
+        with self._lock:
+            is_to_blame = not self._refused and bool(self._message or self._details_json)
+            self._refused = True
+            return is_to_blame
+
+    def forget_refused(self) -> None:
+        """Drop message and details, because the service refused the end with them; the job keeps what it has."""
+        with self._lock:
+            self._message = self._details_json = ""
+
+    def _fill(self, record: pb.LogRecord, status: pb.JobState) -> None:
+        """Put into a record what changes from one report to the next."""
+        self._status = status
+        self._has_news = False
+        self._time_unix_nano = max(time.time_ns(), self._time_unix_nano + 1)
+        record.time_unix_nano = self._time_unix_nano
+        record.job.attempt = self._attempt
+        record.job.new_attempt = not self._attempt
+        if status != pb.JOB_STATE_RUNNING or not self._refused:
+            record.message = self._message
+            record.job.details_json = self._details_json
+        if self._progress is not None and status != pb.JOB_STATE_COMPLETED:
+            record.job.progress = self._progress
+        if self._lease_seconds is not None and status == pb.JOB_STATE_RUNNING:
+            record.job.lease_seconds = self._lease_seconds
+
+    def _note_progress(self, percent: int) -> bool:
+        if percent == self._progress:
+            return False
+        self._progress = percent
+        self._has_news = True
+        return True
+
+    def _note_texts(self, message: str | None, details_json: str | None) -> None:
+        """Note a new message or new details; None: as they are."""
+        with self._lock:
+            self.refuse_if_lost()
+            message = self._message if message is None else message
+            details_json = self._details_json if details_json is None else details_json
+            if (message, details_json) == (self._message, self._details_json):
+                return
+            self._message, self._details_json = message, details_json
+            self._refused = False
+            self._has_news = True
+        self._on_news()
+
+
+def _checked_lease(lease: int | None) -> int | None:
+    if lease is None:
+        return None
+    if not isinstance(lease, int) or isinstance(lease, bool) or not 1 <= lease <= MAX_LEASE_SECONDS:
+        raise ValueError(
+            f"lease: {lease!r} is not a whole number of seconds from 1 to {MAX_LEASE_SECONDS}; "
+            "None: the job has no lease"
+        )
+    return lease

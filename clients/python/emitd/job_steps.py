@@ -1,0 +1,72 @@
+"""How a job's run begins and ends, as steps: each yields a report to send and is sent the receipt, or thrown the error.
+
+So the order, and what a refusal means, stands here once; `drive` and `drive_async` do the waiting.
+"""
+
+from collections.abc import Awaitable, Callable, Generator
+from typing import TypeAlias
+
+from emitd.errors import EmitError, RecordRejected
+from emitd.job_notes import JobNotes
+from emitd.receipt import Receipt
+from emitd.v1 import record_pb2 as pb
+
+__all__ = ["Steps", "begin", "drive", "drive_async", "end"]
+
+Steps: TypeAlias = Generator[pb.LogRecord, Receipt, None]
+
+
+def begin(notes: JobNotes, status: pb.JobState) -> Steps:
+    """Open the attempt with QUEUED or RUNNING. Raises JobNotApplied if that changed nothing."""
+    receipt = yield notes.report(status)
+    notes.take_receipt(receipt.job)
+
+
+def end(notes: JobNotes, exception: BaseException | None) -> Steps:
+    """Report COMPLETED or FAILED. Raises JobNotApplied if that changed nothing.
+
+    Where the last news is refused for good, the job ends as FAILED without it, and the refusal is raised.
+    """
+    notes.refuse_if_lost()
+    try:
+        receipt = (
+            yield notes.report(pb.JOB_STATE_COMPLETED)
+            if exception is None
+            else notes.failure_report(exception)
+        )
+    except RecordRejected as error:
+        notes.forget_refused()
+        receipt = yield notes.failure_report(exception or error)
+        notes.take_receipt(receipt.job)
+        raise
+    notes.take_receipt(receipt.job)
+
+
+def drive(steps: Steps, send: Callable[[pb.LogRecord], Receipt]) -> None:
+    """Take the steps, waiting in this thread."""
+    try:
+        record = next(steps)
+        while True:
+            try:
+                receipt = send(record)
+            except EmitError as error:
+                record = steps.throw(error)
+            else:
+                record = steps.send(receipt)
+    except StopIteration:
+        return
+
+
+async def drive_async(steps: Steps, send: Callable[[pb.LogRecord], Awaitable[Receipt]]) -> None:
+    """Take the steps, waiting in this task."""
+    try:
+        record = next(steps)
+        while True:
+            try:
+                receipt = await send(record)
+            except EmitError as error:
+                record = steps.throw(error)
+            else:
+                record = steps.send(receipt)
+    except StopIteration:
+        return

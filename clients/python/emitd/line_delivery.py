@@ -1,0 +1,188 @@
+"""`LineDelivery`: sends batches of log lines until each line is accepted, dropped or spooled.
+
+    Line ─> Item: serialised once ─> a call ─┬─> accepted
+                                   ^         ├─> refused for good, or no time is left ─> ledger, or spool
+                                   └─────────┴─> worth another try
+
+With the lines goes what the ledger has to tell.
+"""
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, Protocol
+
+from emitd.client_settings import ClientSettings
+from emitd.errors import EmitError
+from emitd.json_encoding import as_text, encode_attributes
+from emitd.ledger import Drop, Ledger, drop_record
+from emitd.line_queue import Line
+from emitd.reply import Reply
+from emitd.spool_keeper import SpoolKeeper
+from emitd.tally import Tally
+from emitd.time_left import TimeLeft
+from emitd.v1 import record_pb2 as pb
+
+__all__ = ["LineDelivery"]
+
+#: Where all are spooled, log lines are after so many tries.
+TRIES_BEFORE_SPOOLING = 3
+#: The field of a record that is not worth losing its line for.
+ATTRIBUTES = "attributes_json"
+#: So much is kept of attributes that the service refuses: for their size, their depth, or a key that stands twice.
+MAX_REFUSED_CHARACTERS = 8_000
+
+
+class Item(NamedTuple):
+    """A log line on its way, serialised; or the line that tells of a drop."""
+
+    record: bytes
+    level: int
+    drop: Drop | None = None
+    #: Its attributes were refused, and are a text now.
+    is_mended: bool = False
+
+
+class OnDrop(Protocol):
+    """Told of lines that are dropped."""
+
+    def __call__(self, cause: str, level: int, why: str = "", count: int = 1) -> None: ...
+
+
+class LineDelivery:
+    """For any thread."""
+
+    def __init__(
+        self,
+        settings: ClientSettings,
+        send: Callable[[Sequence[bytes]], Reply],
+        *,
+        time_left: TimeLeft,
+        tally: Tally,
+        ledger: Ledger,
+        spool: SpoolKeeper,
+        on_drop: OnDrop,
+    ) -> None:
+        self._source = settings.source
+        self._spools_lines = settings.spool_records == "all"
+        self._backoff = settings.backoff
+        self._send = send
+        self._time = time_left
+        self._tally = tally
+        self._ledger = ledger
+        self._spool = spool
+        self._on_drop = on_drop
+
+    def deliver(self, lines: Sequence[Line]) -> None:
+        """Send lines, after what there is to tell of drops; return when each has its fate."""
+        told = [Item(drop_record(drop, self._source), drop.level, drop) for drop in self._ledger.take()]
+        self._deliver([*told, *map(self._item, lines)])
+
+    def give_up(self, lines: Sequence[Line], why: str) -> None:
+        """Spool lines that nobody has sent, where lines are spooled; else drop them."""
+        self._give_up([self._item(line) for line in lines], why)
+
+    def leave_word(self) -> None:
+        """Leave word of what was dropped to whoever sends the spool."""
+        drops = self._ledger.take()
+        if not drops:
+            return
+        try:
+            self._spool.append([drop_record(drop, self._source) for drop in drops])
+        except EmitError:
+            self._ledger.put_back(drops)
+
+    def _item(self, line: Line) -> Item:
+        message = line.message
+        try:
+            message.encode()
+        except UnicodeEncodeError:
+            message = as_text(message)
+        record = pb.LogRecord(
+            record_id=line.record_id,
+            time_unix_nano=line.time_unix_nano,
+            level=line.level,  # type: ignore[arg-type]
+            message=message,
+            source=self._source,
+            attributes_json=line.attributes_json,  # type: ignore[arg-type]
+            trace_id=line.trace_id,
+            span_id=line.span_id,
+        )
+        return Item(record.SerializeToString(), line.level)
+
+    def _deliver(self, items: Sequence[Item]) -> None:
+        attempts = 0
+        while items:
+            reply = self._try(items)
+            if reply.divide is not None:
+                self._divide(items, reply.divide)
+                return
+            again = self._settle(items, reply)
+            attempts = attempts + 1 if len(again) == len(items) else 1
+            items = again
+            if items and not self._pause(attempts, reply):
+                self._give_up(items, next(iter(reply.again.values()))[0])
+                return
+            if attempts >= TRIES_BEFORE_SPOOLING and self._spool_lines(items):
+                return
+
+    def _try(self, items: Sequence[Item]) -> Reply:
+        try:
+            return self._send([item.record for item in items])
+        except BaseException:  # a KeyboardInterrupt in a thread that sends for itself
+            self._give_up(items, "interrupted")
+            raise
+
+    def _pause(self, attempts: int, reply: Reply) -> bool:
+        at_least = max([delay for _, delay in reply.again.values()])
+        return self._time.pause(self._backoff.pause(attempts, at_least))
+
+    def _divide(self, items: Sequence[Item], refused: EmitError) -> None:
+        if len(items) == 1:
+            self._refuse(items[0], refused)
+            return
+        half = len(items) // 2
+        self._deliver(items[:half])
+        self._deliver(items[half:])
+
+    def _settle(self, items: Sequence[Item], reply: Reply) -> Sequence[Item]:
+        """Count what is settled; return what is worth another try."""
+        for index, error in reply.rejected.items():
+            self._refuse(items[index], error)
+        self._tally.add_accepted_lines(len(items) - len(reply.rejected) - len(reply.again))
+        return [items[index] for index in reply.again] if reply.again else ()
+
+    def _refuse(self, item: Item, error: EmitError) -> None:
+        if error.field == ATTRIBUTES and not item.is_mended:
+            self._deliver([item._replace(record=_mended(item.record, error), is_mended=True)])
+        elif item.drop is None:  # one that tells of a drop makes no other
+            self._on_drop("refused", item.level, str(error))
+
+    def _give_up(self, items: Sequence[Item], why: str) -> None:
+        if self._spool_lines(items):
+            return
+        self._ledger.put_back([item.drop for item in items if item.drop is not None])
+        levels = Counter([item.level for item in items if item.drop is None])
+        for level, count in levels.items():
+            self._on_drop("at_close", level, why, count)
+
+    def _spool_lines(self, items: Sequence[Item]) -> bool:
+        """Spool lines, where these are spooled; return whether they are."""
+        if not items or not self._spools_lines:
+            return False
+        try:
+            self._spool.append([item.record for item in items])
+        except EmitError:
+            return False
+        self._tally.add("spooled", len(items))
+        return True
+
+
+def _mended(record: bytes, error: EmitError) -> bytes:
+    """Return a line with the beginning of its attributes as one text, and why the service refused them."""
+    line = pb.LogRecord.FromString(record)
+    told = {
+        "attributes.refused": str(error),
+        "attributes.text": line.attributes_json[:MAX_REFUSED_CHARACTERS],
+    }
+    line.attributes_json = encode_attributes(told)
+    return line.SerializeToString()

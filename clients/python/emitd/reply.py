@@ -1,0 +1,159 @@
+"""What a reply, or its failure, means for each record of a call: one place for the contract's status codes.
+
+    read_response, read_failure  ─>  Reply: which records are settled, which are worth another try and when
+
+Pure; see `emitd/v1/log_service.proto` for the codes.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from emitd.errors import EmitError, JobNotFound, RecordRejected, RequestRejected, Unavailable
+from emitd.v1 import log_service_pb2
+
+__all__ = ["Reply", "is_retryable", "load_details", "read_failure", "read_response", "request_error"]
+
+#: Statuses that say nothing about what was sent: the same call may succeed later, and may have been carried out.
+_BROKEN = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+        grpc.StatusCode.CANCELLED,
+        grpc.StatusCode.ABORTED,
+    }
+)
+#: What grpc says of a call for which it had no connection: nothing was sent. Where it puts this otherwise one day, more
+#: counts as perhaps arrived than is true.
+_UNSENT = ("connections to all backends failing", "failed to connect to all addresses")
+#: Statuses of a call that one of its records may be to blame for: sent in halves, the others get through.
+_DIVISIBLE = frozenset(
+    {
+        grpc.StatusCode.RESOURCE_EXHAUSTED,
+        grpc.StatusCode.INVALID_ARGUMENT,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+    }
+)
+_STATUS_DETAILS = "grpc-status-details-bin"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """What became of a call's records, by their places in it. Those named nowhere were accepted."""
+
+    #: Worth another try: why, and the least seconds to wait before it.
+    again: Mapping[int, tuple[str, float]] = field(default_factory=dict)
+    #: Refused for good, and why.
+    rejected: Mapping[int, EmitError] = field(default_factory=dict)
+    receipts: Sequence[log_service_pb2.Receipt] = ()
+    #: Who answered; 0: nobody.
+    server_id: int = 0
+    #: The connection broke: whether the call was carried out is not known, and the server may be gone.
+    is_broken: bool = False
+    #: Its records are worth another try, and may be with the service all the same: twice, then, if its memory is gone.
+    may_have_arrived: bool = False
+    #: Refused as a whole, for what may be the fault of one: worth another try in halves.
+    divide: EmitError | None = None
+    #: Refused as a whole, whatever is in it, such as for who sends: no fault of the records that were rejected.
+    is_call_refused: bool = False
+
+
+def read_response(response: log_service_pb2.EmitBatchResponse) -> Reply:
+    """Return what a response says of each record."""
+    if not response.errors:
+        return Reply(receipts=response.receipts, server_id=response.server_id)
+    again: dict[int, tuple[str, float]] = {}
+    rejected: dict[int, EmitError] = {}
+    for error in response.errors:
+        if error.retryable:
+            again[error.index] = error.status.message, _retry_delay(error.status.details) or 0.0
+        else:
+            place = f"records[{error.index}]"
+            rejected[error.index] = RecordRejected(
+                error.status.message.removeprefix(place).lstrip(".: "),
+                field=_bad_field(error.status.details).removeprefix(f"{place}."),
+            )
+    return Reply(again=again, rejected=rejected, receipts=response.receipts, server_id=response.server_id)
+
+
+def read_failure(error: grpc.RpcError, count: int) -> Reply:
+    """Return what the failure of a whole call means for its `count` records."""
+    code, details = error.code(), _details(error)
+    delay = _retry_delay(details)
+    if code in _BROKEN or delay is not None:
+        why = describe(error)
+        return Reply(
+            again=dict.fromkeys(range(count), (why, delay or 0.0)),
+            is_broken=code is grpc.StatusCode.UNAVAILABLE and delay is None,
+            may_have_arrived=delay is None and not any([text in why for text in _UNSENT]),
+        )
+    refused = RecordRejected(describe(error), field=_bad_field(details))
+    if code in _DIVISIBLE:
+        return Reply(divide=refused)
+    return Reply(rejected=dict.fromkeys(range(count), refused), is_call_refused=True)
+
+
+def is_retryable(error: grpc.RpcError) -> bool:
+    """Return whether the same request may succeed later."""
+    return error.code() in _BROKEN or _retry_delay(_details(error)) is not None
+
+
+def request_error(error: grpc.RpcError) -> EmitError:
+    """Return the client's error for the failure of a call that asks something."""
+    if is_retryable(error):
+        return Unavailable(describe(error))
+    if error.code() is grpc.StatusCode.NOT_FOUND:
+        return JobNotFound(error.details() or "")
+    return RequestRejected(describe(error), field=_bad_field(_details(error)))
+
+
+def describe(error: grpc.RpcError) -> str:
+    """Return a call's failure in one line."""
+    return f"{error.code().name}: {error.details()}"
+
+
+@cache
+def load_details() -> tuple[Any, Any]:
+    """Return the messages for an error's details, which only trouble needs."""
+    from google.rpc import error_details_pb2, status_pb2
+
+    return status_pb2, error_details_pb2
+
+
+def _details(error: grpc.RpcError) -> Sequence[Any]:
+    status_pb2, _ = load_details()
+    trailers: Any = error.trailing_metadata() or ()  # pairs; only those of grpc.aio have no names
+    for key, value in trailers:
+        if key == _STATUS_DETAILS:
+            with suppress(DecodeError):  # somebody else's, such as a proxy's
+                details: Sequence[Any] = status_pb2.Status.FromString(value).details
+                return details
+    return ()
+
+
+def _retry_delay(details: Sequence[Any]) -> float | None:
+    _, error_details_pb2 = load_details()
+    info = _unpacked(details, error_details_pb2.RetryInfo)
+    return None if info is None else float(info.retry_delay.ToNanoseconds() / 1e9)
+
+
+def _bad_field(details: Sequence[Any]) -> str:
+    _, error_details_pb2 = load_details()
+    bad = _unpacked(details, error_details_pb2.BadRequest)
+    return str(bad.field_violations[0].field) if bad is not None and bad.field_violations else ""
+
+
+def _unpacked(details: Sequence[Any], kind: Callable[[], Any]) -> Any:
+    """Return the first detail of a kind; None: there is none that can be read."""
+    for packed in details:
+        message = kind()
+        with suppress(DecodeError):
+            if packed.Unpack(message):
+                return message
+    return None

@@ -1,0 +1,186 @@
+"""`Spool`: records on this machine's disk that wait until the service can be reached.
+
+One file belongs to one process at a time, which has its lock. Records leave it in their order: `first` shows them,
+`delete` takes away what was delivered, `reject` puts aside what the service refused for good. When its process dies,
+another one gets the lock and sends the rest: see `spool_adoption`.
+
+What `append` has returned for survives a kill and a power cut. The limit is `max_bytes` of records; on disk they take
+somewhat more, and while they are written up to as much again.
+
+Across a fork the file stays the parent's: whoever forks calls `spool_gate.pause` before, and `leave_to_parent` in the
+child.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Self
+
+from emitd.spool_database import abandon, closed_on_error, identity_of, make_database
+from emitd.spool_errors import SpoolError, SpoolFull
+from emitd.spool_folder import lock_path, make_folder, new_path, remove_files, sync_folder
+from emitd.spool_gate import inside
+from emitd.spool_lock import SpoolLock
+from emitd.spool_table import Spooled, SpoolTable
+
+__all__ = ["Spool", "SpoolError", "SpoolFull", "Spooled"]
+
+
+class Spool:
+    """One file, open and locked. Every method blocks, from any thread of the process, and may raise SpoolError.
+
+    In a forked child, and after `close`, nothing can be read nor written any more. Beware: an empty one is false.
+    """
+
+    def __init__(self, path: Path, lock: SpoolLock, table: SpoolTable, max_bytes: int) -> None:
+        """Take over a lock that is held and a table that is open. Raises OSError."""
+        self.path = path
+        self.max_bytes = max_bytes
+        self._identity = identity_of(path)
+        self._process_id = os.getpid()
+        self._file_lock = lock
+        self._table = table
+        self._is_closed = False
+
+    @classmethod
+    def create(cls, folder: Path, target: str, max_bytes: int) -> Self:
+        """Make a spool in the folder, which is made too, for records to the server at `target`: its addresses as given.
+
+        Raises SpoolError if it cannot be written there.
+        """
+        folder = folder.absolute()
+        try:
+            make_folder(folder)
+            path = new_path(folder, target)
+            lock = SpoolLock(lock_path(path))
+            if lock.take():
+                return cls._make(path, lock, max_bytes)
+        except (OSError, sqlite3.Error) as error:
+            raise SpoolError(f"cannot make a spool in {folder}: {error}") from error
+        # Somebody who looked for orphans took the lock's file for one, in the instant before it was locked.
+        return cls.create(folder, target, max_bytes)
+
+    @classmethod
+    def _make(cls, path: Path, lock: SpoolLock, max_bytes: int) -> Self:
+        try:
+            with inside(), closed_on_error(make_database(path)) as connection:
+                sync_folder(path.parent)
+                return cls(path, lock, SpoolTable(connection), max_bytes)
+        except BaseException:
+            remove_files(path)
+            lock.release()
+            raise
+
+    def __len__(self) -> int:
+        """Return how many records wait."""
+        return self._table.counts.waiting
+
+    @property
+    def size_bytes(self) -> int:
+        """How many bytes of records are kept, rejected ones and their reasons included."""
+        return self._table.counts.waiting_bytes + self._table.counts.rejected_bytes
+
+    @property
+    def rejected_count(self) -> int:
+        """How many records are kept that the service refused for good."""
+        return self._table.counts.rejected
+
+    def append(self, records: Sequence[bytes]) -> None:
+        """Let the records wait behind those that do; all or none of them, and they are on the medium on return.
+
+        Rejected records make room for them, the oldest first. Raises SpoolFull where that is not enough, SpoolError
+        where they cannot be written. A record is not there then; only where the disk failed to sync one, and the
+        process is killed before it could write again, one may be found.
+        """
+        size_bytes = sum(map(len, records))
+        with self._use("write to") as table:
+            self._refuse_if_full(size_bytes)
+            with table.change():
+                table.drop_rejected(self.max_bytes - table.counts.waiting_bytes - size_bytes)
+                table.append(records)
+                self._refuse_if_displaced()
+
+    def first(self, max_records: int, max_bytes: int) -> Sequence[Spooled]:
+        """Return the oldest records that wait, in order; at least one if there is any, however large."""
+        with self._use("read") as table:
+            return table.first(max_records, max_bytes)
+
+    def delete(self, numbers: Iterable[int]) -> None:
+        """Take away what was delivered. Numbers of no record that waits are passed over.
+
+        On SpoolError all of them wait still: whoever goes on would send them again.
+        """
+        with self._use("write to") as table, table.change():
+            table.delete(numbers)
+
+    def reject(self, number: int, reason: str) -> None:
+        """Put a record that waits into the table `rejected`, with the reason, so that it holds up no other.
+
+        The oldest rejected ones go where all together take more than `max_bytes`.
+        """
+        with self._use("write to") as table, table.change():
+            table.reject(number, reason)
+            table.drop_rejected(self.max_bytes - table.counts.waiting_bytes, keep=number)
+
+    def close(self) -> None:
+        """Close the file and give up its lock; delete it if nothing is kept in it. Idempotent.
+
+        Never raises SpoolError, and does nothing in a forked child.
+        """
+        if os.getpid() != self._process_id:
+            return
+        with inside():
+            if self._is_closed:
+                return
+            self._is_closed = True
+            is_spent = self._is_spent()
+            self._table.connection.close()
+            if is_spent:
+                remove_files(self.path)
+            self._file_lock.release()
+
+    def leave_to_parent(self) -> None:
+        """Have nothing to do with the file any more, in a forked child: the file is the parent's.
+
+        The child must call it before anything else, so that the file can be adopted when the parent is dead, and that
+        the end of the child does not harm it. Waits for no lock. Idempotent.
+        """
+        if self._process_id and self._process_id != os.getpid():
+            self._process_id = 0
+            abandon(self._table.connection, self._identity)
+            self._file_lock.leave_to_parent()
+
+    @contextmanager
+    def _use(self, action: str) -> Iterator[SpoolTable]:
+        if os.getpid() != self._process_id:
+            raise SpoolError(f"the spool {self.path} belongs to the process that this one was forked from")
+        with inside():
+            if self._is_closed:
+                raise SpoolError(f"the spool {self.path} is closed")
+            try:
+                yield self._table
+            except (OSError, sqlite3.Error) as error:
+                raise SpoolError(f"cannot {action} the spool {self.path}: {error}") from error
+
+    def _refuse_if_full(self, size_bytes: int) -> None:
+        waiting_bytes = self._table.counts.waiting_bytes
+        if waiting_bytes + size_bytes > self.max_bytes:
+            raise SpoolFull(
+                f"the spool {self.path} may keep {self.max_bytes} bytes: {waiting_bytes} wait, "
+                f"and {size_bytes} more do not fit"
+            )
+
+    def _refuse_if_displaced(self) -> None:
+        """Refuse to write to a file that nobody would find any more, such as one that was cleaned away."""
+        with suppress(FileNotFoundError):
+            if identity_of(self.path) == self._identity:
+                return
+        raise SpoolError(f"the spool {self.path} was deleted or replaced by something else")
+
+    def _is_spent(self) -> bool:
+        try:
+            return self._table.is_empty() and identity_of(self.path) == self._identity
+        except (OSError, sqlite3.Error):
+            return False

@@ -1,0 +1,273 @@
+"""`SpoolKeeper`: a client's spools in one process, its own and those it adopted, and the thread that sends from them.
+
+A spool is made for the first record that needs one. It is replayed in order, one batch at a time; a record that the
+service refuses for good is put aside and holds up no other. What is left when the client is closed is sent by whoever
+comes next.
+"""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeAlias
+
+from google.protobuf.message import DecodeError
+
+from emitd.backoff import Backoff
+from emitd.client_settings import ClientSettings
+from emitd.errors import Unavailable
+from emitd.ledger import say
+from emitd.reply import Reply
+from emitd.senders import Senders
+from emitd.spool_gate import inside
+from emitd.v1 import record_pb2 as pb
+
+if TYPE_CHECKING:
+    from emitd.spool import Spool, Spooled
+
+__all__ = ["SpoolKeeper"]
+
+OFF = "off"
+#: A server that does not answer is asked at least so often.
+REPLAY_PAUSE_SECONDS = 5.0
+#: How often to look for what other processes left behind.
+ADOPT_INTERVAL_SECONDS = 60.0
+
+Send: TypeAlias = Callable[[Sequence[bytes]], Reply]
+#: Told of what the service refused for good: cause, level and why.
+OnDrop: TypeAlias = Callable[[str, int, str], None]
+
+
+class SpoolKeeper:
+    """For any thread."""
+
+    def __init__(self, settings: ClientSettings, send: Send, on_drop: OnDrop) -> None:
+        self._settings = settings
+        self._send = send
+        self._on_drop = on_drop
+        self._backoff = Backoff(settings.backoff_initial, max(settings.backoff_max, REPLAY_PAUSE_SECONDS))
+        self._lock = threading.RLock()
+        self._own: Spool | None = None
+        self._adopted: list[Spool] = []
+        self._replay = Senders("emitd-replay", self._run, 1)
+        self._closing = threading.Event()
+        #: Something may have come to be sent.
+        self._woken = threading.Event()
+        #: What was said of spools that cannot be used, so that it is said once.
+        self._said: set[str] = set()
+        self._is_paused = False
+        self._is_off = settings.spool == OFF
+        self._replayed = 0
+
+    def start(self) -> None:
+        """Send what earlier processes left behind, if they did."""
+        folder = self._folder()
+        if folder is not None and folder.is_dir():
+            self._replay.start()
+
+    def append(self, records: Sequence[bytes]) -> None:
+        """Put records on the disk. Raises Unavailable if that cannot be."""
+        try:
+            _load()
+            from emitd.spool_errors import SpoolError, SpoolFull
+        except ImportError:
+            raise Unavailable("the interpreter is being torn down: no spool can be opened any more") from None
+
+        try:
+            spool = self._open()
+            try:
+                spool.append(records)
+            except SpoolFull:
+                raise
+            except SpoolError:  # such as one whose file was cleaned away
+                self._replace(spool).append(records)
+        except SpoolError as error:
+            raise Unavailable(str(error)) from error
+        if not self._closing.is_set():
+            self._woken.set()
+            self._replay.start()
+
+    def stats(self) -> Mapping[str, int]:
+        """Return what waits on the disk, and how many records were sent from there."""
+        spools = self._spools()
+        return {
+            "replayed": self._replayed,
+            "spool_records": sum([len(spool) for spool in spools]),
+            "spool_bytes": sum([spool.size_bytes for spool in spools]),
+            "spool_rejected": sum([spool.rejected_count for spool in spools]),
+        }
+
+    def close_replay(self) -> None:
+        """Send no further batch."""
+        self._closing.set()
+        self._woken.set()
+
+    def join(self, deadline: float) -> bool:
+        """Wait for the batch under way, until the deadline (monotonic); return whether it is done."""
+        return self._replay.join(deadline)
+
+    def close(self) -> None:
+        """Close the files. What is in them waits for the next process, as does what is appended even later."""
+        with self._lock:
+            self._adopted, self._own = list(self._spools()), None
+        for spool in self._adopted:
+            spool.close()
+
+    def pause(self, seconds: float) -> None:
+        """Keep all threads out of SQLite for the time of a fork."""
+        gate = sys.modules.get("emitd.spool_gate")
+        self._is_paused = gate is not None and gate.pause(seconds)
+
+    def resume(self) -> None:
+        """End the pause, in the parent."""
+        if self._is_paused:
+            sys.modules["emitd.spool_gate"].resume()
+
+    def leave_to_parent(self) -> None:
+        """Have nothing to do with the files, in a forked child."""
+        for spool in self._spools():
+            spool.leave_to_parent()
+
+    def _spools(self) -> Sequence["Spool"]:
+        own = self._own
+        return [*self._adopted, *(() if own is None else (own,))]
+
+    def _folder(self) -> Path | None:
+        with inside():  # see `_load`
+            from emitd.spool_errors import SpoolError
+            from emitd.spool_folder import default_folder
+
+        if self._is_off:
+            return None
+        try:
+            return Path(self._settings.spool) if self._settings.spool else default_folder(os.environ)
+        except SpoolError as error:
+            self._do_without(error)
+            return None
+
+    def _open(self) -> "Spool":
+        """Return this process's own spool. Raises Unavailable where there can be none."""
+        from emitd.spool import Spool, SpoolError
+
+        with self._lock:
+            folder = None if self._own is not None else self._folder()
+            if folder is not None:
+                try:
+                    self._own = Spool.create(folder, self._settings.address, self._settings.max_spool_bytes)
+                except SpoolError as error:
+                    self._do_without(error)
+            if self._own is None:
+                raise Unavailable("there is no spool")
+            return self._own
+
+    def _replace(self, spool: "Spool") -> "Spool":
+        """Return another own spool than one that takes nothing any more; what it has is sent all the same."""
+        with self._lock:
+            if self._own is spool:
+                self._own = None
+                self._adopted.append(spool)
+            return self._open()
+
+    def _do_without(self, error: Exception) -> None:
+        self._is_off = True
+        say(f"{self._settings.source}: there is no spool: {error}")
+
+    def _run(self) -> None:
+        """Adopt what is orphaned and send until nothing waits, whenever something came, and now and then."""
+        _load()
+        while not self._closing.is_set():
+            self._woken.clear()
+            self._adopt()
+            self._send_all()
+            self._woken.wait(ADOPT_INTERVAL_SECONDS)
+
+    def _send_all(self) -> None:
+        attempts = 0
+        while not self._closing.is_set() and (spool := self._next()) is not None:
+            pause = self._send_batch(spool, attempts)
+            attempts = 0 if pause is None else attempts + 1
+            if pause is not None:
+                self._closing.wait(min(pause, threading.TIMEOUT_MAX))
+
+    def _adopt(self) -> None:
+        from emitd.spool_adoption import adopt_orphans
+        from emitd.spool_errors import SpoolError
+
+        folder = self._folder()
+        if folder is None or not folder.is_dir():
+            return
+        target, max_bytes = self._settings.address, self._settings.max_spool_bytes
+        try:
+            found = adopt_orphans(folder, target, max_bytes, self._say_once)
+        except SpoolError as error:
+            self._say_once(str(error))
+            return
+        with self._lock:
+            self._adopted += found
+
+    def _say_once(self, line: str) -> None:
+        if line not in self._said:
+            self._said.add(line)
+            say(f"{self._settings.source}: {line}")
+
+    def _next(self) -> "Spool | None":
+        """Return a spool with something to send; close the adopted ones that have nothing more."""
+        with self._lock:
+            for spool in list(self._adopted):
+                if not len(spool):
+                    self._adopted.remove(spool)
+                    spool.close()
+        return next((spool for spool in self._spools() if len(spool)), None)
+
+    def _send_batch(self, spool: "Spool", attempts: int) -> float | None:
+        """Send the oldest records; return how long to wait before the next try, None: it went well."""
+        from emitd.spool_errors import SpoolError
+
+        try:
+            return self._exchange(
+                spool, spool.first(self._settings.batch_records, self._settings.batch_bytes), attempts
+            )
+        except SpoolError as error:
+            self._say_once(str(error))
+            return self._backoff.pause(attempts + 1)
+
+    def _exchange(self, spool: "Spool", batch: Sequence["Spooled"], attempts: int) -> float | None:
+        reply = self._send([spooled.record for spooled in batch])
+        if reply.divide is not None:
+            if len(batch) > 1:  # the rest comes with the next batch
+                return self._exchange(spool, batch[: len(batch) // 2], attempts)
+            reply = Reply(rejected={0: reply.divide})
+        if reply.is_call_refused:  # until the service, or this client, is configured as it should be
+            self._say_once(f"the spool waits: {reply.rejected[0]}")
+            return self._backoff.pause(attempts + 1)
+        for index, error in reply.rejected.items():
+            spool.reject(batch[index].number, str(error))
+            self._on_drop("refused", _level_of(batch[index].record), str(error))
+        settled = reply.again.keys() | reply.rejected.keys()
+        accepted = [spooled.number for index, spooled in enumerate(batch) if index not in settled]
+        spool.delete(accepted)
+        self._replayed += len(accepted)
+        if not reply.again:
+            return None
+        return self._backoff.pause(attempts + 1, max([delay for _, delay in reply.again.values()]))
+
+
+def _load() -> None:
+    """Load what uses SQLite, in no moment of a fork: one in the midst of an import leaves that undone in the child."""
+    with inside():
+        import emitd.spool_adoption  # noqa: F401
+
+
+def _level_of(record: bytes) -> int:
+    try:
+        message = pb.LogRecord.FromString(record)
+    except DecodeError:  # which may be why it was refused
+        return pb.LEVEL_UNSPECIFIED
+    match message.WhichOneof("payload"):
+        case "audit":
+            return pb.LEVEL_AUDIT
+        case "job":
+            return pb.LEVEL_JOB_STATUS
+        case _:
+            return message.level

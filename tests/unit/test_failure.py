@@ -1,0 +1,77 @@
+"""`emitd.failure`: what records say of an exception."""
+
+import asyncio
+
+import pytest
+
+from emitd import failure
+from emitd.errors import LeaseLost
+from emitd.failure import Incomplete, exception_attributes, failure_message, failure_reason
+from emitd.json_encoding import encode_attributes
+
+
+class Unspeakable(Exception):
+    """Its text raises."""
+
+    def __str__(self) -> str:
+        raise RuntimeError("no")
+
+
+def raised(error: Exception) -> Exception:
+    try:
+        raise error
+    except Exception as caught:
+        return caught
+
+
+def test_no_exception_has_no_attributes() -> None:
+    """What `sys.exception()` returns outside of an except block is nothing to say."""
+    assert exception_attributes(None) == {}
+
+
+def test_an_exception_has_type_message_and_stack() -> None:
+    """By OpenTelemetry's names; a builtin type stands without its module."""
+    found = exception_attributes(raised(LookupError("no such order")))
+    assert found["exception.type"] == "LookupError"
+    assert found["exception.message"] == "no such order"
+    stack = str(found["exception.stacktrace"])
+    assert stack.startswith("Traceback (most recent call last):")
+    assert stack.endswith("LookupError: no such order\n")
+    assert exception_attributes(LeaseLost("j", "SUPERSEDED"))["exception.type"] == "emitd.errors.LeaseLost"
+
+
+def test_a_long_stack_keeps_its_end() -> None:
+    """It says where the exception was raised."""
+    stack = str(exception_attributes(raised(ValueError("x" * 100_000 + " the end")))["exception.stacktrace"])
+    assert len(stack) == failure.MAX_STACK_CHARACTERS
+    assert stack.endswith(" the end\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason", "message"),
+    [
+        (ValueError("row 7"), "ValueError", "row 7"),
+        (asyncio.CancelledError(), "CANCELLED", ""),
+        (Incomplete("left after 3 of 10 items"), "INCOMPLETE", "left after 3 of 10 items"),
+        (KeyboardInterrupt(), "KeyboardInterrupt", ""),
+        (ValueError("half \ud800"), "ValueError", "half \\ud800"),
+        (Unspeakable(), "Unspeakable", "<its text could not be made: RuntimeError>"),
+    ],
+)
+def test_a_failed_job_says_why(error: BaseException, reason: str, message: str) -> None:
+    """The reason is the exception's type, but for what has a word of its own; the message is its text."""
+    assert (failure_reason(error), failure_message(error)) == (reason, message)
+
+
+def test_both_are_cut() -> None:
+    """A report does not fail for the length of its own text."""
+    error = type("Ä" * 200, (Exception,), {})("x" * 1_000_000)
+    assert len(failure_reason(error)) == failure.MAX_REASON_CHARACTERS
+    assert len(failure_message(error)) == failure.MAX_FAILURE_CHARACTERS
+
+
+def test_an_exception_without_a_text_still_has_attributes() -> None:
+    """Somebody's `__str__` that raises costs the text, not the line."""
+    found = exception_attributes(raised(Unspeakable()))
+    assert "Unspeakable" in encode_attributes(found)
+    assert "RuntimeError" in str(found["exception.message"])

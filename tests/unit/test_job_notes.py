@@ -1,0 +1,359 @@
+"""`JobNotes`: what is known of a run of a job, and its reports."""
+
+import threading
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from msgspec.structs import replace
+
+from emitd import JobNotApplied, v1
+from emitd import job_notes as module
+from emitd.errors import LeaseLost
+from emitd.failure import Incomplete
+from emitd.job_notes import JobNotes
+from emitd_handlers.job import Job
+from emitd_handlers.jobs.merge import MAX_ATTEMPT, merge
+from emitd_handlers.record import JobState
+from emitd_server.settings import LimitSettings
+from emitd_server.wire import RecordReader
+
+QUEUED, RUNNING = v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING
+COMPLETED, FAILED = v1.JOB_STATE_COMPLETED, v1.JOB_STATE_FAILED
+SECOND = 1_000_000_000
+
+
+def make_notes(**fields: Any) -> JobNotes:
+    nothing: dict[str, Any] = {"total": None, "labels": None, "details": None, "lease": None}
+    nothing |= {"envelope": v1.LogRecord(), "on_news": lambda: None}
+    return JobNotes("j1", "sync", **(nothing | fields))
+
+
+def running(attempt: int = 1, **fields: Any) -> JobNotes:
+    """Notes of a job whose RUNNING was applied."""
+    notes = make_notes(**fields)
+    notes.report(RUNNING)
+    notes.take_receipt(v1.JobReceipt(attempt=attempt, applied=True))
+    return notes
+
+
+class TestReports:
+    def test_a_report_carries_the_whole_state(self) -> None:
+        """Also what was noted before the report before it, so that one that is lost takes nothing away."""
+        envelope = v1.LogRecord(source="shop", attributes_json='{"a":1}')
+        notes = running(attempt=3, total=4, labels={"user": "u1"}, details={"rows": 0}, envelope=envelope)
+        notes.advance(3)
+        notes.message("nearly there")
+        notes.report(RUNNING)
+        record = notes.report(RUNNING)
+        assert (record.source, record.attributes_json, record.message) == ("shop", '{"a":1}', "nearly there")
+        assert record.job == v1.JobStatus(
+            job_id="j1",
+            job_type="sync",
+            status=RUNNING,
+            progress=75,
+            details_json='{"rows":0}',
+            labels={"user": "u1"},
+            attempt=3,
+        )
+
+    def test_the_attempt_is_asked_for_until_a_receipt_names_it(self) -> None:
+        """So a beginning that is tried anew, and a job that was QUEUED first, open one attempt each."""
+        notes = make_notes()
+        first = notes.report(QUEUED)
+        again = notes.report(QUEUED)
+        assert [(r.job.new_attempt, r.job.attempt) for r in (first, again)] == [(True, 0)] * 2
+        notes.take_receipt(v1.JobReceipt(attempt=2, applied=True))
+        begun = notes.report(RUNNING)
+        assert (begun.job.new_attempt, begun.job.attempt, notes.attempt) == (False, 2, 2)
+
+    def test_each_report_has_an_id_and_a_later_time_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Even where the clock stands still or is set back."""
+        times = iter([100, 100, 50, 200])
+        monkeypatch.setattr(module.time, "time_ns", lambda: next(times))
+        notes = make_notes()
+        records = [notes.report(RUNNING) for _ in range(4)]
+        assert [record.time_unix_nano for record in records] == [100, 101, 102, 200]
+        assert len({record.record_id for record in records}) == 4
+
+    def test_only_running_has_the_lease(self) -> None:
+        """Nobody renews the lease of a queued job, and the end needs none; without a lease there is none."""
+        notes = make_notes(lease=60)
+        leases = [notes.report(status).job for status in (QUEUED, RUNNING, COMPLETED, FAILED)]
+        assert [job.HasField("lease_seconds") for job in leases] == [False, True, False, False]
+        assert leases[1].lease_seconds == notes.lease_seconds == 60
+        assert not make_notes().report(RUNNING).job.HasField("lease_seconds")
+
+    def test_progress_that_nobody_noted_is_absent(self) -> None:
+        """And so it is in COMPLETED, which means 100."""
+        notes = make_notes()
+        assert not notes.report(RUNNING).job.HasField("progress")
+        notes.progress(40.9)
+        assert notes.report(RUNNING).job.progress == 40
+        assert not notes.report(COMPLETED).job.HasField("progress")
+        assert notes.report(FAILED).job.progress == 40
+
+    def test_a_failure_names_the_exception(self) -> None:
+        """The reason is a word for programs, the message a sentence for people."""
+        job = running().failure_report(Incomplete("left after 3 of 10 items")).job
+        assert (job.status, job.failure_reason, job.failure_message) == (
+            FAILED,
+            "INCOMPLETE",
+            "left after 3 of 10 items",
+        )
+
+    def test_what_was_refused_is_left_out_until_there_is_better(self) -> None:
+        """RUNNING reports keep the lease and the progress without it; the end brings it once more."""
+        notes = running(lease=60)
+        assert not notes.withhold_refused()  # nothing to blame
+        notes.details({"all": "x"})
+        notes.progress(40)
+        assert notes.report(RUNNING).job.details_json
+        assert notes.withhold_refused()
+        assert not notes.withhold_refused()
+        bare = notes.report(RUNNING)
+        assert (bare.message, bare.job.details_json, bare.job.progress) == ("", "", 40)
+        assert bare.job.lease_seconds == 60
+        assert notes.report(COMPLETED).job.details_json == '{"all":"x"}'
+        notes.details({"all": "y"})
+        assert notes.report(RUNNING).job.details_json == '{"all":"y"}'
+        notes.forget_refused()
+        assert notes.report(FAILED).job.details_json == ""
+
+
+class TestNews:
+    def test_only_what_is_new_is_news(self) -> None:
+        """`on_news` is called for each change and for nothing else; a report takes the news."""
+        calls: list[int] = []
+        notes = make_notes(total=1000, on_news=lambda: calls.append(1))
+        for _ in range(10):
+            notes.advance()  # 0 to 1 percent: two changes
+        assert (len(calls), notes.has_news) == (2, True)
+        notes.report(RUNNING)
+        assert not notes.has_news
+        notes.message("m")
+        notes.message("m")
+        notes.details({"a": 1})
+        notes.details({"a": 1})
+        notes.progress(50)
+        notes.progress(50.5)
+        assert (len(calls), notes.has_news) == (5, True)
+
+    def test_on_news_is_called_outside_of_the_lock(self) -> None:
+        """Its owner may wait there for another thread that makes a report."""
+        made: list[v1.LogRecord] = []
+
+        def report_in_a_thread() -> None:
+            thread = threading.Thread(target=lambda: made.append(notes.report(RUNNING)), daemon=True)
+            thread.start()
+            thread.join(5)
+
+        notes = make_notes(total=10, on_news=report_in_a_thread)
+        notes.advance()
+        notes.progress(50)
+        notes.message("m")
+        notes.details({})
+        assert len(made) == 4
+
+    def test_no_step_is_lost_between_threads(self) -> None:
+        """Steps may be counted from any thread while reports are made."""
+        notes = make_notes(total=8000)
+
+        def work() -> None:
+            for _ in range(1000):
+                notes.advance()
+                notes.report(RUNNING)
+
+        threads = [threading.Thread(target=work) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert notes.report(RUNNING).job.progress == 50
+
+    @pytest.mark.parametrize("steps", [-5, 0, 4, 5, 1000])
+    def test_steps_stay_within_0_and_100(self, steps: int) -> None:
+        """More steps than there are, or less than none, are no reason to refuse the report."""
+        notes = make_notes(total=4)
+        notes.advance(steps)
+        assert notes.report(RUNNING).job.progress == min(max(steps * 25, 0), 100)
+
+
+class TestAnswers:
+    @pytest.mark.parametrize("reason", ["SUPERSEDED", "ATTEMPT_ENDED"])
+    def test_every_call_of_a_lost_job_raises(self, reason: str) -> None:
+        """From the notice on that the attempt went on, or ended, without its reporter."""
+        notes = running(total=10)
+        notes.take_notice(reason, False)
+        assert (notes.is_lost, notes.stale_reason) == (True, reason)
+        calls = [
+            lambda: notes.advance(),
+            lambda: notes.progress(5),
+            lambda: notes.message("m"),
+            lambda: notes.details({}),
+            lambda: notes.refuse_if_lost(),
+        ]
+        for call in calls:
+            with pytest.raises(LeaseLost, match=f"'j1' was not applied: {reason}"):
+                call()
+        assert not notes.has_news
+
+    def test_a_report_that_was_overtaken_means_nothing(self) -> None:
+        """OUT_OF_ORDER says that a later one was applied."""
+        notes = running()
+        notes.take_notice("OUT_OF_ORDER", False)
+        assert not notes.is_lost
+
+    @pytest.mark.parametrize("end", [COMPLETED, FAILED])
+    def test_a_late_notice_does_not_make_an_ended_job_lost(self, end: v1.JobState) -> None:
+        """A RUNNING that arrives after the job's own end is ATTEMPT_ENDED, as it should be."""
+        notes = running()
+        notes.report(end)
+        notes.take_notice("ATTEMPT_ENDED", False)
+        assert not notes.is_lost
+        notes.take_receipt(v1.JobReceipt(attempt=1, applied=True))
+
+    def test_a_beginning_that_changed_nothing_is_not_applied(self) -> None:
+        """It is no lost lease: the job was never running here."""
+        notes = make_notes()
+        notes.report(RUNNING)
+        with pytest.raises(JobNotApplied) as caught:
+            notes.take_receipt(v1.JobReceipt(attempt=2, stale_reason="SUPERSEDED"))
+        assert not isinstance(caught.value, LeaseLost)
+        assert (notes.is_lost, notes.attempt) == (False, 0)
+
+    def test_an_end_that_changed_nothing_is_a_lost_lease(self) -> None:
+        """Whether the lease ran out or another run began: the result is nobody's."""
+        notes = running()
+        notes.report(COMPLETED)
+        with pytest.raises(LeaseLost, match="ATTEMPT_ENDED"):
+            notes.take_receipt(v1.JobReceipt(attempt=1, stale_reason="ATTEMPT_ENDED"))
+
+    def test_an_end_that_was_overtaken_is_not_applied(self) -> None:
+        """That is no lost lease, and says so."""
+        notes = running()
+        notes.report(COMPLETED)
+        with pytest.raises(JobNotApplied) as caught:
+            notes.take_receipt(v1.JobReceipt(attempt=1, stale_reason="OUT_OF_ORDER"))
+        assert (type(caught.value), notes.is_lost) == (JobNotApplied, False)
+
+    def test_the_wish_to_cancel_is_kept(self) -> None:
+        """Learnt from any answer, and not forgotten by the next."""
+        notes = running()
+        assert not notes.cancel_requested
+        notes.take_notice("", True)
+        notes.take_notice("OUT_OF_ORDER", False)
+        assert notes.cancel_requested
+        opened = make_notes()
+        opened.report(RUNNING)
+        opened.take_receipt(v1.JobReceipt(attempt=1, applied=True, cancel_requested=True))
+        assert opened.cancel_requested
+
+
+@pytest.mark.parametrize(
+    ("fields", "error", "message"),
+    [
+        ({"total": 0}, ValueError, "total: 0"),
+        ({"lease": 0}, ValueError, "lease: 0 is not a whole number of seconds"),
+        ({"lease": 0.5}, ValueError, r"lease: 0\.5"),
+        ({"lease": True}, ValueError, "lease: True"),
+        ({"lease": "60"}, ValueError, "lease: '60'"),
+        ({"lease": 2**32}, ValueError, "lease: 4294967296"),
+        ({"details": {"x": object()}}, TypeError, r"details\['x'\]"),
+        ({"details": ["x"]}, TypeError, "details must be a mapping"),
+    ],
+)
+def test_bad_settings_are_named(fields: dict[str, Any], error: type[Exception], message: str) -> None:
+    """Where the job is made, and not by a refusal of its reports later."""
+    with pytest.raises(error, match=message):
+        make_notes(**fields)
+
+
+def test_bad_news_is_named_and_changes_nothing() -> None:
+    """What only a bug can cause raises where the bug is."""
+    notes = make_notes()
+    with pytest.raises(ValueError, match="without `total`"):
+        notes.advance()
+    for percent in (-1, 101, float("nan")):
+        with pytest.raises(ValueError, match="not from 0 to 100"):
+            notes.progress(percent)
+    with pytest.raises(TypeError, match=r"details\['x'\]"):
+        notes.details({"x": object()})
+    assert not notes.has_news
+
+
+def apply(job: Job | None, record: v1.LogRecord, received_unix_nano: int) -> Job:
+    """Merge a report as the service does, at a time by the service's clock."""
+    (read,), _, bad = RecordReader(LimitSettings()).read_all([record], record.ByteSize())
+    assert not bad
+    report = replace(read, received_unix_nano=received_unix_nano)
+    merged = merge(job, report, received_unix_nano)
+    assert merged.job.attempt <= MAX_ATTEMPT
+    return merged.job
+
+
+@given(
+    st.permutations(range(6)),
+    st.lists(st.integers(0, 5), max_size=4),
+    st.integers(0, 3600),
+    st.lists(st.integers(0, 3), min_size=6, max_size=6),
+)
+def test_late_copies_never_replace_what_is_newer(
+    order: Sequence[int], copies: Sequence[int], slow_by_seconds: int, pauses: Sequence[int]
+) -> None:
+    """Reports of a sender whose clock is right or behind may arrive in any order and twice: the latest wins."""
+    start = 1_800_000_000 * SECOND
+    with pytest.MonkeyPatch.context() as patch:
+        now = start
+        patch.setattr(module.time, "time_ns", lambda: now - slow_by_seconds * SECOND)
+        notes = make_notes(lease=60)
+        job = apply(None, notes.report(RUNNING), now)
+        notes.take_receipt(v1.JobReceipt(attempt=1, applied=True))
+        reports = []
+        for number, pause in enumerate(pauses):
+            now += pause * SECOND
+            notes.progress(50 - number)  # may fall: the time decides
+            notes.message(f"m{number}")
+            reports.append(notes.report(RUNNING))
+    arrival = now + SECOND
+    for place in [*order, *copies]:
+        arrival += 1
+        job = apply(job, reports[place], arrival)
+    assert (job.message, job.progress) == ("m5", 45)
+    job = apply(job, notes.report(COMPLETED), arrival + 1)
+    assert apply(job, reports[5], arrival + 2) is job
+    assert (job.status, job.progress) == (JobState.COMPLETED, 100)
+
+
+def test_a_slow_clock_costs_no_report() -> None:
+    """All reports of a run are by one clock, the first too: none waits for it to catch up with the service's."""
+    start = 1_800_000_000 * SECOND
+    with pytest.MonkeyPatch.context() as patch:
+        now = start
+        patch.setattr(module.time, "time_ns", lambda: now - 3600 * SECOND)
+        notes = make_notes()
+        job = apply(None, notes.report(RUNNING), now)
+        notes.take_receipt(v1.JobReceipt(attempt=1, applied=True))
+        for number in range(3):
+            now += 1
+            notes.message(f"m{number}")
+            job = apply(job, notes.report(RUNNING), now)
+            assert job.message == f"m{number}"
+
+
+def test_a_fast_clock_makes_the_order_of_arrival_count() -> None:
+    """Its reports count from their arrival, so those sent one after another are all applied."""
+    start = 1_800_000_000 * SECOND
+    with pytest.MonkeyPatch.context() as patch:
+        now = start
+        patch.setattr(module.time, "time_ns", lambda: now + 3600 * SECOND)
+        notes = make_notes()
+        job = apply(None, notes.report(RUNNING), now)
+        notes.take_receipt(v1.JobReceipt(attempt=1, applied=True))
+        for number in range(3):
+            now += 1
+            notes.message(f"m{number}")
+            job = apply(job, notes.report(RUNNING), now)
+            assert job.message == f"m{number}"
