@@ -24,12 +24,12 @@ from emitd.audit_record import audit_record
 from emitd.context import current_attributes
 from emitd.errors import ClientNotOpen
 from emitd.failure import exception_attributes
-from emitd.job_requests import list_request, watch_request
+from emitd.jobs.requests import list_request, watch_request
+from emitd.jobs.track import AsyncTrack
 from emitd.json_encoding import as_field, as_text, encode_attributes
 from emitd.levels import is_level, level_number
 from emitd.receipt import Receipt, ReceiptState
 from emitd.record_id import next_record_id
-from emitd.track import AsyncTrack
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_server.client_errors import client_errors

@@ -41,6 +41,7 @@ def test_forks_under_load_lose_and_double_nothing(
     assert told["progress"] == sorted(told["progress"])
     assert told["progress"][-1] == 100
     assert not told["spool_left"]
+    assert not told["unconfirmed"], "the parent's connection was broken"
     assert_once(keys_in_audit(tmp_path), told["events"])
     assert_once(keys_in_lines(server, tmp_path), told["lines"])
 
@@ -119,6 +120,14 @@ def test_calls_without_an_answer_hold_up_a_fork_no_longer_than_fork_wait(
         told = run(python_for(""), "fork_moments.py", "no_answer", address, tmp_path / "spool")
     assert told["errors"] == []
     assert told["slowest"] < FORK_WAIT_SECONDS + SLACK_SECONDS
+
+
+@pytest.mark.slow
+def test_watches_do_not_hold_up_a_fork(server: ServerProcess, tmp_path: Path) -> None:
+    """They are ended for it at once, and made again."""
+    told = run(python_for(""), "fork_moments.py", "watched", server.address, tmp_path / "spool")
+    assert told["errors"] == []
+    assert told["slowest"] < FORK_WAIT_SECONDS / 2
 
 
 @pytest.mark.slow

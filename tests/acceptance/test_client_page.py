@@ -9,7 +9,7 @@ import msgspec
 import pytest
 
 from emitd.client_settings import ClientSettings
-from emitd.engine import Engine
+from emitd.sending.engine import Engine
 from support.server_process import ServerProcess
 
 PAGE = (Path(__file__).parents[2] / "docs/client.md").read_text()

@@ -9,9 +9,9 @@ from typing import Any
 import grpc
 import pytest
 
-from emitd import spool_keeper
 from emitd.client import LogClient
 from emitd.errors import Unavailable
+from emitd.spooling import keeper as spool_keeper
 from emitd.v1 import JobState
 from support.client_sending import (
     Gate,

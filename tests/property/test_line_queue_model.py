@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from emitd.client_settings import ClientSettings
-from emitd.line_queue import Line, LineBatch, LineQueue
+from emitd.sending.line_queue import Line, LineBatch, LineQueue
 
 MAX_LINES, MAX_BYTES = 6, 40
 BATCH_LINES, BATCH_BYTES = 3, 12

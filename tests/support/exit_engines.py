@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from emitd.client_settings import ClientSettings
-from emitd.engine import Engine
-from emitd.gate import CallGate
-from emitd.line_queue import Line
-from emitd.reply import Reply
+from emitd.sending.engine import Engine
+from emitd.sending.gate import CallGate
+from emitd.sending.line_queue import Line
+from emitd.sending.reply import Reply
 from emitd.v1 import LogRecord, Receipt
 
 #: What the service answers to records.

@@ -20,7 +20,7 @@ atexit.register(lambda: [call() for call in _very_late])
 
 from emitd.async_client import AsyncLogClient  # noqa: E402
 from emitd.client import LogClient  # noqa: E402
-from emitd.job_reporter import JobReporter  # noqa: E402
+from emitd.jobs.reporter import JobReporter  # noqa: E402
 
 EXIT_CODE = 7
 CLOSE_SECONDS = 1.0

@@ -3,6 +3,7 @@
 `first_use`: while threads make, use and close clients. `closed`: just after the only client was closed. `busy`: while
 threads are inside the locks of a client, which delivers nothing. `no_answer`: while calls to a server are under way
 that does not answer, or is not there. `handed_over`: between the making of a job's reporter and its run, in the child.
+`watched`: while watches are open.
 """
 
 import faulthandler
@@ -131,6 +132,25 @@ def no_answer(address: str, spool: str) -> object:
     in_threads(ask)
     time.sleep(0.5)
     return {"slowest": max([fork(child, errors) for _ in range(FEW_FORKS)]), "errors": errors}
+
+
+def watched(address: str, spool: str) -> object:
+    """Return how long the slowest fork took while a watch is open of which nothing comes."""
+    client = LogClient(address, spool=spool)
+    errors: list[str] = []
+
+    def watch(_: int) -> None:
+        list(client.watch_job("nobody's", wait_for_creation=True))
+
+    def child() -> None:
+        pass
+
+    in_threads(watch)
+    took = []
+    for _ in range(FEW_FORKS):
+        time.sleep(0.5)
+        took.append(fork(child, errors))
+    return {"slowest": max(took), "errors": errors}
 
 
 def closed(address: str, spool: str) -> object:

@@ -23,7 +23,7 @@ from emitd import (
     log_context,
     v1,
 )
-from emitd import engine as engine_module
+from emitd.sending import engine as engine_module
 from support.fake_log_service import (
     Answer,
     FakeLogService,

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from emitd.client_settings import ClientSettings
-from emitd.line_queue import Line, LineBatch, LineQueue
+from emitd.sending.line_queue import Line, LineBatch, LineQueue
 
 #: Long enough never to pass within a test.
 LONG = 60.0

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emitd.confirmations import Confirmations
+from emitd.sending.confirmations import Confirmations
 
 
 class Clock:

@@ -10,11 +10,11 @@ import pytest
 
 from emitd import RecordRejected, Unavailable
 from emitd.client import LogClient
-from emitd.event_lane import AwaitedRecord
 from emitd.logging import EmitdHandler
 from emitd.receipt import ReceiptState
-from emitd.reply import Reply
-from emitd.senders import Senders
+from emitd.sending.event_lane import AwaitedRecord
+from emitd.sending.reply import Reply
+from emitd.sending.senders import Senders
 from emitd.v1 import LogRecord
 from support.exit_engines import MakeEngine, accept, engines, fail, refuse_to_start, write
 

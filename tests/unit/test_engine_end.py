@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from emitd import ClientNotOpen, Unavailable, process_hooks
-from emitd.engine import Engine
-from emitd.reply import Reply
-from emitd.senders import Senders
+from emitd import ClientNotOpen, Unavailable
+from emitd.sending import process_hooks
+from emitd.sending.engine import Engine
+from emitd.sending.reply import Reply
+from emitd.sending.senders import Senders
 from emitd.v1 import LogRecord
 from support.exit_engines import MakeEngine, accept, engines, fail, queue, refuse_to_start, write
 

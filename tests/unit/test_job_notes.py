@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from emitd import JobNotApplied, v1
-from emitd import job_notes as module
 from emitd.errors import LeaseLost
 from emitd.failure import Incomplete
-from emitd.job_notes import JobNotes
+from emitd.jobs import notes as module
+from emitd.jobs.notes import JobNotes
 from emitd_handlers.job import Job
 from emitd_handlers.jobs.merge import MAX_ATTEMPT, merge
 from emitd_handlers.record import JobState

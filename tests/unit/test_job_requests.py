@@ -1,4 +1,4 @@
-"""`emitd.job_requests`: questions about jobs as messages."""
+"""`emitd.jobs.requests`: questions about jobs as messages."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from emitd import RequestRejected, v1
-from emitd.job_requests import list_request, watch_request
+from emitd.jobs.requests import list_request, watch_request
 
 
 def listed(

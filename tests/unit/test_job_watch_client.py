@@ -1,4 +1,4 @@
-"""`emitd.job_watch`: one watch over as many connections as it takes."""
+"""`emitd.jobs.watch`: one watch over as many connections as it takes."""
 
 from typing import Any
 
@@ -6,8 +6,8 @@ import grpc
 import pytest
 
 from emitd import JobNotFound, RequestRejected, v1
-from emitd.backoff import Backoff
-from emitd.job_watch import JobWatch
+from emitd.jobs.watch import JobWatch
+from emitd.sending.backoff import Backoff
 
 
 class Failure(grpc.RpcError):

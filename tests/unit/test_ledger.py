@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from emitd import ledger as module
 from emitd import v1
-from emitd.ledger import Drop, Ledger, drop_record, say
+from emitd.sending import ledger as module
+from emitd.sending.ledger import Drop, Ledger, drop_record, say
 
 MINUTE = 60.0
 

@@ -8,12 +8,12 @@ import pytest
 
 from emitd.client_settings import ClientSettings
 from emitd.errors import RecordRejected, Unavailable
-from emitd.ledger import Ledger
-from emitd.line_delivery import TRIES_BEFORE_SPOOLING, LineDelivery
-from emitd.line_queue import Line
-from emitd.reply import Reply
-from emitd.tally import Tally
-from emitd.time_left import TimeLeft
+from emitd.sending.ledger import Ledger
+from emitd.sending.line_delivery import TRIES_BEFORE_SPOOLING, LineDelivery
+from emitd.sending.line_queue import Line
+from emitd.sending.reply import Reply
+from emitd.sending.tally import Tally
+from emitd.sending.time_left import TimeLeft
 from emitd.v1 import LogRecord
 
 

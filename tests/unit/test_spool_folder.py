@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd.spool_errors import SpoolError
-from emitd.spool_folder import default_folder, new_path, spool_paths
+from emitd.spooling.errors import SpoolError
+from emitd.spooling.folder import default_folder, new_path, spool_paths
 
 
 @pytest.mark.parametrize(

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from emitd.spool import Spool
-from emitd.spool_adoption import adopt_orphans
-from emitd.spool_gate import inside, pause, resume
+from emitd.spooling.adoption import adopt_orphans
+from emitd.spooling.spool import Spool
+from emitd.spooling.sqlite_gate import inside, pause, resume
 
 TARGET = "localhost:50051"
 

@@ -10,12 +10,13 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from emitd import EmitError, RecordRejected, Unavailable, spool_adoption, v1
-from emitd import spool_keeper as module
+from emitd import EmitError, RecordRejected, Unavailable, v1
 from emitd.client_settings import ClientSettings
-from emitd.reply import Reply
-from emitd.spool import Spool, SpoolError
-from emitd.spool_keeper import SpoolKeeper
+from emitd.sending.reply import Reply
+from emitd.spooling import adoption as spool_adoption
+from emitd.spooling import keeper as module
+from emitd.spooling.keeper import SpoolKeeper
+from emitd.spooling.spool import Spool, SpoolError
 
 TARGET = "logs:1"
 Answer: TypeAlias = Callable[[Sequence[bytes]], Reply]
@@ -182,7 +183,7 @@ class TestAppending:
         self, keepers: Keepers, service: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where no module can be imported any more: that is unavailable, too."""
-        monkeypatch.setitem(sys.modules, "emitd.spool_errors", None)
+        monkeypatch.setitem(sys.modules, "emitd.spooling.errors", None)
         with pytest.raises(Unavailable, match="torn down"):
             keepers.make(service).append([b"a"])
 
@@ -547,8 +548,8 @@ class TestForks:
 FORKS = """
 import os
 from emitd.client_settings import ClientSettings
-from emitd.reply import Reply
-from emitd.spool_keeper import SpoolKeeper
+from emitd.sending.reply import Reply
+from emitd.spooling.keeper import SpoolKeeper
 
 def make():
     settings = ClientSettings(source="shop", spool={folder!r})
@@ -576,8 +577,8 @@ keeper.close()
 OUTLIVED = """
 import os, sys
 from emitd.client_settings import ClientSettings
-from emitd.reply import Reply
-from emitd.spool_keeper import SpoolKeeper
+from emitd.sending.reply import Reply
+from emitd.spooling.keeper import SpoolKeeper
 
 keeper = SpoolKeeper(ClientSettings(spool={folder!r}), lambda records: Reply(), lambda *drop: None)
 keeper.close_replay()

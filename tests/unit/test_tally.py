@@ -3,8 +3,8 @@
 import pytest
 
 from emitd.client_settings import ClientSettings
-from emitd.reply import Reply
-from emitd.tally import Tally
+from emitd.sending.reply import Reply
+from emitd.sending.tally import Tally
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
 from emitd.logging import EmitdHandler
-from emitd.tracing import NO_SPAN, current_span
+from emitd.sending.tracing import NO_SPAN, current_span
 from support.sent_lines import SentLines, sent_lines
 
 

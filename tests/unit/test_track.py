@@ -13,7 +13,7 @@ import pytest
 from emitd import ClientNotOpen
 from emitd.errors import JobNotApplied, LeaseLost
 from emitd.failure import failure_message, failure_reason
-from emitd.track import Track
+from emitd.jobs.track import Track
 
 
 class Recorder:

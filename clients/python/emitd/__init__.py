@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         Unavailable,
     )
     from emitd.interface import AsyncJobReporter, AsyncLogger
-    from emitd.job_reporter import JobReporter
+    from emitd.jobs.reporter import JobReporter
     from emitd.receipt import Receipt, ReceiptState
 
 __all__ = [
@@ -51,7 +51,7 @@ _MODULES = {
     "AsyncJobReporter": "emitd.interface",
     "AsyncLogClient": "emitd.async_client",
     "AsyncLogger": "emitd.interface",
-    "JobReporter": "emitd.job_reporter",
+    "JobReporter": "emitd.jobs.reporter",
     "LogClient": "emitd.client",
     "Receipt": "emitd.receipt",
     "ReceiptState": "emitd.receipt",

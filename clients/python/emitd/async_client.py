@@ -17,17 +17,17 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 import grpc
 
-from emitd.async_job_reporter import RemoteJob
-from emitd.async_reader import AsyncReader
 from emitd.audit_record import audit_record
 from emitd.errors import JobNotFound, Unavailable
-from emitd.job_notes import JobNotes
-from emitd.job_requests import list_request, watch_request
-from emitd.job_watch import JobWatch
+from emitd.jobs.async_reporter import RemoteJob
+from emitd.jobs.notes import JobNotes
+from emitd.jobs.requests import list_request, watch_request
+from emitd.jobs.track import AsyncTrack
+from emitd.jobs.watch import JobWatch
 from emitd.json_encoding import as_field
 from emitd.log_verbs import LogVerbs, MoreSettings
 from emitd.receipt import Receipt, ReceiptState
-from emitd.track import AsyncTrack
+from emitd.sending.async_reader import AsyncReader
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
 

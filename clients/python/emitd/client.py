@@ -18,15 +18,15 @@ import grpc
 
 from emitd.audit_record import audit_record
 from emitd.errors import JobNotFound, Unavailable
-from emitd.job_notes import JobNotes
-from emitd.job_reporter import JobReporter
-from emitd.job_requests import list_request, watch_request
-from emitd.job_watch import JobWatch
+from emitd.jobs.notes import JobNotes
+from emitd.jobs.reporter import JobReporter
+from emitd.jobs.requests import list_request, watch_request
+from emitd.jobs.track import Track
+from emitd.jobs.watch import JobWatch
 from emitd.json_encoding import as_field
 from emitd.log_verbs import LogVerbs
 from emitd.receipt import Receipt, ReceiptState
-from emitd.reply import is_retryable, request_error
-from emitd.track import Track
+from emitd.sending.reply import is_retryable, request_error
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
 
@@ -120,7 +120,7 @@ class LogClient(LogVerbs):
         lease: int | None = 60,
         labels: Mapping[str, str] | None = None,
     ) -> Track[T, JobReporter]:
-        """Return an iterator over `items` that reports them as a job: see `emitd.track`.
+        """Return an iterator over `items` that reports them as a job: see `emitd.jobs.track`.
 
         `job_id` None: a random one. `total` None: as many as `items` has, if it knows; where nobody knows, or with
         0, the job has no percentage until it is COMPLETED. The rest is as in `job`.

@@ -24,8 +24,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
 
 if TYPE_CHECKING:
+    from emitd.jobs.track import AsyncTrack
     from emitd.receipt import Receipt
-    from emitd.track import AsyncTrack
     from emitd.v1 import Job, WatchJobResponse
 
 __all__ = ["AsyncJobReporter", "AsyncLogger"]
@@ -132,7 +132,7 @@ class AsyncLogger(Protocol):
         lease: int | None = 60,
         labels: Mapping[str, str] | None = None,
     ) -> "AsyncTrack[T]":
-        """Return an iterator over `items`, for `async for`, that reports them as a job: see `emitd.track`.
+        """Return an iterator over `items`, for `async for`, that reports them as a job: see `emitd.jobs.track`.
 
         `job_id` None: a random one. `total` None: as many as `items` has, if it knows; where nobody knows, or with
         0, the job has no percentage until it is COMPLETED. The rest is as in `job`. The steps of the loop raise what

@@ -7,10 +7,10 @@ from typing import NoReturn, Self, TypedDict, Unpack
 
 from emitd.client_settings import ClientSettings
 from emitd.context import current_attributes
-from emitd.engine import Engine
 from emitd.failure import exception_attributes
 from emitd.json_encoding import encode_attributes
 from emitd.levels import is_level, level_number
+from emitd.sending.engine import Engine
 from emitd.v1 import record_pb2 as pb
 
 __all__ = ["LogVerbs", "MoreSettings"]

@@ -29,7 +29,7 @@ from emitd.json_encoding import as_text
 from emitd.levels import level_number
 from emitd.log_verbs import LogVerbs, MoreSettings
 from emitd.nesting import MAX_NESTING, making
-from emitd.senders import is_sender
+from emitd.sending.senders import is_sender
 from emitd.shared_client import SharedClient
 
 __all__ = ["EmitdHandler"]

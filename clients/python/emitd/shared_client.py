@@ -14,9 +14,9 @@ from contextlib import suppress
 
 import msgspec
 
-from emitd import process_hooks
 from emitd.client import LogClient
 from emitd.client_settings import ClientSettings
+from emitd.sending import process_hooks
 
 __all__ = ["SharedClient"]
 

@@ -24,7 +24,7 @@ from emitd.json_encoding import as_text
 from emitd.levels import is_level, level_number
 from emitd.log_verbs import LogVerbs
 from emitd.nesting import MAX_NESTING, making
-from emitd.senders import is_sender
+from emitd.sending.senders import is_sender
 
 __all__ = ["EmitdProcessor"]
 

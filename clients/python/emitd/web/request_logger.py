@@ -10,8 +10,8 @@ from emitd.interface import AsyncJobReporter, AsyncLogger
 from emitd.web.request_context import RequestContext
 
 if TYPE_CHECKING:
+    from emitd.jobs.track import AsyncTrack
     from emitd.receipt import Receipt
-    from emitd.track import AsyncTrack
     from emitd.v1 import Job, WatchJobResponse
 
 __all__ = ["RequestLogger"]

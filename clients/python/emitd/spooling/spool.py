@@ -2,12 +2,12 @@
 
 One file belongs to one process at a time, which has its lock. Records leave it in their order: `first` shows them,
 `delete` takes away what was delivered, `reject` puts aside what the service refused for good. When its process dies,
-another one gets the lock and sends the rest: see `spool_adoption`.
+another one gets the lock and sends the rest: see `adoption`.
 
 What `append` has returned for survives a kill and a power cut. The limit is `max_bytes` of records; on disk they take
 somewhat more, and while they are written up to as much again.
 
-Across a fork the file stays the parent's: whoever forks calls `spool_gate.pause` before, and `leave_to_parent` in the
+Across a fork the file stays the parent's: whoever forks calls `sqlite_gate.pause` before, and `leave_to_parent` in the
 child.
 """
 
@@ -18,12 +18,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from emitd.spool_database import abandon, closed_on_error, identity_of, make_database
-from emitd.spool_errors import SpoolError, SpoolFull
-from emitd.spool_folder import lock_path, make_folder, new_path, remove_files, sync_folder
-from emitd.spool_gate import inside
-from emitd.spool_lock import SpoolLock
-from emitd.spool_table import Spooled, SpoolTable
+from emitd.spooling.database import abandon, closed_on_error, identity_of, make_database
+from emitd.spooling.errors import SpoolError, SpoolFull
+from emitd.spooling.folder import lock_path, make_folder, new_path, remove_files, sync_folder
+from emitd.spooling.lock import SpoolLock
+from emitd.spooling.sqlite_gate import inside
+from emitd.spooling.table import Spooled, SpoolTable
 
 __all__ = ["Spool", "SpoolError", "SpoolFull", "Spooled"]
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from emitd.spool_errors import SpoolError
+from emitd.spooling.errors import SpoolError
 
 __all__ = [
     "FileIdentity",

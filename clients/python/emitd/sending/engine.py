@@ -18,24 +18,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from emitd import process_hooks
 from emitd.client_settings import ClientSettings
 from emitd.context import current_attributes
 from emitd.errors import ClientNotOpen, Unavailable
-from emitd.event_lane import AwaitedRecord, EventLane
 from emitd.json_encoding import as_text, attributes_as_json
-from emitd.ledger import Ledger, say
-from emitd.line_delivery import LineDelivery
-from emitd.line_queue import LINE_OVERHEAD_BYTES, Line, LineQueue
 from emitd.receipt import Receipt, ReceiptState
 from emitd.record_id import next_record_id
-from emitd.reply import Reply
-from emitd.senders import Senders, sending_by_itself
-from emitd.spool_keeper import SpoolKeeper
-from emitd.tally import Tally
-from emitd.time_left import TimeLeft
-from emitd.tracing import current_span
-from emitd.transport import Transport
+from emitd.sending import process_hooks
+from emitd.sending.event_lane import AwaitedRecord, EventLane
+from emitd.sending.ledger import Ledger, say
+from emitd.sending.line_delivery import LineDelivery
+from emitd.sending.line_queue import LINE_OVERHEAD_BYTES, Line, LineQueue
+from emitd.sending.reply import Reply
+from emitd.sending.senders import Senders, sending_by_itself
+from emitd.sending.tally import Tally
+from emitd.sending.time_left import TimeLeft
+from emitd.sending.tracing import current_span
+from emitd.sending.transport import Transport
+from emitd.spooling.keeper import SpoolKeeper
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 

@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-from emitd.engine import Engine
 from emitd.errors import EmitError, LeaseLost
-from emitd.job_notes import JobNotes
-from emitd.job_reporter import JobVerbs
-from emitd.job_steps import begin, drive_async, end
+from emitd.jobs.notes import JobNotes
+from emitd.jobs.reporter import JobVerbs
+from emitd.jobs.steps import begin, drive_async, end
 from emitd.receipt import Receipt
+from emitd.sending.engine import Engine
 from emitd.v1 import record_pb2 as pb
 
 if TYPE_CHECKING:

@@ -5,8 +5,8 @@ from collections import Counter
 from collections.abc import Mapping
 
 from emitd.client_settings import ClientSettings
-from emitd.confirmations import Confirmations
-from emitd.reply import Reply
+from emitd.sending.confirmations import Confirmations
+from emitd.sending.reply import Reply
 
 __all__ = ["Tally"]
 

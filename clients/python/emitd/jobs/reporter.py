@@ -14,12 +14,12 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Self
 
-from emitd.engine import Engine
 from emitd.errors import EmitError, LeaseLost
-from emitd.job_notes import JobNotes
-from emitd.job_steps import begin, drive, end
-from emitd.ledger import say
+from emitd.jobs.notes import JobNotes
+from emitd.jobs.steps import begin, drive, end
 from emitd.receipt import Receipt
+from emitd.sending.engine import Engine
+from emitd.sending.ledger import say
 from emitd.v1 import record_pb2 as pb
 
 __all__ = ["JobReporter", "JobVerbs"]

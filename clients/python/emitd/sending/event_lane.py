@@ -20,8 +20,8 @@ from typing import Protocol, TypeAlias
 
 from emitd.client_settings import ClientSettings
 from emitd.errors import EmitError, Unavailable
-from emitd.job_notes import JobNotes
-from emitd.reply import Reply
+from emitd.jobs.notes import JobNotes
+from emitd.sending.reply import Reply
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 

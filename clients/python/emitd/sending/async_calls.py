@@ -16,9 +16,9 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from emitd import process_hooks
 from emitd.client_settings import ClientSettings
-from emitd.transport import CallFailed, NoChannel, channel_options, channel_target, multi_callable
+from emitd.sending import process_hooks
+from emitd.sending.transport import CallFailed, NoChannel, channel_options, channel_target, multi_callable
 
 __all__ = ["AsyncCalls", "AsyncStream"]
 

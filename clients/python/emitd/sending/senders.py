@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from emitd import process_hooks
+from emitd.sending import process_hooks
 
 __all__ = ["Senders", "is_sender", "sending_by_itself", "sending_deadline"]
 
@@ -43,7 +43,7 @@ def sending_by_itself(deadline: float) -> Iterator[None]:
 class Senders:
     """At most so many threads that run the same function until it returns.
 
-    They are daemons: the end of the program is the affair of `emitd.process_hooks`, which flushes and then lets go.
+    They are daemons: the end of the program is the affair of `process_hooks`, which flushes and then lets go.
     """
 
     def __init__(self, name: str, run: Callable[[], None], max_threads: int) -> None:

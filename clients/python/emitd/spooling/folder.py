@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from emitd.spool_errors import SpoolError
+from emitd.spooling.errors import SpoolError
 
 __all__ = [
     "default_folder",

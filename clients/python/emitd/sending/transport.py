@@ -17,10 +17,10 @@ import grpc
 import grpc._channel  # now, not for the first call: a fork in the midst of an import leaves it undone in the child
 from grpc.experimental import ChannelOptions
 
-from emitd import process_hooks
 from emitd.client_settings import ClientSettings
-from emitd.gate import CallGate
-from emitd.reply import Reply, load_details, read_failure, read_response
+from emitd.sending import process_hooks
+from emitd.sending.gate import CallGate
+from emitd.sending.reply import Reply, load_details, read_failure, read_response
 from emitd.v1 import log_service_pb2
 
 __all__ = ["CallFailed", "NoChannel", "Transport", "channel_options", "channel_target", "multi_callable"]

@@ -25,7 +25,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
 from emitd.failure import Incomplete
-from emitd.track_steps import StepReporter, TrackSteps
+from emitd.jobs.track_steps import StepReporter, TrackSteps
 
 if TYPE_CHECKING:
     from emitd.interface import AsyncJobReporter

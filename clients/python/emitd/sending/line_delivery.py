@@ -14,12 +14,12 @@ from typing import NamedTuple, Protocol
 from emitd.client_settings import ClientSettings
 from emitd.errors import EmitError
 from emitd.json_encoding import as_text, encode_attributes
-from emitd.ledger import Drop, Ledger, drop_record
-from emitd.line_queue import Line
-from emitd.reply import Reply
-from emitd.spool_keeper import SpoolKeeper
-from emitd.tally import Tally
-from emitd.time_left import TimeLeft
+from emitd.sending.ledger import Drop, Ledger, drop_record
+from emitd.sending.line_queue import Line
+from emitd.sending.reply import Reply
+from emitd.sending.tally import Tally
+from emitd.sending.time_left import TimeLeft
+from emitd.spooling.keeper import SpoolKeeper
 from emitd.v1 import record_pb2 as pb
 
 __all__ = ["LineDelivery"]

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from emitd.spool_database import transaction
+from emitd.spooling.database import transaction
 
 __all__ = ["Counts", "SpoolTable", "Spooled"]
 

@@ -1,0 +1,1 @@
+"""Jobs, as a client reports and watches them."""
