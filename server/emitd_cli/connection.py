@@ -5,14 +5,14 @@ from contextlib import contextmanager
 from typing import TypeVar
 
 import grpc
-from google.rpc import error_details_pb2, status_pb2
+from google.rpc import status_pb2
 
+from emitd.sending.error_details import bad_field, details_of, retry_delay
 from emitd.v1 import AuditServiceStub, LogServiceStub
 from emitd_cli.errors import CannotTell, Misuse, Refused
 from emitd_cli.output import say
 
 __all__ = [
-    "bad_field",
     "cannot_tell",
     "connect",
     "connect_audit",
@@ -90,34 +90,31 @@ def result_of(
 
 def refused(error: grpc.RpcError, address: str) -> Refused:
     """Return the error that ends a command for which the server refuses what was sent."""
-    return Refused(describe(error, address), code=error.code().name, field=bad_field(_status_of(error)))
+    return Refused(
+        describe(error, address),
+        code=error.code().name,
+        field=bad_field(details_of(error)),
+    )
 
 
 def cannot_tell(error: grpc.RpcError, address: str, and_so: str = "") -> CannotTell:
     """Return the error that ends a command whose call failed; `and_so` is added to what is said."""
     message = describe(error, address) + and_so
-    return CannotTell(message, code=error.code().name, field=bad_field(_status_of(error)))
-
-
-def bad_field(status: status_pb2.Status | None) -> str:
-    """Return the path of the field that a status complains of, or an empty string."""
-    for packed in status.details if status is not None else ():
-        bad = error_details_pb2.BadRequest()
-        if packed.Unpack(bad) and bad.field_violations:
-            return str(bad.field_violations[0].field)
-    return ""
+    return CannotTell(message, code=error.code().name, field=bad_field(details_of(error)))
 
 
 def describe(error: grpc.RpcError, address: str) -> str:
     """Return an error of a call in one line."""
-    if error.code() is grpc.StatusCode.UNAVAILABLE and _delay_of_call(error) is None:  # not from our server
+    if (
+        error.code() is grpc.StatusCode.UNAVAILABLE and retry_delay(details_of(error)) is None
+    ):  # not from our server
         return f"cannot reach {address}; is the service running there? (--address, or EMITD_ADDRESS)"
     return f"{error.code().name}: {error.details()}"
 
 
 def is_retryable(error: grpc.RpcError) -> bool:
     """Return whether the same call may succeed later."""
-    return error.code() in _RETRYABLE or _delay_of_call(error) is not None
+    return error.code() in _RETRYABLE or retry_delay(details_of(error)) is not None
 
 
 def is_refusal(error: grpc.RpcError) -> bool:
@@ -127,33 +124,13 @@ def is_refusal(error: grpc.RpcError) -> bool:
 
 def retry_seconds(error: grpc.RpcError) -> float:
     """Return how long to wait before the call is tried again."""
-    return _bounded(_delay_of_call(error))
+    return _bounded(retry_delay(details_of(error)))
 
 
 def retry_delay_seconds(status: status_pb2.Status) -> float:
     """Return how long to wait before a record that was refused with `status` is sent again."""
-    return _bounded(_delay(status))
+    return _bounded(retry_delay(status.details))
 
 
 def _bounded(seconds: float | None) -> float:
     return DEFAULT_RETRY_SECONDS if seconds is None else max(seconds, MIN_RETRY_SECONDS)
-
-
-def _delay_of_call(error: grpc.RpcError) -> float | None:
-    status = _status_of(error)
-    return None if status is None else _delay(status)
-
-
-def _status_of(error: grpc.RpcError) -> status_pb2.Status | None:
-    for datum in error.trailing_metadata() or ():
-        if datum.key == "grpc-status-details-bin":
-            return status_pb2.Status.FromString(datum.value)
-    return None
-
-
-def _delay(status: status_pb2.Status) -> float | None:
-    for packed in status.details:
-        info = error_details_pb2.RetryInfo()
-        if packed.Unpack(info):
-            return float(info.retry_delay.ToNanoseconds() / 1e9)
-    return None

@@ -14,9 +14,9 @@ from typing import NamedTuple, TypeAlias
 
 import grpc
 
+from emitd.sending.error_details import bad_field
 from emitd.v1 import DELIVERY_COMMITTED, EmitBatchRequest, EmitBatchResponse, LogServiceStub, RecordError
 from emitd_cli.connection import (
-    bad_field,
     cannot_tell,
     describe,
     is_refusal,
@@ -199,7 +199,7 @@ def _problem(error: RecordError) -> str:
 
 
 def _field(error: RecordError) -> str:
-    return _in_record(error, bad_field(error.status))
+    return _in_record(error, bad_field(error.status.details))
 
 
 def _in_record(error: RecordError, text: str) -> str:

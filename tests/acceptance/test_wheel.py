@@ -1,7 +1,6 @@
 """The wheel: what is in it, and that it runs outside the checkout, in an environment of its own."""
 
 import json
-import shutil
 import sqlite3
 import subprocess
 import sys
@@ -21,6 +20,7 @@ from emitd.v1 import (
     LogServiceStub,
 )
 from support.in_process import CHANNEL_OPTIONS
+from support.pythons import find_python
 from support.sealed_log import SealedLog
 from support.server_process import ServerProcess
 from support.toolchains import ROOT, run
@@ -41,24 +41,6 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     run(command, folder, {"PIP_CONSTRAINT": str(CONSTRAINTS)})
     (path,) = folder.glob("*.whl")
     return path
-
-
-def find_python(minor: int) -> str | None:
-    """A Python 3.`minor` that really runs: this one, one on PATH, or one installed beside this one."""
-    if sys.version_info[:2] == (3, minor):
-        return sys.executable
-    name = f"python3.{minor}"
-    beside = Path(sys.base_prefix).parent.glob(f"*3.{minor}*/bin/{name}")
-    candidates = [shutil.which(name), *map(str, sorted(beside))]
-    return next((candidate for candidate in candidates if candidate and runs(candidate)), None)
-
-
-def runs(python: str) -> bool:
-    """Whether an interpreter starts and can make an environment; a version manager's stub may not."""
-    return (
-        subprocess.run([python, "-c", "import venv, ensurepip"], capture_output=True, check=False).returncode
-        == 0
-    )
 
 
 def install(requirement: str, python: str, folder: Path) -> Path:
@@ -102,7 +84,7 @@ def test_it_holds_the_four_packages_and_nothing_else(wheel: Path) -> None:
 @pytest.mark.parametrize("minor", [11, 12, 13])
 def test_it_serves_from_built_in_defaults(minor: int, wheel: Path, tmp_path: Path) -> None:
     """In a clean environment and an empty folder `emitd serve` runs, says on what, and keeps all three kinds."""
-    python = find_python(minor)
+    python = find_python(f"3.{minor}")
     if python is None:
         pytest.skip(f"no Python 3.{minor} was found")
     programs = install(f"{wheel}[server]", python, tmp_path)

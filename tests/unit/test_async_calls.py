@@ -1,6 +1,7 @@
 """AsyncCalls: grpc.aio in a thread of its own, which stands still for a fork."""
 
 import asyncio
+import gc
 import threading
 import time
 from collections.abc import Iterator
@@ -31,6 +32,12 @@ def watch(context: grpc.ServicerContext) -> Iterator[WatchJobResponse]:
 def service() -> Iterator[FakeLogService]:
     with fake_log_service(answer) as service:
         yield service
+
+
+@pytest.fixture(autouse=True)
+def no_other_user() -> None:
+    """What other tests left of grpc.aio, in cycles with the errors they caught, keeps its thread."""
+    gc.collect()
 
 
 @pytest.fixture

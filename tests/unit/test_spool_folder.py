@@ -12,18 +12,13 @@ from emitd.spooling.folder import default_folder, new_path, spool_paths
 @pytest.mark.parametrize(
     ("environ", "folder"),
     [
-        (
-            {"EMITD_SPOOL": "/var/spool/shop", "XDG_STATE_HOME": "/state", "HOME": "/home/u"},
-            "/var/spool/shop",
-        ),
-        ({"EMITD_SPOOL": "", "XDG_STATE_HOME": "/state", "HOME": "/home/u"}, "/state/emitd/spool"),
+        ({"XDG_STATE_HOME": "/state", "HOME": "/home/u"}, "/state/emitd/spool"),
         ({"XDG_STATE_HOME": "state", "HOME": "/home/u"}, "/home/u/.local/state/emitd/spool"),
         ({"XDG_STATE_HOME": "", "HOME": "/home/u"}, "/home/u/.local/state/emitd/spool"),
-        ({"EMITD_SPOOL": "spool"}, f"{os.getcwd()}/spool"),
     ],
 )
-def test_the_folder_is_the_users_own_or_the_one_that_is_named(environ: dict[str, str], folder: str) -> None:
-    """A name by EMITD_SPOOL wins, then the XDG base directory specification rules; a relative state home is none."""
+def test_the_folder_is_the_users_own(environ: dict[str, str], folder: str) -> None:
+    """By the XDG base directory specification; a relative state home is none."""
     assert default_folder(environ) == Path(folder)
 
 

@@ -13,7 +13,9 @@ from hypothesis import strategies as st
 from emitd import v1
 from emitd.client_settings import ClientSettings
 from emitd.sending import transport as module
-from emitd.sending.transport import NoChannel, Transport, batch_request, channel_target
+from emitd.sending.call_errors import NoChannel
+from emitd.sending.channel import channel_target
+from emitd.sending.transport import Transport, batch_request
 from support.fake_log_service import accept, fail, fake_log_service
 
 RECORD = v1.LogRecord(record_id="r1").SerializeToString()

@@ -18,7 +18,9 @@ import grpc.aio
 
 from emitd.client_settings import ClientSettings
 from emitd.sending import process_hooks
-from emitd.sending.transport import CallFailed, NoChannel, channel_options, channel_target, multi_callable
+from emitd.sending.call_errors import CallFailed, NoChannel
+from emitd.sending.channel import channel_options, channel_target
+from emitd.sending.transport import multi_callable
 
 __all__ = ["AsyncCalls", "AsyncStream"]
 

@@ -5,19 +5,16 @@
 Pure; see `emitd/v1/log_service.proto` for the codes.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache
-from typing import Any
 
 import grpc
-from google.protobuf.message import DecodeError
 
 from emitd.errors import EmitError, JobNotFound, RecordRejected, RequestRejected, Unavailable
+from emitd.sending.error_details import bad_field, details_of, retry_delay
 from emitd.v1 import log_service_pb2
 
-__all__ = ["Reply", "is_retryable", "load_details", "read_failure", "read_response", "request_error"]
+__all__ = ["Reply", "is_retryable", "read_failure", "read_response", "request_error"]
 
 #: Statuses that say nothing about what was sent: the same call may succeed later, and may have been carried out.
 _BROKEN = frozenset(
@@ -40,7 +37,6 @@ _DIVISIBLE = frozenset(
         grpc.StatusCode.UNKNOWN,
     }
 )
-_STATUS_DETAILS = "grpc-status-details-bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,20 +68,20 @@ def read_response(response: log_service_pb2.EmitBatchResponse) -> Reply:
     rejected: dict[int, EmitError] = {}
     for error in response.errors:
         if error.retryable:
-            again[error.index] = error.status.message, _retry_delay(error.status.details) or 0.0
+            again[error.index] = error.status.message, retry_delay(error.status.details) or 0.0
         else:
             place = f"records[{error.index}]"
             rejected[error.index] = RecordRejected(
                 error.status.message.removeprefix(place).lstrip(".: "),
-                field=_bad_field(error.status.details).removeprefix(f"{place}."),
+                field=bad_field(error.status.details).removeprefix(f"{place}."),
             )
     return Reply(again=again, rejected=rejected, receipts=response.receipts, server_id=response.server_id)
 
 
 def read_failure(error: grpc.RpcError, count: int) -> Reply:
     """Return what the failure of a whole call means for its `count` records."""
-    code, details = error.code(), _details(error)
-    delay = _retry_delay(details)
+    code, details = error.code(), details_of(error)
+    delay = retry_delay(details)
     if code in _BROKEN or delay is not None:
         why = describe(error)
         return Reply(
@@ -93,7 +89,7 @@ def read_failure(error: grpc.RpcError, count: int) -> Reply:
             is_broken=code is grpc.StatusCode.UNAVAILABLE and delay is None,
             may_have_arrived=delay is None and not any([text in why for text in _UNSENT]),
         )
-    refused = RecordRejected(describe(error), field=_bad_field(details))
+    refused = RecordRejected(describe(error), field=bad_field(details))
     if code in _DIVISIBLE:
         return Reply(divide=refused)
     return Reply(rejected=dict.fromkeys(range(count), refused), is_call_refused=True)
@@ -101,7 +97,7 @@ def read_failure(error: grpc.RpcError, count: int) -> Reply:
 
 def is_retryable(error: grpc.RpcError) -> bool:
     """Return whether the same request may succeed later."""
-    return error.code() in _BROKEN or _retry_delay(_details(error)) is not None
+    return error.code() in _BROKEN or retry_delay(details_of(error)) is not None
 
 
 def request_error(error: grpc.RpcError) -> EmitError:
@@ -110,50 +106,9 @@ def request_error(error: grpc.RpcError) -> EmitError:
         return Unavailable(describe(error))
     if error.code() is grpc.StatusCode.NOT_FOUND:
         return JobNotFound(error.details() or "")
-    return RequestRejected(describe(error), field=_bad_field(_details(error)))
+    return RequestRejected(describe(error), field=bad_field(details_of(error)))
 
 
 def describe(error: grpc.RpcError) -> str:
     """Return a call's failure in one line."""
     return f"{error.code().name}: {error.details()}"
-
-
-@cache
-def load_details() -> tuple[Any, Any]:
-    """Return the messages for an error's details, which only trouble needs."""
-    from google.rpc import error_details_pb2, status_pb2
-
-    return status_pb2, error_details_pb2
-
-
-def _details(error: grpc.RpcError) -> Sequence[Any]:
-    status_pb2, _ = load_details()
-    trailers: Any = error.trailing_metadata() or ()  # pairs; only those of grpc.aio have no names
-    for key, value in trailers:
-        if key == _STATUS_DETAILS:
-            with suppress(DecodeError):  # somebody else's, such as a proxy's
-                details: Sequence[Any] = status_pb2.Status.FromString(value).details
-                return details
-    return ()
-
-
-def _retry_delay(details: Sequence[Any]) -> float | None:
-    _, error_details_pb2 = load_details()
-    info = _unpacked(details, error_details_pb2.RetryInfo)
-    return None if info is None else float(info.retry_delay.ToNanoseconds() / 1e9)
-
-
-def _bad_field(details: Sequence[Any]) -> str:
-    _, error_details_pb2 = load_details()
-    bad = _unpacked(details, error_details_pb2.BadRequest)
-    return str(bad.field_violations[0].field) if bad is not None and bad.field_violations else ""
-
-
-def _unpacked(details: Sequence[Any], kind: Callable[[], Any]) -> Any:
-    """Return the first detail of a kind; None: there is none that can be read."""
-    for packed in details:
-        message = kind()
-        with suppress(DecodeError):
-            if packed.Unpack(message):
-                return message
-    return None

@@ -4,12 +4,9 @@ The channel is made for the first call, and again after `interrupt`. Requests to
 their records, so that a record is serialised once, however often it is sent.
 """
 
-import ipaddress
-import json
 import os
-import socket
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
@@ -19,22 +16,16 @@ from grpc.experimental import ChannelOptions
 
 from emitd.client_settings import ClientSettings
 from emitd.sending import process_hooks
+from emitd.sending.call_errors import CallFailed, NoChannel
+from emitd.sending.channel import channel_options, channel_target
+from emitd.sending.error_details import load
 from emitd.sending.gate import CallGate
-from emitd.sending.reply import Reply, load_details, read_failure, read_response
+from emitd.sending.reply import Reply, read_failure, read_response
 from emitd.v1 import log_service_pb2
 
-__all__ = ["CallFailed", "NoChannel", "Transport", "channel_options", "channel_target", "multi_callable"]
+__all__ = ["Transport", "multi_callable"]
 
 SERVICE = "/emitd.v1.LogService/"
-MAX_RECEIVE_BYTES = 64 * 1024 * 1024
-#: grpc's own pauses between attempts to connect would grow to two minutes.
-MIN_RECONNECT_MILLISECONDS = 100
-MAX_RECONNECT_MILLISECONDS = 1_000
-#: How long a server may take to greet, in spite of the option's name: one that is busy, or far away.
-CONNECT_MILLISECONDS = 5_000
-#: A connection on which nothing comes back for so long is dead.
-KEEPALIVE_MILLISECONDS = 30_000
-KEEPALIVE_TIMEOUT_MILLISECONDS = 10_000
 #: The tag of `EmitBatchRequest.records`, and `want_receipts` set.
 _RECORDS_TAG = b"\x0a"
 _WANT_RECEIPTS = b"\x10\x01"
@@ -47,47 +38,6 @@ _kept: list[grpc.Channel] = []
 
 Response = TypeVar("Response")
 EmitBatch: TypeAlias = Callable[..., log_service_pb2.EmitBatchResponse]
-
-
-class CallFailed(grpc.RpcError):
-    """What is known of a call that failed, without the call: grpc's own error has it, and frees it with itself."""
-
-    def __init__(self, error: grpc.RpcError) -> None:
-        super().__init__(str(error))
-        self._code, self._details, self._trailers = error.code(), error.details(), error.trailing_metadata()
-
-    def code(self) -> grpc.StatusCode:
-        """Return the status."""
-        return self._code
-
-    def details(self) -> str | None:
-        """Return the status's text."""
-        return self._details
-
-    def trailing_metadata(self) -> Any:
-        """Return the trailers."""
-        return self._trailers
-
-
-class NoChannel(grpc.RpcError):
-    """A call was not begun, for it had no channel: a name is not known just now, or another thread interrupted it."""
-
-    def __init__(self, why: str) -> None:
-        super().__init__(why)
-        # In grpc's own words for a call of which nothing was sent.
-        self._details = f"failed to connect to all addresses: {why}"
-
-    def code(self) -> grpc.StatusCode:
-        """Return UNAVAILABLE: another try can help."""
-        return grpc.StatusCode.UNAVAILABLE
-
-    def details(self) -> str:
-        """Return why."""
-        return self._details
-
-    def trailing_metadata(self) -> Any:
-        """Return nothing: nobody answered."""
-        return ()
 
 
 class Transport:
@@ -188,7 +138,7 @@ class Transport:
         """Return the channel. Raises NoChannel."""
         with self._lock:
             if self._opened is None:
-                load_details()
+                load()
                 channel = self._make_channel()
                 emit_batch: EmitBatch = channel.unary_unary(
                     SERVICE + "EmitBatch",
@@ -248,56 +198,6 @@ def _varint(number: int) -> bytes:
     if number < 0x4000:
         return bytes((number & 0x7F | 0x80, number >> 7))
     return bytes((number & 0x7F | 0x80,)) + _varint(number >> 7)
-
-
-def channel_options() -> Sequence[tuple[str, Any]]:
-    """Return the options of every channel to a server."""
-    balanced: Mapping[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-    return [
-        ("grpc.service_config", json.dumps(balanced)),
-        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
-        ("grpc.initial_reconnect_backoff_ms", MIN_RECONNECT_MILLISECONDS),
-        ("grpc.min_reconnect_backoff_ms", CONNECT_MILLISECONDS),
-        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MILLISECONDS),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLISECONDS),
-    ]
-
-
-def channel_target(address: str) -> str:
-    """Return grpc's target for one HOST:PORT, a URI such as `dns:///emitd:50051`, or several HOST:PORT with commas.
-
-    It is of one of these forms, as ClientSettings are. Names among several are looked up once; raises NoChannel for one
-    that is not known.
-    """
-    parts = [part.strip() for part in address.split(",") if part.strip()]
-    if len(parts) == 1:
-        return parts[0]
-    found = list(dict.fromkeys(endpoint for part in parts for endpoint in _look_up(part)))
-    families = {"ipv6" if endpoint.startswith("[") else "ipv4" for endpoint in found}
-    if len(families) > 1:  # grpc takes one kind; an IPv4 address has a form among those of IPv6
-        found = [_as_ipv6(endpoint) for endpoint in found]
-        families = {"ipv6"}
-    return f"{families.pop()}:{','.join(found)}"
-
-
-def _look_up(endpoint: str) -> Iterator[str]:
-    host, _, port = endpoint.rpartition(":")
-    with suppress(ValueError):
-        ip = ipaddress.ip_address(host.strip("[]"))
-        yield f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
-        return
-    try:
-        answers = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
-    except OSError as error:
-        raise NoChannel(f"address: '{host}' is not known: {error}") from None
-    for *_, found in answers:
-        yield f"{found[0]!s}:{port}"
-
-
-def _as_ipv6(endpoint: str) -> str:
-    host, _, port = endpoint.rpartition(":")
-    return endpoint if endpoint.startswith("[") else f"[::ffff:{host}]:{port}"
 
 
 os.register_at_fork(after_in_child=lambda: process_hooks.keep_for_ever(_kept))

@@ -36,12 +36,7 @@ MAX_TARGET_CHARS = 60
 
 
 def default_folder(environ: Mapping[str, str]) -> Path:
-    """Return the folder that `EMITD_SPOOL` names, or else the user's own by the XDG base directory specification.
-
-    Raises SpoolError where there is neither.
-    """
-    if environ.get("EMITD_SPOOL"):
-        return Path(environ["EMITD_SPOOL"]).absolute()
+    """Return the user's own folder, by the XDG base directory specification. Raises SpoolError where there is none."""
     state = Path(environ.get("XDG_STATE_HOME", ""))
     if state.is_absolute():  # others are to be ignored, says the specification
         return state / "emitd" / "spool"
