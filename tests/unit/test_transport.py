@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from emitd import v1
 from emitd.client_settings import ClientSettings
-from emitd.sending import transport as module
+from emitd.sending import channel
 from emitd.sending.call_errors import NoChannel
 from emitd.sending.channel import channel_target
 from emitd.sending.transport import Transport, batch_request
@@ -138,7 +138,7 @@ class TestTarget:
             asked.append(query)
             return [(0, 0, 0, "", ("10.0.0.1", 5)), (0, 0, 0, "", ("10.0.0.2", 5))]
 
-        monkeypatch.setattr(module.socket, "getaddrinfo", look_up)
+        monkeypatch.setattr(channel.socket, "getaddrinfo", look_up)
         assert channel_target("logs:5,10.0.0.2:5,10.0.0.3:6") == "ipv4:10.0.0.1:5,10.0.0.2:5,10.0.0.3:6"
         assert [(host, port) for host, port, *_ in asked] == [("logs", 5)]
 
@@ -150,7 +150,7 @@ class TestTarget:
         def look_up(*query: Any) -> list[Any]:
             raise OSError("no network")
 
-        monkeypatch.setattr(module.socket, "getaddrinfo", look_up)
+        monkeypatch.setattr(channel.socket, "getaddrinfo", look_up)
         transport = made("logs:5,10.0.0.1:5")
         transport.prepare()
         reply = transport.emit([RECORD], 1, want_receipts=False)
