@@ -44,6 +44,8 @@ __all__ = ["Engine"]
 #: How long calls under way, and those who wait for them, have to come back once they were interrupted.
 INTERRUPTED_SECONDS = 1.0
 
+_new = tuple.__new__
+
 
 class Endable(Protocol):
     """What is to be ended before the client is, such as a loop that is a job."""
@@ -111,8 +113,10 @@ class Engine:
         size = LINE_OVERHEAD_BYTES + message.__sizeof__() + len(attributes_json)
         trace_id, span_id = current_span()
         time_unix_nano = time_unix_nano or time.time_ns()
-        line = Line(
-            next_record_id(), time_unix_nano, level, message, attributes_json, trace_id, span_id, size
+        # As `Line(...)`, at half of its price.
+        line = _new(
+            Line,
+            (next_record_id(), time_unix_nano, level, message, attributes_json, trace_id, span_id, size),
         )
         if not self._is_open:
             self._write_late(line)
