@@ -218,18 +218,31 @@ class TestAudit:
         """Longer than anybody can be told to wait."""
         assert (await served.client.audit("x", user_id="u", timeout=timeout)).state == "COMMITTED"
 
-    async def test_a_cancelled_caller_leaves_nothing_behind(
-        self, make: Callable[..., AsyncLogClient]
+    async def test_a_cancelled_caller_only_stops_waiting(self, served: Served, held: Held) -> None:
+        """What happened is in the trail all the same, once."""
+        served.answer(held.batch)
+        task = asyncio.create_task(served.client.audit("x", user_id="u", record_id="r1"))
+        await until(held.begun.is_set)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        held.leave.set()
+        await until(lambda: served.client.stats()["sent"] == 1)
+        assert [record.record_id for record in await served.records()] == ["r1"]
+
+    @pytest.mark.parametrize(("spool", "fate"), [({}, "spooled"), ({"spool": "off"}, "dropped_abandoned")])
+    async def test_a_cancelled_callers_event_is_spooled_or_counted(
+        self, make: Callable[..., AsyncLogClient], spool: dict[str, str], fate: str
     ) -> None:
-        """What nobody waits for is not tried again."""
-        client = make()
+        """Without a service, in time; and closing the client waits for it."""
+        client = make(timeout=0.2, **spool)
         task = asyncio.create_task(client.audit("x", user_id="u"))
         await until(lambda: client.stats()["awaited"] == 1)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
-        assert client.stats()["awaited"] == 0
-        assert await client.flush(5)
+        await client.close()
+        assert client.stats()[fate] == 1
 
     async def test_where_no_thread_can_be_started_the_caller_sends(
         self, served: Served, monkeypatch: pytest.MonkeyPatch

@@ -72,7 +72,11 @@ class AsyncLogClient(LogVerbs):
         timeout: float | None = None,
         require_commit: bool = False,
     ) -> Receipt:
-        """Send an audit event, and return the receipt when it is committed or spooled."""
+        """Send an audit event, and return the receipt when it is committed or spooled.
+
+        A caller that is cancelled only stops waiting. If the event can neither be committed nor spooled then, it is
+        dropped, as `abandoned`.
+        """
         record = audit_record(
             event_name,
             user_id=user_id,
@@ -84,7 +88,12 @@ class AsyncLogClient(LogVerbs):
             source=self._settings.source,
             bound=self._bound,
         )
-        return await self._send(record, timeout, may_spool=not require_commit)
+        sending = self._spawn(self._send(record, timeout, may_spool=not require_commit), "emitd-audit")
+        try:
+            return await asyncio.shield(sending)
+        except asyncio.CancelledError:  # only the waiting ends: what happened is to be in the trail
+            sending.add_done_callback(self._note_abandoned)
+            raise
 
     def job(
         self,
@@ -247,7 +256,12 @@ class AsyncLogClient(LogVerbs):
     async def _send_report(self, record: pb.LogRecord, may_spool: bool) -> Receipt:
         return await self._send(record, may_spool=may_spool and self._settings.spool_records == "all")
 
-    def _spawn(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
+    def _note_abandoned(self, sending: "asyncio.Task[Receipt]") -> None:
+        if sending.cancelled() or sending.exception() is not None:
+            why = "its task was cancelled" if sending.cancelled() else str(sending.exception())
+            self._engine.drop_abandoned(pb.LEVEL_AUDIT, why)
+
+    def _spawn(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work, name=name)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)

@@ -123,6 +123,10 @@ class Engine:
         elif self.lines.put(line, may_block=may_block):
             self._start_line_sender()
 
+    def drop_abandoned(self, level: int, why: str) -> None:
+        """Count an awaited record that came nowhere, and whose caller does not wait for it any more."""
+        self._drop("abandoned", level, why)
+
     def drop_nested(self, level: int) -> None:
         """Count a line that is not sent, because making others brought it about: see `emitd.nesting`."""
         self._drop("nested", level)
