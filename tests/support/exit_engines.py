@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from emitd.client_settings import ClientSettings
+from emitd.sending import process_hooks
 from emitd.sending.engine import Engine
 from emitd.sending.gate import CallGate
 from emitd.sending.line_queue import Line
@@ -69,6 +70,7 @@ def engines() -> Iterator[MakeEngine]:
     yield make
     for engine in made:
         engine.close(0)
+        process_hooks.remove(engine)  # where it was written to after its end
 
 
 def refuse_to_start(_: threading.Thread) -> None:
