@@ -17,8 +17,8 @@ PROTO_READY := $(PROTO_VENV)/.ready
 help:
 	@echo "make run        start the service with logging_config.yml"
 	@echo "make demo       show it all in a quarter of a minute, with data of its own"
-	@echo "make test       run the tests (about five minutes)"
-	@echo "make test-slow  run the slow tests: crashes, faults, other languages"
+	@echo "make test       run the tests (about six minutes)"
+	@echo "make test-slow  run the slow tests: crashes, forks, faults, other languages (about eight)"
 	@echo "make lint       check style, imports, protos, and that the stubs are up to date"
 	@echo "make type       check types"
 	@echo "make fix        mend what the linter can mend"
