@@ -8,7 +8,7 @@ import pickle
 import socket
 import threading
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import aclosing
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from emitd import (
     log_context,
     v1,
 )
+from support.client_answers import FAILURES, NOWHERE, PASSING, QUICK, routed
 from support.fake_log_service import (
     Answer,
     FakeLogService,
@@ -38,23 +39,6 @@ from support.fake_log_service import (
     record_error,
     refuse,
 )
-
-NOWHERE = "127.0.0.1:1"
-FAILURES = sorted(set(grpc.StatusCode) - {grpc.StatusCode.OK}, key=lambda code: code.name)
-#: Those that may pass by themselves.
-PASSING = {
-    grpc.StatusCode.UNAVAILABLE,
-    grpc.StatusCode.DEADLINE_EXCEEDED,
-    grpc.StatusCode.CANCELLED,
-    grpc.StatusCode.ABORTED,
-}
-QUICK: Mapping[str, Any] = {"backoff_initial": 0.01, "backoff_max": 0.02, "linger": 0.01}
-
-
-def routed(**answers: Answer) -> Answer:
-    """Answer each kind of request in its own way; records are accepted."""
-    routes = {"EmitBatchRequest": accept, **answers}
-    return lambda request, context: routes[type(request).__name__](request, context)
 
 
 class Served:
