@@ -20,7 +20,6 @@ import grpc
 from emitd.audit_record import audit_record
 from emitd.errors import JobNotFound, Unavailable
 from emitd.jobs.async_reporter import RemoteJob
-from emitd.jobs.notes import JobNotes
 from emitd.jobs.requests import list_request, watch_request
 from emitd.jobs.track import AsyncTrack
 from emitd.jobs.watch import JobWatch
@@ -106,16 +105,7 @@ class AsyncLogClient(LogVerbs):
         details: Mapping[str, object] | None = None,
     ) -> RemoteJob:
         """Return the reporter of one run of a job."""
-        notes = JobNotes(
-            job_id,
-            job_type,
-            total=total,
-            labels=labels,
-            details=details,
-            lease=lease,
-            envelope=self._envelope(),
-            on_news=lambda: self._engine.events.news(notes),
-        )
+        notes = self._notes(job_id, job_type, total=total, lease=lease, labels=labels, details=details)
         return RemoteJob(self._engine, notes, self._send_report, self._spawn)
 
     def track(

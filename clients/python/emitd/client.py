@@ -18,7 +18,6 @@ import grpc
 
 from emitd.audit_record import audit_record
 from emitd.errors import JobNotFound, Unavailable
-from emitd.jobs.notes import JobNotes
 from emitd.jobs.reporter import JobReporter
 from emitd.jobs.requests import list_request, watch_request
 from emitd.jobs.track import Track
@@ -98,16 +97,7 @@ class LogClient(LogVerbs):
 
         Raises TypeError as `audit` does, and ValueError naming the number that makes no sense.
         """
-        notes = JobNotes(
-            job_id,
-            job_type,
-            total=total,
-            labels=labels,
-            details=details,
-            lease=lease,
-            envelope=self._envelope(),
-            on_news=lambda: self._engine.events.news(notes),
-        )
+        notes = self._notes(job_id, job_type, total=total, lease=lease, labels=labels, details=details)
         return JobReporter(self._engine, notes, self._send_report)
 
     def track(

@@ -8,6 +8,7 @@ from typing import NoReturn, Self, TypedDict, Unpack
 from emitd.client_settings import ClientSettings
 from emitd.context import current_attributes
 from emitd.failure import exception_attributes
+from emitd.jobs.notes import JobNotes
 from emitd.json_encoding import encode_attributes
 from emitd.levels import is_level, level_number
 from emitd.sending.engine import Engine
@@ -141,9 +142,26 @@ class LogVerbs:
             f"<{type(self).__name__} of {self._settings.source!r} to {self._settings.address}, {self.state}>"
         )
 
-    def _envelope(self) -> pb.LogRecord:
-        """Return what every report of a job carries."""
-        return pb.LogRecord(
-            source=self._settings.source,
-            attributes_json=encode_attributes({**current_attributes(), **self._bound}),
+    def _notes(
+        self,
+        job_id: str,
+        job_type: str,
+        *,
+        total: int | None,
+        lease: int | None,
+        labels: Mapping[str, str] | None,
+        details: Mapping[str, object] | None,
+    ) -> JobNotes:
+        """Return the notes of a job's run, whose news the engine sends. Raises what `job` raises."""
+        attributes_json = encode_attributes({**current_attributes(), **self._bound})
+        notes = JobNotes(
+            job_id,
+            job_type,
+            total=total,
+            labels=labels,
+            details=details,
+            lease=lease,
+            envelope=pb.LogRecord(source=self._settings.source, attributes_json=attributes_json),
+            on_news=lambda: self._engine.events.news(notes),
         )
+        return notes
