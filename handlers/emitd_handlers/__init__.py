@@ -37,7 +37,7 @@ from emitd_handlers.errors import (
     RecordInvalid,
     RetryableError,
 )
-from emitd_handlers.job import (
+from emitd_handlers.jobs.source import (
     Job,
     JobChange,
     JobFilter,

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import ClassVar, ParamSpec, TypeAlias, TypeVar
 
+from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.errors import HandlerError, HandlerUnavailable
 from emitd_handlers.outcome import (
     AuditReceipt,
@@ -18,7 +19,6 @@ from emitd_handlers.outcome import (
 )
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings
-from emitd_handlers.worker_thread import WorkerThread
 
 __all__ = ["COMMON_LEVELS", "BaseLogHandler", "EmitResult"]
 

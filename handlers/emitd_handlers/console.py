@@ -23,10 +23,10 @@ import msgspec
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import report
-from emitd_handlers.escape import escape, escape_lines, quote
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import AuditEvent, JobStatus, LogRecord, Payload
 from emitd_handlers.settings import HandlerSettings
+from emitd_handlers.text.escape import escape, escape_lines, quote
 
 __all__ = ["ByteStream", "ConsoleHandler", "ConsoleSettings"]
 

@@ -11,8 +11,8 @@ from emitd_cli.audit_target import find_log, keys_beside, keys_from_flags
 from emitd_cli.errors import CannotRun, CannotTell, CommandError, Misuse
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.output import one_line, print_result, say
-from emitd_handlers.audit.line import decode_line
-from emitd_handlers.audit.prove import ProvedEvent, check_proof
+from emitd_handlers.audit.format.line import decode_line
+from emitd_handlers.audit.publish.prove import ProvedEvent, check_proof
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.note import Note, NoteInvalid, UnknownKey, Verifier
 from emitd_handlers.tlog.proof_file import MAX_PROOF_BYTES, ProofInvalid, TlogProof

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from emitd_cli.errors import CannotTell, CommandError
-from emitd_handlers.durable_file import reason_of
+from emitd_handlers.durable.append_file import reason_of
 from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
 from emitd_handlers.tlog.note import NoteInvalid
 

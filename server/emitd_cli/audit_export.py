@@ -9,7 +9,7 @@ from emitd_cli.audit_target import find_log
 from emitd_cli.errors import CommandError
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.output import one_line, print_result
-from emitd_handlers.audit.export import Export, FolderMismatch, export_log
+from emitd_handlers.audit.publish.export import Export, FolderMismatch, export_log
 
 __all__ = ["run"]
 

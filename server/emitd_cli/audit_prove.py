@@ -9,8 +9,8 @@ from emitd_cli.audit_target import find_log
 from emitd_cli.errors import Misuse
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.output import one_line, print_result
-from emitd_handlers.audit.prove import ProvedEvent, proof_name, prove_event
-from emitd_handlers.replaced_file import replace_file
+from emitd_handlers.audit.publish.prove import ProvedEvent, proof_name, prove_event
+from emitd_handlers.durable.atomic_write import replace_file
 
 __all__ = ["run"]
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from emitd_cli.errors import CannotRun, CannotTell, Misuse
-from emitd_handlers.audit.paths import AuditPaths
+from emitd_handlers.audit.format.paths import AuditPaths
 from emitd_handlers.tlog.note import NoteInvalid, Verifier
 
 __all__ = ["AuditTarget", "find_log", "keys_beside", "keys_from_flags"]
@@ -69,7 +69,7 @@ def keys_beside(path: Path) -> list[Verifier]:
 def _configured(config: str | None) -> AuditTarget:
     path = Path(config) if config else DEFAULT_CONFIG
     try:
-        from emitd_handlers.json_audit import JsonAuditHandler, JsonAuditSettings
+        from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
         from emitd_server.config import survey_config
     except ModuleNotFoundError as error:
         raise CannotRun(

@@ -11,9 +11,9 @@ from emitd_cli.audit_verify_text import report_in_words, show_progress
 from emitd_cli.errors import CannotTell, Misuse
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.output import print_result
-from emitd_handlers.audit.evidence import HeldElsewhere
-from emitd_handlers.audit.findings import Verdict
-from emitd_handlers.audit.verify import verify_log
+from emitd_handlers.audit.verify.evidence import HeldElsewhere
+from emitd_handlers.audit.verify.findings import Verdict
+from emitd_handlers.audit.verify.verifier import verify_log
 
 __all__ = ["run"]
 

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from emitd_cli.output import one_line
 from emitd_cli.terminal import make_console
-from emitd_handlers.audit.findings import Finding, Verdict, VerifyReport
-from emitd_handlers.audit.verify import Advance
+from emitd_handlers.audit.verify.findings import Finding, Verdict, VerifyReport
+from emitd_handlers.audit.verify.verifier import Advance
 
 __all__ = ["report_in_words", "show_progress"]
 

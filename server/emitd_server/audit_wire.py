@@ -2,7 +2,7 @@
 
 from emitd.v1 import audit_service_pb2 as pb
 from emitd.v1 import record_pb2
-from emitd_handlers.audit.line import AuditLine, is_source_ip, parse_time
+from emitd_handlers.audit.format.line import AuditLine, is_source_ip, parse_time
 from emitd_handlers.audit.source import (
     AuditBatch,
     AuditEntry,

@@ -12,7 +12,7 @@ from pathlib import Path
 import msgspec
 
 from emitd_handlers.base import BaseLogHandler
-from emitd_handlers.job import JobSource
+from emitd_handlers.jobs.source import JobSource
 from emitd_handlers.settings import HandlerSettings
 from emitd_server.config_problems import ConfigError, Problem, describe, nearest
 from emitd_server.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder

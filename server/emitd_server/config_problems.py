@@ -6,7 +6,7 @@ from difflib import get_close_matches
 import msgspec
 
 from emitd_handlers.errors import EmitdError
-from emitd_handlers.escape import escape
+from emitd_handlers.text.escape import escape
 
 __all__ = ["ConfigError", "Problem", "describe", "nearest"]
 

@@ -31,10 +31,10 @@ __all__ = ["BUILT_IN", "DiscoveryError", "FoundHandler", "HandlerFinder", "Handl
 #: The short names of the handlers that come with emitd. Imported when they are asked for.
 BUILT_IN: Mapping[str, str] = {
     "console": "emitd_handlers.console.ConsoleHandler",
-    "json_audit": "emitd_handlers.json_audit.JsonAuditHandler",
-    "database_job": "emitd_handlers.database_job.DatabaseJobHandler",
+    "json_audit": "emitd_handlers.audit.handler.JsonAuditHandler",
+    "database_job": "emitd_handlers.jobs.handler.DatabaseJobHandler",
     "discard": "emitd_handlers.discard.DiscardHandler",
-    "webhook": "emitd_handlers.webhook.WebhookHandler",
+    "webhook": "emitd_handlers.webhook.handler.WebhookHandler",
 }
 
 _DOTTED = re.compile(r"[\w-]+(\.[\w-]+)+")

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Iterator
 from contextlib import aclosing, contextmanager
 
 from emitd.v1 import job_pb2 as pb
-from emitd_handlers.job import Job, JobSource, JobUpdate, ManagedJobSource
+from emitd_handlers.jobs.source import Job, JobSource, JobUpdate, ManagedJobSource
 from emitd_server.errors import JobNotFound, TooManyWatchers
 from emitd_server.job_wire import changes_to_wire, job_to_wire, read_filter, read_job_id, update_to_wire
 from emitd_server.open_streams import OpenStreams

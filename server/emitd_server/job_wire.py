@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from emitd.v1 import job_pb2 as pb
-from emitd_handlers.job import (
+from emitd_handlers.jobs.source import (
     Job,
     JobChange,
     JobFilter,

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerError, RetryableError
-from emitd_handlers.escape import escape
 from emitd_handlers.outcome import AllCommitted, Committed, Outcome
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, OverflowPolicy
+from emitd_handlers.text.escape import escape
 from emitd_server.diagnostics import Report
 from emitd_server.handler_call import call_handler
 from emitd_server.idempotency_window import IdempotencyWindow

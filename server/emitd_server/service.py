@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self, TypeAlias
 from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import EmitdError
-from emitd_handlers.job import JobSource, ManagedJobSource
+from emitd_handlers.jobs.source import JobSource, ManagedJobSource
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery

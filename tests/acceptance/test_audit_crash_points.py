@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.checkpoint_file import split_notes
-from emitd_handlers.audit.findings import Verdict
-from emitd_handlers.audit.paths import AuditPaths
-from emitd_handlers.audit.verify import verify_log
+from emitd_handlers.audit.format.checkpoint_file import split_notes
+from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.verify.findings import Verdict
+from emitd_handlers.audit.verify.verifier import verify_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 

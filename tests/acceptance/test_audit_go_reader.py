@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.export import export_log
-from emitd_handlers.audit.prove import prove_event
+from emitd_handlers.audit.publish.export import export_log
+from emitd_handlers.audit.publish.prove import prove_event
 from support.sealed_log import SealedLog, make_line
 from support.server_process import ServerProcess
 from support.toolchains import ROOT, require, run

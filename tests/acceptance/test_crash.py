@@ -21,10 +21,10 @@ import pytest
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import log_service_pb2_grpc
 from emitd.v1 import record_pb2 as rec
-from emitd_handlers.audit.checkpoint_file import split_notes
-from emitd_handlers.audit.findings import Verdict
-from emitd_handlers.audit.paths import AuditPaths
-from emitd_handlers.audit.verify import verify_log
+from emitd_handlers.audit.format.checkpoint_file import split_notes
+from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.verify.findings import Verdict
+from emitd_handlers.audit.verify.verifier import verify_log
 from support.server_process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]

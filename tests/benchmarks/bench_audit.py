@@ -22,9 +22,9 @@ import grpc
 from bench_records import HERE, server
 from emitd.v1 import audit_service_pb2 as audit_pb
 from emitd.v1 import log_service_pb2 as log_pb
-from emitd_handlers.audit.log import AuditLog
-from emitd_handlers.audit.trail import AuditTrail
-from emitd_handlers.disk import RealDisk
+from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.write.log import AuditLog
+from emitd_handlers.durable.disk import RealDisk
 from emitd_handlers.tlog.merkle import inclusion_proof, leaf_hash
 from load import Measurement, audit_record, measure, requests, resident_bytes
 
@@ -186,7 +186,7 @@ def start(folder: Path, name: str) -> tuple[float, int]:
 def imports() -> float:
     """How long the interpreter takes to load what a server loads."""
     begin = time.perf_counter()
-    modules = "emitd_cli.serve, emitd_server.grpc_server, emitd_handlers.json_audit"
+    modules = "emitd_cli.serve, emitd_server.grpc_server, emitd_handlers.audit.handler"
     subprocess.run([sys.executable, "-c", f"import {modules}"], check=True)
     return time.perf_counter() - begin
 

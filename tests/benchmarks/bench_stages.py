@@ -13,7 +13,7 @@ from itertools import count
 from pathlib import Path
 
 from emitd.v1 import log_service_pb2
-from emitd_handlers.audit.line import encode_line
+from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import Level, LogRecord

@@ -15,11 +15,11 @@ from tempfile import TemporaryDirectory
 from uuid import uuid4
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
-from emitd_handlers.audit.findings import Verdict
-from emitd_handlers.audit.line import encode_line
-from emitd_handlers.audit.verify import verify_log
+from emitd_handlers.audit.format.line import encode_line
+from emitd_handlers.audit.verify.findings import Verdict
+from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.record import AuditEvent, Level, LogRecord
-from emitd_handlers.uuid7 import uuid7
+from emitd_handlers.text.uuid7 import uuid7
 from support.sealed_log import TIME, SealedLog
 
 LINES_A_CHECKPOINT = 10_000

@@ -6,16 +6,16 @@ from pathlib import Path
 
 import pytest
 
+from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.console import ConsoleHandler, ConsoleSettings
-from emitd_handlers.database_job import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.discard import DiscardHandler
 from emitd_handlers.jobs.database_url import DatabaseUrl
-from emitd_handlers.json_audit import JsonAuditHandler, JsonAuditSettings
+from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.testing import HandlerContract, InMemoryHandler, make_record
-from emitd_handlers.webhook import WebhookHandler, WebhookSettings
-from emitd_handlers.webhook_url import WebhookUrl
+from emitd_handlers.webhook.handler import WebhookHandler, WebhookSettings
+from emitd_handlers.webhook.url import WebhookUrl
 from support.http_receiver import HttpReceiver
 
 

@@ -18,8 +18,8 @@ from emitd.v1 import (
     ListAuditEventsRequest,
     LogRecord,
 )
-from emitd_handlers.audit.findings import Verdict
-from emitd_handlers.audit.verify import verify_log
+from emitd_handlers.audit.verify.findings import Verdict
+from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.base import BaseLogHandler
 from support.in_process import Running, retry_seconds, running, status_details, three_handlers
 

@@ -31,8 +31,8 @@ from emitd.v1 import (
     RequestCancelRequest,
     WatchJobResponse,
 )
-from emitd_handlers.database_job import DatabaseJobHandler
 from emitd_handlers.jobs.database_url import DatabaseUrl
+from emitd_handlers.jobs.handler import DatabaseJobHandler
 from support.in_process import CHANNEL_OPTIONS
 from support.soak_server import free_port
 from support.threaded_server import threaded_server

@@ -12,7 +12,7 @@ from emitd.v1 import job_pb2 as jobs
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import record_pb2 as rec
 from emitd_handlers.base import BaseLogHandler
-from emitd_handlers.job import Job, JobPage, JobQuery, JobUpdate
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobUpdate
 from emitd_handlers.record import Level, LogRecord
 from support.in_process import Running, bad_fields, running, status_details
 from support.job_backends import BACKENDS, JobBackend, make_backend

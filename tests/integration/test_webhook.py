@@ -14,8 +14,8 @@ from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import LogRecord
 from emitd_handlers.settings import Delivery, OverflowPolicy
 from emitd_handlers.testing import make_record
-from emitd_handlers.webhook import WebhookHandler, WebhookSettings
-from emitd_handlers.webhook_url import WebhookUrl
+from emitd_handlers.webhook.handler import WebhookHandler, WebhookSettings
+from emitd_handlers.webhook.url import WebhookUrl
 from emitd_server.service import LoggingService
 from support.http_receiver import CLOSE, HANG, Answer, HttpReceiver
 from support.in_process import retry_seconds, running, status_details

@@ -17,12 +17,12 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from emitd_handlers.audit import tree as audit_tree
-from emitd_handlers.audit.checkpoint_file import split_notes
-from emitd_handlers.audit.line import audit_fingerprint, decode_line, encode_line, parse_time
-from emitd_handlers.audit.paths import AuditPaths
+from emitd_handlers.audit.format.checkpoint_file import split_notes
+from emitd_handlers.audit.format.line import audit_fingerprint, decode_line, encode_line, parse_time
+from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
+from emitd_handlers.audit.write import tree as audit_tree
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.json_audit import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.outcome import AuditReceipt, Committed, Receipt
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.tlog.checkpoint import Checkpoint

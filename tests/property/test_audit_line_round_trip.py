@@ -5,7 +5,7 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emitd_handlers.audit.line import (
+from emitd_handlers.audit.format.line import (
     audit_fingerprint,
     decode_line,
     encode_line,

@@ -10,9 +10,9 @@ from typing import NamedTuple
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from emitd_handlers.audit.findings import Verdict, VerifyReport
-from emitd_handlers.audit.paths import AuditPaths
-from emitd_handlers.audit.verify import verify_log
+from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.verify.findings import Verdict, VerifyReport
+from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.tlog.merkle import HASH_BYTES, Frontier, leaf_hash
 from support.sealed_log import TIME, SealedLog, make_line
 

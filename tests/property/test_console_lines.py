@@ -6,8 +6,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emitd_handlers.console import ConsoleHandler
-from emitd_handlers.escape import escape_lines
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
+from emitd_handlers.text.escape import escape_lines
 
 _text = st.text(
     st.one_of(st.sampled_from("\n\r\x1b\x85\u2028\u202e\ud800 =\"\\'{"), st.characters()), max_size=20

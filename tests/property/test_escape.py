@@ -6,7 +6,7 @@ import unicodedata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitd_handlers.escape import escape, escape_lines, quote
+from emitd_handlers.text.escape import escape, escape_lines, quote
 
 #: Any text, with the dangerous characters and their neighbours far more often than chance has them.
 _edges = "\n\r\t\x00\x1f \x7e\x7f\x80\x85\x9f\xa0\u2027\u2028\u2029\u202a\u202e\u202f\u2065\u2066\u2069\u206a"

@@ -7,7 +7,7 @@ from functools import partial
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitd_handlers.group_commit import GroupCommit
+from emitd_handlers.durable.group_commit import GroupCommit
 
 #: For each submission: how many items, what size, how often the loop turns before it, cancelled or not.
 _submissions = st.lists(

@@ -7,10 +7,10 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from emitd_handlers.job import Job, JobTransition, JobUpdate
-from emitd_handlers.jobs import hub
-from emitd_handlers.jobs.hub import JobHub
+from emitd_handlers.jobs.source import Job, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.jobs.watch import broadcaster as hub
+from emitd_handlers.jobs.watch.broadcaster import JobHub
 from emitd_handlers.record import JobState
 
 #: What happens next: some reports committed together (True: with a change of status), then told; or a watcher begins,

@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitd_handlers.job import Job, JobTransition
 from emitd_handlers.jobs.merge import merge
+from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 
 NOW = 1_000

@@ -6,7 +6,7 @@ from typing import Any
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
-from emitd_handlers.json_text import check_json_object
+from emitd_handlers.text.json_object import check_json_object
 
 MAX_DEPTH = 4
 MAX_BYTES = 200

@@ -10,8 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from emitd_handlers.errors import RecordInvalid
-from emitd_handlers.job import Job, JobTransition
 from emitd_handlers.jobs.merge import merge
+from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.jobs.sqlite.queries import get_job, load_history
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs

@@ -11,8 +11,9 @@ from random import Random, SystemRandom
 
 import pytest
 
-from emitd_handlers.jobs import hub, upkeep
+from emitd_handlers.jobs import maintenance as upkeep
 from emitd_handlers.jobs.sqlite import store
+from emitd_handlers.jobs.watch import broadcaster as hub
 from support.job_model import JobModel
 from support.job_simulation import JobSimulation
 from support.simulated_jobs import SimulatedSqlite

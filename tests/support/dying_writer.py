@@ -12,8 +12,8 @@ import signal
 import sys
 from pathlib import Path
 
-from emitd_handlers.disk import RealDisk
-from emitd_handlers.json_audit import JsonAuditHandler, JsonAuditSettings
+from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
+from emitd_handlers.durable.disk import RealDisk
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 
 

@@ -9,10 +9,10 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from emitd.v1 import log_service_pb2_grpc
+from emitd_handlers.audit.handler import JsonAuditHandler
 from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler
-from emitd_handlers.database_job import DatabaseJobHandler
 from emitd_handlers.jobs.database_url import DatabaseUrl
-from emitd_handlers.json_audit import JsonAuditHandler
+from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.testing import InMemoryHandler
 from emitd_server.grpc_server import GrpcServer
 from emitd_server.service import LoggingService

@@ -20,9 +20,9 @@ from typing import Any, Protocol
 
 import pytest
 
-from emitd_handlers.database_job import DatabaseJobHandler, DatabaseJobSettings
-from emitd_handlers.job import Job, TransitionQuery
 from emitd_handlers.jobs.database_url import DatabaseUrl
+from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
+from emitd_handlers.jobs.source import Job, TransitionQuery
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.jobs.store import JobStore
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome

@@ -5,8 +5,8 @@ from collections.abc import Callable, Coroutine, Sequence
 from random import Random
 from typing import Any
 
-from emitd_handlers.database_job import DatabaseJobHandler
 from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.record import JobStatus, LogRecord
 from support.random_reports import JOB_IDS, RandomReports, in_short
 from support.simulated_jobs import SimulatedSqlite, check_answer

@@ -6,8 +6,8 @@ from collections.abc import Awaitable, Callable, Sequence
 from random import Random
 from typing import Any
 
-from emitd_handlers.database_job import SECONDS_A_DAY, DatabaseJobHandler
-from emitd_handlers.job import JobTransition, TransitionQuery
+from emitd_handlers.jobs.handler import SECONDS_A_DAY, DatabaseJobHandler
+from emitd_handlers.jobs.source import JobTransition, TransitionQuery
 from emitd_server.open_streams import OpenStreams
 from support.job_life import Entry, State
 from support.job_model import JobModel

@@ -22,8 +22,8 @@ from typing import Any
 import asyncpg
 import pytest
 
-from emitd_handlers.database_job import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.jobs.database_url import DatabaseUrl
+from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
 from emitd_handlers.jobs.store import JobStore
 

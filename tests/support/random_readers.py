@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from random import Random
 
 from emitd.v1 import job_pb2 as pb
-from emitd_handlers.database_job import DatabaseJobHandler
+from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.record import JobState
 from emitd_server.job_watch import JobWatches
 from emitd_server.open_streams import OpenStreams

@@ -8,7 +8,7 @@ from typing import Any
 
 from emitd.client import LogClient
 from emitd.v1 import EmitBatchRequest, LogRecord
-from emitd_handlers.json_text import check_json_object
+from emitd_handlers.text.json_object import check_json_object
 from support.fake_log_service import FakeLogService, accept, fake_log_service
 
 

@@ -1,4 +1,4 @@
-"""A disk in memory that loses what nobody synced, for code written against `emitd_handlers.disk`.
+"""A disk in memory that loses what nobody synced, for code written against `emitd_handlers.durable.disk`.
 
 Everything is kept twice: as processes see it (the page cache) and as it is on the medium. A power cut leaves
 any part of what was not synced: each sector of a file as it was at one of two moments since its last sync,
@@ -14,7 +14,7 @@ import sys
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from emitd_handlers.disk import FileState
+from emitd_handlers.durable.disk import FileState
 
 #: Small, so that one line of a log has many.
 SECTOR_BYTES = 64

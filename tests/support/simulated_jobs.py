@@ -12,9 +12,9 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
-from emitd_handlers.database_job import DatabaseJobHandler, DatabaseJobSettings
-from emitd_handlers.job import Job
 from emitd_handlers.jobs.database_url import DatabaseUrl
+from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
+from emitd_handlers.jobs.source import Job
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.jobs.store import Applied, JobHistory, JobStore, Removed, Retention

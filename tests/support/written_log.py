@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from emitd_handlers.audit.reader import AuditReader
+from emitd_handlers.audit.read.reader import AuditReader
 from emitd_handlers.audit.source import (
     AuditBatch,
     AuditEntry,
@@ -17,8 +17,8 @@ from emitd_handlers.audit.source import (
     SignedCheckpoint,
 )
 from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.record import Level, LogRecord
-from emitd_handlers.worker_thread import WorkerThread
 from support.sealed_log import LOG_ID, SealedLog, make_line
 
 

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit import export as audit_export
-from emitd_handlers.audit.export import FolderMismatch, export_log
+from emitd_handlers.audit.publish import export as audit_export
+from emitd_handlers.audit.publish.export import FolderMismatch, export_log
 from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
 from emitd_handlers.tlog.merkle import leaf_hash, stored_index
 from support.sealed_log import SealedLog, make_line

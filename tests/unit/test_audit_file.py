@@ -9,12 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit import file as audit_file
-from emitd_handlers.audit import recovery as audit_recovery
-from emitd_handlers.audit.file import CHECKS_BEFORE_MENDING, AuditFile
-from emitd_handlers.audit.line import encode_line
-from emitd_handlers.audit.line_index import FIRST, Entry
-from emitd_handlers.disk import FileState, RealDisk
+from emitd_handlers.audit.format.line import encode_line
+from emitd_handlers.audit.format.line_index import FIRST, Entry
+from emitd_handlers.audit.write import file as audit_file
+from emitd_handlers.audit.write import recovery as audit_recovery
+from emitd_handlers.audit.write.file import CHECKS_BEFORE_MENDING, AuditFile
+from emitd_handlers.durable.disk import FileState, RealDisk
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from emitd_handlers.audit.line import (
+from emitd_handlers.audit.format.line import (
     audit_fingerprint,
     decode_line,
     encode_line,

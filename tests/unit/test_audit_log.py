@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.checkpoint_file import split_notes
-from emitd_handlers.audit.file import CHECKS_BEFORE_MENDING
-from emitd_handlers.audit.findings import Verdict
-from emitd_handlers.audit.log import AuditLog
-from emitd_handlers.audit.paths import AuditPaths
-from emitd_handlers.audit.verify import verify_log
-from emitd_handlers.disk import RealDisk
+from emitd_handlers.audit.format.checkpoint_file import split_notes
+from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.verify.findings import Verdict
+from emitd_handlers.audit.verify.verifier import verify_log
+from emitd_handlers.audit.write.file import CHECKS_BEFORE_MENDING
+from emitd_handlers.audit.write.log import AuditLog
+from emitd_handlers.durable.disk import RealDisk
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_handlers.tlog.note import Verifier
@@ -330,7 +330,7 @@ def test_what_others_wrote_to_a_companion_is_moved_out(
     path: Path, reports: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The log goes on being signed, and the foreign bytes are kept."""
-    monkeypatch.setattr("emitd_handlers.audit.tree.INDEX_INTERVAL_BYTES", 1)
+    monkeypatch.setattr("emitd_handlers.audit.write.tree.INDEX_INTERVAL_BYTES", 1)
     with opened(path, reports) as log:
         append(log, 3)
         log.cover()

@@ -5,7 +5,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from emitd_handlers.audit.prove import check_proof, proof_name, prove_event
+from emitd_handlers.audit.publish.prove import check_proof, proof_name, prove_event
 from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
 from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_handlers.tlog.note import UnknownKey, Verifier

@@ -10,16 +10,16 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from emitd_handlers.audit import tree
-from emitd_handlers.audit.checkpoint_file import split_notes
-from emitd_handlers.audit.findings import Verdict
-from emitd_handlers.audit.key import new_key_pem
-from emitd_handlers.audit.log import AuditLog
-from emitd_handlers.audit.paths import AuditPaths
-from emitd_handlers.audit.verify import verify_log
-from emitd_handlers.disk import RealDisk
+from emitd_handlers.audit.format.checkpoint_file import split_notes
+from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
+from emitd_handlers.audit.verify.findings import Verdict
+from emitd_handlers.audit.verify.verifier import verify_log
+from emitd_handlers.audit.write import tree
+from emitd_handlers.audit.write.key import new_key_pem
+from emitd_handlers.audit.write.log import AuditLog
+from emitd_handlers.durable.disk import RealDisk
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.json_audit import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.outcome import Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.tlog.checkpoint import Checkpoint
@@ -139,7 +139,7 @@ def test_lines_behind_the_last_checkpoint_are_signed_at_the_start(path: Path) ->
 def test_a_start_reads_what_comes_behind_the_index(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """However long the log, a start reads no more of its lines than of a short one; without an index, it reads all."""
     monkeypatch.setattr(tree, "INDEX_INTERVAL_BYTES", 4096)
-    monkeypatch.setattr("emitd_handlers.audit.recovery.MAX_GROUP_BYTES", 4096)
+    monkeypatch.setattr("emitd_handlers.audit.write.recovery.MAX_GROUP_BYTES", 4096)
     read = []
     for size in (8_000, 40_000):
         long = path.with_name(f"{size}.log")

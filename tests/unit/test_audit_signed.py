@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.signed import SignedTree, newest_signed
-from emitd_handlers.audit.trail import AuditTrail
+from emitd_handlers.audit.publish.signed import SignedTree, newest_signed
+from emitd_handlers.audit.read.files import AuditTrail
 from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
 from support.sealed_log import SealedLog, make_line
 

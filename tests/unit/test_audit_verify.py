@@ -12,10 +12,10 @@ from threading import Thread
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from emitd_handlers.audit.evidence import HeldElsewhere
-from emitd_handlers.audit.findings import Kind, Verdict, VerifyReport
-from emitd_handlers.audit.line_index import Entry, pack_entry
-from emitd_handlers.audit.verify import verify_log
+from emitd_handlers.audit.format.line_index import Entry, pack_entry
+from emitd_handlers.audit.verify.evidence import HeldElsewhere
+from emitd_handlers.audit.verify.findings import Kind, Verdict, VerifyReport
+from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.tlog.merkle import HASH_BYTES, stored_count
 from emitd_handlers.tlog.note import Signer, Verifier
 from support.sealed_log import LOG_ID, TIME, SealedLog, make_line
@@ -252,8 +252,8 @@ def test_repeated_ids(tmp_path: Path) -> None:
 
 def test_time_goes_back_between_chunks(log: SealedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not matter where a log is cut into pieces to be looked at."""
-    monkeypatch.setattr("emitd_handlers.audit.verify_chunks.CHUNK_BYTES", 100)
-    monkeypatch.setattr("emitd_handlers.audit.verify_chunks.LOOK_BACK_BYTES", 100)
+    monkeypatch.setattr("emitd_handlers.audit.verify.chunks.CHUNK_BYTES", 100)
+    monkeypatch.setattr("emitd_handlers.audit.verify.chunks.LOOK_BACK_BYTES", 100)
     assert verify_log(log.path).verdict is Verdict.GOOD
     log.append([make_line(40, time=TIME)])
     log.checkpoint()
@@ -292,7 +292,7 @@ def test_with_several_processes(log: SealedLog) -> None:
     )
     script = (
         "import sys; from pathlib import Path; from emitd_handlers.audit import verify_chunks\n"
-        "from emitd_handlers.audit.verify import verify_log\n"
+        "from emitd_handlers.audit.verify.verifier import verify_log\n"
         "verify_chunks.CHUNK_BYTES = verify_chunks.LOOK_BACK_BYTES = 1000\n"
         "one, two = (verify_log(Path(sys.argv[1]), workers=count) for count in (1, 2))\n"
         "assert one == two and len(one.findings) == 5, (one, two)\n"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitd_handlers.audit import alignment as audit_alignment
-from emitd_handlers.audit.alignment import Change, Leaves, Swap, alignment
+from emitd_handlers.audit.verify import leaf_diff as audit_alignment
+from emitd_handlers.audit.verify.leaf_diff import Change, Leaves, Swap, alignment
 
 
 def align(old: str, new: str, start: int = 0) -> list[Change | Swap]:

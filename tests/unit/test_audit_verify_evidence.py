@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from emitd_handlers.audit.evidence import (
+from emitd_handlers.audit.verify.evidence import (
     EvidenceInvalid,
     HeldElsewhere,
     Receipt,
     SignedCheckpoint,
     read_evidence,
 )
-from emitd_handlers.audit.findings import Verdict, VerifyReport
-from emitd_handlers.audit.verify import verify_log
+from emitd_handlers.audit.verify.findings import Verdict, VerifyReport
+from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_handlers.tlog.note import Signer

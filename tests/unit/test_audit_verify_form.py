@@ -2,8 +2,8 @@
 
 import pytest
 
-from emitd_handlers.audit.findings import Findings, Kind
-from emitd_handlers.audit.verify_form import check_form
+from emitd_handlers.audit.verify.findings import Findings, Kind
+from emitd_handlers.audit.verify.form import check_form
 from support.sealed_log import TIME, make_line
 
 GOOD = make_line(1)

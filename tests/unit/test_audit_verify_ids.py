@@ -7,10 +7,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitd_handlers.audit import verify_ids as audit_verify_ids
-from emitd_handlers.audit.line_index import Entry
-from emitd_handlers.audit.verify_chunks import Chunk
-from emitd_handlers.audit.verify_ids import IdLedger, RepeatedId, find_repeated, repeated_hashes, sum_up
+from emitd_handlers.audit.format.line_index import Entry
+from emitd_handlers.audit.verify import ids as audit_verify_ids
+from emitd_handlers.audit.verify.chunks import Chunk
+from emitd_handlers.audit.verify.ids import IdLedger, RepeatedId, find_repeated, repeated_hashes, sum_up
 
 
 def hashes_of(chunks: Sequence[Sequence[str]]) -> tuple[bytearray, list[int]]:

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-PROLOGUE = "import os, signal, sys\nfrom emitd_handlers.audit.verify_workers import in_order\n"
+PROLOGUE = "import os, signal, sys\nfrom emitd_handlers.audit.verify.workers import in_order\n"
 
 
 def run(script: str) -> str:

@@ -3,8 +3,8 @@
 import pytest
 
 from emitd.v1 import AuditEvent, ListAuditEventsRequest, LogRecord, TailAuditEventsRequest
-from emitd_handlers.audit.line import encode_line
-from emitd_handlers.audit.scan import entry_of
+from emitd_handlers.audit.format.line import encode_line
+from emitd_handlers.audit.read.scan import entry_of
 from emitd_handlers.audit.source import AuditBatch, AuditFilter, AuditQuery, InclusionProof
 from emitd_server.audit_wire import batch_to_wire, entry_to_wire, inclusion_to_wire, read_filter, read_query
 from emitd_server.errors import RequestInvalid

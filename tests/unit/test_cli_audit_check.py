@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.prove import prove_event
+from emitd_handlers.audit.publish.prove import prove_event
 from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_handlers.tlog.proof_file import TlogProof
 from support.run_main import Done, run_main

@@ -12,8 +12,8 @@ from emitd.v1 import (
     ListAuditEventsRequest,
     ListAuditEventsResponse,
 )
-from emitd_handlers.audit.line import encode_line
-from emitd_handlers.audit.scan import entry_of
+from emitd_handlers.audit.format.line import encode_line
+from emitd_handlers.audit.read.scan import entry_of
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_server.audit_wire import entry_to_wire

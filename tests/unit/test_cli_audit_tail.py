@@ -7,7 +7,7 @@ import pytest
 
 from emitd.v1 import TailAuditEventsRequest, TailAuditEventsResponse
 from emitd_cli import audit_tail
-from emitd_handlers.audit.scan import entry_of
+from emitd_handlers.audit.read.scan import entry_of
 from emitd_server.audit_wire import entry_to_wire
 from support.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.run_main import Done, run_main

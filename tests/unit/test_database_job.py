@@ -13,12 +13,12 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers import database_job
-from emitd_handlers.database_job import DatabaseJobHandler, DatabaseJobSettings
-from emitd_handlers.disk import RealDisk
+from emitd_handlers.durable.disk import RealDisk
 from emitd_handlers.errors import HandlerUnavailable, JobQueryInvalid, RecordInvalid
-from emitd_handlers.job import Job, JobQuery, JobSource
+from emitd_handlers.jobs import handler as database_job
 from emitd_handlers.jobs.database_url import DatabaseUrl
+from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
+from emitd_handlers.jobs.source import Job, JobQuery, JobSource
 from emitd_handlers.jobs.sqlite.connection import SqliteConnection, make_database_file
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from emitd_handlers.disk import RealDisk, write_all
+from emitd_handlers.durable.disk import RealDisk, write_all
 
 
 @pytest.fixture

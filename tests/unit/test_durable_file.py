@@ -8,8 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.disk import RealDisk
-from emitd_handlers.durable_file import TAIL_BYTES, Displacement, DurableFile, FileDisplaced, create_beside
+from emitd_handlers.durable.append_file import (
+    TAIL_BYTES,
+    Displacement,
+    DurableFile,
+    FileDisplaced,
+    create_beside,
+)
+from emitd_handlers.durable.disk import RealDisk
 from support.simulated_disk import SimulatedDisk
 
 CONTENT = b"".join(b"line %d\n" % number for number in range(20))

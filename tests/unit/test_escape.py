@@ -2,7 +2,7 @@
 
 import pytest
 
-from emitd_handlers.escape import escape, escape_lines, quote
+from emitd_handlers.text.escape import escape, escape_lines, quote
 
 
 @pytest.mark.parametrize(

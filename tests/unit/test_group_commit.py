@@ -5,7 +5,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from emitd_handlers.group_commit import GroupCommit
+from emitd_handlers.durable.group_commit import GroupCommit
 
 
 class Disk:

@@ -202,10 +202,10 @@ def test_imports_go_one_way(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("file", "statement"),
     [
-        ("handlers/emitd_handlers/escape.py", "import grpc"),
-        ("handlers/emitd_handlers/escape.py", "import google.protobuf"),
-        ("handlers/emitd_handlers/escape.py", "import emitd.v1"),
-        ("handlers/emitd_handlers/escape.py", "import emitd_server.status"),
+        ("handlers/emitd_handlers/text/escape.py", "import grpc"),
+        ("handlers/emitd_handlers/text/escape.py", "import google.protobuf"),
+        ("handlers/emitd_handlers/text/escape.py", "import emitd.v1"),
+        ("handlers/emitd_handlers/text/escape.py", "import emitd_server.status"),
         ("server/emitd_server/status.py", "import emitd_cli.main"),
         ("server/emitd_server/status.py", "import emitd"),
         ("server/emitd_server/status.py", "import emitd.client"),

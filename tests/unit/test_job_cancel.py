@@ -7,8 +7,8 @@ import pytest
 from msgspec.structs import replace
 
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.job import JobFilter
 from emitd_handlers.jobs.merge import ATTEMPT_ENDED, OUT_OF_ORDER, SUPERSEDED
+from emitd_handlers.jobs.source import JobFilter
 from emitd_handlers.jobs.store import Applied, JobStore
 from emitd_handlers.outcome import Committed, JobReceipt
 from emitd_handlers.record import JobState, LogRecord

@@ -10,11 +10,11 @@ import pytest
 from msgspec.structs import replace
 
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.job import Job, JobChange, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
-from emitd_handlers.jobs import catch_up
-from emitd_handlers.jobs.catch_up import CatchUp
-from emitd_handlers.jobs.news import JobNews
+from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory, SharedJobStore
+from emitd_handlers.jobs.watch import change_poller as catch_up
+from emitd_handlers.jobs.watch.change_poller import CatchUp
+from emitd_handlers.jobs.watch.publisher import JobNews
 from emitd_handlers.record import JobState
 from support.virtual_time import VirtualTimeLoop
 

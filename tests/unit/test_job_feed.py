@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 
 from emitd_handlers.errors import HandlerUnavailable, JobQueryInvalid
-from emitd_handlers.job import Job, JobChange, JobFilter, JobPage, JobQuery
-from emitd_handlers.jobs import feed
-from emitd_handlers.jobs.feed import JobFeed
 from emitd_handlers.jobs.paging import job_page, read_job_token
+from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobPage, JobQuery
+from emitd_handlers.jobs.watch import filtered as feed
+from emitd_handlers.jobs.watch.filtered import JobFeed
 from emitd_handlers.record import JobState
 from support.virtual_time import VirtualTimeLoop
 

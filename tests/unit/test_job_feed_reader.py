@@ -2,8 +2,8 @@
 
 import pytest
 
-from emitd_handlers.job import Job, JobChange, JobFilter
-from emitd_handlers.jobs.feed_reader import FeedReader
+from emitd_handlers.jobs.source import Job, JobChange, JobFilter
+from emitd_handlers.jobs.watch.subscription import FeedReader
 from emitd_handlers.record import JobState
 
 

@@ -10,12 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitd_handlers.job import Job, JobFilter, JobPage, JobQuery
-from emitd_handlers.jobs.feed import JobFeed
+from emitd_handlers.jobs.source import Job, JobFilter, JobPage, JobQuery
 from emitd_handlers.jobs.sqlite.queries import list_jobs
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.jobs.watch.filtered import JobFeed
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 
 #: Few, so that filters and jobs often agree; some look like parts of JSON, SQL or JSON paths.

@@ -5,9 +5,9 @@ from typing import Any
 
 import pytest
 
-from emitd_handlers.database_job import DatabaseJobHandler
-from emitd_handlers.job import JobTransition, TransitionQuery
+from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.jobs.merge import OUT_OF_ORDER, SUPERSEDED
+from emitd_handlers.jobs.source import JobTransition, TransitionQuery
 from emitd_handlers.jobs.store import JobStore
 from emitd_handlers.outcome import Committed, JobReceipt
 from emitd_handlers.record import JobState

@@ -6,11 +6,11 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.job import Job, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
-from emitd_handlers.jobs import hub
-from emitd_handlers.jobs.hub import JobHub
-from emitd_handlers.jobs.news import JobNews
+from emitd_handlers.jobs.source import Job, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.jobs.watch import broadcaster as hub
+from emitd_handlers.jobs.watch.broadcaster import JobHub
+from emitd_handlers.jobs.watch.publisher import JobNews
 from emitd_handlers.record import JobState
 
 RUNNING, COMPLETED = JobState.RUNNING, JobState.COMPLETED

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from emitd_handlers.database_job import DatabaseJobHandler
-from emitd_handlers.job import Job, TransitionQuery
+from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.jobs.merge import ATTEMPT_ENDED, LEASE_EXPIRED, SUPERSEDED
+from emitd_handlers.jobs.source import Job, TransitionQuery
 from emitd_handlers.jobs.store import JobStore
 from emitd_handlers.outcome import JobReceipt
 from emitd_handlers.record import JobState

@@ -6,7 +6,6 @@ import pytest
 from msgspec.structs import replace
 
 from emitd_handlers.errors import RecordInvalid
-from emitd_handlers.job import Job, JobTransition
 from emitd_handlers.jobs.merge import (
     ATTEMPT_ENDED,
     LEASE_EXPIRED,
@@ -19,6 +18,7 @@ from emitd_handlers.jobs.merge import (
     put_off,
     request_cancel,
 )
+from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import pytest
 
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.job import Job, JobFilter, JobPage, JobQuery
-from emitd_handlers.jobs.news import JobNews
+from emitd_handlers.jobs.source import Job, JobFilter, JobPage, JobQuery
 from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.jobs.watch.publisher import JobNews
 from emitd_handlers.record import JobState
 
 

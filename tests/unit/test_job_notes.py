@@ -14,8 +14,8 @@ from emitd.errors import LeaseLost
 from emitd.failure import Incomplete
 from emitd.jobs import notes as module
 from emitd.jobs.notes import JobNotes
-from emitd_handlers.job import Job
 from emitd_handlers.jobs.merge import MAX_ATTEMPT, merge
+from emitd_handlers.jobs.source import Job
 from emitd_handlers.record import JobState
 from emitd_server.settings import LimitSettings
 from emitd_server.wire import RecordReader

@@ -8,7 +8,6 @@ import msgspec
 import pytest
 
 from emitd_handlers.errors import JobQueryInvalid
-from emitd_handlers.job import Job, JobQuery, JobTransition, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.paging import (
     MAX_PAGE_BYTES,
     job_bytes,
@@ -17,6 +16,7 @@ from emitd_handlers.jobs.paging import (
     read_transition_token,
     transition_page,
 )
+from emitd_handlers.jobs.source import Job, JobQuery, JobTransition, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import JobStore
 from emitd_handlers.record import JobState
 from support.job_backends import BACKENDS, JobBackend, applied, make_backend, opened, report

@@ -5,8 +5,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from emitd_handlers.database_job import DatabaseJobHandler
-from emitd_handlers.job import JobQuery, JobUpdate, TransitionQuery
+from emitd_handlers.jobs.handler import DatabaseJobHandler
+from emitd_handlers.jobs.source import JobQuery, JobUpdate, TransitionQuery
 from emitd_handlers.jobs.store import JobStore, Retention
 from emitd_handlers.outcome import JobReceipt
 from emitd_handlers.record import JobState

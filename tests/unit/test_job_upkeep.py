@@ -6,14 +6,14 @@ from contextlib import asynccontextmanager
 
 import pytest
 
+from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.group_commit import GroupCommit
-from emitd_handlers.job import Job, JobPage, JobQuery, JobTransition
-from emitd_handlers.jobs import upkeep as upkeep_module
+from emitd_handlers.jobs import maintenance as upkeep_module
+from emitd_handlers.jobs.maintenance import MAX_REMOVED, JobUpkeep
 from emitd_handlers.jobs.merge import LEASE_EXPIRED
-from emitd_handlers.jobs.news import JobNews
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition
 from emitd_handlers.jobs.store import JobHistory, Removed, Retention
-from emitd_handlers.jobs.upkeep import MAX_REMOVED, JobUpkeep
+from emitd_handlers.jobs.watch.publisher import JobNews
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome
 from emitd_handlers.record import JobState, LogRecord
 from support.job_backends import BACKENDS, JobBackend, get, make_backend, report, running, start

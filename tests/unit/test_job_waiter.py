@@ -5,12 +5,12 @@ from collections.abc import Awaitable, Callable, Iterable
 
 import pytest
 
-from emitd_handlers.job import Job, JobFilter, JobPage, JobQuery
-from emitd_handlers.jobs import waiter
-from emitd_handlers.jobs.feed import JobFeed
-from emitd_handlers.jobs.hub import JobHub
+from emitd_handlers.jobs.source import Job, JobFilter, JobPage, JobQuery
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.jobs.waiter import (
+from emitd_handlers.jobs.watch import waiter
+from emitd_handlers.jobs.watch.broadcaster import JobHub
+from emitd_handlers.jobs.watch.filtered import JobFeed
+from emitd_handlers.jobs.watch.waiter import (
     FEW_TURNS,
     MAX_OVERTAKEN,
     MAX_STANDSTILL_SECONDS,

@@ -5,7 +5,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from emitd.v1 import job_pb2 as pb
-from emitd_handlers.job import Job, JobPage, JobQuery, JobUpdate
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobUpdate
 from emitd_handlers.record import JobState
 from emitd_server.errors import JobNotFound
 from emitd_server.job_watch import JobWatches

@@ -7,7 +7,7 @@ import pytest
 
 from emitd.v1 import job_pb2 as pb
 from emitd.v1 import record_pb2 as rec
-from emitd_handlers.job import Job, JobChange, JobFilter, JobTransition, TransitionPage
+from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobTransition, TransitionPage
 from emitd_handlers.record import JobState
 from emitd_server.errors import RequestInvalid
 from emitd_server.job_wire import (

@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from emitd_handlers.json_text import check_json_object
+from emitd_handlers.text.json_object import check_json_object
 
 DEEP = 100_000
 

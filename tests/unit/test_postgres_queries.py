@@ -6,9 +6,9 @@ from collections.abc import AsyncIterator, Sequence
 import asyncpg
 import pytest
 
-from emitd_handlers.job import JobPage, JobQuery, TransitionQuery
 from emitd_handlers.jobs.postgres import queries
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
+from emitd_handlers.jobs.source import JobPage, JobQuery, TransitionQuery
 from emitd_handlers.jobs.store import Retention
 from emitd_handlers.record import JobState
 from support.job_backends import applied, get, opened, report

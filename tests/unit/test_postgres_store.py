@@ -9,10 +9,10 @@ import asyncpg
 import pytest
 
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.job import JobQuery, TransitionQuery
 from emitd_handlers.jobs.postgres import database
 from emitd_handlers.jobs.postgres.failures import reason
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
+from emitd_handlers.jobs.source import JobQuery, TransitionQuery
 from emitd_handlers.jobs.store import Retention
 from emitd_handlers.record import JobState
 from support.job_backends import applied, get, opened, report

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 import pytest
 
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.job import JobTransition, TransitionQuery
+from emitd_handlers.jobs.source import JobTransition, TransitionQuery
 from emitd_handlers.jobs.sqlite import schema, writer
 from emitd_handlers.jobs.sqlite.queries import get_job, list_transitions, load_history
 from emitd_handlers.jobs.sqlite.schema import MIGRATIONS, migrate, transaction

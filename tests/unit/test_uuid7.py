@@ -10,8 +10,8 @@ from unittest.mock import patch
 
 import pytest
 
-from emitd_handlers import uuid7 as module
-from emitd_handlers.uuid7 import uuid7
+from emitd_handlers.text import uuid7 as module
+from emitd_handlers.text.uuid7 import uuid7
 
 
 @pytest.fixture

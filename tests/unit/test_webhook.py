@@ -21,10 +21,15 @@ from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRec
 from emitd_handlers.secret_text import SecretText
 from emitd_handlers.settings import Delivery
 from emitd_handlers.testing import make_record
-from emitd_handlers.webhook import MAX_REPLY_BYTES, WebhookHandler, WebhookSettings
-from emitd_handlers.webhook_body import encode_body, encode_record, idempotency_key, split
-from emitd_handlers.webhook_reply import MAX_RETRY_AFTER_SECONDS, ROUNDING_SECONDS, Reply, retry_after_seconds
-from emitd_handlers.webhook_url import WebhookUrl
+from emitd_handlers.webhook.body import encode_body, encode_record, idempotency_key, split
+from emitd_handlers.webhook.handler import MAX_REPLY_BYTES, WebhookHandler, WebhookSettings
+from emitd_handlers.webhook.response import (
+    MAX_RETRY_AFTER_SECONDS,
+    ROUNDING_SECONDS,
+    Reply,
+    retry_after_seconds,
+)
+from emitd_handlers.webhook.url import WebhookUrl
 from emitd_server.config import ConfigError, load_config
 from support.http_receiver import CLOSE, HANG, Answer, HttpReceiver, Received
 
@@ -341,7 +346,7 @@ def test_without_httpx_the_configuration_says_what_to_install(
 ) -> None:
     """The problem of the entry names the extra, also where the entry holds secrets."""
     monkeypatch.setitem(sys.modules, "httpx", None)
-    monkeypatch.delitem(sys.modules, "emitd_handlers.webhook")
+    monkeypatch.delitem(sys.modules, "emitd_handlers.webhook.handler")
     text = "handlers:\n  hook: {type: webhook, url: 'https://host/', headers: {A: '${KEY}'}}\n"
     (tmp_path / "c.yml").write_text(text)
     with pytest.raises(ConfigError, match=r"handlers.hook.type: .*pip install 'emitd\[webhook\]'"):

@@ -5,8 +5,8 @@ import threading
 
 import pytest
 
+from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.worker_thread import WorkerThread
 
 
 def _threads(name: str) -> list[threading.Thread]:

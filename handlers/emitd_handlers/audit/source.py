@@ -7,7 +7,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from emitd_handlers.audit.line import UNKNOWN_ADDRESS, AuditLine
+from emitd_handlers.audit.format.line import UNKNOWN_ADDRESS, AuditLine
 
 __all__ = [
     "AuditBatch",

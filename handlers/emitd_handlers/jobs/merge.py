@@ -22,7 +22,7 @@ import msgspec
 from msgspec.structs import replace
 
 from emitd_handlers.errors import RecordInvalid
-from emitd_handlers.job import Job, JobTransition
+from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.record import JobState, JobStatus, LogRecord
 
 __all__ = [

@@ -10,7 +10,7 @@ from hashlib import blake2b
 import msgspec
 
 from emitd_handlers.errors import JobQueryInvalid
-from emitd_handlers.job import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
 
 __all__ = [
     "MAX_PAGE_BYTES",

@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from emitd_handlers.job import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
 from emitd_handlers.outcome import Outcome, RecentCommit
 from emitd_handlers.record import LogRecord
 

@@ -13,7 +13,7 @@ from emitd_handlers.jobs.postgres.schema import lease_slot
 from emitd_handlers.jobs.postgres.tables import Tables
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.jobs.work import Work, as_read
+from emitd_handlers.jobs.transaction import Work, as_read
 
 __all__ = ["LeasePass"]
 

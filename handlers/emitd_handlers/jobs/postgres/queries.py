@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
-from emitd_handlers.job import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.paging import (
     MAX_PAGE_BYTES,
     job_page,
@@ -24,6 +23,7 @@ from emitd_handlers.jobs.postgres.rows import (
 from emitd_handlers.jobs.postgres.storable import is_storable
 from emitd_handlers.jobs.postgres.tables import Tables
 from emitd_handlers.jobs.receipts import StoredReceipt, decode_receipts, recent_commit
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.outcome import RecentCommit
 

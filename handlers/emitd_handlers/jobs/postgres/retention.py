@@ -7,7 +7,7 @@ from emitd_handlers.jobs.postgres.rows import unix_nano
 from emitd_handlers.jobs.postgres.tables import Tables
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
 from emitd_handlers.jobs.store import Removed, Retention
-from emitd_handlers.jobs.work import Work
+from emitd_handlers.jobs.transaction import Work
 
 __all__ = ["JobRetention"]
 

@@ -7,7 +7,7 @@ from typing import Any, TypeAlias
 
 import msgspec
 
-from emitd_handlers.job import Job, JobTransition
+from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.record import JobState
 
 __all__ = [

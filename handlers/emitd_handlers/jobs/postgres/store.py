@@ -12,7 +12,6 @@ import msgspec
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.diagnostics import report as report_to_operator
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.job import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.postgres.database import FAILURES, Connection, Database
 from emitd_handlers.jobs.postgres.failures import advice, reason
@@ -23,6 +22,7 @@ from emitd_handlers.jobs.postgres.retention import JobRetention
 from emitd_handlers.jobs.postgres.schema import migrate
 from emitd_handlers.jobs.postgres.tables import DEFAULT_TABLE, Tables, check_name
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord

@@ -26,7 +26,6 @@ import asyncpg
 import msgspec
 
 from emitd_handlers.errors import RecordInvalid
-from emitd_handlers.job import Job
 from emitd_handlers.jobs.merge import Merged, request_cancel
 from emitd_handlers.jobs.postgres.database import Connection, Database, StartAgain
 from emitd_handlers.jobs.postgres.rows import (
@@ -44,8 +43,9 @@ from emitd_handlers.jobs.postgres.statements import WriteStatements
 from emitd_handlers.jobs.postgres.storable import check_record, cleaned, is_storable
 from emitd_handlers.jobs.postgres.tables import Tables
 from emitd_handlers.jobs.receipts import encode_receipts
+from emitd_handlers.jobs.source import Job
 from emitd_handlers.jobs.store import Applied, JobHistory
-from emitd_handlers.jobs.work import Opener, Opening, Work, as_read, is_tick, job_ids_of, openers_of
+from emitd_handlers.jobs.transaction import Opener, Opening, Work, as_read, is_tick, job_ids_of, openers_of
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import LogRecord
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from emitd_handlers.jobs.work import ReadJob
+from emitd_handlers.jobs.transaction import ReadJob
 
 __all__ = ["CachedJob", "JobCache"]
 

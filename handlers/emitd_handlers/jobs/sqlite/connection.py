@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import aiosqlite
 
-from emitd_handlers.disk import RealDisk
+from emitd_handlers.durable.disk import RealDisk
 from emitd_handlers.errors import HandlerUnavailable
 
 __all__ = ["SqliteConnection", "make_database_file"]

@@ -7,8 +7,8 @@ from typing import Any
 
 import msgspec
 
-from emitd_handlers.job import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.paging import job_page, read_job_token, read_transition_token, transition_page
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.sqlite.rows import (
     SELECT_JOB,
     SELECT_TRANSITIONS,

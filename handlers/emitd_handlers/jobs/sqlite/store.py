@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.job import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.sqlite.connection import SqliteConnection, make_database_file
 from emitd_handlers.jobs.sqlite.queries import get_job, list_jobs, list_transitions, load_history
 from emitd_handlers.jobs.sqlite.schema import migrate

@@ -10,9 +10,9 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from typing import Any
 
-from emitd_handlers.job import Job
 from emitd_handlers.jobs.merge import Merged, expire, put_off, request_cancel
 from emitd_handlers.jobs.receipts import StoredReceipt, decode_receipts, encode_receipts, recent_commit
+from emitd_handlers.jobs.source import Job
 from emitd_handlers.jobs.sqlite.cache import CachedJob, JobCache
 from emitd_handlers.jobs.sqlite.rows import (
     INSERT_JOBS,
@@ -32,7 +32,7 @@ from emitd_handlers.jobs.sqlite.rows import (
 )
 from emitd_handlers.jobs.sqlite.schema import transaction
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
-from emitd_handlers.jobs.work import Opener, Opening, ReadJob, Work, is_tick, job_ids_of, openers_of
+from emitd_handlers.jobs.transaction import Opener, Opening, ReadJob, Work, is_tick, job_ids_of, openers_of
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 

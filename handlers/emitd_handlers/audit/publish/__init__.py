@@ -1,0 +1,1 @@
+"""What leaves an audit log: signed checkpoints, proofs and exports."""

@@ -1,0 +1,1 @@
+"""Who reads the audit log: committed lines, queries and proofs."""

@@ -1,0 +1,227 @@
+"""`AuditReader`: a log as AuditService shows it, while its handler writes it.
+
+Each step opens the files anew and looks at no more than what is committed by then, in a thread of the reader's own: so
+a long scan neither stands in the way of a commit, nor of a proof that somebody asks for meanwhile.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from pathlib import Path
+from typing import ParamSpec, Protocol, TypeVar
+
+from emitd_handlers.audit.format.line_index import Entry
+from emitd_handlers.audit.read.committed_files import CommittedTrail
+from emitd_handlers.audit.read.proofs import prove_consistency, prove_inclusion, read_vkeys
+from emitd_handlers.audit.read.query import bounds_of_page, make_token, read_token
+from emitd_handlers.audit.read.scan import Room, Scan, scan_block
+from emitd_handlers.audit.source import (
+    AuditBatch,
+    AuditEntry,
+    AuditFilter,
+    AuditPage,
+    AuditQuery,
+    ConsistencyProof,
+    InclusionProof,
+    SignedCheckpoint,
+)
+from emitd_handlers.durable.append_file import reason_of
+from emitd_handlers.errors import AuditNotFound, AuditQueryInvalid, HandlerUnavailable
+from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.merkle import leaf_hash
+from emitd_handlers.tlog.note import Note
+
+__all__ = ["AuditReader"]
+
+#: A page, and a batch of a tail, end with the entry that makes them this large.
+MAX_PAGE_BYTES = 2 * 1024 * 1024
+#: The most that a tail brings at once: what is done with a batch in the event loop must not take long.
+MAX_BATCH_ENTRIES = 200
+#: A tail that has caught up looks for more no sooner than this: a busy log commits many times a second.
+MIN_INTERVAL_SECONDS = 0.05
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Run(Protocol):
+    """Runs a blocking call in a thread; the future gets its result or exception."""
+
+    def __call__(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
+        """Run the call."""
+
+
+class AuditReader:
+    """Reads one log. It is an `AuditSource`, and answers for a handler that is one."""
+
+    def __init__(
+        self,
+        path: Path,
+        log_id: str,
+        *,
+        committed: Callable[[], tuple[int, int]],
+        newest_checkpoint: Callable[[], bytes | None],
+        wait_for_lines: Callable[[int], Awaitable[None]],
+        run: Run,
+    ) -> None:
+        """Name the log, and what its writer tells of it in the event loop.
+
+        `committed` returns the number of lines on the medium, and their size in bytes; `newest_checkpoint` the last
+        note on the medium, if any; `wait_for_lines` returns once there are more lines than it was given. `run`
+        runs a call in a thread, not the writer's.
+        """
+        self.log_id = log_id
+        self._path = path
+        self._committed = committed
+        self._newest_checkpoint = newest_checkpoint
+        self._wait_for_lines = wait_for_lines
+        self._run = run
+
+    async def checkpoint(self) -> SignedCheckpoint | None:
+        """See AuditSource."""
+        note = self._newest_checkpoint()
+        if not note:
+            return None
+        checkpoint = _read(note)
+        vkeys = await self._in_thread(read_vkeys, self._path)
+        return SignedCheckpoint(note, checkpoint.size, checkpoint.root, vkeys)
+
+    async def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> InclusionProof:
+        """See AuditSource."""
+        end = Entry(*self._committed())
+        if leaf_index >= end.leaf_index:
+            raise AuditNotFound(f"the log has {end.leaf_index} lines, and so no line {leaf_index}")
+        note = self._note()
+        newest = _read(note)
+        size = newest.size if tree_size is None else tree_size
+        self._check_size("tree_size", size, newest, end)
+        if leaf_index >= size:
+            if tree_size is None:
+                raise HandlerUnavailable(
+                    f"line {leaf_index} is not signed yet: the newest checkpoint is of {size}"
+                )
+            raise AuditQueryInvalid("tree_size", f"a tree of {size} leaves has no leaf {leaf_index}")
+        line, hashes = await self._in_thread(prove_inclusion, self._path, end, leaf_index, size, newest)
+        checkpoint = note if size == newest.size else b""
+        return InclusionProof(leaf_index, line, leaf_hash(line), size, hashes, checkpoint)
+
+    async def consistency_proof(self, old_size: int, new_size: int | None = None) -> ConsistencyProof:
+        """See AuditSource."""
+        end = Entry(*self._committed())
+        note = self._note()
+        newest = _read(note)
+        size = newest.size if new_size is None else new_size
+        self._check_size("new_size", size, newest, end)
+        if old_size > size:
+            raise AuditQueryInvalid(
+                "old_size", f"{old_size} is more than the {size} leaves of the later tree"
+            )
+        hashes = await self._in_thread(prove_consistency, self._path, end, old_size, size, newest)
+        return ConsistencyProof(old_size, size, hashes, note if size == newest.size else b"")
+
+    async def find(self, event_id: str) -> AuditEntry | None:
+        """See AuditSource."""
+        if not event_id:  # which would mean any
+            return None
+        end = Entry(*self._committed())
+        scan = Scan(self._path, end, AuditFilter(event_id=event_id), stop=0, backward=True)
+        position, room = end, Room(1, MAX_PAGE_BYTES)
+        while position.offset > 0:
+            step = await self._in_thread(scan_block, scan, position, room)
+            if step.entries:
+                return step.entries[0]
+            position = step.position
+        return None
+
+    async def list(self, query: AuditQuery) -> AuditPage:
+        """See AuditSource."""
+        end = Entry(*self._committed())
+        from_index = read_token(self.log_id, query, end.leaf_index)
+        position, stop = await self._in_thread(bounds_of_page, self._path, end, query, from_index)
+        scan = Scan(self._path, end, query.filter, stop, query.newest_first)
+        room, scanned = Room(query.page_size, MAX_PAGE_BYTES), 0
+        entries: list[AuditEntry] = []
+        while position.offset != stop and not room.is_full and scanned < query.max_scan_bytes:
+            step = await self._in_thread(scan_block, scan, position, room)
+            entries += step.entries
+            position, room, scanned = step.position, step.room, scanned + step.size
+        if position.offset == stop:
+            return AuditPage(entries, "")
+        return AuditPage(entries, make_token(self.log_id, query, position.leaf_index))
+
+    async def tail(
+        self,
+        wanted: AuditFilter,
+        *,
+        from_index: int | None = None,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[AuditBatch, None]:
+        """See AuditSource."""
+        position = await self._tail_start(from_index)
+        yield AuditBatch((), position.leaf_index)
+        clock = asyncio.get_running_loop().time
+        told_at = clock()
+        while True:
+            end = Entry(*self._committed())
+            if end.leaf_index < position.leaf_index:
+                raise HandlerUnavailable("the log has fewer lines than before: another was put in its place")
+            if end == position:
+                left = None if idle_seconds is None else told_at + idle_seconds - clock()
+                if not await self._has_more_lines(position.leaf_index, left):
+                    yield AuditBatch((), position.leaf_index)
+                    told_at = clock()
+                continue
+            scan = Scan(self._path, end, wanted, stop=end.offset)
+            step = await self._in_thread(scan_block, scan, position, Room(MAX_BATCH_ENTRIES, MAX_PAGE_BYTES))
+            position = step.position
+            if step.entries or (idle_seconds is not None and clock() >= told_at + idle_seconds):
+                yield AuditBatch(step.entries, position.leaf_index)
+                told_at = clock()
+            if position == end:
+                await asyncio.sleep(MIN_INTERVAL_SECONDS)
+
+    async def _tail_start(self, from_index: int | None) -> Entry:
+        end = Entry(*self._committed())
+        if from_index is None:
+            return end
+        if from_index > end.leaf_index:
+            raise AuditNotFound(
+                f"the log has {end.leaf_index} lines, and so none to begin with at {from_index}"
+            )
+        return await self._in_thread(_position_of, self._path, end, from_index)
+
+    async def _has_more_lines(self, count: int, seconds: float | None) -> bool:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._wait_for_lines(count)
+        except TimeoutError:
+            return False
+        return True
+
+    def _note(self) -> bytes:
+        note = self._newest_checkpoint()
+        if not note:
+            raise HandlerUnavailable(f"audit log '{self._path}' is not signed yet")
+        return note
+
+    def _check_size(self, field: str, size: int, newest: Checkpoint, end: Entry) -> None:
+        if size > max(end.leaf_index, newest.size):
+            raise AuditQueryInvalid(field, f"{size} is more than the {end.leaf_index} lines of the log")
+        if size > newest.size:
+            raise HandlerUnavailable(f"the newest checkpoint is of {newest.size} lines, fewer than {size}")
+
+    async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
+        try:
+            return await self._run(call, *args, **kwargs)
+        except OSError as error:
+            raise HandlerUnavailable(
+                f"audit log '{self._path}' cannot be read: {reason_of(error)}"
+            ) from error
+
+
+def _position_of(path: Path, end: Entry, index: int) -> Entry:
+    with CommittedTrail(path, end) as trail:
+        return trail.position_of(index)
+
+
+def _read(note: bytes) -> Checkpoint:
+    return Checkpoint.parse(Note.parse(note).text)

@@ -1,0 +1,139 @@
+"""Looking through a log's lines for those that are wanted, a block at a time, forward or backward.
+
+What a filter asks for stands in a line letter for letter, whatever made its JSON, as far as it is plain letters. So a
+line without those letters need not be decoded, nor even be told from its neighbours: that is what makes a scan fast.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, TypeAlias
+
+import msgspec
+
+from emitd_handlers.audit.format.line import decode_line, parse_time
+from emitd_handlers.audit.format.line_index import Entry
+from emitd_handlers.audit.read.committed_files import CommittedTrail
+from emitd_handlers.audit.source import AuditEntry, AuditFilter
+from emitd_handlers.tlog.merkle import leaf_hash
+
+__all__ = ["Room", "Scan", "Step", "entry_of", "needle_of", "scan_block"]
+
+#: How much is looked at in one step: less where each line will be decoded.
+BLOCK_BYTES = 1024 * 1024
+NEEDLE_BLOCK_BYTES = 4 * 1024 * 1024
+#: What an entry takes in a message beside its line, which is in it twice: as it is, and as the record it tells of.
+ENTRY_OVERHEAD_BYTES = 200
+
+#: Letters that no encoder of JSON escapes.
+_PLAIN = re.compile(rb"[A-Za-z0-9._:@-]+")
+
+#: A line within a block: its number and its bytes, from and to.
+Span: TypeAlias = tuple[int, int, int]
+
+
+class Scan(msgspec.Struct, frozen=True):
+    """What is looked for, and where to."""
+
+    path: Path
+    #: Where the committed lines end.
+    end: Entry
+    wanted: AuditFilter
+    #: The offset at which to stop.
+    stop: int
+    backward: bool = False
+
+
+class Room(NamedTuple):
+    """How much a page still has room for. A page ends with the entry that makes it too large."""
+
+    entries: int
+    bytes: int
+
+    @property
+    def is_full(self) -> bool:
+        """Whether there is none left."""
+        return self.entries <= 0 or self.bytes <= 0
+
+    def less(self, entry: AuditEntry) -> "Room":
+        """Return what is left after an entry."""
+        return Room(self.entries - 1, self.bytes - 2 * len(entry.line) - ENTRY_OVERHEAD_BYTES)
+
+
+class Step(msgspec.Struct, frozen=True):
+    """What one block brought."""
+
+    entries: Sequence[AuditEntry]
+    #: Where to go on: at this line forward, before it backward.
+    position: Entry
+    room: Room
+    #: How many bytes were looked at.
+    size: int
+
+
+def scan_block(scan: Scan, position: Entry, room: Room) -> Step:
+    """Look through the next block from `position` on, until the room is full.
+
+    Blocks. Raises what CommittedTrail does.
+    """
+    needle = needle_of(scan.wanted)
+    size = NEEDLE_BLOCK_BYTES if needle else BLOCK_BYTES
+    with CommittedTrail(scan.path, scan.end) as trail:
+        if scan.backward:
+            start, block = trail.block_before(position, scan.stop, size)
+        else:
+            start, block = position, trail.block_after(position, scan.stop, size)
+    spans = list(_spans(block, needle))
+    entries: list[AuditEntry] = []
+    for number, at, end in reversed(spans) if scan.backward else spans:
+        entry = entry_of(start.leaf_index + number, block[at:end])
+        if not scan.wanted.matches(entry.parsed):
+            continue
+        entries.append(entry)
+        room = room.less(entry)
+        if room.is_full:
+            if scan.backward:
+                return Step(entries, Entry(entry.leaf_index, start.offset + at), room, len(block) - at)
+            return Step(entries, Entry(entry.leaf_index + 1, start.offset + end + 1), room, end + 1)
+    if not scan.backward:
+        start = Entry(start.leaf_index + block.count(b"\n"), start.offset + len(block))
+    return Step(entries, start, room, len(block))
+
+
+def entry_of(index: int, line: bytes) -> AuditEntry:
+    """Return what a line is and says."""
+    try:
+        parsed = decode_line(line)
+        return AuditEntry(index, line, leaf_hash(line), parsed, parse_time(parsed.received_at))
+    except ValueError:
+        return AuditEntry(index, line, leaf_hash(line), None, 0)
+
+
+def needle_of(wanted: AuditFilter) -> bytes:
+    """Return bytes that stand in each line that a filter matches; empty: there are none that are sure to."""
+    # The rarest first. An address with colons can be spelt in several ways.
+    address = "" if ":" in wanted.source_ip else wanted.source_ip
+    for text in (wanted.event_id, wanted.user_id, address, wanted.event_name_prefix):
+        parts = _PLAIN.findall(text.encode(errors="replace"))
+        if parts:
+            return bytes(max(parts, key=len))
+    return b""
+
+
+def _spans(block: bytes, needle: bytes) -> Iterator[Span]:
+    """Yield the lines of a block that hold `needle`."""
+    if not needle:
+        at = 0
+        for number, line in enumerate(block[:-1].split(b"\n")):
+            yield number, at, at + len(line)
+            at += len(line) + 1
+        return
+    number = at = 0
+    found = block.find(needle)
+    while found >= 0:
+        start = block.rfind(b"\n", at, found) + 1 or at
+        number += block.count(b"\n", at, start)
+        end = block.find(b"\n", found)
+        yield number, start, end
+        number, at = number + 1, end + 1
+        found = block.find(needle, at)

@@ -1,0 +1,1 @@
+"""Who checks an audit log, and says what was changed."""

@@ -1,0 +1,201 @@
+"""The checkpoints of a log: their form, their signatures, and whether the lines are those that they were signed over.
+
+Each is held against the root over the log's own first lines. Where it is the same for all of them, each checkpoint is
+a continuation of the one before it: no consistency proof could say more.
+"""
+
+import re
+from base64 import b64encode
+from collections.abc import Iterator, Sequence
+from functools import partial
+from itertools import islice
+from typing import TypeAlias
+
+import msgspec
+
+from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
+from emitd_handlers.audit.verify.hashes import LineRow
+from emitd_handlers.audit.verify.workers import in_order
+from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.merkle import ReadHash, root_hash
+from emitd_handlers.tlog.note import Note, NoteInvalid, UnknownKey, Verifier
+
+__all__ = ["CheckedNote", "CheckpointJudge", "CheckpointSummary", "check_checkpoints", "short_name"]
+
+#: So many are given to a worker at once: some 40 ms of work.
+NOTES_AT_ONCE = 256
+#: So many checkpoints that do not fit the lines are kept; the others are counted.
+MAX_MISFITS = 1000
+#: A signature of Ed25519 with its key's id, in base64.
+SIGNATURE_LENGTH = 92
+#: What can follow the origin in a checkpoint that was cut off: part of the size, of the root, of the signature line.
+_TORN = re.compile(
+    rb"[0-9]*|[0-9]+\n[A-Za-z0-9+/=]{0,44}|[0-9]+\n[A-Za-z0-9+/]{43}=\n(?:\n(?P<signature>.*))?"
+)
+
+_Numbered: TypeAlias = tuple[int, int, bytes]
+
+
+class CheckedNote(msgspec.Struct, frozen=True):
+    """What was found out about one checkpoint."""
+
+    #: Its place among the checkpoints, from 0, and in their file.
+    number: int
+    offset: int
+    #: None where it is not to be trusted: `finding` says why.
+    checkpoint: Checkpoint | None = None
+    #: Which keys signed it, as `NAME+ID`.
+    signed_by: Sequence[str] = ()
+    #: Whether its root is that of the first lines; if not, whether it is that of the stored hashes.
+    fits_lines: bool = False
+    fits_hashes: bool = False
+    finding: Finding | None = None
+
+
+class CheckpointSummary(msgspec.Struct):
+    """What was found out about all of them."""
+
+    count: int = 0
+    #: The last one over most lines that is to be trusted and fits the lines.
+    last: CheckedNote | None = None
+    #: Those that are to be trusted, and do not fit the lines: the first ones, and how many there are.
+    misfits: list[CheckedNote] = msgspec.field(default_factory=list)
+    misfit_count: int = 0
+    #: Whether the stored hashes fit all of these.
+    do_hashes_fit: bool = True
+    #: The largest size in one that is to be trusted.
+    max_size: int = 0
+    #: Whether there is the beginning of one more.
+    is_torn: bool = False
+
+    @property
+    def covered(self) -> int:
+        """How many lines are known to be as they were signed."""
+        return 0 if self.last is None or self.last.checkpoint is None else self.last.checkpoint.size
+
+
+class CheckpointJudge(msgspec.Struct, frozen=True):
+    """By what checkpoints are judged; `verifiers` may be empty: then signatures are not looked at."""
+
+    trail: AuditTrail
+    row: LineRow
+    verifiers: Sequence[Verifier]
+    log_id: str
+
+    def look_at(self, batch: Sequence[_Numbered]) -> list[CheckedNote]:
+        """Look at some notes."""
+        return [self._look(*numbered) for numbered in batch]
+
+    def _look(self, number: int, offset: int, data: bytes) -> CheckedNote:
+        wrong = partial(self._wrong, number, offset)
+        try:
+            note = Note.parse(data)
+            checkpoint = Checkpoint.parse(note.text)
+        except ValueError as error:
+            return wrong(Kind.CHECKPOINT_DAMAGED, f"cannot be read: {error}")
+        if checkpoint.origin != self.log_id:
+            what = f"is of the log '{checkpoint.origin}', and this is '{self.log_id}'"
+            return wrong(Kind.LOG_ID_WRONG, what)
+        signed_by: Sequence[str] = ()
+        if self.verifiers:
+            try:
+                signed_by = [short_name(verifier) for verifier in note.verify(self.verifiers)]
+            except UnknownKey as error:
+                what = (
+                    f"is not to be trusted: {error}; either it is forged, or a key of the log is missing here"
+                )
+                return wrong(Kind.KEY_UNKNOWN, what)
+            except NoteInvalid as error:
+                return wrong(Kind.SIGNATURE_WRONG, f"was forged, or changed after it was signed: {error}")
+        if _written(note) != data:
+            return wrong(Kind.CHECKPOINT_DAMAGED, "was changed after it was written, if without effect")
+        fits_lines = _fits(checkpoint, self.row.leaf_count, self.row.read_hash)
+        fits_hashes = not fits_lines and _fits(checkpoint, self.trail.leaf_count, self.trail.read_hash)
+        return CheckedNote(number, offset, checkpoint, signed_by, fits_lines, fits_hashes)
+
+    def _wrong(self, number: int, offset: int, kind: Kind, what: str) -> CheckedNote:
+        message = f"checkpoint {number} {what}"
+        finding = Finding(kind, str(self.trail.paths.checkpoints), message, offset=offset)
+        return CheckedNote(number, offset, finding=finding)
+
+
+def check_checkpoints(judge: CheckpointJudge, workers: int, findings: Findings) -> CheckpointSummary:
+    """Look at all of them, add what is wrong with them, but for what the lines may be to blame for; sum them up."""
+    summary = CheckpointSummary()
+    size_before = 0
+    numbered = _numbered(judge, summary)
+    batches = iter(lambda: list(islice(numbered, NOTES_AT_ONCE)), [])
+    for checked in (note for batch in in_order(judge.look_at, batches, workers) for note in batch):
+        if checked.finding is not None:
+            findings.add(checked.finding)
+        if checked.checkpoint is None:
+            continue
+        size = checked.checkpoint.size
+        if size < size_before:
+            message = (
+                f"checkpoint {checked.number} is over {size} lines, and stands behind one over {size_before}: the "
+                "service never goes backwards"
+            )
+            file = str(judge.trail.paths.checkpoints)
+            findings.add(Finding(Kind.CHECKPOINT_ORDER, file, message, offset=checked.offset))
+        size_before = max(size, size_before)
+        _count_in(summary, checked, size)
+    return summary
+
+
+def _count_in(summary: CheckpointSummary, checked: CheckedNote, size: int) -> None:
+    summary.max_size = max(summary.max_size, size)
+    if not checked.fits_lines:
+        summary.misfit_count += 1
+        summary.do_hashes_fit = summary.do_hashes_fit and checked.fits_hashes
+        if len(summary.misfits) < MAX_MISFITS:
+            summary.misfits.append(checked)
+    elif size >= summary.covered:
+        summary.last = checked
+
+
+def _numbered(judge: CheckpointJudge, summary: CheckpointSummary) -> Iterator[_Numbered]:
+    """Yield the notes with their numbers; a last one that is cut off is left out, or gets its newline."""
+    trail = judge.trail
+    for number, (offset, note) in enumerate(trail.checkpoints()):
+        if offset + len(note) >= trail.checkpoint_bytes:
+            cut_off = _signature_of_torn(note, judge.log_id)
+            if cut_off is not None and len(cut_off) < SIGNATURE_LENGTH:
+                summary.is_torn = True
+                return
+            note += b"\n" * (cut_off is not None)
+        summary.count += 1
+        yield number, offset, note
+
+
+def _signature_of_torn(data: bytes, log_id: str) -> bytes | None:
+    """Return the signature in a checkpoint without its last newline, as far as it goes; None: this is no such thing."""
+    head = f"{log_id}\n".encode()
+    if head.startswith(data):
+        return b""
+    match = _TORN.fullmatch(data, len(head)) if data.startswith(head) else None
+    if match is None:
+        return None
+    line, name = match["signature"] or b"", f"— {log_id} ".encode()
+    if name.startswith(line):
+        return b""
+    is_whole = line.startswith(name) and re.fullmatch(rb"[A-Za-z0-9+/=]{0,92}", line[len(name) :])
+    return line[len(name) :] if is_whole else None
+
+
+def _written(note: Note) -> bytes:
+    """Return a note as it is written; that a signature fits does not mean that it is spelt so."""
+    lines = [
+        f"— {line.name} {b64encode(line.key_id + line.signature).decode()}\n" for line in note.signatures
+    ]
+    return f"{note.text}\n{''.join(lines)}".encode()
+
+
+def _fits(checkpoint: Checkpoint, leaf_count: int, read: ReadHash) -> bool:
+    return checkpoint.size <= leaf_count and root_hash(checkpoint.size, read) == checkpoint.root
+
+
+def short_name(verifier: Verifier) -> str:
+    """Return how a key is spoken of."""
+    return f"{verifier.name}+{verifier.key_id.hex()}"

@@ -1,0 +1,168 @@
+"""What was done to a log: told from the lines, the stored hashes and the checkpoints, of which not all can be right.
+
+The checkpoints decide, since they are signed. Where the lines fit all of them, it is the stored hashes that were
+changed. Where the lines do not, and the stored hashes do, these tell line by line what was changed. Where neither fits,
+the first checkpoint that does not fit tells before which line it was. Whoever can change lines, hashes and checkpoints
+alike leaves nothing in the log that could tell: then what somebody else holds does (see `audit.evidence`).
+"""
+
+from collections.abc import Iterator
+from functools import partial
+from itertools import islice
+
+import msgspec
+
+from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.verify.checkpoints import CheckedNote, CheckpointSummary
+from emitd_handlers.audit.verify.describe import Words, describe
+from emitd_handlers.audit.verify.findings import Finding, Findings, Kind, lines_in_words
+from emitd_handlers.audit.verify.hashes import LineRow, leaves_of, place_of
+from emitd_handlers.audit.verify.leaf_diff import Leaves, alignment
+from emitd_handlers.tlog.merkle import HASH_BYTES, stored_count
+
+__all__ = ["Evidence", "diagnose"]
+
+#: So many hashes are compared at once.
+HASHES_AT_ONCE = 16_384
+#: So many differences are looked at; what is told of more would not be read.
+MAX_DIFFERENCES = 1000
+
+
+class Evidence(msgspec.Struct, frozen=True):
+    """What is known of a log once all of it was read."""
+
+    trail: AuditTrail
+    #: The hashes that its lines give.
+    row: LineRow
+    #: The first lines whose stored hashes are right, and whether all stored hashes are.
+    good_leaves: int
+    is_row_good: bool
+    checkpoints: CheckpointSummary
+
+
+def diagnose(evidence: Evidence, findings: Findings) -> None:
+    """Add what was done to lines and stored hashes."""
+    if evidence.checkpoints.misfit_count:
+        are_hashes_signed = evidence.checkpoints.do_hashes_fit
+        if not (are_hashes_signed and _tell_lines(evidence, evidence.good_leaves, findings, is_certain=True)):
+            _tell_misfits(evidence, findings)
+            _tell_lines(evidence, evidence.good_leaves, findings, is_certain=False)
+        return
+    trail, covered = evidence.trail, evidence.checkpoints.covered
+    needed = stored_count(covered)
+    if trail.has_hashes and trail.hash_count < needed:
+        what = f"ends after {trail.hash_count} hashes; {needed} were stored when {covered} lines were signed"
+        findings.add(_about_hashes(evidence, Kind.HASHES_CUT, what, trail.hash_count))
+    if not evidence.is_row_good:
+        for number in _differing(evidence, stored_count(evidence.good_leaves), needed):
+            what = f"has a wrong hash: {_hash_in_words(number)}; the lines are as they were signed"
+            findings.add(_about_hashes(evidence, Kind.HASHES_CHANGED, what, number))
+    _tell_uncovered(evidence, findings)
+
+
+def _tell_uncovered(evidence: Evidence, findings: Findings) -> None:
+    """Add what is wrong behind the last checkpoint, where nothing says whether it is the lines or the hashes."""
+    trail, covered = evidence.trail, evidence.checkpoints.covered
+    if evidence.is_row_good and trail.leaf_count <= evidence.row.leaf_count:
+        more = trail.hash_count * HASH_BYTES + trail.torn_hash_bytes
+        more -= stored_count(evidence.row.leaf_count) * HASH_BYTES
+        if more > 0:
+            what = f"has {more} bytes more than the lines give"
+            number = stored_count(evidence.row.leaf_count)
+            findings.add(_about_hashes(evidence, Kind.HASHES_CHANGED, what, number))
+        return
+    start = max(covered, evidence.good_leaves)
+    if _tell_lines(evidence, start, findings, is_certain=False):
+        return
+    numbers = list(islice(_differing(evidence, stored_count(start), trail.hash_count), MAX_DIFFERENCES))
+    if not numbers and not findings:
+        numbers = [trail.hash_count]  # part of it
+    for number in numbers:
+        what = f"has a hash that the lines do not give: {_hash_in_words(number)}; no checkpoint covers it"
+        findings.add(_about_hashes(evidence, Kind.HASH_MISMATCH, what, number))
+
+
+def _tell_lines(evidence: Evidence, start: int, findings: Findings, *, is_certain: bool) -> bool:
+    """Add how the lines differ from those that the hashes were stored for; return whether they do."""
+    trail, row = evidence.trail, evidence.row
+    stored = Leaves(trail.leaf_count, partial(leaves_of, trail))
+    present = Leaves(row.leaf_count, partial(leaves_of, row))
+    changes = list(islice(alignment(stored, present, start), MAX_DIFFERENCES))
+    words = Words(str(trail.paths.lines), stored.count, is_certain)
+    findings.extend(describe(changes, present, words))
+    if changes or not is_certain:
+        return bool(changes)
+    return _tell_smallest_subtrees(evidence, findings)
+
+
+def _tell_smallest_subtrees(evidence: Evidence, findings: Findings) -> bool:
+    """Add where lines were changed together with their own hashes, but not those above; return whether that is so."""
+    end = min(evidence.trail.hash_count, stored_count(evidence.row.leaf_count))
+    numbers = islice(_differing(evidence, stored_count(evidence.good_leaves), end), MAX_DIFFERENCES)
+    places = [place_of(number) for number in numbers]
+    lowest = min((level for level, _ in places), default=0)
+    for first, count in [(node << level, 1 << level) for level, node in places if level == lowest]:
+        message = (
+            f"one of {lines_in_words(first, count)} was changed, and its stored hash with it; the hashes above are "
+            "those that were signed"
+        )
+        findings.add(Finding(Kind.LINE_CHANGED, str(evidence.trail.paths.lines), message, first))
+    return bool(places)
+
+
+def _tell_misfits(evidence: Evidence, findings: Findings) -> None:
+    """Add which checkpoints the lines do not fit, and between which lines that begins."""
+    checkpoints, line_count = evidence.checkpoints, evidence.row.leaf_count
+    covered = checkpoints.covered
+    file = str(evidence.trail.paths.checkpoints)
+    sized = [(misfit, _size_of(misfit)) for misfit in checkpoints.misfits]
+    for misfit, size in sized:
+        if size <= covered:
+            message = (
+                f"checkpoint {misfit.number} was signed over {size} other lines, though one over {covered} fits: "
+                "somebody who has the log's key signed another log"
+            )
+            findings.add(Finding(Kind.CHECKPOINT_MISMATCH, file, message, offset=misfit.offset))
+    within = [(misfit, size) for misfit, size in sized if covered < size <= line_count]
+    if within:
+        misfit, size = min(within, key=lambda pair: pair[1])
+        message = (
+            f"{lines_in_words(covered, size - covered)}: not as they were signed. Checkpoint {misfit.number} "
+            f"(byte {misfit.offset} of '{file}') is over {size} lines, and those that stand here have another root; "
+            + (f"the lines up to {covered - 1} are as they were signed" if covered else "no checkpoint fits")
+        )
+        lines = str(evidence.trail.paths.lines)
+        findings.add(Finding(Kind.CHECKPOINT_MISMATCH, lines, message, covered, misfit.offset))
+    if checkpoints.max_size > line_count:
+        message = f"the log was cut: {checkpoints.max_size} lines were signed, and {line_count} are here"
+        findings.add(Finding(Kind.LOG_CUT, str(evidence.trail.paths.lines), message, line_count))
+
+
+def _differing(evidence: Evidence, first: int, end: int) -> Iterator[int]:
+    """Yield the numbers of the stored hashes that are not those that the lines give."""
+    end = min(end, evidence.trail.hash_count, stored_count(evidence.row.leaf_count))
+    for number in range(first, end, HASHES_AT_ONCE):
+        count = min(HASHES_AT_ONCE, end - number)
+        stored = evidence.trail.read_hashes(number, count)
+        right = evidence.row.read_hashes(number, count)
+        if stored != right:
+            places = range(0, len(right), HASH_BYTES)
+            wrong = [at for at in places if stored[at : at + HASH_BYTES] != right[at : at + HASH_BYTES]]
+            yield from (number + at // HASH_BYTES for at in wrong)
+
+
+def _about_hashes(evidence: Evidence, kind: Kind, what: str, number: int) -> Finding:
+    level, node = place_of(number)
+    index = node if level == 0 and node < evidence.row.leaf_count else None
+    file = str(evidence.trail.paths.hashes)
+    return Finding(kind, file, f"the file of the stored hashes {what}", index, number * HASH_BYTES)
+
+
+def _hash_in_words(number: int) -> str:
+    level, node = place_of(number)
+    return f"the one over {lines_in_words(node << level, 1 << level)}, at byte {number * HASH_BYTES}"
+
+
+def _size_of(misfit: CheckedNote) -> int:
+    assert misfit.checkpoint is not None
+    return misfit.checkpoint.size

@@ -1,0 +1,221 @@
+"""Whether what somebody else holds of a log is still in it: an older checkpoint, a proof with one, a receipt.
+
+An older checkpoint finds what nothing in the log can tell any more: that its end was cut, or that all of it was built
+anew and signed. A receipt finds it for one line; nobody signed it, so it is a reminder rather than evidence.
+"""
+
+from base64 import b64decode
+from binascii import Error as Base64Error
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
+
+import msgspec
+
+from emitd_handlers.audit.format.checkpoint_file import split_notes
+from emitd_handlers.audit.format.line import decode_line
+from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
+from emitd_handlers.audit.verify.hashes import LineRow
+from emitd_handlers.audit.verify.identity import Identity
+from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.merkle import HASH_BYTES, root_hash, stored_index
+from emitd_handlers.tlog.note import Note, NoteInvalid, UnknownKey
+from emitd_handlers.tlog.proof_file import HEADER
+
+__all__ = [
+    "EvidenceInvalid",
+    "HeldElsewhere",
+    "Receipt",
+    "SignedCheckpoint",
+    "check_evidence",
+    "read_evidence",
+]
+
+
+class HeldElsewhere(msgspec.Struct, frozen=True):
+    """A file that was kept elsewhere."""
+
+    #: What to call it: its path.
+    name: str
+    data: bytes
+
+
+class Receipt(msgspec.Struct, frozen=True):
+    """What a sender was told of an audit event."""
+
+    log_id: str
+    event_id: str
+    leaf_index: int
+    leaf_hash: bytes
+
+
+class SignedCheckpoint(msgspec.Struct, frozen=True):
+    """A checkpoint with its signatures, which nobody has verified yet."""
+
+    note: Note
+    checkpoint: Checkpoint
+
+
+class EvidenceInvalid(ValueError):
+    """A file is none of the three, or damaged: nothing can be said by it."""
+
+
+def read_evidence(data: bytes) -> Receipt | Sequence[SignedCheckpoint]:
+    """Read a receipt (JSON as `emitd emit --json` prints it), a checkpoint, a copy of the file of them, or a proof.
+
+    Raises EvidenceInvalid.
+    """
+    if data.lstrip()[:1] == b"{":
+        return _read_receipt(data)
+    if data.startswith(HEADER.encode()):  # a proof has its checkpoint behind the first blank line
+        data = data.partition(b"\n\n")[2]
+    notes = [note for _, note in split_notes(data)]
+    if len(notes) > 1 and not data.endswith(b"\n\n"):
+        del notes[-1]  # was being written when the file was copied
+    if not notes:
+        raise EvidenceInvalid("it is empty")
+    return [_read_checkpoint(note) for note in notes]
+
+
+def _read_checkpoint(data: bytes) -> SignedCheckpoint:
+    try:
+        note = Note.parse(data)
+        return SignedCheckpoint(note, Checkpoint.parse(note.text))
+    except ValueError as error:
+        raise EvidenceInvalid(f"it is neither a checkpoint nor a receipt nor a proof: {error}") from None
+
+
+def check_evidence(
+    held: HeldElsewhere, trail: AuditTrail, row: LineRow, identity: Identity, findings: Findings
+) -> str:
+    """Hold a file against a log, add what that finds, and return what it confirms; empty: nothing.
+
+    Raises EvidenceInvalid where it says nothing of the log.
+    """
+    evidence = read_evidence(held.data)
+    add = partial(_add, findings, str(trail.paths.lines), held.name)
+    if isinstance(evidence, Receipt):
+        return _check_receipt(evidence, trail, row, identity, add)
+    for held_checkpoint in evidence:
+        if not _is_in(held_checkpoint, row, identity, add):
+            return ""
+    size = evidence[-1].checkpoint.size
+    which = "this checkpoint" if len(evidence) == 1 else f"the last of these {len(evidence)} checkpoints"
+    return f"the log begins with the {size} lines that {which} was signed over"
+
+
+def _is_in(held: SignedCheckpoint, row: LineRow, identity: Identity, add: "partial[None]") -> bool:
+    """Return whether the log contains what a checkpoint was signed over; if not, that is found."""
+    if _is_other_log(held.checkpoint.origin, identity, add):
+        return False
+    try:
+        held.note.verify(identity.verifiers)
+    except UnknownKey as error:
+        raise EvidenceInvalid(
+            f"{error}: give that key with --key. If it was a key of this log, the list beside the log was replaced"
+        ) from None
+    except NoteInvalid as error:
+        raise EvidenceInvalid(f"it is forged or damaged: {error}") from None
+    size = held.checkpoint.size
+    if size > row.leaf_count:
+        message = (
+            f"the log has been cut: the checkpoint was signed over {size} lines, the log has {row.leaf_count}"
+        )
+        add(Kind.LOG_CUT, message, row.leaf_count)
+        return False
+    if root_hash(size, row.read_hash) != held.checkpoint.root:
+        message = (
+            f"the first {size} lines are not those that were signed: the log was changed before line {size}, or built "
+            "anew"
+        )
+        add(Kind.LOG_REBUILT, message)
+        return False
+    return True
+
+
+def _check_receipt(
+    receipt: Receipt, trail: AuditTrail, row: LineRow, identity: Identity, add: "partial[None]"
+) -> str:
+    index = receipt.leaf_index
+    if _is_other_log(receipt.log_id, identity, add):
+        return ""
+    if index >= row.leaf_count:
+        message = f"the log has been cut: the receipt is for line {index}, the log has {row.leaf_count} lines"
+        add(Kind.LOG_CUT, message, index)
+        return ""
+    if row.read_hash(stored_index(0, index)) != receipt.leaf_hash:
+        message = (
+            f"line {index} is not the one that the receipt was given for, that of event '{receipt.event_id}'"
+        )
+        add(Kind.RECEIPT_MISMATCH, message, index)
+        return ""
+    if _event_id(trail.line(index)) != receipt.event_id:
+        raise EvidenceInvalid(
+            f"its hash is that of line {index}, but its event id is another: it was changed"
+        )
+    return f"line {index} is the one that this receipt was given for"
+
+
+def _is_other_log(log_id: str, identity: Identity, add: "partial[None]") -> bool:
+    if identity.log_id in ("", log_id):
+        return False
+    message = (
+        f"it is of the log '{log_id}', and this is '{identity.log_id}': another log was put in its place, or it is "
+        "about another"
+    )
+    add(Kind.LOG_ID_WRONG, message)
+    return True
+
+
+def _add(
+    findings: Findings, file: str, name: str, kind: Kind, message: str, index: int | None = None
+) -> None:
+    findings.add(Finding(kind, file, f"by '{name}': {message}", index))
+
+
+def _read_receipt(data: bytes) -> Receipt:
+    try:
+        members: Any = msgspec.json.decode(data)
+        # The receipt of a call has that of its audit event inside.
+        for name in ("receipt", "audit"):
+            members = members.get(name, members)
+        return Receipt(
+            _text(members["log_id"]),
+            _text(members["event_id"]),
+            _read_index(members.get("leaf_index", 0)),
+            _read_hash(members["leaf_hash"]),
+        )
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise EvidenceInvalid(f"no audit receipt as `emitd emit --json` prints it: {error!r}") from None
+
+
+def _read_index(value: int | str) -> int:
+    """Read a number that JSON may have as a text, as it has all of 64 bits."""
+    index = int(value)
+    if index < 0:
+        raise ValueError("leaf_index is not the number of a line")
+    return index
+
+
+def _read_hash(text: str) -> bytes:
+    try:
+        hashed = b64decode(text, validate=True)
+    except Base64Error:
+        hashed = b""
+    if len(hashed) != HASH_BYTES:
+        raise ValueError("leaf_hash is not that of a line")
+    return hashed
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError("not a text")
+    return value
+
+
+def _event_id(line: bytes) -> str:
+    try:
+        return decode_line(line).event_id
+    except ValueError:
+        return ""

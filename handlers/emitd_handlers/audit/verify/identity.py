@@ -1,0 +1,134 @@
+"""Whose log it is, and by which keys its signatures are judged: whether the small files beside it agree on that."""
+
+from collections.abc import Sequence
+from itertools import islice
+from pathlib import Path
+
+import msgspec
+
+from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
+from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.note import Note, NoteInvalid, Verifier
+
+__all__ = ["Identity", "identify"]
+
+#: So many checkpoints are asked whose they are.
+ASKED_NOTES = 100
+#: Far more than either of the small files has.
+MAX_FILE_BYTES = 1024 * 1024
+#: How long a vkey is behind its name: a sign, the id, a sign, the key.
+_VKEY_REST = 1 + 8 + 1 + 44
+
+
+class Identity(msgspec.Struct):
+    """Whose log it is."""
+
+    #: Empty where nothing says it.
+    log_id: str
+    verifiers: Sequence[Verifier]
+    #: Whether the keys are those beside the log.
+    is_key_beside: bool
+    notes: list[str]
+
+
+def identify(
+    trail: AuditTrail, keys: Sequence[Verifier] | None, configured_id: str, findings: Findings
+) -> Identity:
+    """Find out whose log it is; add what does not agree. `keys` is None where none are held elsewhere."""
+    notes: list[str] = []
+    kept_id = "" if configured_id else _kept_id(trail, findings)
+    claimed = configured_id or kept_id
+    origins = _origins(trail)
+    log_id = claimed if claimed in origins or not origins else origins[0]
+    if claimed and log_id != claimed:
+        _add_other_id(trail, configured_id, kept_id, log_id, findings)
+    beside = _keys_beside(trail, log_id, findings, notes)
+    if keys is None:
+        log_id = log_id or (beside[-1].name if beside else "")
+        return Identity(log_id, beside, True, notes)
+    named = {verifier.name for verifier in keys}
+    log_id = log_id or min(named)
+    if log_id not in named:
+        message = (
+            f"this is the log '{log_id}', and the key given is that of '{min(named)}': another log was put in its "
+            "place, or the key is that of another log"
+        )
+        findings.add(Finding(Kind.LOG_ID_WRONG, str(trail.paths.lines), message))
+        keys = []
+    elif beside and not {key.vkey for key in keys} & {key.vkey for key in beside}:
+        notes.append(f"'{trail.paths.vkey}' has none of the keys given")
+    return Identity(log_id, keys, False, notes)
+
+
+def _add_other_id(
+    trail: AuditTrail, configured_id: str, kept_id: str, log_id: str, findings: Findings
+) -> None:
+    if configured_id:
+        file, says = trail.paths.checkpoints, f"the log is to be '{configured_id}', by its configuration"
+    else:
+        file, says = trail.paths.log_id, f"the log is '{kept_id}' by the file of its id"
+    message = (
+        f"{says}, and its checkpoints are those of '{log_id}': another log was put in its place, or files of two "
+        "logs were mixed"
+    )
+    findings.add(Finding(Kind.LOG_ID_WRONG, str(file), message))
+
+
+def _kept_id(trail: AuditTrail, findings: Findings) -> str:
+    text = _read(trail.paths.log_id)
+    if text is None:
+        return ""
+    log_id = text.removesuffix("\n")
+    if log_id and log_id.isprintable() and log_id != text:
+        return log_id
+    message = "the file of the log's id does not hold an id and a newline"
+    findings.add(Finding(Kind.LOG_ID_WRONG, str(trail.paths.log_id), message))
+    return ""
+
+
+def _origins(trail: AuditTrail) -> Sequence[str]:
+    """Return which logs the first checkpoints are of."""
+    origins = []
+    for _, data in islice(trail.checkpoints(), ASKED_NOTES):
+        try:
+            origins.append(Checkpoint.parse(Note.parse(data).text).origin)
+        except ValueError:
+            continue
+    return origins
+
+
+def _keys_beside(trail: AuditTrail, log_id: str, findings: Findings, notes: list[str]) -> Sequence[Verifier]:
+    """Return the keys on the list beside the log; add what is wrong with it."""
+    text = _read(trail.paths.vkey)
+    verifiers: list[Verifier] = []
+    *whole, rest = (text or "").split("\n")
+    for number, vkey in enumerate([*whole, rest] if rest else whole, 1):
+        try:
+            verifier = Verifier.from_vkey(vkey)
+            if verifier.vkey != vkey:
+                raise NoteInvalid(f"'{vkey[:100]}' is not spelt as a vkey is")
+            if log_id and verifier.name != log_id:
+                raise NoteInvalid(f"it is a key of '{verifier.name}', not of '{log_id}'")
+        except ValueError as error:
+            if number > len(whole) and log_id and _is_beginning(vkey, log_id):
+                notes.append(f"'{trail.paths.vkey}': its last line is not whole; a crash leaves such")
+                continue
+            message = f"the list of the log's keys is wrong in line {number}: {error}"
+            findings.add(Finding(Kind.KEY_FILE_WRONG, str(trail.paths.vkey), message))
+            continue
+        verifiers.append(verifier)
+    return verifiers
+
+
+def _is_beginning(text: str, name: str) -> bool:
+    """Return whether this can be what a crash leaves of a vkey."""
+    return f"{name}+".startswith(text) or (text.startswith(f"{name}+") and len(text) < len(name) + _VKEY_REST)
+
+
+def _read(path: Path) -> str | None:
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_FILE_BYTES).decode(errors="replace")
+    except FileNotFoundError:
+        return None

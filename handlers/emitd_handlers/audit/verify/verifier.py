@@ -1,0 +1,261 @@
+"""Verifies an audit log: reads every byte of its files, and says what is wrong, in which file, at which line.
+
+    lines, in chunks ─> their form, times, ids; their hashes against those stored     (verify_lines)
+    checkpoints      ─> their form and signatures; their roots against the lines      (verify_checkpoints)
+    small files      ─> the log's id, its keys, the index                             (verify_identity)
+    what is wrong    ─> what was done, and where                                      (audit_diagnosis)
+    held elsewhere   ─> is it still in the log?                                       (audit_evidence)
+
+Needs the files and a public key, no service; it reads beside one that is writing. Memory grows by 16 bytes a line.
+"""
+
+import fcntl
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
+from functools import partial
+from pathlib import Path
+from typing import TypeAlias
+
+from emitd_handlers.audit.format.line_index import ENTRY_BYTES, FIRST, Entry
+from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.verify.checkpoints import CheckpointJudge, CheckpointSummary, check_checkpoints
+from emitd_handlers.audit.verify.chunks import Chunk, NumberedEntry
+from emitd_handlers.audit.verify.diagnosis import Evidence, diagnose
+from emitd_handlers.audit.verify.evidence import EvidenceInvalid, HeldElsewhere, check_evidence
+from emitd_handlers.audit.verify.findings import (
+    Finding,
+    Findings,
+    Kind,
+    Verdict,
+    VerifyReport,
+    lines_in_words,
+)
+from emitd_handlers.audit.verify.form import decode_verified
+from emitd_handlers.audit.verify.hashes import LineRow
+from emitd_handlers.audit.verify.identity import Identity, identify
+from emitd_handlers.audit.verify.ids import IdLedger, find_repeated, repeated_hashes
+from emitd_handlers.audit.verify.lines import ChunkReport, check_chunks
+from emitd_handlers.audit.verify.workers import in_order, processor_count
+from emitd_handlers.tlog.note import Verifier
+
+__all__ = ["Advance", "verify_log"]
+
+#: A smaller log is verified before other processes are there.
+MIN_BYTES_FOR_WORKERS = 32 * 1024 * 1024
+MAX_WORKERS = 8
+
+#: Called with how many bytes of the lines were looked at since the last call, and how many there are.
+Advance: TypeAlias = Callable[[int, int], None]
+
+
+def verify_log(
+    path: Path,
+    *,
+    keys: Sequence[Verifier] | None = None,
+    log_id: str = "",
+    against: Sequence[HeldElsewhere] = (),
+    workers: int | None = None,
+    advance: Advance = lambda size, total: None,
+) -> VerifyReport:
+    """Verify the log whose lines are in the file `path`, and report. Raises OSError where it cannot be read.
+
+    `keys` are the public keys held elsewhere; None: those beside the log are used, which proves less. `log_id` is the
+    id that the log must have, where it is configured. `workers`, the number of processes, is chosen by the log's size.
+    """
+    with AuditTrail(path) as trail:
+        if workers is None:
+            is_large = trail.size + trail.checkpoint_bytes >= MIN_BYTES_FOR_WORKERS
+            workers = min(processor_count(), MAX_WORKERS) if is_large else 1
+        try:
+            report = _LogVerifier(trail, workers, advance).verify(keys, log_id, against)
+        except EOFError:
+            if not trail.is_cut():
+                raise
+            raise _cut_meanwhile() from None
+        if report.findings and trail.is_cut():
+            raise _cut_meanwhile()
+        return report
+
+
+class _LogVerifier:
+    """Verifies one log, once."""
+
+    def __init__(self, trail: AuditTrail, workers: int, advance: Advance) -> None:
+        self._trail = trail
+        self._workers = workers
+        self._advance = advance
+        self._findings = Findings()
+        #: What is wrong with the form of lines, and with the index: told after what was done to the log.
+        self._form = Findings()
+        self._index = Findings()
+        self._notes: list[str] = []
+        #: Why it cannot be told that all is right.
+        self._doubts: list[str] = []
+        self._line_count = 0
+        self._last_time = ""
+        #: Where the lines end whose stored hashes are all right, and whether that is as far as there are any.
+        self._good_end = FIRST
+        self._is_row_good = True
+        #: By the fields in which an id stands once.
+        self._ids = {"event_id": IdLedger(), "record_id": IdLedger()}
+
+    def verify(
+        self, keys: Sequence[Verifier] | None, log_id: str, against: Sequence[HeldElsewhere]
+    ) -> VerifyReport:
+        trail, findings = self._trail, self._findings
+        identity = identify(trail, keys, log_id, findings)
+        entries = self._read_index()
+        for report in check_chunks(trail, entries, self._workers):
+            self._take(report)
+        self._find_repeated_ids()
+        with closing(LineRow(trail, self._good_end)) as row:
+            judge = CheckpointJudge(trail, row, identity.verifiers, identity.log_id)
+            checkpoints = check_checkpoints(judge, self._workers, findings)
+            evidence = Evidence(trail, row, self._good_end.leaf_index, self._is_row_good, checkpoints)
+            diagnose(evidence, findings)
+            self._weigh(identity, checkpoints)
+            for held in against:
+                self._hold_against(held, row, identity)
+        findings.merge(self._form)
+        if not checkpoints.misfit_count:  # an index that was right for other lines is not what is wrong
+            findings.merge(self._index)
+        return self._report(identity, checkpoints)
+
+    def _read_index(self) -> Sequence[NumberedEntry]:
+        """Return the entries of the index that could be right, by offset."""
+        entries = list(enumerate(self._trail.entries()))
+        before = Entry(-1, -1)
+        for number, entry in entries:
+            if entry.offset >= self._trail.size:
+                self._add_entry(number, entry, "is behind the end of the lines")
+                continue
+            if entry.leaf_index <= before.leaf_index or entry.offset <= before.offset:
+                self._add_entry(number, entry, "does not come after the one before it")
+            before = entry
+        inside = [numbered for numbered in entries if numbered[1].offset < self._trail.size]
+        return sorted(inside, key=lambda numbered: numbered[1].offset)
+
+    def _add_entry(self, number: int, entry: Entry, what: str) -> None:
+        message = f"the index's entry for line {entry.leaf_index} {what}; delete the index, it is made anew"
+        file = str(self._trail.paths.index)
+        self._index.add(Finding(Kind.INDEX_WRONG, file, message, entry.leaf_index, number * ENTRY_BYTES))
+
+    def _take(self, report: ChunkReport) -> None:
+        """Take what was found in the next chunk."""
+        start = report.chunk.start
+        self._line_count += report.line_count
+        self._is_row_good = self._is_row_good and report.is_row_good
+        if self._is_row_good and self._line_count <= self._trail.leaf_count:
+            self._good_end = Entry(self._line_count, start.offset + report.chunk.size)
+        if report.first_time and report.first_time < self._last_time:
+            message = (
+                f"from line {start.leaf_index} on, lines were received at {report.first_time}, before the lines that "
+                f"stand before them ({self._last_time})"
+            )
+            file = str(self._trail.paths.lines)
+            self._form.add(Finding(Kind.TIME_WENT_BACK, file, message, start.leaf_index))
+        self._last_time = report.last_time or self._last_time
+        self._form.merge(report.form)
+        self._index.merge(report.index)
+        self._ids["event_id"].add(report.chunk, report.event_ids)
+        self._ids["record_id"].add(report.chunk, report.record_ids)
+        self._advance(report.chunk.size, self._trail.size)
+
+    def _find_repeated_ids(self) -> None:
+        hashes = [ledger.hashes(partial(self._ids_in, field)) for field, ledger in self._ids.items()]
+        repeated = in_order(repeated_hashes, hashes, self._workers if any(hashes) else 1)
+        for field, twice in zip(self._ids, repeated, strict=True):
+            ids = self._ids_of(field, self._trail.lines()) if twice else ()
+            for id_, first, index in find_repeated(ids, twice):
+                message = (
+                    f"line {index} has the {field} '{id_}' of line {first}: it was copied, or its sender sent it again "
+                    "when the service no longer remembered it"
+                )
+                file = str(self._trail.paths.lines)
+                self._form.add(Finding(Kind.ID_REPEATED, file, message, index))
+
+    def _ids_in(self, field: str, chunk: Chunk) -> Iterator[str]:
+        lines = self._trail.read_lines(chunk.size, chunk.start.offset).split(b"\n")
+        return (id_ for _, id_ in self._ids_of(field, enumerate(lines)))
+
+    def _ids_of(self, field: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str]]:
+        for index, line in lines:
+            try:
+                id_ = getattr(decode_verified(line), field)
+            except (ValueError, RecursionError):
+                continue  # told already
+            if id_:
+                yield index, id_
+
+    def _weigh(self, identity: Identity, checkpoints: CheckpointSummary) -> None:
+        """Say how much is proved."""
+        trail, signed = self._trail, checkpoints.max_size
+        if not checkpoints.count:
+            self._doubts.append("there are no checkpoints: nothing of this log is signed")
+        elif not identity.verifiers:
+            self._doubts.append("there is no public key: signatures were not verified; --key gives it")
+        elif identity.is_key_beside:
+            self._notes.append(
+                f"the public key is the one beside the log ('{trail.paths.vkey}'), which proves less: whoever can "
+                "change the log can change that too. --key takes one that was kept elsewhere"
+            )
+        if checkpoints.count and signed < self._line_count:
+            them = lines_in_words(signed, self._line_count - signed)
+            self._notes.append(f"no checkpoint covers {them} yet, the last ones: only receipts protect them")
+        if not trail.has_hashes:
+            self._notes.append("there is no file of stored hashes: they were computed from the lines")
+        self._notes += identity.notes
+        torn = {
+            "line": trail.torn_bytes,
+            "stored hash": trail.torn_hash_bytes,
+            "checkpoint": checkpoints.is_torn,
+            "entry of the index": trail.torn_index_bytes,
+        }
+        if any(torn.values()) and not _is_in_use(trail.paths.lines):
+            what = ", ".join(name for name, is_torn in torn.items() if is_torn)
+            self._notes.append(
+                f"at the end there is part of a {what}: a crash leaves such; the next start mends it"
+            )
+
+    def _hold_against(self, held: HeldElsewhere, row: LineRow, identity: Identity) -> None:
+        try:
+            confirmed = check_evidence(held, self._trail, row, identity, self._findings)
+        except EvidenceInvalid as error:
+            self._doubts.append(f"'{held.name}' says nothing: {error}")
+            return
+        if confirmed:
+            self._notes.append(f"by '{held.name}': {confirmed}")
+
+    def _report(self, identity: Identity, checkpoints: CheckpointSummary) -> VerifyReport:
+        verdict = Verdict.CANNOT_TELL if self._doubts else Verdict.GOOD
+        return VerifyReport(
+            verdict=Verdict.BAD if self._findings else verdict,
+            lines=self._line_count,
+            checkpoints=checkpoints.count,
+            covered_lines=checkpoints.covered,
+            log_id=identity.log_id,
+            keys=[verifier.vkey for verifier in identity.verifiers],
+            signed_by=list(checkpoints.last.signed_by) if checkpoints.last else [],
+            findings=self._findings.listed,
+            unlisted=self._findings.unlisted,
+            notes=self._doubts + self._notes,
+        )
+
+
+def _cut_meanwhile() -> OSError:
+    """A service that starts cuts off what a crash has left: then what was found may be nothing."""
+    return OSError("its files were cut while they were read; verify it again")
+
+
+def _is_in_use(path: Path) -> bool:
+    """Return whether a service has the log open: what is torn is being written then."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        # Only where something is torn: a service that starts at this instant would find the log in use.
+        fcntl.flock(descriptor, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False

@@ -1,0 +1,1 @@
+"""Who writes the audit log: encoding, files, Merkle tree, checkpoints, key and recovery."""

@@ -1,0 +1,176 @@
+"""An audit log as a whole: its lines, and the tree and checkpoints that prove them.
+
+A start takes over what the last one left, in this order: the last checkpoint; the hashes that lead to it; where the
+lines end that it covers; the lines behind those, of which a crash may have torn the last. Then all is covered, before
+the first new line comes.
+"""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from msgspec.structs import astuple
+
+from emitd_handlers.audit.format.line_index import FIRST, Entry
+from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.write.file import AuditFile
+from emitd_handlers.audit.write.signer import open_signer, read_verifiers
+from emitd_handlers.audit.write.tree import AuditTree
+from emitd_handlers.diagnostics import Report
+from emitd_handlers.durable.disk import Disk, FileState
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.tlog.note import Signer
+
+__all__ = ["AuditLog"]
+
+
+class _Loss(NamedTuple):
+    """What a log was when lines of it were destroyed."""
+
+    problem: str
+    end: Entry
+    log_id: str
+
+
+class _Refusal(NamedTuple):
+    """What was at the place of such a log when it was tried in vain to go on with that, and why it was in vain."""
+
+    states: Sequence[FileState | None]
+    reason: str
+
+
+class AuditLog:
+    """One log, on disk. Its methods block; `cover` may be called from another thread than the others.
+
+    Only `cover` and `check` must not be called at the same time.
+    """
+
+    def __init__(
+        self, path: Path, disk: Disk, report: Report, *, log_id: str = "", key: Path | None = None
+    ) -> None:
+        """Name the log's file; an empty `log_id` and no `key` mean those kept beside it."""
+        self.file = AuditFile(path, disk, report, log_id=log_id)
+        self.paths = AuditPaths.of(self.file.path)
+        self.tree = AuditTree(self.paths, disk, report)
+        self._log_id = log_id
+        self._key = key
+        self._disk = disk
+        self._report = report
+        self._signer: Signer | None = None
+        self._covered_end = FIRST
+        #: None: no lines were lost, or all of them are there again.
+        self._loss: _Loss | None = None
+        self._refusal: _Refusal | None = None
+
+    @property
+    def problem(self) -> str:
+        """Why the log takes no records now, or cannot be signed; empty: neither is so."""
+        return self.file.problem or self.tree.problem
+
+    @property
+    def vkey(self) -> str:
+        """The public key that checkpoints are signed with."""
+        assert self._signer is not None
+        return self._signer.verifier.vkey
+
+    def open(self) -> None:
+        """Open all files, or make them. Raises HandlerUnavailable with one line that says what is wrong."""
+        checkpoints = self._disk.state_at(self.paths.checkpoints)
+        if checkpoints is not None and checkpoints.size and self._disk.state_at(self.paths.lines) is None:
+            raise HandlerUnavailable(
+                f"audit log '{self.paths.lines}' is not there, but its checkpoints are: put it back, or move all "
+                "that is named like it away to begin a new log"
+            )
+        self.file.log_id = self._log_id
+        try:
+            self.file.open(self)
+            assert self._signer is not None
+            self.tree.begin(self._signer, self._covered_end, self.file.read)
+        except BaseException:
+            self.close()
+            raise
+
+    def find_covered_end(self) -> Entry:
+        """Open the tree. Called by the file, once it can be read."""
+        verifiers = read_verifiers(self._disk, self.paths.vkey)
+        self._covered_end = self.tree.open(self.file.read, verifiers)
+        if self._loss is not None:
+            self.tree.check_lines(self.file.read)
+        return self._covered_end
+
+    def identify(self, log_id: str) -> None:
+        """Get ready to sign. Called by the file, once its id is known, before it makes sure of all names."""
+        if self._loss is not None and self._loss.log_id == log_id:
+            lacking = self._loss.end.leaf_index - self.tree.covered
+            if lacking > 0:
+                raise HandlerUnavailable(
+                    f"audit log '{self.paths.lines}' lacks {lacking} lines that were signed as '{log_id}'"
+                )
+        self._signer = open_signer(
+            self._disk,
+            self.paths,
+            self._key,
+            log_id,
+            is_signed=self.tree.checkpoint is not None,
+        )
+
+    def append(self, lines: bytes, leaves: Sequence[bytes]) -> int:
+        """Append whole lines, newlines included, with their leaf hashes; return the index of the first.
+
+        On return they are on the medium. Raises HandlerUnavailable otherwise.
+        """
+        offset = self.file.size
+        first = self.file.append(lines, len(leaves))
+        self.tree.add(first, offset, leaves)
+        return first
+
+    def cover(self) -> None:
+        """Sign all lines there are; where that fails, `tree.problem` says so."""
+        if not self.file.is_lost:
+            self.tree.cover()
+
+    def check(self, *, at_once: bool = False) -> None:
+        """Look whether the log is still what it should be; mend it if not, or say in `problem` why that cannot be."""
+        self.file.check(at_once=at_once)
+        if self.file.is_lost:
+            self._open_again()
+
+    def close(self) -> None:
+        """Close all files. Idempotent."""
+        self.tree.close()
+        self.file.close()
+
+    def _open_again(self) -> None:
+        """Go on with what was put in the place of a log of which lines were lost, or begin a new one.
+
+        What lacks a line that was acknowledged is not taken: all of those are signed first, for the tree still knows
+        their hashes.
+        """
+        file = self.file
+        if self._loss is None:
+            self.tree.cover()
+            if self.tree.uncovered:
+                return
+            self._loss = _Loss(file.problem, file.end, file.log_id)
+        states = [self._disk.state_at(path) for path in astuple(self.paths)]
+        if self._refusal is not None and self._refusal.states == states:
+            return
+        self.close()
+        try:
+            if states[0] is None and any(states):
+                raise HandlerUnavailable("not all that is named like it was moved away")
+            self.open()
+        except (HandlerUnavailable, OSError) as error:
+            file.lose(*self._loss)
+            self._refuse(states, str(error))
+            return
+        self._loss = self._refusal = None
+        self._report(
+            f"audit log '{file.path}' goes on as '{file.log_id}', with {file.line_count} lines, signed as {self.vkey}"
+        )
+
+    def _refuse(self, states: Sequence[FileState | None], reason: str) -> None:
+        """Remember what was not taken. That the log that lost lines will not do itself has been said before."""
+        if self._refusal is not None and self._refusal.reason != reason:
+            self._report(f"what is at the place of audit log '{self.file.path}' now is not taken: {reason}")
+        self._refusal = _Refusal(states, reason)

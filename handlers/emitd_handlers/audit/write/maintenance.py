@@ -1,0 +1,106 @@
+"""What is done for an audit log in the background: its lines are signed, and its file is looked after."""
+
+import asyncio
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
+from typing import Any
+
+from emitd_handlers.audit.write.log import AuditLog
+from emitd_handlers.diagnostics import Report
+from emitd_handlers.durable.worker_thread import WorkerThread
+
+__all__ = ["AuditKeeper"]
+
+#: How often the file is looked at; what somebody does to it must be noticed within a second.
+CHECK_SECONDS = 0.5
+#: How often it is asked what is to be done.
+TURN_SECONDS = 0.2
+
+
+class AuditKeeper:
+    """Does one thing at a time for one log, in a task of its own.
+
+    The log is looked at in the thread that writes it, and signed in another one: no commit waits for a signature.
+    """
+
+    def __init__(
+        self,
+        log: AuditLog,
+        run_in_writer: Callable[..., asyncio.Future[Any]],
+        report: Report,
+        checkpoint_seconds: float,
+        on_check: Callable[[], None],
+    ) -> None:
+        """`on_check` is called in the event loop whenever the log was looked at."""
+        self._log = log
+        self._run_in_writer = run_in_writer
+        self._on_check = on_check
+        self._report = report
+        self._checkpoint_seconds = checkpoint_seconds
+        self._thread = WorkerThread("emitd-audit-tree")
+        #: Held while something is done for the log.
+        self._turn = asyncio.Lock()
+        self._stopping = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Begin, in the running event loop."""
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="audit-keeper")
+
+    async def stop(self) -> None:
+        """End the task, and have the rest mended and signed. Nothing is added to the log any more."""
+        task, self._task = self._task, None
+        if task is None:
+            return
+        self._stopping.set()
+        await asyncio.wait([task])
+        # Once the file is closed, lines that have no name any more would be gone.
+        await self._guarded(self._check_file(at_once=True))
+        await self.cover()
+        await self._thread.stop()
+
+    async def cover(self) -> None:
+        """Have all lines signed that there are now; where that fails, the next turn tries again."""
+        async with self._turn:
+            await self._thread.run(self._log.cover)
+
+    async def _run(self) -> None:
+        turn_seconds = min(TURN_SECONDS, self._checkpoint_seconds / 4)
+        loop = asyncio.get_running_loop()
+        checked_at = loop.time()
+        uncovered_since: float | None = None
+        while not await self._is_stopped_within(turn_seconds):
+            now = loop.time()
+            if now - checked_at >= CHECK_SECONDS - turn_seconds / 2:
+                checked_at = now
+                await self._guarded(self._check())
+            if not self._log.tree.uncovered:
+                uncovered_since = None
+            elif uncovered_since is None:
+                uncovered_since = now
+            # A line can have come a turn before it was seen, and the next turn may be a whole one away.
+            elif now - uncovered_since >= self._checkpoint_seconds - 2 * turn_seconds:
+                uncovered_since = None
+                await self._guarded(self.cover())
+
+    async def _is_stopped_within(self, seconds: float) -> bool:
+        with suppress(TimeoutError):
+            await asyncio.wait_for(self._stopping.wait(), seconds)
+        return self._stopping.is_set()
+
+    async def _check(self) -> None:
+        try:
+            await self._check_file()
+        finally:
+            self._on_check()
+
+    async def _check_file(self, *, at_once: bool = False) -> None:
+        async with self._turn:
+            await self._run_in_writer(self._log.check, at_once=at_once)
+
+    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
+        """Whatever goes wrong with one turn, there is a next one."""
+        try:
+            await work
+        except Exception as error:
+            self._report(f"audit log '{self._log.file.path}' could not be looked after: {error!r}")

@@ -1,0 +1,270 @@
+"""`DatabaseJobHandler`: reports on jobs, merged into a table, and the jobs to read, list and watch.
+
+A report is acknowledged once the transaction that it is merged in is on the medium. Whatever arrives while
+one transaction is under way shares the next. `jobs.merge` is the rule, `jobs.sqlite` and `jobs.postgres` are the
+databases, `jobs.news` tells the watchers, `jobs.upkeep` ends leases, and `jobs.catch_up` sees what others do to a
+shared database.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Sequence
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from emitd_handlers.base import BaseLogHandler, EmitResult
+from emitd_handlers.durable.group_commit import GroupCommit
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.jobs.database_url import DatabaseUrl
+from emitd_handlers.jobs.maintenance import JobUpkeep
+from emitd_handlers.jobs.source import (
+    Job,
+    JobChange,
+    JobFilter,
+    JobPage,
+    JobQuery,
+    JobUpdate,
+    TransitionPage,
+    TransitionQuery,
+)
+from emitd_handlers.jobs.sqlite.store import SqliteJobStore
+from emitd_handlers.jobs.store import JobHistory, JobStore, Retention, SharedJobStore
+from emitd_handlers.jobs.watch.change_poller import CatchUp
+from emitd_handlers.jobs.watch.publisher import JobNews
+from emitd_handlers.outcome import Outcome, RecentCommit, Refused
+from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
+
+__all__ = ["DatabaseJobHandler", "DatabaseJobSettings"]
+
+#: Reports in one transaction, unless a single batch has more.
+MAX_GROUP_RECORDS = 4096
+
+SECONDS_A_DAY = 86_400.0
+Days = Annotated[float, msgspec.Meta(gt=0)]
+
+
+class DatabaseJobSettings(HandlerSettings, frozen=True, kw_only=True):
+    """What an entry of type `database_job` takes beside the common keys."""
+
+    #: The database: `sqlite:///` and a path relative to the configuration file, `sqlite:////` and an absolute one, or
+    #: `postgresql://USER@HOST:PORT/NAME`. Folders and an SQLite file are made where they are missing, with modes 0700
+    #: and 0600.
+    database: DatabaseUrl = DatabaseUrl(Path("logs/jobs.db"))
+    #: PostgreSQL: the schema that the tables are in, made where it is missing; empty: the connection's own.
+    schema: Annotated[str, msgspec.Meta(pattern=r"^([a-z_][a-z0-9_]{0,39})?$")] = ""
+    #: PostgreSQL: the table of jobs. The names of the others begin with it, but for the default's.
+    table: Annotated[str, msgspec.Meta(pattern=r"^[a-z_][a-z0-9_]{0,39}$")] = "job_logs"
+    #: PostgreSQL: connections that are open at once, beside the one that listens.
+    pool_size: PositiveInt = 4
+    #: PostgreSQL: how often to look for changes by other replicas whose notification was lost, in seconds.
+    catch_up_seconds: PositiveSeconds = 2.0
+    #: SQLite: how many jobs are kept in memory, about 1 kB each, so that a report need not read its job first.
+    cache_size: Annotated[int, msgspec.Meta(ge=0)] = 16_384
+    #: How often to look for leases that have run out, in seconds.
+    lease_check_seconds: PositiveSeconds = 1.0
+    #: Whether reports that change no status are kept in the history too.
+    keep_progress: bool = False
+    #: How many days a job is kept after its end; None: for ever.
+    keep_ended_days: Days | None = None
+    #: How many ended jobs are kept, those that ended last; None: all.
+    keep_ended_jobs: Annotated[int, msgspec.Meta(ge=0)] | None = None
+    #: How many days a job's history is kept after its end; None: as long as the job.
+    keep_history_days: Days | None = None
+
+
+class DatabaseJobHandler(BaseLogHandler):
+    """Keeps jobs in a database. Its receipts say what a report did to its job; a `ManagedJobSource`.
+
+    Other programs may read the tables at any time, and also write to them; but who watches jobs in SQLite is told only
+    what comes through this handler.
+    """
+
+    Settings: ClassVar[type[HandlerSettings]] = DatabaseJobSettings
+    settings: DatabaseJobSettings
+    default_levels = frozenset({Level.JOB_STATUS})
+    default_delivery = Delivery.COMMITTED
+
+    def __init__(self, settings: DatabaseJobSettings | None = None, *, name: str = "") -> None:
+        super().__init__(settings, name=name)
+        #: None: it is not running.
+        self._store: JobStore | None = None
+        self._commits: GroupCommit[LogRecord, Outcome] = GroupCommit(self._commit, max_size=MAX_GROUP_RECORDS)
+        self._news = self._make_news()
+        #: None: the database is not shared.
+        self._catch_up: CatchUp | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+
+    async def start(self) -> None:
+        """Open the database, and make or migrate its tables.
+
+        Raises HandlerUnavailable, saying in one line what is wrong and what to do.
+        """
+        await super().start()
+        if self._store is not None:
+            return
+        store = self._make_store()
+        await store.open()
+        self._store, self._news = store, self._make_news()
+        upkeep = JobUpkeep(
+            store,
+            self._commits,
+            self._news,
+            lease_check_seconds=self.settings.lease_check_seconds,
+            retention=_retention(self.settings),
+            on_pass=self._on_pass,
+        )
+        self._tasks = [asyncio.create_task(upkeep.run(), name=f"{self.name}-upkeep")]
+        if isinstance(store, SharedJobStore):
+            self._catch_up = CatchUp(store, self._news, interval_seconds=self.settings.catch_up_seconds)
+            self._tasks.append(asyncio.create_task(self._catch_up.run(), name=f"{self.name}-catch-up"))
+        # Before the first report: what that renews has not run unwatched.
+        await upkeep.has_looked.wait()
+
+    async def stop(self) -> None:
+        """End the watches, commit what has been taken, and close the database."""
+        self._stopped = True
+        self._news.close(f"handler '{self.name}' is stopped")
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            await asyncio.wait(tasks)
+        await self._commits.drain()
+        store, self._store = self._store, None
+        if store is not None:
+            await store.close()
+        await super().stop()
+
+    async def emit(self, record: LogRecord) -> EmitResult:
+        """Merge one report."""
+        (outcome,) = await self.emit_batch([record])
+        if isinstance(outcome, Refused):
+            raise outcome.error
+        return outcome.receipt
+
+    async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        """Merge the reports, in order, in one transaction with those of other calls."""
+        self.refuse_if_stopped()
+        return await self._commits.submit(records, len(records))
+
+    async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
+        """Return the last reports with a record_id, as far as the database has them."""
+        return await self._database.recent_commits(limit)
+
+    async def get(self, job_id: str) -> Job | None:
+        """Return the job as it stands, or None."""
+        return await self._database.get(job_id)
+
+    async def list(self, query: JobQuery) -> JobPage:
+        """Return a page of jobs, newest first; see `JobSource.list`."""
+        return await self._database.list(query)
+
+    async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
+        """Return a page of a job's history; see `ManagedJobSource.list_transitions`."""
+        return await self._database.list_transitions(query)
+
+    async def request_cancel(self, job_id: str, reason: str) -> Job | None:
+        """Record the wish to cancel a job; see `ManagedJobSource.request_cancel`."""
+        self.refuse_if_stopped()
+
+        async def request() -> Job | None:
+            job, changes = await self._database.request_cancel(job_id, reason, self._news)
+            self._news.publish(changes)
+            return job
+
+        return await self._commits.run(request)
+
+    def watch(
+        self,
+        job_id: str,
+        *,
+        after_revision: int | None = None,
+        min_interval_seconds: float = 0.0,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[JobUpdate | None, None]:
+        """Yield the job's state, then every change; see `JobSource.watch`."""
+        return self._news.hub.watch(
+            job_id,
+            after_revision=after_revision,
+            min_interval_seconds=min_interval_seconds,
+            idle_seconds=idle_seconds,
+        )
+
+    def watch_many(
+        self,
+        job_filter: JobFilter,
+        *,
+        max_jobs: int,
+        min_interval_seconds: float = 0.0,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[Sequence[JobChange] | None, None]:
+        """Yield all jobs that match, then every change; see `ManagedJobSource.watch_many`."""
+        return self._news.feed.watch(
+            job_filter,
+            max_jobs=max_jobs,
+            min_interval_seconds=min_interval_seconds,
+            idle_seconds=idle_seconds,
+        )
+
+    async def _commit(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        applied = await self._database.apply(records, self._news)
+        self._news.publish(applied.changes)
+        return applied.outcomes
+
+    def _on_pass(self, error: Exception | None) -> None:
+        """Say whether the database can be used: each pass over the leases tries."""
+        if error is None or isinstance(error, HandlerUnavailable):
+            self.report_health("" if error is None else str(error))
+        else:
+            self.report_health(f"its leases cannot be looked at: {error!r}")
+
+    @property
+    def _database(self) -> JobStore:
+        if self._store is None:
+            raise HandlerUnavailable(f"handler '{self.name}' is not running")
+        return self._store
+
+    def _make_news(self) -> JobNews:
+        return JobNews(self._load_history, self.list, is_shared=self.settings.database.path is None)
+
+    async def _load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
+        return await self._database.load_history(job_id, after_revision)
+
+    def _make_store(self) -> JobStore:
+        settings = self.settings
+        if settings.database.path is not None:
+            return SqliteJobStore(
+                settings.database.path, cache_size=settings.cache_size, keep_progress=settings.keep_progress
+            )
+        try:
+            from emitd_handlers.jobs.postgres.store import PostgresJobStore
+        except ImportError as error:
+            raise HandlerUnavailable(
+                "a PostgreSQL database needs asyncpg: install emitd[postgres]"
+            ) from error
+        return PostgresJobStore(
+            settings.database.dsn,
+            schema=settings.schema,
+            table=settings.table,
+            keep_progress=settings.keep_progress,
+            pool_size=settings.pool_size,
+            on_foreign_change=self._notice,
+        )
+
+    def _notice(self, job_ids: Sequence[str] | None) -> None:
+        """Take note of what others have done to jobs."""
+        if self._catch_up is not None:
+            self._catch_up.notice(job_ids)
+
+
+def _retention(settings: DatabaseJobSettings) -> Retention:
+    def seconds(days: float | None) -> float | None:
+        return None if days is None else days * SECONDS_A_DAY
+
+    return Retention(
+        ended_seconds=seconds(settings.keep_ended_days),
+        ended_count=settings.keep_ended_jobs,
+        history_seconds=seconds(settings.keep_history_days),
+    )

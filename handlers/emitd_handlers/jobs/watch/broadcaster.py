@@ -1,0 +1,376 @@
+"""`JobHub`: tells everybody who watches a job about its changes, within one process and event loop.
+
+    hub = JobHub(load)                       # load(job_id, after_revision) reads the database
+    hub.publish(job, transitions)            # after each commit, in the order of commits
+    async for update in hub.watch("j1"): ... # as `JobSource.watch`
+
+A watched job has one channel, which knows the job's newest state and its last transitions, and goes when the
+last watcher leaves. A watcher holds no queue: all it remembers is the last revision that it was told, so a slow
+one costs no memory, and what happened meanwhile is told in one update. What a channel no longer knows is loaded
+again.
+
+When a job is removed, or the database set back, what comes after is not what the channel knows: the channel is
+retired. Its watchers are told the end of what it knows, and go on with a new one, as if from a revision beyond.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence, Set
+from typing import TypeAlias
+
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.jobs.source import Job, JobTransition, JobUpdate
+from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.jobs.watch.waiter import Turns, Waiter, wake_all
+
+__all__ = ["JobHub", "LoadHistory"]
+
+#: How many transitions of a job a channel knows; about 100 bytes each.
+MAX_KNOWN_TRANSITIONS = 256
+#: Later than every revision: what who stands there was told is not the past of what comes.
+_BEYOND = 2**64
+
+#: As `JobStore.load_history`.
+LoadHistory: TypeAlias = Callable[[str, int | None], Awaitable[JobHistory | None]]
+
+
+class JobHub:
+    """Every method is for one event loop."""
+
+    def __init__(self, load: LoadHistory, *, is_shared: bool = False) -> None:
+        """`is_shared`: others may have changed a job that this hub has not been told of yet."""
+        self._load = load
+        self._is_shared = is_shared
+        self._channels: dict[str, _Channel] = {}
+        self._turns = Turns()
+        self._closed = ""
+
+    @property
+    def watched(self) -> Set[str]:
+        """The ids of the jobs that somebody watches: only their changes need to be published."""
+        return self._channels.keys()
+
+    def publish(
+        self, job: Job, transitions: Sequence[JobTransition] = (), *, after_revision: int | None = None
+    ) -> None:
+        """Tell the job's watchers what is committed now.
+
+        `transitions` are all of those after `after_revision`, oldest first; None: only the job's last revision
+        is new.
+        """
+        channel = self._channels.get(job.job_id)
+        if channel is not None:
+            after = job.revision - 1 if after_revision is None else after_revision
+            self._learn(channel, JobHistory(job, transitions, after))
+
+    def remove(self, job_ids: Iterable[str]) -> None:
+        """Tell that jobs exist no more. Who watches one waits for the next under its id."""
+        for job_id in job_ids:
+            channel = self._channels.get(job_id)
+            if channel is not None:
+                self._retire(channel)
+
+    def known(self) -> Mapping[str, int | None]:
+        """Return the revision that is known of each watched job; None: not even whether it exists."""
+        return {
+            job_id: None if channel.history is None else channel.history.job.revision
+            for job_id, channel in self._channels.items()
+        }
+
+    async def refresh(self, job_id: str) -> None:
+        """Load what somebody else may have done to a watched job, and tell its watchers. Raises what `load` does."""
+        channel = self._channels.get(job_id)
+        if channel is not None:
+            await self._refresh(channel)
+
+    def learn_progress(self, job: Job) -> bool:
+        """Tell a job's watchers what somebody else has made of it, if that is mere progress; return whether it is."""
+        channel = self._channels.get(job.job_id)
+        if channel is None or channel.history is None:
+            return False
+        known = channel.history.job
+        if (
+            job.create_time_unix_nano != known.create_time_unix_nano
+            or job.revision < known.revision
+            or job.attempt != known.attempt
+            or job.status
+            is not known.status  # within an attempt none comes back, so there was no other between
+        ):
+            return False
+        self._learn(channel, JobHistory(job, (), known.revision))
+        return True
+
+    def close(self, reason: str) -> None:
+        """End every watch, now and from now on, with HandlerUnavailable and this reason."""
+        self._closed = reason
+        for channel in self._channels.values():
+            channel.close()
+
+    async def watch(
+        self,
+        job_id: str,
+        *,
+        after_revision: int | None = None,
+        min_interval_seconds: float = 0.0,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[JobUpdate | None, None]:
+        """Yield the job's state, then its changes: see `JobSource.watch`.
+
+        Watchers that stand at the same revision are given the same object. Raises HandlerUnavailable when the
+        hub is closed, and whatever `load` raises.
+        """
+        now = asyncio.get_running_loop().time
+        channel = self._join(job_id)
+        watcher = Waiter(self._turns, idle_seconds)
+        revision, earliest = after_revision, 0.0
+        is_told = False
+        try:
+            if self._is_shared and channel.history is not None:
+                await self._refresh(channel)  # what it knows may be older than what others have acknowledged
+            while True:
+                watcher.expect_news()
+                update = None
+                if not is_told or await channel.wait_for_news(watcher, revision, earliest):
+                    if channel.is_retired and not (is_told and channel.is_ahead_of(revision)):
+                        self._leave(channel)
+                        channel = self._join(job_id)
+                        revision = _BEYOND if is_told else after_revision
+                    update = channel.updates.get(revision)  # most watchers ask for the same one
+                    if update is None:
+                        update = await self._update_after(channel, watcher, revision, is_told)
+                        if update is None:
+                            if channel.is_retired:
+                                continue
+                        elif (
+                            is_told and channel.knows(revision) and _is_progress(update) and now() < earliest
+                        ):
+                            continue  # it was loaded because there might have been a transition
+                if update is not None:
+                    is_told, revision = True, update.job.revision
+                    earliest = now() + min_interval_seconds
+                yield update
+        finally:
+            watcher.close()
+            self._leave(channel)
+
+    def _join(self, job_id: str) -> "_Channel":
+        self._refuse_if_closed()
+        channel = self._channels.get(job_id)
+        if channel is None:
+            channel = self._channels[job_id] = _Channel(job_id)
+        channel.watcher_count += 1
+        return channel
+
+    def _leave(self, channel: "_Channel") -> None:
+        channel.watcher_count -= 1
+        if not channel.watcher_count and not channel.is_retired:
+            del self._channels[channel.job_id]
+
+    async def _refresh(self, channel: "_Channel") -> None:
+        """Load what is there now, unless somebody else does so who has begun later than this was asked for."""
+        clock = asyncio.get_running_loop().time
+        asked_at = clock()
+        async with channel.loading:
+            if channel.refreshed_at > asked_at or channel.is_retired:
+                return
+            channel.refreshed_at = clock()
+            known = channel.history
+            history = await self._load(channel.job_id, None if known is None else known.job.revision)
+            was_set_back = history is None or (
+                known is not None and history.job.revision < known.job.revision
+            )
+            if known is not None and known is channel.history and was_set_back:
+                self._retire(channel)  # removed, or the database was set back: what it has now is the truth
+                return
+            if history is not None:
+                self._learn(channel, history)
+
+    def _learn(self, channel: "_Channel", news: JobHistory) -> None:
+        if channel.contradicts(news):
+            self._retire(channel)  # its watchers will load what there is instead
+        else:
+            channel.learn(news)
+
+    def _retire(self, channel: "_Channel") -> None:
+        if not channel.is_retired:
+            del self._channels[channel.job_id]
+            channel.retire()
+
+    def _refuse_if_closed(self) -> None:
+        if self._closed:
+            raise HandlerUnavailable(self._closed)
+
+    async def _update_after(
+        self, channel: "_Channel", watcher: Waiter, revision: int | None, is_told: bool
+    ) -> JobUpdate | None:
+        """Return what has happened since `revision`, as soon as the job exists.
+
+        None: it is idle until then, or the channel is retired and has nothing more to tell.
+        """
+        while True:
+            self._refuse_if_closed()
+            if channel.is_retired and not (is_told and channel.is_ahead_of(revision)):
+                return None
+            if channel.knows(revision):
+                return channel.update_after(revision)
+            if channel.is_retired and channel.history is not None:
+                return _update_from(channel.history, revision)
+            # One at a time: what one watcher loads mostly serves the others that wait.
+            async with channel.loading:
+                if channel.is_retired or channel.knows(revision):
+                    continue
+                known = channel.history
+                history = await self._load(channel.job_id, revision)
+            self._refuse_if_closed()
+            if channel.is_retired:
+                continue
+            if history is not None:
+                self._learn(channel, history)
+            elif known is not None and known is channel.history:
+                self._retire(channel)
+            if channel.history is None:
+                if not await channel.wait(watcher):
+                    return None
+            elif history is not None and not (channel.is_retired or channel.knows(revision)):
+                return _update_from(history, revision)
+
+
+class _Channel:
+    """What is known of one watched job, and who waits for more."""
+
+    def __init__(self, job_id: str) -> None:
+        self.job_id = job_id
+        self.watcher_count = 0
+        self.loading = asyncio.Lock()
+        #: When the last refresh began, by the loop's clock.
+        self.refreshed_at = 0.0
+        #: Nothing more will be learnt: its job was removed, or the database set back.
+        self.is_retired = False
+        #: What is known; None: not even whether the job exists.
+        self.history: JobHistory | None = None
+        self._closed = False
+        #: Updates to the newest revision, by the revision they start from.
+        self.updates: dict[int | None, JobUpdate] = {}
+        self._waiting: set[Waiter] = set()
+        #: Those that only a transition wakes.
+        self._pausing: set[Waiter] = set()
+
+    def learn(self, news: JobHistory) -> None:
+        """Add what was published or loaded to what is known, and wake those whom it concerns."""
+        known = self.history
+        self.history = merged = _merge(known, news)
+        if known is not None and merged.job is known.job:
+            return
+        self.updates = {}
+        wake_all(self._waiting)
+        if known is None or self._changed_status_since(known.job.revision):
+            wake_all(self._pausing)
+
+    def close(self) -> None:
+        """Wake everybody, for good."""
+        self._closed = True
+        self.updates = {}
+        wake_all(self._waiting)
+        wake_all(self._pausing)
+
+    def retire(self) -> None:
+        """Wake everybody, to be told what is known and to leave."""
+        self.is_retired = True
+        wake_all(self._waiting)
+        wake_all(self._pausing)
+
+    def contradicts(self, news: JobHistory) -> bool:
+        """Return whether the news are of another job: what is known was removed, and another made under its id."""
+        known = self.history
+        return known is not None and news.job.create_time_unix_nano != known.job.create_time_unix_nano
+
+    def is_ahead_of(self, revision: int | None) -> bool:
+        """Return whether there is something to tell who was told `revision`."""
+        return self.history is not None and (revision is None or revision < self.history.job.revision)
+
+    def knows(self, revision: int | None) -> bool:
+        """Return whether `update_after` can tell all that has happened since `revision`."""
+        history = self.history
+        if history is None:
+            return False
+        if revision is None or revision == _BEYOND:
+            return True
+        return history.after_revision <= revision <= history.job.revision
+
+    def update_after(self, revision: int | None) -> JobUpdate:
+        """Return what has happened since a revision that it `knows`; to each who asks, the same object."""
+        update = self.updates.get(revision)
+        if update is None:
+            assert self.history is not None
+            update = self.updates[revision] = _update_from(self.history, revision)
+        return update
+
+    async def wait_for_news(self, watcher: Waiter, revision: int | None, earliest: float) -> bool:
+        """Wait for another revision, and if it changes no status until `earliest`, by the loop's clock.
+
+        Return False when the watcher has been idle for too long.
+        """
+        while not self._is_over and self.history is not None and self.history.job.revision == revision:
+            if not await watcher.wait_in(self._waiting):
+                return False
+        while watcher.now() < earliest and not self._is_over and not self._changed_status_since(revision):
+            if not await watcher.wait_in(self._pausing, earliest):
+                return False
+        return watcher.has_turn or await watcher.take_turn()
+
+    async def wait(self, watcher: Waiter) -> bool:
+        """Wait for any change, or the end; return False when the watcher has been idle for too long."""
+        return await watcher.wait_in(self._waiting)
+
+    @property
+    def _is_over(self) -> bool:
+        return self._closed or self.is_retired
+
+    def _changed_status_since(self, revision: int | None) -> bool:
+        """Return whether there is a transition after `revision`, or may be one that is not known."""
+        if self.history is None or revision is None or revision == _BEYOND or not self.knows(revision):
+            return True
+        transitions = self.history.transitions
+        return bool(transitions) and transitions[-1].revision > revision
+
+
+def _merge(known: JobHistory | None, news: JobHistory) -> JobHistory:
+    """Return the newer state with the transitions of both, as far as they are complete up to it."""
+    if known is None or news.after_revision > known.job.revision:
+        return _trimmed(news)
+    after = known.after_revision
+    transitions = list(known.transitions)
+    if news.after_revision < after <= news.job.revision:
+        transitions[:0] = [transition for transition in news.transitions if transition.revision <= after]
+        after = news.after_revision
+    transitions += [item for item in news.transitions if item.revision > known.job.revision]
+    job = news.job if news.job.revision > known.job.revision else known.job
+    return _trimmed(JobHistory(job, transitions, after))
+
+
+def _trimmed(history: JobHistory) -> JobHistory:
+    surplus = len(history.transitions) - MAX_KNOWN_TRANSITIONS
+    if surplus <= 0:
+        return history
+    return JobHistory(history.job, history.transitions[surplus:], history.transitions[surplus - 1].revision)
+
+
+def _is_progress(update: JobUpdate) -> bool:
+    return not update.transitions and not update.history_truncated
+
+
+def _update_from(history: JobHistory, revision: int | None) -> JobUpdate:
+    """Return the update for a watcher that was last told `revision`; None: that was told nothing.
+
+    An update stands for its transitions, or where there are none for the last report; the other reports since
+    `revision` are coalesced.
+    """
+    job = history.job
+    if revision is None:
+        return JobUpdate(job)
+    if revision > job.revision:
+        return JobUpdate(job, history_truncated=True)
+    transitions = tuple([item for item in history.transitions if item.revision > revision])
+    if revision < history.after_revision:
+        return JobUpdate(job, transitions, history_truncated=True)
+    coalesced = job.revision - revision - max(1, len(transitions))
+    return JobUpdate(job, transitions, max(0, coalesced))

@@ -1,0 +1,180 @@
+"""`JobFeed`: tells everybody who watches many jobs, within one process and event loop.
+
+    feed = JobFeed(list_jobs)
+    feed.publish(job)                            # whenever the newest state of a job is known
+    async for part in feed.watch(job_filter, max_jobs=1000): ...  # as `ManagedJobSource.watch_many`
+
+A watch first takes note of what is published, then reads the snapshot page by page, and then tells what it noted
+and what the snapshot had not. It holds no queue: of each job that concerns it, it notes the newest state alone.
+"""
+
+import asyncio
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from itertools import chain
+from typing import TypeAlias
+
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobPage, JobQuery
+from emitd_handlers.jobs.watch.subscription import FeedReader
+from emitd_handlers.jobs.watch.waiter import Turns, Waiter
+
+__all__ = ["JobFeed"]
+
+#: Jobs in one part of a snapshot.
+SNAPSHOT_PAGE_SIZE = 500
+
+ListJobs: TypeAlias = Callable[[JobQuery], Awaitable[JobPage]]
+#: Returns those of the jobs that exist.
+LoadJobs: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[Job]]]
+
+
+class JobFeed:
+    """Every method is for one event loop. As a container it has the ids of the jobs that somebody watches."""
+
+    def __init__(self, list_jobs: ListJobs) -> None:
+        self._list_jobs = list_jobs
+        self._readers: set[FeedReader] = set()
+        #: Those of them who watch jobs with any id, and the others by the ids that they watch.
+        self._of_any: set[FeedReader] = set()
+        self._of_id: dict[str, set[FeedReader]] = {}
+        self._turns = Turns()
+        self._closed = ""
+        #: What was published since a load began, None for a removal; None: no load is under way.
+        self._overtaking: dict[str, Job | None] | None = None
+
+    @property
+    def has_readers(self) -> bool:
+        """Whether anybody watches."""
+        return bool(self._readers)
+
+    def __contains__(self, job_id: object) -> bool:
+        return bool(self._of_any) or job_id in self._of_id
+
+    def publish(self, job: Job) -> None:
+        """Tell whom it concerns what a job is now."""
+        self._tell(job.job_id, job)
+
+    def remove(self, job_ids: Iterable[str]) -> None:
+        """Tell whom it concerns that jobs exist no more."""
+        for job_id in job_ids:
+            self._tell(job_id, None)
+
+    async def refresh(self, job_ids: Sequence[str], load: LoadJobs) -> None:
+        """Load jobs that somebody else may have changed or removed, and tell whom it concerns.
+
+        One call at a time. Raises what `load` does.
+        """
+        while job_ids:
+            overtaking: dict[str, Job | None] = {}
+            self._overtaking = overtaking
+            try:
+                jobs = {job.job_id: job for job in await load(job_ids)}
+            finally:
+                self._overtaking = None
+            job_ids = self._tell_loaded(job_ids, jobs, overtaking)
+
+    def reset(self, reason: str) -> None:
+        """End the watches that are open with HandlerUnavailable: what they were told is not to be built on."""
+        for reader in self._readers:
+            reader.end(HandlerUnavailable(reason))
+
+    def close(self, reason: str) -> None:
+        """End every watch, now and from now on, with HandlerUnavailable and this reason."""
+        self._closed = reason
+        self.reset(reason)
+
+    async def watch(
+        self,
+        job_filter: JobFilter,
+        *,
+        max_jobs: int,
+        min_interval_seconds: float = 0.0,
+        idle_seconds: float | None = None,
+    ) -> AsyncGenerator[Sequence[JobChange] | None, None]:
+        """Yield all jobs that match, an empty part, then changes: see `ManagedJobSource.watch_many`."""
+        if self._closed:
+            raise HandlerUnavailable(self._closed)
+        loop = asyncio.get_running_loop()
+        waiter = Waiter(self._turns, idle_seconds)
+        reader = FeedReader(job_filter, max_jobs)
+        self._join(reader)
+        try:
+            page_token: str | None = ""
+            while page_token is not None:
+                reader.is_reading = True
+                page = await self._list_jobs(_query(job_filter, page_token))
+                page_token = page.next_page_token or None
+                reader.refuse_if_ended()
+                if changes := reader.tell_page(page.jobs):
+                    yield changes
+            reader.refuse_if_ended()
+            earliest = 0.0
+            yield ()
+            waiter.expect_news()
+            while True:
+                has_news = await reader.wait_for_news(waiter, earliest)
+                reader.refuse_if_ended()
+                if not has_news:
+                    yield None
+                elif changes := reader.tell_news():
+                    earliest = loop.time() + min_interval_seconds
+                    yield changes
+                waiter.expect_news()
+        finally:
+            waiter.close()
+            self._leave(reader)
+
+    def _tell(self, job_id: str, job: Job | None) -> None:
+        if self._overtaking is not None:
+            self._overtaking[job_id] = job
+        for reader in chain(self._of_any, self._of_id.get(job_id, ())):
+            reader.take(job_id, job)
+
+    def _tell_loaded(
+        self, job_ids: Iterable[str], jobs: Mapping[str, Job], overtaking: Mapping[str, Job | None]
+    ) -> Sequence[str]:
+        """Tell what was loaded where it is newer than what was published meanwhile.
+
+        Return the ids of those jobs of which nobody can say which came first: of two that were created or removed.
+        """
+        doubtful: list[str] = []
+        for job_id in job_ids:
+            loaded = jobs.get(job_id)
+            if job_id not in overtaking:
+                self._tell(job_id, loaded)
+                continue
+            published = overtaking[job_id]
+            if loaded is None or published is None:
+                if loaded is not published:
+                    doubtful.append(job_id)
+            elif loaded.create_time_unix_nano != published.create_time_unix_nano:
+                doubtful.append(job_id)
+            elif loaded.revision > published.revision:
+                self._tell(job_id, loaded)
+        return doubtful
+
+    def _join(self, reader: FeedReader) -> None:
+        self._readers.add(reader)
+        if not reader.job_ids:
+            self._of_any.add(reader)
+        for job_id in reader.job_ids:
+            self._of_id.setdefault(job_id, set()).add(reader)
+
+    def _leave(self, reader: FeedReader) -> None:
+        self._readers.discard(reader)
+        self._of_any.discard(reader)
+        for job_id in reader.job_ids:
+            self._of_id[job_id].discard(reader)
+            if not self._of_id[job_id]:
+                del self._of_id[job_id]
+
+
+def _query(job_filter: JobFilter, page_token: str) -> JobQuery:
+    return JobQuery(
+        job_type=job_filter.job_type,
+        statuses=job_filter.statuses,
+        job_ids=job_filter.job_ids,
+        labels=job_filter.labels,
+        page_size=SNAPSHOT_PAGE_SIZE,
+        page_token=page_token,
+    )

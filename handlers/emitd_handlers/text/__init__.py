@@ -1,0 +1,1 @@
+"""Text forms: JSON objects, escapes, times and UUIDs. Pure."""
