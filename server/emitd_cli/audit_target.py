@@ -70,7 +70,7 @@ def _configured(config: str | None) -> AuditTarget:
     path = Path(config) if config else DEFAULT_CONFIG
     try:
         from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
-        from emitd_server.config import survey_config
+        from emitd_server.config.loader import survey_config
     except ModuleNotFoundError as error:
         raise CannotRun(
             f"name the log: to find it by the configuration, '{error.name}' is missing; "

@@ -8,7 +8,7 @@ import msgspec
 
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.output import print_result
-from emitd_server.config import ConfigError, load_config
+from emitd_server.config.loader import ConfigError, load_config
 
 __all__ = ["run"]
 

@@ -20,9 +20,9 @@ from emitd_cli.terminal import is_terminal
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.record import Level
 from emitd_handlers.settings import HandlerSettings
-from emitd_server.config import ConfigSurvey, HandlerEntry, survey_config
-from emitd_server.config_problems import describe
-from emitd_server.discovery import DiscoveryError, FoundHandler
+from emitd_server.config.discovery import DiscoveryError, FoundHandler
+from emitd_server.config.loader import ConfigSurvey, HandlerEntry, survey_config
+from emitd_server.config.problems import describe
 
 __all__ = ["run"]
 

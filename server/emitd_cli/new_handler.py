@@ -15,8 +15,8 @@ import yaml
 from emitd_cli.config_text import CannotInsert, add_entry, add_folder
 from emitd_cli.errors import CommandError, Misuse
 from emitd_cli.exit_codes import ExitCode
-from emitd_server.config import BUILT_IN_DEFAULTS, ConfigSurvey, survey_config
-from emitd_server.discovery import BUILT_IN
+from emitd_server.config.discovery import BUILT_IN
+from emitd_server.config.loader import BUILT_IN_DEFAULTS, ConfigSurvey, survey_config
 
 __all__ = ["run"]
 

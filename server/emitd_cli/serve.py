@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from emitd_cli.exit_codes import ExitCode
-from emitd_server.config import ConfigError, load_config
+from emitd_server.config.loader import ConfigError, load_config
 from emitd_server.diagnostics import report
 from emitd_server.process import run as run_process
 

@@ -4,10 +4,10 @@ import asyncio
 import os
 import signal
 
-from emitd_server.config import Config
+from emitd_server.config.loader import Config
 from emitd_server.diagnostics import report
 from emitd_server.errors import StartError
-from emitd_server.grpc_server import GrpcServer
+from emitd_server.rpc.server import GrpcServer
 from emitd_server.service import LoggingService
 from emitd_server.watchdog import Watchdog
 

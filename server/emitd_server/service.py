@@ -18,9 +18,10 @@ from emitd_handlers.jobs.source import JobSource, ManagedJobSource
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery
-from emitd_server.committed_lane import CommittedLane
-from emitd_server.config import Config, load_config
+from emitd_server.config.loader import Config, load_config
 from emitd_server.diagnostics import Report, report
+from emitd_server.dispatch.committed_delivery import CommittedLane
+from emitd_server.dispatch.queued_delivery import QueuedLane
 from emitd_server.errors import (
     AuditLogNotFound,
     NoAuditSource,
@@ -30,12 +31,11 @@ from emitd_server.errors import (
     ServiceStopping,
     StartError,
 )
-from emitd_server.queued_lane import QueuedLane
 from emitd_server.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from emitd_server.in_process import InProcessClient
-    from emitd_server.intake import Intake
+    from emitd_server.in_process.client import InProcessClient
+    from emitd_server.in_process.ingress import Intake
 
 __all__ = ["LoggingService", "Route"]
 
@@ -156,7 +156,7 @@ class LoggingService:
     def intake(self) -> "Intake":
         """The way in for what is made in this process."""
         # Loaded here, because it loads the stubs and with them grpc, which nobody needs who only dispatches.
-        from emitd_server.intake import Intake
+        from emitd_server.in_process.ingress import Intake
 
         with self._intake_lock:  # a web framework may ask for the first client in a thread
             if self._intake is None:
@@ -171,7 +171,7 @@ class LoggingService:
         It works from the start of the service to its end, and costs little: make as many as you like. What it was
         given is sent before the service stops.
         """
-        from emitd_server.in_process import InProcessClient
+        from emitd_server.in_process.client import InProcessClient
 
         return InProcessClient(self, source=source)
 

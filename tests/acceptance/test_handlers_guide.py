@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from emitd_handlers.testing import make_record
-from emitd_server.discovery import BUILT_IN, HandlerFinder, HandlerFolder
+from emitd_server.config.discovery import BUILT_IN, HandlerFinder, HandlerFolder
 from support.run_main import run_main
 from support.server_process import ServerProcess
 

@@ -19,12 +19,12 @@ from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery
 from emitd_handlers.tlog.merkle import leaf_hash
-from emitd_server.config import load_config
-from emitd_server.log_servicer import LogServicer
-from emitd_server.open_streams import OpenStreams
+from emitd_server.config.loader import load_config
+from emitd_server.convert.records import RecordReader
+from emitd_server.rpc.log_servicer import LogServicer
+from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 from emitd_server.settings import LimitSettings
-from emitd_server.wire import RecordReader
 from load import requests
 
 BATCHES = (64, 512)

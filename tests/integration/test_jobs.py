@@ -230,7 +230,7 @@ async def test_a_slow_reader_costs_bounded_memory_and_misses_no_transition(serve
 
 async def test_watchers_share_one_serialisation(server: Running, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each revision is serialised once, whatever the number of watchers."""
-    from emitd_server import job_watch
+    from emitd_server.rpc import job_streams as job_watch
 
     serialised: list[int] = []
     original = job_watch.update_to_wire

@@ -14,7 +14,7 @@ from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.testing import InMemoryHandler
-from emitd_server.grpc_server import GrpcServer
+from emitd_server.rpc.server import GrpcServer
 from emitd_server.service import LoggingService
 from emitd_server.settings import ServerSettings
 

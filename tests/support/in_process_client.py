@@ -15,7 +15,7 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.testing import InMemoryHandler
-from emitd_server.in_process import InProcessClient
+from emitd_server.in_process.client import InProcessClient
 from emitd_server.service import LoggingService
 from emitd_server.settings import ServerSettings
 

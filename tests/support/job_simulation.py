@@ -8,7 +8,7 @@ from typing import Any
 
 from emitd_handlers.jobs.handler import SECONDS_A_DAY, DatabaseJobHandler
 from emitd_handlers.jobs.source import JobTransition, TransitionQuery
-from emitd_server.open_streams import OpenStreams
+from emitd_server.rpc.open_streams import OpenStreams
 from support.job_life import Entry, State
 from support.job_model import JobModel
 from support.job_senders import JobSenders

@@ -6,8 +6,8 @@ from random import Random
 from emitd.v1 import job_pb2 as pb
 from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.record import JobState
-from emitd_server.job_watch import JobWatches
-from emitd_server.open_streams import OpenStreams
+from emitd_server.rpc.job_streams import JobWatches
+from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.settings import WatchSettings
 from support.job_life import State
 from support.job_model import JobModel

@@ -6,10 +6,16 @@ from emitd.v1 import AuditEvent, ListAuditEventsRequest, LogRecord, TailAuditEve
 from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.audit.read.scan import entry_of
 from emitd_handlers.audit.source import AuditBatch, AuditFilter, AuditQuery, InclusionProof
-from emitd_server.audit_wire import batch_to_wire, entry_to_wire, inclusion_to_wire, read_filter, read_query
+from emitd_server.convert.audit import (
+    batch_to_wire,
+    entry_to_wire,
+    inclusion_to_wire,
+    read_filter,
+    read_query,
+)
+from emitd_server.convert.records import RecordReader
 from emitd_server.errors import RequestInvalid
 from emitd_server.settings import LimitSettings
-from emitd_server.wire import RecordReader
 from support.sealed_log import make_line
 
 SENT = LogRecord(

@@ -11,7 +11,7 @@ from emitd.v1 import AuditEntry, ListAuditEventsRequest, ListAuditEventsResponse
 from emitd_cli import audit_lines
 from emitd_cli.audit_lines import event_lines, print_json_lines
 from emitd_handlers.audit.read.scan import entry_of
-from emitd_server.audit_wire import entry_to_wire
+from emitd_server.convert.audit import entry_to_wire
 from support.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.run_main import Done, run_main
 from support.sealed_log import make_line

@@ -16,7 +16,7 @@ from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.audit.read.scan import entry_of
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.tlog.merkle import leaf_hash
-from emitd_server.audit_wire import entry_to_wire
+from emitd_server.convert.audit import entry_to_wire
 from support.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.run_main import Done, run_main
 

@@ -8,7 +8,7 @@ import pytest
 from emitd.v1 import TailAuditEventsRequest, TailAuditEventsResponse
 from emitd_cli import audit_tail
 from emitd_handlers.audit.read.scan import entry_of
-from emitd_server.audit_wire import entry_to_wire
+from emitd_server.convert.audit import entry_to_wire
 from support.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.run_main import Done, run_main
 from support.sealed_log import make_line

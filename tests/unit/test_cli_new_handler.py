@@ -7,7 +7,7 @@ import pytest
 import yaml
 
 from emitd_cli.config_text import CannotInsert, add_entry, add_folder
-from emitd_server.config import load_config
+from emitd_server.config.loader import load_config
 from support.run_main import run_main
 
 ENTRY = "new: {type: discard}\n"

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from emitd_cli import serve
-from emitd_server.config import Config
+from emitd_server.config.loader import Config
 from support.run_main import run_main
 
 GOOD = 'server: {listen: "127.0.0.1:4000"}\nhandlers: {d: {type: discard}}\n'

@@ -10,7 +10,7 @@ from emitd_handlers.errors import HandlerBusy, HandlerTimeout, HandlerUnavailabl
 from emitd_handlers.outcome import Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import HandlerSettings
-from emitd_server.committed_lane import CommittedLane
+from emitd_server.dispatch.committed_delivery import CommittedLane
 
 
 class Gated(BaseLogHandler):

@@ -6,7 +6,7 @@ import pytest
 
 from emitd_handlers.record import Level
 from emitd_handlers.settings import Delivery
-from emitd_server.config import Config, ConfigError, load_config
+from emitd_server.config.loader import Config, ConfigError, load_config
 
 
 @pytest.fixture

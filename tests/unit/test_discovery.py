@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from emitd_handlers.base import BaseLogHandler
-from emitd_server.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
+from emitd_server.config.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
 
 HANDLER = """\
 from emitd_handlers import BaseLogHandler
@@ -53,7 +53,8 @@ def test_a_built_in_name_is_a_handler(type_name: str) -> None:
 def test_built_in_handlers_are_loaded_when_they_are_asked_for() -> None:
     """Nobody loads the drivers of a handler that is not used."""
     code = (
-        "import sys, emitd_server.config as c; from emitd_server.discovery import BUILT_IN, HandlerFinder\n"
+        "import sys, emitd_server.config.loader as c\n"
+        "from emitd_server.config.discovery import BUILT_IN, HandlerFinder\n"
         "modules = [path.rpartition('.')[0] for path in BUILT_IN.values()]\n"
         "assert not any(module in sys.modules for module in modules)\n"
         "HandlerFinder([]).find('discard')\n"

@@ -8,7 +8,7 @@ import pytest
 from emitd_handlers.errors import HandlerUnavailable, RecordConflict
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord
-from emitd_server.idempotency_window import SMALL_BATCH_KEYS, IdempotencyWindow
+from emitd_server.dispatch.idempotency_window import SMALL_BATCH_KEYS, IdempotencyWindow
 
 
 def line(record_id: str, fingerprint: int = 1) -> LogRecord:

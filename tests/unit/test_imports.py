@@ -205,12 +205,12 @@ def test_imports_go_one_way(copy: Path) -> None:
         ("handlers/emitd_handlers/text/escape.py", "import grpc"),
         ("handlers/emitd_handlers/text/escape.py", "import google.protobuf"),
         ("handlers/emitd_handlers/text/escape.py", "import emitd.v1"),
-        ("handlers/emitd_handlers/text/escape.py", "import emitd_server.status"),
-        ("server/emitd_server/status.py", "import emitd_cli.main"),
-        ("server/emitd_server/status.py", "import emitd"),
-        ("server/emitd_server/status.py", "import emitd.client"),
+        ("handlers/emitd_handlers/text/escape.py", "import emitd_server.rpc.status"),
+        ("server/emitd_server/rpc/status.py", "import emitd_cli.main"),
+        ("server/emitd_server/rpc/status.py", "import emitd"),
+        ("server/emitd_server/rpc/status.py", "import emitd.client"),
         ("clients/python/emitd/client.py", "import emitd_handlers"),
-        ("clients/python/emitd/client.py", "import emitd_server.status"),
+        ("clients/python/emitd/client.py", "import emitd_server.rpc.status"),
     ],
 )
 def test_an_import_the_other_way_is_found(file: str, statement: str, copy: Path) -> None:

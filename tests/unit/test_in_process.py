@@ -21,8 +21,8 @@ from emitd import (
 from emitd.receipt import ReceiptState
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import Level
-from emitd_server import intake
-from emitd_server.in_process import InProcessClient
+from emitd_server.in_process import ingress as intake
+from emitd_server.in_process.client import InProcessClient
 from emitd_server.service import LoggingService
 from emitd_server.settings import ServerSettings, WatchSettings
 from support.in_process import in_memory, three_handlers

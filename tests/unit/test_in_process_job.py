@@ -10,7 +10,8 @@ import pytest
 from emitd import JobNotApplied, RecordRejected, failure, v1
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import JobStatus, Level
-from emitd_server import in_process_job, intake
+from emitd_server.in_process import ingress as intake
+from emitd_server.in_process import job as in_process_job
 from support.in_process import three_handlers
 from support.in_process_client import (
     Opened,

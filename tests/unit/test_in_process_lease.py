@@ -14,8 +14,9 @@ from emitd import JobNotApplied, RecordRejected, Unavailable, v1
 from emitd.errors import LeaseLost
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import JobStatus, Level
-from emitd_server import in_process_job, intake
-from emitd_server.in_process_job import InProcessJob
+from emitd_server.in_process import ingress as intake
+from emitd_server.in_process import job as in_process_job
+from emitd_server.in_process.job import InProcessJob
 from support.in_process import three_handlers
 from support.in_process_client import Opened, committed_memory, opened, states, until
 

@@ -15,7 +15,8 @@ from emitd import (
 from emitd.context import log_context
 from emitd_handlers.base import COMMON_LEVELS
 from emitd_handlers.record import Level
-from emitd_server import intake, line_queue
+from emitd_server.in_process import ingress as intake
+from emitd_server.in_process import line_queue
 from emitd_server.service import LoggingService
 from emitd_server.settings import LimitSettings, ServerSettings
 from support.in_process import in_memory, three_handlers

@@ -11,7 +11,7 @@ import pytest
 
 from emitd import ClientNotOpen, RecordRejected, RequestRejected, v1
 from emitd_handlers.record import Level
-from emitd_server.in_process import InProcessClient
+from emitd_server.in_process.client import InProcessClient
 from emitd_server.service import LoggingService
 from support.in_process import in_memory, three_handlers
 

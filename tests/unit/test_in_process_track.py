@@ -11,7 +11,7 @@ import pytest
 from emitd import AsyncJobReporter, ClientNotOpen, RecordRejected, v1
 from emitd.errors import LeaseLost
 from emitd.jobs.track import AsyncTrack
-from emitd_server.in_process import InProcessClient
+from emitd_server.in_process.client import InProcessClient
 from emitd_server.service import LoggingService
 from support.in_process import three_handlers
 from support.in_process_client import CONFIG, Opened, opened, states, until

@@ -15,11 +15,11 @@ import pytest
 
 from emitd import AsyncJobReporter, AsyncLogger, EmitError, JobNotApplied, Unavailable, errors
 from emitd.json_encoding import as_text, encode_attributes, encode_details
-from emitd_server.client_errors import CLIENT_ERRORS, client_error
 from emitd_server.errors import StartError
-from emitd_server.in_process import InProcessClient
-from emitd_server.in_process_job import InProcessJob
-from emitd_server.status import CODES, is_retryable
+from emitd_server.in_process.client import InProcessClient
+from emitd_server.in_process.errors import CLIENT_ERRORS, client_error
+from emitd_server.in_process.job import InProcessJob
+from emitd_server.rpc.status import CODES, is_retryable
 
 ROOT = Path(__file__).parents[2]
 
@@ -62,7 +62,7 @@ def test_the_type_checker_agrees(expression: str, is_good: bool, tmp_path: Path)
     """The client passes mypy as an `AsyncLogger`, its reporter as an `AsyncJobReporter`, and a service as neither."""
     (tmp_path / "program.py").write_text(
         "from emitd import AsyncJobReporter, AsyncLogger\n"
-        "from emitd_server.in_process import InProcessClient\n"
+        "from emitd_server.in_process.client import InProcessClient\n"
         "from emitd_server.service import LoggingService\n"
         f"logger: AsyncLogger = {expression}\n"
         "job: AsyncJobReporter = logger.job('j1', 'sync')\n"

@@ -17,8 +17,8 @@ from emitd.jobs.notes import JobNotes
 from emitd_handlers.jobs.merge import MAX_ATTEMPT, merge
 from emitd_handlers.jobs.source import Job
 from emitd_handlers.record import JobState
+from emitd_server.convert.records import RecordReader
 from emitd_server.settings import LimitSettings
-from emitd_server.wire import RecordReader
 
 QUEUED, RUNNING = v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING
 COMPLETED, FAILED = v1.JOB_STATE_COMPLETED, v1.JOB_STATE_FAILED

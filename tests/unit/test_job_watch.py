@@ -8,8 +8,8 @@ from emitd.v1 import job_pb2 as pb
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobUpdate
 from emitd_handlers.record import JobState
 from emitd_server.errors import JobNotFound
-from emitd_server.job_watch import JobWatches
-from emitd_server.open_streams import OpenStreams
+from emitd_server.rpc.job_streams import JobWatches
+from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.settings import WatchSettings
 
 JOB = Job(job_id="j", job_type="t", status=JobState.RUNNING)

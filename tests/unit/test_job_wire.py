@@ -9,8 +9,7 @@ from emitd.v1 import job_pb2 as pb
 from emitd.v1 import record_pb2 as rec
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobTransition, TransitionPage
 from emitd_handlers.record import JobState
-from emitd_server.errors import RequestInvalid
-from emitd_server.job_wire import (
+from emitd_server.convert.jobs import (
     changes_to_wire,
     job_to_wire,
     read_filter,
@@ -19,6 +18,7 @@ from emitd_server.job_wire import (
     read_transition_query,
     transitions_to_wire,
 )
+from emitd_server.errors import RequestInvalid
 
 FilterMessage: TypeAlias = type[pb.ListJobsRequest] | type[pb.WatchJobsRequest]
 

@@ -9,8 +9,8 @@ import yaml
 from emitd_handlers.discard import DiscardHandler
 from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.webhook.handler import WebhookHandler
-from emitd_server.config import BUILT_IN_DEFAULTS, load_config
-from emitd_server.discovery import BUILT_IN, HandlerFinder
+from emitd_server.config.discovery import BUILT_IN, HandlerFinder
+from emitd_server.config.loader import BUILT_IN_DEFAULTS, load_config
 from emitd_server.settings import ServerSettings
 
 FILE = Path(__file__).parents[2] / "logging_config.yml"

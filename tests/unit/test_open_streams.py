@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator
 import pytest
 
 from emitd_server.errors import ServiceStopping
-from emitd_server.open_streams import OpenStreams
+from emitd_server.rpc.open_streams import OpenStreams
 
 
 async def numbers() -> AsyncGenerator[int, None]:

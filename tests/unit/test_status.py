@@ -14,7 +14,7 @@ from emitd_handlers.errors import (
     RetryableError,
 )
 from emitd_server.errors import JobNotFound, RequestInvalid, StartError
-from emitd_server.status import CODES, is_retryable, status_of
+from emitd_server.rpc.status import CODES, is_retryable, status_of
 
 #: Roots that are never raised themselves, and the error of starting, which no caller can see.
 NOT_FOR_CALLERS = {EmitdError, HandlerError, RetryableError, StartError}

@@ -30,7 +30,7 @@ from emitd_handlers.webhook.response import (
     retry_after_seconds,
 )
 from emitd_handlers.webhook.url import WebhookUrl
-from emitd_server.config import ConfigError, load_config
+from emitd_server.config.loader import ConfigError, load_config
 from support.http_receiver import CLOSE, HANG, Answer, HttpReceiver, Received
 
 ORIGIN = "https://logs.example.com"

@@ -5,8 +5,8 @@ import pytest
 from emitd.v1 import record_pb2 as rec
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
+from emitd_server.convert.records import RecordReader
 from emitd_server.settings import LimitSettings
-from emitd_server.wire import RecordReader
 
 NOW = 1_700_000_000_000_000_000
 

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd_server.config_problems import Problem
-from emitd_server.yaml_document import Value, read_text, read_yaml
+from emitd_server.config.problems import Problem
+from emitd_server.config.yaml_document import Value, read_text, read_yaml
 
 SECRET = "hunter2"
 

@@ -2,7 +2,7 @@
 
 An application that asks for an `AsyncLogger` names its client on one line, the one that makes it:
 
-    from emitd_server.in_process import InProcessClient
+    from emitd_server.in_process.client import InProcessClient
     async with InProcessClient.from_config("logging_config.yml", source="shop") as logger: ...
 
 Another client needs another such line and nothing else; the one that sends to a server:

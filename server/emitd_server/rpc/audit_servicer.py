@@ -8,8 +8,7 @@ import grpc
 from emitd.v1 import audit_service_pb2 as pb
 from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.errors import AuditNotFound, HandlerUnavailable
-from emitd_server.audit_tail import AuditTails
-from emitd_server.audit_wire import (
+from emitd_server.convert.audit import (
     checkpoint_to_wire,
     consistency_to_wire,
     entry_to_wire,
@@ -18,8 +17,9 @@ from emitd_server.audit_wire import (
 )
 from emitd_server.diagnostics import Report
 from emitd_server.errors import RequestInvalid
-from emitd_server.open_streams import OpenStreams
-from emitd_server.rpc import Rpcs
+from emitd_server.rpc.audit_streams import AuditTails
+from emitd_server.rpc.methods import Rpcs
+from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 
 __all__ = ["SERVICE_NAME", "AuditServicer"]

@@ -22,9 +22,9 @@ import msgspec
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.settings import HandlerSettings
-from emitd_server import entry_points
-from emitd_server.config_problems import describe, nearest
-from emitd_server.entry_points import OfferedHandler, offered_handlers
+from emitd_server.config import entry_points
+from emitd_server.config.entry_points import OfferedHandler, offered_handlers
+from emitd_server.config.problems import describe, nearest
 
 __all__ = ["BUILT_IN", "DiscoveryError", "FoundHandler", "HandlerFinder", "HandlerFolder"]
 

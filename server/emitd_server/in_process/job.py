@@ -17,7 +17,7 @@ from emitd.jobs.notes import JobNotes
 from emitd.jobs.steps import Steps, begin, drive_async, end
 from emitd.receipt import Receipt, ReceiptState
 from emitd.v1 import record_pb2 as pb
-from emitd_server.intake import Intake
+from emitd_server.in_process.ingress import Intake
 
 if TYPE_CHECKING:
     from emitd.interface import AsyncJobReporter

@@ -8,13 +8,13 @@ import grpc
 from grpc_health.v1 import health, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from emitd_server import audit_servicer, log_servicer
-from emitd_server.audit_servicer import AuditServicer
 from emitd_server.diagnostics import Report
 from emitd_server.errors import ServiceStopping, StartError
-from emitd_server.health import HealthServicer
-from emitd_server.log_servicer import LogServicer
-from emitd_server.open_streams import OpenStreams
+from emitd_server.rpc import audit_servicer, log_servicer
+from emitd_server.rpc.audit_servicer import AuditServicer
+from emitd_server.rpc.health import HealthServicer
+from emitd_server.rpc.log_servicer import LogServicer
+from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 
 __all__ = ["GrpcServer"]

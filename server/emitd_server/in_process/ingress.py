@@ -16,15 +16,15 @@ from emitd.v1 import record_pb2 as pb
 from emitd_handlers.errors import EmitdError, HandlerTimeout
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import LogRecord
-from emitd_server.client_errors import client_error
+from emitd_server.convert.receipts import receipt_to_wire
+from emitd_server.convert.records import RecordReader
 from emitd_server.diagnostics import Report
 from emitd_server.errors import ServiceStopping
-from emitd_server.job_watch import JobWatches
-from emitd_server.line_queue import LineQueue
-from emitd_server.open_streams import OpenStreams
-from emitd_server.receipt_wire import receipt_to_wire
+from emitd_server.in_process.errors import client_error
+from emitd_server.in_process.line_queue import LineQueue
+from emitd_server.rpc.job_streams import JobWatches
+from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
-from emitd_server.wire import RecordReader
 
 __all__ = ["Intake"]
 

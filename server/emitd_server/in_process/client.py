@@ -32,12 +32,12 @@ from emitd.receipt import Receipt, ReceiptState
 from emitd.record_id import next_record_id
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
-from emitd_server.client_errors import client_errors
-from emitd_server.config import Config
+from emitd_server.config.loader import Config
+from emitd_server.convert.jobs import job_to_wire, read_job_id, read_query
 from emitd_server.errors import ServiceStopping
-from emitd_server.in_process_job import InProcessJob
-from emitd_server.intake import Intake
-from emitd_server.job_wire import job_to_wire, read_job_id, read_query
+from emitd_server.in_process.errors import client_errors
+from emitd_server.in_process.ingress import Intake
+from emitd_server.in_process.job import InProcessJob
 from emitd_server.service import LoggingService
 
 if TYPE_CHECKING:

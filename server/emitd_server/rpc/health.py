@@ -8,7 +8,7 @@ from grpc_health.v1 import health, health_pb2
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_server.errors import ServiceStopping
-from emitd_server.open_streams import OpenStreams
+from emitd_server.rpc.open_streams import OpenStreams
 
 __all__ = ["HealthServicer"]
 

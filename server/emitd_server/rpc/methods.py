@@ -15,7 +15,7 @@ from google.rpc import code_pb2, status_pb2
 from emitd_handlers.errors import EmitdError
 from emitd_server.diagnostics import Report
 from emitd_server.errors import RequestInvalid
-from emitd_server.status import status_of
+from emitd_server.rpc.status import status_of
 
 __all__ = ["Rpcs"]
 

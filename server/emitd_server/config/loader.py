@@ -14,11 +14,11 @@ import msgspec
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.jobs.source import JobSource
 from emitd_handlers.settings import HandlerSettings
-from emitd_server.config_problems import ConfigError, Problem, describe, nearest
-from emitd_server.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
+from emitd_server.config.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
+from emitd_server.config.problems import ConfigError, Problem, describe, nearest
+from emitd_server.config.settings_reader import SettingsReader
+from emitd_server.config.yaml_document import Value, read_text, read_yaml
 from emitd_server.settings import ServerSettings
-from emitd_server.settings_reader import SettingsReader
-from emitd_server.yaml_document import Value, read_text, read_yaml
 
 __all__ = [
     "BUILT_IN_DEFAULTS",

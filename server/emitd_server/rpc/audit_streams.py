@@ -5,9 +5,9 @@ from contextlib import aclosing
 
 from emitd.v1 import audit_service_pb2 as pb
 from emitd_handlers.audit.source import AuditSource
-from emitd_server.audit_wire import batch_to_wire, read_filter
+from emitd_server.convert.audit import batch_to_wire, read_filter
 from emitd_server.errors import TooManyWatchers
-from emitd_server.open_streams import OpenStreams
+from emitd_server.rpc.open_streams import OpenStreams
 
 __all__ = ["AuditTails"]
 

@@ -6,9 +6,9 @@ from contextlib import aclosing, contextmanager
 
 from emitd.v1 import job_pb2 as pb
 from emitd_handlers.jobs.source import Job, JobSource, JobUpdate, ManagedJobSource
+from emitd_server.convert.jobs import changes_to_wire, job_to_wire, read_filter, read_job_id, update_to_wire
 from emitd_server.errors import JobNotFound, TooManyWatchers
-from emitd_server.job_wire import changes_to_wire, job_to_wire, read_filter, read_job_id, update_to_wire
-from emitd_server.open_streams import OpenStreams
+from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.settings import WatchSettings
 
 __all__ = ["JobWatches"]

@@ -9,22 +9,22 @@ from emitd.v1 import job_pb2, log_service_pb2
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.outcome import AllCommitted, Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import LogRecord
-from emitd_server.diagnostics import Report
-from emitd_server.errors import JobNotFound, RequestInvalid
-from emitd_server.job_watch import JobWatches
-from emitd_server.job_wire import (
+from emitd_server.convert.jobs import (
     job_to_wire,
     read_job_id,
     read_query,
     read_transition_query,
     transitions_to_wire,
 )
-from emitd_server.open_streams import OpenStreams
-from emitd_server.receipt_wire import receipt_to_wire
-from emitd_server.rpc import Rpcs
+from emitd_server.convert.receipts import receipt_to_wire
+from emitd_server.convert.records import RecordReader
+from emitd_server.diagnostics import Report
+from emitd_server.errors import JobNotFound, RequestInvalid
+from emitd_server.rpc.job_streams import JobWatches
+from emitd_server.rpc.methods import Rpcs
+from emitd_server.rpc.open_streams import OpenStreams
+from emitd_server.rpc.status import is_retryable, status_of
 from emitd_server.service import LoggingService
-from emitd_server.status import is_retryable, status_of
-from emitd_server.wire import RecordReader
 
 __all__ = ["SERVICE_NAME", "LogServicer"]
 

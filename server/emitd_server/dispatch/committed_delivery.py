@@ -12,8 +12,8 @@ from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery
 from emitd_server.diagnostics import Report
-from emitd_server.handler_call import call_handler
-from emitd_server.idempotency_window import IdempotencyWindow
+from emitd_server.dispatch.handler_call import call_handler
+from emitd_server.dispatch.idempotency_window import IdempotencyWindow
 
 __all__ = ["CommittedLane"]
 

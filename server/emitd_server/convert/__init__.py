@@ -1,0 +1,1 @@
+"""Messages of the contract to records, and outcomes back to messages."""

@@ -1,0 +1,1 @@
+"""The service used by the process that it runs in, without gRPC."""

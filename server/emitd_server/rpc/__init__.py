@@ -1,0 +1,1 @@
+"""The gRPC edge: servicers, streams, health, and the table of statuses."""
