@@ -7,11 +7,11 @@ import argparse
 from collections.abc import Sequence
 from typing import Any
 
-from emitd_cli.audit_arguments import add_audit
-from emitd_cli.emit_arguments import add_emit
-from emitd_cli.flags import EXIT_CODES, JSON_HELP, Commands, add_command
-from emitd_cli.job_arguments import add_job
-from emitd_cli.parser import HelpFormatter, Parser
+from emitd_cli.audit.arguments import add_audit
+from emitd_cli.command_line.flags import EXIT_CODES, JSON_HELP, Commands, add_command
+from emitd_cli.command_line.parser import HelpFormatter, Parser
+from emitd_cli.emit.arguments import add_emit
+from emitd_cli.jobs.arguments import add_job
 
 __all__ = ["make_parser"]
 
@@ -54,7 +54,7 @@ def _add_serve(commands: Commands) -> None:
     parser = add_command(
         commands,
         "serve",
-        "serve",
+        "operate.serve",
         "Run the service until SIGTERM or Ctrl-C.",
         "  emitd serve\n  emitd serve --config /etc/emitd.yml --listen 0.0.0.0:50051\n",
     )
@@ -74,7 +74,7 @@ def _add_check_config(commands: Commands) -> None:
     parser = add_command(
         commands,
         "check-config",
-        "check_config",
+        "operate.check_config",
         "Report every problem of a configuration file. Exits with 1 if there is one, also if there is no file.",
         "  emitd check-config\n  emitd check-config /etc/emitd.yml --json\n",
     )
@@ -94,7 +94,7 @@ def _add_handlers(commands: Commands) -> None:
     parser = add_command(
         commands,
         "handlers",
-        "handlers",
+        "operate.handlers",
         "List every handler that an entry can name, and what its entry takes. Exits\n"
         "with 1 if the configuration, a file of its folders or an entry point is wrong;\n"
         "that is in the list.",
@@ -112,7 +112,7 @@ def _add_new_handler(commands: Commands) -> None:
     parser = add_command(
         commands,
         "new-handler",
-        "new_handler",
+        "operate.new_handler",
         "Write a handler to start from, its test and its entry. Overwrites nothing.\n"
         "Exits with 1 if a file or an entry of that name is there already, or if the\n"
         "entry could not be added: then it is printed.",
@@ -134,7 +134,7 @@ def _add_demo(commands: Commands) -> None:
     parser = add_command(
         commands,
         "demo",
-        "demo",
+        "demo.command",
         "Show the whole service in a quarter of a minute, with data of its own. It leaves nothing behind, and exits\n"
         "with 1 if anything is not as it should be.",
         "  emitd demo\n  emitd demo --fast\n  emitd demo --picture demo.svg\n",

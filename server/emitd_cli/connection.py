@@ -10,7 +10,7 @@ from google.rpc import status_pb2
 from emitd.sending.error_details import bad_field, details_of, retry_delay
 from emitd.v1 import AuditServiceStub, LogServiceStub
 from emitd_cli.errors import CannotTell, Misuse, Refused
-from emitd_cli.output import say
+from emitd_cli.terminal.output import say
 
 __all__ = [
     "cannot_tell",

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from emitd_cli.arguments import make_parser
 from emitd_cli.errors import CannotRun, CannotTell, CommandError
 from emitd_cli.exit_codes import ExitCode
-from emitd_cli.output import discard_output, set_json, tell
+from emitd_cli.terminal.output import discard_output, set_json, tell
 
 __all__ = ["main"]
 
@@ -53,7 +53,7 @@ def _run(options: Namespace) -> int:
     except ModuleNotFoundError as error:
         if (error.name or "").startswith("emitd"):
             raise
-        extra = "audit" if options.module.startswith("audit_") else "server"
+        extra = "audit" if options.module.startswith("audit.") else "server"
         raise CannotRun(
             f"there is no module '{error.name}'; pip install 'emitd[{extra}]' brings it"
         ) from error

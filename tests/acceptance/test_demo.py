@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from emitd_cli import demo_play
-from emitd_cli.demo_story import CONFIG, JOB_ENDS, LOG_LINES, job_reports
+from emitd_cli.demo import play as demo_play
+from emitd_cli.demo.story import CONFIG, JOB_ENDS, LOG_LINES, job_reports
 from support.run_main import run_main
 
 ROOT = Path(__file__).parents[2]

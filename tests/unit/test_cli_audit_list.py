@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 from emitd.v1 import AuditEntry, ListAuditEventsRequest, ListAuditEventsResponse
-from emitd_cli import audit_lines
-from emitd_cli.audit_lines import event_lines, print_json_lines
+from emitd_cli.audit import lines as audit_lines
+from emitd_cli.audit.lines import event_lines, print_json_lines
 from emitd_handlers.audit.read.scan import entry_of
 from emitd_server.convert.audit import entry_to_wire
 from support.fake_log_service import Answer, FakeLogService, fail, fake_log_service
@@ -187,7 +187,7 @@ def test_nothing_is_cut_in_a_pipe_and_a_terminal_gets_one_line_each(monkeypatch:
     entries = [entry_to_wire(entry_of(0, line)), ENTRIES[1]]
     with fake_log_service(page(*entries)) as service:
         assert "x" * 500 in list_events(service).stdout
-        monkeypatch.setattr("emitd_cli.audit_list.terminal_width", lambda: 90)
+        monkeypatch.setattr("emitd_cli.audit.list.terminal_width", lambda: 90)
         lines = list_events(service).stdout.splitlines()
     assert len(lines) == 3
     assert [len(line) for line in lines][1] == 90

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from emitd.v1 import TailAuditEventsRequest, TailAuditEventsResponse
-from emitd_cli import audit_tail
+from emitd_cli.audit import tail as audit_tail
 from emitd_handlers.audit.read.scan import entry_of
 from emitd_server.convert.audit import entry_to_wire
 from support.fake_log_service import Answer, FakeLogService, fail, fake_log_service

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_cli import audit_verify_text
+from emitd_cli.audit import verify_text as audit_verify_text
 from support.run_main import run_main
 from support.sealed_log import LOG_ID, SealedLog, make_line
 

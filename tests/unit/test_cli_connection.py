@@ -8,7 +8,7 @@ import grpc
 import pytest
 
 from emitd.v1 import EmitRequest, EmitResponse, Receipt
-from emitd_cli import connection, emit, job_get, job_list
+from emitd_cli import connection
 from emitd_cli.connection import (
     connect,
     describe,
@@ -18,6 +18,9 @@ from emitd_cli.connection import (
     retry_delay_seconds,
     retry_seconds,
 )
+from emitd_cli.emit import command as emit
+from emitd_cli.jobs import get as job_get
+from emitd_cli.jobs import list as job_list
 from support.fake_log_service import fail, fake_log_service, make_status
 from support.run_main import run_main
 

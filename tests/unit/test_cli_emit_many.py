@@ -19,10 +19,10 @@ from emitd.v1 import (
     Receipt,
     RecordError,
 )
-from emitd_cli import emit_many
 from emitd_cli.connection import connect
-from emitd_cli.emit_many import BatchSender
-from emitd_cli.record_lines import Line
+from emitd_cli.emit import batch_sender as emit_many
+from emitd_cli.emit.batch_sender import BatchSender
+from emitd_cli.emit.record_lines import Line
 from support.fake_log_service import (
     FakeLogService,
     accept,

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from emitd_cli.handlers import run as run_handlers
-from emitd_cli.setting_text import describe_settings
+from emitd_cli.operate.handlers import run as run_handlers
+from emitd_cli.operate.setting_text import describe_settings
 from emitd_handlers.settings import HandlerSettings
 from support.run_main import run_main
 

@@ -18,11 +18,11 @@ from emitd.v1 import (
     WatchJobResponse,
     WatchJobsResponse,
 )
-from emitd_cli.job_bars import bars_frame
-from emitd_cli.job_board import JobBoard
-from emitd_cli.job_frames import lines_frame
-from emitd_cli.job_table import table_frame
-from emitd_cli.job_times import NANOS
+from emitd_cli.jobs.bars import bars_frame
+from emitd_cli.jobs.board import JobBoard
+from emitd_cli.jobs.durations import NANOS
+from emitd_cli.jobs.frames import lines_frame
+from emitd_cli.jobs.table import table_frame
 
 EVIL = "a\x1b[2J\nb\u202ec"
 ESCAPED = "a\\x1b[2J\\nb\\u202ec"

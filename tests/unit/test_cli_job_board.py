@@ -12,8 +12,8 @@ from emitd.v1 import (
     WatchJobResponse,
     WatchJobsResponse,
 )
-from emitd_cli.job_board import LEFT_SECONDS, JobBoard, News, active_first
-from emitd_cli.job_times import NANOS, ServerClock
+from emitd_cli.jobs.board import LEFT_SECONDS, JobBoard, News, active_first
+from emitd_cli.jobs.durations import NANOS, ServerClock
 
 
 class Watched:

@@ -5,9 +5,9 @@ import os
 import pytest
 
 from emitd.v1 import WatchJobsResponse
-from emitd_cli import job_display
-from emitd_cli.job_board import LEFT_SECONDS, JobBoard
-from emitd_cli.job_display import LiveDisplay, live
+from emitd_cli.jobs import display as job_display
+from emitd_cli.jobs.board import LEFT_SECONDS, JobBoard
+from emitd_cli.jobs.display import LiveDisplay, live
 
 
 class Shown:

@@ -7,8 +7,8 @@ import grpc
 import pytest
 
 from emitd_cli.errors import CannotTell
-from emitd_cli.job_follow import Patience
-from emitd_cli.job_streams import JobStreams, Note, StreamsClosed
+from emitd_cli.jobs.follow import Patience
+from emitd_cli.jobs.streams import JobStreams, Note, StreamsClosed
 
 TOLD = [
     Note(

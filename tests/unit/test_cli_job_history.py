@@ -19,9 +19,9 @@ from emitd.v1 import (
     ListJobTransitionsRequest,
     ListJobTransitionsResponse,
 )
-from emitd_cli.job_stays import lasted_text, stay_lines, stays_of
-from emitd_cli.job_stays_table import draw_stays
-from emitd_cli.job_times import NANOS
+from emitd_cli.jobs.durations import NANOS
+from emitd_cli.jobs.status_periods import lasted_text, stay_lines, stays_of
+from emitd_cli.jobs.status_periods_table import draw_stays
 from support.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.run_main import Done, run_main
 
@@ -208,7 +208,7 @@ def test_without_rich_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> 
     """The base install brings no rich."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setitem(sys.modules, "rich.cells", None)
-    for module in ("emitd_cli.job_stays_table", "emitd_cli.fitted_table"):
+    for module in ("emitd_cli.jobs.status_periods_table", "emitd_cli.terminal.table"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     with fake_log_service(page(*TWO_ATTEMPTS)) as service:
         done = history(service)

@@ -182,7 +182,7 @@ def test_without_rich_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> 
     """The base install brings no rich."""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setitem(sys.modules, "rich.cells", None)
-    for module in ("emitd_cli.job_table", "emitd_cli.fitted_table"):
+    for module in ("emitd_cli.jobs.table", "emitd_cli.terminal.table"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     with fake_log_service(page(JOB)) as service:
         done = list_jobs(service)

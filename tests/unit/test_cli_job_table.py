@@ -6,8 +6,8 @@ import pytest
 from rich.cells import cell_len
 
 from emitd.v1 import JOB_STATE_COMPLETED, JOB_STATE_FAILED, JOB_STATE_QUEUED, JOB_STATE_RUNNING, Job
-from emitd_cli.job_lines import job_lines
-from emitd_cli.job_table import draw_table
+from emitd_cli.jobs.lines import job_lines
+from emitd_cli.jobs.table import draw_table
 
 NOW = 1_800_000_000 * 1_000_000_000
 EVIL = "a\x1b[2J\nb\u202ec"

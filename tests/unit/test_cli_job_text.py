@@ -1,7 +1,7 @@
 """A job in words."""
 
 from emitd.v1 import JOB_STATE_FAILED, JOB_STATE_RUNNING, Job, JobTransition
-from emitd_cli.job_text import describe_job, job_line, transition_line
+from emitd_cli.jobs.text import describe_job, job_line, transition_line
 
 
 def test_a_line_says_where_the_job_stands() -> None:

@@ -19,7 +19,7 @@ from emitd.v1 import (
     WatchJobRequest,
     WatchJobResponse,
 )
-from emitd_cli.job_streams import JobStreams
+from emitd_cli.jobs.streams import JobStreams
 from support.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.run_main import Done, run_main
 

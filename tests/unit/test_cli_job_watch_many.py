@@ -23,8 +23,8 @@ from emitd.v1 import (
     WatchJobsRequest,
     WatchJobsResponse,
 )
-from emitd_cli import job_watch
-from emitd_cli.job_streams import JobStreams
+from emitd_cli.jobs import watch as job_watch
+from emitd_cli.jobs.streams import JobStreams
 from support.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.run_main import Done, run_main
 

@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from emitd_cli.live_frame import LiveFrame
+from emitd_cli.terminal.live_frame import LiveFrame
 from support.screen import Screen
 
 

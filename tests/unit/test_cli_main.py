@@ -9,10 +9,11 @@ from importlib.metadata import version
 
 import pytest
 
-from emitd_cli import check_config, main
+from emitd_cli import main
 from emitd_cli.arguments import make_parser
 from emitd_cli.errors import CannotTell, Misuse
 from emitd_cli.exit_codes import ExitCode
+from emitd_cli.operate import check_config
 from support.run_main import run_main
 
 
@@ -61,7 +62,9 @@ def test_help_is_quick() -> None:
     )
 
 
-@pytest.mark.parametrize("name", ["emit", "job_list", "job_get", "job_watch", "job_history", "job_cancel"])
+@pytest.mark.parametrize(
+    "name", ["emit.command", "jobs.list", "jobs.get", "jobs.watch", "jobs.history", "jobs.cancel"]
+)
 def test_a_client_command_loads_no_server(name: str) -> None:
     """Nor rich, which the base install does not bring."""
     done = run_python(f"import emitd_cli.{name}, sys\nprint(' '.join(sys.modules))")

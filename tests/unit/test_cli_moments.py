@@ -2,8 +2,8 @@
 
 import pytest
 
+from emitd_cli.command_line.timestamps import ago, iso_time, moment_from_flag
 from emitd_cli.errors import Misuse
-from emitd_cli.moments import ago, iso_time, moment_from_flag
 
 SECOND = 1_000_000_000
 NOW = 1_800_000_000 * SECOND + 7

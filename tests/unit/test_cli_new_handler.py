@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from emitd_cli.config_text import CannotInsert, add_entry, add_folder
+from emitd_cli.operate.config_text import CannotInsert, add_entry, add_folder
 from emitd_server.config.loader import load_config
 from support.run_main import run_main
 

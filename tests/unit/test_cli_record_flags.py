@@ -14,8 +14,8 @@ from emitd.v1 import (
     LogRecord,
 )
 from emitd_cli.arguments import make_parser
+from emitd_cli.emit.record_flags import level_of_lines, record_from_flags
 from emitd_cli.errors import Misuse
-from emitd_cli.record_flags import level_of_lines, record_from_flags
 from support.run_main import run_main
 
 

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emitd.v1 import LEVEL_INFO, LEVEL_WARNING, LogRecord
-from emitd_cli import record_lines
-from emitd_cli.record_lines import Line, open_lines, read_batches
+from emitd_cli.emit import record_lines
+from emitd_cli.emit.record_lines import Line, open_lines, read_batches
 
 
 class Pieces(io.RawIOBase):

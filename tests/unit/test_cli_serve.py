@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_cli import serve
+from emitd_cli.operate import serve
 from emitd_server.config.loader import Config
 from support.run_main import run_main
 

@@ -1,0 +1,95 @@
+"""What the flags of all commands share: how a command is described, and the values that flags take."""
+
+import argparse
+import math
+import os
+from typing import TypeAlias
+
+from emitd_cli.command_line.parser import HelpFormatter, Parser
+
+__all__ = [
+    "EXIT_CODES",
+    "JSON_HELP",
+    "Commands",
+    "add_address",
+    "add_command",
+    "percent",
+    "positive",
+    "seconds",
+    "whole",
+]
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+#: With it, errors are JSON as well: the same sentence at every command that has the flag.
+JSON_HELP = "print {}, and errors as JSON on standard error"
+
+EXIT_CODES = """\
+exit codes:
+  0  good
+  1  the thing looked at is bad: a job FAILED, a file is wrong, a record was refused
+  2  misuse
+  3  bad configuration at start
+  4  cannot tell, or cannot reach the server
+  5  could not start or run
+"""
+
+Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
+
+
+def add_command(
+    commands: Commands, name: str, module: str, description: str, examples: str, usage: str | None = None
+) -> Parser:
+    """Add the command `emitd ... NAME`, which is `run` of `emitd_cli.MODULE`."""
+    parser = commands.add_parser(
+        name,
+        help=description[0].lower() + description[1:].partition(".")[0],
+        usage=usage,
+        description=description,
+        epilog=f"examples:\n{examples}\n{EXIT_CODES}",
+        formatter_class=HelpFormatter,
+    )
+    parser.set_defaults(module=module)
+    return parser
+
+
+def add_address(parser: argparse.ArgumentParser) -> None:
+    """Add the server's address."""
+    parser.add_argument(
+        "--address",
+        default=os.environ.get("EMITD_ADDRESS") or DEFAULT_ADDRESS,
+        help=f"the server's address (or EMITD_ADDRESS; default: {DEFAULT_ADDRESS})",
+    )
+
+
+def whole(text: str) -> int:
+    """Read a whole number from 0."""
+    if not (text.isascii() and text.isdigit()):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0")
+    return int(text)
+
+
+def percent(text: str) -> int:
+    """Read a percentage."""
+    if not (text.isascii() and text.isdigit() and int(text) <= 100):
+        raise argparse.ArgumentTypeError(f"'{text}' is not a percentage from 0 to 100, without a sign")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Read a whole number from 1."""
+    number = whole(text)
+    if not number:
+        raise argparse.ArgumentTypeError("'0' is not positive")
+    return number
+
+
+def seconds(text: str) -> float:
+    """Read a number of seconds from 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds")
+    return number

@@ -1,0 +1,93 @@
+"""The parser of command lines: the same help text everywhere, and misuse told with what helps.
+
+`argparse` lays help out by the width of the terminal, and a little differently in each release of Python. Help is
+compared with the README, so that the layout is fixed here.
+"""
+
+import argparse
+import re
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from emitd_cli.command_line.suggestions import did_you_mean, not_one_of
+from emitd_cli.errors import Misuse
+
+__all__ = ["HelpFormatter", "Parser"]
+
+HELP_COLUMNS = 80
+
+
+class HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Formats help for 80 columns, on every terminal."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, max_help_position=26, width=HELP_COLUMNS)
+
+    def add_argument(self, action: argparse.Action) -> None:
+        """Note the argument, and how much room its name takes."""
+        super().add_argument(action)
+        # As from Python 3.13 on; before, the indentation of a command's name is not counted.
+        for command in self._iter_indented_subactions(action):
+            length = len(self._format_action_invocation(command)) + self._current_indent
+            self._action_max_length = max(self._action_max_length, length)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        # As from Python 3.13 on; before, the value stands behind each form: `-a KEY=VALUE, --attribute KEY=VALUE`.
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
+class Parser(argparse.ArgumentParser):
+    """Raises Misuse, in one line, instead of ending the process. Flags are not to be shortened."""
+
+    #: What to do about an argument too many.
+    too_many_hint = ""
+
+    def __init__(self, *arguments: Any, **settings: Any) -> None:
+        # A shortened flag would change its meaning when another with the same beginning comes.
+        super().__init__(*arguments, **{"allow_abbrev": False, **settings})
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Parse; what is left over is refused here, where the flags that might be meant are known."""
+        known, rest = super().parse_known_args(args, namespace)
+        if rest and self._subparsers is None:
+            self._refuse(rest[0])
+        return known, rest
+
+    def format_help(self) -> str:
+        """Return the help text; a usage that nobody wrote is a short one."""
+        if self.usage is None:
+            self.usage = self._short_usage()
+        return super().format_help()
+
+    def error(self, message: str) -> NoReturn:
+        """Raise Misuse; `message` is argparse's."""
+        found = re.match(r"argument (?:\S+/)?(\S+): ", message)
+        text = message if found is None else f"{found[1]}: {message[found.end() :]}"
+        raise Misuse(f"{text}; see '{self.prog} --help'", field="" if found is None else found[1])
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        if action.choices is not None and value not in action.choices:
+            raise argparse.ArgumentError(action, not_one_of(str(value), map(str, action.choices)))
+
+    def _refuse(self, argument: str) -> NoReturn:
+        if not argument.startswith("-"):
+            self.error(f"'{argument}' is one argument too many{self.too_many_hint}")
+        flag = argument.partition("=")[0]
+        # Compared without the dashes, which any two flags have in common.
+        known = {option.lstrip("-"): option for option in self._option_string_actions}
+        self.error(f"there is no flag {flag}{did_you_mean(flag.lstrip('-'), (), known)}")
+
+    def _short_usage(self) -> str:
+        places = [_place(action) for action in self._actions if not action.option_strings]
+        return " ".join([self.prog, "[options]", *places]).replace("%", "%%")
+
+
+def _place(action: argparse.Action) -> str:
+    metavar: str | Sequence[str] = action.metavar or action.dest
+    name = metavar if isinstance(metavar, str) else metavar[0]
+    if action.nargs == argparse.PARSER:
+        return f"{name} ..."
+    return f"[{name}]" if action.nargs in ("?", "*") else name

@@ -1,0 +1,165 @@
+"""The course of `emitd demo`: five chapters, each of which looks whether things are as they should be.
+
+    1  the service starts        3  an audit event, and its line      5  it stops; what is on disk
+    2  log lines                 4  three jobs, watched live
+
+Everything goes over gRPC to a real process, as it would from any other program.
+"""
+
+import hashlib
+import json
+import sqlite3
+import time
+from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
+
+from emitd.v1 import EmitRequest, EmitResponse, LogRecord, LogServiceStub, Receipt, WatchJobResponse
+from emitd_cli.connection import connect
+from emitd_cli.demo.bars import show_jobs
+from emitd_cli.demo.screen import Screen
+from emitd_cli.demo.service import COMMAND, DemoService
+from emitd_cli.demo.story import AUDIT_EVENT, CONFIG, JOB_ENDS, LOG_LINES, job_reports
+from emitd_cli.demo.watches import JobWatches
+from emitd_cli.jobs.text import status_name
+from emitd_cli.terminal.output import one_line
+
+__all__ = ["DemoPlay"]
+
+CALL_SECONDS = 30.0
+
+
+class DemoPlay:
+    """One run, on one screen, in a folder that is empty before."""
+
+    def __init__(self, screen: Screen, folder: Path) -> None:
+        self._screen = screen
+        self._folder = folder
+        #: Lines that the service has written to its console.
+        self._console_count = 0
+        #: What was not as it should be.
+        self.problems: list[str] = []
+
+    def run(self) -> None:
+        """Play all chapters. Raises CommandError, or grpc.RpcError, where it cannot go on."""
+        screen = self._screen
+        screen.title("emitd demo", "A small music shop, and one place for all that its backend reports.")
+        screen.pause(0.8)
+        screen.chapter("The service starts", "on a free port, with this configuration")
+        screen.data(CONFIG.rstrip())
+        screen.pause(0.8)
+        screen.command("emitd", *COMMAND)
+        with DemoService(self._folder, CONFIG) as service:
+            address = service.wait_until_up()
+            screen.said(f"emitd listening on {address}")
+            screen.pause(0.5)
+            with connect(address) as stub:
+                self._log_lines(stub, service)
+                self._audit_event(stub)
+                self._jobs(stub)
+            self._stop(service)
+
+    def _log_lines(self, stub: LogServiceStub, service: DemoService) -> None:
+        screen = self._screen
+        screen.chapter("Log lines", "on the service's console as they come")
+        arrived = 0
+        for record in LOG_LINES:
+            _emit(stub, record)
+            line = service.console.next()
+            if line is None:
+                break
+            self._console_count += 1
+            screen.log_line(line)
+            arrived += one_line(record.message) in line
+            screen.pause(0.25)
+        self._check(
+            arrived == len(LOG_LINES),
+            f"{arrived} of {len(LOG_LINES)} records, a line each: the line break in a message forged none",
+        )
+        screen.pause(0.6)
+
+    def _audit_event(self, stub: LogServiceStub) -> None:
+        screen = self._screen
+        screen.chapter("An audit event", "on disk before the call returns; this is its line, laid out")
+        receipt = _emit(stub, AUDIT_EVENT)
+        lines = self._audit_lines()
+        for line in lines:
+            screen.data(_laid_out(line))
+        screen.fields(
+            "receipt",
+            [("leaf_index", str(receipt.audit.leaf_index)), ("leaf_hash", receipt.audit.leaf_hash.hex())],
+        )
+        screen.pause(1.0)
+        hashes = [hashlib.sha256(b"\0" + line).digest() for line in lines]
+        self._check(
+            hashes == [receipt.audit.leaf_hash], "the leaf_hash is that of the line in the file (RFC 6962)"
+        )
+        again = _emit(stub, AUDIT_EVENT)
+        is_same = again.duplicate and again.audit == receipt.audit and self._audit_lines() == lines
+        self._check(is_same, "sent again, as after a lost answer: the same receipt, and no second line")
+        screen.pause(0.8)
+
+    def _jobs(self, stub: LogServiceStub) -> None:
+        screen, job_ids = self._screen, list(JOB_ENDS)
+        screen.chapter("Three jobs", "each watched live over a WatchJob stream")
+        ends: dict[str, tuple[str, int]] = {}
+        with show_jobs(screen, job_ids) as display:
+            for response in self._report_and_watch(stub, JobWatches(stub, job_ids)):
+                display.show(response)
+                ends[response.job.job_id] = status_name(response.job.status), response.job.progress
+        self._check(ends == JOB_ENDS, f"{len(ends)} streams, each to the end of its job")
+        screen.pause(0.6)
+
+    def _report_and_watch(self, stub: LogServiceStub, watches: JobWatches) -> Iterator[WatchJobResponse]:
+        """Send the reports, each at its time; yield what the watchers hear meanwhile, and to the end."""
+        begin = time.monotonic()
+        for report in job_reports():
+            if not self._screen.is_fast:
+                yield from watches.until(begin + report.at)
+            _emit(stub, report.record)
+        yield from watches.until_ended()
+
+    def _stop(self, service: DemoService) -> None:
+        screen = self._screen
+        screen.chapter("A clean stop", "by SIGTERM; then what is there is counted")
+        code = service.stop()
+        for line in service.said.rest():
+            screen.said(line)
+        screen.pause(0.4)
+        self._check(code == 0, f"exit code {code}")
+        self._console_count += len(service.console.rest())
+        audit_count, jobs = len(self._audit_lines()), self._stored_jobs()
+        self._check(
+            (self._console_count, audit_count, jobs) == (len(LOG_LINES), 1, JOB_ENDS),
+            f"once each: {self._console_count} console lines, "
+            f"{audit_count} line in audit.json.log, {len(jobs)} rows in jobs.db",
+        )
+
+    def _check(self, is_good: bool, text: str) -> None:
+        self._screen.check(is_good, text if is_good else f"not so: {text}")
+        if not is_good:
+            self.problems.append(text)
+        self._screen.pause(0.3)
+
+    def _audit_lines(self) -> list[bytes]:
+        path = self._folder / "logs" / "audit.json.log"
+        return path.read_bytes().splitlines() if path.exists() else []
+
+    def _stored_jobs(self) -> dict[str, tuple[str, int]]:
+        """Return each job's status and progress, read as any program can."""
+        path = self._folder / "logs" / "jobs.db"
+        with closing(sqlite3.connect(f"{path.as_uri()}?mode=ro", uri=True)) as database:
+            rows = database.execute("SELECT job_id, status, progress FROM job_logs")
+            return {job_id: (status, progress) for job_id, status, progress in rows}
+
+
+def _emit(stub: LogServiceStub, record: LogRecord) -> Receipt:
+    response: EmitResponse = stub.Emit(EmitRequest(record=record), timeout=CALL_SECONDS)
+    return response.receipt
+
+
+def _laid_out(line: bytes) -> str:
+    """Return a line of the audit file as one member a line, what is nested in them as it stands."""
+    members = json.loads(line)
+    body = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in members.items())
+    return f"{{\n{body}\n}}"

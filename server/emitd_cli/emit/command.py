@@ -1,0 +1,93 @@
+"""`emitd emit`: one record from flags, or many from a file or standard input."""
+
+import argparse
+import json
+from select import select
+from typing import BinaryIO
+
+import grpc
+
+from emitd.v1 import EmitRequest, EmitResponse, Receipt
+from emitd_cli.connection import cannot_tell, connect, is_refusal, refused, result_of
+from emitd_cli.emit.batch_sender import BatchSender, Tally, show_progress
+from emitd_cli.emit.record_flags import level_of_lines, record_from_flags
+from emitd_cli.emit.record_lines import open_lines, read_batches
+from emitd_cli.errors import CannotTell, Misuse
+from emitd_cli.exit_codes import ExitCode
+from emitd_cli.terminal.output import one_line, print_result, to_json
+
+__all__ = ["run"]
+
+CALL_SECONDS = 30.0
+
+
+def run(options: argparse.Namespace) -> int:
+    """Emit; return 0 if everything was accepted, 1 if some of many records were refused.
+
+    Raises Misuse, Refused for one record, and CannotTell without a server.
+    """
+    if options.message == "-" and options.file is None:
+        options.message, options.file = None, "-"
+    return _emit_one(options) if options.file is None else _emit_many(options)
+
+
+def _emit_one(options: argparse.Namespace) -> int:
+    record = record_from_flags(options)
+    try:
+        with connect(options.address) as stub:
+            call = stub.Emit.future(EmitRequest(record=record), timeout=CALL_SECONDS)
+            response: EmitResponse = result_of(call, options.address)
+    except grpc.RpcError as error:
+        end = refused if is_refusal(error) else cannot_tell
+        raise end(error, options.address) from error
+    print_result(to_json(response.receipt) if options.json else _describe_receipt(response.receipt))
+    return ExitCode.GOOD
+
+
+def _describe_receipt(receipt: Receipt) -> str:
+    handlers = ", ".join(handler.handler for handler in receipt.handlers)
+    line = f"{'accepted before' if receipt.duplicate else 'accepted'} by {handlers}"
+    if receipt.HasField("audit"):
+        line += f": event {receipt.audit.event_id}, line {receipt.audit.leaf_index} of {receipt.audit.log_id}"
+    if receipt.HasField("job"):
+        line += f": revision {receipt.job.revision}, attempt {receipt.job.attempt}"
+        line += "" if receipt.job.applied else f", not applied: {receipt.job.stale_reason}"
+    return one_line(line)
+
+
+def _emit_many(options: argparse.Namespace) -> int:
+    level = level_of_lines(options)
+    try:
+        stream, size = open_lines(options.file)
+    except OSError as error:
+        raise Misuse(f"--file: '{options.file}' cannot be read: {error.strerror}", field="--file") from error
+    batches = read_batches(
+        stream,
+        options.format,
+        level,
+        options.source or "",
+        batch_size=options.batch_size,
+        live=size is None,
+    )
+    with stream, connect(options.address) as stub, show_progress(size) as advance:
+        sender = BatchSender(stub, options.address, options.retry_seconds, advance)
+        try:
+            for batch in batches:
+                sender.send(batch)
+                if size is None and not _has_input(stream):
+                    sender.settle()  # the next line may be long in coming; trouble with this one is told now
+            sender.settle()
+        except CannotTell:
+            _print_tally(sender.tally, as_json=options.json)
+            raise
+    _print_tally(sender.tally, as_json=options.json)
+    return ExitCode.BAD if sender.tally.refused else ExitCode.GOOD
+
+
+def _has_input(stream: BinaryIO) -> bool:
+    """Whether a pipe or a terminal has something to read at once, also its end."""
+    return bool(select([stream], [], [], 0)[0])
+
+
+def _print_tally(tally: Tally, *, as_json: bool) -> None:
+    print_result(json.dumps({"records": tally.records, **tally._asdict()}) if as_json else tally.in_words())

@@ -1,0 +1,1 @@
+"""The commands of operators and of handlers' authors: serve, check-config, handlers, new-handler."""

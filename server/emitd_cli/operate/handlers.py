@@ -1,0 +1,231 @@
+"""`emitd handlers`: every handler that an entry could name, from where it comes, and what its entry takes."""
+
+import argparse
+import inspect
+import json
+import os
+import shutil
+import sys
+import textwrap
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+
+import msgspec
+
+from emitd_cli.exit_codes import ExitCode
+from emitd_cli.operate.setting_text import SettingText, describe_settings
+from emitd_cli.terminal.console import is_terminal
+from emitd_cli.terminal.output import one_line
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.record import Level
+from emitd_handlers.settings import HandlerSettings
+from emitd_server.config.discovery import DiscoveryError, FoundHandler
+from emitd_server.config.loader import ConfigSurvey, HandlerEntry, survey_config
+from emitd_server.config.problems import describe
+
+__all__ = ["run"]
+
+DEFAULT_FILE = Path("logging_config.yml")
+#: The width of text that is not for a terminal.
+PLAIN_WIDTH = 110
+BOLD, RED = "1", "31"
+
+
+class Use(msgspec.Struct, frozen=True):
+    """An entry of the configuration that names a handler."""
+
+    entry: str
+    #: `active`, `off`, or `wrong`: there is a problem with the entry.
+    state: str
+    #: What the service hands it; of an active entry only.
+    levels: tuple[str, ...] = ()
+
+
+class Listed(msgspec.Struct, frozen=True):
+    """A handler in the list, as `--json` prints it."""
+
+    type: str
+    origin: str
+    class_name: str = msgspec.field(default="", name="class")
+    summary: str = ""
+    problem: str = ""
+    note: str = ""
+    default_levels: tuple[str, ...] = ()
+    default_delivery: str = ""
+    settings: tuple[SettingText, ...] = ()
+    used_by: tuple[Use, ...] = ()
+
+
+def run(options: argparse.Namespace) -> int:
+    """Print the list; return 0, or 1 where the configuration, a file or an entry point is wrong."""
+    path = Path(options.config) if options.config else DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    with redirect_stdout(sys.stderr):  # what the files print as they are loaded is no part of the list
+        survey = survey_config(path)
+        found = [*survey.finder.find_all()]
+        found += _found_by_path(survey, {handler.type_name for handler in found})
+        listed = [_list(handler, survey) for handler in found]
+    common = describe_settings(HandlerSettings)
+    if options.json:
+        print(_json(_as_json(listed, common, survey, path)))
+    else:
+        _print(listed, common, survey, path)
+    # A built-in handler may lack the packages of an extra: that is no fault.
+    faulty = any(handler.problem and handler.origin != "built in" for handler in listed)
+    return ExitCode.BAD if survey.problems or faulty else ExitCode.GOOD
+
+
+def _found_by_path(survey: ConfigSurvey, known: set[str]) -> Iterator[FoundHandler]:
+    """Return what only the configuration names: classes by their dotted paths."""
+    in_use = {type_name for name, type_name in survey.types.items() if name not in survey.off}
+    for type_name in dict.fromkeys(survey.types.values()):
+        if type_name in known:
+            continue
+        if type_name not in in_use:
+            yield FoundHandler(type_name, "dotted path", note="not loaded, because its entries are off")
+            continue
+        try:
+            yield FoundHandler(type_name, "dotted path", survey.finder.find(type_name))
+        except DiscoveryError as error:
+            yield FoundHandler(type_name, "not found", problem=str(error))
+
+
+def _list(found: FoundHandler, survey: ConfigSurvey) -> Listed:
+    uses = () if found.is_hidden else tuple(_uses(found.type_name, survey))
+    cls = found.handler_class
+    if cls is None:
+        return Listed(found.type_name, found.origin, problem=found.problem, note=found.note, used_by=uses)
+    common = {item.name: item for item in describe_settings(HandlerSettings)}
+    try:
+        every = describe_settings(cls.Settings)
+        own = [item for item in every if item.name not in common]
+        # A common key is worth a line where the class gives it a default of its own.
+        changed = [
+            item for item in every if item.name in common and item.default != common[item.name].default
+        ]
+        settings = (*own, *changed)
+        problem = ""
+    except Exception as error:  # annotations of others may raise anything
+        settings, problem = (), f"its settings cannot be read: {describe(error)}"
+    return Listed(
+        type=found.type_name,
+        origin=found.origin,
+        class_name=_class_path(cls),
+        summary=(inspect.getdoc(cls) or "").partition("\n\n")[0].replace("\n", " "),
+        problem=problem,
+        default_levels=_names(cls.default_levels),
+        default_delivery=cls.default_delivery.value,
+        settings=settings,
+        used_by=uses,
+    )
+
+
+def _class_path(cls: type[BaseLogHandler]) -> str:
+    """Return where a class is; one of a file, whose module has a private name, by its name alone."""
+    private = cls.__module__.startswith("emitd_handler_file_")
+    return cls.__qualname__ if private else f"{cls.__module__}.{cls.__qualname__}"
+
+
+def _uses(type_name: str, survey: ConfigSurvey) -> Iterator[Use]:
+    active = {entry.name: entry for entry in survey.entries}
+    for name, named in survey.types.items():
+        if named != type_name:
+            continue
+        if name in survey.off:
+            yield Use(name, "off")
+        elif name in active:
+            yield _active(active[name])
+        else:
+            yield Use(name, "wrong")
+
+
+def _active(entry: HandlerEntry) -> Use:
+    try:
+        handler = entry.build()
+        return Use(entry.name, "active", _names(level for level in Level if handler.can_handle(level)))
+    except Exception:  # a `can_handle` of others
+        return Use(entry.name, "wrong")
+
+
+def _names(levels: Iterable[Level]) -> tuple[str, ...]:
+    return tuple(level.name for level in sorted(levels))
+
+
+def _as_json(
+    listed: Sequence[Listed], common: Sequence[SettingText], survey: ConfigSurvey, path: Path | None
+) -> Mapping[str, object]:
+    return {
+        "configuration": None if path is None else str(path),
+        "problems": [str(problem) for problem in survey.problems],
+        "handlers": msgspec.to_builtins(listed),
+        "common_settings": msgspec.to_builtins(common),
+    }
+
+
+def _print(
+    listed: Sequence[Listed], common: Sequence[SettingText], survey: ConfigSurvey, path: Path | None
+) -> None:
+    page = _Page()
+    for handler in listed:
+        page.handler(handler)
+    keys = ", ".join(setting.name for setting in common)
+    page.paragraph(f"Every entry also takes {keys}; --json tells more of them.")
+    page.paragraph(f"Entries are those of {path or 'the built-in defaults'}.")
+    for problem in survey.problems:
+        page.line(one_line(str(problem)), RED)
+
+
+class _Page:
+    """Writes to standard output: bold and wrapped to its width where that is a terminal."""
+
+    def __init__(self) -> None:
+        terminal = is_terminal(sys.stdout)
+        self._coloured = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+        self._width = max(40, shutil.get_terminal_size().columns) if terminal else PLAIN_WIDTH
+
+    def handler(self, handler: Listed) -> None:
+        self.line(handler.type, BOLD, f"  ({handler.origin})")
+        self._row("", handler.summary)
+        self._row("problem", handler.problem, RED)
+        self._row("note", handler.note)
+        self._row("class", handler.class_name)
+        uses = "; ".join(map(_use_text, handler.used_by))
+        self._row("used by", uses or ("no entry" if handler.class_name else ""))
+        if handler.class_name:
+            self._row("levels", f"{' '.join(handler.default_levels)} by default")
+            self._row("delivery", f"{handler.default_delivery} by default")
+            if not handler.settings:
+                self._row("settings", "none of its own")
+        for index, setting in enumerate(handler.settings):
+            default = "required" if setting.required else f"default {_json(setting.default)}"
+            comment = f": {setting.comment}" if setting.comment else ""
+            self._row("" if index else "settings", f"{setting.name} ({setting.type}; {default}){comment}")
+        print()
+
+    def paragraph(self, text: str) -> None:
+        print(textwrap.fill(one_line(text), self._width))
+
+    def line(self, text: str, style: str, rest: str = "") -> None:
+        text = one_line(text)
+        print((f"\033[{style}m{text}\033[0m" if self._coloured else text) + one_line(rest))
+
+    def _row(self, label: str, text: str, style: str = "") -> None:
+        if not text:
+            return
+        indent = " " * 12
+        filled = textwrap.wrap(
+            one_line(text), self._width, initial_indent=indent, subsequent_indent=indent + "  "
+        )
+        lines = [f"  {label:<10}{filled[0][12:]}", *filled[1:]]
+        for line in lines:
+            print(f"\033[{style}m{line}\033[0m" if style and self._coloured else line)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
+
+
+def _use_text(use: Use) -> str:
+    if use.state != "active":
+        return f"{use.entry} ({use.state})"
+    return f"{use.entry} ({' '.join(use.levels)})"

@@ -1,0 +1,1 @@
+"""What commands draw with: output, columns, tables and frames that move."""
