@@ -8,8 +8,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from emitd.client_settings import ClientSettings
 from emitd.sending.engine import Engine
+from emitd.settings import ClientSettings
 from support.server_process import ServerProcess
 
 PAGE = (Path(__file__).parents[2] / "docs/client.md").read_text()

@@ -11,7 +11,7 @@ import pytest
 
 from emitd.client import LogClient
 from emitd.errors import Unavailable
-from emitd.spooling import keeper as spool_keeper
+from emitd.spool import manager as spool_keeper
 from emitd.v1 import JobState
 from support.client_sending import (
     Gate,

@@ -6,8 +6,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from emitd.client_settings import ClientSettings
 from emitd.sending.line_queue import Line, LineBatch, LineQueue
+from emitd.settings import ClientSettings
 
 MAX_LINES, MAX_BYTES = 6, 40
 BATCH_LINES, BATCH_BYTES = 3, 12

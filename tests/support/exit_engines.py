@@ -5,12 +5,12 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeAlias
 
-from emitd.client_settings import ClientSettings
-from emitd.sending import process_hooks
+from emitd.runtime import process_hooks
+from emitd.runtime.fork_gate import CallGate
 from emitd.sending.engine import Engine
-from emitd.sending.gate import CallGate
 from emitd.sending.line_queue import Line
-from emitd.sending.reply import Reply
+from emitd.settings import ClientSettings
+from emitd.transport.reply import Reply
 from emitd.v1 import LogRecord, Receipt
 
 #: What the service answers to records.

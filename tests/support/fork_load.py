@@ -18,7 +18,7 @@ from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 
 from emitd.client import LogClient
-from emitd.spooling.spool import Spool
+from emitd.spool.spool import Spool
 from emitd.v1 import AuditEvent, LogRecord
 
 CHILD_SECONDS = 30.0

@@ -12,8 +12,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from emitd.sending.transport import Transport
-from emitd.spooling.spool import Spool
+from emitd.spool.spool import Spool
+from emitd.transport.grpc_transport import Transport
 from support import soak_client
 
 #: Where records change hands: a client dies before and after each of these.

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
-from emitd.client_settings import ClientSettings
-from emitd.sending.async_calls import AsyncCalls
-from emitd.sending.reply import is_retryable
+from emitd.settings import ClientSettings
+from emitd.transport.async_calls import AsyncCalls
+from emitd.transport.reply import is_retryable
 from emitd.v1 import GetJobRequest, GetJobResponse, Job, WatchJobRequest, WatchJobResponse
 from support.fake_log_service import FakeLogService, fake_log_service
 

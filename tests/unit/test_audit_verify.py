@@ -291,9 +291,9 @@ def test_with_several_processes(log: SealedLog) -> None:
         b"".join(line + b"\n" for line in [*lines[:17], *lines[18:20], lines[3], *lines[20:]])
     )
     script = (
-        "import sys; from pathlib import Path; from emitd_handlers.audit import verify_chunks\n"
+        "import sys; from pathlib import Path; from emitd_handlers.audit.verify import chunks\n"
         "from emitd_handlers.audit.verify.verifier import verify_log\n"
-        "verify_chunks.CHUNK_BYTES = verify_chunks.LOOK_BACK_BYTES = 1000\n"
+        "chunks.CHUNK_BYTES = chunks.LOOK_BACK_BYTES = 1000\n"
         "one, two = (verify_log(Path(sys.argv[1]), workers=count) for count in (1, 2))\n"
         "assert one == two and len(one.findings) == 5, (one, two)\n"
         "print(sorted({finding.kind.value for finding in two.findings}))"

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitd.sending import backoff as module
-from emitd.sending.backoff import Backoff
+from emitd.runtime import backoff as module
+from emitd.runtime.backoff import Backoff
 
 BACKOFF = Backoff(initial=0.1, maximum=2.0)
 

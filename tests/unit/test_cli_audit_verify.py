@@ -134,7 +134,7 @@ def test_what_is_not_listed_is_counted(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys
-from emitd_cli import audit_verify_text
+from emitd_cli.audit import verify_text as audit_verify_text
 from emitd_cli.main import main
 audit_verify_text.MIN_BYTES_FOR_BAR = 0
 sys.exit(main())

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from emitd.client_settings import ClientSettings
 from emitd.sending.line_queue import Line, LineBatch, LineQueue
+from emitd.settings import ClientSettings
 
 #: Long enough never to pass within a test.
 LONG = 60.0

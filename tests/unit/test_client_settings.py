@@ -11,9 +11,9 @@ from typing import Any
 import msgspec
 import pytest
 
-from emitd.client_settings import ClientSettings, Overflow
-from emitd.log_verbs import MoreSettings
-from emitd.sending.backoff import Backoff
+from emitd.base_client import MoreSettings
+from emitd.runtime.backoff import Backoff
+from emitd.settings import ClientSettings, Overflow
 
 #: Another value than the default for each setting, as an argument and as a text of the environment.
 VALUES: dict[str, tuple[Any, str]] = {
@@ -227,7 +227,7 @@ class TestRefusal:
         ],
     )
     def test_addresses_of_every_form_are_taken(self, address: str) -> None:
-        """As they are: `emitd.sending.transport` makes something of them."""
+        """As they are: `emitd.transport.grpc_transport` makes something of them."""
         assert read(address=address).address == address
 
 

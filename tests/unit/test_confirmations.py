@@ -2,7 +2,7 @@
 
 import pytest
 
-from emitd.sending.confirmations import Confirmations
+from emitd.sending.at_risk import Confirmations
 
 
 class Clock:

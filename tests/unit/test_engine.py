@@ -12,9 +12,9 @@ from emitd import RecordRejected, Unavailable
 from emitd.client import LogClient
 from emitd.logging import EmitdHandler
 from emitd.receipt import ReceiptState
-from emitd.sending.event_lane import AwaitedRecord
-from emitd.sending.reply import Reply
-from emitd.sending.senders import Senders
+from emitd.runtime.threads import Senders
+from emitd.sending.scheduler import AwaitedRecord
+from emitd.transport.reply import Reply
 from emitd.v1 import LogRecord
 from support.exit_engines import MakeEngine, accept, engines, fail, refuse_to_start, write
 

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 
 from emitd import ClientNotOpen, Unavailable
-from emitd.sending import process_hooks
+from emitd.runtime import process_hooks
+from emitd.runtime.threads import Senders
 from emitd.sending.engine import Engine
-from emitd.sending.reply import Reply
-from emitd.sending.senders import Senders
+from emitd.transport.reply import Reply
 from emitd.v1 import LogRecord
 from support.exit_engines import MakeEngine, accept, engines, fail, queue, refuse_to_start, write
 

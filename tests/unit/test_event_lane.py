@@ -11,11 +11,11 @@ from typing import Any, TypeAlias
 import pytest
 
 from emitd import EmitError, RecordRejected, Unavailable, v1
-from emitd.client_settings import ClientSettings
-from emitd.jobs.notes import JobNotes
-from emitd.sending import event_lane as module
-from emitd.sending.event_lane import AwaitedRecord, EventLane, JobTicker
-from emitd.sending.reply import Reply
+from emitd.jobs.run_state import JobNotes
+from emitd.sending import scheduler as module
+from emitd.sending.scheduler import AwaitedRecord, EventLane, JobTicker
+from emitd.settings import ClientSettings
+from emitd.transport.reply import Reply
 
 RUNNING = v1.JOB_STATE_RUNNING
 Answer: TypeAlias = Callable[[Sequence[v1.LogRecord]], Reply]

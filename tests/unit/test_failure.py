@@ -1,13 +1,13 @@
-"""`emitd.failure`: what records say of an exception."""
+"""`emitd.records.exceptions`: what records say of an exception."""
 
 import asyncio
 
 import pytest
 
-from emitd import failure
 from emitd.errors import LeaseLost
-from emitd.failure import Incomplete, exception_attributes, failure_message, failure_reason
-from emitd.json_encoding import encode_attributes
+from emitd.records import exceptions as failure
+from emitd.records.encoding import encode_attributes
+from emitd.records.exceptions import Incomplete, exception_attributes, failure_message, failure_reason
 
 
 class Unspeakable(Exception):

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from emitd.sending.gate import CallGate
+from emitd.runtime.fork_gate import CallGate
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd import JobNotApplied, RecordRejected, failure, v1
+from emitd import JobNotApplied, RecordRejected, v1
+from emitd.records import exceptions as failure
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import JobStatus, Level
 from emitd_server.in_process import ingress as intake

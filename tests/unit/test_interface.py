@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from emitd import AsyncJobReporter, AsyncLogger, EmitError, JobNotApplied, Unavailable, errors
-from emitd.json_encoding import as_text, encode_attributes, encode_details
+from emitd.records.encoding import as_text, encode_attributes, encode_details
 from emitd_server.errors import StartError
 from emitd_server.in_process.client import InProcessClient
 from emitd_server.in_process.errors import CLIENT_ERRORS, client_error

@@ -11,9 +11,9 @@ from msgspec.structs import replace
 
 from emitd import JobNotApplied, v1
 from emitd.errors import LeaseLost
-from emitd.failure import Incomplete
-from emitd.jobs import notes as module
-from emitd.jobs.notes import JobNotes
+from emitd.jobs import run_state as module
+from emitd.jobs.run_state import JobNotes
+from emitd.records.exceptions import Incomplete
 from emitd_handlers.jobs.merge import MAX_ATTEMPT, merge
 from emitd_handlers.jobs.source import Job
 from emitd_handlers.record import JobState

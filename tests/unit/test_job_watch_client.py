@@ -7,7 +7,7 @@ import pytest
 
 from emitd import JobNotFound, RequestRejected, v1
 from emitd.jobs.watch import JobWatch
-from emitd.sending.backoff import Backoff
+from emitd.runtime.backoff import Backoff
 
 
 class Failure(grpc.RpcError):

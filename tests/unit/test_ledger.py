@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from emitd import v1
-from emitd.sending import ledger as module
-from emitd.sending.ledger import Drop, Ledger, drop_record, say
+from emitd.sending import drop_ledger as module
+from emitd.sending.drop_ledger import Drop, Ledger, drop_record, say
 
 MINUTE = 60.0
 

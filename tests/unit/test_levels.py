@@ -1,4 +1,4 @@
-"""`emitd.levels`: which of the five levels is meant."""
+"""`emitd.records.levels`: which of the five levels is meant."""
 
 import logging
 import subprocess
@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emitd import v1
-from emitd.levels import is_level, level_number
+from emitd.records.levels import is_level, level_number
 
 FIVE = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 
@@ -65,7 +65,7 @@ def test_a_name_that_was_registered_means_its_number(monkeypatch: pytest.MonkeyP
 def test_logging_is_not_loaded_for_this() -> None:
     """Where nobody has imported `logging`, an unknown name is INFO, and it stays so."""
     program = (
-        "import sys; from emitd.levels import level_number as n; "
+        "import sys; from emitd.records.levels import level_number as n; "
         "print(n('TRACE'), n('WARN'), 'logging' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

@@ -6,14 +6,14 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from emitd.client_settings import ClientSettings
 from emitd.errors import RecordRejected, Unavailable
-from emitd.sending.ledger import Ledger
-from emitd.sending.line_delivery import TRIES_BEFORE_SPOOLING, LineDelivery
+from emitd.sending.deadline import TimeLeft
+from emitd.sending.drop_ledger import Ledger
 from emitd.sending.line_queue import Line
-from emitd.sending.reply import Reply
-from emitd.sending.tally import Tally
-from emitd.sending.time_left import TimeLeft
+from emitd.sending.line_sender import TRIES_BEFORE_SPOOLING, LineDelivery
+from emitd.sending.stats import Tally
+from emitd.settings import ClientSettings
+from emitd.transport.reply import Reply
 from emitd.v1 import LogRecord
 
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 
 from emitd.logging import EmitdHandler
-from emitd.sending.senders import Senders
+from emitd.runtime.threads import Senders
 from support.sent_lines import SentLines, sent_lines
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from emitd.sending import process_hooks
+from emitd.runtime import process_hooks
 
 # Python 3.12 warns of every fork of a process with threads; these children do nothing but end.
 pytestmark = pytest.mark.filterwarnings("ignore:This process .* is multi-threaded:DeprecationWarning")

@@ -1,4 +1,4 @@
-"""`emitd.sending.reply`: what a reply or its failure means for each record."""
+"""`emitd.transport.reply`: what a reply or its failure means for each record."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from emitd import EmitError, JobNotFound, RecordRejected, RequestRejected, Unavailable, v1
-from emitd.sending.reply import Reply, is_retryable, read_failure, read_response, request_error
+from emitd.transport.reply import Reply, is_retryable, read_failure, read_response, request_error
 
 #: What each status of a whole call means for its records, without RetryInfo.
 MEANINGS = {

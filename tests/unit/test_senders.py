@@ -7,8 +7,8 @@ from collections.abc import Iterator
 
 import pytest
 
-from emitd.sending import process_hooks
-from emitd.sending.senders import Senders, is_sender, sending_by_itself, sending_deadline
+from emitd.runtime import process_hooks
+from emitd.runtime.threads import Senders, is_sender, sending_by_itself, sending_deadline
 
 
 class Work:

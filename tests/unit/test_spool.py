@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from emitd.spooling import spool as spool_module
-from emitd.spooling.adoption import adopt_orphans
-from emitd.spooling.spool import Spool, Spooled, SpoolError, SpoolFull
+from emitd.spool import spool as spool_module
+from emitd.spool.adoption import adopt_orphans
+from emitd.spool.spool import Spool, Spooled, SpoolError, SpoolFull
 
 TARGET = "localhost:50051"
 MAX_BYTES = 1000
@@ -200,7 +200,7 @@ def test_a_failed_write_leaves_nothing_behind(folder: Path) -> None:
     program = f"""
 import os, resource, signal
 from pathlib import Path
-from emitd.spooling.spool import Spool, SpoolError
+from emitd.spool.spool import Spool, SpoolError
 spool = Spool.create(Path({str(folder)!r}), {TARGET!r}, 10**9)
 spool.append([b"before"])
 limits = resource.getrlimit(resource.RLIMIT_FSIZE)

@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from emitd.spooling.adoption import adopt_orphans
-from emitd.spooling.lock import SpoolLock
-from emitd.spooling.spool import Spool, SpoolError
+from emitd.spool.adoption import adopt_orphans
+from emitd.spool.lock import SpoolLock
+from emitd.spool.spool import Spool, SpoolError
 
 TARGET = "localhost:50051"
 MAX_BYTES = 10**6
@@ -92,7 +92,7 @@ def test_several_processes_share_the_orphans(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from emitd.spooling.adoption import adopt_orphans
+from emitd.spool.adoption import adopt_orphans
 print("ready", flush=True)
 sys.stdin.readline()
 spools = adopt_orphans(Path({str(tmp_path)!r}), {TARGET!r}, 10**6, lambda line: print("reported:", line))
@@ -219,7 +219,7 @@ def test_a_file_of_another_user_is_not_read(tmp_path: Path, monkeypatch: pytest.
 
 def test_somebody_who_looks_in_delays_the_adoption(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A file that is only in use by another program is no damaged one."""
-    monkeypatch.setattr("emitd.spooling.database.BUSY_SECONDS", 0.05)
+    monkeypatch.setattr("emitd.spool.database.BUSY_SECONDS", 0.05)
     path = make_orphan(tmp_path, b"a")
     reports: list[str] = []
     with closing(sqlite3.connect(path, isolation_level=None)) as connection:

@@ -3,7 +3,7 @@
 from contextlib import closing
 from pathlib import Path
 
-from emitd.spooling.database import make_database, open_database
+from emitd.spool.database import make_database, open_database
 
 FULL = 2  # https://www.sqlite.org/pragma.html#pragma_synchronous
 

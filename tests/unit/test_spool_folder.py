@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd.spooling.errors import SpoolError
-from emitd.spooling.folder import default_folder, new_path, spool_paths
+from emitd.spool.errors import SpoolError
+from emitd.spool.folder import default_folder, new_path, spool_paths
 
 
 @pytest.mark.parametrize(

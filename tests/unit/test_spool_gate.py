@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from emitd.spooling.adoption import adopt_orphans
-from emitd.spooling.spool import Spool
-from emitd.spooling.sqlite_gate import inside, pause, resume
+from emitd.spool.adoption import adopt_orphans
+from emitd.spool.fork_gate import inside, pause, resume
+from emitd.spool.spool import Spool
 
 TARGET = "localhost:50051"
 

@@ -11,12 +11,12 @@ from typing import Any, TypeAlias
 import pytest
 
 from emitd import EmitError, RecordRejected, Unavailable, v1
-from emitd.client_settings import ClientSettings
-from emitd.sending.reply import Reply
-from emitd.spooling import adoption as spool_adoption
-from emitd.spooling import keeper as module
-from emitd.spooling.keeper import SpoolKeeper
-from emitd.spooling.spool import Spool, SpoolError
+from emitd.settings import ClientSettings
+from emitd.spool import adoption as spool_adoption
+from emitd.spool import manager as module
+from emitd.spool.manager import SpoolKeeper
+from emitd.spool.spool import Spool, SpoolError
+from emitd.transport.reply import Reply
 
 TARGET = "logs:1"
 Answer: TypeAlias = Callable[[Sequence[bytes]], Reply]
@@ -183,7 +183,7 @@ class TestAppending:
         self, keepers: Keepers, service: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where no module can be imported any more: that is unavailable, too."""
-        monkeypatch.setitem(sys.modules, "emitd.spooling.errors", None)
+        monkeypatch.setitem(sys.modules, "emitd.spool.errors", None)
         with pytest.raises(Unavailable, match="torn down"):
             keepers.make(service).append([b"a"])
 
@@ -547,9 +547,9 @@ class TestForks:
 
 FORKS = """
 import os
-from emitd.client_settings import ClientSettings
-from emitd.sending.reply import Reply
-from emitd.spooling.keeper import SpoolKeeper
+from emitd.settings import ClientSettings
+from emitd.transport.reply import Reply
+from emitd.spool.manager import SpoolKeeper
 
 def make():
     settings = ClientSettings(source="shop", spool={folder!r})
@@ -576,9 +576,9 @@ keeper.close()
 
 OUTLIVED = """
 import os, sys
-from emitd.client_settings import ClientSettings
-from emitd.sending.reply import Reply
-from emitd.spooling.keeper import SpoolKeeper
+from emitd.settings import ClientSettings
+from emitd.transport.reply import Reply
+from emitd.spool.manager import SpoolKeeper
 
 keeper = SpoolKeeper(ClientSettings(spool={folder!r}), lambda records: Reply(), lambda *drop: None)
 keeper.close_replay()

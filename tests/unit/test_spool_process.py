@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd.spooling.adoption import adopt_orphans
-from emitd.spooling.spool import Spool
+from emitd.spool.adoption import adopt_orphans
+from emitd.spool.spool import Spool
 
 TARGET = "localhost:50051"
 MAX_BYTES = 10**9
@@ -19,9 +19,9 @@ MAX_BYTES = 10**9
 HEAD = """
 import gc, os, signal, sys, threading, time
 from pathlib import Path
-from emitd.spooling.spool import Spool
-from emitd.spooling.adoption import adopt_orphans
-from emitd.spooling.sqlite_gate import pause, resume
+from emitd.spool.spool import Spool
+from emitd.spool.adoption import adopt_orphans
+from emitd.spool.fork_gate import pause, resume
 folder, target, max_bytes = Path(sys.argv[1]), "localhost:50051", 10**9
 
 def show(*words):

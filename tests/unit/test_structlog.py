@@ -13,7 +13,7 @@ import structlog
 from structlog.testing import CapturingLoggerFactory
 
 from emitd.context import log_context
-from emitd.sending.senders import Senders
+from emitd.runtime.threads import Senders
 from emitd.structlog import EmitdProcessor
 from emitd.v1 import LEVEL_CRITICAL, LEVEL_DEBUG, LEVEL_ERROR, LEVEL_INFO, LEVEL_WARNING
 from support.sent_lines import SentLines, attributes_of, sent_lines

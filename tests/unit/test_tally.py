@@ -2,9 +2,9 @@
 
 import pytest
 
-from emitd.client_settings import ClientSettings
-from emitd.sending.reply import Reply
-from emitd.sending.tally import Tally
+from emitd.sending.stats import Tally
+from emitd.settings import ClientSettings
+from emitd.transport.reply import Reply
 
 
 @pytest.fixture

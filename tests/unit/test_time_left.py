@@ -6,8 +6,8 @@ import time
 
 import pytest
 
-from emitd.sending.senders import is_sender
-from emitd.sending.time_left import MIN_CALL_SECONDS, TimeLeft
+from emitd.runtime.threads import is_sender
+from emitd.sending.deadline import MIN_CALL_SECONDS, TimeLeft
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 
 from emitd import ClientNotOpen
 from emitd.errors import JobNotApplied, LeaseLost
-from emitd.failure import failure_message, failure_reason
 from emitd.jobs.track import Track
+from emitd.records.exceptions import failure_message, failure_reason
 
 
 class Recorder:

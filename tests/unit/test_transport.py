@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emitd import v1
-from emitd.client_settings import ClientSettings
-from emitd.sending import channel
-from emitd.sending.call_errors import NoChannel
-from emitd.sending.channel import channel_target
-from emitd.sending.transport import Transport, batch_request
+from emitd.settings import ClientSettings
+from emitd.transport import channel
+from emitd.transport.call_errors import NoChannel
+from emitd.transport.channel import channel_target
+from emitd.transport.grpc_transport import Transport, batch_request
 from support.fake_log_service import accept, fail, fake_log_service
 
 RECORD = v1.LogRecord(record_id="r1").SerializeToString()
@@ -214,7 +214,7 @@ class TestCalls:
         assert service.requests == [v1.GetJobRequest(job_id="j")]
 
     def test_a_question_that_fails_raises_grpc_s_status(self, made: Callable[[str], Transport]) -> None:
-        """With its text and its trailers, for `emitd.sending.reply` to read."""
+        """With its text and its trailers, for `emitd.transport.reply` to read."""
         no_job = fail(grpc.StatusCode.NOT_FOUND, "no job", retry_seconds=2)
         with fake_log_service(no_job) as service, pytest.raises(grpc.RpcError) as caught:
             made(service.address).call("GetJob", v1.GetJobRequest(), v1.GetJobResponse, 10)

@@ -17,16 +17,16 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 import grpc
 
-from emitd.audit_record import audit_record
+from emitd.base_client import LogVerbs, MoreSettings
 from emitd.errors import JobNotFound, Unavailable
 from emitd.jobs.async_reporter import RemoteJob
 from emitd.jobs.requests import list_request, watch_request
 from emitd.jobs.track import AsyncTrack
 from emitd.jobs.watch import JobWatch
-from emitd.json_encoding import as_field
-from emitd.log_verbs import LogVerbs, MoreSettings
 from emitd.receipt import Receipt, ReceiptState
-from emitd.sending.async_reader import AsyncReader
+from emitd.records.audit import audit_record
+from emitd.records.encoding import as_field
+from emitd.transport.async_reader import AsyncReader
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
 

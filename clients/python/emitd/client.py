@@ -16,16 +16,16 @@ from typing import Self, TypeVar
 
 import grpc
 
-from emitd.audit_record import audit_record
+from emitd.base_client import LogVerbs
 from emitd.errors import JobNotFound, Unavailable
 from emitd.jobs.reporter import JobReporter
 from emitd.jobs.requests import list_request, watch_request
 from emitd.jobs.track import Track
 from emitd.jobs.watch import JobWatch
-from emitd.json_encoding import as_field
-from emitd.log_verbs import LogVerbs
 from emitd.receipt import Receipt, ReceiptState
-from emitd.sending.reply import is_retryable, request_error
+from emitd.records.audit import audit_record
+from emitd.records.encoding import as_field
+from emitd.transport.reply import is_retryable, request_error
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
 

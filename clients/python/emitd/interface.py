@@ -36,7 +36,7 @@ T = TypeVar("T")
 class AsyncLogger(Protocol):
     """Sends log lines, audit events and job reports, and reads jobs.
 
-    Attributes and details are Python objects; `emitd.json_encoding` says how they become JSON.
+    Attributes and details are Python objects; `emitd.records.encoding` says how they become JSON.
     """
 
     def debug(self, message: str, /, **attributes: object) -> None:

@@ -23,14 +23,14 @@ from contextlib import suppress
 from itertools import islice
 from typing import Unpack
 
-from emitd.client_settings import ClientSettings
-from emitd.failure import MAX_STACK_CHARACTERS, exception_attributes, exception_of
-from emitd.json_encoding import as_text
-from emitd.levels import level_number
-from emitd.log_verbs import LogVerbs, MoreSettings
-from emitd.nesting import MAX_NESTING, making
-from emitd.sending.senders import is_sender
-from emitd.shared_client import SharedClient
+from emitd.base_client import LogVerbs, MoreSettings
+from emitd.integrations.reentrancy import MAX_NESTING, making
+from emitd.integrations.shared_client import SharedClient
+from emitd.records.encoding import as_text
+from emitd.records.exceptions import MAX_STACK_CHARACTERS, exception_attributes, exception_of
+from emitd.records.levels import level_number
+from emitd.runtime.threads import is_sender
+from emitd.settings import ClientSettings
 
 __all__ = ["EmitdHandler"]
 

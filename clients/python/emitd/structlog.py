@@ -19,12 +19,12 @@ from collections.abc import Mapping, MutableMapping
 from datetime import datetime
 from typing import Any
 
-from emitd.failure import MAX_STACK_CHARACTERS, exception_attributes, exception_of
-from emitd.json_encoding import as_text
-from emitd.levels import is_level, level_number
-from emitd.log_verbs import LogVerbs
-from emitd.nesting import MAX_NESTING, making
-from emitd.sending.senders import is_sender
+from emitd.base_client import LogVerbs
+from emitd.integrations.reentrancy import MAX_NESTING, making
+from emitd.records.encoding import as_text
+from emitd.records.exceptions import MAX_STACK_CHARACTERS, exception_attributes, exception_of
+from emitd.records.levels import is_level, level_number
+from emitd.runtime.threads import is_sender
 
 __all__ = ["EmitdProcessor"]
 

@@ -6,9 +6,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from emitd.errors import EmitError, LeaseLost
-from emitd.jobs.notes import JobNotes
 from emitd.jobs.reporter import JobVerbs
-from emitd.jobs.steps import begin, drive_async, end
+from emitd.jobs.run_state import JobNotes
+from emitd.jobs.run_steps import begin, drive_async, end
 from emitd.receipt import Receipt
 from emitd.sending.engine import Engine
 from emitd.v1 import record_pb2 as pb

@@ -15,11 +15,11 @@ from types import TracebackType
 from typing import Self
 
 from emitd.errors import EmitError, LeaseLost
-from emitd.jobs.notes import JobNotes
-from emitd.jobs.steps import begin, drive, end
+from emitd.jobs.run_state import JobNotes
+from emitd.jobs.run_steps import begin, drive, end
 from emitd.receipt import Receipt
+from emitd.sending.drop_ledger import say
 from emitd.sending.engine import Engine
-from emitd.sending.ledger import say
 from emitd.v1 import record_pb2 as pb
 
 __all__ = ["JobReporter", "JobVerbs"]

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from typing import cast
 
 from emitd.errors import RequestRejected
-from emitd.json_encoding import as_field
+from emitd.records.encoding import as_field
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
 

@@ -24,8 +24,8 @@ from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeVar
 
-from emitd.failure import Incomplete
 from emitd.jobs.track_steps import StepReporter, TrackSteps
+from emitd.records.exceptions import Incomplete
 
 if TYPE_CHECKING:
     from emitd.interface import AsyncJobReporter

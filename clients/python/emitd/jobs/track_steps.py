@@ -6,7 +6,7 @@ import threading
 from typing import Protocol
 
 from emitd.errors import ClientNotOpen
-from emitd.failure import Incomplete
+from emitd.records.exceptions import Incomplete
 
 __all__ = ["StepReporter", "TrackSteps"]
 

@@ -6,8 +6,8 @@ as nothing happens, cannot tell.
 
 import grpc
 
-from emitd.sending.backoff import Backoff
-from emitd.sending.reply import is_retryable, request_error
+from emitd.runtime.backoff import Backoff
+from emitd.transport.reply import is_retryable, request_error
 from emitd.v1 import job_pb2
 
 __all__ = ["JobWatch"]

@@ -18,24 +18,24 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from emitd.client_settings import ClientSettings
 from emitd.context import current_attributes
 from emitd.errors import ClientNotOpen, Unavailable
-from emitd.json_encoding import as_text, attributes_as_json
 from emitd.receipt import Receipt, ReceiptState
-from emitd.record_id import next_record_id
-from emitd.sending import process_hooks
-from emitd.sending.event_lane import AwaitedRecord, EventLane
-from emitd.sending.ledger import Ledger, say
-from emitd.sending.line_delivery import LineDelivery
+from emitd.records.encoding import as_text, attributes_as_json
+from emitd.records.ids import next_record_id
+from emitd.runtime import process_hooks
+from emitd.runtime.threads import Senders, sending_by_itself
+from emitd.sending.deadline import TimeLeft
+from emitd.sending.drop_ledger import Ledger, say
 from emitd.sending.line_queue import LINE_OVERHEAD_BYTES, Line, LineQueue
-from emitd.sending.reply import Reply
-from emitd.sending.senders import Senders, sending_by_itself
-from emitd.sending.tally import Tally
-from emitd.sending.time_left import TimeLeft
+from emitd.sending.line_sender import LineDelivery
+from emitd.sending.scheduler import AwaitedRecord, EventLane
+from emitd.sending.stats import Tally
 from emitd.sending.tracing import current_span
-from emitd.sending.transport import Transport
-from emitd.spooling.keeper import SpoolKeeper
+from emitd.settings import ClientSettings
+from emitd.spool.manager import SpoolKeeper
+from emitd.transport.grpc_transport import Transport
+from emitd.transport.reply import Reply
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
@@ -128,7 +128,7 @@ class Engine:
         self._drop("abandoned", level, why)
 
     def drop_nested(self, level: int) -> None:
-        """Count a line that is not sent, because making others brought it about: see `emitd.nesting`."""
+        """Count a line that is not sent, as making others caused it: see `emitd.integrations.reentrancy`."""
         self._drop("nested", level)
 
     def submit(self, record: pb.LogRecord) -> AwaitedRecord:

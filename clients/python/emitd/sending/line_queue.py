@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
-from emitd.client_settings import ClientSettings, Overflow
+from emitd.settings import ClientSettings, Overflow
 
 __all__ = ["Line", "LineBatch", "LineQueue"]
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from emitd.json_encoding import encode_attributes
+from emitd.records.encoding import encode_attributes
 
 if TYPE_CHECKING:
     from emitd import v1

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, TypeAlias
 
 from google.protobuf.message import DecodeError
 
-from emitd.client_settings import ClientSettings
 from emitd.errors import Unavailable
-from emitd.sending.backoff import Backoff
-from emitd.sending.ledger import say
-from emitd.sending.reply import Reply
-from emitd.sending.senders import Senders
-from emitd.spooling.sqlite_gate import inside
+from emitd.runtime.backoff import Backoff
+from emitd.runtime.threads import Senders
+from emitd.sending.drop_ledger import say
+from emitd.settings import ClientSettings
+from emitd.spool.fork_gate import inside
+from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
 
 if TYPE_CHECKING:
-    from emitd.spooling.spool import Spool, Spooled
+    from emitd.spool.spool import Spool, Spooled
 
 __all__ = ["SpoolKeeper"]
 
@@ -70,7 +70,7 @@ class SpoolKeeper:
         """Put records on the disk. Raises Unavailable if that cannot be."""
         try:
             _load()
-            from emitd.spooling.errors import SpoolError, SpoolFull
+            from emitd.spool.errors import SpoolError, SpoolFull
         except ImportError:
             raise Unavailable("the interpreter is being torn down: no spool can be opened any more") from None
 
@@ -116,13 +116,13 @@ class SpoolKeeper:
 
     def pause(self, seconds: float) -> None:
         """Keep all threads out of SQLite for the time of a fork."""
-        gate = sys.modules.get("emitd.spooling.sqlite_gate")
+        gate = sys.modules.get("emitd.spool.fork_gate")
         self._is_paused = gate is not None and gate.pause(seconds)
 
     def resume(self) -> None:
         """End the pause, in the parent."""
         if self._is_paused:
-            sys.modules["emitd.spooling.sqlite_gate"].resume()
+            sys.modules["emitd.spool.fork_gate"].resume()
 
     def leave_to_parent(self) -> None:
         """Have nothing to do with the files, in a forked child."""
@@ -135,8 +135,8 @@ class SpoolKeeper:
 
     def _folder(self) -> Path | None:
         with inside():  # see `_load`
-            from emitd.spooling.errors import SpoolError
-            from emitd.spooling.folder import default_folder
+            from emitd.spool.errors import SpoolError
+            from emitd.spool.folder import default_folder
 
         if self._is_off:
             return None
@@ -148,7 +148,7 @@ class SpoolKeeper:
 
     def _open(self) -> "Spool":
         """Return this process's own spool. Raises Unavailable where there can be none."""
-        from emitd.spooling.spool import Spool, SpoolError
+        from emitd.spool.spool import Spool, SpoolError
 
         with self._lock:
             folder = None if self._own is not None else self._folder()
@@ -191,8 +191,8 @@ class SpoolKeeper:
                 self._closing.wait(min(pause, threading.TIMEOUT_MAX))
 
     def _adopt(self) -> None:
-        from emitd.spooling.adoption import adopt_orphans
-        from emitd.spooling.errors import SpoolError
+        from emitd.spool.adoption import adopt_orphans
+        from emitd.spool.errors import SpoolError
 
         folder = self._folder()
         if folder is None or not folder.is_dir():
@@ -222,7 +222,7 @@ class SpoolKeeper:
 
     def _send_batch(self, spool: "Spool", attempts: int) -> float | None:
         """Send the oldest records; return how long to wait before the next try, None: it went well."""
-        from emitd.spooling.errors import SpoolError
+        from emitd.spool.errors import SpoolError
 
         try:
             return self._exchange(
@@ -256,7 +256,7 @@ class SpoolKeeper:
 def _load() -> None:
     """Load what uses SQLite, in no moment of a fork: one in the midst of an import leaves that undone in the child."""
     with inside():
-        import emitd.spooling.adoption  # noqa: F401
+        import emitd.spool.adoption  # noqa: F401
 
 
 def _level_of(record: bytes) -> int:

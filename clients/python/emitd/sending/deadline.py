@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from emitd.sending.senders import sending_by_itself, sending_deadline
+from emitd.runtime.threads import sending_by_itself, sending_deadline
 
 __all__ = ["TimeLeft"]
 

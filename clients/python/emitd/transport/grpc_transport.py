@@ -14,13 +14,13 @@ import grpc
 import grpc._channel  # now, not for the first call: a fork in the midst of an import leaves it undone in the child
 from grpc.experimental import ChannelOptions
 
-from emitd.client_settings import ClientSettings
-from emitd.sending import process_hooks
-from emitd.sending.call_errors import CallFailed, NoChannel
-from emitd.sending.channel import channel_options, channel_target
-from emitd.sending.error_details import load
-from emitd.sending.gate import CallGate
-from emitd.sending.reply import Reply, read_failure, read_response
+from emitd.runtime import process_hooks
+from emitd.runtime.fork_gate import CallGate
+from emitd.settings import ClientSettings
+from emitd.transport.call_errors import CallFailed, NoChannel
+from emitd.transport.channel import channel_options, channel_target
+from emitd.transport.error_details import load
+from emitd.transport.reply import Reply, read_failure, read_response
 from emitd.v1 import log_service_pb2
 
 __all__ = ["Transport", "multi_callable"]

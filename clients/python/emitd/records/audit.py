@@ -4,8 +4,8 @@ import time
 from collections.abc import Mapping
 
 from emitd.context import current_attributes
-from emitd.json_encoding import as_field, encode_attributes, encode_details
-from emitd.record_id import next_record_id
+from emitd.records.encoding import as_field, encode_attributes, encode_details
+from emitd.records.ids import next_record_id
 from emitd.v1 import record_pb2 as pb
 
 __all__ = ["audit_record"]

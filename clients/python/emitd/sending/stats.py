@@ -4,9 +4,9 @@ import threading
 from collections import Counter
 from collections.abc import Mapping
 
-from emitd.client_settings import ClientSettings
-from emitd.sending.confirmations import Confirmations
-from emitd.sending.reply import Reply
+from emitd.sending.at_risk import Confirmations
+from emitd.settings import ClientSettings
+from emitd.transport.reply import Reply
 
 __all__ = ["Tally"]
 

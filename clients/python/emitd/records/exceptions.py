@@ -7,7 +7,7 @@ import asyncio
 import sys
 import traceback
 
-from emitd.json_encoding import as_text
+from emitd.records.encoding import as_text
 
 __all__ = ["Incomplete", "exception_attributes", "exception_of", "failure_message", "failure_reason"]
 

@@ -15,8 +15,8 @@ from contextlib import suppress
 import msgspec
 
 from emitd.client import LogClient
-from emitd.client_settings import ClientSettings
-from emitd.sending import process_hooks
+from emitd.runtime import process_hooks
+from emitd.settings import ClientSettings
 
 __all__ = ["SharedClient"]
 

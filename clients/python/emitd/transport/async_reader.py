@@ -6,9 +6,9 @@ from typing import Any, TypeVar
 
 import grpc
 
-from emitd.client_settings import ClientSettings
-from emitd.sending.async_calls import AsyncCalls, AsyncStream
-from emitd.sending.reply import is_retryable, request_error
+from emitd.settings import ClientSettings
+from emitd.transport.async_calls import AsyncCalls, AsyncStream
+from emitd.transport.reply import is_retryable, request_error
 
 __all__ = ["AsyncReader"]
 

@@ -18,12 +18,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from emitd.spooling.database import abandon, closed_on_error, identity_of, make_database
-from emitd.spooling.errors import SpoolError, SpoolFull
-from emitd.spooling.folder import lock_path, make_folder, new_path, remove_files, sync_folder
-from emitd.spooling.lock import SpoolLock
-from emitd.spooling.sqlite_gate import inside
-from emitd.spooling.table import Spooled, SpoolTable
+from emitd.spool.database import abandon, closed_on_error, identity_of, make_database
+from emitd.spool.errors import SpoolError, SpoolFull
+from emitd.spool.folder import lock_path, make_folder, new_path, remove_files, sync_folder
+from emitd.spool.fork_gate import inside
+from emitd.spool.lock import SpoolLock
+from emitd.spool.table import Spooled, SpoolTable
 
 __all__ = ["Spool", "SpoolError", "SpoolFull", "Spooled"]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
-from emitd.sending.call_errors import NoChannel
+from emitd.transport.call_errors import NoChannel
 
 __all__ = ["channel_options", "channel_target"]
 

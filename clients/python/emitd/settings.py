@@ -11,9 +11,9 @@ from typing import Annotated, Any, Self
 import msgspec
 from msgspec import Meta
 
-from emitd.json_encoding import as_text
-from emitd.levels import is_level, level_number
-from emitd.sending.backoff import Backoff
+from emitd.records.encoding import as_text
+from emitd.records.levels import is_level, level_number
+from emitd.runtime.backoff import Backoff
 
 __all__ = ["ClientSettings", "Overflow"]
 

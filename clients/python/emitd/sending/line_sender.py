@@ -11,15 +11,15 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
-from emitd.client_settings import ClientSettings
 from emitd.errors import EmitError
-from emitd.json_encoding import as_text, encode_attributes
-from emitd.sending.ledger import Drop, Ledger, drop_record
+from emitd.records.encoding import as_text, encode_attributes
+from emitd.sending.deadline import TimeLeft
+from emitd.sending.drop_ledger import Drop, Ledger, drop_record
 from emitd.sending.line_queue import Line
-from emitd.sending.reply import Reply
-from emitd.sending.tally import Tally
-from emitd.sending.time_left import TimeLeft
-from emitd.spooling.keeper import SpoolKeeper
+from emitd.sending.stats import Tally
+from emitd.settings import ClientSettings
+from emitd.spool.manager import SpoolKeeper
+from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
 
 __all__ = ["LineDelivery"]

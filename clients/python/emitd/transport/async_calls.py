@@ -16,11 +16,11 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from emitd.client_settings import ClientSettings
-from emitd.sending import process_hooks
-from emitd.sending.call_errors import CallFailed, NoChannel
-from emitd.sending.channel import channel_options, channel_target
-from emitd.sending.transport import multi_callable
+from emitd.runtime import process_hooks
+from emitd.settings import ClientSettings
+from emitd.transport.call_errors import CallFailed, NoChannel
+from emitd.transport.channel import channel_options, channel_target
+from emitd.transport.grpc_transport import multi_callable
 
 __all__ = ["AsyncCalls", "AsyncStream"]
 

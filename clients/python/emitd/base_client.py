@@ -5,20 +5,20 @@ import sys
 from collections.abc import Mapping
 from typing import NoReturn, Self, TypedDict, Unpack
 
-from emitd.client_settings import ClientSettings
 from emitd.context import current_attributes
-from emitd.failure import exception_attributes
-from emitd.jobs.notes import JobNotes
-from emitd.json_encoding import encode_attributes
-from emitd.levels import is_level, level_number
+from emitd.jobs.run_state import JobNotes
+from emitd.records.encoding import encode_attributes
+from emitd.records.exceptions import exception_attributes
+from emitd.records.levels import is_level, level_number
 from emitd.sending.engine import Engine
+from emitd.settings import ClientSettings
 from emitd.v1 import record_pb2 as pb
 
 __all__ = ["LogVerbs", "MoreSettings"]
 
 
 class MoreSettings(TypedDict, total=False):
-    """The further settings of a client, by name; `emitd.client_settings` says what they mean. None: not given."""
+    """The further settings of a client, by name; `emitd.settings` says what they mean. None: not given."""
 
     timeout: float | None
     call_timeout: float | None

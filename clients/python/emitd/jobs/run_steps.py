@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import TypeAlias
 
 from emitd.errors import EmitError, RecordRejected
-from emitd.jobs.notes import JobNotes
+from emitd.jobs.run_state import JobNotes
 from emitd.receipt import Receipt
 from emitd.v1 import record_pb2 as pb
 

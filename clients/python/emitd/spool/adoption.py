@@ -9,13 +9,13 @@ from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from emitd.spooling.database import closed_on_error, is_damage, open_database
-from emitd.spooling.errors import SpoolError
-from emitd.spooling.folder import lock_path, parts_of, remove_files, spool_paths, sync_folder, unsafe_part
-from emitd.spooling.lock import SpoolLock
-from emitd.spooling.spool import Spool
-from emitd.spooling.sqlite_gate import inside
-from emitd.spooling.table import SpoolTable
+from emitd.spool.database import closed_on_error, is_damage, open_database
+from emitd.spool.errors import SpoolError
+from emitd.spool.folder import lock_path, parts_of, remove_files, spool_paths, sync_folder, unsafe_part
+from emitd.spool.fork_gate import inside
+from emitd.spool.lock import SpoolLock
+from emitd.spool.spool import Spool
+from emitd.spool.table import SpoolTable
 
 __all__ = ["adopt_orphans"]
 

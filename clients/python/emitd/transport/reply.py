@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 import grpc
 
 from emitd.errors import EmitError, JobNotFound, RecordRejected, RequestRejected, Unavailable
-from emitd.sending.error_details import bad_field, details_of, retry_delay
+from emitd.transport.error_details import bad_field, details_of, retry_delay
 from emitd.v1 import log_service_pb2
 
 __all__ = ["Reply", "is_retryable", "read_failure", "read_response", "request_error"]

@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from emitd.spooling.errors import SpoolError
+from emitd.spool.errors import SpoolError
 
 __all__ = [
     "default_folder",

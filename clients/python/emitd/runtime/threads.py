@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
-from emitd.sending import process_hooks
+from emitd.runtime import process_hooks
 
 __all__ = ["Senders", "is_sender", "sending_by_itself", "sending_deadline"]
 

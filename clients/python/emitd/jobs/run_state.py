@@ -17,9 +17,9 @@ import time
 from collections.abc import Callable, Mapping
 
 from emitd.errors import JobNotApplied, LeaseLost
-from emitd.failure import failure_message, failure_reason
-from emitd.json_encoding import as_field, as_text, encode_details
-from emitd.record_id import next_record_id
+from emitd.records.encoding import as_field, as_text, encode_details
+from emitd.records.exceptions import failure_message, failure_reason
+from emitd.records.ids import next_record_id
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 

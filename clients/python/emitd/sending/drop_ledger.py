@@ -12,8 +12,8 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from emitd.json_encoding import attributes_as_json
-from emitd.record_id import next_record_id
+from emitd.records.encoding import attributes_as_json
+from emitd.records.ids import next_record_id
 from emitd.v1 import record_pb2 as pb
 
 __all__ = ["Drop", "Ledger", "drop_record"]

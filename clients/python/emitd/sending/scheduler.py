@@ -18,10 +18,10 @@ from concurrent.futures import Future, InvalidStateError
 from contextlib import suppress
 from typing import Protocol, TypeAlias
 
-from emitd.client_settings import ClientSettings
 from emitd.errors import EmitError, Unavailable
-from emitd.jobs.notes import JobNotes
-from emitd.sending.reply import Reply
+from emitd.jobs.run_state import JobNotes
+from emitd.settings import ClientSettings
+from emitd.transport.reply import Reply
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 

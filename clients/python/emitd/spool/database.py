@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from emitd.spooling.errors import SpoolError
+from emitd.spool.errors import SpoolError
 
 __all__ = [
     "FileIdentity",

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import NamedTuple
 
-from emitd.spooling.database import transaction
+from emitd.spool.database import transaction
 
 __all__ = ["Counts", "SpoolTable", "Spooled"]
 

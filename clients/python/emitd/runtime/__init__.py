@@ -1,0 +1,1 @@
+"""What a client asks of its process: threads, forks, the end of the program, back-off."""

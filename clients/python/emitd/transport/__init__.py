@@ -1,0 +1,1 @@
+"""Calls to a server: channel, calls, replies and their errors."""
