@@ -62,7 +62,7 @@ lint: $(READY) $(PROTO_READY)
 fix: $(READY)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/python tests/support/command_reference.py --write
+	$(BIN)/python tests/support/docs/command_reference.py --write
 
 type: $(READY)
 	$(BIN)/mypy

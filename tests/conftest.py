@@ -5,7 +5,7 @@ import os
 from hypothesis import settings
 
 #: Fixtures for any test.
-pytest_plugins = ["support.postgres"]
+pytest_plugins = ["support.processes.postgres"]
 
 # A loaded machine is no failure; pytest-timeout ends what hangs.
 settings.register_profile("emitd", deadline=None, print_blob=True)

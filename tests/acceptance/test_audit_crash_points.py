@@ -15,7 +15,7 @@ from emitd_handlers.audit.verify.verifier import verify_log
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
-WRITER = Path(__file__).parents[1] / "support" / "dying_writer.py"
+WRITER = Path(__file__).parents[1] / "support" / "audit" / "dying_writer.py"
 #: More than a first start and two events have.
 MAX_MOMENTS = 100
 

@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from emitd.v1 import AuditEvent, EmitRequest, LogRecord, LogServiceStub
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
-from support.server_process import ServerProcess
+from support.processes.server_process import ServerProcess
 
 pytestmark = pytest.mark.slow
 

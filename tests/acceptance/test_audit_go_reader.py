@@ -17,9 +17,9 @@ import pytest
 
 from emitd_handlers.audit.publish.export import export_log
 from emitd_handlers.audit.publish.prove import prove_event
-from support.sealed_log import SealedLog, make_line
-from support.server_process import ServerProcess
-from support.toolchains import ROOT, require, run
+from support.audit.sealed_log import SealedLog, make_line
+from support.processes.server_process import ServerProcess
+from support.processes.toolchains import ROOT, require, run
 
 # A first build fetches the module.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from support.fork_counts import (
+from support.fork.counts import (
     CONFIG,
     SUPPORT,
     assert_once,
@@ -15,8 +15,8 @@ from support.fork_counts import (
     program,
     wait_until,
 )
-from support.pythons import PYTHONS, environ_of, python_for
-from support.server_process import ServerProcess
+from support.processes.pythons import PYTHONS, environ_of, python_for
+from support.processes.server_process import ServerProcess
 
 TASKS = 24
 #: Then it is replaced.
@@ -38,10 +38,10 @@ def test_what_celerys_workers_log_arrives_once(tmp_path: Path, version: str) -> 
             "EMITD_LINGER": "60",
             "FORK_TASKS": str(tmp_path),
         }
-        sender = [python, SUPPORT / "fork_tasks.py", str(TASKS)]
+        sender = [python, SUPPORT / "tasks.py", str(TASKS)]
         subprocess.run(sender, env=environ_of(python, **environ), check=True, timeout=60)
         arguments = [
-            *("celery", "--app", "support.fork_tasks", "worker", "--pool", "prefork", "--concurrency", 2),
+            *("celery", "--app", "support.fork.tasks", "worker", "--pool", "prefork", "--concurrency", 2),
             *("--max-tasks-per-child", TASKS_OF_A_WORKER),
             *("--without-mingle", "--without-gossip", "--without-heartbeat"),
         ]

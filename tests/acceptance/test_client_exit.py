@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from support.exit_matrix import APIS, CLOSE_SECONDS, ENDINGS, LINES, SPOOLS
-from support.exit_runs import Program, Run, config, free_address, hanging_server, lines_in, waiting_in
-from support.pythons import PYTHONS, python_for
-from support.server_process import ServerProcess
+from support.exit.matrix import APIS, CLOSE_SECONDS, ENDINGS, LINES, SPOOLS
+from support.exit.runs import Program, Run, config, free_address, hanging_server, lines_in, waiting_in
+from support.processes.pythons import PYTHONS, python_for
+from support.processes.server_process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -57,8 +57,7 @@ def run_matrix(version: str, folder: Path) -> Matrix:
         with hanging_server() as hanging:
             addresses = (up.address, down, hanging)
             programs = {
-                ending: Program(python, "exit_matrix.py", ending, str(spool), *addresses)
-                for ending in ENDINGS
+                ending: Program(python, "matrix.py", ending, str(spool), *addresses) for ending in ENDINGS
             }
             runs = {ending: program.wait() for ending, program in programs.items()}
         spooled = waiting_in(spool)
@@ -66,7 +65,7 @@ def run_matrix(version: str, folder: Path) -> Matrix:
             ServerProcess.start(config(down), folders["down"]) as first,
             ServerProcess.start(config(hanging), folders["hanging"]) as second,
         ):
-            following = Program(python, "exit_next.py", str(spool), down, hanging).wait()
+            following = Program(python, "next.py", str(spool), down, hanging).wait()
             for server in (up, first, second):
                 server.terminate()
                 server.wait()

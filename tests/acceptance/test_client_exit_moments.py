@@ -1,6 +1,6 @@
 """Death at exit: what is logged while the program ends already, and clients that are closed at an odd moment.
 
-Each moment is a program of its own, `support.exit_moments`; all of them are run once for each Python.
+Each moment is a program of its own, `support.exit.moments`; all of them are run once for each Python.
 """
 
 import json
@@ -16,9 +16,9 @@ import pytest
 
 from emitd.client import LogClient
 from emitd.v1.record_pb2 import JobState
-from support.exit_runs import Program, Run, config, free_address, hanging_server, lines_in, waiting_in
-from support.pythons import PYTHONS, python_for
-from support.server_process import ServerProcess
+from support.exit.runs import Program, Run, config, free_address, hanging_server, lines_in, waiting_in
+from support.processes.pythons import PYTHONS, python_for
+from support.processes.server_process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -127,7 +127,7 @@ def run_moments(version: str, folder: Path) -> Moments:
 
 
 def run_moment(python: Path, moment: str, spool: str, records: str, address: str) -> Run:
-    return Program(python, "exit_moments.py", moment, spool, records, address).wait()
+    return Program(python, "moments.py", moment, spool, records, address).wait()
 
 
 @pytest.mark.parametrize("version", PYTHONS)
@@ -220,7 +220,7 @@ def test_a_server_that_stops_answering_holds_up_no_end(version: str, tmp_path: P
     spool = tmp_path / "spool"
     with ServerProcess.start(config(), tmp_path) as server:
         arguments = ("server_stops", str(spool), "all", server.address)
-        run = Program(python_for(version), "exit_moments.py", *arguments, SERVER_PID=str(server.pid)).wait()
+        run = Program(python_for(version), "moments.py", *arguments, SERVER_PID=str(server.pid)).wait()
     assert (run.code, said_by(run), run.stderr) == (EXIT_CODE, ["COMMITTED"], "")
     assert run.seconds < END_SECONDS
     assert waiting_in(spool) == 1

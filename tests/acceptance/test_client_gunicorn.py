@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from support.fork_counts import CONFIG, assert_once, keys_in_audit, keys_in_lines, program, wait_until
-from support.pythons import PYTHONS, python_for
-from support.server_process import ServerProcess
+from support.fork.counts import CONFIG, assert_once, keys_in_audit, keys_in_lines, program, wait_until
+from support.processes.pythons import PYTHONS, python_for
+from support.processes.server_process import ServerProcess
 
 WORKERS = 3
 REQUESTS = 120
@@ -33,7 +33,7 @@ def test_what_gunicorns_workers_log_arrives_once(tmp_path: Path, version: str, l
     python, log = python_for(version), tmp_path / "log"
     arguments = [
         *("gunicorn", "--bind", "127.0.0.1:0", "--workers", WORKERS, "--threads", "2"),
-        *("--max-requests", REQUESTS_OF_A_WORKER, "--max-requests-jitter", 5, "support.fork_web"),
+        *("--max-requests", REQUESTS_OF_A_WORKER, "--max-requests-jitter", 5, "support.fork.web"),
         *(() if loaded == "in each worker" else ("--preload",)),
     ]
     keys = [f"request{number}" for number in range(REQUESTS)]

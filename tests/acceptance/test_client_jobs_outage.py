@@ -17,8 +17,8 @@ from emitd.async_client import AsyncLogClient
 from emitd.client import LogClient
 from emitd.errors import ClientNotOpen
 from emitd.v1 import JobState, ListJobTransitionsRequest, LogServiceStub, WatchJobResponse
-from support.client_sending import until
-from support.soak_server import SoakServer, soak_server
+from support.client.sending import until
+from support.soak.server import SoakServer, soak_server
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(150)]
 

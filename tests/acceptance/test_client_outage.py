@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from emitd.client import LogClient
-from support import soak_death
-from support.client_sending import until
-from support.soak_run import Soak
-from support.soak_server import soak_server
-from support.soak_verdict import Told, audit_counts
+from support.client.sending import until
+from support.soak import death as soak_death
+from support.soak.run import Soak
+from support.soak.server import soak_server
+from support.soak.verdict import Told, audit_counts
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

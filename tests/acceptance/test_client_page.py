@@ -10,7 +10,7 @@ import pytest
 
 from emitd.sending.engine import Engine
 from emitd.settings import ClientSettings
-from support.server_process import ServerProcess
+from support.processes.server_process import ServerProcess
 
 PAGE = (Path(__file__).parents[2] / "docs/client.md").read_text()
 CONFIG = """

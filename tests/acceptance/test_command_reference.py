@@ -7,11 +7,11 @@ import sys
 
 import pytest
 
-from support.command_reference import README, ROOT, command_reference, help_texts, in_readme
-from support.run_main import run_main
+from support.docs.command_reference import README, ROOT, command_reference, help_texts, in_readme
+from support.processes.run_main import run_main
 
-CURE = "run: python tests/support/command_reference.py --write"
-PROGRAM = ROOT / "tests" / "support" / "command_reference.py"
+CURE = "run: python tests/support/docs/command_reference.py --write"
+PROGRAM = ROOT / "tests" / "support" / "docs" / "command_reference.py"
 #: The releases that the package is for.
 PYTHONS = ("python3.11", "python3.12", "python3.13")
 

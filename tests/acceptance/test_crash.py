@@ -25,7 +25,7 @@ from emitd_handlers.audit.format.checkpoint_file import split_notes
 from emitd_handlers.audit.format.paths import AuditPaths
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
-from support.server_process import ServerProcess
+from support.processes.server_process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 

@@ -16,7 +16,7 @@ import pytest
 
 from emitd_cli.demo import play as demo_play
 from emitd_cli.demo.story import CONFIG, JOB_ENDS, LOG_LINES, job_reports
-from support.run_main import run_main
+from support.processes.run_main import run_main
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "images" / "demo.svg"

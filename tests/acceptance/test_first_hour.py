@@ -19,8 +19,8 @@ from typing import Self
 
 import pytest
 
-from support.console_page import INTERRUPT, MAIN, Block, Step, console_blocks, example
-from support.terminal import Terminal
+from support.docs.console_page import INTERRUPT, MAIN, Block, Step, console_blocks, example
+from support.processes.terminal import Terminal
 
 ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs" / "first-hour.md"

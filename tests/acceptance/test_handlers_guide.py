@@ -17,8 +17,8 @@ import yaml
 
 from emitd_handlers.testing import make_record
 from emitd_server.config.discovery import BUILT_IN, HandlerFinder, HandlerFolder
-from support.run_main import run_main
-from support.server_process import ServerProcess
+from support.processes.run_main import run_main
+from support.processes.server_process import ServerProcess
 
 GUIDE = Path(__file__).parents[2] / "docs" / "handlers.md"
 CONFIG = 'server: {listen: "127.0.0.1:0"}\nhandler_paths: [handlers]\n'

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from support.server_process import ServerProcess
+from support.processes.server_process import ServerProcess
 
 ROOT = Path(__file__).parents[2]
 EMITD = (sys.executable, "-m", "emitd_cli")

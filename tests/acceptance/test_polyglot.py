@@ -11,8 +11,8 @@ from typing import Any
 import google.rpc.status_pb2
 import pytest
 
-from support.server_process import ServerProcess
-from support.toolchains import ROOT, proto_python, require, run
+from support.processes.server_process import ServerProcess
+from support.processes.toolchains import ROOT, proto_python, require, run
 
 # A first build compiles grpc for Go.
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]

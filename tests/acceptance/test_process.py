@@ -24,7 +24,7 @@ from emitd.v1 import (
     LogServiceStub,
     WatchJobRequest,
 )
-from support.server_process import ServerProcess
+from support.processes.server_process import ServerProcess
 
 CONFIG = """
 server: {listen: "127.0.0.1:0"}

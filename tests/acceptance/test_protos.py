@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from support.toolchains import ROOT, proto_python
+from support.processes.toolchains import ROOT, proto_python
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

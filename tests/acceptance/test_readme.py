@@ -8,7 +8,7 @@ import time
 from contextlib import closing
 from pathlib import Path
 
-from support.server_process import ServerProcess
+from support.processes.server_process import ServerProcess
 
 README = Path(__file__).parents[2] / "README.md"
 CLIENT_CONFIG = """

@@ -19,7 +19,7 @@ import pytest
 from emitd.v1 import job_pb2, log_service_pb2_grpc
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import record_pb2 as rec
-from support.server_process import ServerProcess
+from support.processes.server_process import ServerProcess
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 

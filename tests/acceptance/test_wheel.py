@@ -19,11 +19,11 @@ from emitd.v1 import (
     LogRecord,
     LogServiceStub,
 )
-from support.in_process import CHANNEL_OPTIONS
-from support.pythons import find_python
-from support.sealed_log import SealedLog
-from support.server_process import ServerProcess
-from support.toolchains import ROOT, run
+from support.audit.sealed_log import SealedLog
+from support.client.in_process import CHANNEL_OPTIONS
+from support.processes.pythons import find_python
+from support.processes.server_process import ServerProcess
+from support.processes.toolchains import ROOT, run
 
 CONSTRAINTS = ROOT / ".ci" / "constraints.txt"
 PACKAGES = ("emitd", "emitd_cli", "emitd_handlers", "emitd_server")

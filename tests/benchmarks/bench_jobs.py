@@ -18,7 +18,7 @@ sys.path.append(str(Path(__file__).parent.parent))
 
 from bench_records import HERE, medians, server
 from load import Measurement, measure, requests
-from support.postgres import running_postgres
+from support.processes.postgres import running_postgres
 
 #: Calls of one run, by batch size.
 CALLS = {1: 1000, 64: 300, 512: 60}

@@ -19,7 +19,7 @@ from bench_watchers import COMMANDS, CONNECTIONS, PATH, Reporter, Target, percen
 from emitd.v1 import job_pb2
 from load import cpu_seconds
 from stream_client import StreamClient
-from support.postgres import running_postgres
+from support.processes.postgres import running_postgres
 
 
 @dataclass(frozen=True)

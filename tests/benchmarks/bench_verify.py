@@ -20,7 +20,7 @@ from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.text.uuid7 import uuid7
-from support.sealed_log import TIME, SealedLog
+from support.audit.sealed_log import TIME, SealedLog
 
 LINES_A_CHECKPOINT = 10_000
 ROUNDS = 5

@@ -13,7 +13,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from support.soak_run import Soak
+from support.soak.run import Soak
 
 CLIENTS = 4
 

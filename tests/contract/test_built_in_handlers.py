@@ -16,7 +16,7 @@ from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.testing import HandlerContract, InMemoryHandler, make_record
 from emitd_handlers.webhook.handler import WebhookHandler, WebhookSettings
 from emitd_handlers.webhook.url import WebhookUrl
-from support.http_receiver import HttpReceiver
+from support.processes.http_receiver import HttpReceiver
 
 
 class TestConsole(HandlerContract):

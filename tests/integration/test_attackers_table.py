@@ -35,8 +35,8 @@ from emitd_handlers.audit.format.checkpoint_file import frame_note
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, stored_index
 from emitd_handlers.tlog.note import Signer
-from support.run_main import run_main
-from support.sealed_log import TIME, SealedLog, make_line
+from support.audit.sealed_log import TIME, SealedLog, make_line
+from support.processes.run_main import run_main
 
 SIZES = (10, 33, 50)
 #: The line that most attacks are about: the second checkpoint is the first that covers it.

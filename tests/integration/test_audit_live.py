@@ -21,7 +21,7 @@ from emitd.v1 import (
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.base import BaseLogHandler
-from support.in_process import Running, retry_seconds, running, status_details, three_handlers
+from support.client.in_process import Running, retry_seconds, running, status_details, three_handlers
 
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -30,7 +30,9 @@ from emitd.v1 import (
 from emitd_handlers.tlog.merkle import leaf_hash, root_of_inclusion, verify_consistency
 from emitd_handlers.tlog.note import Verifier, open_note
 from emitd_server.settings import AuditSettings, ServerSettings, WatchSettings
-from support.in_process import (
+from support.audit.sealed_log import LOG_ID, TIME, make_line
+from support.audit.written_log import WrittenLog, WrittenLogHandler, written_log
+from support.client.in_process import (
     Running,
     bad_fields,
     in_memory,
@@ -39,8 +41,6 @@ from support.in_process import (
     status_details,
     three_handlers,
 )
-from support.sealed_log import LOG_ID, TIME, make_line
-from support.written_log import WrittenLog, WrittenLogHandler, written_log
 
 SIZE = 40
 

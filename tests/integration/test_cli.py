@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from support.run_main import Done, run_main
-from support.server_process import ServerProcess
+from support.processes.run_main import Done, run_main
+from support.processes.server_process import ServerProcess
 
 CONFIG = """
 server: {listen: "127.0.0.1:0"}

@@ -18,10 +18,10 @@ import pytest
 
 from emitd_cli.exit_codes import ExitCode
 from emitd_server.settings import ServerSettings
-from support.in_process import Running, running
-from support.run_main import Done, run_main
-from support.sealed_log import LOG_ID, make_line
-from support.written_log import WrittenLog, WrittenLogHandler, written_log
+from support.audit.sealed_log import LOG_ID, make_line
+from support.audit.written_log import WrittenLog, WrittenLogHandler, written_log
+from support.client.in_process import Running, running
+from support.processes.run_main import Done, run_main
 
 SIZE = 30
 COMMAND = [sys.executable, "-m", "emitd_cli", "audit"]

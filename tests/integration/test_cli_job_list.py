@@ -14,8 +14,8 @@ from collections.abc import Iterator
 import pytest
 from rich.cells import cell_len
 
-from support.run_main import Done, run_main
-from support.server_process import ServerProcess
+from support.processes.run_main import Done, run_main
+from support.processes.server_process import ServerProcess
 
 CONFIG = """
 server: {listen: "127.0.0.1:0"}

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from emitd_cli.exit_codes import ExitCode
-from support.run_main import run_main
-from support.server_process import ServerProcess
+from support.processes.run_main import run_main
+from support.processes.server_process import ServerProcess
 
 CONFIG = """
 server: {listen: "127.0.0.1:0"}

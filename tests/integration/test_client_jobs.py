@@ -33,9 +33,9 @@ from emitd.v1 import (
 )
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler
-from support.in_process import CHANNEL_OPTIONS
-from support.soak_server import free_port
-from support.threaded_server import threaded_server
+from support.client.in_process import CHANNEL_OPTIONS
+from support.processes.threaded_server import threaded_server
+from support.soak.server import free_port
 
 #: News is sent at once, as far as a test can see.
 QUICK = {"tick_interval": 0.01, "backoff_initial": 0.01, "backoff_max": 0.02, "spool": "off"}

@@ -18,7 +18,9 @@ from emitd.client import LogClient
 from emitd.errors import RecordRejected
 from emitd.v1 import JobState
 from emitd_server.settings import LimitSettings, ServerSettings
-from support.client_sending import (
+from support.client.fake_log_service import accept, fail, fake_log_service, record_error, refuse
+from support.client.in_process import running, three_handlers
+from support.client.sending import (
     Gate,
     audit,
     clients_in,
@@ -33,9 +35,7 @@ from support.client_sending import (
     too_large_for,
     until,
 )
-from support.fake_log_service import accept, fail, fake_log_service, record_error, refuse
-from support.in_process import running, three_handlers
-from support.soak_server import free_port
+from support.soak.server import free_port
 
 
 @pytest.fixture

@@ -13,7 +13,8 @@ from emitd.client import LogClient
 from emitd.errors import Unavailable
 from emitd.spool import manager as spool_keeper
 from emitd.v1 import JobState
-from support.client_sending import (
+from support.client.fake_log_service import accept, fail, fake_log_service, record_error
+from support.client.sending import (
     Gate,
     audit,
     clients_in,
@@ -27,8 +28,7 @@ from support.client_sending import (
     too_large_for,
     until,
 )
-from support.fake_log_service import accept, fail, fake_log_service, record_error
-from support.soak_server import free_port
+from support.soak.server import free_port
 
 
 @pytest.fixture

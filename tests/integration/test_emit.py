@@ -11,7 +11,7 @@ import pytest
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import record_pb2 as rec
 from emitd_server.settings import LimitSettings, ServerSettings
-from support.in_process import (
+from support.client.in_process import (
     Running,
     bad_fields,
     in_memory,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from support.run_main import run_main
-from support.server_process import ServerProcess
+from support.processes.run_main import run_main
+from support.processes.server_process import ServerProcess
 
 EXAMPLES = Path(__file__).parents[2] / "clients/python/examples"
 CONFIG = """

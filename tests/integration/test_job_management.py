@@ -14,8 +14,8 @@ from emitd.v1 import record_pb2 as rec
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobUpdate
 from emitd_handlers.record import Level, LogRecord
-from support.in_process import Running, bad_fields, running, status_details
-from support.job_backends import BACKENDS, JobBackend, make_backend
+from support.client.in_process import Running, bad_fields, running, status_details
+from support.jobs.backends import BACKENDS, JobBackend, make_backend
 
 QUEUED = rec.JOB_STATE_QUEUED
 RUNNING = rec.JOB_STATE_RUNNING

@@ -13,8 +13,8 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobUpdate
 from emitd_handlers.record import JobState, Level, LogRecord
 from emitd_server.settings import ServerSettings, WatchSettings
-from support.in_process import Running, bad_fields, in_memory, running, status_details
-from support.job_backends import BACKENDS, make_backend
+from support.client.in_process import Running, bad_fields, in_memory, running, status_details
+from support.jobs.backends import BACKENDS, make_backend
 
 RUNNING = rec.JOB_STATE_RUNNING
 COMPLETED = rec.JOB_STATE_COMPLETED

@@ -10,8 +10,8 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from emitd.v1 import job_pb2
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import record_pb2 as rec
-from support.in_process import Running, in_memory, retry_seconds, running, status_details
-from support.postgres import PostgresBackend, PostgresServer
+from support.client.in_process import Running, in_memory, retry_seconds, running, status_details
+from support.processes.postgres import PostgresBackend, PostgresServer
 
 RUNNING, COMPLETED = rec.JOB_STATE_RUNNING, rec.JOB_STATE_COMPLETED
 SERVING = health_pb2.HealthCheckResponse.SERVING

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from emitd.v1 import LEVEL_INFO
-from support.fake_log_service import FakeLogService, accept, fake_log_service
-from support.sent_lines import attributes_of, records_of
+from support.client.fake_log_service import FakeLogService, accept, fake_log_service
+from support.client.sent_lines import attributes_of, records_of
 
 BEGIN = """
 import logging, logging.config, sys, types

@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from support.pythons import PYTHONS, environ_of, python_for
-from support.server_process import ServerProcess
+from support.processes.pythons import PYTHONS, environ_of, python_for
+from support.processes.server_process import ServerProcess
 
-PROGRAM = Path(__file__).parents[1] / "support" / "logging_lock.py"
+PROGRAM = Path(__file__).parents[1] / "support" / "client" / "logging_lock.py"
 CONFIG = (
     "server: {listen: '127.0.0.1:0'}\n"
     "handlers: {console: {type: console, levels: [DEBUG, INFO, WARNING, ERROR, CRITICAL], attributes: false}}\n"

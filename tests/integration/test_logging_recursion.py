@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from support.server_process import ServerProcess
+from support.processes.server_process import ServerProcess
 
-PROGRAM = Path(__file__).parents[1] / "support" / "logging_recursion.py"
+PROGRAM = Path(__file__).parents[1] / "support" / "client" / "logging_recursion.py"
 #: What Python's own libraries may log of a few seconds' work, beside a line for each of the program's.
 OTHERS = 500
 

@@ -12,7 +12,7 @@ from emitd.v1 import job_pb2 as jobs
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import record_pb2 as rec
 from emitd_server.settings import ServerSettings, WatchSettings
-from support.in_process import Running, bad_fields, in_memory, running, status_details, three_handlers
+from support.client.in_process import Running, bad_fields, in_memory, running, status_details, three_handlers
 
 QUEUED, RUNNING, COMPLETED = rec.JOB_STATE_QUEUED, rec.JOB_STATE_RUNNING, rec.JOB_STATE_COMPLETED
 

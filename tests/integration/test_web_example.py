@@ -16,8 +16,8 @@ from typing import Any, Self
 import httpx
 import pytest
 
-from support.browser import CHROMIUM, Browser, Line
-from support.server_process import ServerProcess
+from support.docs.browser import CHROMIUM, Browser, Line
+from support.processes.server_process import ServerProcess
 
 EXAMPLE = Path(__file__).parents[2] / "clients/python/examples/webapp"
 CONFIG = """

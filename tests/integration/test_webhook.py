@@ -17,8 +17,8 @@ from emitd_handlers.testing import make_record
 from emitd_handlers.webhook.handler import WebhookHandler, WebhookSettings
 from emitd_handlers.webhook.url import WebhookUrl
 from emitd_server.service import LoggingService
-from support.http_receiver import CLOSE, HANG, Answer, HttpReceiver
-from support.in_process import retry_seconds, running, status_details
+from support.client.in_process import retry_seconds, running, status_details
+from support.processes.http_receiver import CLOSE, HANG, Answer, HttpReceiver
 
 #: So long that nothing which waits for it can pass.
 LONG_SECONDS = 60.0

@@ -28,7 +28,7 @@ from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash, root_hash
 from emitd_handlers.tlog.note import NoteInvalid, Verifier, open_note
-from support.simulated_disk import SimulatedDisk
+from support.audit.simulated_disk import SimulatedDisk
 
 PATH = Path("/var/emitd/audit.json.log")
 

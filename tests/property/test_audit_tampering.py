@@ -14,7 +14,7 @@ from emitd_handlers.audit.format.paths import AuditPaths
 from emitd_handlers.audit.verify.findings import Verdict, VerifyReport
 from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.tlog.merkle import HASH_BYTES, Frontier, leaf_hash
-from support.sealed_log import TIME, SealedLog, make_line
+from support.audit.sealed_log import TIME, SealedLog, make_line
 
 NAME = "audit.json.log"
 LINES = 70

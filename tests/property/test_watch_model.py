@@ -14,10 +14,10 @@ import pytest
 from emitd_handlers.jobs import maintenance as upkeep
 from emitd_handlers.jobs.sqlite import store
 from emitd_handlers.jobs.watch import broadcaster as hub
-from support.job_model import JobModel
-from support.job_simulation import JobSimulation
-from support.simulated_jobs import SimulatedSqlite
-from support.virtual_time import VirtualTimeLoop
+from support.jobs.model import JobModel
+from support.jobs.simulated import SimulatedSqlite
+from support.jobs.simulation import JobSimulation
+from support.processes.virtual_time import VirtualTimeLoop
 
 STEPS = int(os.environ.get("EMITD_MODEL_STEPS", "4000"))
 SEED = int(os.environ.get("EMITD_MODEL_SEED", "20261127")) or SystemRandom().getrandbits(32)

@@ -1,0 +1,110 @@
+"""A sealed log that grows while it is read, without the handler that writes real ones."""
+
+import asyncio
+from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from emitd_handlers.audit.read.reader import AuditReader
+from emitd_handlers.audit.source import (
+    AuditBatch,
+    AuditEntry,
+    AuditFilter,
+    AuditPage,
+    AuditQuery,
+    ConsistencyProof,
+    InclusionProof,
+    SignedCheckpoint,
+)
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.durable.worker_thread import WorkerThread
+from emitd_handlers.record import Level, LogRecord
+from support.audit.sealed_log import LOG_ID, SealedLog, make_line
+
+
+class WrittenLog:
+    """A log and a reader of it. What is appended counts only once it is committed."""
+
+    def __init__(self, path: Path, *, log_id: str = LOG_ID) -> None:
+        self.log = SealedLog(path, log_id=log_id)
+        self.committed = (0, 0)
+        self.worker = WorkerThread("test-audit-reader")
+        self._grown = asyncio.Event()
+        self.reader = AuditReader(
+            path,
+            log_id,
+            committed=lambda: self.committed,
+            newest_checkpoint=lambda: self.log.notes[-1] if self.log.notes else None,
+            wait_for_lines=self._wait_for_lines,
+            run=self.worker.run,
+        )
+
+    def append(self, lines: Sequence[bytes]) -> None:
+        """Append lines that are not committed yet."""
+        self.log.append(lines)
+
+    def commit(self, lines: Sequence[bytes] = ()) -> None:
+        """Append lines, and commit all that there are."""
+        self.append(lines)
+        self.committed = (len(self.log.lines), self.log.path.stat().st_size)
+        self._grown.set()
+        self._grown = asyncio.Event()
+
+    def grow(self, count: int) -> None:
+        """Commit so many made-up lines more."""
+        first = len(self.log.lines)
+        self.commit([make_line(number) for number in range(first, first + count)])
+
+    async def _wait_for_lines(self, count: int) -> None:
+        while self.committed[0] <= count:
+            await self._grown.wait()
+
+
+@asynccontextmanager
+async def written_log(path: Path, size: int = 0, *, log_id: str = LOG_ID) -> AsyncIterator[WrittenLog]:
+    """Give a log with so many lines and a checkpoint over them, where there are any."""
+    log = WrittenLog(path, log_id=log_id)
+    log.grow(size)
+    if size:
+        log.log.checkpoint()
+    try:
+        yield log
+    finally:
+        await log.worker.stop()
+
+
+class WrittenLogHandler(BaseLogHandler):
+    """A handler that serves a log, and takes no records."""
+
+    default_levels = frozenset({Level.AUDIT})
+
+    def __init__(self, log: WrittenLog, name: str = "audit") -> None:
+        super().__init__(name=name)
+        self._reader = log.reader
+
+    @property
+    def log_id(self) -> str:
+        return self._reader.log_id
+
+    def emit(self, record: LogRecord) -> None:
+        raise NotImplementedError
+
+    async def checkpoint(self) -> SignedCheckpoint | None:
+        return await self._reader.checkpoint()
+
+    async def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> InclusionProof:
+        return await self._reader.inclusion_proof(leaf_index, tree_size)
+
+    async def consistency_proof(self, old_size: int, new_size: int | None = None) -> ConsistencyProof:
+        return await self._reader.consistency_proof(old_size, new_size)
+
+    async def find(self, event_id: str) -> AuditEntry | None:
+        return await self._reader.find(event_id)
+
+    async def list(self, query: AuditQuery) -> AuditPage:
+        return await self._reader.list(query)
+
+    def tail(
+        self, wanted: AuditFilter, *, from_index: int | None = None, idle_seconds: float | None = None
+    ) -> AsyncGenerator[AuditBatch, None]:
+        return self._reader.tail(wanted, from_index=from_index, idle_seconds=idle_seconds)

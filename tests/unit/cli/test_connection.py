@@ -1,0 +1,126 @@
+"""What the errors of a call mean to a command."""
+
+import socket
+import threading
+from types import ModuleType
+
+import grpc
+import pytest
+
+from emitd.v1 import EmitRequest, EmitResponse, Receipt
+from emitd_cli import connection
+from emitd_cli.connection import (
+    connect,
+    describe,
+    is_refusal,
+    is_retryable,
+    result_of,
+    retry_delay_seconds,
+    retry_seconds,
+)
+from emitd_cli.emit import command as emit
+from emitd_cli.jobs import get as job_get
+from emitd_cli.jobs import list as job_list
+from support.client.fake_log_service import fail, fake_log_service, make_status
+from support.processes.run_main import run_main
+
+
+def call(code: grpc.StatusCode, message: str, retry_after: float | None = None) -> grpc.RpcError:
+    """The error of a call that a server ends so."""
+    with fake_log_service(fail(code, message, retry_after)) as service, connect(service.address) as stub:
+        with pytest.raises(grpc.RpcError) as raised:
+            stub.Emit(EmitRequest(), timeout=20)
+        return raised.value
+
+
+@pytest.fixture(scope="module")
+def unreachable() -> grpc.RpcError:
+    with fake_log_service(fail(grpc.StatusCode.INTERNAL, "")) as service:
+        address = service.address
+    with connect(address) as stub, pytest.raises(grpc.RpcError) as raised:
+        stub.Emit(EmitRequest(), timeout=20)
+    return raised.value
+
+
+def test_no_server(unreachable: grpc.RpcError) -> None:
+    """It says so, in one line that names the address, and may be there later."""
+    assert describe(unreachable, "h:1").startswith("cannot reach h:1; is the service running there?")
+    assert is_retryable(unreachable)
+    assert not is_refusal(unreachable)
+    assert retry_seconds(unreachable) == 0.5
+
+
+def test_a_server_that_says_when_to_come_back() -> None:
+    """It is not taken for one that cannot be reached."""
+    error = call(grpc.StatusCode.UNAVAILABLE, "disk is full", 2.5)
+    assert describe(error, "h:1") == "UNAVAILABLE: disk is full"
+    assert retry_seconds(error) == 2.5
+
+
+@pytest.mark.parametrize(
+    ("code", "retry_after", "retryable", "refusal"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, None, False, True),
+        (grpc.StatusCode.ALREADY_EXISTS, None, False, True),
+        (grpc.StatusCode.FAILED_PRECONDITION, None, False, True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, None, False, True),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, 1.0, True, False),
+        (grpc.StatusCode.DEADLINE_EXCEEDED, None, True, False),
+        (grpc.StatusCode.UNAVAILABLE, 1.0, True, False),
+        (grpc.StatusCode.INTERNAL, None, False, False),
+        (grpc.StatusCode.UNIMPLEMENTED, None, False, False),
+        (grpc.StatusCode.NOT_FOUND, None, False, False),
+    ],
+)
+def test_verdicts(code: grpc.StatusCode, retry_after: float | None, retryable: bool, refusal: bool) -> None:
+    """An error is for now, or a refusal for good, or says nothing about what was sent."""
+    error = call(code, "text", retry_after)
+    assert is_retryable(error) is retryable
+    assert is_refusal(error) is refusal
+
+
+def test_the_pause_for_a_record() -> None:
+    """As its status says, never none at all, and half a second where it does not say."""
+    unavailable = grpc.StatusCode.UNAVAILABLE
+    assert retry_delay_seconds(make_status(unavailable, "x", 3.0)) == 3.0
+    assert retry_delay_seconds(make_status(unavailable, "x", 0.0)) == 0.05
+    assert retry_delay_seconds(make_status(unavailable, "x", None)) == 0.5
+
+
+def test_waiting_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long before the call is given up; and the answer that comes late is the answer."""
+    monkeypatch.setattr(connection, "SILENT_SECONDS", 0.05)
+    said: list[str] = []
+    released = threading.Event()
+
+    def say(text: str) -> None:
+        said.append(text)
+        released.set()
+
+    def answer(*_: object) -> EmitResponse:
+        assert released.wait(20)
+        return EmitResponse(receipt=Receipt(record_id="late"))
+
+    with fake_log_service(answer) as service, connect(service.address) as stub:
+        call = stub.Emit.future(EmitRequest(), timeout=20)
+        assert result_of(call, service.address, say).receipt.record_id == "late"
+    assert said == [f"no answer from {service.address} yet; still waiting (Ctrl-C ends it)"]
+
+
+@pytest.mark.parametrize(
+    ("module", "arguments"),
+    [(emit, ["emit", "x"]), (job_get, ["job", "get", "j"]), (job_list, ["job", "list"])],
+)
+def test_a_port_that_takes_calls_and_is_silent(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, arguments: list[str]
+) -> None:
+    """The command says that it waits, and at the end that there was no answer: exit code 4."""
+    monkeypatch.setattr(connection, "SILENT_SECONDS", 0.05)
+    monkeypatch.setattr(module, "CALL_SECONDS", 0.5)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        address = f"127.0.0.1:{silent.getsockname()[1]}"
+        done = run_main(*arguments, "--address", address)
+    assert (done.returncode, done.stdout) == (4, "")
+    waiting, end = done.stderr.splitlines()
+    assert waiting == f"emitd: no answer from {address} yet; still waiting (Ctrl-C ends it)"
+    assert end.startswith("emitd: DEADLINE_EXCEEDED: ")

@@ -1,0 +1,144 @@
+"""AsyncCalls: grpc.aio in a thread of its own, which stands still for a fork."""
+
+import asyncio
+import gc
+import threading
+import time
+from collections.abc import Iterator
+
+import grpc
+import pytest
+
+from emitd.settings import ClientSettings
+from emitd.transport.async_calls import AsyncCalls
+from emitd.transport.reply import is_retryable
+from emitd.v1 import GetJobRequest, GetJobResponse, Job, WatchJobRequest, WatchJobResponse
+from support.client.fake_log_service import FakeLogService, fake_log_service
+
+
+def answer(request: object, context: grpc.ServicerContext) -> object:
+    """A watch tells one thing, and stays open."""
+    return watch(context) if isinstance(request, WatchJobRequest) else GetJobResponse(job=Job(job_id="j"))
+
+
+def watch(context: grpc.ServicerContext) -> Iterator[WatchJobResponse]:
+    yield WatchJobResponse(job=Job(job_id="j", revision=1))
+    ended = threading.Event()
+    context.add_callback(ended.set)
+    ended.wait(30)
+
+
+@pytest.fixture
+def service() -> Iterator[FakeLogService]:
+    with fake_log_service(answer) as service:
+        yield service
+
+
+@pytest.fixture(autouse=True)
+def no_other_user() -> None:
+    """What other tests left of grpc.aio, with the errors they caught, keeps the thread that all its users share."""
+    gc.collect()
+    if not no_grpc_thread():
+        pytest.skip("another test's use of grpc.aio is not over")
+
+
+@pytest.fixture
+def calls(service: FakeLogService) -> Iterator[AsyncCalls]:
+    calls = AsyncCalls(ClientSettings.read({"address": service.address}, {}))
+    yield calls
+    calls.close()
+
+
+def grpc_threads() -> list[str]:
+    """Return the threads that grpc.aio keeps inside grpc."""
+    return [thread.name for thread in threading.enumerate() if "_poll_wrapper" in thread.name]
+
+
+def no_grpc_thread() -> bool:
+    """Whether there is none, or none any more in a moment: one that has left grpc may still be ending."""
+    give_up_at = time.monotonic() + 2
+    while grpc_threads() and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    return not grpc_threads()
+
+
+async def ask(calls: AsyncCalls) -> str:
+    return (await calls.ask("GetJob", GetJobRequest(job_id="j"), GetJobResponse, 10.0)).job.job_id
+
+
+async def test_for_a_fork_no_thread_stays_inside_grpc(calls: AsyncCalls) -> None:
+    """Though a stream was open; after it that is worth another try, and questions are answered."""
+    stream = calls.stream("WatchJob", WatchJobRequest(job_id="j"), WatchJobResponse)
+    idle = calls.stream("WatchJob", WatchJobRequest(job_id="j"), WatchJobResponse)
+    assert (await anext(stream)).job.revision == (await anext(idle)).job.revision == 1
+    waiting = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.05)
+    assert grpc_threads()
+    calls.shut_for_fork()
+    calls.wait_for_fork(time.monotonic())
+    assert no_grpc_thread()
+    calls.resume_after_fork()
+    for broken in (waiting, anext(idle)):
+        with pytest.raises(grpc.RpcError) as caught:
+            await broken
+        assert is_retryable(caught.value)
+    assert await ask(calls) == "j"
+
+
+async def test_what_is_asked_during_a_fork_is_answered_after_it(calls: AsyncCalls) -> None:
+    """It waits; so it does not enter grpc meanwhile."""
+    assert await ask(calls) == "j"
+    calls.shut_for_fork()
+    calls.wait_for_fork(time.monotonic())
+    asked = asyncio.ensure_future(ask(calls))
+    await asyncio.sleep(0.05)
+    assert not asked.done()
+    assert no_grpc_thread()
+    calls.resume_after_fork()
+    assert await asked == "j"
+
+
+async def test_a_fork_waits_no_longer_than_fork_wait(service: FakeLogService) -> None:
+    """Where the thread does not come to stand still."""
+    calls = AsyncCalls(ClientSettings.read({"address": service.address, "fork_wait": 0.1}, {}))
+    assert await ask(calls) == "j"
+    leave = threading.Event()
+
+    async def block() -> None:
+        leave.wait(30)
+
+    blocked = asyncio.ensure_future(calls.run(block()))
+    await asyncio.sleep(0.05)
+    began = time.monotonic()
+    calls.shut_for_fork()
+    calls.wait_for_fork(began)
+    assert not blocked.done()
+    leave.set()
+    calls.resume_after_fork()
+    await blocked
+    calls.close()
+
+
+async def test_a_cancelled_question_is_cancelled_in_its_thread(calls: AsyncCalls) -> None:
+    """So is a step of a stream; other calls go on."""
+    stream = calls.stream("WatchJob", WatchJobRequest(job_id="j"), WatchJobResponse)
+    await anext(stream)
+    step = asyncio.ensure_future(anext(stream))
+    await asyncio.sleep(0.05)
+    step.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await step
+    stream.cancel()
+    assert await ask(calls) == "j"
+
+
+async def test_the_thread_begins_with_the_first_call_and_ends_with_close(service: FakeLogService) -> None:
+    """And grpc.aio's with it."""
+    calls = AsyncCalls(ClientSettings.read({"address": service.address}, {}))
+    assert not [thread for thread in threading.enumerate() if thread.name == "emitd-reads"]
+    await ask(calls)
+    assert [thread for thread in threading.enumerate() if thread.name == "emitd-reads"]
+    calls.close()
+    calls.close()
+    assert no_grpc_thread()
+    assert not [thread for thread in threading.enumerate() if thread.name == "emitd-reads"]

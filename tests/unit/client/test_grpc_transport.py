@@ -1,0 +1,419 @@
+"""`Transport`: the channel of one process, and its blocking calls."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from emitd import v1
+from emitd.settings import ClientSettings
+from emitd.transport import channel
+from emitd.transport.call_errors import NoChannel
+from emitd.transport.channel import channel_target
+from emitd.transport.grpc_transport import Transport, batch_request
+from support.client.fake_log_service import accept, fail, fake_log_service
+
+RECORD = v1.LogRecord(record_id="r1").SerializeToString()
+NOWHERE = "127.0.0.1:1"
+
+
+@pytest.fixture
+def made() -> Iterator[Callable[[str], Transport]]:
+    """Make transports that are closed at the end."""
+    transports: list[Transport] = []
+
+    def make(address: str) -> Transport:
+        transports.append(Transport(ClientSettings(address=address)))
+        return transports[-1]
+
+    yield make
+    for transport in transports:
+        transport.interrupt()
+
+
+class Held:
+    """Answers of a server that take until the test lets them go."""
+
+    def __init__(self) -> None:
+        self.begun, self.ended, self.leave = threading.Event(), threading.Event(), threading.Event()
+
+    def batch(self, request: v1.EmitBatchRequest, context: grpc.ServicerContext) -> v1.EmitBatchResponse:
+        context.add_callback(self.ended.set)
+        self.begun.set()
+        self.leave.wait(10)
+        return accept(request, context)
+
+    def watch(self, _: Any, context: grpc.ServicerContext) -> Iterator[v1.WatchJobResponse]:
+        context.add_callback(self.ended.set)
+        yield v1.WatchJobResponse(heartbeat=True)
+        self.begun.set()
+        self.leave.wait(10)
+
+
+@pytest.fixture
+def held() -> Iterator[Held]:
+    held = Held()
+    yield held
+    held.leave.set()
+
+
+def watching(transport: Transport) -> Iterator[v1.WatchJobResponse]:
+    return transport.stream("WatchJob", v1.WatchJobRequest(job_id="j"), v1.WatchJobResponse)
+
+
+def in_background(run: Callable[[], object]) -> tuple[threading.Thread, list[Any]]:
+    """Run in a thread, and note what it returned or raised."""
+    results: list[Any] = []
+
+    def main() -> None:
+        try:
+            results.append(run())
+        except grpc.RpcError as error:
+            results.append(error)
+
+    thread = threading.Thread(target=main)
+    thread.start()
+    return thread, results
+
+
+class TestRequest:
+    @given(
+        st.lists(
+            st.builds(
+                v1.LogRecord,
+                record_id=st.text(max_size=20),
+                message=st.one_of(st.text(), st.sampled_from([200, 17_000]).map("x".__mul__)),
+                time_unix_nano=st.integers(0, 2**64 - 1),
+                trace_id=st.binary(max_size=16),
+                audit=st.builds(v1.AuditEvent, details_json=st.text()),
+            ),
+            max_size=4,
+        ),
+        st.booleans(),
+    )
+    def test_protobuf_reads_what_is_put_together(self, records: list[v1.LogRecord], want: bool) -> None:
+        """As the request that it would have written itself, byte by byte."""
+        request = batch_request([record.SerializeToString() for record in records], want_receipts=want)
+        expected = v1.EmitBatchRequest(records=records, want_receipts=want)
+        assert v1.EmitBatchRequest.FromString(request) == expected
+        assert request == expected.SerializeToString()
+
+    @pytest.mark.parametrize("size", [0, 1, 2**7 - 1, 2**7, 2**14 - 1, 2**14, 2**21 - 1, 2**21])
+    def test_a_length_of_any_size_can_be_read(self, size: int) -> None:
+        """Where its form gets another byte too."""
+        text = v1.LogRecord(message="x" * size)
+        found = v1.EmitBatchRequest.FromString(batch_request([text.SerializeToString()], want_receipts=True))
+        assert (found.records[0], found.want_receipts) == (text, True)
+
+
+class TestTarget:
+    @pytest.mark.parametrize(
+        ("address", "target"),
+        [
+            ("logs:50051", "logs:50051"),
+            (" logs:50051 ,", "logs:50051"),
+            ("dns:///logs:50051", "dns:///logs:50051"),
+            ("unix:/run/emitd.sock", "unix:/run/emitd.sock"),
+            ("[::1]:5", "[::1]:5"),
+            ("10.0.0.1:5,10.0.0.2:6", "ipv4:10.0.0.1:5,10.0.0.2:6"),
+            ("10.0.0.1:5, 10.0.0.1:5", "ipv4:10.0.0.1:5"),
+            ("[::1]:5,[fe80::1]:6", "ipv6:[::1]:5,[fe80::1]:6"),
+            ("10.0.0.1:5,[::1]:6", "ipv6:[::ffff:10.0.0.1]:5,[::1]:6"),
+        ],
+    )
+    def test_each_form_of_an_address_is_a_target(self, address: str, target: str) -> None:
+        """One stands as it is; several become addresses of one kind."""
+        assert channel_target(address) == target
+
+    def test_names_among_several_are_looked_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """All that a name stands for, by IPv4, and each once."""
+        asked: list[tuple[Any, ...]] = []
+
+        def look_up(*query: Any) -> list[Any]:
+            asked.append(query)
+            return [(0, 0, 0, "", ("10.0.0.1", 5)), (0, 0, 0, "", ("10.0.0.2", 5))]
+
+        monkeypatch.setattr(channel.socket, "getaddrinfo", look_up)
+        assert channel_target("logs:5,10.0.0.2:5,10.0.0.3:6") == "ipv4:10.0.0.1:5,10.0.0.2:5,10.0.0.3:6"
+        assert [(host, port) for host, port, *_ in asked] == [("logs", 5)]
+
+    def test_a_name_that_is_not_known_is_worth_another_try(
+        self, monkeypatch: pytest.MonkeyPatch, made: Callable[[str], Transport]
+    ) -> None:
+        """The network may be down: no call ends in an error that the client does not know."""
+
+        def look_up(*query: Any) -> list[Any]:
+            raise OSError("no network")
+
+        monkeypatch.setattr(channel.socket, "getaddrinfo", look_up)
+        transport = made("logs:5,10.0.0.1:5")
+        transport.prepare()
+        reply = transport.emit([RECORD], 1, want_receipts=False)
+        ((why, _),) = reply.again.values()
+        assert "address: 'logs' is not known: no network" in why
+        assert (reply.is_broken, reply.may_have_arrived) == (True, False)
+        for ask in (
+            lambda: transport.call("GetJob", v1.GetJobRequest(), v1.GetJobResponse, 1),
+            lambda: next(watching(transport)),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask()
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+
+
+class TestCalls:
+    def test_records_arrive_as_they_are(self, made: Callable[[str], Transport]) -> None:
+        """In one request; receipts come only where they are wanted."""
+        with fake_log_service(accept) as service:
+            transport = made(service.address)
+            for want in (True, False):
+                reply = transport.emit([RECORD, RECORD], 10, want_receipts=want)
+                assert [receipt.record_id for receipt in reply.receipts] == ["r1", "r1"] * want
+                assert (reply.again, reply.rejected) == ({}, {})
+        assert [[each.record_id for each in request.records] for request in service.requests] == [
+            ["r1"] * 2
+        ] * 2
+
+    def test_all_calls_share_a_channel(self, made: Callable[[str], Transport]) -> None:
+        """It is made once, with the first call or before."""
+        with fake_log_service(accept) as service:
+            transport = made(service.address)
+            transport.prepare()
+            opened = transport._opened
+            transport.emit([RECORD], 10, want_receipts=False)
+            transport.call("EmitBatch", v1.EmitBatchRequest(), v1.EmitBatchResponse, 10)
+            assert transport._opened is opened is not None
+
+    def test_a_server_that_is_not_there_is_a_reply_too(self, made: Callable[[str], Transport]) -> None:
+        """Emitting never raises."""
+        reply = made(NOWHERE).emit([RECORD, RECORD], 10, want_receipts=False)
+        assert (set(reply.again), reply.is_broken, reply.may_have_arrived) == ({0, 1}, True, False)
+
+    def test_a_call_that_takes_too_long_is_worth_another_try(
+        self, made: Callable[[str], Transport], held: Held
+    ) -> None:
+        """After the time it was given; the server may have the records."""
+        with fake_log_service(held.batch) as service:
+            begun = time.monotonic()
+            reply = made(service.address).emit([RECORD], 0.1, want_receipts=False)
+            assert 0.1 <= time.monotonic() - begun < 5
+            assert (set(reply.again), reply.may_have_arrived) == ({0}, True)
+            held.leave.set()
+
+    def test_a_question_brings_its_answer(self, made: Callable[[str], Transport]) -> None:
+        """Of any size that the client is ready for, which is more than grpc's own 4 MiB."""
+        job = v1.Job(job_id="j", details_json="x" * 5_000_000)
+        with fake_log_service(lambda *_: v1.GetJobResponse(job=job)) as service:
+            answer = made(service.address).call("GetJob", v1.GetJobRequest(job_id="j"), v1.GetJobResponse, 10)
+        assert answer.job == job
+        assert service.requests == [v1.GetJobRequest(job_id="j")]
+
+    def test_a_question_that_fails_raises_grpc_s_status(self, made: Callable[[str], Transport]) -> None:
+        """With its text and its trailers, for `emitd.transport.reply` to read."""
+        no_job = fail(grpc.StatusCode.NOT_FOUND, "no job", retry_seconds=2)
+        with fake_log_service(no_job) as service, pytest.raises(grpc.RpcError) as caught:
+            made(service.address).call("GetJob", v1.GetJobRequest(), v1.GetJobResponse, 10)
+        error: Any = caught.value
+        assert (error.code(), error.details()) == (grpc.StatusCode.NOT_FOUND, "no job")
+        assert [key for key, _ in error.trailing_metadata()] == ["grpc-status-details-bin"]
+
+    def test_several_servers_are_used_in_turn(self, made: Callable[[str], Transport]) -> None:
+        """So that each gets its share, and one that dies is no end."""
+        with fake_log_service(accept) as one, fake_log_service(accept) as other:
+            transport = made(f"{one.address},{other.address}")
+            deadline = time.monotonic() + 10
+            while not (one.requests and other.requests):
+                assert time.monotonic() < deadline
+                transport.emit([RECORD], 10, want_receipts=False)
+
+    def test_a_server_that_comes_back_is_found_soon(self, made: Callable[[str], Transport]) -> None:
+        """The pauses of grpc itself would grow to minutes."""
+        with fake_log_service(accept) as service:
+            transport = made(service.address)
+            transport.emit([RECORD], 10, want_receipts=False)
+        port = int(service.address.split(":")[1])
+        for _ in range(5):
+            assert transport.emit([RECORD], 1, want_receipts=False).again
+            time.sleep(0.05)
+        with fake_log_service(accept, port=port):
+            begun = time.monotonic()
+            while transport.emit([RECORD], 1, want_receipts=False).again:
+                assert time.monotonic() - begun < 10
+                time.sleep(0.01)
+            assert time.monotonic() - begun < 5
+
+
+class TestInterruption:
+    def test_it_ends_a_call_under_way(self, made: Callable[[str], Transport], held: Held) -> None:
+        """Whose records are worth another try, by a new channel."""
+        with fake_log_service(held.batch) as service:
+            transport = made(service.address)
+            thread, replies = in_background(lambda: transport.emit([RECORD], 60, want_receipts=False))
+            assert held.begun.wait(10)
+            transport.interrupt()
+            thread.join(10)
+            assert [(set(reply.again), reply.may_have_arrived) for reply in replies] == [({0}, True)]
+            held.leave.set()
+            assert not transport.emit([RECORD], 10, want_receipts=False).again
+
+    def test_it_ends_a_question_and_a_stream(self, made: Callable[[str], Transport], held: Held) -> None:
+        """With CANCELLED, which can be tried again."""
+        with fake_log_service(held.watch, held.batch) as service:
+            transport = made(service.address)
+            stream = watching(transport)
+            next(stream)
+            thread, results = in_background(lambda: next(stream))
+            assert held.begun.wait(10)
+            held.begun.clear()
+            asking, answers = in_background(
+                lambda: transport.call("GetJob", v1.GetJobRequest(), v1.GetJobResponse, 60)
+            )
+            assert held.begun.wait(10)
+            transport.interrupt()
+            thread.join(10)
+            asking.join(10)
+            assert [error.code() for error in (*results, *answers)] == [grpc.StatusCode.CANCELLED] * 2
+            held.leave.set()
+
+    def test_without_a_call_there_is_nothing_to_interrupt(self, made: Callable[[str], Transport]) -> None:
+        """Nor twice."""
+        transport = made(NOWHERE)
+        transport.interrupt()
+        transport.prepare()
+        transport.interrupt()
+        transport.interrupt()
+
+    def test_a_channel_that_is_closed_under_a_call_is_worth_another_try(
+        self, made: Callable[[str], Transport], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By another thread, between its being taken and its use: grpc has a ValueError for that."""
+        transport = made(NOWHERE)
+        closed = transport._open()
+        transport.interrupt()
+        monkeypatch.setattr(transport, "_opened", closed)
+        reply = transport.emit([RECORD], 1, want_receipts=False)
+        assert (set(reply.again), reply.is_broken, reply.may_have_arrived) == ({0}, True, False)
+        for ask in (
+            lambda: transport.call("GetJob", v1.GetJobRequest(), v1.GetJobResponse, 1),
+            lambda: next(watching(transport)),
+        ):
+            with pytest.raises(grpc.RpcError) as caught:
+                ask()
+            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+
+
+class TestStreams:
+    def test_a_stream_brings_its_messages_and_ends(self, made: Callable[[str], Transport]) -> None:
+        """As the server ends it."""
+        messages = [v1.WatchJobResponse(job=v1.Job(revision=number)) for number in range(3)]
+        with fake_log_service(lambda *_: messages) as service:
+            transport = made(service.address)
+            assert list(watching(transport)) == messages
+            assert transport._stream_channels == set()
+
+    def test_a_stream_that_fails_raises_grpc_s_status(self, made: Callable[[str], Transport]) -> None:
+        """After what came before."""
+
+        def watch(request: Any, context: grpc.ServicerContext) -> Iterator[v1.WatchJobResponse]:
+            yield v1.WatchJobResponse(heartbeat=True)
+            context.abort(grpc.StatusCode.UNAVAILABLE, "the server stops")
+
+        with fake_log_service(watch) as service:
+            transport = made(service.address)
+            stream = watching(transport)
+            assert next(stream).heartbeat
+            with pytest.raises(grpc.RpcError) as caught:
+                next(stream)
+            assert caught.value.details() == "the server stops"  # type: ignore[attr-defined]
+            assert transport._stream_channels == set()
+
+    def test_cancelling_ends_all_streams(self, made: Callable[[str], Transport], held: Held) -> None:
+        """Who reads gets CANCELLED; other calls go on, and so do later streams."""
+        with fake_log_service(held.watch, held.watch, accept) as service:
+            transport = made(service.address)
+            streams = [watching(transport), watching(transport)]
+            for stream in streams:
+                next(stream)
+            reading = [in_background(lambda stream=stream: next(stream)) for stream in streams]  # type: ignore[misc]
+            until_inside(transport, 2)
+            transport.cancel_streams()
+            for thread, results in reading:
+                thread.join(10)
+                assert [error.code() for error in results] == [grpc.StatusCode.CANCELLED]
+            assert not transport.emit([RECORD], 10, want_receipts=False).again
+            held.leave.set()
+
+    def test_leaving_a_stream_ends_it_at_the_server(
+        self, made: Callable[[str], Transport], held: Held
+    ) -> None:
+        """Nobody reads it any more."""
+        with fake_log_service(held.watch) as service:
+            transport = made(service.address)
+            stream: Any = watching(transport)
+            next(stream)
+            assert not held.ended.is_set()
+            stream.close()
+            assert held.ended.wait(10)
+            assert transport._stream_channels == set()
+            held.leave.set()
+
+
+def until_inside(transport: Transport, count: int) -> None:
+    deadline = time.monotonic() + 10
+    while transport.gate._inside != count:
+        assert time.monotonic() < deadline
+        time.sleep(0.001)
+
+
+class TestGate:
+    def test_every_call_stands_within_it(self, made: Callable[[str], Transport], held: Held) -> None:
+        """So that a fork can wait for the end of all of them; between its messages a stream is outside."""
+        with fake_log_service(held.batch, held.watch) as service:
+            transport = made(service.address)
+            thread, _ = in_background(lambda: transport.emit([RECORD], 60, want_receipts=False))
+            assert held.begun.wait(10)
+            assert transport.gate._inside == 1
+            held.leave.set()
+            thread.join(10)
+            assert transport.gate._inside == 0
+            stream = watching(transport)
+            next(stream)
+            assert transport.gate._inside == 0
+            assert list(stream) == []
+
+    @pytest.mark.parametrize("kind", ["emit", "call", "stream"])
+    def test_a_shut_gate_holds_every_call(self, made: Callable[[str], Transport], kind: str) -> None:
+        """Until it is opened: a fork is under way."""
+        answers: dict[str, Any] = {
+            "emit": accept,
+            "call": lambda *_: v1.GetJobResponse(),
+            "stream": lambda *_: [v1.WatchJobResponse()],
+        }
+        with fake_log_service(answers[kind]) as service:
+            transport = made(service.address)
+            runs: dict[str, Callable[[], object]] = {
+                "emit": lambda: transport.emit([RECORD], 10, want_receipts=False),
+                "call": lambda: transport.call("GetJob", v1.GetJobRequest(), v1.GetJobResponse, 10),
+                "stream": lambda: list(watching(transport)),
+            }
+            transport.gate.shut()
+            thread, results = in_background(runs[kind])
+            thread.join(0.1)
+            assert (results, service.requests) == ([], [])
+            transport.gate.open()
+            thread.join(10)
+            assert len(results) == len(service.requests) == 1
+            assert not isinstance(results[0], Exception)
+
+
+def test_a_call_without_a_channel_explains_itself() -> None:
+    """In the form of grpc's own errors, which is all that callers know."""
+    error = NoChannel("the reason")
+    assert (error.code(), error.trailing_metadata()) == (grpc.StatusCode.UNAVAILABLE, ())
+    assert error.details().endswith("the reason")
+    assert isinstance(error, grpc.RpcError)

@@ -1,0 +1,185 @@
+"""The interface of clients: that the client in process fits it, how objects become JSON, and the errors."""
+
+import inspect
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from datetime import UTC, datetime
+from decimal import Decimal
+from pathlib import Path
+from typing import Any
+from uuid import UUID
+
+import pytest
+
+from emitd import AsyncJobReporter, AsyncLogger, EmitError, JobNotApplied, Unavailable, errors
+from emitd.records.encoding import as_text, encode_attributes, encode_details
+from emitd_server.errors import StartError
+from emitd_server.in_process.client import InProcessClient
+from emitd_server.in_process.errors import CLIENT_ERRORS, client_error
+from emitd_server.in_process.job import InProcessJob
+from emitd_server.rpc.status import CODES, is_retryable
+
+ROOT = Path(__file__).parents[3]
+
+
+class Unspeakable:
+    """Its repr raises."""
+
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+def parameters(method: Callable[..., Any]) -> list[tuple[str, object, object]]:
+    return [(p.name, p.kind, p.default) for p in inspect.signature(method).parameters.values()]
+
+
+@pytest.mark.parametrize(
+    ("interface", "client"), [(AsyncLogger, InProcessClient), (AsyncJobReporter, InProcessJob)]
+)
+def test_the_client_has_every_verb_with_the_same_parameters(interface: type, client: type) -> None:
+    """Names, kinds and defaults of parameters are those of the interface, for every member of it."""
+    verbs = [name for name, value in vars(interface).items() if callable(value) and name in dir(client)]
+    public = [name for name in vars(interface) if not name.startswith("_")]
+    assert [name for name in public if not hasattr(client, name)] == []
+    for name in {*verbs, *public} - {"__init__", "__subclasshook__"}:
+        if callable(getattr(interface, name)):
+            assert parameters(getattr(client, name)) == parameters(getattr(interface, name)), name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("expression", "is_good"),
+    [
+        ("InProcessClient.from_config(None, source='shop')", True),
+        ("InProcessClient.from_config(None).bind(user='u1')", True),
+        ("LoggingService().client('shop')", True),
+        ("LoggingService()", False),
+    ],
+)
+def test_the_type_checker_agrees(expression: str, is_good: bool, tmp_path: Path) -> None:
+    """The client passes mypy as an `AsyncLogger`, its reporter as an `AsyncJobReporter`, and a service as neither."""
+    (tmp_path / "program.py").write_text(
+        "from emitd import AsyncJobReporter, AsyncLogger\n"
+        "from emitd_server.in_process.client import InProcessClient\n"
+        "from emitd_server.service import LoggingService\n"
+        f"logger: AsyncLogger = {expression}\n"
+        "job: AsyncJobReporter = logger.job('j1', 'sync')\n"
+    )
+    command = [
+        sys.executable,
+        "-m",
+        "mypy",
+        "--config-file",
+        ROOT / "pyproject.toml",
+        "--cache-dir",
+        tmp_path,
+    ]
+    done = subprocess.run(
+        [*command, tmp_path / "program.py"], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode == 0) is is_good, done.stdout + done.stderr
+
+
+def test_attributes_are_json_whatever_they_are() -> None:
+    """Dates, ids and decimals become text; what is no JSON at all becomes its repr, and spares its neighbours."""
+    cycle: list[object] = []
+    cycle.append(cycle)
+    text = encode_attributes(
+        {
+            "when": datetime(2026, 3, 1, 10, tzinfo=UTC),
+            "id": UUID(int=7),
+            "price": Decimal("1.10"),
+            "object": object,
+            "inside": {"error": ValueError("x")},
+            "huge": 2**80,
+            "half": "\ud800",
+            "key": {(1, 2): 3},
+            "cycle": cycle,
+            "unspeakable": Unspeakable(),
+            "nan": float("nan"),
+            "plain": 1,
+        }
+    )
+    assert json.loads(text) == {
+        "when": "2026-03-01T10:00:00Z",
+        "id": "00000000-0000-0000-0000-000000000007",
+        "price": "1.10",
+        "object": "<class 'object'>",
+        "inside": {"error": "ValueError('x')"},
+        "huge": 2**80,
+        "half": "\\ud800",
+        "key": {"(1, 2)": 3},
+        "cycle": "[[...]]",
+        "unspeakable": "<Unspeakable whose repr raised RuntimeError>",
+        "nan": None,
+        "plain": 1,
+    }
+    assert encode_attributes({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("details", "message"),
+    [
+        ({"good": 1, "card": object()}, r"details\['card'\] cannot be written as JSON: .*object"),
+        ({"half": "\ud800"}, r"details\['half'\]"),
+        ({7: "x", (1, 2): 3}, r"details\[\(1, 2\)\] cannot be written as JSON: .*keys"),
+        ({"inner": {"card": object()}}, r"details\['inner'\]"),
+        ({"share": float("nan")}, r"details\['share'\] cannot be written as JSON: it has no nan"),
+        ({"none": None, "inner": [{"share": float("-inf")}]}, r"details\['inner'\] .* -inf; use None"),
+        (["x"], "details must be a mapping, not list"),
+    ],
+)
+def test_details_that_are_no_json_are_refused_by_key(details: Any, message: str) -> None:
+    """A TypeError names the key: an audit trail must not hold a repr by accident."""
+    with pytest.raises(TypeError, match=message):
+        encode_details(details)
+
+
+def test_details_are_one_object() -> None:
+    """None is the empty object; a mapping of any kind is an object."""
+    assert encode_details(None) == "{}"
+    assert (
+        encode_details({"none": None, "huge": 2**80, "set": {1}})
+        == f'{{"none":null,"huge":{2**80},"set":[1]}}'
+    )
+    assert encode_details({"at": UUID(int=1), "list": (1, 2)}) == (
+        '{"at":"00000000-0000-0000-0000-000000000001","list":[1,2]}'
+    )
+
+
+def test_every_text_has_utf8() -> None:
+    """Half a surrogate pair is escaped, and what is no text is shown by its repr."""
+    assert as_text("a\udcffb") == "a\\udcffb"
+    assert as_text(ValueError("x")) == "ValueError('x')"
+    as_text(Unspeakable()).encode()
+
+
+def test_every_error_of_the_service_has_its_client_error() -> None:
+    """Each error that can reach a caller is in the table, and both sides agree whether a retry can help."""
+    assert set(CLIENT_ERRORS) == set(CODES)
+    for ours, theirs in CLIENT_ERRORS.items():
+        error = ours.__new__(ours)
+        retryable = (
+            is_retryable(error) or "retry_after_seconds" in inspect.signature(ours.__init__).parameters
+        )
+        assert theirs.retryable is retryable, ours
+
+
+def test_an_error_without_an_entry_is_still_an_emit_error() -> None:
+    """Nothing but the client's tree comes out of a client."""
+    error = client_error(StartError("odd"))
+    assert type(error) is EmitError
+    assert str(error) == "odd"
+    assert not error.retryable
+
+
+def test_the_errors_are_one_tree() -> None:
+    """Each exported error is an EmitError, drawn in the module's docstring; only Unavailable invites another try."""
+    assert errors.__doc__ is not None
+    tree = {name: getattr(errors, name) for name in errors.__all__}
+    assert all(issubclass(error, EmitError) for error in tree.values())
+    assert [name for name in tree if name not in errors.__doc__] == []
+    assert [error for error in tree.values() if error.retryable] == [Unavailable]
+    assert JobNotApplied("j1", "SUPERSEDED").stale_reason == "SUPERSEDED"

@@ -1,0 +1,305 @@
+"""`verify_log`: how much it can tell, and what it takes for an accident or for a service at work."""
+
+import fcntl
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from threading import Thread
+
+import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from emitd_handlers.audit.format.line_index import Entry, pack_entry
+from emitd_handlers.audit.verify.evidence import HeldElsewhere
+from emitd_handlers.audit.verify.findings import Kind, Verdict, VerifyReport
+from emitd_handlers.audit.verify.verifier import verify_log
+from emitd_handlers.tlog.merkle import HASH_BYTES, stored_count
+from emitd_handlers.tlog.note import Signer, Verifier
+from support.audit.sealed_log import LOG_ID, TIME, SealedLog, make_line
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> SealedLog:
+    return SealedLog.make(tmp_path / "audit.json.log", 10, 40)
+
+
+def kinds(report: VerifyReport) -> list[str]:
+    return [finding.kind.value for finding in report.findings]
+
+
+def has_note(report: VerifyReport, part: str) -> bool:
+    return any(part in note for note in report.notes)
+
+
+def test_a_good_log(log: SealedLog) -> None:
+    """The report says how much was read, how much is covered, whose log it is, and by which keys."""
+    report = verify_log(log.path)
+    assert (report.verdict, report.lines, report.checkpoints, report.covered_lines) == (
+        Verdict.GOOD,
+        40,
+        2,
+        40,
+    )
+    assert (report.log_id, report.keys, report.findings, report.unlisted) == (LOG_ID, log.vkeys, [], {})
+    assert report.signed_by == ["+".join(log.vkeys[0].split("+")[:2])]
+
+
+def test_a_key_held_elsewhere_proves_more(log: SealedLog) -> None:
+    """With the key that lies beside the log the report says that this proves less; with another it does not."""
+    assert has_note(verify_log(log.path), "proves less")
+    assert not verify_log(log.path, keys=[Verifier.from_vkey(log.vkeys[0])]).notes
+
+
+def test_a_copied_folder(log: SealedLog, tmp_path: Path) -> None:
+    """Lines, hashes, checkpoints and the key are enough; so are lines and checkpoints, as the report says."""
+    copy = tmp_path / "copy" / "audit.json.log"
+    copy.parent.mkdir()
+    for path in (log.paths.lines, log.paths.checkpoints):
+        shutil.copy(path, copy.parent)
+    report = verify_log(copy, keys=[Verifier.from_vkey(log.vkeys[0])])
+    assert (report.verdict, report.log_id) == (Verdict.GOOD, LOG_ID)
+    assert has_note(report, "no file of stored hashes")
+
+
+def test_without_a_key(log: SealedLog) -> None:
+    """It cannot be told whether a log is good; that its lines do not fit the checkpoints can."""
+    log.paths.vkey.unlink()
+    report = verify_log(log.path)
+    assert (report.verdict, has_note(report, "no public key")) == (Verdict.CANNOT_TELL, True)
+    log.path.write_bytes(log.path.read_bytes().replace(b'"user-1"', b'"user-2"', 1))
+    assert kinds(verify_log(log.path)) == [Kind.LINE_CHANGED]
+
+
+def test_without_checkpoints(log: SealedLog) -> None:
+    """It cannot be told; that a line and its hash do not fit is found all the same."""
+    log.paths.checkpoints.unlink()
+    report = verify_log(log.path)
+    assert (report.verdict, has_note(report, "no checkpoints")) == (Verdict.CANNOT_TELL, True)
+    log.path.write_bytes(log.path.read_bytes().replace(b'"user-1"', b'"user-2"', 1))
+    assert kinds(verify_log(log.path)) == [Kind.HASH_MISMATCH]
+
+
+def test_an_empty_log(tmp_path: Path) -> None:
+    """There is nothing in it that could be told of; there is no log, and OSError says so."""
+    log = SealedLog(tmp_path / "audit.json.log")
+    assert verify_log(log.path).verdict is Verdict.CANNOT_TELL
+    with pytest.raises(FileNotFoundError):
+        verify_log(tmp_path / "other.log")
+
+
+def test_rotated_keys(log: SealedLog) -> None:
+    """All keys on the list count; who holds only the first one cannot trust what the next one signed."""
+    log.rotate_key()
+    log.append([make_line(40)])
+    log.checkpoint()
+    assert verify_log(log.path).verdict is Verdict.GOOD
+    assert kinds(verify_log(log.path, keys=[log.signers[0].verifier])) == [Kind.KEY_UNKNOWN]
+    both = [signer.verifier for signer in log.signers]
+    assert verify_log(log.path, keys=both).verdict is Verdict.GOOD
+
+
+def test_the_key_of_another_log(log: SealedLog) -> None:
+    """That is told once, and not for each checkpoint."""
+    other = Signer("emitd.test/other", Ed25519PrivateKey.generate())
+    assert kinds(verify_log(log.path, keys=[other.verifier])) == [Kind.LOG_ID_WRONG]
+
+
+@pytest.mark.parametrize("tear", [1, 2, 60, 93, 94, 130, 170])
+def test_a_torn_checkpoint(log: SealedLog, tear: int) -> None:
+    """What a crash leaves of the last one is no finding, wherever it tore it; the lines behind are not covered then."""
+    data = log.paths.checkpoints.read_bytes()
+    log.paths.checkpoints.write_bytes(data[:-tear])
+    report = verify_log(log.path)
+    assert (report.verdict, report.findings) == (Verdict.GOOD, [])
+    assert (report.covered_lines, has_note(report, "part of a checkpoint")) == (
+        (40, False) if tear < 3 else (10, True)
+    )
+
+
+@pytest.mark.parametrize(
+    "junk", [b"emitd.test/lag\n", b"emitd.test/log\n4x", b"\n", b"x", b"emitd.test/log\n41\n====\n\n"]
+)
+def test_what_is_no_torn_checkpoint(log: SealedLog, junk: bytes) -> None:
+    """What no crash can leave of a checkpoint is damage."""
+    with log.paths.checkpoints.open("ab") as file:
+        file.write(junk)
+    assert kinds(verify_log(log.path)) == [Kind.CHECKPOINT_DAMAGED]
+
+
+def test_torn_lines_hashes_and_index(log: SealedLog) -> None:
+    """What a crash leaves at the ends of files is noted, and is no finding."""
+    log.append([make_line(40)])
+    for path, size in ((log.path, 7), (log.paths.index, 5)):
+        with path.open("ab") as file:
+            file.write(b'{"timestamp"'[:size])
+    log.paths.hashes.write_bytes(log.paths.hashes.read_bytes()[:-3])
+    report = verify_log(log.path)
+    assert (report.verdict, report.findings, report.lines) == (Verdict.GOOD, [], 41)
+    assert has_note(report, "part of a line, stored hash, entry of the index")
+
+
+def test_while_the_service_writes(log: SealedLog) -> None:
+    """A line that is being written is none: the service has locked the file."""
+    with log.path.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.write(b'{"timestamp"')
+        file.flush()
+        report = verify_log(log.path)
+    assert (report.verdict, has_note(report, "part of a line")) == (Verdict.GOOD, False)
+
+
+def test_beside_a_writer(log: SealedLog) -> None:
+    """However often a log is verified while lines, hashes and checkpoints come, it is good."""
+
+    def write() -> None:
+        for first in range(40, 400, 6):
+            log.append([make_line(number) for number in range(first, first + 6)])
+            log.checkpoint()
+
+    writer = Thread(target=write)
+    writer.start()
+    reports = []
+    while writer.is_alive():
+        reports.append(verify_log(log.path))
+    writer.join()
+    assert {(report.verdict, *report.findings) for report in reports} == {(Verdict.GOOD,)}
+    assert verify_log(log.path).covered_lines == 400
+
+
+def test_cut_while_it_is_read(log: SealedLog) -> None:
+    """A start that cuts hashes off behind the last checkpoint is no finding: the log must be verified again."""
+    log.append([make_line(40)])
+
+    def cut(size: int, total: int) -> None:
+        os.truncate(log.paths.hashes, stored_count(40) * HASH_BYTES)
+
+    log.path.write_bytes(log.path.read_bytes().replace(b'"user-5"', b'"user-4"'))
+    assert verify_log(log.path).findings
+    with pytest.raises(OSError, match="verify it again"):
+        verify_log(log.path, advance=cut)
+
+
+def test_lines_that_no_checkpoint_covers(log: SealedLog) -> None:
+    """They are named, with or without hashes."""
+    log.append([make_line(40)])
+    log.append([make_line(41)], hashes=False)
+    report = verify_log(log.path)
+    assert (report.verdict, report.covered_lines) == (Verdict.GOOD, 40)
+    assert has_note(report, "no checkpoint covers lines 40 to 41 yet")
+
+
+@pytest.mark.parametrize("entry", [Entry(16, 1), Entry(17, 0), Entry(5, 10**9), Entry(0, 4097)])
+def test_a_wrong_entry_of_the_index(log: SealedLog, entry: Entry) -> None:
+    """It is named by the line that it is about, and by its place."""
+    index = log.paths.index.read_bytes()
+    log.paths.index.write_bytes(index[:16] + pack_entry(entry))
+    found = verify_log(log.path).findings
+    assert {(one.kind, one.index) for one in found} == {(Kind.INDEX_WRONG, entry.leaf_index)}
+    assert {one.offset for one in found} == {16}
+
+
+def test_an_index_out_of_order(log: SealedLog) -> None:
+    """Entries that are right one by one must come in order."""
+    index = log.paths.index.read_bytes()
+    log.paths.index.write_bytes(index[16:32] + index[:16])
+    assert kinds(verify_log(log.path)) == [Kind.INDEX_WRONG]
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "kind"),
+    [
+        ("log_id", lambda text: text.rstrip("\n"), Kind.LOG_ID_WRONG),
+        ("log_id", lambda text: "", Kind.LOG_ID_WRONG),
+        ("log_id", lambda text: "emitd.test/other\n", Kind.LOG_ID_WRONG),
+        ("vkey", lambda text: text + "x\n", Kind.KEY_FILE_WRONG),
+        ("vkey", lambda text: text.replace("+", " ", 1), Kind.KEY_FILE_WRONG),
+        ("vkey", lambda text: text + "\n", Kind.KEY_FILE_WRONG),
+    ],
+)
+def test_the_small_files(log: SealedLog, name: str, change: Callable[[str], str], kind: Kind) -> None:
+    """What they hold is judged as well."""
+    path: Path = getattr(log.paths, name)
+    path.write_text(change(path.read_text()))
+    found = verify_log(log.path).findings
+    assert (found[0].kind, found[0].file) == (kind, str(path))
+
+
+def test_a_torn_list_of_keys(log: SealedLog) -> None:
+    """What a crash leaves of a key that was just added is noted; a list without its last newline is a list."""
+    log.paths.vkey.write_text(log.vkeys[0])
+    assert verify_log(log.path).findings == []
+    log.paths.vkey.write_text(f"{log.vkeys[0]}\n{log.vkeys[0][:40]}")
+    report = verify_log(log.path)
+    assert (report.verdict, has_note(report, "last line is not whole")) == (Verdict.GOOD, True)
+
+
+def test_repeated_ids(tmp_path: Path) -> None:
+    """An id in two lines is told with both, for events and for records, if the log was signed so."""
+    log = SealedLog(tmp_path / "audit.json.log")
+    lines = [make_line(number) for number in range(5)]
+    lines.append(make_line(5).replace(b"event-000005", b"event-000001"))
+    lines.append(make_line(6).replace(b"record-000006", b"record-000002"))
+    log.append(lines)
+    log.checkpoint()
+    found = verify_log(log.path).findings
+    assert [(one.kind, one.index) for one in found] == [(Kind.ID_REPEATED, 5), (Kind.ID_REPEATED, 6)]
+    assert "line 5 has the event_id 'event-000001' of line 1" in found[0].message
+    assert "line 6 has the record_id 'record-000002' of line 2" in found[1].message
+
+
+def test_time_goes_back_between_chunks(log: SealedLog, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It does not matter where a log is cut into pieces to be looked at."""
+    monkeypatch.setattr("emitd_handlers.audit.verify.chunks.CHUNK_BYTES", 100)
+    monkeypatch.setattr("emitd_handlers.audit.verify.chunks.LOOK_BACK_BYTES", 100)
+    assert verify_log(log.path).verdict is Verdict.GOOD
+    log.append([make_line(40, time=TIME)])
+    log.checkpoint()
+    assert [(one.kind, one.index) for one in verify_log(log.path).findings] == [(Kind.TIME_WENT_BACK, 40)]
+
+
+def test_many_findings_are_counted(tmp_path: Path) -> None:
+    """Twenty of a kind are listed, and how many more there are is told."""
+    log = SealedLog(tmp_path / "audit.json.log")
+    log.append([b"{}"] * 50)
+    log.checkpoint()
+    report = verify_log(log.path)
+    assert kinds(report) == [Kind.FIELD_MISSING] * 20
+    assert report.unlisted == {"FIELD_MISSING": 30}
+
+
+def test_progress(log: SealedLog) -> None:
+    """All bytes of the lines are told of, in the end."""
+    told: list[tuple[int, int]] = []
+    verify_log(log.path, advance=lambda size, total: told.append((size, total)))
+    size = log.path.stat().st_size
+    assert (sum(one for one, _ in told), told[-1][1]) == (size, size)
+
+
+def test_evidence_that_says_nothing(log: SealedLog) -> None:
+    """It does not make a log bad: it cannot be told whether the log is what somebody holds."""
+    report = verify_log(log.path, against=[HeldElsewhere("kept", b"hello")])
+    assert (report.verdict, has_note(report, "'kept' says nothing")) == (Verdict.CANNOT_TELL, True)
+
+
+def test_with_several_processes(log: SealedLog) -> None:
+    """They find what one finds."""
+    lines = log.path.read_bytes().split(b"\n")[:-1]
+    log.path.write_bytes(
+        b"".join(line + b"\n" for line in [*lines[:17], *lines[18:20], lines[3], *lines[20:]])
+    )
+    script = (
+        "import sys; from pathlib import Path; from emitd_handlers.audit.verify import chunks\n"
+        "from emitd_handlers.audit.verify.verifier import verify_log\n"
+        "chunks.CHUNK_BYTES = chunks.LOOK_BACK_BYTES = 1000\n"
+        "one, two = (verify_log(Path(sys.argv[1]), workers=count) for count in (1, 2))\n"
+        "assert one == two and len(one.findings) == 5, (one, two)\n"
+        "print(sorted({finding.kind.value for finding in two.findings}))"
+    )
+    # In a process of its own: this one may have threads, beside which forking is not safe.
+    command = [sys.executable, "-W", "error", "-c", script, str(log.path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.stderr == ""
+    assert done.stdout == "['ID_REPEATED', 'LINE_DELETED', 'LINE_DUPLICATED', 'TIME_WENT_BACK']\n"
