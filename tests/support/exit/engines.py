@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from emitd.runtime import process_hooks
-from emitd.runtime.fork_gate import CallGate
+from emitd.runtime.grpc_fork_guard import GrpcForkGuard
 from emitd.sending.engine import Engine
 from emitd.sending.line_queue import Line
 from emitd.settings import ClientSettings
@@ -24,7 +24,7 @@ class FakeTransport:
 
     def __init__(self, answer: Answer) -> None:
         self.answer = answer
-        self.gate = CallGate()
+        self.fork_guard = GrpcForkGuard()
         self.messages: list[str] = []
         self.timeouts: list[float] = []
         self.threads: set[str] = set()

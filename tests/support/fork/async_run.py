@@ -13,10 +13,9 @@ import sys
 import time
 from concurrent.futures import ProcessPoolExecutor
 
-from load import CHILD_SECONDS, use, wait_for
-
 from emitd.async_client import AsyncLogClient
 from emitd.client import LogClient
+from load import CHILD_SECONDS, use, wait_for
 
 JOB = "fork-async"
 WATCHES = 3

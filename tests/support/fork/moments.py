@@ -14,10 +14,9 @@ import threading
 import time
 from collections.abc import Callable
 
-from load import CHILD_SECONDS, wait_for
-
 from emitd.client import LogClient
 from emitd.errors import ClientNotOpen
+from load import CHILD_SECONDS, wait_for
 
 FORKS = 60
 FEW_FORKS = 4

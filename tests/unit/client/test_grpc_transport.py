@@ -365,7 +365,7 @@ class TestStreams:
 
 def until_inside(transport: Transport, count: int) -> None:
     deadline = time.monotonic() + 10
-    while transport.gate._inside != count:
+    while transport.fork_guard._inside != count:
         assert time.monotonic() < deadline
         time.sleep(0.001)
 
@@ -377,13 +377,13 @@ class TestGate:
             transport = made(service.address)
             thread, _ = in_background(lambda: transport.emit([RECORD], 60, want_receipts=False))
             assert held.begun.wait(10)
-            assert transport.gate._inside == 1
+            assert transport.fork_guard._inside == 1
             held.leave.set()
             thread.join(10)
-            assert transport.gate._inside == 0
+            assert transport.fork_guard._inside == 0
             stream = watching(transport)
             next(stream)
-            assert transport.gate._inside == 0
+            assert transport.fork_guard._inside == 0
             assert list(stream) == []
 
     @pytest.mark.parametrize("kind", ["emit", "call", "stream"])
@@ -401,11 +401,11 @@ class TestGate:
                 "call": lambda: transport.call("GetJob", v1.GetJobRequest(), v1.GetJobResponse, 10),
                 "stream": lambda: list(watching(transport)),
             }
-            transport.gate.shut()
+            transport.fork_guard.shut()
             thread, results = in_background(runs[kind])
             thread.join(0.1)
             assert (results, service.requests) == ([], [])
-            transport.gate.open()
+            transport.fork_guard.open()
             thread.join(10)
             assert len(results) == len(service.requests) == 1
             assert not isinstance(results[0], Exception)

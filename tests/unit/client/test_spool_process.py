@@ -21,7 +21,7 @@ import gc, os, signal, sys, threading, time
 from pathlib import Path
 from emitd.spool.spool import Spool
 from emitd.spool.adoption import adopt_orphans
-from emitd.spool.fork_gate import pause, resume
+from emitd.spool.sqlite_fork_guard import pause, resume
 folder, target, max_bytes = Path(sys.argv[1]), "localhost:50051", 10**9
 
 def show(*words):

@@ -220,22 +220,22 @@ class Engine:
 
     def shut_for_fork(self) -> None:
         """Let no thread into grpc any more, and end the streams, which would not end by themselves."""
-        self.transport.gate.shut()
+        self.transport.fork_guard.shut()
         self.transport.cancel_streams()
 
     def wait_for_fork(self, began: float) -> None:
         """See to it that no thread is inside grpc or SQLite: wait for calls under way, then interrupt them."""
         deadline = began + self.settings.fork_wait
         # Half of the time for them to end by themselves. One that is interrupted is tried again.
-        if not self.transport.gate.wait_until_empty(deadline - self.settings.fork_wait / 2):
+        if not self.transport.fork_guard.wait_until_empty(deadline - self.settings.fork_wait / 2):
             self.transport.interrupt()
-            self.transport.gate.wait_until_empty(deadline)
+            self.transport.fork_guard.wait_until_empty(deadline)
         self._spool.pause(max(deadline - time.monotonic(), 0.0))
 
     def resume_after_fork(self) -> None:
         """Go on, in the parent."""
         self._spool.resume()
-        self.transport.gate.open()
+        self.transport.fork_guard.open()
 
     def start_in_child(self) -> None:
         """Leave all that there is to the parent, and start afresh."""

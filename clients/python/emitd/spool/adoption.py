@@ -12,9 +12,9 @@ from pathlib import Path
 from emitd.spool.database import closed_on_error, is_damage, open_database
 from emitd.spool.errors import SpoolError
 from emitd.spool.folder import lock_path, parts_of, remove_files, spool_paths, sync_folder, unsafe_part
-from emitd.spool.fork_gate import inside
 from emitd.spool.lock import SpoolLock
 from emitd.spool.spool import Spool
+from emitd.spool.sqlite_fork_guard import inside
 from emitd.spool.table import SpoolTable
 
 __all__ = ["adopt_orphans"]

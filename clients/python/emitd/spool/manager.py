@@ -19,7 +19,7 @@ from emitd.runtime.backoff import Backoff
 from emitd.runtime.threads import Senders
 from emitd.sending.drop_ledger import say
 from emitd.settings import ClientSettings
-from emitd.spool.fork_gate import inside
+from emitd.spool.sqlite_fork_guard import inside
 from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
 
@@ -116,13 +116,13 @@ class SpoolKeeper:
 
     def pause(self, seconds: float) -> None:
         """Keep all threads out of SQLite for the time of a fork."""
-        gate = sys.modules.get("emitd.spool.fork_gate")
+        gate = sys.modules.get("emitd.spool.sqlite_fork_guard")
         self._is_paused = gate is not None and gate.pause(seconds)
 
     def resume(self) -> None:
         """End the pause, in the parent."""
         if self._is_paused:
-            sys.modules["emitd.spool.fork_gate"].resume()
+            sys.modules["emitd.spool.sqlite_fork_guard"].resume()
 
     def leave_to_parent(self) -> None:
         """Have nothing to do with the files, in a forked child."""

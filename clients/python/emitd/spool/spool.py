@@ -7,7 +7,7 @@ another one gets the lock and sends the rest: see `adoption`.
 What `append` has returned for survives a kill and a power cut. The limit is `max_bytes` of records; on disk they take
 somewhat more, and while they are written up to as much again.
 
-Across a fork the file stays the parent's: whoever forks calls `sqlite_gate.pause` before, and `leave_to_parent` in the
+Across a fork the file stays the parent's: whoever forks calls `sqlite_fork_guard.pause` before, and `leave_to_parent` in the
 child.
 """
 
@@ -21,8 +21,8 @@ from typing import Self
 from emitd.spool.database import abandon, closed_on_error, identity_of, make_database
 from emitd.spool.errors import SpoolError, SpoolFull
 from emitd.spool.folder import lock_path, make_folder, new_path, remove_files, sync_folder
-from emitd.spool.fork_gate import inside
 from emitd.spool.lock import SpoolLock
+from emitd.spool.sqlite_fork_guard import inside
 from emitd.spool.table import Spooled, SpoolTable
 
 __all__ = ["Spool", "SpoolError", "SpoolFull", "Spooled"]

@@ -15,7 +15,7 @@ import grpc._channel  # now, not for the first call: a fork in the midst of an i
 from grpc.experimental import ChannelOptions
 
 from emitd.runtime import process_hooks
-from emitd.runtime.fork_gate import CallGate
+from emitd.runtime.grpc_fork_guard import GrpcForkGuard
 from emitd.settings import ClientSettings
 from emitd.transport.call_errors import CallFailed, NoChannel
 from emitd.transport.channel import channel_options, channel_target
@@ -49,7 +49,7 @@ class Transport:
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
-        self.gate = CallGate()
+        self.fork_guard = GrpcForkGuard()
         # Reentrant: a signal handler may close the client in the thread that it interrupts.
         self._lock = threading.RLock()
         #: The channel, and what makes the call that is made most.
@@ -60,13 +60,13 @@ class Transport:
 
     def prepare(self) -> None:
         """Make the channel now: when the interpreter is being torn down, nothing can be imported for it any more."""
-        with self.gate, suppress(NoChannel):
+        with self.fork_guard, suppress(NoChannel):
             self._open()
 
     def emit(self, records: Sequence[bytes], timeout: float, *, want_receipts: bool) -> Reply:
         """Send records, each a serialised LogRecord, in one call. Never raises."""
         request = batch_request(records, want_receipts=want_receipts)
-        with self.gate:
+        with self.fork_guard:
             try:
                 emit_batch = (self._opened or self._open())[1]
                 with _channel_closed_under_us():
@@ -76,7 +76,7 @@ class Transport:
 
     def call(self, method: str, request: Any, response: type[Response], timeout: float) -> Response:
         """Ask something. Raises grpc.RpcError."""
-        with self.gate:
+        with self.fork_guard:
             answer = self._ask(method, request, response, timeout)
         if isinstance(answer, CallFailed):
             raise answer
@@ -84,19 +84,19 @@ class Transport:
 
     def stream(self, method: str, request: Any, response: type[Response]) -> Iterator[Response]:
         """Yield the messages of a stream. Raises grpc.RpcError: CANCELLED after `interrupt` and `cancel_streams`."""
-        with self.gate:
+        with self.fork_guard:
             channel = self._make_channel()
             self._stream_channels.add(channel)
         messages: Iterator[Response] = iter(())
         try:
-            with self.gate, _channel_closed_under_us():
+            with self.fork_guard, _channel_closed_under_us():
                 messages = multi_callable(channel.unary_stream, method, request, response)(request)
             while (message := self._next(messages)) is not None:
                 if isinstance(message, CallFailed):
                     raise message
                 yield message
         finally:
-            with self.gate:
+            with self.fork_guard:
                 self._stream_channels.discard(channel)
                 channel.close()
                 del channel, messages
@@ -112,7 +112,7 @@ class Transport:
             return CallFailed(error)
 
     def _next(self, messages: Iterator[Response]) -> "Response | CallFailed | None":
-        with self.gate:
+        with self.fork_guard:
             try:
                 with _channel_closed_under_us():
                     return next(messages, None)
@@ -129,7 +129,7 @@ class Transport:
         self.cancel_streams()
         with self._lock:
             opened, self._opened = self._opened, None
-        with self.gate:
+        with self.fork_guard:
             if opened is not None:
                 opened[0].close()
             del opened

@@ -1,4 +1,4 @@
-"""`CallGate`: who is inside grpc, so that a fork can wait until nobody is.
+"""`GrpcForkGuard`: who is inside grpc, so that a fork can wait until nobody is.
 
 A process that is forked while one of its threads is inside grpc can crash or hang its child.
 """
@@ -7,10 +7,10 @@ import threading
 import time
 from types import TracebackType
 
-__all__ = ["CallGate"]
+__all__ = ["GrpcForkGuard"]
 
 
-class CallGate:
+class GrpcForkGuard:
     """Every call of grpc that blocks stands in a `with` block of the gate."""
 
     def __init__(self) -> None:

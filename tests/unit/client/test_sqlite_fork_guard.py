@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from emitd.spool.adoption import adopt_orphans
-from emitd.spool.fork_gate import inside, pause, resume
 from emitd.spool.spool import Spool
+from emitd.spool.sqlite_fork_guard import inside, pause, resume
 
 TARGET = "localhost:50051"
 

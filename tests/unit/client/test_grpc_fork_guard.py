@@ -1,10 +1,10 @@
-"""CallGate: keeps threads out of grpc while their process forks."""
+"""GrpcForkGuard: keeps threads out of grpc while their process forks."""
 
 import threading
 import time
 from collections.abc import Callable
 
-from emitd.runtime.fork_gate import CallGate
+from emitd.runtime.grpc_fork_guard import GrpcForkGuard
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:
@@ -16,7 +16,7 @@ def in_thread(work: Callable[[], object]) -> threading.Thread:
 class Inside:
     """A thread that is inside until it is told to leave."""
 
-    def __init__(self, gate: CallGate) -> None:
+    def __init__(self, gate: GrpcForkGuard) -> None:
         self._gate = gate
         self.is_inside = threading.Event()
         self.leave = threading.Event()
@@ -30,7 +30,7 @@ class Inside:
 
 def test_a_shut_gate_lets_no_other_thread_in_until_it_is_opened() -> None:
     """Who comes waits, and enters then."""
-    gate = CallGate()
+    gate = GrpcForkGuard()
     gate.shut()
     late = Inside(gate)
     assert not late.is_inside.wait(0.05)
@@ -41,7 +41,7 @@ def test_a_shut_gate_lets_no_other_thread_in_until_it_is_opened() -> None:
 
 def test_the_thread_that_forks_is_let_in() -> None:
     """A finalizer that runs in it while the gate is shut must not wait for itself."""
-    gate = CallGate()
+    gate = GrpcForkGuard()
     gate.shut()
     with gate:
         pass
@@ -50,7 +50,7 @@ def test_the_thread_that_forks_is_let_in() -> None:
 
 def test_a_gate_that_was_shut_twice_opens_with_the_second_open() -> None:
     """A fork within a fork does not open what the outer one has shut."""
-    gate = CallGate()
+    gate = GrpcForkGuard()
     gate.shut()
     gate.shut()
     gate.open()
@@ -63,7 +63,7 @@ def test_a_gate_that_was_shut_twice_opens_with_the_second_open() -> None:
 
 def test_it_is_empty_when_the_last_has_left() -> None:
     """Who waits for that is told at once."""
-    gate = CallGate()
+    gate = GrpcForkGuard()
     first, second = Inside(gate), Inside(gate)
     assert first.is_inside.wait(10)
     assert second.is_inside.wait(10)
@@ -77,7 +77,7 @@ def test_it_is_empty_when_the_last_has_left() -> None:
 
 def test_the_wait_for_it_to_be_empty_ends_with_its_deadline() -> None:
     """Also one that is over already."""
-    gate = CallGate()
+    gate = GrpcForkGuard()
     inside = Inside(gate)
     assert inside.is_inside.wait(10)
     assert not gate.wait_until_empty(time.monotonic() - 1)
@@ -87,7 +87,7 @@ def test_the_wait_for_it_to_be_empty_ends_with_its_deadline() -> None:
 
 def test_an_exception_leaves_the_gate_too() -> None:
     """Nobody is inside after it."""
-    gate = CallGate()
+    gate = GrpcForkGuard()
     try:
         with gate:
             raise ValueError
