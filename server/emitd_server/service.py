@@ -20,8 +20,8 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery
 from emitd_server.config.loader import Config, load_config
 from emitd_server.diagnostics import Report, report
-from emitd_server.dispatch.committed_delivery import CommittedLane
-from emitd_server.dispatch.queued_delivery import QueuedLane
+from emitd_server.dispatch.committed_delivery import CommittedDelivery
+from emitd_server.dispatch.queued_delivery import QueuedDelivery
 from emitd_server.errors import (
     AuditLogNotFound,
     NoAuditSource,
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 __all__ = ["LoggingService", "Route"]
 
-Lane: TypeAlias = CommittedLane | QueuedLane
+Lane: TypeAlias = CommittedDelivery | QueuedDelivery
 
 #: How long a handler that has nothing left to do may take to close.
 CLOSE_SECONDS = 2.0
@@ -104,7 +104,7 @@ class LoggingService:
         if others and isinstance(handler, JobSource):
             raise ValueError(f"handlers '{others[0]}' and '{handler.name}' both serve jobs; only one may")
         delivery = handler.settings.delivery or handler.default_delivery
-        lane_class: type[Lane] = CommittedLane if delivery is Delivery.COMMITTED else QueuedLane
+        lane_class: type[Lane] = CommittedDelivery if delivery is Delivery.COMMITTED else QueuedDelivery
         self._lanes.append(lane_class(handler, self.settings.idempotency_window, self._report))
 
     @property
@@ -265,7 +265,7 @@ class LoggingService:
             self._report(f"handler '{name}' did not close in time and was abandoned")
         except Exception as error:
             self._report(f"handler '{name}' failed while closing: {error!r}")
-        if isinstance(lane, QueuedLane):
+        if isinstance(lane, QueuedDelivery):
             lane.report_drops()
 
     def _route(self, levels: frozenset[Level]) -> Route:

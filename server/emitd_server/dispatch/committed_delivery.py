@@ -15,7 +15,7 @@ from emitd_server.diagnostics import Report
 from emitd_server.dispatch.handler_call import call_handler
 from emitd_server.dispatch.idempotency_window import IdempotencyWindow
 
-__all__ = ["CommittedLane"]
+__all__ = ["CommittedDelivery"]
 
 REPORT_INTERVAL_SECONDS = 10.0
 
@@ -32,7 +32,7 @@ def _no_garbage() -> Iterator[None]:
             gc.enable()
 
 
-class CommittedLane:
+class CommittedDelivery:
     """Hands records to one committed handler, each once, and waits for its outcomes, but not for ever.
 
     A commit runs in a task of its own that nobody cancels: when the timeout passes or the caller goes away,

@@ -14,7 +14,7 @@ from emitd_server.diagnostics import Report
 from emitd_server.dispatch.handler_call import call_handler
 from emitd_server.dispatch.idempotency_window import IdempotencyWindow
 
-__all__ = ["QueuedLane"]
+__all__ = ["QueuedDelivery"]
 
 #: Drops are reported at once, and then at most so often.
 REPORT_INTERVAL_SECONDS = 10.0
@@ -26,7 +26,7 @@ def _no_receipt(index: int) -> None:
     return None
 
 
-class QueuedLane:
+class QueuedDelivery:
     """Keeps records for one queued handler and offers them in batches, in order, with retries.
 
     What the queue cannot hold, or the handler refuses for good, is dropped and counted by cause.

@@ -10,7 +10,7 @@ from emitd_handlers.errors import HandlerBusy, HandlerTimeout, HandlerUnavailabl
 from emitd_handlers.outcome import Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import HandlerSettings
-from emitd_server.dispatch.committed_delivery import CommittedLane
+from emitd_server.dispatch.committed_delivery import CommittedDelivery
 
 
 class Gated(BaseLogHandler):
@@ -34,9 +34,9 @@ class Gated(BaseLogHandler):
         return [RecentCommit("before", "", 0, None)]
 
 
-def lane_of(handler: BaseLogHandler) -> tuple[CommittedLane, list[str]]:
+def lane_of(handler: BaseLogHandler) -> tuple[CommittedDelivery, list[str]]:
     lines: list[str] = []
-    return CommittedLane(handler, 100, lines.append), lines
+    return CommittedDelivery(handler, 100, lines.append), lines
 
 
 def line(record_id: str = "") -> LogRecord:

@@ -10,7 +10,7 @@ from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import HandlerSettings, OverflowPolicy
-from emitd_server.dispatch.queued_delivery import QueuedLane
+from emitd_server.dispatch.queued_delivery import QueuedDelivery
 
 
 class Sink(BaseLogHandler):
@@ -42,14 +42,14 @@ def lines(*messages: str) -> list[LogRecord]:
     return [LogRecord(Level.INFO, message=message) for message in messages]
 
 
-async def started(handler: BaseLogHandler) -> tuple[QueuedLane, list[str]]:
+async def started(handler: BaseLogHandler) -> tuple[QueuedDelivery, list[str]]:
     told: list[str] = []
-    lane = QueuedLane(handler, 100, told.append)
+    lane = QueuedDelivery(handler, 100, told.append)
     await lane.start()
     return lane, told
 
 
-async def closed_gate(settings: HandlerSettings) -> tuple[Sink, QueuedLane, list[str]]:
+async def closed_gate(settings: HandlerSettings) -> tuple[Sink, QueuedDelivery, list[str]]:
     """A lane whose handler holds one record and takes no more."""
     sink = Sink(settings)
     sink.gate.clear()
