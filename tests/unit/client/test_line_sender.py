@@ -1,4 +1,4 @@
-"""`LineDelivery`: sends batches of log lines until each line is accepted, dropped or spooled."""
+"""`LineSender`: sends batches of log lines until each line is accepted, dropped or spooled."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from emitd.errors import RecordRejected, Unavailable
 from emitd.sending.deadline import TimeLeft
 from emitd.sending.drop_ledger import Ledger
 from emitd.sending.line_queue import Line
-from emitd.sending.line_sender import TRIES_BEFORE_SPOOLING, LineDelivery
+from emitd.sending.line_sender import TRIES_BEFORE_SPOOLING, LineSender
 from emitd.sending.stats import Tally
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
@@ -36,7 +36,7 @@ class Delivery:
         self.spooled: list[bytes] = []
         self.spool_error: Exception | None = None
         self.dropped: list[tuple[str, int, str, int]] = []
-        self.lines = LineDelivery(
+        self.lines = LineSender(
             settings,
             self._send,
             time_left=self.time_left,

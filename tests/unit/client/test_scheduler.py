@@ -1,4 +1,4 @@
-"""`EventLane`: audit events, changes of jobs, and ticks of running jobs, which are sent at once."""
+"""`SendScheduler`: audit events, changes of jobs, and ticks of running jobs, which are sent at once."""
 
 import math
 import random
@@ -13,7 +13,7 @@ import pytest
 from emitd import EmitError, RecordRejected, Unavailable, v1
 from emitd.jobs.run_state import JobNotes
 from emitd.sending import scheduler as module
-from emitd.sending.scheduler import AwaitedRecord, EventLane, JobTicker
+from emitd.sending.scheduler import AwaitedRecord, JobTicker, SendScheduler
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
 
@@ -79,27 +79,27 @@ def service() -> Service:
     return Service()
 
 
-def make(service: Service, **settings: Any) -> EventLane:
+def make(service: Service, **settings: Any) -> SendScheduler:
     given: dict[str, Any] = {"tick_interval": 1.0, "backoff_initial": 2.0, "backoff_max": 8.0}
-    return EventLane(ClientSettings(**(given | settings)), service.send, service.start_sender)
+    return SendScheduler(ClientSettings(**(given | settings)), service.send, service.start_sender)
 
 
 @pytest.fixture
-def lane(service: Service, clock: Clock) -> EventLane:
+def lane(service: Service, clock: Clock) -> SendScheduler:
     """One that is run by the test, at a time of its own."""
     return make(service)
 
 
-def run(lane: EventLane) -> None:
+def run(lane: SendScheduler) -> None:
     """Send what is due now."""
     lane.run(module.time.monotonic())
 
 
-def submit(lane: EventLane, *ids: str) -> list[AwaitedRecord]:
+def submit(lane: SendScheduler, *ids: str) -> list[AwaitedRecord]:
     return [lane.submit(v1.LogRecord(record_id=record_id)) for record_id in ids]
 
 
-def running(lane: EventLane, job_id: str = "j", **fields: Any) -> JobNotes:
+def running(lane: SendScheduler, job_id: str = "j", **fields: Any) -> JobNotes:
     """A job that is RUNNING, and watched by the lane."""
     nothing: dict[str, Any] = {"total": None, "labels": None, "details": None, "lease": None}
     notes = JobNotes(
@@ -129,7 +129,7 @@ def thread_of(run: Callable[[], object]) -> threading.Thread:
 
 
 class TestAwaitedRecords:
-    def test_each_gets_its_receipt(self, lane: EventLane, service: Service) -> None:
+    def test_each_gets_its_receipt(self, lane: SendScheduler, service: Service) -> None:
         """What waits at the same time shares a call, in order."""
         entries = submit(lane, "a", "b")
         assert lane.waits == 2
@@ -144,7 +144,7 @@ class TestAwaitedRecords:
         run(lane)
         assert service.ids == [["a", "b"], ["c", "d"], ["e"]]
 
-    def test_a_refusal_is_given_to_its_maker(self, lane: EventLane, service: Service) -> None:
+    def test_a_refusal_is_given_to_its_maker(self, lane: SendScheduler, service: Service) -> None:
         """And to nobody else; it is not tried again."""
         refusal = RecordRejected("bad", field="audit.user_id")
         service.answers = [lambda records: Reply(rejected={1: refusal}, receipts=accept(records).receipts)]
@@ -156,7 +156,7 @@ class TestAwaitedRecords:
         assert len(service.calls) == 1
 
     def test_one_that_was_not_taken_is_tried_after_its_own_pause(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """It keeps no other waiting, and the pause grows."""
         service.answers = [again("busy"), again("busy"), accept]
@@ -171,7 +171,7 @@ class TestAwaitedRecords:
         assert sorted(service.ids[2]) == ["other", "slow"]
         assert slow.future.result(0).record_id == "slow"
 
-    def test_pauses_grow_with_each_failure(self, lane: EventLane, service: Service, clock: Clock) -> None:
+    def test_pauses_grow_with_each_failure(self, lane: SendScheduler, service: Service, clock: Clock) -> None:
         """By the back-off, with its jitter: never shorter than half of it."""
         service.answers = [again()]
         submit(lane, "a")
@@ -185,7 +185,7 @@ class TestAwaitedRecords:
         assert len(service.calls) == 4
 
     def test_the_service_can_ask_for_a_longer_pause(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """By RetryInfo."""
         service.answers = [again(seconds=100.0), accept]
@@ -212,7 +212,7 @@ class TestAwaitedRecords:
         sender.join(10)
 
     def test_a_receipt_that_is_missing_is_asked_for_again(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """Whatever a service forgets must not end the sender."""
         service.answers = [lambda records: Reply(receipts=accept(records).receipts[:1]), accept]
@@ -224,7 +224,7 @@ class TestAwaitedRecords:
         run(lane)
         assert second.future.result(0).record_id == "b"
 
-    def test_a_call_that_is_refused_as_a_whole_is_halved(self, lane: EventLane, service: Service) -> None:
+    def test_a_call_that_is_refused_as_a_whole_is_halved(self, lane: SendScheduler, service: Service) -> None:
         """Until the record that is to blame stands alone: it is refused, all others get through."""
 
         def too_large(records: Sequence[v1.LogRecord]) -> Reply:
@@ -253,7 +253,7 @@ class TestAwaitedRecords:
 
 
 class TestWithdrawal:
-    def test_what_was_withdrawn_is_not_sent(self, lane: EventLane, service: Service) -> None:
+    def test_what_was_withdrawn_is_not_sent(self, lane: SendScheduler, service: Service) -> None:
         """Nobody waits for it any more."""
         first, _ = submit(lane, "a", "b")
         assert lane.withdraw(first) is True
@@ -262,7 +262,7 @@ class TestWithdrawal:
         assert service.ids == [["b"]]
 
     def test_what_was_withdrawn_is_not_tried_again(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """Though a call with it had failed before."""
         service.answers = [again(), accept]
@@ -273,7 +273,7 @@ class TestWithdrawal:
         run(lane)
         assert len(service.calls) == 1
 
-    def test_a_result_that_was_faster_wins(self, lane: EventLane, service: Service) -> None:
+    def test_a_result_that_was_faster_wins(self, lane: SendScheduler, service: Service) -> None:
         """Withdrawing says so, and the receipt or the error is there."""
         service.answers = [accept, reject()]
         (entry,) = submit(lane, "a")
@@ -285,7 +285,7 @@ class TestWithdrawal:
 
     @pytest.mark.parametrize("answer", [accept, reject(), again()])
     def test_a_result_that_comes_too_late_is_nobody_s(
-        self, lane: EventLane, service: Service, answer: Answer
+        self, lane: SendScheduler, service: Service, answer: Answer
     ) -> None:
         """Its maker was told that it was withdrawn, and has spooled it perhaps."""
 
@@ -313,7 +313,7 @@ class TestWithdrawal:
 
 class TestNews:
     def test_news_is_sent_when_its_interval_is_over(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """The latest only: what came in between is in it."""
         notes = running(lane, total=100)
@@ -333,7 +333,7 @@ class TestNews:
         assert service.progress == [30, 40]
 
     def test_after_a_quiet_time_news_is_sent_at_once(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """The interval is from one report to the next."""
         notes = running(lane)
@@ -344,7 +344,7 @@ class TestNews:
         assert service.progress == [7]
 
     def test_without_news_and_lease_nothing_is_sent(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """However long the job takes."""
         running(lane, total=1000)
@@ -353,7 +353,7 @@ class TestNews:
         assert service.calls == []
 
     def test_news_and_awaited_records_share_a_call(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """Of several jobs too."""
         for job_id in ("j1", "j2"):
@@ -365,7 +365,7 @@ class TestNews:
         assert sorted(record.job.job_id for record in call) == ["", "j1", "j2"]
 
     def test_one_report_of_a_job_is_under_way_at_a_time(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """Another sender leaves it alone, also when there is news; that is sent after the answer."""
         entered, leave = threading.Event(), threading.Event()
@@ -392,7 +392,7 @@ class TestNews:
         assert service.progress == [1, 2]
 
     def test_news_that_comes_with_the_answer_is_not_forgotten(
-        self, lane: EventLane, service: Service, clock: Clock, monkeypatch: pytest.MonkeyPatch
+        self, lane: SendScheduler, service: Service, clock: Clock, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """It is noted after the answer was read, and before the lane knows that it was."""
         taken = JobTicker.accept
@@ -413,7 +413,7 @@ class TestNews:
         assert service.progress == [1, 2]
 
     def test_news_of_a_job_that_is_not_watched_is_not_sent(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """It has not begun, or has ended."""
         notes = running(lane)
@@ -426,7 +426,9 @@ class TestNews:
 
 
 class TestLease:
-    def test_it_is_renewed_at_a_third_of_it(self, lane: EventLane, service: Service, clock: Clock) -> None:
+    def test_it_is_renewed_at_a_third_of_it(
+        self, lane: SendScheduler, service: Service, clock: Clock
+    ) -> None:
         """From the last report on, whatever that was for."""
         notes = running(lane, lease=30)
         for _ in range(2):
@@ -448,7 +450,7 @@ class TestLease:
         assert [call[0].job.lease_seconds for call in service.calls] == [30] * 4
         assert {call[0].job.status for call in service.calls} == {RUNNING}
 
-    def test_each_report_is_a_new_record(self, lane: EventLane, service: Service, clock: Clock) -> None:
+    def test_each_report_is_a_new_record(self, lane: SendScheduler, service: Service, clock: Clock) -> None:
         """Later than the one before it, so that no copy that comes late replaces it."""
         running(lane, lease=3)
         for _ in range(3):
@@ -459,7 +461,7 @@ class TestLease:
         times = [record.time_unix_nano for record in records]
         assert times == sorted(set(times))
 
-    def test_a_lost_job_is_left_alone(self, lane: EventLane, service: Service, clock: Clock) -> None:
+    def test_a_lost_job_is_left_alone(self, lane: SendScheduler, service: Service, clock: Clock) -> None:
         """What it reports changes nothing any more."""
         stale = v1.Receipt(job=v1.JobReceipt(stale_reason="SUPERSEDED"))
         service.answers = [lambda records: Reply(receipts=[stale])]
@@ -472,7 +474,7 @@ class TestLease:
         assert len(service.calls) == 1
         assert lane._heap == []
 
-    def test_a_wish_to_cancel_is_noticed(self, lane: EventLane, service: Service, clock: Clock) -> None:
+    def test_a_wish_to_cancel_is_noticed(self, lane: SendScheduler, service: Service, clock: Clock) -> None:
         """With the answer to whatever report."""
         wish = v1.Receipt(job=v1.JobReceipt(cancel_requested=True))
         service.answers = [lambda records: Reply(receipts=[wish])]
@@ -483,7 +485,7 @@ class TestLease:
         assert not notes.is_lost
 
     def test_a_job_that_is_forgotten_before_its_report_goes_out_sends_none(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """It was due already: its end must not be followed by RUNNING."""
         notes = running(lane, lease=3)
@@ -496,7 +498,7 @@ class TestLease:
 
 
 class TestFailedNews:
-    def test_it_is_made_anew_after_a_pause(self, lane: EventLane, service: Service, clock: Clock) -> None:
+    def test_it_is_made_anew_after_a_pause(self, lane: SendScheduler, service: Service, clock: Clock) -> None:
         """With what is known by then."""
         service.answers = [again(seconds=50), accept]
         notes = running(lane)
@@ -512,7 +514,7 @@ class TestFailedNews:
         assert service.progress == [1, 2]
 
     def test_after_a_success_news_goes_by_its_interval_again(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """The pauses of an outage end with it; so they do with a refusal."""
         service.answers = [again(), reject(), accept]
@@ -523,7 +525,7 @@ class TestFailedNews:
             run(lane)
         assert service.progress == [1, 2, 3]
 
-    def test_what_was_refused_is_left_out(self, lane: EventLane, service: Service, clock: Clock) -> None:
+    def test_what_was_refused_is_left_out(self, lane: SendScheduler, service: Service, clock: Clock) -> None:
         """Soon, so that the progress is known all the same; and then there is peace."""
         service.answers = [reject("too large"), accept]
         notes = running(lane)
@@ -542,7 +544,7 @@ class TestFailedNews:
         assert len(service.calls) == 2
 
     def test_what_is_refused_without_a_reason_to_is_not_repeated(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """There is nothing to leave out: it waits for the next news, or the lease."""
         service.answers = [reject()]
@@ -559,14 +561,16 @@ class TestFailedNews:
 
 
 class TestFlush:
-    def test_it_is_done_where_nothing_waits(self, lane: EventLane, service: Service, clock: Clock) -> None:
+    def test_it_is_done_where_nothing_waits(
+        self, lane: SendScheduler, service: Service, clock: Clock
+    ) -> None:
         """A lease that is to be renewed some day does not count, and is not renewed for it."""
         running(lane, lease=30)
         assert lane.flush(clock.now)
         run(lane)
         assert service.calls == []
 
-    def test_it_waits_for_receipts(self, lane: EventLane, service: Service, clock: Clock) -> None:
+    def test_it_waits_for_receipts(self, lane: SendScheduler, service: Service, clock: Clock) -> None:
         """Also of what is tried again."""
         service.answers = [again(), accept]
         submit(lane, "a")
@@ -578,7 +582,7 @@ class TestFlush:
         assert lane.flush(clock.now)
 
     def test_it_does_not_wait_for_the_interval_of_news(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """Somebody waits for it."""
         notes = running(lane)
@@ -589,7 +593,7 @@ class TestFlush:
         assert lane.flush(clock.now)
 
     def test_it_waits_for_news_that_is_tried_again(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """Until the service has it; what is newer does not wait for the pause."""
         service.answers = [again(seconds=50), again(seconds=50), accept]
@@ -653,7 +657,9 @@ class TestFlush:
 
 
 class TestEnd:
-    def test_closing_sends_the_rest_and_ends(self, lane: EventLane, service: Service, clock: Clock) -> None:
+    def test_closing_sends_the_rest_and_ends(
+        self, lane: SendScheduler, service: Service, clock: Clock
+    ) -> None:
         """News at once, what is awaited too; a lease is not worth waiting for."""
         notes = running(lane, lease=30)
         notes.progress(5)
@@ -664,7 +670,7 @@ class TestEnd:
         assert sorted(record.job.progress for record in call) == [0, 5]
 
     def test_news_that_comes_during_the_last_report_is_sent_too(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """If it is time for it."""
 
@@ -700,7 +706,7 @@ class TestEnd:
         assert not sender.is_alive()
 
     def test_a_lane_without_time_tells_all_who_wait(
-        self, lane: EventLane, service: Service, clock: Clock
+        self, lane: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """Why it did not get there; nothing more is sent."""
         service.answers = [again("no route")]
@@ -718,7 +724,9 @@ class TestEnd:
         lane.run()
         assert len(service.calls) == 1
 
-    def test_a_result_after_that_is_nobody_s(self, lane: EventLane, service: Service, clock: Clock) -> None:
+    def test_a_result_after_that_is_nobody_s(
+        self, lane: SendScheduler, service: Service, clock: Clock
+    ) -> None:
         """Its maker was told, and spools."""
 
         def abandoned_meanwhile(records: Sequence[v1.LogRecord]) -> Reply:
@@ -761,7 +769,7 @@ class TestRun:
         assert not thread.is_alive()
 
     def test_an_interrupted_wait_leaves_the_lane_as_it_was(
-        self, lane: EventLane, service: Service, monkeypatch: pytest.MonkeyPatch
+        self, lane: SendScheduler, service: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """KeyboardInterrupt, in a thread that sends by itself: the next record has a sender started."""
 

@@ -1,7 +1,7 @@
 """`Engine`: what one client does in one process; every client and its bound copies have one.
 
     write  ─> LineQueue ─> senders ─┐
-    submit ─> EventLane ─> senders ─┼─> Transport ─> the service
+    submit ─> SendScheduler ─> senders ─┼─> Transport ─> the service
     spool  ─> SpoolKeeper ─> replay ┘
                  what is dropped ─> Ledger ─> a log line of its own
 
@@ -28,8 +28,8 @@ from emitd.runtime.threads import Senders, sending_by_itself
 from emitd.sending.deadline import TimeLeft
 from emitd.sending.drop_ledger import Ledger, say
 from emitd.sending.line_queue import LINE_OVERHEAD_BYTES, Line, LineQueue
-from emitd.sending.line_sender import LineDelivery
-from emitd.sending.scheduler import AwaitedRecord, EventLane
+from emitd.sending.line_sender import LineSender
+from emitd.sending.scheduler import AwaitedRecord, SendScheduler
 from emitd.sending.stats import Tally
 from emitd.sending.tracing import current_span
 from emitd.settings import ClientSettings
@@ -76,9 +76,9 @@ class Engine:
         self.lines = LineQueue(settings, lambda level: self._drop("queue_full", level))
         self._line_senders = Senders("emitd-lines", self._send_lines, settings.max_in_flight)
         self._event_senders = Senders("emitd-events", self._send_events, settings.max_in_flight)
-        self.events = EventLane(settings, self._emit_events, self._event_senders.start)
+        self.events = SendScheduler(settings, self._emit_events, self._event_senders.start)
         self._spool = SpoolKeeper(settings, self._emit_lines, self._drop)
-        self._delivery = LineDelivery(
+        self._delivery = LineSender(
             settings,
             self._emit_lines,
             time_left=self._time,

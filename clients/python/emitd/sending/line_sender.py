@@ -1,4 +1,4 @@
-"""`LineDelivery`: sends batches of log lines until each line is accepted, dropped or spooled.
+"""`LineSender`: sends batches of log lines until each line is accepted, dropped or spooled.
 
     Line ─> Item: serialised once ─> a call ─┬─> accepted
                                    ^         ├─> refused for good, or no time is left ─> ledger, or spool
@@ -22,7 +22,7 @@ from emitd.spool.manager import SpoolKeeper
 from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["LineDelivery"]
+__all__ = ["LineSender"]
 
 #: Where all are spooled, log lines are after so many tries.
 TRIES_BEFORE_SPOOLING = 3
@@ -48,7 +48,7 @@ class OnDrop(Protocol):
     def __call__(self, cause: str, level: int, why: str = "", count: int = 1) -> None: ...
 
 
-class LineDelivery:
+class LineSender:
     """For any thread."""
 
     def __init__(

@@ -1,4 +1,4 @@
-"""`EventLane`: what is sent at once: audit events and changes of jobs, whose makers wait, and ticks of running jobs.
+"""`SendScheduler`: what is sent at once: audit events and changes of jobs, whose makers wait, and ticks of running jobs.
 
     submit ─> AwaitedRecord ─┐
                              ├─> entries by the time they are due ─> run: a call ─> receipt, error, or due again
@@ -25,7 +25,7 @@ from emitd.transport.reply import Reply
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["AwaitedRecord", "EventLane", "JobTicker"]
+__all__ = ["AwaitedRecord", "JobTicker", "SendScheduler"]
 
 #: A job's lease is renewed so many times before it would run out.
 BEATS_IN_A_LEASE = 3
@@ -137,7 +137,7 @@ class JobTicker:
         """Nobody waits to know: the end of the job says it."""
 
 
-class EventLane:
+class SendScheduler:
     """For any thread; `run` is what senders do."""
 
     def __init__(self, settings: ClientSettings, send: Send, start_sender: Callable[[], object]) -> None:
