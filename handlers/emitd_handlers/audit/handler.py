@@ -32,7 +32,7 @@ from emitd_handlers.audit.source import (
 from emitd_handlers.audit.write.encoder import AuditEncoder, Chunk
 from emitd_handlers.audit.write.file import AuditFile, AuditStats
 from emitd_handlers.audit.write.log import AuditLog
-from emitd_handlers.audit.write.maintenance import AuditKeeper
+from emitd_handlers.audit.write.maintenance import AuditMaintenance
 from emitd_handlers.audit.write.recovery import MAX_GROUP_BYTES, damaged_beyond_repair
 from emitd_handlers.base import BaseLogHandler, EmitResult
 from emitd_handlers.diagnostics import Report
@@ -76,7 +76,7 @@ class _Open(msgspec.Struct, frozen=True):
     log: AuditLog
     encoder: AuditEncoder
     commits: "GroupCommit[Chunk, int]"
-    keeper: AuditKeeper
+    keeper: AuditMaintenance
     reader: AuditReader
     reading: WorkerThread
 
@@ -260,7 +260,7 @@ class JsonAuditHandler(BaseLogHandler):
             commits=GroupCommit(
                 lambda chunks: self._commit_group(log, chunks), max_size=settings.max_group_bytes
             ),
-            keeper=AuditKeeper(
+            keeper=AuditMaintenance(
                 log,
                 self.run_in_thread,
                 self._report,

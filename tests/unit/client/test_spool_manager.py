@@ -1,4 +1,4 @@
-"""`SpoolKeeper`: a client's spools, and the thread that sends from them."""
+"""`SpoolManager`: a client's spools, and the thread that sends from them."""
 
 import subprocess
 import sys
@@ -14,7 +14,7 @@ from emitd import EmitError, RecordRejected, Unavailable, v1
 from emitd.settings import ClientSettings
 from emitd.spool import adoption as spool_adoption
 from emitd.spool import manager as module
-from emitd.spool.manager import SpoolKeeper
+from emitd.spool.manager import SpoolManager
 from emitd.spool.spool import Spool, SpoolError
 from emitd.transport.reply import Reply
 
@@ -56,16 +56,16 @@ class Keepers:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self._made: list[SpoolKeeper] = []
+        self._made: list[SpoolManager] = []
 
-    def make(self, service: Service, **settings: Any) -> SpoolKeeper:
+    def make(self, service: Service, **settings: Any) -> SpoolManager:
         given: dict[str, Any] = {"address": TARGET, "source": "shop", "spool": str(self.folder)}
         given |= {"backoff_initial": 0.001, "backoff_max": 0.001}
         made = ClientSettings(**(given | settings))
-        self._made.append(SpoolKeeper(made, service.send, service.drop))
+        self._made.append(SpoolManager(made, service.send, service.drop))
         return self._made[-1]
 
-    def end(self, keeper: SpoolKeeper) -> None:
+    def end(self, keeper: SpoolManager) -> None:
         keeper.close_replay()
         assert keeper.join(time.monotonic() + 10)
         keeper.close()
@@ -407,8 +407,8 @@ class TestOrphans:
     ) -> None:
         """With nothing to do the thread sleeps, also after it was woken."""
         looks: list[int] = []
-        adopt = SpoolKeeper._adopt
-        monkeypatch.setattr(SpoolKeeper, "_adopt", lambda keeper: (looks.append(1), adopt(keeper)))
+        adopt = SpoolManager._adopt
+        monkeypatch.setattr(SpoolManager, "_adopt", lambda keeper: (looks.append(1), adopt(keeper)))
         keeper = keepers.make(service)
         keeper.append([b"a"])
         until(lambda: keeper.stats()["replayed"] == 1)
@@ -549,11 +549,11 @@ FORKS = """
 import os
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
-from emitd.spool.manager import SpoolKeeper
+from emitd.spool.manager import SpoolManager
 
 def make():
     settings = ClientSettings(source="shop", spool={folder!r})
-    keeper = SpoolKeeper(settings, lambda records: Reply(again={{0: ("down", 60.0)}}), lambda *drop: None)
+    keeper = SpoolManager(settings, lambda records: Reply(again={{0: ("down", 60.0)}}), lambda *drop: None)
     keeper.close_replay()  # no thread, which a fork would have to wait for
     return keeper
 
@@ -578,9 +578,9 @@ OUTLIVED = """
 import os, sys
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
-from emitd.spool.manager import SpoolKeeper
+from emitd.spool.manager import SpoolManager
 
-keeper = SpoolKeeper(ClientSettings(spool={folder!r}), lambda records: Reply(), lambda *drop: None)
+keeper = SpoolManager(ClientSettings(spool={folder!r}), lambda records: Reply(), lambda *drop: None)
 keeper.close_replay()
 keeper.append([b"a"])
 keeper.pause(5)

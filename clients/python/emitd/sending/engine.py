@@ -2,7 +2,7 @@
 
     write  ─> LineQueue ─> senders ─┐
     submit ─> SendScheduler ─> senders ─┼─> Transport ─> the service
-    spool  ─> SpoolKeeper ─> replay ┘
+    spool  ─> SpoolManager ─> replay ┘
                  what is dropped ─> Ledger ─> a log line of its own
 
 Threads and channel come with the first record. After a fork the child has a fresh engine inside the same object, and
@@ -33,7 +33,7 @@ from emitd.sending.scheduler import AwaitedRecord, SendScheduler
 from emitd.sending.stats import Tally
 from emitd.sending.tracing import current_span
 from emitd.settings import ClientSettings
-from emitd.spool.manager import SpoolKeeper
+from emitd.spool.manager import SpoolManager
 from emitd.transport.grpc_transport import Transport
 from emitd.transport.reply import Reply
 from emitd.v1 import log_service_pb2
@@ -77,7 +77,7 @@ class Engine:
         self._line_senders = Senders("emitd-lines", self._send_lines, settings.max_in_flight)
         self._event_senders = Senders("emitd-events", self._send_events, settings.max_in_flight)
         self.events = SendScheduler(settings, self._emit_events, self._event_senders.start)
-        self._spool = SpoolKeeper(settings, self._emit_lines, self._drop)
+        self._spool = SpoolManager(settings, self._emit_lines, self._drop)
         self._delivery = LineSender(
             settings,
             self._emit_lines,

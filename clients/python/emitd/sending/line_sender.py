@@ -18,7 +18,7 @@ from emitd.sending.drop_ledger import Drop, Ledger, drop_record
 from emitd.sending.line_queue import Line
 from emitd.sending.stats import Tally
 from emitd.settings import ClientSettings
-from emitd.spool.manager import SpoolKeeper
+from emitd.spool.manager import SpoolManager
 from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
 
@@ -59,7 +59,7 @@ class LineSender:
         time_left: TimeLeft,
         tally: Tally,
         ledger: Ledger,
-        spool: SpoolKeeper,
+        spool: SpoolManager,
         on_drop: OnDrop,
     ) -> None:
         self._source = settings.source

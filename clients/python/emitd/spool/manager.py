@@ -1,4 +1,4 @@
-"""`SpoolKeeper`: a client's spools in one process, its own and those it adopted, and the thread that sends from them.
+"""`SpoolManager`: a client's spools in one process, its own and those it adopted, and the thread that sends from them.
 
 A spool is made for the first record that needs one. It is replayed in order, one batch at a time; a record that the
 service refuses for good is put aside and holds up no other. What is left when the client is closed is sent by whoever
@@ -26,7 +26,7 @@ from emitd.v1 import record_pb2 as pb
 if TYPE_CHECKING:
     from emitd.spool.spool import Spool, Spooled
 
-__all__ = ["SpoolKeeper"]
+__all__ = ["SpoolManager"]
 
 OFF = "off"
 #: A server that does not answer is asked at least so often.
@@ -39,7 +39,7 @@ Send: TypeAlias = Callable[[Sequence[bytes]], Reply]
 OnDrop: TypeAlias = Callable[[str, int, str], None]
 
 
-class SpoolKeeper:
+class SpoolManager:
     """For any thread."""
 
     def __init__(self, settings: ClientSettings, send: Send, on_drop: OnDrop) -> None:

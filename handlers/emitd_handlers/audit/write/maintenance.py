@@ -9,7 +9,7 @@ from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.worker_thread import WorkerThread
 
-__all__ = ["AuditKeeper"]
+__all__ = ["AuditMaintenance"]
 
 #: How often the file is looked at; what somebody does to it must be noticed within a second.
 CHECK_SECONDS = 0.5
@@ -17,7 +17,7 @@ CHECK_SECONDS = 0.5
 TURN_SECONDS = 0.2
 
 
-class AuditKeeper:
+class AuditMaintenance:
     """Does one thing at a time for one log, in a task of its own.
 
     The log is looked at in the thread that writes it, and signed in another one: no commit waits for a signature.
