@@ -39,23 +39,25 @@ if TYPE_CHECKING:
 
 __all__ = ["LoggingService", "Route"]
 
-Lane: TypeAlias = CommittedDelivery | QueuedDelivery
+HandlerDelivery: TypeAlias = CommittedDelivery | QueuedDelivery
 
 #: How long a handler that has nothing left to do may take to close.
 CLOSE_SECONDS = 2.0
 
 
 class Route:
-    """The lanes that a batch with records of some levels takes."""
+    """The deliveries that a batch with records of some levels takes."""
 
-    def __init__(self, lanes: Sequence[Lane], levels: frozenset[Level]) -> None:
-        lanes = [lane for lane in lanes if not lane.levels.isdisjoint(levels)]
-        self.committed = [lane for lane in lanes if lane.delivery is Delivery.COMMITTED]
-        self.queued = [lane for lane in lanes if lane.delivery is Delivery.QUEUED]
-        #: The one lane that takes the whole batch, if it is so simple; it mostly is.
-        self.only = lanes[0] if len(lanes) == 1 and lanes[0].levels >= levels else None
+    def __init__(self, deliveries: Sequence[HandlerDelivery], levels: frozenset[Level]) -> None:
+        deliveries = [delivery for delivery in deliveries if not delivery.levels.isdisjoint(levels)]
+        self.committed = [delivery for delivery in deliveries if delivery.kind is Delivery.COMMITTED]
+        self.queued = [delivery for delivery in deliveries if delivery.kind is Delivery.QUEUED]
+        #: The one delivery that takes the whole batch, if it is so simple; it mostly is.
+        self.only = deliveries[0] if len(deliveries) == 1 and deliveries[0].levels >= levels else None
         #: (handler's name, its delivery), committed ones first.
-        self.deliveries = [(lane.handler.name, lane.delivery) for lane in (*self.committed, *self.queued)]
+        self.deliveries = [
+            (delivery.handler.name, delivery.kind) for delivery in (*self.committed, *self.queued)
+        ]
 
 
 class LoggingService:
@@ -70,7 +72,7 @@ class LoggingService:
     ) -> None:
         self.settings = settings or ServerSettings()
         self._report = report
-        self._lanes: list[Lane] = []
+        self._deliveries: list[HandlerDelivery] = []
         self._routes: dict[frozenset[Level], Route] = {}
         self._started = False
         self._accepting = False
@@ -98,26 +100,30 @@ class LoggingService:
         """
         if self._started:
             raise RuntimeError("register handlers before the service is started")
-        if any(lane.handler.name == handler.name for lane in self._lanes):
+        if any(delivery.handler.name == handler.name for delivery in self._deliveries):
             raise ValueError(f"there are two handlers named '{handler.name}'")
-        others = [lane.handler.name for lane in self._lanes if isinstance(lane.handler, JobSource)]
+        others = [
+            delivery.handler.name for delivery in self._deliveries if isinstance(delivery.handler, JobSource)
+        ]
         if others and isinstance(handler, JobSource):
             raise ValueError(f"handlers '{others[0]}' and '{handler.name}' both serve jobs; only one may")
-        delivery = handler.settings.delivery or handler.default_delivery
-        lane_class: type[Lane] = CommittedDelivery if delivery is Delivery.COMMITTED else QueuedDelivery
-        self._lanes.append(lane_class(handler, self.settings.idempotency_window, self._report))
+        kind = handler.settings.delivery or handler.default_delivery
+        delivery_class: type[HandlerDelivery] = (
+            CommittedDelivery if kind is Delivery.COMMITTED else QueuedDelivery
+        )
+        self._deliveries.append(delivery_class(handler, self.settings.idempotency_window, self._report))
 
     @property
     def handlers(self) -> Sequence[BaseLogHandler]:
         """The registered handlers, in order."""
-        return [lane.handler for lane in self._lanes]
+        return [delivery.handler for delivery in self._deliveries]
 
     @property
     def jobs(self) -> JobSource:
         """The handler that serves jobs. Raises NoJobSource if there is none."""
-        for lane in self._lanes:
-            if isinstance(lane.handler, JobSource):
-                return lane.handler
+        for delivery in self._deliveries:
+            if isinstance(delivery.handler, JobSource):
+                return delivery.handler
         raise NoJobSource
 
     @property
@@ -134,7 +140,9 @@ class LoggingService:
         Raises NoAuditSource if there is none that can be read, AuditLogNotFound if none of this name, and
         RequestInvalid for an empty name where there are several.
         """
-        sources = [lane.handler for lane in self._lanes if isinstance(lane.handler, AuditSource)]
+        sources = [
+            delivery.handler for delivery in self._deliveries if isinstance(delivery.handler, AuditSource)
+        ]
         if not sources:
             raise NoAuditSource
         if not log_id and len(sources) == 1:
@@ -177,7 +185,7 @@ class LoggingService:
 
     def stats(self) -> Mapping[str, Mapping[str, int]]:
         """Return for each handler, by name, how many records met which fate."""
-        return {lane.handler.name: Counter(lane.counts) for lane in self._lanes}
+        return {delivery.handler.name: Counter(delivery.counts) for delivery in self._deliveries}
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -194,14 +202,14 @@ class LoggingService:
         if self._started:
             return
         self._started = True
-        for index, lane in enumerate(self._lanes):
+        for index, delivery in enumerate(self._deliveries):
             try:
-                await lane.start()
+                await delivery.start()
             except (EmitdError, OSError) as error:
-                for started in self._lanes[: index + 1]:
+                for started in self._deliveries[: index + 1]:
                     await started.stop()
                 self._started = False
-                raise StartError(f"handler '{lane.handler.name}' could not start: {error}") from error
+                raise StartError(f"handler '{delivery.handler.name}' could not start: {error}") from error
         self._accepting = True
         self._loop = asyncio.get_running_loop()
         if self._intake is not None:
@@ -220,13 +228,13 @@ class LoggingService:
         if route.only is not None:
             return await route.only.take(records)
         outcomes: list[Outcome | None] = [self._unrouted(record) for record in records]
-        await asyncio.gather(*(_offer(lane, records, outcomes) for lane in route.committed))
-        for lane in route.queued:
-            await _offer(lane, records, outcomes)
+        await asyncio.gather(*(_offer(delivery, records, outcomes) for delivery in route.committed))
+        for delivery in route.queued:
+            await _offer(delivery, records, outcomes)
         return [Committed() if outcome is None else outcome for outcome in outcomes]
 
     def route(self, level: Level) -> Route:
-        """Return the lanes of records of `level`."""
+        """Return the deliveries of records of `level`."""
         return self._route(frozenset((level,)))
 
     async def drain(self) -> None:
@@ -234,8 +242,8 @@ class LoggingService:
         if self._intake is not None:
             await self._intake.lines.flush(None)
         self._accepting = False
-        for lane in self._lanes:
-            await lane.drain()
+        for delivery in self._deliveries:
+            await delivery.drain()
 
     async def stop(self, drain_seconds: float | None = None) -> None:
         """Refuse, drain to a deadline, flush and close every handler; report what was left. Idempotent."""
@@ -248,46 +256,48 @@ class LoggingService:
         if self._intake is not None:
             await self._intake.close(drain_seconds)
         self._accepting = False
-        await asyncio.gather(*(self._stop_lane(lane, deadline) for lane in self._lanes))
+        await asyncio.gather(*(self._stop_delivery(delivery, deadline) for delivery in self._deliveries))
         self._started = False
 
-    async def _stop_lane(self, lane: Lane, deadline: float) -> None:
-        name = lane.handler.name
+    async def _stop_delivery(self, delivery: HandlerDelivery, deadline: float) -> None:
+        name = delivery.handler.name
         try:
             async with asyncio.timeout_at(deadline):
-                await lane.drain()
+                await delivery.drain()
         except TimeoutError:
-            self._report(f"handler '{name}' did not finish in time: {lane.abandon()} records were left")
+            self._report(f"handler '{name}' did not finish in time: {delivery.abandon()} records were left")
         try:
             async with asyncio.timeout_at(max(deadline, asyncio.get_running_loop().time() + CLOSE_SECONDS)):
-                await lane.stop()
+                await delivery.stop()
         except TimeoutError:
             self._report(f"handler '{name}' did not close in time and was abandoned")
         except Exception as error:
             self._report(f"handler '{name}' failed while closing: {error!r}")
-        if isinstance(lane, QueuedDelivery):
-            lane.report_drops()
+        if isinstance(delivery, QueuedDelivery):
+            delivery.report_drops()
 
     def _route(self, levels: frozenset[Level]) -> Route:
         route = self._routes.get(levels)
         if route is None:
-            route = self._routes[levels] = Route(self._lanes, levels)
+            route = self._routes[levels] = Route(self._deliveries, levels)
         return route
 
     def _unrouted(self, record: LogRecord) -> Outcome | None:
         return None if self.route(record.level).deliveries else Refused(NoHandler(record.level))
 
 
-async def _offer(lane: Lane, records: Sequence[LogRecord], outcomes: list[Outcome | None]) -> None:
-    """Give a lane the records it takes and nobody refused, in order, and merge what it says into `outcomes`."""
+async def _offer(
+    delivery: HandlerDelivery, records: Sequence[LogRecord], outcomes: list[Outcome | None]
+) -> None:
+    """Give a delivery the records it takes and nobody refused, in order, and merge what it says into `outcomes`."""
     share = [
         index
         for index, record in enumerate(records)
-        if record.level in lane.levels and not isinstance(outcomes[index], Refused)
+        if record.level in delivery.levels and not isinstance(outcomes[index], Refused)
     ]
     if not share:
         return
-    answers = await lane.take([records[index] for index in share])
+    answers = await delivery.take([records[index] for index in share])
     for index, answer in zip(share, answers, strict=True):
         outcomes[index] = _merge(outcomes[index], answer)
 

@@ -39,7 +39,7 @@ class CommittedDelivery:
     only the waiting ends, and the outcome still enters the window.
     """
 
-    delivery = Delivery.COMMITTED
+    kind = Delivery.COMMITTED
 
     def __init__(self, handler: BaseLogHandler, window_capacity: int, report: Report) -> None:
         self.handler = handler

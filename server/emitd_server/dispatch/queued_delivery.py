@@ -32,7 +32,7 @@ class QueuedDelivery:
     What the queue cannot hold, or the handler refuses for good, is dropped and counted by cause.
     """
 
-    delivery = Delivery.QUEUED
+    kind = Delivery.QUEUED
 
     def __init__(self, handler: BaseLogHandler, window_capacity: int, report: Report) -> None:
         self.handler = handler

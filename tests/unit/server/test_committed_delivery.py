@@ -1,4 +1,4 @@
-"""The committed lane: it waits for its handler, but not for ever, and never cancels it."""
+"""The committed delivery: it waits for its handler, but not for ever, and never cancels it."""
 
 import asyncio
 from collections.abc import Sequence
@@ -47,62 +47,62 @@ async def test_a_hanging_handler_costs_its_timeout_and_its_outcome_still_counts(
     """The waiting ends with HandlerTimeout; the commit goes on, and a retry finds it."""
     handler = Gated(HandlerSettings(timeout_seconds=0.05))
     handler.gate.clear()
-    lane, _ = lane_of(handler)
-    (late,) = await lane.take([line("a")])
+    delivery, _ = lane_of(handler)
+    (late,) = await delivery.take([line("a")])
     assert isinstance(late, Refused)
     assert isinstance(late.error, HandlerTimeout)
     handler.gate.set()
-    await lane.drain()
-    assert await lane.take([line("a")]) == [Committed(None, duplicate=True)]
+    await delivery.drain()
+    assert await delivery.take([line("a")]) == [Committed(None, duplicate=True)]
     assert len(handler.calls) == 1
-    assert lane.counts == {"timeout": 1, "committed": 1, "duplicate": 1, "refused": 0}
+    assert delivery.counts == {"timeout": 1, "committed": 1, "duplicate": 1, "refused": 0}
 
 
 async def test_a_caller_that_goes_away_cancels_nothing() -> None:
     """A commit once begun is finished, and its outcome enters the window."""
     handler = Gated()
     handler.gate.clear()
-    lane, _ = lane_of(handler)
-    caller = asyncio.create_task(lane.take([line("a")]))
+    delivery, _ = lane_of(handler)
+    caller = asyncio.create_task(delivery.take([line("a")]))
     while not handler.calls:
         await asyncio.sleep(0)
     caller.cancel()
     await asyncio.wait([caller])
     handler.gate.set()
-    await lane.drain()
-    assert await lane.take([line("a")]) == [Committed(None, duplicate=True)]
+    await delivery.drain()
+    assert await delivery.take([line("a")]) == [Committed(None, duplicate=True)]
 
 
 async def test_commits_in_flight_are_bounded() -> None:
     """What exceeds `max_in_flight` is refused as back-pressure, and taken once there is room."""
     handler = Gated(HandlerSettings(max_in_flight=3))
     handler.gate.clear()
-    lane, _ = lane_of(handler)
-    first = asyncio.create_task(lane.take([line(), line()]))
+    delivery, _ = lane_of(handler)
+    first = asyncio.create_task(delivery.take([line(), line()]))
     while not handler.calls:
         await asyncio.sleep(0)
-    busy = await lane.take([line(), line()])
+    busy = await delivery.take([line(), line()])
     assert all(isinstance(o, Refused) and isinstance(o.error, HandlerBusy) for o in busy)
     handler.gate.set()
     await first
-    assert await lane.take([line(), line()]) == [Committed(), Committed()]
+    assert await delivery.take([line(), line()]) == [Committed(), Committed()]
 
 
 async def test_a_single_batch_may_be_larger_than_the_bound() -> None:
     """An idle handler takes a batch of any size; otherwise it could never be sent."""
-    lane, _ = lane_of(Gated(HandlerSettings(max_in_flight=1)))
-    assert await lane.take([line(), line()]) == [Committed(), Committed()]
+    delivery, _ = lane_of(Gated(HandlerSettings(max_in_flight=1)))
+    assert await delivery.take([line(), line()]) == [Committed(), Committed()]
 
 
 async def test_a_handler_that_raises_refuses_its_batch() -> None:
-    """An unknown exception becomes HandlerUnavailable, is reported, and leaves the lane working."""
+    """An unknown exception becomes HandlerUnavailable, is reported, and leaves the delivery working."""
 
     class Broken(Gated):
         async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
             raise ValueError("boom")
 
-    lane, lines = lane_of(Broken())
-    (outcome,) = await lane.take([line("a")])
+    delivery, lines = lane_of(Broken())
+    (outcome,) = await delivery.take([line("a")])
     assert isinstance(outcome, Refused)
     assert isinstance(outcome.error, HandlerUnavailable)
     assert "ValueError: boom" in str(outcome.error)
@@ -116,8 +116,8 @@ async def test_a_handler_error_keeps_its_kind() -> None:
         async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
             raise RecordInvalid("message", "is mandatory")
 
-    lane, _ = lane_of(Strict())
-    (outcome,) = await lane.take([line()])
+    delivery, _ = lane_of(Strict())
+    (outcome,) = await delivery.take([line()])
     assert isinstance(outcome, Refused)
     assert isinstance(outcome.error, RecordInvalid)
 
@@ -129,8 +129,8 @@ async def test_a_wrong_number_of_outcomes_refuses_the_batch() -> None:
         async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
             return [Committed()]
 
-    lane, lines = lane_of(Short())
-    outcomes = await lane.take([line(), line()])
+    delivery, lines = lane_of(Short())
+    outcomes = await delivery.take([line(), line()])
     assert all(isinstance(o, Refused) and isinstance(o.error, HandlerUnavailable) for o in outcomes)
     assert lines == ["handler 'gated' gave 1 outcomes for 2 records"]
 
@@ -143,8 +143,8 @@ async def test_a_handler_cannot_end_more_than_its_own_call(error: BaseException)
         async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
             raise error
 
-    lane, _ = lane_of(Ending())
-    (outcome,) = await lane.take([line()])
+    delivery, _ = lane_of(Ending())
+    (outcome,) = await delivery.take([line()])
     assert isinstance(outcome, Refused)
     assert isinstance(outcome.error, HandlerUnavailable)
 
@@ -152,7 +152,7 @@ async def test_a_handler_cannot_end_more_than_its_own_call(error: BaseException)
 async def test_start_learns_what_was_committed_before() -> None:
     """A retry of a record that the handler remembers from before the restart is a duplicate."""
     handler = Gated()
-    lane, _ = lane_of(handler)
-    await lane.start()
-    assert await lane.take([line("before")]) == [Committed(None, duplicate=True)]
+    delivery, _ = lane_of(handler)
+    await delivery.start()
+    assert await delivery.take([line("before")]) == [Committed(None, duplicate=True)]
     assert handler.calls == []

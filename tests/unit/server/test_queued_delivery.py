@@ -1,4 +1,4 @@
-"""The queued lane: bounded, in order, with retries, and every drop counted by its cause."""
+"""The queued delivery: bounded, in order, with retries, and every drop counted by its cause."""
 
 import asyncio
 from collections.abc import Sequence
@@ -44,32 +44,32 @@ def lines(*messages: str) -> list[LogRecord]:
 
 async def started(handler: BaseLogHandler) -> tuple[QueuedDelivery, list[str]]:
     told: list[str] = []
-    lane = QueuedDelivery(handler, 100, told.append)
-    await lane.start()
-    return lane, told
+    delivery = QueuedDelivery(handler, 100, told.append)
+    await delivery.start()
+    return delivery, told
 
 
 async def closed_gate(settings: HandlerSettings) -> tuple[Sink, QueuedDelivery, list[str]]:
-    """A lane whose handler holds one record and takes no more."""
+    """A delivery whose handler holds one record and takes no more."""
     sink = Sink(settings)
     sink.gate.clear()
-    lane, told = await started(sink)
-    await lane.take(lines("held"))
+    delivery, told = await started(sink)
+    await delivery.take(lines("held"))
     while not sink.calls:
         await asyncio.sleep(0)
-    return sink, lane, told
+    return sink, delivery, told
 
 
 async def test_records_are_delivered_in_order_in_batches() -> None:
     """What piles up while the handler works comes as one batch, in order."""
-    sink, lane, _ = await closed_gate(HandlerSettings(batch_size=3))
-    await lane.take(lines("1", "2", "3", "4"))
+    sink, delivery, _ = await closed_gate(HandlerSettings(batch_size=3))
+    await delivery.take(lines("1", "2", "3", "4"))
     sink.gate.set()
-    await lane.drain()
+    await delivery.drain()
     assert sink.taken == ["held", "1", "2", "3", "4"]
     assert sink.calls == 3
-    assert lane.counts["delivered"] == 5
-    await lane.stop()
+    assert delivery.counts["delivered"] == 5
+    await delivery.stop()
 
 
 @pytest.mark.parametrize(
@@ -78,53 +78,53 @@ async def test_records_are_delivered_in_order_in_batches() -> None:
 )
 async def test_a_full_queue_sheds_by_policy_and_counts(policy: OverflowPolicy, kept: list[str]) -> None:
     """The sender is not refused; the drop is counted and reported."""
-    sink, lane, told = await closed_gate(HandlerSettings(queue_size=2, overflow=policy))
-    assert list(await lane.take(lines("1", "2", "3"))) == [Committed()] * 3
-    assert lane.counts["dropped_queue_full"] == 1
+    sink, delivery, told = await closed_gate(HandlerSettings(queue_size=2, overflow=policy))
+    assert list(await delivery.take(lines("1", "2", "3"))) == [Committed()] * 3
+    assert delivery.counts["dropped_queue_full"] == 1
     assert told == ["handler 'sink' dropped 1 records: queue_full"]
     sink.gate.set()
-    await lane.drain()
+    await delivery.drain()
     assert sink.taken == kept
-    await lane.stop()
+    await delivery.stop()
 
 
 async def test_block_waits_for_room() -> None:
     """With `overflow: block` the sender waits, and nothing is lost when room comes in time."""
     settings = HandlerSettings(queue_size=1, overflow=OverflowPolicy.BLOCK, block_seconds=30)
-    sink, lane, _ = await closed_gate(settings)
-    waiting = asyncio.create_task(lane.take(lines("1", "2", "3")))
+    sink, delivery, _ = await closed_gate(settings)
+    waiting = asyncio.create_task(delivery.take(lines("1", "2", "3")))
     await asyncio.sleep(0)
     assert not waiting.done()
     sink.gate.set()
     await waiting
-    await lane.drain()
+    await delivery.drain()
     assert sink.taken == ["held", "1", "2", "3"]
-    assert lane.counts["dropped_queue_full"] == 0
-    await lane.stop()
+    assert delivery.counts["dropped_queue_full"] == 0
+    await delivery.stop()
 
 
 async def test_block_gives_up_after_its_time() -> None:
     """What found no room within `block_seconds` is dropped and counted."""
     settings = HandlerSettings(queue_size=1, overflow=OverflowPolicy.BLOCK, block_seconds=0.02)
-    sink, lane, _ = await closed_gate(settings)
-    await lane.take(lines("1", "2", "3"))
-    assert lane.counts["dropped_queue_full"] == 2
+    sink, delivery, _ = await closed_gate(settings)
+    await delivery.take(lines("1", "2", "3"))
+    assert delivery.counts["dropped_queue_full"] == 2
     sink.gate.set()
-    await lane.drain()
+    await delivery.drain()
     assert sink.taken == ["held", "1"]
-    await lane.stop()
+    await delivery.stop()
 
 
 async def test_a_failing_handler_is_offered_the_batch_again() -> None:
     """Retries with back-off deliver everything once the handler recovers."""
     sink = Sink(HandlerSettings(retry_initial_seconds=0.001))
     sink.fail_next = 2
-    lane, _ = await started(sink)
-    await lane.take(lines("1", "2"))
-    await lane.drain()
+    delivery, _ = await started(sink)
+    await delivery.take(lines("1", "2"))
+    await delivery.drain()
     assert sink.taken == ["1", "2"]
-    assert lane.counts["retried"] == 4
-    await lane.stop()
+    assert delivery.counts["retried"] == 4
+    await delivery.stop()
 
 
 @pytest.mark.parametrize(
@@ -152,59 +152,59 @@ async def test_a_handler_is_left_alone_as_long_as_it_asks(
     pauses: list[float] = []
     monkeypatch.setattr(asyncio, "sleep", sleep)
     sink = Busy(HandlerSettings(retry_initial_seconds=0.001, retry_max_seconds=9))
-    lane, _ = await started(sink)
-    await lane.take(lines("1"))
-    await lane.drain()
+    delivery, _ = await started(sink)
+    await delivery.take(lines("1"))
+    await delivery.drain()
     assert pauses == [pause]
     assert sink.taken == ["1"]
-    await lane.stop()
+    await delivery.stop()
 
 
 async def test_the_operator_is_told_why_a_handler_refused() -> None:
     """The report of a drop ends with the last refusal, each cause with its own."""
     sink = Sink(HandlerSettings(retry_initial_seconds=0.001, max_retries=0))
     sink.fail_next = 1
-    lane, told = await started(sink)
-    await lane.take(lines("1"))
-    await lane.drain()
-    await lane.take(lines("bad"))
-    await lane.drain()
-    lane.report_drops()
+    delivery, told = await started(sink)
+    await delivery.take(lines("1"))
+    await delivery.drain()
+    await delivery.take(lines("bad"))
+    await delivery.drain()
+    delivery.report_drops()
     assert told == [
         "handler 'sink' dropped 1 records: retries_exhausted (last: down)",
         "handler 'sink' dropped 1 records: refused (last: message: is bad)",
     ]
-    await lane.stop()
+    await delivery.stop()
 
 
 async def test_retries_end() -> None:
     """After `max_retries` the batch is dropped and counted, and the next is served."""
     sink = Sink(HandlerSettings(retry_initial_seconds=0.001, max_retries=1))
     sink.fail_next = 2
-    lane, _ = await started(sink)
-    await lane.take(lines("1"))
-    await lane.drain()
-    await lane.take(lines("2"))
-    await lane.drain()
+    delivery, _ = await started(sink)
+    await delivery.take(lines("1"))
+    await delivery.drain()
+    await delivery.take(lines("2"))
+    await delivery.drain()
     assert sink.taken == ["2"]
-    assert lane.counts["dropped_retries_exhausted"] == 1
-    await lane.stop()
+    assert delivery.counts["dropped_retries_exhausted"] == 1
+    await delivery.stop()
 
 
 async def test_a_record_refused_for_good_is_dropped_alone() -> None:
     """Its neighbours are delivered, and it is not offered again."""
     sink = Sink()
-    lane, _ = await started(sink)
-    await lane.take(lines("1", "bad", "2"))
-    await lane.drain()
+    delivery, _ = await started(sink)
+    await delivery.take(lines("1", "bad", "2"))
+    await delivery.drain()
     assert sink.taken == ["1", "2"]
-    assert lane.counts["dropped_refused"] == 1
+    assert delivery.counts["dropped_refused"] == 1
     assert sink.calls == 1
-    await lane.stop()
+    await delivery.stop()
 
 
 async def test_an_exception_of_any_kind_is_retried() -> None:
-    """A handler that raises something of its own does not end the lane."""
+    """A handler that raises something of its own does not end the delivery."""
 
     class Flaky(Sink):
         async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
@@ -214,30 +214,30 @@ async def test_an_exception_of_any_kind_is_retried() -> None:
             return await super().emit_batch(records)
 
     sink = Flaky(HandlerSettings(retry_initial_seconds=0.001))
-    lane, _ = await started(sink)
-    await lane.take(lines("1"))
-    await lane.drain()
+    delivery, _ = await started(sink)
+    await delivery.take(lines("1"))
+    await delivery.drain()
     assert sink.taken == ["1"]
-    await lane.stop()
+    await delivery.stop()
 
 
 async def test_a_duplicate_is_queued_once() -> None:
     """A record_id that the queue has had is a duplicate."""
     sink = Sink()
-    lane, _ = await started(sink)
+    delivery, _ = await started(sink)
     record = LogRecord(Level.INFO, message="1", record_id="a")
-    assert await lane.take([record, record]) == [Committed(), Committed(None, duplicate=True)]
-    await lane.drain()
+    assert await delivery.take([record, record]) == [Committed(), Committed(None, duplicate=True)]
+    await delivery.drain()
     assert sink.taken == ["1"]
-    assert lane.counts["duplicate"] == 1
-    await lane.stop()
+    assert delivery.counts["duplicate"] == 1
+    await delivery.stop()
 
 
 async def test_abandoning_counts_what_is_left() -> None:
     """A handler that hangs at the end loses its queue, counted as dropped at stop."""
-    _, lane, told = await closed_gate(HandlerSettings())
-    await lane.take(lines("1", "2"))
-    assert lane.abandon() == 3
-    await lane.stop()
-    assert lane.counts["dropped_at_stop"] == 3
+    _, delivery, told = await closed_gate(HandlerSettings())
+    await delivery.take(lines("1", "2"))
+    assert delivery.abandon() == 3
+    await delivery.stop()
+    assert delivery.counts["dropped_at_stop"] == 3
     assert told == ["handler 'sink' dropped 3 records: at_stop"]

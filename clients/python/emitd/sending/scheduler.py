@@ -1,4 +1,4 @@
-"""`SendScheduler`: what is sent at once: audit events and changes of jobs, whose makers wait, and ticks of running jobs.
+"""`SendScheduler`: what is sent at once: audit events, changes of jobs, and ticks of running jobs.
 
     submit ─> AwaitedRecord ─┐
                              ├─> entries by the time they are due ─> run: a call ─> receipt, error, or due again
@@ -35,9 +35,9 @@ Send: TypeAlias = Callable[[Sequence[bytes]], Reply]
 
 
 class Entry(Protocol):
-    """What the lane sends. `take` to `again` are called by one sender at a time."""
+    """What the scheduler sends. `take` to `again` are called by one sender at a time."""
 
-    #: When it is to be sent, by `time.monotonic`; infinity: not now. The lane's.
+    #: When it is to be sent, by `time.monotonic`; infinity: not now. The scheduler's.
     due: float
     attempts: int
 
@@ -196,7 +196,7 @@ class SendScheduler:
         return is_given_up
 
     def run(self, deadline: float = math.inf, until: AwaitedRecord | None = None) -> None:
-        """Send what is due: until the lane is closed and empty, until `deadline`, or until one record is settled."""
+        """Send what is due: until the scheduler is closed and empty, until `deadline`, or until one record is done."""
         while entries := self._take(deadline, until):
             self._send_all(entries)
 

@@ -7,8 +7,8 @@ another one gets the lock and sends the rest: see `adoption`.
 What `append` has returned for survives a kill and a power cut. The limit is `max_bytes` of records; on disk they take
 somewhat more, and while they are written up to as much again.
 
-Across a fork the file stays the parent's: whoever forks calls `sqlite_fork_guard.pause` before, and `leave_to_parent` in the
-child.
+Across a fork the file stays the parent's: the process calls `sqlite_fork_guard.pause` before it forks, and
+`leave_to_parent` in the child.
 """
 
 import os
