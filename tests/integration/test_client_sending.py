@@ -212,7 +212,7 @@ class TestReplies:
     def test_a_batch_that_is_too_large_is_halved_until_only_the_one_to_blame_is_dropped(
         self, make_client: Callable[..., LogClient]
     ) -> None:
-        """By RESOURCE_EXHAUSTED without RetryInfo; its neighbours arrive, and the ledger tells of it."""
+        """By RESOURCE_EXHAUSTED without RetryInfo; its neighbours arrive, and the drop_report tells of it."""
         with fake_log_service(too_large_for(2_000)) as service:
             client = make_client(service.address, linger=60.0)
             log(client, 7)
@@ -395,7 +395,7 @@ class TestOverflow:
         client = make_client(f"127.0.0.1:{free_port()}", **SMALL)
         log(client, 500)
         assert capsys.readouterr().err == "emitd: shop: dropped 1 record: queue_full\n"
-        client._engine.ledger._last_told = time.monotonic() - client.settings.report_interval
+        client._engine.drop_report._last_told = time.monotonic() - client.settings.report_interval
         dropped = client.stats()["dropped_queue_full"]
         log(client, 50)
         assert capsys.readouterr().err == f"emitd: shop: dropped {dropped} records: queue_full\n"

@@ -8,7 +8,7 @@ import pytest
 
 from emitd.errors import RecordRejected, Unavailable
 from emitd.sending.deadline import TimeLeft
-from emitd.sending.drop_ledger import Ledger
+from emitd.sending.drop_report import DropReport
 from emitd.sending.line_queue import Line
 from emitd.sending.line_sender import TRIES_BEFORE_SPOOLING, LineSender
 from emitd.sending.stats import Tally
@@ -32,7 +32,7 @@ class Delivery:
         self.records: list[LogRecord] = []
         self.time_left = TimeLeft(1.0)
         self.tally = Tally(settings)
-        self.ledger = Ledger("test", 60.0)
+        self.drop_report = DropReport("test", 60.0)
         self.spooled: list[bytes] = []
         self.spool_error: Exception | None = None
         self.dropped: list[tuple[str, int, str, int]] = []
@@ -41,7 +41,7 @@ class Delivery:
             self._send,
             time_left=self.time_left,
             tally=self.tally,
-            ledger=self.ledger,
+            drop_report=self.drop_report,
             spool=self,  # type: ignore[arg-type]
             on_drop=lambda cause, level, why="", count=1: self.dropped.append((cause, level, why, count)),
         )
@@ -144,7 +144,7 @@ def test_lines_that_nobody_has_sent_are_given_up_too() -> None:
 def test_drops_are_told_with_the_next_lines() -> None:
     """Before them, and once; where they cannot be sent they are kept, and make no further drop."""
     delivery = Delivery()
-    delivery.ledger.add("queue_full", 30, 4)
+    delivery.drop_report.add("queue_full", 30, 4)
     delivery.time_left.close(-math.inf)
     delivery.answer = lambda messages: again(*range(len(messages)))
     delivery.lines.deliver([line("a")])
@@ -158,23 +158,23 @@ def test_drops_are_told_with_the_next_lines() -> None:
 def test_a_refused_word_of_a_drop_makes_no_other() -> None:
     """There would be no end."""
     delivery = Delivery()
-    delivery.ledger.add("queue_full", 30)
+    delivery.drop_report.add("queue_full", 30)
     delivery.answer = lambda messages: Reply(rejected={0: RecordRejected("no")})
     delivery.lines.deliver(())
     assert delivery.dropped == []
-    assert not delivery.ledger
+    assert not delivery.drop_report
 
 
 def test_word_of_drops_is_left_in_the_spool() -> None:
-    """Where there is one; else the ledger keeps it."""
+    """Where there is one; else the drop_report keeps it."""
     delivery = Delivery()
-    delivery.ledger.add("queue_full", 30)
+    delivery.drop_report.add("queue_full", 30)
     delivery.spool_error = Unavailable("there is no spool")
     delivery.lines.leave_word()
-    assert delivery.ledger
+    assert delivery.drop_report
     delivery.spool_error = None
     delivery.lines.leave_word()
-    assert not delivery.ledger
+    assert not delivery.drop_report
     assert [LogRecord.FromString(record).level for record in delivery.spooled] == [30]
 
 

@@ -18,7 +18,7 @@ from emitd.errors import EmitError, LeaseLost
 from emitd.jobs.run_state import JobNotes
 from emitd.jobs.run_steps import begin, drive, end
 from emitd.receipt import Receipt
-from emitd.sending.drop_ledger import say
+from emitd.sending.drop_report import say
 from emitd.sending.engine import Engine
 from emitd.v1 import record_pb2 as pb
 

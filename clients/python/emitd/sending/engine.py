@@ -3,7 +3,7 @@
     write  ─> LineQueue ─> senders ─┐
     submit ─> SendScheduler ─> senders ─┼─> Transport ─> the service
     spool  ─> SpoolManager ─> replay ┘
-                 what is dropped ─> Ledger ─> a log line of its own
+                 what is dropped ─> DropReport ─> a log line of its own
 
 Threads and channel come with the first record. After a fork the child has a fresh engine inside the same object, and
 leaves everything of its parent's alone: see `process_hooks`.
@@ -26,7 +26,7 @@ from emitd.records.ids import next_record_id
 from emitd.runtime import process_hooks
 from emitd.runtime.threads import Senders, sending_by_itself
 from emitd.sending.deadline import TimeLeft
-from emitd.sending.drop_ledger import Ledger, say
+from emitd.sending.drop_report import DropReport, say
 from emitd.sending.line_queue import LINE_OVERHEAD_BYTES, Line, LineQueue
 from emitd.sending.line_sender import LineSender
 from emitd.sending.scheduler import AwaitedRecord, SendScheduler
@@ -72,7 +72,7 @@ class Engine:
         self._tally = Tally(settings)
         self._time = TimeLeft(settings.close_timeout)
         self.transport = Transport(settings)
-        self.ledger = Ledger(settings.source, settings.report_interval)
+        self.drop_report = DropReport(settings.source, settings.report_interval)
         self.lines = LineQueue(settings, lambda level: self._drop("queue_full", level))
         self._line_senders = Senders("emitd-lines", self._send_lines, settings.max_in_flight)
         self._event_senders = Senders("emitd-events", self._send_events, settings.max_in_flight)
@@ -83,7 +83,7 @@ class Engine:
             self._emit_lines,
             time_left=self._time,
             tally=self._tally,
-            ledger=self.ledger,
+            drop_report=self.drop_report,
             spool=self._spool,
             on_drop=self._drop,
         )
@@ -192,7 +192,7 @@ class Engine:
         deadline = math.inf if timeout is None else time.monotonic() + timeout
         if not self._has_begun:
             return True
-        if self.ledger:
+        if self.drop_report:
             self._nudge()
         return self.lines.flush(deadline) and self.events.flush(deadline)
 
@@ -289,7 +289,7 @@ class Engine:
 
     def _drop(self, cause: str, level: int, why: str = "", count: int = 1) -> None:
         self._tally.add(f"dropped_{cause}", count)
-        self.ledger.add(cause, level, count, why)
+        self.drop_report.add(cause, level, count, why)
         if self._is_open and self._has_begun:
             self._nudge()
 
@@ -335,7 +335,7 @@ class Engine:
             if not self._is_finished:
                 self._is_finished = True
                 self._end(deadline)
-            self.ledger.tell(now=True)
+            self.drop_report.tell(now=True)
         finally:
             self._finishing.release()
 
@@ -379,7 +379,7 @@ class Engine:
                 self._give_up_rest()
         if process_hooks.is_ending():
             self._delivery.leave_word()
-            self.ledger.tell(now=True)
+            self.drop_report.tell(now=True)
 
     def _join(self, deadline: float) -> bool:
         """Wait for all threads that send, or wait for what is sent; return whether they are done."""

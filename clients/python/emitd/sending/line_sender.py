@@ -1,10 +1,10 @@
 """`LineSender`: sends batches of log lines until each line is accepted, dropped or spooled.
 
     Line ─> Item: serialised once ─> a call ─┬─> accepted
-                                   ^         ├─> refused for good, or no time is left ─> ledger, or spool
+                                   ^         ├─> refused for good, or no time is left ─> drop_report, or spool
                                    └─────────┴─> worth another try
 
-With the lines goes what the ledger has to tell.
+With the lines goes what the drop_report has to tell.
 """
 
 from collections import Counter
@@ -14,7 +14,7 @@ from typing import NamedTuple, Protocol
 from emitd.errors import EmitError
 from emitd.records.encoding import as_text, encode_attributes
 from emitd.sending.deadline import TimeLeft
-from emitd.sending.drop_ledger import Drop, Ledger, drop_record
+from emitd.sending.drop_report import Drop, DropReport, drop_record
 from emitd.sending.line_queue import Line
 from emitd.sending.stats import Tally
 from emitd.settings import ClientSettings
@@ -58,7 +58,7 @@ class LineSender:
         *,
         time_left: TimeLeft,
         tally: Tally,
-        ledger: Ledger,
+        drop_report: DropReport,
         spool: SpoolManager,
         on_drop: OnDrop,
     ) -> None:
@@ -68,13 +68,13 @@ class LineSender:
         self._send = send
         self._time = time_left
         self._tally = tally
-        self._ledger = ledger
+        self._drop_report = drop_report
         self._spool = spool
         self._on_drop = on_drop
 
     def deliver(self, lines: Sequence[Line]) -> None:
         """Send lines, after what there is to tell of drops; return when each has its fate."""
-        told = [Item(drop_record(drop, self._source), drop.level, drop) for drop in self._ledger.take()]
+        told = [Item(drop_record(drop, self._source), drop.level, drop) for drop in self._drop_report.take()]
         self._deliver([*told, *map(self._item, lines)])
 
     def give_up(self, lines: Sequence[Line], why: str) -> None:
@@ -83,13 +83,13 @@ class LineSender:
 
     def leave_word(self) -> None:
         """Leave word of what was dropped to whoever sends the spool."""
-        drops = self._ledger.take()
+        drops = self._drop_report.take()
         if not drops:
             return
         try:
             self._spool.append([drop_record(drop, self._source) for drop in drops])
         except EmitError:
-            self._ledger.put_back(drops)
+            self._drop_report.put_back(drops)
 
     def _item(self, line: Line) -> Item:
         message = line.message
@@ -160,7 +160,7 @@ class LineSender:
     def _give_up(self, items: Sequence[Item], why: str) -> None:
         if self._spool_lines(items):
             return
-        self._ledger.put_back([item.drop for item in items if item.drop is not None])
+        self._drop_report.put_back([item.drop for item in items if item.drop is not None])
         levels = Counter([item.level for item in items if item.drop is None])
         for level, count in levels.items():
             self._on_drop("at_close", level, why, count)

@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError
 from emitd.errors import Unavailable
 from emitd.runtime.backoff import Backoff
 from emitd.runtime.threads import Senders
-from emitd.sending.drop_ledger import say
+from emitd.sending.drop_report import say
 from emitd.settings import ClientSettings
 from emitd.spool.sqlite_fork_guard import inside
 from emitd.transport.reply import Reply

@@ -16,7 +16,7 @@ import msgspec
 
 from emitd_handlers.audit.verify.chunks import Chunk
 
-__all__ = ["ChunkIds", "IdLedger", "RepeatedId", "find_repeated", "repeated_hashes", "sum_up"]
+__all__ = ["ChunkIds", "RepeatedId", "SeenIds", "find_repeated", "repeated_hashes", "sum_up"]
 
 #: About so many hashes are looked at together: as objects they take ten times as much memory.
 HASHES_AT_ONCE = 1_000_000
@@ -39,13 +39,13 @@ class ChunkIds(msgspec.Struct, frozen=True):
 
 
 def sum_up(ids: Sequence[str]) -> ChunkIds:
-    """Return what `IdLedger` needs of the ids in a chunk."""
+    """Return what `SeenIds` needs of the ids in a chunk."""
     if all(map(lt, ids, islice(ids, 1, None))):
         return ChunkIds(ids[0], ids[-1]) if ids else ChunkIds()
     return ChunkIds(hashes=_pack_hashes(ids))
 
 
-class IdLedger:
+class SeenIds:
     """Collects one field's ids, chunk by chunk, in order."""
 
     def __init__(self) -> None:

@@ -34,7 +34,7 @@ from emitd_handlers.audit.verify.findings import (
 from emitd_handlers.audit.verify.form import decode_verified
 from emitd_handlers.audit.verify.hashes import LineRow
 from emitd_handlers.audit.verify.identity import Identity, identify
-from emitd_handlers.audit.verify.ids import IdLedger, find_repeated, repeated_hashes
+from emitd_handlers.audit.verify.ids import SeenIds, find_repeated, repeated_hashes
 from emitd_handlers.audit.verify.lines import ChunkReport, check_chunks
 from emitd_handlers.audit.verify.workers import in_order, processor_count
 from emitd_handlers.tlog.note import Verifier
@@ -98,7 +98,7 @@ class _LogVerifier:
         self._good_end = FIRST
         self._is_row_good = True
         #: By the fields in which an id stands once.
-        self._ids = {"event_id": IdLedger(), "record_id": IdLedger()}
+        self._ids = {"event_id": SeenIds(), "record_id": SeenIds()}
 
     def verify(
         self, keys: Sequence[Verifier] | None, log_id: str, against: Sequence[HeldElsewhere]
@@ -163,7 +163,7 @@ class _LogVerifier:
         self._advance(report.chunk.size, self._trail.size)
 
     def _find_repeated_ids(self) -> None:
-        hashes = [ledger.hashes(partial(self._ids_in, field)) for field, ledger in self._ids.items()]
+        hashes = [seen_ids.hashes(partial(self._ids_in, field)) for field, seen_ids in self._ids.items()]
         repeated = in_order(repeated_hashes, hashes, self._workers if any(hashes) else 1)
         for field, twice in zip(self._ids, repeated, strict=True):
             ids = self._ids_of(field, self._trail.lines()) if twice else ()

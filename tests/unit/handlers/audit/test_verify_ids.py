@@ -10,21 +10,21 @@ from hypothesis import strategies as st
 from emitd_handlers.audit.format.line_index import Entry
 from emitd_handlers.audit.verify import ids as audit_verify_ids
 from emitd_handlers.audit.verify.chunks import Chunk
-from emitd_handlers.audit.verify.ids import IdLedger, RepeatedId, find_repeated, repeated_hashes, sum_up
+from emitd_handlers.audit.verify.ids import RepeatedId, SeenIds, find_repeated, repeated_hashes, sum_up
 
 
 def hashes_of(chunks: Sequence[Sequence[str]]) -> tuple[bytearray, list[int]]:
-    """What a ledger has in the end, and which chunks it read once more."""
-    ledger = IdLedger()
+    """What a seen_ids has in the end, and which chunks it read once more."""
+    seen_ids = SeenIds()
     for number, ids in enumerate(chunks):
-        ledger.add(Chunk(Entry(number, 0), 0, ()), sum_up(ids))
+        seen_ids.add(Chunk(Entry(number, 0), 0, ()), sum_up(ids))
     read: list[int] = []
 
     def read_again(chunk: Chunk) -> Sequence[str]:
         read.append(chunk.start.leaf_index)
         return chunks[chunk.start.leaf_index]
 
-    return ledger.hashes(read_again), read
+    return seen_ids.hashes(read_again), read
 
 
 @pytest.mark.parametrize("at_once", [10, 1000, 1_000_000])

@@ -1,4 +1,4 @@
-"""`Ledger`: what a client dropped, and why, until the service knows of it.
+"""`DropReport`: what a client dropped, and why, until the service knows of it.
 
 Each kind of drop becomes a log line of its own when one can be sent. Drops are also told on standard error, but not
 more often than `report_interval`.
@@ -16,7 +16,7 @@ from emitd.records.encoding import attributes_as_json
 from emitd.records.ids import next_record_id
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["Drop", "Ledger", "drop_record"]
+__all__ = ["Drop", "DropReport", "drop_record"]
 
 
 class Drop(NamedTuple):
@@ -31,7 +31,7 @@ class Drop(NamedTuple):
     why: str
 
 
-class Ledger:
+class DropReport:
     """For any thread."""
 
     def __init__(self, source: str, report_interval: float) -> None:

@@ -1,4 +1,4 @@
-"""`Ledger`: what a client dropped, until the service knows of it."""
+"""`DropReport`: what a client dropped, until the service knows of it."""
 
 import json
 import sys
@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from emitd import v1
-from emitd.sending import drop_ledger as module
-from emitd.sending.drop_ledger import Drop, Ledger, drop_record, say
+from emitd.sending import drop_report as module
+from emitd.sending.drop_report import Drop, DropReport, drop_record, say
 
 MINUTE = 60.0
 
@@ -34,8 +34,8 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 @pytest.fixture
-def ledger(clock: Clock) -> Ledger:
-    return Ledger("shop", MINUTE)
+def drop_report(clock: Clock) -> DropReport:
+    return DropReport("shop", MINUTE)
 
 
 def attributes(record: v1.LogRecord) -> dict[str, Any]:
@@ -43,135 +43,143 @@ def attributes(record: v1.LogRecord) -> dict[str, Any]:
 
 
 class TestDrops:
-    def test_drops_of_one_cause_and_level_are_one_entry(self, ledger: Ledger, clock: Clock) -> None:
+    def test_drops_of_one_cause_and_level_are_one_entry(self, drop_report: DropReport, clock: Clock) -> None:
         """With their number, the time of the first and the last, and the last error there was."""
-        ledger.add("refused", 20, why="too large")
+        drop_report.add("refused", 20, why="too large")
         clock.moment = 105.0
-        ledger.add("refused", 20, count=3, why="bad")
+        drop_report.add("refused", 20, count=3, why="bad")
         clock.moment = 107.0
-        ledger.add("refused", 20)
-        assert ledger.take() == [
+        drop_report.add("refused", 20)
+        assert drop_report.take() == [
             Drop("refused", 20, 5, first_unix_nano=100 * 10**9, last_unix_nano=107 * 10**9, why="bad")
         ]
 
-    def test_each_cause_and_each_level_has_its_own_entry(self, ledger: Ledger) -> None:
+    def test_each_cause_and_each_level_has_its_own_entry(self, drop_report: DropReport) -> None:
         """So that a lost ERROR is not hidden among DEBUG lines."""
-        ledger.add("queue_full", 10)
-        ledger.add("queue_full", 40)
-        ledger.add("closed", 10)
-        found = [(drop.cause, drop.level, drop.records) for drop in ledger.take()]
+        drop_report.add("queue_full", 10)
+        drop_report.add("queue_full", 40)
+        drop_report.add("closed", 10)
+        found = [(drop.cause, drop.level, drop.records) for drop in drop_report.take()]
         assert found == [("queue_full", 10, 1), ("queue_full", 40, 1), ("closed", 10, 1)]
 
-    def test_what_was_taken_is_not_given_again(self, ledger: Ledger) -> None:
+    def test_what_was_taken_is_not_given_again(self, drop_report: DropReport) -> None:
         """Unless it is put back."""
-        assert not ledger
-        ledger.add("closed", 20)
-        assert ledger
-        taken = ledger.take()
-        assert (bool(ledger), list(ledger.take())) == (False, [])
-        ledger.put_back(taken)
-        assert ledger.take() == taken
+        assert not drop_report
+        drop_report.add("closed", 20)
+        assert drop_report
+        taken = drop_report.take()
+        assert (bool(drop_report), list(drop_report.take())) == (False, [])
+        drop_report.put_back(taken)
+        assert drop_report.take() == taken
 
-    def test_what_is_put_back_joins_what_came_since(self, ledger: Ledger, clock: Clock) -> None:
+    def test_what_is_put_back_joins_what_came_since(self, drop_report: DropReport, clock: Clock) -> None:
         """From the first to the last of both, and the newer error stays."""
-        ledger.add("refused", 20, why="old")
-        taken = ledger.take()
+        drop_report.add("refused", 20, why="old")
+        taken = drop_report.take()
         clock.moment = 105.0
-        ledger.add("refused", 20, count=2)
-        ledger.put_back(taken)
-        assert ledger.take() == [Drop("refused", 20, 3, 100 * 10**9, 105 * 10**9, "old")]
+        drop_report.add("refused", 20, count=2)
+        drop_report.put_back(taken)
+        assert drop_report.take() == [Drop("refused", 20, 3, 100 * 10**9, 105 * 10**9, "old")]
 
     def test_threads_lose_no_count(self) -> None:
         """Added, taken and put back at the same time, none is missing and none is there twice."""
-        ledger = Ledger("shop", MINUTE)
+        drop_report = DropReport("shop", MINUTE)
         counted = 0
 
         def add() -> None:
             for _ in range(2_000):
-                ledger.add("closed", 20)
+                drop_report.add("closed", 20)
 
         threads = [threading.Thread(target=add) for _ in range(4)]
         for thread in threads:
             thread.start()
         while any(thread.is_alive() for thread in threads):
-            taken = ledger.take()
-            ledger.put_back(taken[:1])
+            taken = drop_report.take()
+            drop_report.put_back(taken[:1])
             counted += sum(drop.records for drop in taken[1:])
         for thread in threads:
             thread.join()
-        assert counted + sum(drop.records for drop in ledger.take()) == 8_000
+        assert counted + sum(drop.records for drop in drop_report.take()) == 8_000
 
 
 class TestTelling:
-    def test_the_first_drop_is_told_at_once(self, ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_the_first_drop_is_told_at_once(
+        self, drop_report: DropReport, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """By source, number, cause and error, on standard error."""
-        ledger.add("refused", 20, why="too large")
+        drop_report.add("refused", 20, why="too large")
         assert capsys.readouterr() == ("", "emitd: shop: dropped 1 record: refused (last: too large)\n")
 
     def test_further_ones_are_told_together_when_it_is_time(
-        self, ledger: Ledger, clock: Clock, capsys: pytest.CaptureFixture[str]
+        self, drop_report: DropReport, clock: Clock, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """A line for each cause, over all levels."""
-        ledger.add("closed", 20)
+        drop_report.add("closed", 20)
         capsys.readouterr()
         for level in (10, 20, 30):
-            ledger.add("queue_full", level)
-        ledger.add("closed", 20)
+            drop_report.add("queue_full", level)
+        drop_report.add("closed", 20)
         clock.moment += MINUTE - 0.001
-        ledger.tell()
+        drop_report.tell()
         assert capsys.readouterr().err == ""
         clock.moment += 0.001
-        ledger.tell()
+        drop_report.tell()
         assert capsys.readouterr().err == (
             "emitd: shop: dropped 3 records: queue_full\nemitd: shop: dropped 1 record: closed\n"
         )
 
-    def test_at_the_end_it_is_told_at_once(self, ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_at_the_end_it_is_told_at_once(
+        self, drop_report: DropReport, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """There is no later, and what is told is not told again."""
-        ledger.add("closed", 20)
-        ledger.add("at_close", 20, count=7)
+        drop_report.add("closed", 20)
+        drop_report.add("at_close", 20, count=7)
         capsys.readouterr()
-        ledger.tell(now=True)
+        drop_report.tell(now=True)
         assert capsys.readouterr().err == "emitd: shop: dropped 7 records: at_close\n"
-        ledger.tell(now=True)
+        drop_report.tell(now=True)
         assert capsys.readouterr().err == ""
 
-    def test_without_a_drop_nothing_is_told(self, ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_without_a_drop_nothing_is_told(
+        self, drop_report: DropReport, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """Nor does it count as told: the first drop after it is told at once."""
-        ledger.tell(now=True)
+        drop_report.tell(now=True)
         assert capsys.readouterr().err == ""
-        ledger.add("closed", 20)
+        drop_report.add("closed", 20)
         assert capsys.readouterr().err == "emitd: shop: dropped 1 record: closed\n"
 
     def test_a_thousand_errors_are_one_line(
-        self, ledger: Ledger, clock: Clock, capsys: pytest.CaptureFixture[str]
+        self, drop_report: DropReport, clock: Clock, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Each refusal can have words of its own: the last stands for all, and no more are kept."""
-        ledger.add("refused", 20, why="no 0")
+        drop_report.add("refused", 20, why="no 0")
         capsys.readouterr()
         for number in range(1, 1000):
-            ledger.add("refused", 20, why=f"no {number}")
+            drop_report.add("refused", 20, why=f"no {number}")
         clock.moment += MINUTE
-        ledger.add("refused", 20)
+        drop_report.add("refused", 20)
         assert capsys.readouterr().err == "emitd: shop: dropped 1000 records: refused (last: no 999)\n"
 
-    def test_an_error_cannot_forge_a_line(self, ledger: Ledger, capsys: pytest.CaptureFixture[str]) -> None:
+    def test_an_error_cannot_forge_a_line(
+        self, drop_report: DropReport, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """A record's own text can stand in it; letters of any language stay (CWE-117)."""
-        ledger.add("refused", 20, why="'grün\nemitd: all is well\x1b[2J'")
+        drop_report.add("refused", 20, why="'grün\nemitd: all is well\x1b[2J'")
         assert capsys.readouterr().err == (
             "emitd: shop: dropped 1 record: refused (last: 'grün\\nemitd: all is well\\x1b[2J')\n"
         )
 
     def test_taking_a_drop_does_not_leave_it_untold(
-        self, ledger: Ledger, clock: Clock, capsys: pytest.CaptureFixture[str]
+        self, drop_report: DropReport, clock: Clock, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """The operator and the service are told each for itself; a drop put back is not told twice."""
-        ledger.add("closed", 20)
-        ledger.add("closed", 20)
-        ledger.put_back(ledger.take())
+        drop_report.add("closed", 20)
+        drop_report.add("closed", 20)
+        drop_report.put_back(drop_report.take())
         capsys.readouterr()
         clock.moment += MINUTE
-        ledger.tell()
+        drop_report.tell()
         assert capsys.readouterr().err == "emitd: shop: dropped 1 record: closed\n"
 
 
