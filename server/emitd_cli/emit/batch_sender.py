@@ -30,7 +30,7 @@ from emitd_cli.errors import CannotTell
 from emitd_cli.terminal.console import make_console
 from emitd_cli.terminal.output import say, tell
 
-__all__ = ["BatchSender", "Tally", "show_progress"]
+__all__ = ["BatchSender", "SendSummary", "show_progress"]
 
 CALLS_IN_FLIGHT = 4
 CALL_SECONDS = 60.0
@@ -41,7 +41,7 @@ _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 SHOWN_REFUSALS = 20
 
 
-class Tally(NamedTuple):
+class SendSummary(NamedTuple):
     """What became of the records."""
 
     #: Accepted, and committed by at least one handler.
@@ -85,7 +85,7 @@ class _Again(NamedTuple):
 
 
 class BatchSender:
-    """Sends batches of lines, and counts what becomes of them in `tally`.
+    """Sends batches of lines, and counts what becomes of them in `summary`.
 
     Refused lines are told on standard error. Raises CannotTell when the server accepts a batch neither at once
     nor within `retry_seconds`.
@@ -101,7 +101,7 @@ class BatchSender:
         self._troubled = False
         #: It was told that an answer takes long.
         self._is_slow = False
-        self.tally = Tally()
+        self.summary = SendSummary()
 
     def send(self, lines: Sequence[Line]) -> None:
         """Begin to send lines; waits for the oldest call when too many are under way."""
@@ -164,11 +164,11 @@ class BatchSender:
             not receipt.duplicate and any(h.delivery == DELIVERY_COMMITTED for h in receipt.handlers)
             for receipt in response.receipts
         )
-        self.tally = self.tally._replace(
-            committed=self.tally.committed + committed,
-            queued=self.tally.queued + response.accepted_count - committed,
-            duplicates=self.tally.duplicates + response.duplicate_count,
-            not_applied=self.tally.not_applied + sum(bool(n.stale_reason) for n in response.job_notices),
+        self.summary = self.summary._replace(
+            committed=self.summary.committed + committed,
+            queued=self.summary.queued + response.accepted_count - committed,
+            duplicates=self.summary.duplicates + response.duplicate_count,
+            not_applied=self.summary.not_applied + sum(bool(n.stale_reason) for n in response.job_notices),
         )
         refused = {error.index for error in response.errors}
         self._advance(sum(line.size for index, line in enumerate(lines) if index not in refused))
@@ -184,8 +184,8 @@ class BatchSender:
         return _Again([lines[error.index] for error in retryable], pause, reason)
 
     def _refuse(self, line: Line, problem: str, code: str, field: str = "") -> None:
-        self.tally = self.tally._replace(refused=self.tally.refused + 1)
-        if self.tally.refused <= SHOWN_REFUSALS:
+        self.summary = self.summary._replace(refused=self.summary.refused + 1)
+        if self.summary.refused <= SHOWN_REFUSALS:
             tell(problem, code=code, field=field, line=line.number)
         self._advance(line.size)
 

@@ -9,7 +9,7 @@ import grpc
 
 from emitd.v1 import EmitRequest, EmitResponse, Receipt
 from emitd_cli.connection import cannot_tell, connect, is_refusal, refused, result_of
-from emitd_cli.emit.batch_sender import BatchSender, Tally, show_progress
+from emitd_cli.emit.batch_sender import BatchSender, SendSummary, show_progress
 from emitd_cli.emit.record_flags import level_of_lines, record_from_flags
 from emitd_cli.emit.record_lines import open_lines, read_batches
 from emitd_cli.errors import CannotTell, Misuse
@@ -78,10 +78,10 @@ def _emit_many(options: argparse.Namespace) -> int:
                     sender.settle()  # the next line may be long in coming; trouble with this one is told now
             sender.settle()
         except CannotTell:
-            _print_tally(sender.tally, as_json=options.json)
+            _print_tally(sender.summary, as_json=options.json)
             raise
-    _print_tally(sender.tally, as_json=options.json)
-    return ExitCode.BAD if sender.tally.refused else ExitCode.GOOD
+    _print_tally(sender.summary, as_json=options.json)
+    return ExitCode.BAD if sender.summary.refused else ExitCode.GOOD
 
 
 def _has_input(stream: BinaryIO) -> bool:
@@ -89,5 +89,7 @@ def _has_input(stream: BinaryIO) -> bool:
     return bool(select([stream], [], [], 0)[0])
 
 
-def _print_tally(tally: Tally, *, as_json: bool) -> None:
-    print_result(json.dumps({"records": tally.records, **tally._asdict()}) if as_json else tally.in_words())
+def _print_tally(summary: SendSummary, *, as_json: bool) -> None:
+    print_result(
+        json.dumps({"records": summary.records, **summary._asdict()}) if as_json else summary.in_words()
+    )

@@ -11,7 +11,7 @@ from emitd.sending.deadline import TimeLeft
 from emitd.sending.drop_report import DropReport
 from emitd.sending.line_queue import Line
 from emitd.sending.line_sender import TRIES_BEFORE_SPOOLING, LineSender
-from emitd.sending.stats import Tally
+from emitd.sending.stats import ClientStats
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
 from emitd.v1 import LogRecord
@@ -31,7 +31,7 @@ class Delivery:
         self.calls: list[list[str]] = []
         self.records: list[LogRecord] = []
         self.time_left = TimeLeft(1.0)
-        self.tally = Tally(settings)
+        self.stats = ClientStats(settings)
         self.drop_report = DropReport("test", 60.0)
         self.spooled: list[bytes] = []
         self.spool_error: Exception | None = None
@@ -40,7 +40,7 @@ class Delivery:
             settings,
             self._send,
             time_left=self.time_left,
-            tally=self.tally,
+            stats=self.stats,
             drop_report=self.drop_report,
             spool=self,  # type: ignore[arg-type]
             on_drop=lambda cause, level, why="", count=1: self.dropped.append((cause, level, why, count)),
@@ -88,7 +88,7 @@ def test_only_what_was_not_taken_is_tried_again() -> None:
     delivery.answer = lambda messages: again(1) if len(messages) == 3 else Reply()
     delivery.lines.deliver([line("a"), line("b"), line("c")])
     assert delivery.calls == [["a", "b", "c"], ["b"]]
-    assert delivery.tally.counts()["sent"] == 3
+    assert delivery.stats.counts()["sent"] == 3
 
 
 def test_the_service_says_how_long_to_wait() -> None:
@@ -108,7 +108,7 @@ def test_lines_are_spooled_after_some_tries() -> None:
     delivery.answer = lambda messages: again(*range(len(messages)))
     delivery.lines.deliver([line("a"), line("b")])
     assert len(delivery.calls) == TRIES_BEFORE_SPOOLING
-    assert len(delivery.spooled) == delivery.tally.counts()["spooled"] == 2
+    assert len(delivery.spooled) == delivery.stats.counts()["spooled"] == 2
     assert delivery.dropped == []
 
 
@@ -119,7 +119,7 @@ def test_a_spool_that_takes_nothing_ends_no_try() -> None:
     delivery.answer = lambda messages: again(0) if len(delivery.calls) < 6 else Reply()
     delivery.lines.deliver([line("a")])
     assert len(delivery.calls) == 6
-    assert delivery.tally.counts()["sent"] == 1
+    assert delivery.stats.counts()["sent"] == 1
 
 
 def test_lines_are_given_up_when_no_time_is_left() -> None:
@@ -186,7 +186,7 @@ def test_a_call_that_is_too_large_is_halved() -> None:
     )
     delivery.lines.deliver([line(name) for name in "abcd"])
     assert delivery.dropped == [("refused", 20, "too large", 1)]
-    assert delivery.tally.counts()["sent"] == 3
+    assert delivery.stats.counts()["sent"] == 3
 
 
 def test_an_interrupted_call_loses_nothing_silently() -> None:

@@ -30,7 +30,7 @@ from emitd.sending.drop_report import DropReport, say
 from emitd.sending.line_queue import LINE_OVERHEAD_BYTES, Line, LineQueue
 from emitd.sending.line_sender import LineSender
 from emitd.sending.scheduler import AwaitedRecord, SendScheduler
-from emitd.sending.stats import Tally
+from emitd.sending.stats import ClientStats
 from emitd.sending.tracing import current_span
 from emitd.settings import ClientSettings
 from emitd.spool.manager import SpoolManager
@@ -69,7 +69,7 @@ class Engine:
         settings = self.settings
         self._lock = threading.RLock()
         self._has_begun = False
-        self._tally = Tally(settings)
+        self._stats = ClientStats(settings)
         self._time = TimeLeft(settings.close_timeout)
         self.transport = Transport(settings)
         self.drop_report = DropReport(settings.source, settings.report_interval)
@@ -82,7 +82,7 @@ class Engine:
             settings,
             self._emit_lines,
             time_left=self._time,
-            tally=self._tally,
+            stats=self._stats,
             drop_report=self.drop_report,
             spool=self._spool,
             on_drop=self._drop,
@@ -165,7 +165,7 @@ class Engine:
             self._spool.append([record.SerializeToString()])
         except Unavailable as error:
             raise Unavailable(f"{failure}; {error}") from error
-        self._tally.add("spooled", 1)
+        self._stats.add("spooled", 1)
         return Receipt(ReceiptState.SPOOLED, log_service_pb2.Receipt(record_id=record.record_id))
 
     def refuse_if_closed(self) -> None:
@@ -185,7 +185,7 @@ class Engine:
             "queued_bytes": self.lines.size_bytes,
             "awaited": self.events.waits,
         }
-        return {**self._tally.counts(), **waiting, **self._spool.stats()}
+        return {**self._stats.counts(), **waiting, **self._spool.stats()}
 
     def flush(self, timeout: float | None) -> bool:
         """Wait until every line so far is delivered or counted as dropped; return False if time was not enough."""
@@ -288,7 +288,7 @@ class Engine:
         self.events.run()
 
     def _drop(self, cause: str, level: int, why: str = "", count: int = 1) -> None:
-        self._tally.add(f"dropped_{cause}", count)
+        self._stats.add(f"dropped_{cause}", count)
         self.drop_report.add(cause, level, count, why)
         if self._is_open and self._has_begun:
             self._nudge()
@@ -296,8 +296,8 @@ class Engine:
     def _emit_events(self, records: Sequence[bytes]) -> Reply:
         reply = self._emit(records, want_receipts=True)
         if reply.divide is None:
-            self._tally.add("sent", len(records) - len(reply.again) - len(reply.rejected))
-            self._tally.add("failed", len(reply.rejected))
+            self._stats.add("sent", len(records) - len(reply.again) - len(reply.rejected))
+            self._stats.add("failed", len(reply.rejected))
         return reply
 
     def _emit_lines(self, records: Sequence[bytes]) -> Reply:
@@ -311,7 +311,7 @@ class Engine:
         except Exception as error:  # a fault of our own must not end the sending
             say(f"internal error while sending: {_stack_of(error)}")
             return Reply(again=dict.fromkeys(range(len(records)), (repr(error), 0.0)))
-        self._tally.note(reply, len(records))
+        self._stats.note(reply, len(records))
         if not reply.again:
             self._time.answered()
         return reply

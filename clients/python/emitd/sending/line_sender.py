@@ -16,7 +16,7 @@ from emitd.records.encoding import as_text, encode_attributes
 from emitd.sending.deadline import TimeLeft
 from emitd.sending.drop_report import Drop, DropReport, drop_record
 from emitd.sending.line_queue import Line
-from emitd.sending.stats import Tally
+from emitd.sending.stats import ClientStats
 from emitd.settings import ClientSettings
 from emitd.spool.manager import SpoolManager
 from emitd.transport.reply import Reply
@@ -57,7 +57,7 @@ class LineSender:
         send: Callable[[Sequence[bytes]], Reply],
         *,
         time_left: TimeLeft,
-        tally: Tally,
+        stats: ClientStats,
         drop_report: DropReport,
         spool: SpoolManager,
         on_drop: OnDrop,
@@ -67,7 +67,7 @@ class LineSender:
         self._backoff = settings.backoff
         self._send = send
         self._time = time_left
-        self._tally = tally
+        self._stats = stats
         self._drop_report = drop_report
         self._spool = spool
         self._on_drop = on_drop
@@ -148,7 +148,7 @@ class LineSender:
         """Count what is settled; return what is worth another try."""
         for index, error in reply.rejected.items():
             self._refuse(items[index], error)
-        self._tally.add_accepted_lines(len(items) - len(reply.rejected) - len(reply.again))
+        self._stats.add_accepted_lines(len(items) - len(reply.rejected) - len(reply.again))
         return [items[index] for index in reply.again] if reply.again else ()
 
     def _refuse(self, item: Item, error: EmitError) -> None:
@@ -173,7 +173,7 @@ class LineSender:
             self._spool.append([item.record for item in items])
         except EmitError:
             return False
-        self._tally.add("spooled", len(items))
+        self._stats.add("spooled", len(items))
         return True
 
 

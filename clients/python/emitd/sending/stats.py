@@ -1,4 +1,4 @@
-"""`Tally`: what became of the records of one process, by fate: a client's `stats`."""
+"""`ClientStats`: what became of the records of one process, by fate: a client's `stats`."""
 
 import threading
 from collections import Counter
@@ -8,10 +8,10 @@ from emitd.sending.at_risk import Confirmations
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
 
-__all__ = ["Tally"]
+__all__ = ["ClientStats"]
 
 
-class Tally:
+class ClientStats:
     """For any thread. What the fates mean stands in docs/client.md."""
 
     def __init__(self, settings: ClientSettings) -> None:
