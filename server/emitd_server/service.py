@@ -35,7 +35,7 @@ from emitd_server.settings import ServerSettings
 
 if TYPE_CHECKING:
     from emitd_server.in_process.client import InProcessClient
-    from emitd_server.in_process.ingress import Intake
+    from emitd_server.in_process.ingress import Ingress
 
 __all__ = ["LoggingService", "Route"]
 
@@ -78,7 +78,7 @@ class LoggingService:
         self._accepting = False
         #: The event loop it was started in, while it takes records.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self._intake: Intake | None = None
+        self._intake: Ingress | None = None
         self._intake_lock = threading.Lock()
         for handler in handlers:
             self.register(handler)
@@ -161,14 +161,14 @@ class LoggingService:
         return self._accepting
 
     @property
-    def intake(self) -> "Intake":
+    def intake(self) -> "Ingress":
         """The way in for what is made in this process."""
         # Loaded here, because it loads the stubs and with them grpc, which nobody needs who only dispatches.
-        from emitd_server.in_process.ingress import Intake
+        from emitd_server.in_process.ingress import Ingress
 
         with self._intake_lock:  # a web framework may ask for the first client in a thread
             if self._intake is None:
-                self._intake = Intake(self, self._report)
+                self._intake = Ingress(self, self._report)
                 if self._loop is not None:
                     self._intake.open(self._loop)
             return self._intake

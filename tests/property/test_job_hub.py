@@ -1,4 +1,4 @@
-"""JobHub against a model: whatever happens when, every watcher is told the truth."""
+"""JobBroadcaster against a model: whatever happens when, every watcher is told the truth."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from emitd_handlers.jobs.source import Job, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.jobs.watch import broadcaster as hub
-from emitd_handlers.jobs.watch.broadcaster import JobHub
+from emitd_handlers.jobs.watch.broadcaster import JobBroadcaster
 from emitd_handlers.record import JobState
 
 #: What happens next: some reports committed together (True: with a change of status), then told; or a watcher begins,
@@ -32,7 +32,7 @@ class World:
     """A job that is committed first and published later, and watchers of it."""
 
     def __init__(self, load_turns: int) -> None:
-        self.hub = JobHub(self.load)
+        self.hub = JobBroadcaster(self.load)
         self.load_turns = load_turns
         self.job: Job | None = None
         self.transitions: list[JobTransition] = []

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NoReturn, Self, TypedDict, Unpack
 
 from emitd.context import current_attributes
-from emitd.jobs.run_state import JobNotes
+from emitd.jobs.run_state import JobRunState
 from emitd.records.encoding import encode_attributes
 from emitd.records.exceptions import exception_attributes
 from emitd.records.levels import is_level, level_number
@@ -151,10 +151,10 @@ class LogVerbs:
         lease: int | None,
         labels: Mapping[str, str] | None,
         details: Mapping[str, object] | None,
-    ) -> JobNotes:
+    ) -> JobRunState:
         """Return the notes of a job's run, whose news the engine sends. Raises what `job` raises."""
         attributes_json = encode_attributes({**current_attributes(), **self._bound})
-        notes = JobNotes(
+        notes = JobRunState(
             job_id,
             job_type,
             total=total,

@@ -17,7 +17,7 @@ from emitd_handlers.base import BaseLogHandler, EmitResult
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.database_url import DatabaseUrl
-from emitd_handlers.jobs.maintenance import JobUpkeep
+from emitd_handlers.jobs.maintenance import JobMaintenance
 from emitd_handlers.jobs.source import (
     Job,
     JobChange,
@@ -30,8 +30,8 @@ from emitd_handlers.jobs.source import (
 )
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.jobs.store import JobHistory, JobStore, Retention, SharedJobStore
-from emitd_handlers.jobs.watch.change_poller import CatchUp
-from emitd_handlers.jobs.watch.publisher import JobNews
+from emitd_handlers.jobs.watch.change_poller import ChangePoller
+from emitd_handlers.jobs.watch.publisher import ChangePublisher
 from emitd_handlers.outcome import Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
@@ -93,7 +93,7 @@ class DatabaseJobHandler(BaseLogHandler):
         self._commits: GroupCommit[LogRecord, Outcome] = GroupCommit(self._commit, max_size=MAX_GROUP_RECORDS)
         self._news = self._make_news()
         #: None: the database is not shared.
-        self._catch_up: CatchUp | None = None
+        self._catch_up: ChangePoller | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -107,7 +107,7 @@ class DatabaseJobHandler(BaseLogHandler):
         store = self._make_store()
         await store.open()
         self._store, self._news = store, self._make_news()
-        upkeep = JobUpkeep(
+        upkeep = JobMaintenance(
             store,
             self._commits,
             self._news,
@@ -117,7 +117,7 @@ class DatabaseJobHandler(BaseLogHandler):
         )
         self._tasks = [asyncio.create_task(upkeep.run(), name=f"{self.name}-upkeep")]
         if isinstance(store, SharedJobStore):
-            self._catch_up = CatchUp(store, self._news, interval_seconds=self.settings.catch_up_seconds)
+            self._catch_up = ChangePoller(store, self._news, interval_seconds=self.settings.catch_up_seconds)
             self._tasks.append(asyncio.create_task(self._catch_up.run(), name=f"{self.name}-catch-up"))
         # Before the first report: what that renews has not run unwatched.
         await upkeep.has_looked.wait()
@@ -226,8 +226,8 @@ class DatabaseJobHandler(BaseLogHandler):
             raise HandlerUnavailable(f"handler '{self.name}' is not running")
         return self._store
 
-    def _make_news(self) -> JobNews:
-        return JobNews(self._load_history, self.list, is_shared=self.settings.database.path is None)
+    def _make_news(self) -> ChangePublisher:
+        return ChangePublisher(self._load_history, self.list, is_shared=self.settings.database.path is None)
 
     async def _load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
         return await self._database.load_history(job_id, after_revision)

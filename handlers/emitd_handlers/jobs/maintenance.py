@@ -1,15 +1,15 @@
-"""`JobUpkeep`: what is done to jobs without a report: leases end, and what is not to be kept is removed."""
+"""`JobMaintenance`: what is done to jobs without a report: leases end, and what is not to be kept is removed."""
 
 import asyncio
 from collections.abc import Callable
 
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.jobs.store import JobStore, Retention
-from emitd_handlers.jobs.watch.publisher import JobNews
+from emitd_handlers.jobs.watch.publisher import ChangePublisher
 from emitd_handlers.outcome import Outcome
 from emitd_handlers.record import LogRecord
 
-__all__ = ["JobUpkeep"]
+__all__ = ["JobMaintenance"]
 
 #: How often to look for what is not to be kept any more.
 RETENTION_SECONDS = 60.0
@@ -17,7 +17,7 @@ RETENTION_SECONDS = 60.0
 MAX_REMOVED = 50
 
 
-class JobUpkeep:
+class JobMaintenance:
     """Its work takes turns with the reports: a pass over the leases never overtakes a report that waits.
 
     `on_pass` is called after each pass: with None, or with what has failed; the next pass tries again.
@@ -27,7 +27,7 @@ class JobUpkeep:
         self,
         store: JobStore,
         commits: GroupCommit[LogRecord, Outcome],
-        news: JobNews,
+        news: ChangePublisher,
         *,
         lease_check_seconds: float,
         retention: Retention,

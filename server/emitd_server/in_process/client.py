@@ -36,7 +36,7 @@ from emitd_server.config.loader import Config
 from emitd_server.convert.jobs import job_to_wire, read_job_id, read_query
 from emitd_server.errors import ServiceStopping
 from emitd_server.in_process.errors import client_errors
-from emitd_server.in_process.ingress import Intake
+from emitd_server.in_process.ingress import Ingress
 from emitd_server.in_process.job import InProcessJob
 from emitd_server.service import LoggingService
 
@@ -57,7 +57,7 @@ class InProcessClient:
     def __init__(self, service: LoggingService, *, source: str = "", owns_service: bool = False) -> None:
         """Use `service`; with `owns_service`, opening and closing this client starts and stops it."""
         self._service = service
-        self._intake: Intake = service.intake
+        self._intake: Ingress = service.intake
         self._source = as_text(source)
         self._owns_service = owns_service
         self._attributes: Mapping[str, object] = {}

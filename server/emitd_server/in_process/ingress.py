@@ -26,7 +26,7 @@ from emitd_server.rpc.job_streams import JobWatches
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 
-__all__ = ["Intake"]
+__all__ = ["Ingress"]
 
 #: How long an awaited record is tried again, while that can help, where its caller does not say.
 RETRY_SECONDS = 10.0
@@ -40,7 +40,7 @@ LAST_LINES_SECONDS = 0.5
 T = TypeVar("T")
 
 
-class Intake:
+class Ingress:
     """Takes messages of the contract from within the process. Opened and closed by its service."""
 
     def __init__(self, service: LoggingService, report: Report) -> None:

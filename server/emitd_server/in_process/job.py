@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from emitd.errors import EmitError, LeaseLost
-from emitd.jobs.run_state import JobNotes
+from emitd.jobs.run_state import JobRunState
 from emitd.jobs.run_steps import Steps, begin, drive_async, end
 from emitd.receipt import Receipt, ReceiptState
 from emitd.v1 import record_pb2 as pb
-from emitd_server.in_process.ingress import Intake
+from emitd_server.in_process.ingress import Ingress
 
 if TYPE_CHECKING:
     from emitd.interface import AsyncJobReporter
@@ -35,7 +35,7 @@ class InProcessJob:
 
     def __init__(
         self,
-        intake: Intake,
+        intake: Ingress,
         refuse_if_closed: Callable[[], None],
         envelope: pb.LogRecord,
         job_id: str,
@@ -53,7 +53,7 @@ class InProcessJob:
         """
         self._intake = intake
         self._refuse_if_closed = refuse_if_closed
-        self._notes = JobNotes(
+        self._notes = JobRunState(
             job_id,
             job_type,
             total=total,

@@ -1,4 +1,4 @@
-"""`JobNotes`: what is known of a run of a job, and its reports."""
+"""`JobRunState`: what is known of a run of a job, and its reports."""
 
 import threading
 from collections.abc import Sequence
@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from emitd import JobNotApplied, v1
 from emitd.errors import LeaseLost
 from emitd.jobs import run_state as module
-from emitd.jobs.run_state import JobNotes
+from emitd.jobs.run_state import JobRunState
 from emitd.records.exceptions import Incomplete
 from emitd_handlers.jobs.merge import MAX_ATTEMPT, merge
 from emitd_handlers.jobs.source import Job
@@ -25,13 +25,13 @@ COMPLETED, FAILED = v1.JOB_STATE_COMPLETED, v1.JOB_STATE_FAILED
 SECOND = 1_000_000_000
 
 
-def make_notes(**fields: Any) -> JobNotes:
+def make_notes(**fields: Any) -> JobRunState:
     nothing: dict[str, Any] = {"total": None, "labels": None, "details": None, "lease": None}
     nothing |= {"envelope": v1.LogRecord(), "on_news": lambda: None}
-    return JobNotes("j1", "sync", **(nothing | fields))
+    return JobRunState("j1", "sync", **(nothing | fields))
 
 
-def running(attempt: int = 1, **fields: Any) -> JobNotes:
+def running(attempt: int = 1, **fields: Any) -> JobRunState:
     """Notes of a job whose RUNNING was applied."""
     notes = make_notes(**fields)
     notes.report(RUNNING)

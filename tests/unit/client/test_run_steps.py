@@ -7,7 +7,7 @@ import pytest
 
 from emitd import JobNotApplied, Receipt, ReceiptState, RecordRejected, Unavailable, v1
 from emitd.errors import LeaseLost
-from emitd.jobs.run_state import JobNotes
+from emitd.jobs.run_state import JobRunState
 from emitd.jobs.run_steps import Steps, begin, drive, drive_async, end
 
 QUEUED, RUNNING = v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING
@@ -17,12 +17,12 @@ APPLIED = v1.JobReceipt(attempt=1, applied=True)
 Sent: TypeAlias = list[v1.LogRecord]
 
 
-def make_notes(**fields: Any) -> JobNotes:
+def make_notes(**fields: Any) -> JobRunState:
     nothing: dict[str, Any] = {"total": None, "labels": None, "details": None, "lease": None}
-    return JobNotes("j", "sync", envelope=v1.LogRecord(), on_news=lambda: None, **(nothing | fields))
+    return JobRunState("j", "sync", envelope=v1.LogRecord(), on_news=lambda: None, **(nothing | fields))
 
 
-def running(**fields: Any) -> JobNotes:
+def running(**fields: Any) -> JobRunState:
     """Notes of a job that was begun."""
     notes = make_notes(**fields)
     taken(begin(notes, RUNNING), APPLIED)

@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from emitd import EmitError, RecordRejected, Unavailable, v1
-from emitd.jobs.run_state import JobNotes
+from emitd.jobs.run_state import JobRunState
 from emitd.sending import scheduler as module
 from emitd.sending.scheduler import AwaitedRecord, JobTicker, SendScheduler
 from emitd.settings import ClientSettings
@@ -99,10 +99,10 @@ def submit(scheduler: SendScheduler, *ids: str) -> list[AwaitedRecord]:
     return [scheduler.submit(v1.LogRecord(record_id=record_id)) for record_id in ids]
 
 
-def running(scheduler: SendScheduler, job_id: str = "j", **fields: Any) -> JobNotes:
+def running(scheduler: SendScheduler, job_id: str = "j", **fields: Any) -> JobRunState:
     """A job that is RUNNING, and watched by the scheduler."""
     nothing: dict[str, Any] = {"total": None, "labels": None, "details": None, "lease": None}
-    notes = JobNotes(
+    notes = JobRunState(
         job_id,
         "sync",
         envelope=v1.LogRecord(),

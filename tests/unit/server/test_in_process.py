@@ -252,15 +252,15 @@ class TestLife:
 
     async def test_clients_from_threads_share_one_intake(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """A framework may ask for the first client in its thread pool, in several threads at once."""
-        made: list[intake.Intake] = []
+        made: list[intake.Ingress] = []
 
-        class SlowIntake(intake.Intake):
+        class SlowIntake(intake.Ingress):
             def __init__(self, *arguments: Any) -> None:
                 time.sleep(0.05)  # so that the others arrive meanwhile
                 made.append(self)
                 super().__init__(*arguments)
 
-        monkeypatch.setattr(intake, "Intake", SlowIntake)
+        monkeypatch.setattr(intake, "Ingress", SlowIntake)
         async with LoggingService([in_memory()]) as service:
             barrier = threading.Barrier(4)
 

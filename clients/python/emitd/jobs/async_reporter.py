@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from emitd.errors import EmitError, LeaseLost
 from emitd.jobs.reporter import JobVerbs
-from emitd.jobs.run_state import JobNotes
+from emitd.jobs.run_state import JobRunState
 from emitd.jobs.run_steps import begin, drive_async, end
 from emitd.receipt import Receipt
 from emitd.sending.engine import Engine
@@ -25,7 +25,7 @@ class RemoteJob(JobVerbs):
     def __init__(
         self,
         engine: Engine,
-        notes: JobNotes,
+        notes: JobRunState,
         send: Callable[[pb.LogRecord, bool], Awaitable[Receipt]],
         spawn: "Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]",
     ) -> None:

@@ -15,7 +15,7 @@ from types import TracebackType
 from typing import Self
 
 from emitd.errors import EmitError, LeaseLost
-from emitd.jobs.run_state import JobNotes
+from emitd.jobs.run_state import JobRunState
 from emitd.jobs.run_steps import begin, drive, end
 from emitd.receipt import Receipt
 from emitd.sending.drop_report import say
@@ -31,7 +31,7 @@ class JobVerbs:
     In a forked child they do nothing: the run is its parent's.
     """
 
-    def __init__(self, engine: Engine, notes: JobNotes) -> None:
+    def __init__(self, engine: Engine, notes: JobRunState) -> None:
         self._engine = engine
         self._notes = notes
         self._process_id = os.getpid()
@@ -109,7 +109,7 @@ class JobReporter(JobVerbs):
     """
 
     def __init__(
-        self, engine: Engine, notes: JobNotes, send: Callable[[pb.LogRecord, bool], Receipt]
+        self, engine: Engine, notes: JobRunState, send: Callable[[pb.LogRecord, bool], Receipt]
     ) -> None:
         """Send by `send`: a record, and whether it may be spooled."""
         super().__init__(engine, notes)

@@ -1,8 +1,8 @@
-"""`JobNotes`: what is known of one run of a job, and the reports that say so. Shared by all reporters.
+"""`JobRunState`: what is known of one run of a job, and the reports that say so. Shared by all reporters.
 
 It sends nothing: its owner asks for a report when it is time for one, and hands back what the service answered.
 
-    advance, progress, message, details ─> JobNotes ─> report, failure_report ─> (owner sends) ─┐
+    advance, progress, message, details ─> JobRunState ─> report, failure_report ─> (owner sends) ─┐
                       LeaseLost <──────────────┴── take_receipt, take_notice <──────────────────┘
 
 Every report carries the whole current state (progress, message, details), so that one that was left out, or merged
@@ -23,7 +23,7 @@ from emitd.records.ids import next_record_id
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["JobNotes"]
+__all__ = ["JobRunState"]
 
 #: A message is cut to so many characters: a report must not fail for its own length.
 MAX_MESSAGE_CHARACTERS = 4_000
@@ -35,7 +35,7 @@ _LOST = {"SUPERSEDED", "ATTEMPT_ENDED"}
 _ENDED = {pb.JOB_STATE_COMPLETED, pb.JOB_STATE_FAILED}
 
 
-class JobNotes:
+class JobRunState:
     """One run of a job, from any thread. `on_news` is called, outside of any lock, whenever there is news to send."""
 
     def __init__(

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable, Generator
 from typing import TypeAlias
 
 from emitd.errors import EmitError, RecordRejected
-from emitd.jobs.run_state import JobNotes
+from emitd.jobs.run_state import JobRunState
 from emitd.receipt import Receipt
 from emitd.v1 import record_pb2 as pb
 
@@ -16,13 +16,13 @@ __all__ = ["Steps", "begin", "drive", "drive_async", "end"]
 Steps: TypeAlias = Generator[pb.LogRecord, Receipt, None]
 
 
-def begin(notes: JobNotes, status: pb.JobState) -> Steps:
+def begin(notes: JobRunState, status: pb.JobState) -> Steps:
     """Open the attempt with QUEUED or RUNNING. Raises JobNotApplied if that changed nothing."""
     receipt = yield notes.report(status)
     notes.take_receipt(receipt.job)
 
 
-def end(notes: JobNotes, exception: BaseException | None) -> Steps:
+def end(notes: JobRunState, exception: BaseException | None) -> Steps:
     """Report COMPLETED or FAILED. Raises JobNotApplied if that changed nothing.
 
     Where the last news is refused for good, the job ends as FAILED without it, and the refusal is raised.

@@ -19,7 +19,7 @@ from contextlib import suppress
 from typing import Protocol, TypeAlias
 
 from emitd.errors import EmitError, Unavailable
-from emitd.jobs.run_state import JobNotes
+from emitd.jobs.run_state import JobRunState
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
 from emitd.v1 import log_service_pb2
@@ -89,7 +89,7 @@ class AwaitedRecord:
 class JobTicker:
     """Sends the news of a running job, never more than one report at a time, and renews its lease."""
 
-    def __init__(self, notes: JobNotes, interval: float) -> None:
+    def __init__(self, notes: JobRunState, interval: float) -> None:
         self._notes = notes
         self._interval = interval
         self.due = math.inf
@@ -151,7 +151,7 @@ class SendScheduler:
         self._heap: list[tuple[float, int, Entry]] = []
         self._order = itertools.count()
         self._idle = 0
-        self._tickers: dict[JobNotes, JobTicker] = {}
+        self._tickers: dict[JobRunState, JobTicker] = {}
         self._awaited: set[AwaitedRecord] = set()
         self._under_way: set[Entry] = set()
         self._is_closed = False
@@ -164,14 +164,14 @@ class SendScheduler:
             self._schedule(entry, time.monotonic())
         return entry
 
-    def watch(self, notes: JobNotes) -> None:
+    def watch(self, notes: JobRunState) -> None:
         """Send the news of a job that is RUNNING, and keep its lease, until `forget`."""
         with self._lock:
             ticker = self._tickers[notes] = JobTicker(notes, self._settings.tick_interval)
             self._schedule(ticker, ticker.next_due())
 
-    def news(self, notes: JobNotes) -> None:
-        """See to it that a job's news is sent; for JobNotes' `on_news`."""
+    def news(self, notes: JobRunState) -> None:
+        """See to it that a job's news is sent; for JobRunState' `on_news`."""
         with self._lock:
             ticker = self._tickers.get(notes)
             if ticker is None or ticker in self._under_way or ticker.attempts:
@@ -179,7 +179,7 @@ class SendScheduler:
             if ticker.next_due() < ticker.due:
                 self._schedule(ticker, ticker.next_due())
 
-    def forget(self, notes: JobNotes) -> None:
+    def forget(self, notes: JobRunState) -> None:
         """Send no more for a job: it is about to be reported as ended."""
         with self._lock:
             ticker = self._tickers.pop(notes, None)

@@ -1,6 +1,6 @@
-"""`JobHub`: tells everybody who watches a job about its changes, within one process and event loop.
+"""`JobBroadcaster`: tells everybody who watches a job about its changes, within one process and event loop.
 
-    hub = JobHub(load)                       # load(job_id, after_revision) reads the database
+    hub = JobBroadcaster(load)                       # load(job_id, after_revision) reads the database
     hub.publish(job, transitions)            # after each commit, in the order of commits
     async for update in hub.watch("j1"): ... # as `JobSource.watch`
 
@@ -22,7 +22,7 @@ from emitd_handlers.jobs.source import Job, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.jobs.watch.waiter import Turns, Waiter, wake_all
 
-__all__ = ["JobHub", "LoadHistory"]
+__all__ = ["JobBroadcaster", "LoadHistory"]
 
 #: How many transitions of a job a channel knows; about 100 bytes each.
 MAX_KNOWN_TRANSITIONS = 256
@@ -33,14 +33,14 @@ _BEYOND = 2**64
 LoadHistory: TypeAlias = Callable[[str, int | None], Awaitable[JobHistory | None]]
 
 
-class JobHub:
+class JobBroadcaster:
     """Every method is for one event loop."""
 
     def __init__(self, load: LoadHistory, *, is_shared: bool = False) -> None:
         """`is_shared`: others may have changed a job that this hub has not been told of yet."""
         self._load = load
         self._is_shared = is_shared
-        self._channels: dict[str, _Channel] = {}
+        self._channels: dict[str, _Topic] = {}
         self._turns = Turns()
         self._closed = ""
 
@@ -152,20 +152,20 @@ class JobHub:
             watcher.close()
             self._leave(channel)
 
-    def _join(self, job_id: str) -> "_Channel":
+    def _join(self, job_id: str) -> "_Topic":
         self._refuse_if_closed()
         channel = self._channels.get(job_id)
         if channel is None:
-            channel = self._channels[job_id] = _Channel(job_id)
+            channel = self._channels[job_id] = _Topic(job_id)
         channel.watcher_count += 1
         return channel
 
-    def _leave(self, channel: "_Channel") -> None:
+    def _leave(self, channel: "_Topic") -> None:
         channel.watcher_count -= 1
         if not channel.watcher_count and not channel.is_retired:
             del self._channels[channel.job_id]
 
-    async def _refresh(self, channel: "_Channel") -> None:
+    async def _refresh(self, channel: "_Topic") -> None:
         """Load what is there now, unless somebody else does so who has begun later than this was asked for."""
         clock = asyncio.get_running_loop().time
         asked_at = clock()
@@ -184,13 +184,13 @@ class JobHub:
             if history is not None:
                 self._learn(channel, history)
 
-    def _learn(self, channel: "_Channel", news: JobHistory) -> None:
+    def _learn(self, channel: "_Topic", news: JobHistory) -> None:
         if channel.contradicts(news):
             self._retire(channel)  # its watchers will load what there is instead
         else:
             channel.learn(news)
 
-    def _retire(self, channel: "_Channel") -> None:
+    def _retire(self, channel: "_Topic") -> None:
         if not channel.is_retired:
             del self._channels[channel.job_id]
             channel.retire()
@@ -200,7 +200,7 @@ class JobHub:
             raise HandlerUnavailable(self._closed)
 
     async def _update_after(
-        self, channel: "_Channel", watcher: Waiter, revision: int | None, is_told: bool
+        self, channel: "_Topic", watcher: Waiter, revision: int | None, is_told: bool
     ) -> JobUpdate | None:
         """Return what has happened since `revision`, as soon as the job exists.
 
@@ -234,7 +234,7 @@ class JobHub:
                 return _update_from(history, revision)
 
 
-class _Channel:
+class _Topic:
     """What is known of one watched job, and who waits for more."""
 
     def __init__(self, job_id: str) -> None:

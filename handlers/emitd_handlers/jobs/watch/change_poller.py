@@ -1,4 +1,4 @@
-"""`CatchUp`: tells watchers what other processes did to jobs in a database that is shared.
+"""`ChangePoller`: tells watchers what other processes did to jobs in a database that is shared.
 
 Notifications say at once which jobs were changed. They can be lost, with the connection that they come over or behind
 a pooler; so the database is also looked at now and then: the revisions of the jobs that are watched one by one, and
@@ -11,21 +11,21 @@ from collections.abc import Sequence
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.store import SharedJobStore
-from emitd_handlers.jobs.watch.publisher import JobNews
+from emitd_handlers.jobs.watch.publisher import ChangePublisher
 
-__all__ = ["CatchUp"]
+__all__ = ["ChangePoller"]
 
 #: How many jobs are asked for at once.
 MAX_JOBS = 1000
 
 
-class CatchUp:
+class ChangePoller:
     """Every method is for one event loop."""
 
     def __init__(
         self,
         store: SharedJobStore,
-        news: JobNews,
+        news: ChangePublisher,
         *,
         interval_seconds: float,
         report: Report = report,

@@ -1,6 +1,6 @@
-"""`JobFeed`: tells everybody who watches many jobs, within one process and event loop.
+"""`FilteredWatch`: tells everybody who watches many jobs, within one process and event loop.
 
-    feed = JobFeed(list_jobs)
+    feed = FilteredWatch(list_jobs)
     feed.publish(job)                            # whenever the newest state of a job is known
     async for part in feed.watch(job_filter, max_jobs=1000): ...  # as `ManagedJobSource.watch_many`
 
@@ -15,10 +15,10 @@ from typing import TypeAlias
 
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobPage, JobQuery
-from emitd_handlers.jobs.watch.subscription import FeedReader
+from emitd_handlers.jobs.watch.subscription import Subscription
 from emitd_handlers.jobs.watch.waiter import Turns, Waiter
 
-__all__ = ["JobFeed"]
+__all__ = ["FilteredWatch"]
 
 #: Jobs in one part of a snapshot.
 SNAPSHOT_PAGE_SIZE = 500
@@ -28,15 +28,15 @@ ListJobs: TypeAlias = Callable[[JobQuery], Awaitable[JobPage]]
 LoadJobs: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[Job]]]
 
 
-class JobFeed:
+class FilteredWatch:
     """Every method is for one event loop. As a container it has the ids of the jobs that somebody watches."""
 
     def __init__(self, list_jobs: ListJobs) -> None:
         self._list_jobs = list_jobs
-        self._readers: set[FeedReader] = set()
+        self._readers: set[Subscription] = set()
         #: Those of them who watch jobs with any id, and the others by the ids that they watch.
-        self._of_any: set[FeedReader] = set()
-        self._of_id: dict[str, set[FeedReader]] = {}
+        self._of_any: set[Subscription] = set()
+        self._of_id: dict[str, set[Subscription]] = {}
         self._turns = Turns()
         self._closed = ""
         #: What was published since a load began, None for a removal; None: no load is under way.
@@ -96,7 +96,7 @@ class JobFeed:
             raise HandlerUnavailable(self._closed)
         loop = asyncio.get_running_loop()
         waiter = Waiter(self._turns, idle_seconds)
-        reader = FeedReader(job_filter, max_jobs)
+        reader = Subscription(job_filter, max_jobs)
         self._join(reader)
         try:
             page_token: str | None = ""
@@ -153,14 +153,14 @@ class JobFeed:
                 self._tell(job_id, loaded)
         return doubtful
 
-    def _join(self, reader: FeedReader) -> None:
+    def _join(self, reader: Subscription) -> None:
         self._readers.add(reader)
         if not reader.job_ids:
             self._of_any.add(reader)
         for job_id in reader.job_ids:
             self._of_id.setdefault(job_id, set()).add(reader)
 
-    def _leave(self, reader: FeedReader) -> None:
+    def _leave(self, reader: Subscription) -> None:
         self._readers.discard(reader)
         self._of_any.discard(reader)
         for job_id in reader.job_ids:

@@ -1,21 +1,21 @@
-"""`JobNews`: everybody who is to be told of changes, whether they watch one job or many."""
+"""`ChangePublisher`: everybody who is to be told of changes, whether they watch one job or many."""
 
 from collections.abc import Sequence
 
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.jobs.watch.broadcaster import JobHub, LoadHistory
-from emitd_handlers.jobs.watch.filtered import JobFeed, ListJobs
+from emitd_handlers.jobs.watch.broadcaster import JobBroadcaster, LoadHistory
+from emitd_handlers.jobs.watch.filtered import FilteredWatch, ListJobs
 
-__all__ = ["JobNews"]
+__all__ = ["ChangePublisher"]
 
 
-class JobNews:
+class ChangePublisher:
     """As a container it has the ids of the jobs whose changes somebody wants to hear of."""
 
     def __init__(self, load_history: LoadHistory, list_jobs: ListJobs, *, is_shared: bool = False) -> None:
         """`is_shared`: others may change jobs too, and tell of it later."""
-        self.hub = JobHub(load_history, is_shared=is_shared)
-        self.feed = JobFeed(list_jobs)
+        self.hub = JobBroadcaster(load_history, is_shared=is_shared)
+        self.feed = FilteredWatch(list_jobs)
 
     def __bool__(self) -> bool:
         return self.feed.has_readers or bool(self.hub.watched)

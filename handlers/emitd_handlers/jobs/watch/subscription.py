@@ -1,4 +1,4 @@
-"""`FeedReader`: one watch of many jobs: what its reader was told, and what it is to be told next."""
+"""`Subscription`: one watch of many jobs: what its reader was told, and what it is to be told next."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -11,7 +11,7 @@ from emitd_handlers.jobs.source import Job, JobChange, JobFilter
 from emitd_handlers.jobs.watch.waiter import Waiter, wake_all
 from emitd_handlers.record import JobState
 
-__all__ = ["FeedReader"]
+__all__ = ["Subscription"]
 
 
 class _Told(NamedTuple):
@@ -23,7 +23,7 @@ class _Told(NamedTuple):
     status: JobState
 
 
-class FeedReader:
+class Subscription:
     """Holds no queue: of each job that concerns it, it notes the newest state alone.
 
     While a page of the snapshot is on its way, that is any job that changes; else the jobs that match or were told.

@@ -1,4 +1,4 @@
-"""JobHub: what watchers of a job are told."""
+"""JobBroadcaster: what watchers of a job are told."""
 
 import asyncio
 from collections.abc import AsyncGenerator
@@ -9,8 +9,8 @@ from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.jobs.watch import broadcaster as hub
-from emitd_handlers.jobs.watch.broadcaster import JobHub
-from emitd_handlers.jobs.watch.publisher import JobNews
+from emitd_handlers.jobs.watch.broadcaster import JobBroadcaster
+from emitd_handlers.jobs.watch.publisher import ChangePublisher
 from emitd_handlers.record import JobState
 
 RUNNING, COMPLETED = JobState.RUNNING, JobState.COMPLETED
@@ -20,7 +20,7 @@ class Database:
     """One job as a database has it, and a hub over it. A load can be held up."""
 
     def __init__(self) -> None:
-        self.hub = JobHub(self.load)
+        self.hub = JobBroadcaster(self.load)
         self.job: Job | None = None
         self.transitions: list[JobTransition] = []
         self.oldest = 0
@@ -481,7 +481,7 @@ async def no_jobs(query: JobQuery) -> JobPage:
 
 async def test_closing_the_news_ends_the_watches_of_one_job_and_of_many(database: Database) -> None:
     """With the reason given, also those that come later."""
-    news = JobNews(database.load, no_jobs)
+    news = ChangePublisher(database.load, no_jobs)
     many = news.feed.watch(JobFilter(), max_jobs=1)
     assert await anext(many) == ()
     waiting = [asyncio.create_task(anext(watch)) for watch in (many, news.hub.watch("j"))]  # type: ignore[arg-type]
@@ -494,8 +494,8 @@ async def test_closing_the_news_ends_the_watches_of_one_job_and_of_many(database
 
 
 async def test_a_removal_is_news_for_who_watches_one_job(database: Database) -> None:
-    """`JobNews` tells the hub: its watchers wait for the next job, together with those who come later."""
-    news = JobNews(database.load, no_jobs)
+    """`ChangePublisher` tells the hub: its watchers wait for the next job, together with those who come later."""
+    news = ChangePublisher(database.load, no_jobs)
     database.report(COMPLETED)
     watches = [news.hub.watch("j"), news.hub.watch("j")]
     assert seen(await anext(watches[0])) == (1, [], 0)
@@ -714,7 +714,7 @@ async def test_a_watch_that_holds_progress_back_is_idle_too(database: Database) 
 
 async def test_where_others_write_a_newcomer_is_told_what_there_is_now(database: Database) -> None:
     """Also before anything was heard of it; and so is who watches already."""
-    database.hub = JobHub(database.load, is_shared=True)
+    database.hub = JobBroadcaster(database.load, is_shared=True)
     database.report()
     first = database.hub.watch("j")
     await anext(first)
@@ -728,7 +728,7 @@ async def test_where_others_write_a_newcomer_is_told_what_there_is_now(database:
 
 async def test_newcomers_that_come_together_share_what_they_load(database: Database) -> None:
     """Each needs a load that began after it came: two serve any number."""
-    database.hub = JobHub(database.load, is_shared=True)
+    database.hub = JobBroadcaster(database.load, is_shared=True)
     database.report()
     watches = [database.hub.watch("j") for _ in range(50)]
     await anext(watches[0])
@@ -746,7 +746,7 @@ async def test_newcomers_that_come_together_share_what_they_load(database: Datab
 
 async def test_a_newcomer_finds_a_job_that_others_have_removed(database: Database) -> None:
     """It waits for the next one under its id."""
-    database.hub = JobHub(database.load, is_shared=True)
+    database.hub = JobBroadcaster(database.load, is_shared=True)
     database.report()
     first = database.hub.watch("j")
     await anext(first)

@@ -1,4 +1,4 @@
-"""CatchUp: what others do to jobs in a shared database is told here, also when their notification is lost."""
+"""ChangePoller: what others do to jobs in a shared database is told here, also when their notification is lost."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
@@ -13,8 +13,8 @@ from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory, SharedJobStore
 from emitd_handlers.jobs.watch import change_poller as catch_up
-from emitd_handlers.jobs.watch.change_poller import CatchUp
-from emitd_handlers.jobs.watch.publisher import JobNews
+from emitd_handlers.jobs.watch.change_poller import ChangePoller
+from emitd_handlers.jobs.watch.publisher import ChangePublisher
 from emitd_handlers.record import JobState
 from support.processes.virtual_time import VirtualTimeLoop
 
@@ -35,8 +35,8 @@ class World:
         self.gates: dict[str, asyncio.Event] = {}
         self.created = 0
         self.lines: list[str] = []
-        self.news = JobNews(self.load_history, self.list)
-        self.catch_up = CatchUp(
+        self.news = ChangePublisher(self.load_history, self.list)
+        self.catch_up = ChangePoller(
             cast(SharedJobStore, self), self.news, interval_seconds=INTERVAL, report=self.lines.append
         )
 

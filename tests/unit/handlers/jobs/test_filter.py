@@ -15,7 +15,7 @@ from emitd_handlers.jobs.sqlite.queries import list_jobs
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.jobs.watch.filtered import JobFeed
+from emitd_handlers.jobs.watch.filtered import FilteredWatch
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 
 #: Few, so that filters and jobs often agree; some look like parts of JSON, SQL or JSON paths.
@@ -42,7 +42,7 @@ class Base:
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.jobs = SqliteJobs(cache_size=100)
-        self.feed = JobFeed(self.list)
+        self.feed = FilteredWatch(self.list)
         self.times = count(10**18, 1000)
 
     def apply(self, statuses: Sequence[JobStatus]) -> Sequence[JobHistory]:

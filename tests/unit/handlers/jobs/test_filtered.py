@@ -1,4 +1,4 @@
-"""JobFeed: what those are told who watch many jobs."""
+"""FilteredWatch: what those are told who watch many jobs."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
@@ -10,7 +10,7 @@ from emitd_handlers.errors import HandlerUnavailable, JobQueryInvalid
 from emitd_handlers.jobs.paging import job_page, read_job_token
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobPage, JobQuery
 from emitd_handlers.jobs.watch import filtered as feed
-from emitd_handlers.jobs.watch.filtered import JobFeed
+from emitd_handlers.jobs.watch.filtered import FilteredWatch
 from emitd_handlers.record import JobState
 from support.processes.virtual_time import VirtualTimeLoop
 
@@ -25,7 +25,7 @@ class Database:
     """Jobs as a database has them, and a feed over it. What was read from it can be held up on its way."""
 
     def __init__(self) -> None:
-        self.feed = JobFeed(self.list_jobs)
+        self.feed = FilteredWatch(self.list_jobs)
         self.jobs: dict[str, Job] = {}
         self.created = 0
         self.loads: list[Sequence[str]] = []

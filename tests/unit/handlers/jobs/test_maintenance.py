@@ -1,4 +1,4 @@
-"""JobUpkeep: passes over the leases and removals, in turn with the reports, whatever the database does."""
+"""JobMaintenance: passes over the leases and removals, in turn with the reports, whatever the database does."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
@@ -9,11 +9,11 @@ import pytest
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs import maintenance as upkeep_module
-from emitd_handlers.jobs.maintenance import MAX_REMOVED, JobUpkeep
+from emitd_handlers.jobs.maintenance import MAX_REMOVED, JobMaintenance
 from emitd_handlers.jobs.merge import LEASE_EXPIRED
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition
 from emitd_handlers.jobs.store import JobHistory, Removed, Retention
-from emitd_handlers.jobs.watch.publisher import JobNews
+from emitd_handlers.jobs.watch.publisher import ChangePublisher
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome
 from emitd_handlers.record import JobState, LogRecord
 from support.jobs.backends import BACKENDS, JobBackend, get, make_backend, report, running, start
@@ -73,14 +73,14 @@ class FakeStore:
 
 
 class Bench:
-    """A running `JobUpkeep` over a fake store."""
+    """A running `JobMaintenance` over a fake store."""
 
     def __init__(self) -> None:
         self.store = FakeStore()
         self.commits: GroupCommit[LogRecord, Outcome] = GroupCommit(self._commit, max_size=10)
         self.commit_gate = asyncio.Event()
         self.commit_gate.set()
-        self.news = JobNews(self._load, self._list)
+        self.news = ChangePublisher(self._load, self._list)
         self.verdicts: list[Exception | None] = []
 
     async def _commit(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
@@ -99,7 +99,7 @@ class Bench:
     async def running(
         self, retention: Retention = KEEP_ALL, interval: float = OFTEN
     ) -> AsyncIterator[asyncio.Task[None]]:
-        upkeep = JobUpkeep(
+        upkeep = JobMaintenance(
             self.store,  # type: ignore[arg-type]
             self.commits,
             self.news,

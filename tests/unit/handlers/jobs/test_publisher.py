@@ -1,4 +1,4 @@
-"""JobNews: who watches one job and who watches many are told the same."""
+"""ChangePublisher: who watches one job and who watches many are told the same."""
 
 from collections.abc import Sequence
 
@@ -7,7 +7,7 @@ import pytest
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobFilter, JobPage, JobQuery
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.jobs.watch.publisher import JobNews
+from emitd_handlers.jobs.watch.publisher import ChangePublisher
 from emitd_handlers.record import JobState
 
 
@@ -16,7 +16,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self.job = self.make(1)
-        self.news = JobNews(self.load, self.list)
+        self.news = ChangePublisher(self.load, self.list)
 
     @staticmethod
     def make(revision: int) -> Job:

@@ -1,9 +1,9 @@
-"""FeedReader: what a removal means while a page of the snapshot is on its way."""
+"""Subscription: what a removal means while a page of the snapshot is on its way."""
 
 import pytest
 
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter
-from emitd_handlers.jobs.watch.subscription import FeedReader
+from emitd_handlers.jobs.watch.subscription import Subscription
 from emitd_handlers.record import JobState
 
 
@@ -20,7 +20,7 @@ def job(revision: int, create_time: int = 1) -> Job:
 @pytest.mark.parametrize("in_page", [job(9), job(1, create_time=2)])
 def test_a_job_whose_removal_is_noted_is_not_told_with_its_page(in_page: Job) -> None:
     """Whether the page was read before the removal or has the next job under its id, whose news are still to come."""
-    reader = FeedReader(JobFilter(), max_jobs=10)
+    reader = Subscription(JobFilter(), max_jobs=10)
     reader.is_reading = True
     reader.take("j", None)
     assert reader.tell_page([in_page]) == []
@@ -31,7 +31,7 @@ def test_a_job_whose_removal_is_noted_is_not_told_with_its_page(in_page: Job) ->
 
 def test_a_removal_between_two_jobs_is_told_once() -> None:
     """Also when the page already has the second: it is told after the first has left."""
-    reader = FeedReader(JobFilter(), max_jobs=10)
+    reader = Subscription(JobFilter(), max_jobs=10)
     reader.take("j", job(3))
     reader.tell_news()
     reader.is_reading = True
@@ -44,7 +44,7 @@ def test_a_removal_between_two_jobs_is_told_once() -> None:
 
 def test_a_job_that_was_made_anew_before_its_page_is_told_with_it() -> None:
     """Once: the removal was followed by news of the next."""
-    reader = FeedReader(JobFilter(), max_jobs=10)
+    reader = Subscription(JobFilter(), max_jobs=10)
     reader.is_reading = True
     reader.take("j", None)
     reader.take("j", job(1, create_time=2))

@@ -8,8 +8,8 @@ import pytest
 from emitd_handlers.jobs.source import Job, JobFilter, JobPage, JobQuery
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.jobs.watch import waiter
-from emitd_handlers.jobs.watch.broadcaster import JobHub
-from emitd_handlers.jobs.watch.filtered import JobFeed
+from emitd_handlers.jobs.watch.broadcaster import JobBroadcaster
+from emitd_handlers.jobs.watch.filtered import FilteredWatch
 from emitd_handlers.jobs.watch.waiter import (
     FEW_TURNS,
     MAX_OVERTAKEN,
@@ -248,7 +248,7 @@ async def test_a_watcher_that_has_news_at_once_waits_for_its_turn(monkeypatch: p
     async def load(job_id: str, after_revision: int | None) -> JobHistory | None:
         return JobHistory(job(1), (), 1)
 
-    hub = JobHub(load)
+    hub = JobBroadcaster(load)
     first, second = hub.watch("j"), hub.watch("j")
     await anext(first)
     await anext(second)
@@ -272,7 +272,7 @@ async def test_a_reader_that_has_news_at_once_waits_for_its_turn(monkeypatch: py
     async def list_jobs(query: JobQuery) -> JobPage:
         return JobPage((), "")
 
-    feed = JobFeed(list_jobs)
+    feed = FilteredWatch(list_jobs)
     first, second = (feed.watch(JobFilter(), max_jobs=9) for _ in range(2))
     await anext(first)
     await anext(second)
