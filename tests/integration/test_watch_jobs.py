@@ -159,7 +159,7 @@ async def test_a_job_that_is_removed_is_told_without_a_state(server: Running) ->
     await report(server, "a", COMPLETED)
     board = Board(server)
     await board.snapshot()
-    server.service.managed_jobs._news.remove(["a"])  # type: ignore[attr-defined]  # as retention does
+    server.service.managed_jobs._publisher.remove(["a"])  # type: ignore[attr-defined]  # as retention does
     assert await board.read() == jobs.WatchJobsResponse(
         changes=[jobs.JobChange(job=jobs.Job(job_id="a", revision=1), left_filter=True)]
     )
@@ -200,8 +200,8 @@ async def test_a_slow_reader_gets_the_last_states(server: Running) -> None:
     for progress in range(4):
         for job_id in ids:
             await report(server, job_id, progress=progress, details_json=padding)
-    (reader,) = server.service.managed_jobs._news.feed._readers  # type: ignore[attr-defined]
-    assert len(reader._news) <= len(ids)
+    (reader,) = server.service.managed_jobs._publisher.filtered_watch._readers  # type: ignore[attr-defined]
+    assert len(reader._pending) <= len(ids)
     await board.until({(job_id, 4) for job_id in ids})
     sizes = [message.ByteSize() for message in board.messages]
     assert max(sizes) < 2 * 1024 * 1024 + 100_000

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from emitd_handlers.jobs.source import Job, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.jobs.watch import broadcaster as hub
+from emitd_handlers.jobs.watch import broadcaster as broadcaster
 from emitd_handlers.jobs.watch.broadcaster import JobBroadcaster
 from emitd_handlers.record import JobState
 
@@ -32,7 +32,7 @@ class World:
     """A job that is committed first and published later, and watchers of it."""
 
     def __init__(self, load_turns: int) -> None:
-        self.hub = JobBroadcaster(self.load)
+        self.broadcaster = JobBroadcaster(self.load)
         self.load_turns = load_turns
         self.job: Job | None = None
         self.transitions: list[JobTransition] = []
@@ -64,7 +64,7 @@ class World:
 
     def publish(self) -> None:
         for change in self.unpublished:
-            self.hub.publish(change.job, change.transitions, after_revision=change.after_revision)
+            self.broadcaster.publish(change.job, change.transitions, after_revision=change.after_revision)
         self.unpublished.clear()
 
 
@@ -73,7 +73,9 @@ class Watcher:
 
     def __init__(self, world: World, after_revision: int | None) -> None:
         self.world = world
-        self.updates: AsyncGenerator[JobUpdate, None] = world.hub.watch("j", after_revision=after_revision)
+        self.updates: AsyncGenerator[JobUpdate, None] = world.broadcaster.watch(
+            "j", after_revision=after_revision
+        )
         self.reading: asyncio.Task[None] | None = None
         self.told = after_revision
 
@@ -152,7 +154,7 @@ async def finish(world: World) -> None:
         watcher.check()
         assert watcher.told == world.job.revision
         await watcher.leave()
-    assert not world.hub.watched
+    assert not world.broadcaster.watched
 
 
 @given(steps, st.integers(0, 3))
@@ -163,5 +165,5 @@ def test_no_gap_no_double_and_the_last_state(
     """Transitions come complete, in order and once; each update brings something new; counts add up; whoever reads on
     gets the last state; and nothing is left when all have gone.
     """
-    monkeypatch.setattr(hub, "MAX_KNOWN_TRANSITIONS", 3)
+    monkeypatch.setattr(broadcaster, "MAX_KNOWN_TRANSITIONS", 3)
     asyncio.run(run(happenings, load_turns))

@@ -11,9 +11,9 @@ from random import Random, SystemRandom
 
 import pytest
 
-from emitd_handlers.jobs import maintenance as upkeep
+from emitd_handlers.jobs import maintenance as maintenance
 from emitd_handlers.jobs.sqlite import store
-from emitd_handlers.jobs.watch import broadcaster as hub
+from emitd_handlers.jobs.watch import broadcaster as broadcaster
 from support.jobs.model import JobModel
 from support.jobs.simulated import SimulatedSqlite
 from support.jobs.simulation import JobSimulation
@@ -31,8 +31,8 @@ async def simulate(folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int, ste
     random = Random(seed)
     database = SimulatedSqlite(folder, random, JobModel())
     monkeypatch.setattr(store, "SqliteConnection", database)
-    monkeypatch.setattr(upkeep, "RETENTION_SECONDS", random.choice([2.0, 60.0]))
-    monkeypatch.setattr(hub, "MAX_KNOWN_TRANSITIONS", random.choice([1, 3, 256]))
+    monkeypatch.setattr(maintenance, "RETENTION_SECONDS", random.choice([2.0, 60.0]))
+    monkeypatch.setattr(broadcaster, "MAX_KNOWN_TRANSITIONS", random.choice([1, 3, 256]))
     simulation = JobSimulation(database, random)
     try:
         await simulation.start()

@@ -105,8 +105,10 @@ class AsyncLogClient(LogVerbs):
         details: Mapping[str, object] | None = None,
     ) -> RemoteJob:
         """Return the reporter of one run of a job."""
-        notes = self._notes(job_id, job_type, total=total, lease=lease, labels=labels, details=details)
-        return RemoteJob(self._engine, notes, self._send_report, self._spawn)
+        run_state = self._run_state(
+            job_id, job_type, total=total, lease=lease, labels=labels, details=details
+        )
+        return RemoteJob(self._engine, run_state, self._send_report, self._spawn)
 
     def track(
         self,

@@ -142,7 +142,7 @@ class LogVerbs:
             f"<{type(self).__name__} of {self._settings.source!r} to {self._settings.address}, {self.state}>"
         )
 
-    def _notes(
+    def _run_state(
         self,
         job_id: str,
         job_type: str,
@@ -152,9 +152,9 @@ class LogVerbs:
         labels: Mapping[str, str] | None,
         details: Mapping[str, object] | None,
     ) -> JobRunState:
-        """Return the notes of a job's run, whose news the engine sends. Raises what `job` raises."""
+        """Return the state of a job's run, whose changes the engine sends. Raises what `job` raises."""
         attributes_json = encode_attributes({**current_attributes(), **self._bound})
-        notes = JobRunState(
+        run_state = JobRunState(
             job_id,
             job_type,
             total=total,
@@ -162,6 +162,6 @@ class LogVerbs:
             details=details,
             lease=lease,
             envelope=pb.LogRecord(source=self._settings.source, attributes_json=attributes_json),
-            on_news=lambda: self._engine.events.news(notes),
+            on_news=lambda: self._engine.events.news(run_state),
         )
-        return notes
+        return run_state

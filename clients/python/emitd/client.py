@@ -97,8 +97,10 @@ class LogClient(LogVerbs):
 
         Raises TypeError as `audit` does, and ValueError naming the number that makes no sense.
         """
-        notes = self._notes(job_id, job_type, total=total, lease=lease, labels=labels, details=details)
-        return JobReporter(self._engine, notes, self._send_report)
+        run_state = self._run_state(
+            job_id, job_type, total=total, lease=lease, labels=labels, details=details
+        )
+        return JobReporter(self._engine, run_state, self._send_report)
 
     def track(
         self,

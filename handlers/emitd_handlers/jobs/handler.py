@@ -2,8 +2,8 @@
 
 A report is acknowledged once the transaction that it is merged in is on the medium. Whatever arrives while
 one transaction is under way shares the next. `jobs.merge` is the rule, `jobs.sqlite` and `jobs.postgres` are the
-databases, `jobs.news` tells the watchers, `jobs.upkeep` ends leases, and `jobs.catch_up` sees what others do to a
-shared database.
+databases, `jobs.watch` tells the watchers, `jobs.maintenance` ends leases, and `jobs.watch.change_poller` sees what
+others do to a shared database.
 """
 
 import asyncio
@@ -91,9 +91,9 @@ class DatabaseJobHandler(BaseLogHandler):
         #: None: it is not running.
         self._store: JobStore | None = None
         self._commits: GroupCommit[LogRecord, Outcome] = GroupCommit(self._commit, max_size=MAX_GROUP_RECORDS)
-        self._news = self._make_news()
+        self._publisher = self._make_publisher()
         #: None: the database is not shared.
-        self._catch_up: ChangePoller | None = None
+        self._change_poller: ChangePoller | None = None
         self._tasks: list[asyncio.Task[None]] = []
 
     async def start(self) -> None:
@@ -106,26 +106,28 @@ class DatabaseJobHandler(BaseLogHandler):
             return
         store = self._make_store()
         await store.open()
-        self._store, self._news = store, self._make_news()
-        upkeep = JobMaintenance(
+        self._store, self._publisher = store, self._make_publisher()
+        maintenance = JobMaintenance(
             store,
             self._commits,
-            self._news,
+            self._publisher,
             lease_check_seconds=self.settings.lease_check_seconds,
             retention=_retention(self.settings),
             on_pass=self._on_pass,
         )
-        self._tasks = [asyncio.create_task(upkeep.run(), name=f"{self.name}-upkeep")]
+        self._tasks = [asyncio.create_task(maintenance.run(), name=f"{self.name}-maintenance")]
         if isinstance(store, SharedJobStore):
-            self._catch_up = ChangePoller(store, self._news, interval_seconds=self.settings.catch_up_seconds)
-            self._tasks.append(asyncio.create_task(self._catch_up.run(), name=f"{self.name}-catch-up"))
+            self._change_poller = ChangePoller(
+                store, self._publisher, interval_seconds=self.settings.catch_up_seconds
+            )
+            self._tasks.append(asyncio.create_task(self._change_poller.run(), name=f"{self.name}-catch-up"))
         # Before the first report: what that renews has not run unwatched.
-        await upkeep.has_looked.wait()
+        await maintenance.has_looked.wait()
 
     async def stop(self) -> None:
         """End the watches, commit what has been taken, and close the database."""
         self._stopped = True
-        self._news.close(f"handler '{self.name}' is stopped")
+        self._publisher.close(f"handler '{self.name}' is stopped")
         tasks, self._tasks = self._tasks, []
         for task in tasks:
             task.cancel()
@@ -170,8 +172,8 @@ class DatabaseJobHandler(BaseLogHandler):
         self.refuse_if_stopped()
 
         async def request() -> Job | None:
-            job, changes = await self._database.request_cancel(job_id, reason, self._news)
-            self._news.publish(changes)
+            job, changes = await self._database.request_cancel(job_id, reason, self._publisher)
+            self._publisher.publish(changes)
             return job
 
         return await self._commits.run(request)
@@ -185,7 +187,7 @@ class DatabaseJobHandler(BaseLogHandler):
         idle_seconds: float | None = None,
     ) -> AsyncGenerator[JobUpdate | None, None]:
         """Yield the job's state, then every change; see `JobSource.watch`."""
-        return self._news.hub.watch(
+        return self._publisher.broadcaster.watch(
             job_id,
             after_revision=after_revision,
             min_interval_seconds=min_interval_seconds,
@@ -201,7 +203,7 @@ class DatabaseJobHandler(BaseLogHandler):
         idle_seconds: float | None = None,
     ) -> AsyncGenerator[Sequence[JobChange] | None, None]:
         """Yield all jobs that match, then every change; see `ManagedJobSource.watch_many`."""
-        return self._news.feed.watch(
+        return self._publisher.filtered_watch.watch(
             job_filter,
             max_jobs=max_jobs,
             min_interval_seconds=min_interval_seconds,
@@ -209,8 +211,8 @@ class DatabaseJobHandler(BaseLogHandler):
         )
 
     async def _commit(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
-        applied = await self._database.apply(records, self._news)
-        self._news.publish(applied.changes)
+        applied = await self._database.apply(records, self._publisher)
+        self._publisher.publish(applied.changes)
         return applied.outcomes
 
     def _on_pass(self, error: Exception | None) -> None:
@@ -226,7 +228,7 @@ class DatabaseJobHandler(BaseLogHandler):
             raise HandlerUnavailable(f"handler '{self.name}' is not running")
         return self._store
 
-    def _make_news(self) -> ChangePublisher:
+    def _make_publisher(self) -> ChangePublisher:
         return ChangePublisher(self._load_history, self.list, is_shared=self.settings.database.path is None)
 
     async def _load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
@@ -255,8 +257,8 @@ class DatabaseJobHandler(BaseLogHandler):
 
     def _notice(self, job_ids: Sequence[str] | None) -> None:
         """Take note of what others have done to jobs."""
-        if self._catch_up is not None:
-            self._catch_up.notice(job_ids)
+        if self._change_poller is not None:
+            self._change_poller.notice(job_ids)
 
 
 def _retention(settings: DatabaseJobSettings) -> Retention:

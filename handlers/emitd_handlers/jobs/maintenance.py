@@ -27,7 +27,7 @@ class JobMaintenance:
         self,
         store: JobStore,
         commits: GroupCommit[LogRecord, Outcome],
-        news: ChangePublisher,
+        publisher: ChangePublisher,
         *,
         lease_check_seconds: float,
         retention: Retention,
@@ -35,7 +35,7 @@ class JobMaintenance:
     ) -> None:
         self._store = store
         self._commits = commits
-        self._news = news
+        self._publisher = publisher
         self._interval = lease_check_seconds
         self._retention = retention
         self._on_pass = on_pass
@@ -74,13 +74,13 @@ class JobMaintenance:
 
         async def pass_over_leases() -> None:
             # Reports that have come since it was asked for may wait behind this turn: what they renew has not ended.
-            changes = await self._store.end_expired(self._interval, clock() - asked_at, self._news)
-            self._news.publish(changes)
+            changes = await self._store.end_expired(self._interval, clock() - asked_at, self._publisher)
+            self._publisher.publish(changes)
 
         await self._commits.run(pass_over_leases)
 
     async def _remove_some(self) -> bool:
         """Return whether there is more to remove."""
         removed = await self._store.remove_ended(self._retention, MAX_REMOVED)
-        self._news.remove(removed.job_ids)
+        self._publisher.remove(removed.job_ids)
         return removed.has_more

@@ -9,7 +9,7 @@ from emitd.v1 import Job, JobChange, WatchJobResponse, WatchJobsResponse
 from emitd_cli.jobs.durations import ServerClock
 from emitd_cli.jobs.text import has_ended
 
-__all__ = ["JobBoard", "News", "Row", "active_first"]
+__all__ = ["BoardChange", "JobBoard", "Row", "active_first"]
 
 #: So long a job that matches no longer stays in sight.
 LEFT_SECONDS = 5.0
@@ -34,7 +34,7 @@ class Row:
         return self.left_at is None and not self.problem and not has_ended(self.job)
 
 
-class News(NamedTuple):
+class BoardChange(NamedTuple):
     """What a message says of one job that was not known before."""
 
     job: Job
@@ -65,13 +65,13 @@ class JobBoard:
         self._untold: set[str] = set()
         self._is_snapshot = True
 
-    def take(self, response: WatchJobResponse | WatchJobsResponse, *, begins: bool) -> list[News]:
+    def take(self, response: WatchJobResponse | WatchJobsResponse, *, begins: bool) -> list[BoardChange]:
         """Take a message, and return what is new in it; `begins`: it is the first of its connection."""
         if isinstance(response, WatchJobsResponse):
             return self._take_many(response, begins=begins)
         self.is_complete = True
         self._put(response.job, is_live=not begins)
-        return [News(response.job)]
+        return [BoardChange(response.job)]
 
     def forget(self) -> None:
         """Remove the jobs that have left some seconds ago."""
@@ -85,20 +85,20 @@ class JobBoard:
         """Return the rows in the order of a list of jobs."""
         return sorted(self.rows.values(), key=_newest, reverse=True)
 
-    def _take_many(self, response: WatchJobsResponse, *, begins: bool) -> list[News]:
+    def _take_many(self, response: WatchJobsResponse, *, begins: bool) -> list[BoardChange]:
         self.forget()
         if begins:
             self._is_snapshot = True
             self._untold = {job_id for job_id, row in self.rows.items() if row.left_at is None}
-        news = [found for change in response.changes if (found := self._change(change)) is not None]
+        changes = [found for change in response.changes if (found := self._change(change)) is not None]
         if response.snapshot_end:
             # What the snapshot has not told matches no longer.
-            news += [self._leave(self.rows[job_id]) for job_id in sorted(self._untold)]
+            changes += [self._leave(self.rows[job_id]) for job_id in sorted(self._untold)]
             self._untold.clear()
             self._is_snapshot, self.is_complete = False, True
-        return news
+        return changes
 
-    def _change(self, change: JobChange) -> News | None:
+    def _change(self, change: JobChange) -> BoardChange | None:
         job, row = change.job, self.rows.get(change.job.job_id)
         self._untold.discard(job.job_id)
         if row is not None and row.left_at is not None:
@@ -113,11 +113,11 @@ class JobBoard:
         if row is not None and (_version(job) < _version(row.job) or job == row.job):
             return None
         self._put(job, is_live=not self._is_snapshot)
-        return News(job)
+        return BoardChange(job)
 
-    def _leave(self, row: Row, *, is_removed: bool = False) -> News:
+    def _leave(self, row: Row, *, is_removed: bool = False) -> BoardChange:
         row.left_at = self._monotonic()
-        return News(row.job, has_left=True, is_removed=is_removed)
+        return BoardChange(row.job, has_left=True, is_removed=is_removed)
 
     def _put(self, job: Job, *, is_live: bool) -> None:
         known = self.rows.get(job.job_id)

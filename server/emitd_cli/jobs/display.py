@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from typing import Protocol, TypeAlias
 
 from emitd.v1 import WatchJobResponse, WatchJobsResponse
-from emitd_cli.jobs.board import JobBoard, News
+from emitd_cli.jobs.board import BoardChange, JobBoard
 from emitd_cli.jobs.text import job_line, transition_line
 from emitd_cli.terminal.columns import columns_of
 from emitd_cli.terminal.live_frame import LiveFrame
@@ -30,7 +30,7 @@ Draw: TypeAlias = Callable[[JobBoard, int, int, bool], Sequence[str]]
 class Display(Protocol):
     """Where a watch shows what arrives; for one thread."""
 
-    def show(self, response: Response, news: Sequence[News]) -> None:
+    def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
         """Show a message, and what is new in it."""
 
     def aside(self, write: Callable[[], None]) -> None:
@@ -43,7 +43,7 @@ class Display(Protocol):
 class JsonDisplay:
     """Prints every message as one object."""
 
-    def show(self, response: Response, news: Sequence[News]) -> None:
+    def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
         """Print it."""
         print(to_json(response), flush=True)
 
@@ -61,13 +61,13 @@ class LineDisplay:
     def __init__(self, job_ids: Collection[str]) -> None:
         self._id_width = max((columns_of(one_line(job_id)) for job_id in job_ids), default=0)
 
-    def show(self, response: Response, news: Sequence[News]) -> None:
+    def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
         """Print what is new."""
         if isinstance(response, WatchJobResponse):
             for transition in response.transitions:
                 if transition.revision != response.job.revision:
                     print(transition_line(response.job.job_id, transition, self._id_width))
-        for one in news:
+        for one in changes:
             print(self._line(one))
         sys.stdout.flush()
 
@@ -78,11 +78,11 @@ class LineDisplay:
     def refresh(self) -> None:
         """There is never anything due."""
 
-    def _line(self, news: News) -> str:
-        line = job_line(news.job, self._id_width)
-        if news.is_removed:
+    def _line(self, change: BoardChange) -> str:
+        line = job_line(change.job, self._id_width)
+        if change.is_removed:
             return f"{line}  (removed)"
-        return f"{line}  (matches no longer)" if news.has_left else line
+        return f"{line}  (matches no longer)" if change.has_left else line
 
 
 class LiveDisplay:
@@ -97,7 +97,7 @@ class LiveDisplay:
         self._drawn_size: os.terminal_size | None = None
         self._is_stale = True
 
-    def show(self, response: Response, news: Sequence[News]) -> None:
+    def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
         """Note that the next frame has something to show."""
         self._is_stale = True
 

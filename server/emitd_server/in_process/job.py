@@ -53,7 +53,7 @@ class InProcessJob:
         """
         self._intake = intake
         self._refuse_if_closed = refuse_if_closed
-        self._notes = JobRunState(
+        self._run_state = JobRunState(
             job_id,
             job_type,
             total=total,
@@ -78,51 +78,51 @@ class InProcessJob:
     @property
     def job_id(self) -> str:
         """The job's id."""
-        return self._notes.job_id
+        return self._run_state.job_id
 
     @property
     def attempt(self) -> int:
         """Which run of the job this is; 0 before it was opened."""
-        return self._notes.attempt
+        return self._run_state.attempt
 
     @property
     def cancel_requested(self) -> bool:
         """Whether somebody wishes that the job stop."""
-        return self._notes.cancel_requested
+        return self._run_state.cancel_requested
 
     def refuse_if_lost(self) -> None:
         """Raise LeaseLost if the job is lost."""
-        self._notes.refuse_if_lost()
+        self._run_state.refuse_if_lost()
 
     async def queued(self) -> None:
         """Open the attempt with QUEUED."""
         self._refuse_if_closed()
         if self.attempt:
             raise RuntimeError(f"job '{self.job_id}': its attempt {self.attempt} is open already")
-        await self._drive(begin(self._notes, pb.JOB_STATE_QUEUED))
+        await self._drive(begin(self._run_state, pb.JOB_STATE_QUEUED))
 
     def advance(self, steps: int = 1, /) -> None:
         """Note so many more steps done."""
-        self._notes.advance(steps)
+        self._run_state.advance(steps)
 
     def progress(self, percent: float, /) -> None:
         """Note the progress."""
-        self._notes.progress(percent)
+        self._run_state.progress(percent)
 
     def message(self, text: str, /) -> None:
         """Note what the job is doing."""
-        self._notes.message(text)
+        self._run_state.message(text)
 
     def details(self, details: Mapping[str, object], /) -> None:
         """Note the job's own data."""
-        self._notes.details(details)
+        self._run_state.details(details)
 
     async def __aenter__(self) -> Self:
         if self._loop is not None:
             raise RuntimeError(f"job '{self.job_id}': a reporter is for one run; make another")
         self._refuse_if_closed()
         self._loop = asyncio.get_running_loop()
-        begun = self._spawn(self._drive(begin(self._notes, pb.JOB_STATE_RUNNING)))
+        begun = self._spawn(self._drive(begin(self._run_state, pb.JOB_STATE_RUNNING)))
         try:
             await asyncio.shield(begun)
         except asyncio.CancelledError as error:
@@ -132,7 +132,7 @@ class InProcessJob:
         with self._lock:
             self._is_running = True
         self._plan_heartbeat()
-        if self._notes.has_news:
+        if self._run_state.has_news:
             self._wake()
         return self
 
@@ -160,7 +160,7 @@ class InProcessJob:
 
     async def _end(self, exception: BaseException | None) -> None:
         await self._stop_ticking()
-        await self._drive(end(self._notes, exception))
+        await self._drive(end(self._run_state, exception))
 
     async def _drive(self, steps: Steps) -> None:
         await drive_async(steps, self._send)
@@ -197,8 +197,8 @@ class InProcessJob:
         while self._still_due():
             self._heartbeat_due = False
             try:
-                receipt = await self._send(self._notes.report(pb.JOB_STATE_RUNNING))
-                self._notes.take_notice(receipt.job.stale_reason, receipt.job.cancel_requested)
+                receipt = await self._send(self._run_state.report(pb.JOB_STATE_RUNNING))
+                self._run_state.take_notice(receipt.job.stale_reason, receipt.job.cancel_requested)
             except EmitError as error:
                 self._intake.report(f"news of job '{self.job_id}' was not taken: {error}")
                 self._take_failure(error)
@@ -208,16 +208,18 @@ class InProcessJob:
     def _take_failure(self, error: EmitError) -> None:
         if error.retryable:
             # The lease does not wait for news; but what has stopped answers at once, and would be asked in a circle.
-            self._heartbeat_due = self._notes.lease_seconds is not None and self._intake.service.is_running
-        elif self._notes.withhold_refused():
+            self._heartbeat_due = (
+                self._run_state.lease_seconds is not None and self._intake.service.is_running
+            )
+        elif self._run_state.withhold_refused():
             self._heartbeat_due = True  # the progress may be taken
         else:
             self._news_refused = True
 
     def _still_due(self) -> bool:
         with self._lock:
-            has_news = self._notes.has_news and not self._news_refused
-            is_due = (has_news or self._heartbeat_due) and not self._notes.is_lost
+            has_news = self._run_state.has_news and not self._news_refused
+            is_due = (has_news or self._heartbeat_due) and not self._run_state.is_lost
             self._ticking = is_due and self._is_running
             return self._ticking
 
@@ -225,9 +227,9 @@ class InProcessJob:
         """Let a report be due by the time that the lease needs it, counted from now."""
         if self._heartbeat is not None:
             self._heartbeat.cancel()
-        if self._notes.lease_seconds is not None:
+        if self._run_state.lease_seconds is not None:
             assert self._loop is not None
-            interval_seconds = self._notes.lease_seconds / HEARTBEATS_A_LEASE
+            interval_seconds = self._run_state.lease_seconds / HEARTBEATS_A_LEASE
             self._heartbeat = self._loop.call_later(interval_seconds, self._beat)
 
     def _beat(self) -> None:

@@ -12,7 +12,7 @@ from emitd.v1 import (
     WatchJobResponse,
     WatchJobsResponse,
 )
-from emitd_cli.jobs.board import LEFT_SECONDS, JobBoard, News, active_first
+from emitd_cli.jobs.board import LEFT_SECONDS, BoardChange, JobBoard, active_first
 from emitd_cli.jobs.durations import NANOS, ServerClock
 
 
@@ -23,7 +23,7 @@ class Watched:
         self.seconds = 100.0
         self.board = JobBoard(monotonic=lambda: self.seconds)
 
-    def take(self, *changes: JobChange, begins: bool = False, end: bool = False) -> list[News]:
+    def take(self, *changes: JobChange, begins: bool = False, end: bool = False) -> list[BoardChange]:
         return self.board.take(WatchJobsResponse(changes=changes, snapshot_end=end), begins=begins)
 
     @property
@@ -47,7 +47,7 @@ def removed(job_id: str, revision: int = 1) -> JobChange:
     return JobChange(job=Job(job_id=job_id, revision=revision), left_filter=True)
 
 
-def told(news: list[News]) -> list[tuple[str, int, bool]]:
+def told(news: list[BoardChange]) -> list[tuple[str, int, bool]]:
     return [(one.job.job_id, one.job.revision, one.has_left) for one in news]
 
 

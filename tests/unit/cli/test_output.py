@@ -71,7 +71,7 @@ def test_what_the_server_answers(command: list[str]) -> None:
 
 
 def test_refused_lines(tmp_path: Path) -> None:
-    """Each has its line, its code, and its field without the place in the batch; the summary goes to standard output."""
+    """Each has its line, its code, its field without the place in the batch; the summary is on standard output."""
     file = tmp_path / "records.jsonl"
     file.write_text('{"level":"LEVEL_INFO","message":"x"}\n' * 2 + "nonsense\n")
     refused = RecordError(index=1)

@@ -33,21 +33,21 @@ def make_notes(**fields: Any) -> JobRunState:
 
 def running(attempt: int = 1, **fields: Any) -> JobRunState:
     """Notes of a job whose RUNNING was applied."""
-    notes = make_notes(**fields)
-    notes.report(RUNNING)
-    notes.take_receipt(v1.JobReceipt(attempt=attempt, applied=True))
-    return notes
+    run_state = make_notes(**fields)
+    run_state.report(RUNNING)
+    run_state.take_receipt(v1.JobReceipt(attempt=attempt, applied=True))
+    return run_state
 
 
 class TestReports:
     def test_a_report_carries_the_whole_state(self) -> None:
         """Also what was noted before the report before it, so that one that is lost takes nothing away."""
         envelope = v1.LogRecord(source="shop", attributes_json='{"a":1}')
-        notes = running(attempt=3, total=4, labels={"user": "u1"}, details={"rows": 0}, envelope=envelope)
-        notes.advance(3)
-        notes.message("nearly there")
-        notes.report(RUNNING)
-        record = notes.report(RUNNING)
+        run_state = running(attempt=3, total=4, labels={"user": "u1"}, details={"rows": 0}, envelope=envelope)
+        run_state.advance(3)
+        run_state.message("nearly there")
+        run_state.report(RUNNING)
+        record = run_state.report(RUNNING)
         assert (record.source, record.attributes_json, record.message) == ("shop", '{"a":1}', "nearly there")
         assert record.job == v1.JobStatus(
             job_id="j1",
@@ -61,39 +61,39 @@ class TestReports:
 
     def test_the_attempt_is_asked_for_until_a_receipt_names_it(self) -> None:
         """So a beginning that is tried anew, and a job that was QUEUED first, open one attempt each."""
-        notes = make_notes()
-        first = notes.report(QUEUED)
-        again = notes.report(QUEUED)
+        run_state = make_notes()
+        first = run_state.report(QUEUED)
+        again = run_state.report(QUEUED)
         assert [(r.job.new_attempt, r.job.attempt) for r in (first, again)] == [(True, 0)] * 2
-        notes.take_receipt(v1.JobReceipt(attempt=2, applied=True))
-        begun = notes.report(RUNNING)
-        assert (begun.job.new_attempt, begun.job.attempt, notes.attempt) == (False, 2, 2)
+        run_state.take_receipt(v1.JobReceipt(attempt=2, applied=True))
+        begun = run_state.report(RUNNING)
+        assert (begun.job.new_attempt, begun.job.attempt, run_state.attempt) == (False, 2, 2)
 
     def test_each_report_has_an_id_and_a_later_time_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Even where the clock stands still or is set back."""
         times = iter([100, 100, 50, 200])
         monkeypatch.setattr(module.time, "time_ns", lambda: next(times))
-        notes = make_notes()
-        records = [notes.report(RUNNING) for _ in range(4)]
+        run_state = make_notes()
+        records = [run_state.report(RUNNING) for _ in range(4)]
         assert [record.time_unix_nano for record in records] == [100, 101, 102, 200]
         assert len({record.record_id for record in records}) == 4
 
     def test_only_running_has_the_lease(self) -> None:
         """Nobody renews the lease of a queued job, and the end needs none; without a lease there is none."""
-        notes = make_notes(lease=60)
-        leases = [notes.report(status).job for status in (QUEUED, RUNNING, COMPLETED, FAILED)]
+        run_state = make_notes(lease=60)
+        leases = [run_state.report(status).job for status in (QUEUED, RUNNING, COMPLETED, FAILED)]
         assert [job.HasField("lease_seconds") for job in leases] == [False, True, False, False]
-        assert leases[1].lease_seconds == notes.lease_seconds == 60
+        assert leases[1].lease_seconds == run_state.lease_seconds == 60
         assert not make_notes().report(RUNNING).job.HasField("lease_seconds")
 
     def test_progress_that_nobody_noted_is_absent(self) -> None:
         """And so it is in COMPLETED, which means 100."""
-        notes = make_notes()
-        assert not notes.report(RUNNING).job.HasField("progress")
-        notes.progress(40.9)
-        assert notes.report(RUNNING).job.progress == 40
-        assert not notes.report(COMPLETED).job.HasField("progress")
-        assert notes.report(FAILED).job.progress == 40
+        run_state = make_notes()
+        assert not run_state.report(RUNNING).job.HasField("progress")
+        run_state.progress(40.9)
+        assert run_state.report(RUNNING).job.progress == 40
+        assert not run_state.report(COMPLETED).job.HasField("progress")
+        assert run_state.report(FAILED).job.progress == 40
 
     def test_a_failure_names_the_exception(self) -> None:
         """The reason is a word for programs, the message a sentence for people."""
@@ -106,146 +106,146 @@ class TestReports:
 
     def test_what_was_refused_is_left_out_until_there_is_better(self) -> None:
         """RUNNING reports keep the lease and the progress without it; the end brings it once more."""
-        notes = running(lease=60)
-        assert not notes.withhold_refused()  # nothing to blame
-        notes.details({"all": "x"})
-        notes.progress(40)
-        assert notes.report(RUNNING).job.details_json
-        assert notes.withhold_refused()
-        assert not notes.withhold_refused()
-        bare = notes.report(RUNNING)
+        run_state = running(lease=60)
+        assert not run_state.withhold_refused()  # nothing to blame
+        run_state.details({"all": "x"})
+        run_state.progress(40)
+        assert run_state.report(RUNNING).job.details_json
+        assert run_state.withhold_refused()
+        assert not run_state.withhold_refused()
+        bare = run_state.report(RUNNING)
         assert (bare.message, bare.job.details_json, bare.job.progress) == ("", "", 40)
         assert bare.job.lease_seconds == 60
-        assert notes.report(COMPLETED).job.details_json == '{"all":"x"}'
-        notes.details({"all": "y"})
-        assert notes.report(RUNNING).job.details_json == '{"all":"y"}'
-        notes.forget_refused()
-        assert notes.report(FAILED).job.details_json == ""
+        assert run_state.report(COMPLETED).job.details_json == '{"all":"x"}'
+        run_state.details({"all": "y"})
+        assert run_state.report(RUNNING).job.details_json == '{"all":"y"}'
+        run_state.forget_refused()
+        assert run_state.report(FAILED).job.details_json == ""
 
 
 class TestNews:
     def test_only_what_is_new_is_news(self) -> None:
         """`on_news` is called for each change and for nothing else; a report takes the news."""
         calls: list[int] = []
-        notes = make_notes(total=1000, on_news=lambda: calls.append(1))
+        run_state = make_notes(total=1000, on_news=lambda: calls.append(1))
         for _ in range(10):
-            notes.advance()  # 0 to 1 percent: two changes
-        assert (len(calls), notes.has_news) == (2, True)
-        notes.report(RUNNING)
-        assert not notes.has_news
-        notes.message("m")
-        notes.message("m")
-        notes.details({"a": 1})
-        notes.details({"a": 1})
-        notes.progress(50)
-        notes.progress(50.5)
-        assert (len(calls), notes.has_news) == (5, True)
+            run_state.advance()  # 0 to 1 percent: two changes
+        assert (len(calls), run_state.has_news) == (2, True)
+        run_state.report(RUNNING)
+        assert not run_state.has_news
+        run_state.message("m")
+        run_state.message("m")
+        run_state.details({"a": 1})
+        run_state.details({"a": 1})
+        run_state.progress(50)
+        run_state.progress(50.5)
+        assert (len(calls), run_state.has_news) == (5, True)
 
     def test_on_news_is_called_outside_of_the_lock(self) -> None:
         """Its owner may wait there for another thread that makes a report."""
         made: list[v1.LogRecord] = []
 
         def report_in_a_thread() -> None:
-            thread = threading.Thread(target=lambda: made.append(notes.report(RUNNING)), daemon=True)
+            thread = threading.Thread(target=lambda: made.append(run_state.report(RUNNING)), daemon=True)
             thread.start()
             thread.join(5)
 
-        notes = make_notes(total=10, on_news=report_in_a_thread)
-        notes.advance()
-        notes.progress(50)
-        notes.message("m")
-        notes.details({})
+        run_state = make_notes(total=10, on_news=report_in_a_thread)
+        run_state.advance()
+        run_state.progress(50)
+        run_state.message("m")
+        run_state.details({})
         assert len(made) == 4
 
     def test_no_step_is_lost_between_threads(self) -> None:
         """Steps may be counted from any thread while reports are made."""
-        notes = make_notes(total=8000)
+        run_state = make_notes(total=8000)
 
         def work() -> None:
             for _ in range(1000):
-                notes.advance()
-                notes.report(RUNNING)
+                run_state.advance()
+                run_state.report(RUNNING)
 
         threads = [threading.Thread(target=work) for _ in range(4)]
         for thread in threads:
             thread.start()
         for thread in threads:
             thread.join()
-        assert notes.report(RUNNING).job.progress == 50
+        assert run_state.report(RUNNING).job.progress == 50
 
     @pytest.mark.parametrize("steps", [-5, 0, 4, 5, 1000])
     def test_steps_stay_within_0_and_100(self, steps: int) -> None:
         """More steps than there are, or less than none, are no reason to refuse the report."""
-        notes = make_notes(total=4)
-        notes.advance(steps)
-        assert notes.report(RUNNING).job.progress == min(max(steps * 25, 0), 100)
+        run_state = make_notes(total=4)
+        run_state.advance(steps)
+        assert run_state.report(RUNNING).job.progress == min(max(steps * 25, 0), 100)
 
 
 class TestAnswers:
     @pytest.mark.parametrize("reason", ["SUPERSEDED", "ATTEMPT_ENDED"])
     def test_every_call_of_a_lost_job_raises(self, reason: str) -> None:
         """From the notice on that the attempt went on, or ended, without its reporter."""
-        notes = running(total=10)
-        notes.take_notice(reason, False)
-        assert (notes.is_lost, notes.stale_reason) == (True, reason)
+        run_state = running(total=10)
+        run_state.take_notice(reason, False)
+        assert (run_state.is_lost, run_state.stale_reason) == (True, reason)
         calls = [
-            lambda: notes.advance(),
-            lambda: notes.progress(5),
-            lambda: notes.message("m"),
-            lambda: notes.details({}),
-            lambda: notes.refuse_if_lost(),
+            lambda: run_state.advance(),
+            lambda: run_state.progress(5),
+            lambda: run_state.message("m"),
+            lambda: run_state.details({}),
+            lambda: run_state.refuse_if_lost(),
         ]
         for call in calls:
             with pytest.raises(LeaseLost, match=f"'j1' was not applied: {reason}"):
                 call()
-        assert not notes.has_news
+        assert not run_state.has_news
 
     def test_a_report_that_was_overtaken_means_nothing(self) -> None:
         """OUT_OF_ORDER says that a later one was applied."""
-        notes = running()
-        notes.take_notice("OUT_OF_ORDER", False)
-        assert not notes.is_lost
+        run_state = running()
+        run_state.take_notice("OUT_OF_ORDER", False)
+        assert not run_state.is_lost
 
     @pytest.mark.parametrize("end", [COMPLETED, FAILED])
     def test_a_late_notice_does_not_make_an_ended_job_lost(self, end: v1.JobState) -> None:
         """A RUNNING that arrives after the job's own end is ATTEMPT_ENDED, as it should be."""
-        notes = running()
-        notes.report(end)
-        notes.take_notice("ATTEMPT_ENDED", False)
-        assert not notes.is_lost
-        notes.take_receipt(v1.JobReceipt(attempt=1, applied=True))
+        run_state = running()
+        run_state.report(end)
+        run_state.take_notice("ATTEMPT_ENDED", False)
+        assert not run_state.is_lost
+        run_state.take_receipt(v1.JobReceipt(attempt=1, applied=True))
 
     def test_a_beginning_that_changed_nothing_is_not_applied(self) -> None:
         """It is no lost lease: the job was never running here."""
-        notes = make_notes()
-        notes.report(RUNNING)
+        run_state = make_notes()
+        run_state.report(RUNNING)
         with pytest.raises(JobNotApplied) as caught:
-            notes.take_receipt(v1.JobReceipt(attempt=2, stale_reason="SUPERSEDED"))
+            run_state.take_receipt(v1.JobReceipt(attempt=2, stale_reason="SUPERSEDED"))
         assert not isinstance(caught.value, LeaseLost)
-        assert (notes.is_lost, notes.attempt) == (False, 0)
+        assert (run_state.is_lost, run_state.attempt) == (False, 0)
 
     def test_an_end_that_changed_nothing_is_a_lost_lease(self) -> None:
         """Whether the lease ran out or another run began: the result is nobody's."""
-        notes = running()
-        notes.report(COMPLETED)
+        run_state = running()
+        run_state.report(COMPLETED)
         with pytest.raises(LeaseLost, match="ATTEMPT_ENDED"):
-            notes.take_receipt(v1.JobReceipt(attempt=1, stale_reason="ATTEMPT_ENDED"))
+            run_state.take_receipt(v1.JobReceipt(attempt=1, stale_reason="ATTEMPT_ENDED"))
 
     def test_an_end_that_was_overtaken_is_not_applied(self) -> None:
         """That is no lost lease, and says so."""
-        notes = running()
-        notes.report(COMPLETED)
+        run_state = running()
+        run_state.report(COMPLETED)
         with pytest.raises(JobNotApplied) as caught:
-            notes.take_receipt(v1.JobReceipt(attempt=1, stale_reason="OUT_OF_ORDER"))
-        assert (type(caught.value), notes.is_lost) == (JobNotApplied, False)
+            run_state.take_receipt(v1.JobReceipt(attempt=1, stale_reason="OUT_OF_ORDER"))
+        assert (type(caught.value), run_state.is_lost) == (JobNotApplied, False)
 
     def test_the_wish_to_cancel_is_kept(self) -> None:
         """Learnt from any answer, and not forgotten by the next."""
-        notes = running()
-        assert not notes.cancel_requested
-        notes.take_notice("", True)
-        notes.take_notice("OUT_OF_ORDER", False)
-        assert notes.cancel_requested
+        run_state = running()
+        assert not run_state.cancel_requested
+        run_state.take_notice("", True)
+        run_state.take_notice("OUT_OF_ORDER", False)
+        assert run_state.cancel_requested
         opened = make_notes()
         opened.report(RUNNING)
         opened.take_receipt(v1.JobReceipt(attempt=1, applied=True, cancel_requested=True))
@@ -273,15 +273,15 @@ def test_bad_settings_are_named(fields: dict[str, Any], error: type[Exception], 
 
 def test_bad_news_is_named_and_changes_nothing() -> None:
     """What only a bug can cause raises where the bug is."""
-    notes = make_notes()
+    run_state = make_notes()
     with pytest.raises(ValueError, match="without `total`"):
-        notes.advance()
+        run_state.advance()
     for percent in (-1, 101, float("nan")):
         with pytest.raises(ValueError, match="not from 0 to 100"):
-            notes.progress(percent)
+            run_state.progress(percent)
     with pytest.raises(TypeError, match=r"details\['x'\]"):
-        notes.details({"x": object()})
-    assert not notes.has_news
+        run_state.details({"x": object()})
+    assert not run_state.has_news
 
 
 def apply(job: Job | None, record: v1.LogRecord, received_unix_nano: int) -> Job:
@@ -308,21 +308,21 @@ def test_late_copies_never_replace_what_is_newer(
     with pytest.MonkeyPatch.context() as patch:
         now = start
         patch.setattr(module.time, "time_ns", lambda: now - slow_by_seconds * SECOND)
-        notes = make_notes(lease=60)
-        job = apply(None, notes.report(RUNNING), now)
-        notes.take_receipt(v1.JobReceipt(attempt=1, applied=True))
+        run_state = make_notes(lease=60)
+        job = apply(None, run_state.report(RUNNING), now)
+        run_state.take_receipt(v1.JobReceipt(attempt=1, applied=True))
         reports = []
         for number, pause in enumerate(pauses):
             now += pause * SECOND
-            notes.progress(50 - number)  # may fall: the time decides
-            notes.message(f"m{number}")
-            reports.append(notes.report(RUNNING))
+            run_state.progress(50 - number)  # may fall: the time decides
+            run_state.message(f"m{number}")
+            reports.append(run_state.report(RUNNING))
     arrival = now + SECOND
     for place in [*order, *copies]:
         arrival += 1
         job = apply(job, reports[place], arrival)
     assert (job.message, job.progress) == ("m5", 45)
-    job = apply(job, notes.report(COMPLETED), arrival + 1)
+    job = apply(job, run_state.report(COMPLETED), arrival + 1)
     assert apply(job, reports[5], arrival + 2) is job
     assert (job.status, job.progress) == (JobState.COMPLETED, 100)
 
@@ -333,13 +333,13 @@ def test_a_slow_clock_costs_no_report() -> None:
     with pytest.MonkeyPatch.context() as patch:
         now = start
         patch.setattr(module.time, "time_ns", lambda: now - 3600 * SECOND)
-        notes = make_notes()
-        job = apply(None, notes.report(RUNNING), now)
-        notes.take_receipt(v1.JobReceipt(attempt=1, applied=True))
+        run_state = make_notes()
+        job = apply(None, run_state.report(RUNNING), now)
+        run_state.take_receipt(v1.JobReceipt(attempt=1, applied=True))
         for number in range(3):
             now += 1
-            notes.message(f"m{number}")
-            job = apply(job, notes.report(RUNNING), now)
+            run_state.message(f"m{number}")
+            job = apply(job, run_state.report(RUNNING), now)
             assert job.message == f"m{number}"
 
 
@@ -349,11 +349,11 @@ def test_a_fast_clock_makes_the_order_of_arrival_count() -> None:
     with pytest.MonkeyPatch.context() as patch:
         now = start
         patch.setattr(module.time, "time_ns", lambda: now + 3600 * SECOND)
-        notes = make_notes()
-        job = apply(None, notes.report(RUNNING), now)
-        notes.take_receipt(v1.JobReceipt(attempt=1, applied=True))
+        run_state = make_notes()
+        job = apply(None, run_state.report(RUNNING), now)
+        run_state.take_receipt(v1.JobReceipt(attempt=1, applied=True))
         for number in range(3):
             now += 1
-            notes.message(f"m{number}")
-            job = apply(job, notes.report(RUNNING), now)
+            run_state.message(f"m{number}")
+            job = apply(job, run_state.report(RUNNING), now)
             assert job.message == f"m{number}"

@@ -24,9 +24,9 @@ def make_notes(**fields: Any) -> JobRunState:
 
 def running(**fields: Any) -> JobRunState:
     """Notes of a job that was begun."""
-    notes = make_notes(**fields)
-    taken(begin(notes, RUNNING), APPLIED)
-    return notes
+    run_state = make_notes(**fields)
+    taken(begin(run_state, RUNNING), APPLIED)
+    return run_state
 
 
 def sender(sent: Sent, answers: Sequence[v1.JobReceipt | Exception]) -> Callable[[v1.LogRecord], Receipt]:
@@ -52,9 +52,9 @@ def taken(steps: Steps, *answers: v1.JobReceipt | Exception) -> Sent:
 
 def test_a_run_begins_with_one_report() -> None:
     """Which opens the attempt; the receipt says which one."""
-    notes = make_notes()
-    (record,) = taken(begin(notes, QUEUED), v1.JobReceipt(attempt=3, applied=True))
-    assert (record.job.status, record.job.new_attempt, notes.attempt) == (QUEUED, True, 3)
+    run_state = make_notes()
+    (record,) = taken(begin(run_state, QUEUED), v1.JobReceipt(attempt=3, applied=True))
+    assert (record.job.status, record.job.new_attempt, run_state.attempt) == (QUEUED, True, 3)
 
 
 def test_a_beginning_that_changes_nothing_raises() -> None:
@@ -89,11 +89,11 @@ def test_an_exception_ends_it_as_failed() -> None:
 
 def test_a_lost_job_is_not_reported_as_ended() -> None:
     """It would change nothing: LeaseLost says so, and nothing is sent."""
-    notes = running()
-    notes.take_notice("ATTEMPT_ENDED", False)
+    run_state = running()
+    run_state.take_notice("ATTEMPT_ENDED", False)
     sent: Sent = []
     with pytest.raises(LeaseLost):
-        drive(end(notes, None), sender(sent, []))
+        drive(end(run_state, None), sender(sent, []))
     assert sent == []
 
 
@@ -107,11 +107,11 @@ def test_an_end_that_changes_nothing_raises(exception: Exception | None) -> None
 def test_a_refused_end_is_failed_without_what_was_refused() -> None:
     """The job must not stay RUNNING for ever for the size of its details; the refusal is raised."""
     refusal = RecordRejected("too large", field="job.details_json")
-    notes = running(details={"rows": 1})
-    notes.message("much")
+    run_state = running(details={"rows": 1})
+    run_state.message("much")
     sent: Sent = []
     with pytest.raises(RecordRejected) as caught:
-        drive(end(notes, None), sender(sent, [refusal, APPLIED]))
+        drive(end(run_state, None), sender(sent, [refusal, APPLIED]))
     assert caught.value is refusal
     assert [(r.job.status, r.job.details_json, r.message) for r in sent] == [
         (COMPLETED, '{"rows":1}', "much"),
@@ -174,9 +174,9 @@ async def test_a_task_takes_the_same_steps() -> None:
     async def send_later(record: v1.LogRecord) -> Receipt:
         return send(record)
 
-    notes = make_notes()
-    await drive_async(begin(notes, RUNNING), send_later)
-    assert notes.attempt == 1
+    run_state = make_notes()
+    await drive_async(begin(run_state, RUNNING), send_later)
+    assert run_state.attempt == 1
     with pytest.raises(RecordRejected, match="too large"):
-        await drive_async(end(notes, None), send_later)
+        await drive_async(end(run_state, None), send_later)
     assert [record.job.status for record in sent] == [RUNNING, COMPLETED, FAILED]

@@ -102,17 +102,17 @@ def submit(scheduler: SendScheduler, *ids: str) -> list[AwaitedRecord]:
 def running(scheduler: SendScheduler, job_id: str = "j", **fields: Any) -> JobRunState:
     """A job that is RUNNING, and watched by the scheduler."""
     nothing: dict[str, Any] = {"total": None, "labels": None, "details": None, "lease": None}
-    notes = JobRunState(
+    run_state = JobRunState(
         job_id,
         "sync",
         envelope=v1.LogRecord(),
-        on_news=lambda: scheduler.news(notes),
+        on_news=lambda: scheduler.news(run_state),
         **(nothing | fields),
     )
-    notes.report(RUNNING)
-    notes.take_receipt(v1.JobReceipt(attempt=1, applied=True))
-    scheduler.watch(notes)
-    return notes
+    run_state.report(RUNNING)
+    run_state.take_receipt(v1.JobReceipt(attempt=1, applied=True))
+    scheduler.watch(run_state)
+    return run_state
 
 
 def until(is_so: Callable[[], object]) -> None:
@@ -320,15 +320,15 @@ class TestNews:
         self, scheduler: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """The latest only: what came in between is in it."""
-        notes = running(scheduler, total=100)
+        run_state = running(scheduler, total=100)
         for _ in range(3):
-            notes.advance(10)
+            run_state.advance(10)
         run(scheduler)
         assert service.calls == []
         clock.now += 1
         run(scheduler)
         assert service.progress == [30]
-        notes.advance(10)
+        run_state.advance(10)
         clock.now += 0.999
         run(scheduler)
         assert service.progress == [30]
@@ -340,10 +340,10 @@ class TestNews:
         self, scheduler: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """The interval is from one report to the next."""
-        notes = running(scheduler)
+        run_state = running(scheduler)
         clock.now += 50
         run(scheduler)
-        notes.progress(7)
+        run_state.progress(7)
         run(scheduler)
         assert service.progress == [7]
 
@@ -380,12 +380,12 @@ class TestNews:
             return accept(records)
 
         service.answers = [slow, accept]
-        notes = running(scheduler, lease=3)
-        notes.progress(1)
+        run_state = running(scheduler, lease=3)
+        run_state.progress(1)
         clock.now += 1
         thread = thread_of(lambda: run(scheduler))
         assert entered.wait(10)
-        notes.progress(2)
+        run_state.progress(2)
         clock.now += 100
         assert not scheduler.flush(clock.now)
         run(scheduler)
@@ -404,12 +404,12 @@ class TestNews:
         def accept_slowly(ticker: JobTicker, receipt: v1.Receipt) -> float:
             due = taken(ticker, receipt)
             if len(service.calls) == 1:
-                notes.progress(2)
+                run_state.progress(2)
             return due
 
         monkeypatch.setattr(JobTicker, "accept", accept_slowly)
-        notes = running(scheduler)
-        notes.progress(1)
+        run_state = running(scheduler)
+        run_state.progress(1)
         clock.now += 1
         run(scheduler)
         clock.now += 1
@@ -420,10 +420,10 @@ class TestNews:
         self, scheduler: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """It has not begun, or has ended."""
-        notes = running(scheduler)
-        scheduler.forget(notes)
-        scheduler.forget(notes)
-        notes.progress(5)
+        run_state = running(scheduler)
+        scheduler.forget(run_state)
+        scheduler.forget(run_state)
+        run_state.progress(5)
         clock.now += 100
         run(scheduler)
         assert service.calls == []
@@ -434,7 +434,7 @@ class TestLease:
         self, scheduler: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """From the last report on, whatever that was for."""
-        notes = running(scheduler, lease=30)
+        run_state = running(scheduler, lease=30)
         for _ in range(2):
             clock.now += 9.999
             run(scheduler)
@@ -443,7 +443,7 @@ class TestLease:
             run(scheduler)
             assert len(service.calls) == calls + 1
         clock.now += 5
-        notes.progress(1)
+        run_state.progress(1)
         run(scheduler)
         assert len(service.calls) == 3
         clock.now += 9.999
@@ -471,10 +471,10 @@ class TestLease:
         """What it reports changes nothing any more."""
         stale = v1.Receipt(job=v1.JobReceipt(stale_reason="SUPERSEDED"))
         service.answers = [lambda records: Reply(receipts=[stale])]
-        notes = running(scheduler, lease=3)
+        run_state = running(scheduler, lease=3)
         clock.now += 1
         run(scheduler)
-        assert notes.is_lost
+        assert run_state.is_lost
         clock.now += 100
         run(scheduler)
         assert len(service.calls) == 1
@@ -486,20 +486,20 @@ class TestLease:
         """With the answer to whatever report."""
         wish = v1.Receipt(job=v1.JobReceipt(cancel_requested=True))
         service.answers = [lambda records: Reply(receipts=[wish])]
-        notes = running(scheduler, lease=3)
+        run_state = running(scheduler, lease=3)
         clock.now += 1
         run(scheduler)
-        assert notes.cancel_requested
-        assert not notes.is_lost
+        assert run_state.cancel_requested
+        assert not run_state.is_lost
 
     def test_a_job_that_is_forgotten_before_its_report_goes_out_sends_none(
         self, scheduler: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """It was due already: its end must not be followed by RUNNING."""
-        notes = running(scheduler, lease=3)
+        run_state = running(scheduler, lease=3)
         submit(scheduler, "a")
         clock.now += 1
-        scheduler.forget(notes)
+        scheduler.forget(run_state)
         run(scheduler)
         assert service.ids == [["a"]]
         assert scheduler._under_way == set()
@@ -511,11 +511,11 @@ class TestFailedNews:
     ) -> None:
         """With what is known by then."""
         service.answers = [again(seconds=50), accept]
-        notes = running(scheduler)
-        notes.progress(1)
+        run_state = running(scheduler)
+        run_state.progress(1)
         clock.now += 1
         run(scheduler)
-        notes.progress(2)
+        run_state.progress(2)
         clock.now += 49.9
         run(scheduler)
         assert service.progress == [1]
@@ -528,9 +528,9 @@ class TestFailedNews:
     ) -> None:
         """The pauses of an outage end with it; so they do with a refusal."""
         service.answers = [again(), reject(), accept]
-        notes = running(scheduler)
+        run_state = running(scheduler)
         for percent in (1, 2, 3):
-            notes.progress(percent)
+            run_state.progress(percent)
             clock.now += 1 if percent != 2 else 8
             run(scheduler)
         assert service.progress == [1, 2, 3]
@@ -540,9 +540,9 @@ class TestFailedNews:
     ) -> None:
         """Soon, so that the progress is known all the same; and then there is peace."""
         service.answers = [reject("too large"), accept]
-        notes = running(scheduler)
-        notes.details({"rows": 1})
-        notes.progress(5)
+        run_state = running(scheduler)
+        run_state.details({"rows": 1})
+        run_state.progress(5)
         clock.now += 1
         run(scheduler)
         run(scheduler)
@@ -560,8 +560,8 @@ class TestFailedNews:
     ) -> None:
         """There is nothing to leave out: it waits for the next news, or the lease."""
         service.answers = [reject()]
-        notes = running(scheduler, lease=30)
-        notes.progress(5)
+        run_state = running(scheduler, lease=30)
+        run_state.progress(5)
         clock.now += 1
         run(scheduler)
         clock.now += 9.9
@@ -597,8 +597,8 @@ class TestFlush:
         self, scheduler: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """Somebody waits for it."""
-        notes = running(scheduler)
-        notes.progress(5)
+        run_state = running(scheduler)
+        run_state.progress(5)
         assert not scheduler.flush(clock.now)
         run(scheduler)
         assert service.progress == [5]
@@ -609,14 +609,14 @@ class TestFlush:
     ) -> None:
         """Until the service has it; what is newer does not wait for the pause."""
         service.answers = [again(seconds=50), again(seconds=50), accept]
-        notes = running(scheduler)
-        notes.progress(5)
+        run_state = running(scheduler)
+        run_state.progress(5)
         clock.now += 1
         run(scheduler)
         assert not scheduler.flush(clock.now)
         run(scheduler)
         assert service.progress == [5]
-        notes.progress(6)
+        run_state.progress(6)
         assert not scheduler.flush(clock.now)
         run(scheduler)
         assert service.progress == [5, 6]
@@ -630,15 +630,15 @@ class TestFlush:
     def test_it_does_not_wait_for_what_is_given_up(self, service: Service, way: str) -> None:
         """The job's end says all, or the client is at its own."""
         scheduler = make(service)
-        notes = running(scheduler)
+        run_state = running(scheduler)
         if way == "forget":
-            notes.progress(5)
+            run_state.progress(5)
         else:
             submit(scheduler, "a")
         flushed: list[bool] = []
         thread = thread_of(lambda: flushed.append(scheduler.flush(time.monotonic() + 10)))
         until(lambda: scheduler._changed._waiters)  # type: ignore[attr-defined]
-        scheduler.forget(notes) if way == "forget" else scheduler.abandon()
+        scheduler.forget(run_state) if way == "forget" else scheduler.abandon()
         thread.join(5)
         assert flushed == [True]
 
@@ -673,8 +673,8 @@ class TestEnd:
         self, scheduler: SendScheduler, service: Service, clock: Clock
     ) -> None:
         """News at once, what is awaited too; a lease is not worth waiting for."""
-        notes = running(scheduler, lease=30)
-        notes.progress(5)
+        run_state = running(scheduler, lease=30)
+        run_state.progress(5)
         submit(scheduler, "a")
         scheduler.close()
         scheduler.run()
@@ -688,13 +688,13 @@ class TestEnd:
 
         def slow(records: Sequence[v1.LogRecord]) -> Reply:
             scheduler.close()
-            notes.progress(2)
+            run_state.progress(2)
             clock.now += 1
             return accept(records)
 
         service.answers = [slow, accept]
-        notes = running(scheduler)
-        notes.progress(1)
+        run_state = running(scheduler)
+        run_state.progress(1)
         clock.now += 1
         scheduler.run()
         assert service.progress == [1, 2]

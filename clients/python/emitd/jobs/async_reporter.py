@@ -25,12 +25,12 @@ class RemoteJob(JobVerbs):
     def __init__(
         self,
         engine: Engine,
-        notes: JobRunState,
+        run_state: JobRunState,
         send: Callable[[pb.LogRecord, bool], Awaitable[Receipt]],
         spawn: "Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]",
     ) -> None:
         """Send by `send`: a record, and whether it may be spooled. The client's end awaits what `spawn` begins."""
-        super().__init__(engine, notes)
+        super().__init__(engine, run_state)
         self._send = send
         self._spawn = spawn
 
@@ -51,7 +51,7 @@ class RemoteJob(JobVerbs):
             ended = self._spawn(self._end_after(begun, error), f"emitd-job-{self.job_id}")
             ended.add_done_callback(self._tell_failure)
             raise
-        self._engine.events.watch(self._notes)
+        self._engine.events.watch(self._run_state)
         return self
 
     async def __aexit__(
@@ -64,7 +64,7 @@ class RemoteJob(JobVerbs):
         """Report the end."""
         if not self._is_ours():
             return
-        self._engine.events.forget(self._notes)
+        self._engine.events.forget(self._run_state)
         # In a task of its own: cancelled once more, only the waiting ends.
         ended = self._spawn(self._end(exception), f"emitd-job-{self.job_id}")
         try:
@@ -79,10 +79,10 @@ class RemoteJob(JobVerbs):
                 self._say_unreported(error)
 
     async def _begin(self, status: pb.JobState) -> None:
-        await drive_async(begin(self._notes, status), lambda record: self._send(record, False))
+        await drive_async(begin(self._run_state, status), lambda record: self._send(record, False))
 
     async def _end(self, exception: BaseException | None) -> None:
-        await drive_async(end(self._notes, exception), lambda record: self._send(record, True))
+        await drive_async(end(self._run_state, exception), lambda record: self._send(record, True))
 
     async def _end_after(self, begun: "asyncio.Task[None]", error: BaseException) -> None:
         await asyncio.wait([begun])

@@ -31,45 +31,45 @@ class JobVerbs:
     In a forked child they do nothing: the run is its parent's.
     """
 
-    def __init__(self, engine: Engine, notes: JobRunState) -> None:
+    def __init__(self, engine: Engine, run_state: JobRunState) -> None:
         self._engine = engine
-        self._notes = notes
+        self._run_state = run_state
         self._process_id = os.getpid()
         self._is_entered = False
 
     @property
     def job_id(self) -> str:
         """The job's id."""
-        return self._notes.job_id
+        return self._run_state.job_id
 
     @property
     def attempt(self) -> int:
         """Which run of the job this is, from 1; 0 before it was opened."""
-        return self._notes.attempt
+        return self._run_state.attempt
 
     @property
     def cancel_requested(self) -> bool:
         """Whether somebody wishes that the job stop. Learnt from the answers to reports, so with a `lease` soon."""
-        return self._notes.cancel_requested
+        return self._run_state.cancel_requested
 
     def refuse_if_lost(self) -> None:
         """Raise LeaseLost if the job is lost. For work that has nothing to note."""
-        self._notes.refuse_if_lost()
+        self._run_state.refuse_if_lost()
 
     def advance(self, steps: int = 1, /) -> None:
         """Note that so many more of `total` steps are done. Raises LeaseLost, and ValueError without a `total`."""
         if self._is_ours():
-            self._notes.advance(steps)
+            self._run_state.advance(steps)
 
     def progress(self, percent: float, /) -> None:
         """Note the progress. Raises LeaseLost, and ValueError outside of 0 to 100."""
         if self._is_ours():
-            self._notes.progress(percent)
+            self._run_state.progress(percent)
 
     def message(self, text: str, /) -> None:
         """Note what the job is doing, for people. Cut to 4,000 characters. Raises LeaseLost."""
         if self._is_ours():
-            self._notes.message(text)
+            self._run_state.message(text)
 
     def details(self, details: Mapping[str, object], /) -> None:
         """Note the job's own data; it replaces what was there. Raises LeaseLost, and TypeError for what is no JSON.
@@ -77,7 +77,7 @@ class JobVerbs:
         Data that the service refuses, such as for its size, makes the end of the job FAILED.
         """
         if self._is_ours():
-            self._notes.details(details)
+            self._run_state.details(details)
 
     def _is_ours(self) -> bool:
         return os.getpid() == self._process_id
@@ -109,25 +109,25 @@ class JobReporter(JobVerbs):
     """
 
     def __init__(
-        self, engine: Engine, notes: JobRunState, send: Callable[[pb.LogRecord, bool], Receipt]
+        self, engine: Engine, run_state: JobRunState, send: Callable[[pb.LogRecord, bool], Receipt]
     ) -> None:
         """Send by `send`: a record, and whether it may be spooled."""
-        super().__init__(engine, notes)
+        super().__init__(engine, run_state)
         self._send = send
         self._lock = threading.Lock()
 
     def queued(self) -> None:
         """Open the attempt with QUEUED, for a job that is entered later. Optional. Raises what entering raises."""
         self._refuse_second_opening()
-        drive(begin(self._notes, pb.JOB_STATE_QUEUED), lambda record: self._send(record, False))
+        drive(begin(self._run_state, pb.JOB_STATE_QUEUED), lambda record: self._send(record, False))
 
     def __enter__(self) -> Self:
         """Report RUNNING. Raises JobNotApplied, RecordRejected, Unavailable or ClientNotOpen."""
         with self._lock:
             self._refuse_second_run()
             self._enter()
-        drive(begin(self._notes, pb.JOB_STATE_RUNNING), lambda record: self._send(record, False))
-        self._engine.events.watch(self._notes)
+        drive(begin(self._run_state, pb.JOB_STATE_RUNNING), lambda record: self._send(record, False))
+        self._engine.events.watch(self._run_state)
         return self
 
     def __exit__(
@@ -143,9 +143,9 @@ class JobReporter(JobVerbs):
         """
         if not self._is_ours():
             return
-        self._engine.events.forget(self._notes)
+        self._engine.events.forget(self._run_state)
         try:
-            drive(end(self._notes, exception), lambda record: self._send(record, True))
+            drive(end(self._run_state, exception), lambda record: self._send(record, True))
         except EmitError as error:
             if exception is None:
                 raise

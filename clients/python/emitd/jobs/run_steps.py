@@ -16,30 +16,30 @@ __all__ = ["Steps", "begin", "drive", "drive_async", "end"]
 Steps: TypeAlias = Generator[pb.LogRecord, Receipt, None]
 
 
-def begin(notes: JobRunState, status: pb.JobState) -> Steps:
+def begin(run_state: JobRunState, status: pb.JobState) -> Steps:
     """Open the attempt with QUEUED or RUNNING. Raises JobNotApplied if that changed nothing."""
-    receipt = yield notes.report(status)
-    notes.take_receipt(receipt.job)
+    receipt = yield run_state.report(status)
+    run_state.take_receipt(receipt.job)
 
 
-def end(notes: JobRunState, exception: BaseException | None) -> Steps:
+def end(run_state: JobRunState, exception: BaseException | None) -> Steps:
     """Report COMPLETED or FAILED. Raises JobNotApplied if that changed nothing.
 
     Where the last news is refused for good, the job ends as FAILED without it, and the refusal is raised.
     """
-    notes.refuse_if_lost()
+    run_state.refuse_if_lost()
     try:
         receipt = (
-            yield notes.report(pb.JOB_STATE_COMPLETED)
+            yield run_state.report(pb.JOB_STATE_COMPLETED)
             if exception is None
-            else notes.failure_report(exception)
+            else run_state.failure_report(exception)
         )
     except RecordRejected as error:
-        notes.forget_refused()
-        receipt = yield notes.failure_report(exception or error)
-        notes.take_receipt(receipt.job)
+        run_state.forget_refused()
+        receipt = yield run_state.failure_report(exception or error)
+        run_state.take_receipt(receipt.job)
         raise
-    notes.take_receipt(receipt.job)
+    run_state.take_receipt(receipt.job)
 
 
 def drive(steps: Steps, send: Callable[[pb.LogRecord], Receipt]) -> None:

@@ -89,8 +89,8 @@ class AwaitedRecord:
 class JobTicker:
     """Sends the news of a running job, never more than one report at a time, and renews its lease."""
 
-    def __init__(self, notes: JobRunState, interval: float) -> None:
-        self._notes = notes
+    def __init__(self, run_state: JobRunState, interval: float) -> None:
+        self._run_state = run_state
         self._interval = interval
         self.due = math.inf
         self.attempts = 0
@@ -100,15 +100,15 @@ class JobTicker:
     @property
     def has_news(self) -> bool:
         """Whether there is something to send."""
-        return self._notes.has_news and not self._is_stopped
+        return self._run_state.has_news and not self._is_stopped
 
     def next_due(self) -> float:
         """Return when to send: the news soon, else what keeps the lease."""
-        if self._is_stopped or self._notes.is_lost:
+        if self._is_stopped or self._run_state.is_lost:
             return math.inf
-        if self._notes.has_news:
+        if self._run_state.has_news:
             return self._sent_at + self._interval
-        lease = self._notes.lease_seconds
+        lease = self._run_state.lease_seconds
         return math.inf if lease is None else self._sent_at + lease / BEATS_IN_A_LEASE
 
     def stop(self) -> None:
@@ -117,19 +117,19 @@ class JobTicker:
 
     def take(self) -> bytes | None:
         """Return a new report of how the job stands."""
-        if self._is_stopped or self._notes.is_lost:
+        if self._is_stopped or self._run_state.is_lost:
             return None
         self._sent_at = time.monotonic()
-        return self._notes.report(pb.JOB_STATE_RUNNING).SerializeToString()
+        return self._run_state.report(pb.JOB_STATE_RUNNING).SerializeToString()
 
     def accept(self, receipt: log_service_pb2.Receipt) -> float:
         """Note whether the job is lost, or is to be cancelled."""
-        self._notes.take_notice(receipt.job.stale_reason, receipt.job.cancel_requested)
+        self._run_state.take_notice(receipt.job.stale_reason, receipt.job.cancel_requested)
         return self.next_due()
 
     def reject(self, error: EmitError) -> float:
         """Leave out what was refused, and go on."""
-        if self._notes.withhold_refused():
+        if self._run_state.withhold_refused():
             return self._sent_at + self._interval
         return self.next_due()
 
@@ -164,25 +164,25 @@ class SendScheduler:
             self._schedule(entry, time.monotonic())
         return entry
 
-    def watch(self, notes: JobRunState) -> None:
+    def watch(self, run_state: JobRunState) -> None:
         """Send the news of a job that is RUNNING, and keep its lease, until `forget`."""
         with self._lock:
-            ticker = self._tickers[notes] = JobTicker(notes, self._settings.tick_interval)
+            ticker = self._tickers[run_state] = JobTicker(run_state, self._settings.tick_interval)
             self._schedule(ticker, ticker.next_due())
 
-    def news(self, notes: JobRunState) -> None:
+    def news(self, run_state: JobRunState) -> None:
         """See to it that a job's news is sent; for JobRunState' `on_news`."""
         with self._lock:
-            ticker = self._tickers.get(notes)
+            ticker = self._tickers.get(run_state)
             if ticker is None or ticker in self._under_way or ticker.attempts:
                 return  # what is tried again brings the news, after its pause
             if ticker.next_due() < ticker.due:
                 self._schedule(ticker, ticker.next_due())
 
-    def forget(self, notes: JobRunState) -> None:
+    def forget(self, run_state: JobRunState) -> None:
         """Send no more for a job: it is about to be reported as ended."""
         with self._lock:
-            ticker = self._tickers.pop(notes, None)
+            ticker = self._tickers.pop(run_state, None)
             if ticker is not None:
                 ticker.stop()
                 self._changed.notify_all()

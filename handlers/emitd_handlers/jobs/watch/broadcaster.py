@@ -1,15 +1,15 @@
 """`JobBroadcaster`: tells everybody who watches a job about its changes, within one process and event loop.
 
-    hub = JobBroadcaster(load)                       # load(job_id, after_revision) reads the database
-    hub.publish(job, transitions)            # after each commit, in the order of commits
-    async for update in hub.watch("j1"): ... # as `JobSource.watch`
+    broadcaster = JobBroadcaster(load)                       # load(job_id, after_revision) reads the database
+    broadcaster.publish(job, transitions)            # after each commit, in the order of commits
+    async for update in broadcaster.watch("j1"): ... # as `JobSource.watch`
 
-A watched job has one channel, which knows the job's newest state and its last transitions, and goes when the
+A watched job has one topic, which knows the job's newest state and its last transitions, and goes when the
 last watcher leaves. A watcher holds no queue: all it remembers is the last revision that it was told, so a slow
-one costs no memory, and what happened meanwhile is told in one update. What a channel no longer knows is loaded
+one costs no memory, and what happened meanwhile is told in one update. What a topic no longer knows is loaded
 again.
 
-When a job is removed, or the database set back, what comes after is not what the channel knows: the channel is
+When a job is removed, or the database set back, what comes after is not what the topic knows: the topic is
 retired. Its watchers are told the end of what it knows, and go on with a new one, as if from a revision beyond.
 """
 
@@ -24,7 +24,7 @@ from emitd_handlers.jobs.watch.waiter import Turns, Waiter, wake_all
 
 __all__ = ["JobBroadcaster", "LoadHistory"]
 
-#: How many transitions of a job a channel knows; about 100 bytes each.
+#: How many transitions of a job a topic knows; about 100 bytes each.
 MAX_KNOWN_TRANSITIONS = 256
 #: Later than every revision: what who stands there was told is not the past of what comes.
 _BEYOND = 2**64
@@ -37,17 +37,17 @@ class JobBroadcaster:
     """Every method is for one event loop."""
 
     def __init__(self, load: LoadHistory, *, is_shared: bool = False) -> None:
-        """`is_shared`: others may have changed a job that this hub has not been told of yet."""
+        """`is_shared`: others may have changed a job that this broadcaster has not been told of yet."""
         self._load = load
         self._is_shared = is_shared
-        self._channels: dict[str, _Topic] = {}
+        self._topics: dict[str, _Topic] = {}
         self._turns = Turns()
         self._closed = ""
 
     @property
     def watched(self) -> Set[str]:
         """The ids of the jobs that somebody watches: only their changes need to be published."""
-        return self._channels.keys()
+        return self._topics.keys()
 
     def publish(
         self, job: Job, transitions: Sequence[JobTransition] = (), *, after_revision: int | None = None
@@ -57,37 +57,37 @@ class JobBroadcaster:
         `transitions` are all of those after `after_revision`, oldest first; None: only the job's last revision
         is new.
         """
-        channel = self._channels.get(job.job_id)
-        if channel is not None:
+        topic = self._topics.get(job.job_id)
+        if topic is not None:
             after = job.revision - 1 if after_revision is None else after_revision
-            self._learn(channel, JobHistory(job, transitions, after))
+            self._learn(topic, JobHistory(job, transitions, after))
 
     def remove(self, job_ids: Iterable[str]) -> None:
         """Tell that jobs exist no more. Who watches one waits for the next under its id."""
         for job_id in job_ids:
-            channel = self._channels.get(job_id)
-            if channel is not None:
-                self._retire(channel)
+            topic = self._topics.get(job_id)
+            if topic is not None:
+                self._retire(topic)
 
     def known(self) -> Mapping[str, int | None]:
         """Return the revision that is known of each watched job; None: not even whether it exists."""
         return {
-            job_id: None if channel.history is None else channel.history.job.revision
-            for job_id, channel in self._channels.items()
+            job_id: None if topic.history is None else topic.history.job.revision
+            for job_id, topic in self._topics.items()
         }
 
     async def refresh(self, job_id: str) -> None:
         """Load what somebody else may have done to a watched job, and tell its watchers. Raises what `load` does."""
-        channel = self._channels.get(job_id)
-        if channel is not None:
-            await self._refresh(channel)
+        topic = self._topics.get(job_id)
+        if topic is not None:
+            await self._refresh(topic)
 
     def learn_progress(self, job: Job) -> bool:
         """Tell a job's watchers what somebody else has made of it, if that is mere progress; return whether it is."""
-        channel = self._channels.get(job.job_id)
-        if channel is None or channel.history is None:
+        topic = self._topics.get(job.job_id)
+        if topic is None or topic.history is None:
             return False
-        known = channel.history.job
+        known = topic.history.job
         if (
             job.create_time_unix_nano != known.create_time_unix_nano
             or job.revision < known.revision
@@ -96,14 +96,14 @@ class JobBroadcaster:
             is not known.status  # within an attempt none comes back, so there was no other between
         ):
             return False
-        self._learn(channel, JobHistory(job, (), known.revision))
+        self._learn(topic, JobHistory(job, (), known.revision))
         return True
 
     def close(self, reason: str) -> None:
         """End every watch, now and from now on, with HandlerUnavailable and this reason."""
         self._closed = reason
-        for channel in self._channels.values():
-            channel.close()
+        for topic in self._topics.values():
+            topic.close()
 
     async def watch(
         self,
@@ -116,33 +116,31 @@ class JobBroadcaster:
         """Yield the job's state, then its changes: see `JobSource.watch`.
 
         Watchers that stand at the same revision are given the same object. Raises HandlerUnavailable when the
-        hub is closed, and whatever `load` raises.
+        broadcaster is closed, and whatever `load` raises.
         """
         now = asyncio.get_running_loop().time
-        channel = self._join(job_id)
+        topic = self._join(job_id)
         watcher = Waiter(self._turns, idle_seconds)
         revision, earliest = after_revision, 0.0
         is_told = False
         try:
-            if self._is_shared and channel.history is not None:
-                await self._refresh(channel)  # what it knows may be older than what others have acknowledged
+            if self._is_shared and topic.history is not None:
+                await self._refresh(topic)  # what it knows may be older than what others have acknowledged
             while True:
                 watcher.expect_news()
                 update = None
-                if not is_told or await channel.wait_for_news(watcher, revision, earliest):
-                    if channel.is_retired and not (is_told and channel.is_ahead_of(revision)):
-                        self._leave(channel)
-                        channel = self._join(job_id)
+                if not is_told or await topic.wait_for_news(watcher, revision, earliest):
+                    if topic.is_retired and not (is_told and topic.is_ahead_of(revision)):
+                        self._leave(topic)
+                        topic = self._join(job_id)
                         revision = _BEYOND if is_told else after_revision
-                    update = channel.updates.get(revision)  # most watchers ask for the same one
+                    update = topic.updates.get(revision)  # most watchers ask for the same one
                     if update is None:
-                        update = await self._update_after(channel, watcher, revision, is_told)
+                        update = await self._update_after(topic, watcher, revision, is_told)
                         if update is None:
-                            if channel.is_retired:
+                            if topic.is_retired:
                                 continue
-                        elif (
-                            is_told and channel.knows(revision) and _is_progress(update) and now() < earliest
-                        ):
+                        elif is_told and topic.knows(revision) and _is_progress(update) and now() < earliest:
                             continue  # it was loaded because there might have been a transition
                 if update is not None:
                     is_told, revision = True, update.job.revision
@@ -150,87 +148,87 @@ class JobBroadcaster:
                 yield update
         finally:
             watcher.close()
-            self._leave(channel)
+            self._leave(topic)
 
     def _join(self, job_id: str) -> "_Topic":
         self._refuse_if_closed()
-        channel = self._channels.get(job_id)
-        if channel is None:
-            channel = self._channels[job_id] = _Topic(job_id)
-        channel.watcher_count += 1
-        return channel
+        topic = self._topics.get(job_id)
+        if topic is None:
+            topic = self._topics[job_id] = _Topic(job_id)
+        topic.watcher_count += 1
+        return topic
 
-    def _leave(self, channel: "_Topic") -> None:
-        channel.watcher_count -= 1
-        if not channel.watcher_count and not channel.is_retired:
-            del self._channels[channel.job_id]
+    def _leave(self, topic: "_Topic") -> None:
+        topic.watcher_count -= 1
+        if not topic.watcher_count and not topic.is_retired:
+            del self._topics[topic.job_id]
 
-    async def _refresh(self, channel: "_Topic") -> None:
+    async def _refresh(self, topic: "_Topic") -> None:
         """Load what is there now, unless somebody else does so who has begun later than this was asked for."""
         clock = asyncio.get_running_loop().time
         asked_at = clock()
-        async with channel.loading:
-            if channel.refreshed_at > asked_at or channel.is_retired:
+        async with topic.loading:
+            if topic.refreshed_at > asked_at or topic.is_retired:
                 return
-            channel.refreshed_at = clock()
-            known = channel.history
-            history = await self._load(channel.job_id, None if known is None else known.job.revision)
+            topic.refreshed_at = clock()
+            known = topic.history
+            history = await self._load(topic.job_id, None if known is None else known.job.revision)
             was_set_back = history is None or (
                 known is not None and history.job.revision < known.job.revision
             )
-            if known is not None and known is channel.history and was_set_back:
-                self._retire(channel)  # removed, or the database was set back: what it has now is the truth
+            if known is not None and known is topic.history and was_set_back:
+                self._retire(topic)  # removed, or the database was set back: what it has now is the truth
                 return
             if history is not None:
-                self._learn(channel, history)
+                self._learn(topic, history)
 
-    def _learn(self, channel: "_Topic", news: JobHistory) -> None:
-        if channel.contradicts(news):
-            self._retire(channel)  # its watchers will load what there is instead
+    def _learn(self, topic: "_Topic", learned: JobHistory) -> None:
+        if topic.contradicts(learned):
+            self._retire(topic)  # its watchers will load what there is instead
         else:
-            channel.learn(news)
+            topic.learn(learned)
 
-    def _retire(self, channel: "_Topic") -> None:
-        if not channel.is_retired:
-            del self._channels[channel.job_id]
-            channel.retire()
+    def _retire(self, topic: "_Topic") -> None:
+        if not topic.is_retired:
+            del self._topics[topic.job_id]
+            topic.retire()
 
     def _refuse_if_closed(self) -> None:
         if self._closed:
             raise HandlerUnavailable(self._closed)
 
     async def _update_after(
-        self, channel: "_Topic", watcher: Waiter, revision: int | None, is_told: bool
+        self, topic: "_Topic", watcher: Waiter, revision: int | None, is_told: bool
     ) -> JobUpdate | None:
         """Return what has happened since `revision`, as soon as the job exists.
 
-        None: it is idle until then, or the channel is retired and has nothing more to tell.
+        None: it is idle until then, or the topic is retired and has nothing more to tell.
         """
         while True:
             self._refuse_if_closed()
-            if channel.is_retired and not (is_told and channel.is_ahead_of(revision)):
+            if topic.is_retired and not (is_told and topic.is_ahead_of(revision)):
                 return None
-            if channel.knows(revision):
-                return channel.update_after(revision)
-            if channel.is_retired and channel.history is not None:
-                return _update_from(channel.history, revision)
+            if topic.knows(revision):
+                return topic.update_after(revision)
+            if topic.is_retired and topic.history is not None:
+                return _update_from(topic.history, revision)
             # One at a time: what one watcher loads mostly serves the others that wait.
-            async with channel.loading:
-                if channel.is_retired or channel.knows(revision):
+            async with topic.loading:
+                if topic.is_retired or topic.knows(revision):
                     continue
-                known = channel.history
-                history = await self._load(channel.job_id, revision)
+                known = topic.history
+                history = await self._load(topic.job_id, revision)
             self._refuse_if_closed()
-            if channel.is_retired:
+            if topic.is_retired:
                 continue
             if history is not None:
-                self._learn(channel, history)
-            elif known is not None and known is channel.history:
-                self._retire(channel)
-            if channel.history is None:
-                if not await channel.wait(watcher):
+                self._learn(topic, history)
+            elif known is not None and known is topic.history:
+                self._retire(topic)
+            if topic.history is None:
+                if not await topic.wait(watcher):
                     return None
-            elif history is not None and not (channel.is_retired or channel.knows(revision)):
+            elif history is not None and not (topic.is_retired or topic.knows(revision)):
                 return _update_from(history, revision)
 
 
@@ -254,10 +252,10 @@ class _Topic:
         #: Those that only a transition wakes.
         self._pausing: set[Waiter] = set()
 
-    def learn(self, news: JobHistory) -> None:
+    def learn(self, learned: JobHistory) -> None:
         """Add what was published or loaded to what is known, and wake those whom it concerns."""
         known = self.history
-        self.history = merged = _merge(known, news)
+        self.history = merged = _merge(known, learned)
         if known is not None and merged.job is known.job:
             return
         self.updates = {}
@@ -278,10 +276,10 @@ class _Topic:
         wake_all(self._waiting)
         wake_all(self._pausing)
 
-    def contradicts(self, news: JobHistory) -> bool:
-        """Return whether the news are of another job: what is known was removed, and another made under its id."""
+    def contradicts(self, learned: JobHistory) -> bool:
+        """Return whether they are of another job: what is known was removed, and another made under its id."""
         known = self.history
-        return known is not None and news.job.create_time_unix_nano != known.job.create_time_unix_nano
+        return known is not None and learned.job.create_time_unix_nano != known.job.create_time_unix_nano
 
     def is_ahead_of(self, revision: int | None) -> bool:
         """Return whether there is something to tell who was told `revision`."""
@@ -333,17 +331,17 @@ class _Topic:
         return bool(transitions) and transitions[-1].revision > revision
 
 
-def _merge(known: JobHistory | None, news: JobHistory) -> JobHistory:
+def _merge(known: JobHistory | None, learned: JobHistory) -> JobHistory:
     """Return the newer state with the transitions of both, as far as they are complete up to it."""
-    if known is None or news.after_revision > known.job.revision:
-        return _trimmed(news)
+    if known is None or learned.after_revision > known.job.revision:
+        return _trimmed(learned)
     after = known.after_revision
     transitions = list(known.transitions)
-    if news.after_revision < after <= news.job.revision:
-        transitions[:0] = [transition for transition in news.transitions if transition.revision <= after]
-        after = news.after_revision
-    transitions += [item for item in news.transitions if item.revision > known.job.revision]
-    job = news.job if news.job.revision > known.job.revision else known.job
+    if learned.after_revision < after <= learned.job.revision:
+        transitions[:0] = [transition for transition in learned.transitions if transition.revision <= after]
+        after = learned.after_revision
+    transitions += [item for item in learned.transitions if item.revision > known.job.revision]
+    job = learned.job if learned.job.revision > known.job.revision else known.job
     return _trimmed(JobHistory(job, transitions, after))
 
 

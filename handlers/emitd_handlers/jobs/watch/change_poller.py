@@ -25,13 +25,13 @@ class ChangePoller:
     def __init__(
         self,
         store: SharedJobStore,
-        news: ChangePublisher,
+        publisher: ChangePublisher,
         *,
         interval_seconds: float,
         report: Report = report,
     ) -> None:
         self._store = store
-        self._news = news
+        self._publisher = publisher
         self._interval = interval_seconds
         self._report = report
         self._noticed: set[str] = set()
@@ -45,7 +45,7 @@ class ChangePoller:
         if job_ids is None:
             self._looks_at_all = True
         else:
-            self._noticed.update(job_id for job_id in job_ids if job_id in self._news)
+            self._noticed.update(job_id for job_id in job_ids if job_id in self._publisher)
         if self._looks_at_all or self._noticed:
             self._woken.set()
 
@@ -79,7 +79,7 @@ class ChangePoller:
             pass
 
     async def _look_at_all(self) -> None:
-        known = self._news.hub.known()
+        known = self._publisher.broadcaster.known()
         changed: list[str] = []
         for job_ids in _parts(list(known)):
             revisions = await self._store.revisions(job_ids)
@@ -89,17 +89,17 @@ class ChangePoller:
 
     async def _look_at_changes(self) -> None:
         """Tell those who watch many jobs what was changed since the last look."""
-        feed = self._news.feed
+        filtered_watch = self._publisher.filtered_watch
         # Without a reader only the mark is needed: from where the next one looks.
-        since = self._mark if feed.has_readers else None
+        since = self._mark if filtered_watch.has_readers else None
         mark, changed = await self._store.changes_since(since)
         if self._mark is not None and mark < self._mark:
-            feed.reset("the database was set back: watch again")
-        elif since is None and feed.has_readers:
+            filtered_watch.reset("the database was set back: watch again")
+        elif since is None and filtered_watch.has_readers:
             # They may have begun to read before this mark was made.
             if self._mark is not None:
                 return  # and look from the mark before it, next time
-            feed.reset("the service had only begun to look for changes: watch again")
+            filtered_watch.reset("the service had only begun to look for changes: watch again")
         await self._refresh_feed(changed)
         self._mark = mark
 
@@ -108,20 +108,20 @@ class ChangePoller:
         await self._refresh_feed(job_ids)
 
     async def _refresh_hub(self, job_ids: Sequence[str]) -> None:
-        hub = self._news.hub
-        unclear = {job_id for job_id in job_ids if job_id in hub.watched}
+        broadcaster = self._publisher.broadcaster
+        unclear = {job_id for job_id in job_ids if job_id in broadcaster.watched}
         if len(unclear) > 1:  # mostly it is progress, which is loaded together
             for part in _parts(list(unclear)):
                 for job in await self._store.load_many(part):
-                    if hub.learn_progress(job):
+                    if broadcaster.learn_progress(job):
                         unclear.discard(job.job_id)
         for job_id in unclear:
-            await hub.refresh(job_id)
+            await broadcaster.refresh(job_id)
 
     async def _refresh_feed(self, job_ids: Sequence[str]) -> None:
-        feed = self._news.feed
-        for part in _parts([job_id for job_id in job_ids if job_id in feed]):
-            await feed.refresh(part, self._store.load_many)
+        filtered_watch = self._publisher.filtered_watch
+        for part in _parts([job_id for job_id in job_ids if job_id in filtered_watch]):
+            await filtered_watch.refresh(part, self._store.load_many)
 
 
 def _parts(job_ids: Sequence[str]) -> Sequence[Sequence[str]]:

@@ -1,8 +1,8 @@
 """`FilteredWatch`: tells everybody who watches many jobs, within one process and event loop.
 
-    feed = FilteredWatch(list_jobs)
-    feed.publish(job)                            # whenever the newest state of a job is known
-    async for part in feed.watch(job_filter, max_jobs=1000): ...  # as `ManagedJobSource.watch_many`
+    filtered_watch = FilteredWatch(list_jobs)
+    filtered_watch.publish(job)                            # whenever the newest state of a job is known
+    async for part in filtered_watch.watch(job_filter, max_jobs=1000): ...  # as `ManagedJobSource.watch_many`
 
 A watch first takes note of what is published, then reads the snapshot page by page, and then tells what it noted
 and what the snapshot had not. It holds no queue: of each job that concerns it, it notes the newest state alone.

@@ -39,7 +39,7 @@ class Subscription:
         self._max_jobs = max_jobs
         self._told: dict[str, _Told] = {}
         #: The newest states that are known and were not told; None: the job was removed.
-        self._news: dict[str, Job | None] = {}
+        self._pending: dict[str, Job | None] = {}
         #: Whose news are not held back.
         self._urgent: set[str] = set()
         #: Why the watch ends.
@@ -48,7 +48,7 @@ class Subscription:
 
     def take(self, job_id: str, job: Job | None) -> None:
         """Note the state of a job, if that concerns this reader."""
-        told, noted = self._told.get(job_id), self._news.get(job_id)
+        told, noted = self._told.get(job_id), self._pending.get(job_id)
         if self._end is not None or (job is not None and noted is not None and _is_older(job, noted)):
             return
         matches = job is not None and self._filter.matches(job)
@@ -56,8 +56,8 @@ class Subscription:
             if told is None:
                 self._forget(job_id)
             return
-        had_news, was_urgent = bool(self._news), bool(self._urgent)
-        self._news[job_id] = job
+        had_news, was_urgent = bool(self._pending), bool(self._urgent)
+        self._pending[job_id] = job
         if not matches or _changes_status(told, job):
             self._urgent.add(job_id)
         else:
@@ -69,7 +69,7 @@ class Subscription:
     def end(self, error: EmitdError) -> None:
         """Let the watch end with an error, and note nothing more."""
         self._end = error
-        self._news.clear()
+        self._pending.clear()
         wake_all(self._waiting)
 
     def refuse_if_ended(self) -> None:
@@ -81,8 +81,8 @@ class Subscription:
         """Return a part of the snapshot. Raises JobQueryInvalid when it becomes too large."""
         self.is_reading = False
         # Where a removal is noted, it is that of the job in the page; or else news of the next one are still to come.
-        changes = [self._tell(job) for job in jobs if self._news.get(job.job_id, job) is not None]
-        for job_id, job in list(self._news.items()):
+        changes = [self._tell(job) for job in jobs if self._pending.get(job.job_id, job) is not None]
+        for job_id, job in list(self._pending.items()):
             matches = job is not None and self._filter.matches(job)
             if not _is_news(self._told.get(job_id), job, matches):
                 self._forget(job_id)
@@ -92,7 +92,7 @@ class Subscription:
         """Return the changes that are noted, as many as go into one message. Raises JobQueryInvalid as above."""
         changes: list[JobChange] = []
         size = 0
-        for job_id, job in list(self._news.items()):
+        for job_id, job in list(self._pending.items()):
             if size >= MAX_PAGE_BYTES:
                 break
             self._forget(job_id)
@@ -112,7 +112,7 @@ class Subscription:
                 del self._told[job_id]
                 changes.append(JobChange(job_id, job.revision, job, left_filter=True))
                 size += job_bytes(job)
-        self._urgent.update(self._news)  # the rest of a large part
+        self._urgent.update(self._pending)  # the rest of a large part
         return changes
 
     async def wait_for_news(self, waiter: Waiter, earliest: float) -> bool:
@@ -120,7 +120,7 @@ class Subscription:
 
         Return False when the watch has been idle for too long.
         """
-        while not self._news and self._end is None:
+        while not self._pending and self._end is None:
             if not await waiter.wait_in(self._waiting):
                 return False
         while waiter.now() < earliest and not self._urgent and self._end is None:
@@ -130,7 +130,7 @@ class Subscription:
 
     def _forget(self, job_id: str) -> None:
         """Tell nothing of a job, or what was noted has been told."""
-        self._news.pop(job_id, None)
+        self._pending.pop(job_id, None)
         self._urgent.discard(job_id)
 
     def _tell(self, job: Job) -> JobChange:
@@ -144,7 +144,7 @@ class Subscription:
 
         Whatever is noted of jobs that were not told matches, unless a page is on its way.
         """
-        if not self.is_reading and len(self._news) > len(self._told) + self._max_jobs:
+        if not self.is_reading and len(self._pending) > len(self._told) + self._max_jobs:
             self.end(self._too_many())
 
     def _too_many(self) -> JobQueryInvalid:

@@ -8,7 +8,7 @@ import pytest
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.jobs.watch import broadcaster as hub
+from emitd_handlers.jobs.watch import broadcaster as broadcaster
 from emitd_handlers.jobs.watch.broadcaster import JobBroadcaster
 from emitd_handlers.jobs.watch.publisher import ChangePublisher
 from emitd_handlers.record import JobState
@@ -17,10 +17,10 @@ RUNNING, COMPLETED = JobState.RUNNING, JobState.COMPLETED
 
 
 class Database:
-    """One job as a database has it, and a hub over it. A load can be held up."""
+    """One job as a database has it, and a broadcaster over it. A load can be held up."""
 
     def __init__(self) -> None:
-        self.hub = JobBroadcaster(self.load)
+        self.broadcaster = JobBroadcaster(self.load)
         self.job: Job | None = None
         self.transitions: list[JobTransition] = []
         self.oldest = 0
@@ -46,7 +46,7 @@ class Database:
     def report(self, status: JobState = RUNNING, *, transition: bool = False) -> None:
         """Change the job and tell the watchers."""
         change = self.commit(status, transition=transition)
-        self.hub.publish(change.job, change.transitions)
+        self.broadcaster.publish(change.job, change.transitions)
 
     async def load(self, job_id: str, after_revision: int | None) -> JobHistory | None:
         self.loads.append(after_revision)
@@ -89,7 +89,7 @@ async def test_the_state_comes_first_then_every_change(database: Database) -> No
     """Without a revision the first update has no history; each change is told, in order."""
     database.report()
     database.report(COMPLETED)
-    watch = database.hub.watch("j")
+    watch = database.broadcaster.watch("j")
     assert seen(await anext(watch)) == (2, [], 0)
     database.report(RUNNING)
     assert seen(await anext(watch)) == (3, [3], 0)
@@ -114,7 +114,7 @@ async def test_a_watch_resumes(database: Database, after: int, expected: tuple[i
     for status in (RUNNING, RUNNING, RUNNING, COMPLETED):
         database.report(status)
     database.report(COMPLETED)
-    update = await anext(database.hub.watch("j", after_revision=after))
+    update = await anext(database.broadcaster.watch("j", after_revision=after))
     assert seen(update) == expected
     assert not update.history_truncated
 
@@ -122,7 +122,7 @@ async def test_a_watch_resumes(database: Database, after: int, expected: tuple[i
 async def test_a_revision_beyond_the_job_says_so(database: Database) -> None:
     """The state comes with `history_truncated`, once."""
     database.report()
-    watch = database.hub.watch("j", after_revision=7)
+    watch = database.broadcaster.watch("j", after_revision=7)
     assert await anext(watch) == JobUpdate(database.job, history_truncated=True)  # type: ignore[arg-type]
     database.report()
     update = await anext(watch)
@@ -131,17 +131,17 @@ async def test_a_revision_beyond_the_job_says_so(database: Database) -> None:
 
 
 async def test_a_revision_that_is_committed_and_not_yet_published_is_not_beyond(database: Database) -> None:
-    """Who has read a revision from the database may watch from it before the hub knows it."""
+    """Who has read a revision from the database may watch from it before the broadcaster knows it."""
     database.report()
-    first = database.hub.watch("j")
+    first = database.broadcaster.watch("j")
     await anext(first)
     change = database.commit()
-    second = begin(database.hub.watch("j", after_revision=2))
+    second = begin(database.broadcaster.watch("j", after_revision=2))
     update = await second
     assert (seen(update), update.history_truncated) == ((2, [], 0), False)
     assert seen(await anext(first)) == (2, [], 0)
     waiting = begin(first)
-    database.hub.publish(change.job, change.transitions)
+    database.broadcaster.publish(change.job, change.transitions)
     await turn()
     assert not waiting.done(), "a revision was told twice"
     waiting.cancel()
@@ -152,7 +152,7 @@ async def test_lost_history_is_told_as_lost(database: Database) -> None:
     for status in (RUNNING, COMPLETED, RUNNING, RUNNING):
         database.report(status)
     database.oldest = 2
-    watch = database.hub.watch("j", after_revision=0)
+    watch = database.broadcaster.watch("j", after_revision=0)
     update = await anext(watch)
     assert (seen(update), update.history_truncated) == ((4, [3], 0), True)
     database.report()
@@ -161,7 +161,7 @@ async def test_lost_history_is_told_as_lost(database: Database) -> None:
 
 async def test_a_job_can_be_awaited(database: Database) -> None:
     """The first update of an unknown job comes with its first report."""
-    waiting = [begin(database.hub.watch("j", after_revision=after)) for after in (None, 0)]
+    waiting = [begin(database.broadcaster.watch("j", after_revision=after)) for after in (None, 0)]
     await turn()
     assert not any([task.done() for task in waiting])
     database.report()
@@ -175,7 +175,7 @@ async def test_a_change_during_the_load_is_neither_lost_nor_doubled(
     """What is published between subscribing and the end of the load joins what was loaded."""
     database.report()
     database.gate = asyncio.Event()
-    watch = database.hub.watch("j", after_revision=after)
+    watch = database.broadcaster.watch("j", after_revision=after)
     waiting = begin(watch)
     await database.loading.wait()
     database.report(COMPLETED)
@@ -192,7 +192,7 @@ async def test_a_change_during_the_load_is_neither_lost_nor_doubled(
 async def test_a_job_that_is_made_during_the_load_is_seen(database: Database) -> None:
     """The load finds nothing, but the report has come meanwhile."""
     database.gate = asyncio.Event()
-    waiting = begin(database.hub.watch("j", after_revision=0))
+    waiting = begin(database.broadcaster.watch("j", after_revision=0))
     await database.loading.wait()
     database.report()
     database.gate.set()
@@ -202,7 +202,7 @@ async def test_a_job_that_is_made_during_the_load_is_seen(database: Database) ->
 async def test_progress_is_paced_and_a_transition_is_not(database: Database) -> None:
     """Progress waits for the interval; a change of status goes out at once, also in the middle of the wait."""
     database.report()
-    watch = database.hub.watch("j", min_interval_seconds=3600)
+    watch = database.broadcaster.watch("j", min_interval_seconds=3600)
     await anext(watch)
     database.report()
     waiting = begin(watch)
@@ -217,7 +217,7 @@ async def test_progress_comes_after_the_interval(database: Database) -> None:
     """No sooner, and then in one update."""
     loop = asyncio.get_running_loop()
     database.report()
-    watch = database.hub.watch("j", min_interval_seconds=0.05)
+    watch = database.broadcaster.watch("j", min_interval_seconds=0.05)
     await anext(watch)
     begun = loop.time()
     database.report()
@@ -226,13 +226,13 @@ async def test_progress_comes_after_the_interval(database: Database) -> None:
     database.report()
     assert seen(await waiting) == (3, [], 1)
     assert loop.time() - begun > 0.04
-    assert not database.hub._channels["j"]._pausing
+    assert not database.broadcaster._topics["j"]._pausing
 
 
 async def test_progress_is_held_back_also_where_it_has_to_be_loaded(database: Database) -> None:
     """A publication that leaves a gap may hide a transition; where it hides none, the interval counts."""
     database.report()
-    watch = database.hub.watch("j", min_interval_seconds=3600)
+    watch = database.broadcaster.watch("j", min_interval_seconds=3600)
     await anext(watch)
     database.commit()
     database.report()
@@ -248,7 +248,7 @@ async def test_progress_is_held_back_also_where_it_has_to_be_loaded(database: Da
 async def test_a_slow_watcher_is_told_at_once(database: Database) -> None:
     """The interval counts from the update before, not from when the next is asked for."""
     database.report()
-    watch = database.hub.watch("j", min_interval_seconds=0.02)
+    watch = database.broadcaster.watch("j", min_interval_seconds=0.02)
     await anext(watch)
     await asyncio.sleep(0.03)
     database.report()
@@ -260,10 +260,10 @@ async def test_a_slow_watcher_is_told_at_once(database: Database) -> None:
 async def test_a_watcher_far_behind_gets_every_transition(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What the channel has dropped is loaded again, and the memory of a channel is bounded."""
-    monkeypatch.setattr(hub, "MAX_KNOWN_TRANSITIONS", 4)
+    """What the topic has dropped is loaded again, and the memory of a topic is bounded."""
+    monkeypatch.setattr(broadcaster, "MAX_KNOWN_TRANSITIONS", 4)
     database.report()
-    watch = database.hub.watch("j")
+    watch = database.broadcaster.watch("j")
     await anext(watch)
     database.loads.clear()
     for number in range(20):
@@ -271,7 +271,7 @@ async def test_a_watcher_far_behind_gets_every_transition(
     update = await anext(watch)
     assert seen(update) == (21, list(range(2, 22)), 0)
     assert database.loads == [1]
-    history = database.hub._channels["j"].history
+    history = database.broadcaster._topics["j"].history
     assert history is not None
     assert len(history.transitions) == 4
     database.report(COMPLETED)
@@ -284,7 +284,7 @@ async def test_watchers_share_the_load_and_the_update(database: Database) -> Non
     database.report()
     database.report()
     database.gate = asyncio.Event()
-    watches = [database.hub.watch("j", after_revision=after) for after in (0, 0, 1, None, None)]
+    watches = [database.broadcaster.watch("j", after_revision=after) for after in (0, 0, 1, None, None)]
     reading = [begin(watch) for watch in watches]
     await turn()
     database.gate.set()
@@ -300,13 +300,13 @@ async def test_watchers_share_the_load_and_the_update(database: Database) -> Non
 
 
 async def test_a_load_serves_those_who_come_later(database: Database) -> None:
-    """What one watcher has loaded of the past, the channel knows for all, next to what was published since."""
+    """What one watcher has loaded of the past, the topic knows for all, next to what was published since."""
     database.report()
     database.report(COMPLETED)
-    await anext(first := database.hub.watch("j"))
+    await anext(first := database.broadcaster.watch("j"))
     database.report(RUNNING)
     for _ in range(3):
-        assert seen(await anext(database.hub.watch("j", after_revision=0))) == (3, [1, 2, 3], 0)
+        assert seen(await anext(database.broadcaster.watch("j", after_revision=0))) == (3, [1, 2, 3], 0)
     assert database.loads == [None, 0]
     assert seen(await anext(first)) == (3, [3], 0)
 
@@ -314,24 +314,24 @@ async def test_a_load_serves_those_who_come_later(database: Database) -> None:
 async def test_a_new_watcher_gets_the_newest_state(database: Database) -> None:
     """Also where an older one was given to another."""
     database.report()
-    await anext(first := database.hub.watch("j"))
+    await anext(first := database.broadcaster.watch("j"))
     database.report()
-    assert (await anext(database.hub.watch("j"))).job.revision == 2
+    assert (await anext(database.broadcaster.watch("j"))).job.revision == 2
     await first.aclose()
 
 
 async def test_a_load_that_is_overtaken_leaves_no_gap(database: Database) -> None:
     """It is from before a publication that starts later than what is known."""
     database.report()
-    await anext(first := database.hub.watch("j"))
+    await anext(first := database.broadcaster.watch("j"))
     database.gate = asyncio.Event()
     database.loading.clear()
-    watch = database.hub.watch("j", after_revision=0)
+    watch = database.broadcaster.watch("j", after_revision=0)
     waiting = begin(watch)
     await database.loading.wait()
     database.commit(COMPLETED)
     change = database.commit(RUNNING)
-    database.hub.publish(change.job, change.transitions)
+    database.broadcaster.publish(change.job, change.transitions)
     database.gate.set()
     update = await waiting
     transitions = [item.revision for item in update.transitions]
@@ -342,22 +342,22 @@ async def test_a_load_that_is_overtaken_leaves_no_gap(database: Database) -> Non
     await first.aclose()
 
 
-async def test_a_channel_goes_with_its_last_watcher(database: Database) -> None:
+async def test_a_topic_goes_with_its_last_watcher(database: Database) -> None:
     """Closing an iterator, or cancelling who waits for it, frees what it holds; others go on."""
     database.report()
-    first, second = database.hub.watch("j"), database.hub.watch("j")
+    first, second = database.broadcaster.watch("j"), database.broadcaster.watch("j")
     await anext(first)
     await anext(second)
     waiting, cancelled = begin(first), begin(second)
     await turn()
-    assert set(database.hub.watched) == {"j"}
+    assert set(database.broadcaster.watched) == {"j"}
     cancelled.cancel()
     await turn()
-    assert len(database.hub._channels["j"]._waiting) == 1
+    assert len(database.broadcaster._topics["j"]._waiting) == 1
     database.report()
     assert seen(await waiting) == (2, [], 0)
     await first.aclose()
-    assert not database.hub.watched
+    assert not database.broadcaster.watched
     database.report()
 
 
@@ -365,7 +365,7 @@ async def test_a_cancelled_load_harms_no_other_watcher(database: Database) -> No
     """The next in line loads for itself."""
     database.report()
     database.gate = asyncio.Event()
-    first, second = begin(database.hub.watch("j")), begin(database.hub.watch("j"))
+    first, second = begin(database.broadcaster.watch("j")), begin(database.broadcaster.watch("j"))
     await database.loading.wait()
     first.cancel()
     await turn()
@@ -374,17 +374,17 @@ async def test_a_cancelled_load_harms_no_other_watcher(database: Database) -> No
 
 
 async def test_a_failed_load_is_the_watchers_error(database: Database) -> None:
-    """It is raised, and leaves no channel behind."""
+    """It is raised, and leaves no topic behind."""
     database.failure = HandlerUnavailable("no database")
     with pytest.raises(HandlerUnavailable, match="no database"):
-        await anext(database.hub.watch("j"))
-    assert not database.hub.watched
+        await anext(database.broadcaster.watch("j"))
+    assert not database.broadcaster.watched
 
 
 async def test_closing_ends_every_watch(database: Database) -> None:
     """Those that wait for a change, for the interval or for a load, and those that come later."""
     database.report()
-    idle, paced = database.hub.watch("j"), database.hub.watch("j", min_interval_seconds=3600)
+    idle, paced = database.broadcaster.watch("j"), database.broadcaster.watch("j", min_interval_seconds=3600)
     await anext(idle)
     await anext(paced)
     database.report()
@@ -393,29 +393,29 @@ async def test_closing_ends_every_watch(database: Database) -> None:
     await turn()
     database.gate = asyncio.Event()
     database.loading.clear()
-    waiting.append(begin(database.hub.watch("j", after_revision=9)))
+    waiting.append(begin(database.broadcaster.watch("j", after_revision=9)))
     await database.loading.wait()
-    database.hub.close("handler 'jobs' is stopped")
+    database.broadcaster.close("handler 'jobs' is stopped")
     database.gate.set()
-    waiting.append(begin(database.hub.watch("j")))
+    waiting.append(begin(database.broadcaster.watch("j")))
     for task in waiting:
         with pytest.raises(HandlerUnavailable, match="handler 'jobs' is stopped"):
             await asyncio.wait_for(task, 5)
-    assert not database.hub.watched
+    assert not database.broadcaster.watched
 
 
 async def test_closing_ends_the_wait_for_a_job(database: Database) -> None:
     """Of one that is known not to exist, and of one that is still being looked for."""
-    waiting = begin(database.hub.watch("other"))
+    waiting = begin(database.broadcaster.watch("other"))
     await turn()
-    database.hub.close("closed")
+    database.broadcaster.close("closed")
     with pytest.raises(HandlerUnavailable, match="closed"):
         await asyncio.wait_for(waiting, 5)
     database = Database()
     database.gate = asyncio.Event()
-    waiting = begin(database.hub.watch("j"))
+    waiting = begin(database.broadcaster.watch("j"))
     await database.loading.wait()
-    database.hub.close("closed")
+    database.broadcaster.close("closed")
     database.gate.set()
     with pytest.raises(HandlerUnavailable, match="closed"):
         await asyncio.wait_for(waiting, 5)
@@ -424,17 +424,17 @@ async def test_closing_ends_the_wait_for_a_job(database: Database) -> None:
 async def test_several_revisions_can_be_published_at_once(database: Database) -> None:
     """A whole transaction's worth, with where it starts; a publication that leaves a gap makes watchers load."""
     database.report()
-    watch = database.hub.watch("j")
+    watch = database.broadcaster.watch("j")
     await anext(watch)
     database.commit(COMPLETED)
     database.commit(RUNNING)
     change = database.commit(RUNNING)
-    database.hub.publish(change.job, database.transitions[1:], after_revision=1)
+    database.broadcaster.publish(change.job, database.transitions[1:], after_revision=1)
     assert seen(await anext(watch)) == (4, [2, 3], 1)
     assert database.loads == [None]
     database.commit(COMPLETED)
     change = database.commit(COMPLETED)
-    database.hub.publish(change.job)
+    database.broadcaster.publish(change.job)
     assert seen(await anext(watch)) == (6, [5], 1)
     assert database.loads == [None, 4]
 
@@ -443,11 +443,11 @@ async def test_a_job_that_is_deleted_and_made_again_is_told_as_new(database: Dat
     """Its revisions start again, so the watcher is told to forget what it knew."""
     for _ in range(5):
         database.report()
-    watch = database.hub.watch("j")
+    watch = database.broadcaster.watch("j")
     await anext(watch)
     database.job, database.transitions = None, []
     change = database.commit(create_time=2)
-    database.hub.publish(change.job, change.transitions)
+    database.broadcaster.publish(change.job, change.transitions)
     update = await anext(watch)
     assert (seen(update), update.history_truncated) == ((1, [], 0), True)
 
@@ -462,16 +462,16 @@ def remake(database: Database, *statuses: JobState, create_time: int = 2) -> Non
 async def test_a_removed_job_is_told_to_nobody_who_comes_later(database: Database) -> None:
     """Although others still watch it: who comes waits for the next job under its id."""
     database.report(COMPLETED)
-    earlier = database.hub.watch("j")
+    earlier = database.broadcaster.watch("j")
     await anext(earlier)
     database.job = None
-    database.hub.remove(["j", "unknown"])
-    waiting = [begin(database.hub.watch("j", after_revision=after)) for after in (None, 0, 9)]
+    database.broadcaster.remove(["j", "unknown"])
+    waiting = [begin(database.broadcaster.watch("j", after_revision=after)) for after in (None, 0, 9)]
     await turn()
     assert not any([task.done() for task in waiting])
     database.transitions = []
     change = database.commit(create_time=2)
-    database.hub.publish(change.job, change.transitions)
+    database.broadcaster.publish(change.job, change.transitions)
     assert [seen(await task) for task in waiting] == [(1, [], 0), (1, [1], 0), (1, [], 0)]
 
 
@@ -481,32 +481,32 @@ async def no_jobs(query: JobQuery) -> JobPage:
 
 async def test_closing_the_news_ends_the_watches_of_one_job_and_of_many(database: Database) -> None:
     """With the reason given, also those that come later."""
-    news = ChangePublisher(database.load, no_jobs)
-    many = news.feed.watch(JobFilter(), max_jobs=1)
+    publisher = ChangePublisher(database.load, no_jobs)
+    many = publisher.filtered_watch.watch(JobFilter(), max_jobs=1)
     assert await anext(many) == ()
-    waiting = [asyncio.create_task(anext(watch)) for watch in (many, news.hub.watch("j"))]  # type: ignore[arg-type]
+    waiting = [asyncio.create_task(anext(watch)) for watch in (many, publisher.broadcaster.watch("j"))]  # type: ignore[arg-type]
     await turn()
-    news.close("closed")
-    waiting += [asyncio.create_task(anext(news.feed.watch(JobFilter(), max_jobs=1)))]  # type: ignore[arg-type]
+    publisher.close("closed")
+    waiting += [asyncio.create_task(anext(publisher.filtered_watch.watch(JobFilter(), max_jobs=1)))]  # type: ignore[arg-type]
     for task in waiting:
         with pytest.raises(HandlerUnavailable, match="closed"):
             await asyncio.wait_for(task, 5)
 
 
 async def test_a_removal_is_news_for_who_watches_one_job(database: Database) -> None:
-    """`ChangePublisher` tells the hub: its watchers wait for the next job, together with those who come later."""
-    news = ChangePublisher(database.load, no_jobs)
+    """Its watchers wait for the next job, together with those who come later."""
+    publisher = ChangePublisher(database.load, no_jobs)
     database.report(COMPLETED)
-    watches = [news.hub.watch("j"), news.hub.watch("j")]
+    watches = [publisher.broadcaster.watch("j"), publisher.broadcaster.watch("j")]
     assert seen(await anext(watches[0])) == (1, [], 0)
     database.job = None
-    news.remove(["j"])
+    publisher.remove(["j"])
     waiting = [begin(watch) for watch in watches]
     await turn()
     assert not any([task.done() for task in waiting])
     database.transitions = []
     change = database.commit(create_time=2)
-    news.publish([change])
+    publisher.publish([change])
     assert [(await task).history_truncated for task in waiting] == [True, False]
 
 
@@ -518,54 +518,54 @@ async def test_the_job_after_a_removed_one_is_told_as_another(
     """However far it has come before its watcher looks: the revisions of the two have nothing to do with each other."""
     for status in (RUNNING, RUNNING, COMPLETED):
         database.report(status)
-    watch = database.hub.watch("j", min_interval_seconds=3600)
+    watch = database.broadcaster.watch("j", min_interval_seconds=3600)
     await anext(watch)
     waiting = begin(watch) if is_waiting else None
     await turn()
     remake(database)
-    database.hub.remove(["j"])
+    database.broadcaster.remove(["j"])
     if waiting is not None:
         await turn()
         assert not waiting.done()
     for status in statuses:
         change = database.commit(status, create_time=2)
-        database.hub.publish(change.job, change.transitions)
+        database.broadcaster.publish(change.job, change.transitions)
     update = await (waiting or anext(watch))
     assert (seen(update), update.history_truncated) == ((len(statuses), [], 0), True)
     change = database.commit(COMPLETED, create_time=2)
-    database.hub.publish(change.job, change.transitions)
+    database.broadcaster.publish(change.job, change.transitions)
     assert seen(await anext(watch)) == (len(statuses) + 1, [len(statuses) + 1], 0)
 
 
 async def test_who_is_behind_a_removed_job_is_told_its_end_first(database: Database) -> None:
     """And at once, although it would have had to wait; then it waits for the next."""
     database.report()
-    watch = database.hub.watch("j", min_interval_seconds=3600, idle_seconds=0.01)
+    watch = database.broadcaster.watch("j", min_interval_seconds=3600, idle_seconds=0.01)
     await anext(watch)
     database.report()
-    database.hub.remove(["j"])
+    database.broadcaster.remove(["j"])
     database.job = None
     assert seen(await anext(watch)) == (2, [], 0)
     assert await anext(watch) is None
-    assert set(database.hub.watched) == {"j"}
+    assert set(database.broadcaster.watched) == {"j"}
     await watch.aclose()
-    assert not database.hub.watched
+    assert not database.broadcaster.watched
 
 
 async def test_a_job_that_was_replaced_unnoticed_is_told_as_another(database: Database) -> None:
     """Also when all that is known of it is a later state, or what a watcher has loaded."""
     for status in (RUNNING, COMPLETED):
         database.report(status)
-    first, second = database.hub.watch("j"), database.hub.watch("j")
+    first, second = database.broadcaster.watch("j"), database.broadcaster.watch("j")
     await anext(first)
     await anext(second)
     remake(database, RUNNING, COMPLETED, RUNNING)
     change = database.commit(RUNNING, create_time=2)
-    database.hub.publish(change.job, change.transitions)
+    database.broadcaster.publish(change.job, change.transitions)
     update = await anext(first)
     assert (seen(update), update.history_truncated) == ((4, [], 0), True)
     remake(database, RUNNING, create_time=3)
-    assert seen(await anext(database.hub.watch("j", after_revision=0))) == (1, [1], 0)
+    assert seen(await anext(database.broadcaster.watch("j", after_revision=0))) == (1, [1], 0)
     update = await anext(second)
     assert (seen(update), update.history_truncated) == ((1, [], 0), True)
 
@@ -577,20 +577,20 @@ async def test_a_job_that_is_removed_during_the_load_is_awaited(
     """Whether the load still finds it or not, the watch goes on with what comes after it."""
     database.report(COMPLETED)
     database.gate = asyncio.Event()
-    watch = database.hub.watch("j", after_revision=first)
+    watch = database.broadcaster.watch("j", after_revision=first)
     waiting = begin(watch)
     await database.loading.wait()
     database.job = None
-    database.hub.remove(["j"])
+    database.broadcaster.remove(["j"])
     database.gate.set()
     await turn()
     assert not waiting.done()
     database.transitions = []
     change = database.commit(create_time=2)
-    database.hub.publish(change.job, change.transitions)
+    database.broadcaster.publish(change.job, change.transitions)
     assert seen(await waiting) == (1, [] if first is None else [1], 0)
     await watch.aclose()
-    assert not database.hub.watched
+    assert not database.broadcaster.watched
 
 
 async def test_who_waits_for_a_load_while_its_job_is_replaced_is_told_the_new_one_once(
@@ -599,17 +599,17 @@ async def test_who_waits_for_a_load_while_its_job_is_replaced_is_told_the_new_on
     """The load may find it already; it is told nonetheless as what comes first, and not again."""
     database.commit(create_time=2)
     database.gate = asyncio.Event()
-    watches = [database.hub.watch("j", after_revision=after) for after in (4, None)]
+    watches = [database.broadcaster.watch("j", after_revision=after) for after in (4, None)]
     waiting = [begin(watch) for watch in watches]
     await database.loading.wait()
-    database.hub.remove(["j"])
+    database.broadcaster.remove(["j"])
     database.gate.set()
     assert [(await task).job.revision for task in waiting] == [1, 1]
     again = [begin(watch) for watch in watches]
     await turn()
     assert not any([task.done() for task in again])
     change = database.commit(COMPLETED, create_time=2)
-    database.hub.publish(change.job, change.transitions)
+    database.broadcaster.publish(change.job, change.transitions)
     assert [seen(await task) for task in again] == [(2, [2], 0)] * 2
 
 
@@ -617,12 +617,12 @@ async def test_a_database_that_was_set_back_is_believed(database: Database) -> N
     """However far it has come again before a watcher looks, its history is not what the watcher was told."""
     for _ in range(4):
         database.report()
-    watch = database.hub.watch("j")
+    watch = database.broadcaster.watch("j")
     await anext(watch)
     database.job = None
     for _ in range(2):
         database.commit()
-    await database.hub.refresh("j")
+    await database.broadcaster.refresh("j")
     for _ in range(4):
         database.report()
     update = await anext(watch)
@@ -632,47 +632,47 @@ async def test_a_database_that_was_set_back_is_believed(database: Database) -> N
 async def test_a_refresh_finds_what_was_changed_and_what_was_removed(database: Database) -> None:
     """Of a job that exists no more, as when it is told so; of one that nobody watches, nothing."""
     database.report()
-    watch = database.hub.watch("j")
+    watch = database.broadcaster.watch("j")
     await anext(watch)
     database.commit(COMPLETED)
-    await database.hub.refresh("j")
+    await database.broadcaster.refresh("j")
     assert seen(await anext(watch)) == (2, [2], 0)
     remake(database)
-    await database.hub.refresh("j")
-    waiting = begin(database.hub.watch("j"))
+    await database.broadcaster.refresh("j")
+    waiting = begin(database.broadcaster.watch("j"))
     await turn()
     assert not waiting.done()
     waiting.cancel()
     await turn()
-    await database.hub.refresh("unknown")
-    assert database.hub.known() == {}
+    await database.broadcaster.refresh("unknown")
+    assert database.broadcaster.known() == {}
 
 
 async def test_closing_ends_the_watch_of_a_removed_job(database: Database) -> None:
     """Whether it has been told all of it or not."""
     database.report()
-    watches = [database.hub.watch("j") for _ in range(2)]
+    watches = [database.broadcaster.watch("j") for _ in range(2)]
     for watch in watches:
         await anext(watch)
     waiting = begin(watches[0])
     await turn()
     database.job = None
-    database.hub.remove(["j"])
+    database.broadcaster.remove(["j"])
     await turn()
-    database.hub.close("closed")
+    database.broadcaster.close("closed")
     for task in (waiting, begin(watches[1])):
         with pytest.raises(HandlerUnavailable, match="closed"):
             await asyncio.wait_for(task, 5)
-    assert not database.hub.watched
+    assert not database.broadcaster.watched
 
 
 async def test_a_deleted_job_does_not_make_its_watchers_spin(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A watcher far behind a job whose rows have gone is told what is known, as truncated."""
-    monkeypatch.setattr(hub, "MAX_KNOWN_TRANSITIONS", 1)
+    monkeypatch.setattr(broadcaster, "MAX_KNOWN_TRANSITIONS", 1)
     database.report()
-    watch = database.hub.watch("j")
+    watch = database.broadcaster.watch("j")
     await anext(watch)
     for status in (COMPLETED, RUNNING, COMPLETED):
         database.report(status)
@@ -683,7 +683,7 @@ async def test_a_deleted_job_does_not_make_its_watchers_spin(
 
 async def test_an_idle_watch_says_so_again_and_again(database: Database) -> None:
     """None comes while there is no job, and after it while nothing happens; what happens then is told in full."""
-    watch = database.hub.watch("j", idle_seconds=0.01)
+    watch = database.broadcaster.watch("j", idle_seconds=0.01)
     assert [await anext(watch), await anext(watch)] == [None, None]
     database.report()
     first = await anext(watch)
@@ -701,7 +701,7 @@ async def test_an_idle_watch_says_so_again_and_again(database: Database) -> None
 async def test_a_watch_that_holds_progress_back_is_idle_too(database: Database) -> None:
     """While progress is held back for longer than `idle_seconds`, None comes, and a transition still at once."""
     database.report()
-    watch = database.hub.watch("j", min_interval_seconds=3600, idle_seconds=0.01)
+    watch = database.broadcaster.watch("j", min_interval_seconds=3600, idle_seconds=0.01)
     assert await anext(watch) is not None
     database.report()
     assert [await anext(watch), await anext(watch)] == [None, None]
@@ -714,12 +714,12 @@ async def test_a_watch_that_holds_progress_back_is_idle_too(database: Database) 
 
 async def test_where_others_write_a_newcomer_is_told_what_there_is_now(database: Database) -> None:
     """Also before anything was heard of it; and so is who watches already."""
-    database.hub = JobBroadcaster(database.load, is_shared=True)
+    database.broadcaster = JobBroadcaster(database.load, is_shared=True)
     database.report()
-    first = database.hub.watch("j")
+    first = database.broadcaster.watch("j")
     await anext(first)
     database.commit(COMPLETED)
-    second = database.hub.watch("j", after_revision=0)
+    second = database.broadcaster.watch("j", after_revision=0)
     assert seen(await anext(second)) == (2, [1, 2], 0)
     assert seen(await anext(first)) == (2, [2], 0)
     await first.aclose()
@@ -728,9 +728,9 @@ async def test_where_others_write_a_newcomer_is_told_what_there_is_now(database:
 
 async def test_newcomers_that_come_together_share_what_they_load(database: Database) -> None:
     """Each needs a load that began after it came: two serve any number."""
-    database.hub = JobBroadcaster(database.load, is_shared=True)
+    database.broadcaster = JobBroadcaster(database.load, is_shared=True)
     database.report()
-    watches = [database.hub.watch("j") for _ in range(50)]
+    watches = [database.broadcaster.watch("j") for _ in range(50)]
     await anext(watches[0])
     database.loads.clear()
     database.gate = asyncio.Event()
@@ -746,16 +746,16 @@ async def test_newcomers_that_come_together_share_what_they_load(database: Datab
 
 async def test_a_newcomer_finds_a_job_that_others_have_removed(database: Database) -> None:
     """It waits for the next one under its id."""
-    database.hub = JobBroadcaster(database.load, is_shared=True)
+    database.broadcaster = JobBroadcaster(database.load, is_shared=True)
     database.report()
-    first = database.hub.watch("j")
+    first = database.broadcaster.watch("j")
     await anext(first)
     database.job = None
     database.transitions.clear()
-    waiting = begin(database.hub.watch("j"))
+    waiting = begin(database.broadcaster.watch("j"))
     await turn()
     assert not waiting.done()
     change = database.commit(create_time=2)
-    database.hub.publish(change.job, change.transitions)
+    database.broadcaster.publish(change.job, change.transitions)
     assert seen(await waiting) == (1, [], 0)
     await first.aclose()

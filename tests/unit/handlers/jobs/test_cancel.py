@@ -196,13 +196,13 @@ async def test_watchers_are_told_of_a_wish(backend: JobBackend) -> None:
     """Of one job, as a report without a change of status, and of many; by the time that it is answered."""
     async with running(backend.make_handler()) as handler:
         await handler.emit(report())
-        watch, feed = handler.watch("j"), handler.watch_many(JobFilter(), max_jobs=10)
+        watch, filtered_watch = handler.watch("j"), handler.watch_many(JobFilter(), max_jobs=10)
         await anext(watch)
-        assert len(await anext(feed) or ()) == 1
-        assert await anext(feed) == ()
+        assert len(await anext(filtered_watch) or ()) == 1
+        assert await anext(filtered_watch) == ()
         answer = await handler.request_cancel("j", "why")
         async with asyncio.timeout(10):
-            update, part = await anext(watch), await anext(feed)
+            update, part = await anext(watch), await anext(filtered_watch)
         assert update is not None
         assert update.job == answer
         assert (update.transitions, update.coalesced_count) == ((), 0)
@@ -210,7 +210,7 @@ async def test_watchers_are_told_of_a_wish(backend: JobBackend) -> None:
         assert [change.job for change in part] == [answer]
         assert not part[0].left_filter
         await watch.aclose()
-        await feed.aclose()
+        await filtered_watch.aclose()
 
 
 async def test_a_wish_takes_its_turn_among_the_reports(

@@ -12,7 +12,7 @@ from msgspec.structs import replace
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory, SharedJobStore
-from emitd_handlers.jobs.watch import change_poller as catch_up
+from emitd_handlers.jobs.watch import change_poller as change_poller
 from emitd_handlers.jobs.watch.change_poller import ChangePoller
 from emitd_handlers.jobs.watch.publisher import ChangePublisher
 from emitd_handlers.record import JobState
@@ -35,9 +35,9 @@ class World:
         self.gates: dict[str, asyncio.Event] = {}
         self.created = 0
         self.lines: list[str] = []
-        self.news = ChangePublisher(self.load_history, self.list)
-        self.catch_up = ChangePoller(
-            cast(SharedJobStore, self), self.news, interval_seconds=INTERVAL, report=self.lines.append
+        self.publisher = ChangePublisher(self.load_history, self.list)
+        self.change_poller = ChangePoller(
+            cast(SharedJobStore, self), self.publisher, interval_seconds=INTERVAL, report=self.lines.append
         )
 
     def commit(self, job_id: str, status: JobState = RUNNING, **fields: Any) -> Job:
@@ -66,13 +66,13 @@ class World:
 
     def notify(self, *job_ids: str) -> None:
         """Let a notification of others' changes come."""
-        self.catch_up.notice(job_ids)
+        self.change_poller.notice(job_ids)
 
     def watch(self, job_id: str) -> AsyncGenerator[JobUpdate | None, None]:
-        return self.news.hub.watch(job_id)
+        return self.publisher.broadcaster.watch(job_id)
 
     def watch_many(self, **wanted: Any) -> AsyncGenerator[Sequence[JobChange] | None, None]:
-        return self.news.feed.watch(JobFilter(**wanted), max_jobs=10_000)
+        return self.publisher.filtered_watch.watch(JobFilter(**wanted), max_jobs=10_000)
 
     async def load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
         job = self.jobs.get(job_id)
@@ -116,7 +116,7 @@ def in_virtual_time(scenario: Callable[[World], Awaitable[None]]) -> Callable[[]
 
     async def run() -> None:
         world = World()
-        task = asyncio.create_task(world.catch_up.run())
+        task = asyncio.create_task(world.change_poller.run())
         try:
             async with asyncio.timeout(10_000):
                 await scenario(world)
@@ -261,7 +261,7 @@ async def test_a_notification_of_many_changes_makes_it_look_at_all(world: World)
     await anext(one)
     await snapshot(many)
     world.commit("j")
-    world.catch_up.notice(None)
+    world.change_poller.notice(None)
     assert (await told_at_once(one)).job.revision == 2
     assert seen(await told_at_once(many)) == [("j", 2, False)]
     world.calls.clear()
@@ -365,13 +365,13 @@ async def test_what_was_told_already_is_not_told_again(world: World) -> None:
     await looked()
     one, many = world.watch("j"), world.watch_many()
     await snapshot(many)
-    world.news.publish([JobHistory(world.commit("j"), world.transitions["j"], 0)])
+    world.publisher.publish([JobHistory(world.commit("j"), world.transitions["j"], 0)])
     assert seen(await told_at_once(many)) == [("j", 1, False)]
     await anext(one)
     world.notify("j", "j")
     world.notify("j")
     await looked()
-    world.news.publish([JobHistory(world.commit("j"), (), 1)])
+    world.publisher.publish([JobHistory(world.commit("j"), (), 1)])
     assert seen(await told_at_once(many)) == [("j", 2, False)]
     assert (await told_at_once(one)).job.revision == 2
 
@@ -380,7 +380,7 @@ async def test_what_was_told_already_is_not_told_again(world: World) -> None:
 async def test_more_jobs_than_go_into_one_question_are_asked_for_in_parts(world: World) -> None:
     """However many jobs are watched and were changed, each is looked at."""
     await looked()
-    ids = [f"j{number}" for number in range(2 * catch_up.MAX_JOBS + 1)]
+    ids = [f"j{number}" for number in range(2 * change_poller.MAX_JOBS + 1)]
     for job_id in ids:
         world.commit(job_id)
     watches = [world.watch(job_id) for job_id in ids]
@@ -500,7 +500,7 @@ async def test_what_nobody_watches_is_not_kept_in_an_outage(world: World) -> Non
     for number in range(100):
         world.notify("a", f"j{number}")
         await asyncio.sleep(0.1)
-    assert world.catch_up._noticed <= {"a"}
+    assert world.change_poller._noticed <= {"a"}
 
 
 @in_virtual_time

@@ -37,12 +37,12 @@ filters = st.builds(
 
 
 class Base:
-    """Jobs in an SQLite database in memory, and a feed over it."""
+    """Jobs in an SQLite database in memory, and a filtered_watch over it."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self.connection = connection
         self.jobs = SqliteJobs(cache_size=100)
-        self.feed = FilteredWatch(self.list)
+        self.filtered_watch = FilteredWatch(self.list)
         self.times = count(10**18, 1000)
 
     def apply(self, statuses: Sequence[JobStatus]) -> Sequence[JobHistory]:
@@ -108,13 +108,13 @@ async def _watch(
     base: Base, changes: list[list[JobStatus]], job_filter: JobFilter, data: st.DataObject
 ) -> None:
     known: dict[str, Job] = {}
-    parts = base.feed.watch(job_filter, max_jobs=100, idle_seconds=0.0)
+    parts = base.filtered_watch.watch(job_filter, max_jobs=100, idle_seconds=0.0)
     async with aclosing(parts):
         while part := await anext(parts):
             known |= {change.job_id: change.job for change in part if change.job is not None}
         for statuses in changes:
             for history in base.apply(statuses):
-                base.feed.publish(history.job)
+                base.filtered_watch.publish(history.job)
             if data.draw(st.booleans(), label="reads"):
                 while part := await anext(parts):
                     for change in part:

@@ -9,7 +9,7 @@ import pytest
 from emitd_handlers.errors import HandlerUnavailable, JobQueryInvalid
 from emitd_handlers.jobs.paging import job_page, read_job_token
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobPage, JobQuery
-from emitd_handlers.jobs.watch import filtered as feed
+from emitd_handlers.jobs.watch import filtered as filtered_watch
 from emitd_handlers.jobs.watch.filtered import FilteredWatch
 from emitd_handlers.record import JobState
 from support.processes.virtual_time import VirtualTimeLoop
@@ -22,10 +22,10 @@ Told = tuple[str, int, bool]
 
 
 class Database:
-    """Jobs as a database has them, and a feed over it. What was read from it can be held up on its way."""
+    """Jobs as a database has them, and a filtered_watch over it. What was read from it can be held up on its way."""
 
     def __init__(self) -> None:
-        self.feed = FilteredWatch(self.list_jobs)
+        self.filtered_watch = FilteredWatch(self.list_jobs)
         self.jobs: dict[str, Job] = {}
         self.created = 0
         self.loads: list[Sequence[str]] = []
@@ -51,12 +51,12 @@ class Database:
 
     def report(self, job_id: str, status: JobState = RUNNING, **fields: Any) -> None:
         """Change or create a job and tell the watchers."""
-        self.feed.publish(self.commit(job_id, status, **fields))
+        self.filtered_watch.publish(self.commit(job_id, status, **fields))
 
     def remove(self, job_id: str) -> None:
         """Remove a job and tell the watchers."""
         del self.jobs[job_id]
-        self.feed.remove([job_id])
+        self.filtered_watch.remove([job_id])
 
     def hold_up(self) -> asyncio.Event:
         """Let nothing that is read from now on arrive until the event is set."""
@@ -96,7 +96,7 @@ class Reader:
     def __init__(
         self, database: Database, *, max_jobs: int = 100, seconds: float = 0.0, **wanted: Any
     ) -> None:
-        self.parts: AsyncGenerator[Part, None] = database.feed.watch(
+        self.parts: AsyncGenerator[Part, None] = database.filtered_watch.watch(
             JobFilter(**wanted), max_jobs=max_jobs, min_interval_seconds=seconds
         )
 
@@ -166,7 +166,7 @@ async def test_without_jobs_the_mark_comes_at_once(database: Database) -> None:
 
 async def test_a_large_snapshot_comes_in_parts(database: Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Pages follow each other to the last job, each once."""
-    monkeypatch.setattr(feed, "SNAPSHOT_PAGE_SIZE", 2)
+    monkeypatch.setattr(filtered_watch, "SNAPSHOT_PAGE_SIZE", 2)
     for number in range(5):
         database.report(f"j{number}")
     reader = Reader(database)
@@ -180,7 +180,7 @@ async def test_changes_during_the_snapshot_are_told_once(
     """What a page has already is not told again; what it has not is told after the mark: a change behind the page that
     has the job, a change before it, and a new job.
     """
-    monkeypatch.setattr(feed, "SNAPSHOT_PAGE_SIZE", 2)
+    monkeypatch.setattr(filtered_watch, "SNAPSHOT_PAGE_SIZE", 2)
     for number in range(4):
         database.report(f"j{number}")
     reader = Reader(database)
@@ -226,7 +226,7 @@ async def test_a_page_that_is_ahead_of_what_is_published_is_not_taken_back(datab
     database.commit("a")
     again = Reader(database)
     assert await again.next() == [("a", 3, False)]
-    database.feed.publish(second)
+    database.filtered_watch.publish(second)
     database.report("b")
     assert await again.snapshot() == []
     assert await again.next() == [("b", 1, False)]
@@ -264,8 +264,8 @@ async def test_a_late_report_does_not_hide_a_newer_one(database: Database) -> No
     late_a, late_b = database.commit("a", COMPLETED), database.commit("b", QUEUED)
     database.report("a")
     database.report("b")
-    database.feed.publish(late_a)
-    database.feed.publish(late_b)
+    database.filtered_watch.publish(late_a)
+    database.filtered_watch.publish(late_b)
     assert await reader.next() == [("a", 3, False), ("b", 2, False)]
 
 
@@ -349,7 +349,7 @@ async def test_a_job_that_others_made_anew_is_not_held_back(database: Database) 
     await reader.next()
     del database.jobs["a"]
     database.commit("a")
-    await database.feed.refresh(["a"], database.load)
+    await database.filtered_watch.refresh(["a"], database.load)
     assert await reader.next() == [("a", 2, True), ("a", 1, False)]
 
 
@@ -363,8 +363,8 @@ async def test_a_slow_reader_gets_the_latest_state_alone(database: Database) -> 
         database.report("a", progress=progress)
         database.report("b", COMPLETED if progress % 2 else RUNNING)
         database.report("foreign", COMPLETED)
-    (one,) = database.feed._readers
-    assert set(one._news) == {"a", "b"}
+    (one,) = database.filtered_watch._readers
+    assert set(one._pending) == {"a", "b"}
     assert await reader.next() == [("a", 101, False), ("b", 101, True)]
     assert await reader.is_told_nothing()
 
@@ -373,7 +373,7 @@ async def test_a_reader_that_stalls_in_its_snapshot_keeps_only_what_concerns_it(
     database: Database, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Of the jobs that do not match nothing is kept while no page is under way."""
-    monkeypatch.setattr(feed, "SNAPSHOT_PAGE_SIZE", 2)
+    monkeypatch.setattr(filtered_watch, "SNAPSHOT_PAGE_SIZE", 2)
     for number in range(4):
         database.report(f"j{number}")
     gate = database.hold_up()
@@ -386,8 +386,8 @@ async def test_a_reader_that_stalls_in_its_snapshot_keeps_only_what_concerns_it(
     database.report("foreign", COMPLETED)
     database.report("j3", COMPLETED)
     database.report("new")
-    (one,) = database.feed._readers
-    assert set(one._news) == {"j3", "new"}
+    (one,) = database.filtered_watch._readers
+    assert set(one._pending) == {"j3", "new"}
 
 
 async def test_a_reader_that_stalls_keeps_no_more_jobs_than_it_may_be_told(database: Database) -> None:
@@ -397,8 +397,8 @@ async def test_a_reader_that_stalls_keeps_no_more_jobs_than_it_may_be_told(datab
     await reader.snapshot()
     for number in range(100):
         database.report(f"j{number}")
-    (one,) = database.feed._readers
-    assert len(one._news) <= 5
+    (one,) = database.filtered_watch._readers
+    assert len(one._pending) <= 5
     with pytest.raises(JobQueryInvalid, match="more than 3 jobs match"):
         await reader.next()
 
@@ -434,7 +434,7 @@ async def test_more_jobs_than_allowed_are_refused(database: Database) -> None:
     database.report("j0")
     with pytest.raises(JobQueryInvalid, match="more than 3 jobs match"):
         await reader.next()
-    assert not database.feed.has_readers
+    assert not database.filtered_watch.has_readers
 
 
 async def test_large_jobs_go_into_several_parts(database: Database) -> None:
@@ -504,7 +504,7 @@ async def test_paced_progress_comes_when_the_interval_is_over(database: Database
 
 async def test_an_idle_watch_says_so(database: Database) -> None:
     """None comes after `idle_seconds` without news, again and again, and loses no change."""
-    parts = database.feed.watch(JobFilter(), max_jobs=9, idle_seconds=0.01)
+    parts = database.filtered_watch.watch(JobFilter(), max_jobs=9, idle_seconds=0.01)
     assert await anext(parts) == ()
     assert await anext(parts) is None
     assert await anext(parts) is None
@@ -517,7 +517,7 @@ async def test_an_idle_watch_says_so(database: Database) -> None:
 async def test_a_snapshot_that_takes_long_does_not_stop_the_signs_of_life(database: Database) -> None:
     """An idle watch says so even if it had not told all when it would have been idle for the first time."""
     gate = database.hold_up()
-    parts = database.feed.watch(JobFilter(), max_jobs=9, idle_seconds=0.01)
+    parts = database.filtered_watch.watch(JobFilter(), max_jobs=9, idle_seconds=0.01)
     first = asyncio.create_task(anext(parts))  # type: ignore[arg-type]  # as above
     await asyncio.sleep(0.05)
     gate.set()
@@ -539,7 +539,7 @@ def test_a_watch_is_idle_from_the_last_that_it_was_told() -> None:
     async def scenario() -> None:
         database = Database()
         loop = asyncio.get_running_loop()
-        parts = database.feed.watch(JobFilter(statuses=(RUNNING,)), max_jobs=9, idle_seconds=10.0)
+        parts = database.filtered_watch.watch(JobFilter(statuses=(RUNNING,)), max_jobs=9, idle_seconds=10.0)
         database.report("a")
         await anext(parts)
         await asyncio.sleep(5)
@@ -550,7 +550,7 @@ def test_a_watch_is_idle_from_the_last_that_it_was_told() -> None:
         waiting = asyncio.create_task(anext(parts))  # type: ignore[arg-type]  # as above
         for _ in range(9):
             await asyncio.sleep(1)
-            database.feed.publish(database.jobs["a"])
+            database.filtered_watch.publish(database.jobs["a"])
             for status in (RUNNING, COMPLETED):
                 database.report("b", status)
         assert await waiting is None
@@ -594,11 +594,11 @@ async def test_closing_ends_every_watch(database: Database) -> None:
     await waiting.snapshot()
     assert await waiting.is_told_nothing()
     await slow.next()
-    database.feed.close("it is stopped")
+    database.filtered_watch.close("it is stopped")
     for end in (waiting.waited(), slow.snapshot(), Reader(database).next()):
         with pytest.raises(HandlerUnavailable, match="it is stopped"):
             await end
-    assert not database.feed.has_readers
+    assert not database.filtered_watch.has_readers
 
 
 async def test_closing_ends_a_watch_while_it_reads(database: Database) -> None:
@@ -607,7 +607,7 @@ async def test_closing_ends_a_watch_while_it_reads(database: Database) -> None:
     gate = database.hold_up()
     first = Reader(database).begin()
     await database.reading.wait()
-    database.feed.close("it is stopped")
+    database.filtered_watch.close("it is stopped")
     gate.set()
     with pytest.raises(HandlerUnavailable, match="it is stopped"):
         await first
@@ -622,7 +622,7 @@ async def test_closing_ends_a_watch_that_paces_itself(database: Database) -> Non
     await reader.next()
     database.report("a")
     assert await reader.is_told_nothing()
-    database.feed.close("it is stopped")
+    database.filtered_watch.close("it is stopped")
     with pytest.raises(HandlerUnavailable, match="it is stopped"):
         await reader.waited()
 
@@ -635,7 +635,7 @@ async def test_resetting_ends_the_watches_that_are_open_alone(database: Database
     await waiting.snapshot()
     assert await waiting.is_told_nothing()
     await slow.next()
-    database.feed.reset("it was set back")
+    database.filtered_watch.reset("it was set back")
     for end in (waiting.waited(), slow.next()):
         with pytest.raises(HandlerUnavailable, match="it was set back"):
             await end
@@ -655,10 +655,10 @@ async def test_a_watch_that_is_given_up_leaves_nothing(database: Database) -> No
     reader = Reader(database)
     await reader.snapshot()
     assert await reader.is_told_nothing()
-    assert database.feed.has_readers
+    assert database.filtered_watch.has_readers
     reader.waiting.cancel()
     await asyncio.wait([reader.waiting])
-    assert not database.feed.has_readers
+    assert not database.filtered_watch.has_readers
 
 
 async def test_a_refresh_tells_what_others_did(database: Database) -> None:
@@ -670,7 +670,7 @@ async def test_a_refresh_tells_what_others_did(database: Database) -> None:
     database.commit("a")
     del database.jobs["b"]
     database.commit("new")
-    await database.feed.refresh(["a", "b", "c", "new", "never"], database.load)
+    await database.filtered_watch.refresh(["a", "b", "c", "new", "never"], database.load)
     assert sorted(await reader.next()) == [("a", 2, False), ("b", 1, True), ("new", 1, False)]
     assert await reader.is_told_nothing()
 
@@ -678,7 +678,7 @@ async def test_a_refresh_tells_what_others_did(database: Database) -> None:
 async def refresh_overtaken(database: Database, job_id: str, overtake: Any) -> None:
     """Load a job, and let something be published after it was read and before it arrives."""
     gate = database.hold_up()
-    refreshing = asyncio.create_task(database.feed.refresh([job_id], database.load))
+    refreshing = asyncio.create_task(database.filtered_watch.refresh([job_id], database.load))
     await database.reading.wait()
     overtake()
     gate.set()
@@ -714,7 +714,7 @@ async def test_a_refresh_that_knows_more_than_what_overtook_it_counts(database: 
     await reader.snapshot()
     second = database.commit("a")
     database.commit("a")
-    await refresh_overtaken(database, "a", lambda: database.feed.publish(second))
+    await refresh_overtaken(database, "a", lambda: database.filtered_watch.publish(second))
     assert await reader.next() == [("a", 3, False)]
 
 
@@ -766,7 +766,7 @@ async def test_a_removal_by_others_right_after_a_change_is_told(database: Databa
     await reader.snapshot()
     change = database.commit("a")
     del database.jobs["a"]
-    await refresh_overtaken(database, "a", lambda: database.feed.publish(change))
+    await refresh_overtaken(database, "a", lambda: database.filtered_watch.publish(change))
     assert await reader.next() == [("a", 1, True)]
     assert await reader.is_told_nothing()
 
@@ -779,9 +779,9 @@ async def test_a_refresh_that_fails_says_so_and_leaves_everything(database: Data
     database.commit("a")
     database.failure = HandlerUnavailable("gone")
     with pytest.raises(HandlerUnavailable, match="gone"):
-        await database.feed.refresh(["a"], database.load)
+        await database.filtered_watch.refresh(["a"], database.load)
     database.failure = None
-    await database.feed.refresh(["a"], database.load)
+    await database.filtered_watch.refresh(["a"], database.load)
     assert await reader.next() == [("a", 2, False)]
 
 
@@ -790,7 +790,7 @@ async def test_an_error_of_the_database_ends_the_watch_that_reads(database: Data
     database.failure = HandlerUnavailable("gone")
     with pytest.raises(HandlerUnavailable, match="gone"):
         await Reader(database).snapshot()
-    assert not database.feed.has_readers
+    assert not database.filtered_watch.has_readers
 
 
 async def test_many_readers_are_told_each_what_it_asked_for(database: Database) -> None:
@@ -810,9 +810,9 @@ async def test_many_readers_are_told_each_what_it_asked_for(database: Database) 
     database.remove("a")
     assert await every.next() == [("a", 1, True)]
     assert await some.next() == [("a", 1, True)]
-    assert "c" in database.feed
+    assert "c" in database.filtered_watch
     await every.parts.aclose()
-    assert "a" in database.feed
-    assert "c" not in database.feed
+    assert "a" in database.filtered_watch
+    assert "c" not in database.filtered_watch
     await some.parts.aclose()
-    assert "a" not in database.feed
+    assert "a" not in database.filtered_watch

@@ -36,7 +36,7 @@ class Clock:
 
 
 class FakeStore:
-    """What upkeep asks of a store; each call is noted, waits for the gate, and fails where told to."""
+    """What maintenance asks of a store; each call is noted, waits for the gate, and fails where told to."""
 
     def __init__(self) -> None:
         self.passes: list[tuple[float, float]] = []
@@ -80,7 +80,7 @@ class Bench:
         self.commits: GroupCommit[LogRecord, Outcome] = GroupCommit(self._commit, max_size=10)
         self.commit_gate = asyncio.Event()
         self.commit_gate.set()
-        self.news = ChangePublisher(self._load, self._list)
+        self.publisher = ChangePublisher(self._load, self._list)
         self.verdicts: list[Exception | None] = []
 
     async def _commit(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
@@ -99,15 +99,15 @@ class Bench:
     async def running(
         self, retention: Retention = KEEP_ALL, interval: float = OFTEN
     ) -> AsyncIterator[asyncio.Task[None]]:
-        upkeep = JobMaintenance(
+        maintenance = JobMaintenance(
             self.store,  # type: ignore[arg-type]
             self.commits,
-            self.news,
+            self.publisher,
             lease_check_seconds=interval,
             retention=retention,
             on_pass=self.verdicts.append,
         )
-        task = asyncio.create_task(upkeep.run())
+        task = asyncio.create_task(maintenance.run())
         try:
             yield task
         finally:
@@ -192,7 +192,7 @@ async def test_reports_wait_for_a_pass_under_way(bench: Bench) -> None:
 async def test_what_a_pass_has_done_is_published(bench: Bench) -> None:
     """To whoever watches."""
     job = Job(job_id="j", job_type="t", status=FAILED, revision=2, failure_reason=LEASE_EXPIRED)
-    watch = bench.news.hub.watch("j")
+    watch = bench.publisher.broadcaster.watch("j")
     waiting = asyncio.ensure_future(anext(watch))
     await asyncio.sleep(0)
     bench.store.changes = [JobHistory(job, [JobTransition(2, 1, FAILED, 0, 5)], 1)]
@@ -293,7 +293,7 @@ async def test_who_watches_many_jobs_is_told_of_removals(
 ) -> None:
     """By their ids, part by part."""
     removed: list[str] = []
-    monkeypatch.setattr(bench.news.feed, "remove", removed.extend)
+    monkeypatch.setattr(bench.publisher.filtered_watch, "remove", removed.extend)
     bench.store.surplus = 3
     async with bench.running(KEEP_SOME):
         await until(lambda: bench.verdicts != [])

@@ -16,7 +16,7 @@ class Jobs:
 
     def __init__(self) -> None:
         self.job = self.make(1)
-        self.news = ChangePublisher(self.load, self.list)
+        self.publisher = ChangePublisher(self.load, self.list)
 
     @staticmethod
     def make(revision: int) -> Job:
@@ -34,14 +34,14 @@ async def test_it_has_the_jobs_that_somebody_watches() -> None:
     """One, those with some ids, or all; nobody is no interest at all."""
     jobs = Jobs()
     assert not jobs.news
-    one = jobs.news.hub.watch("j")
+    one = jobs.publisher.broadcaster.watch("j")
     await anext(one)
     assert jobs.news
     assert ("j" in jobs.news, "k" in jobs.news) == (True, False)
-    some = jobs.news.feed.watch(JobFilter(job_ids=("k",)), max_jobs=9)
+    some = jobs.publisher.filtered_watch.watch(JobFilter(job_ids=("k",)), max_jobs=9)
     await anext(some)
     assert ("k" in jobs.news, "l" in jobs.news) == (True, False)
-    every = jobs.news.feed.watch(JobFilter(), max_jobs=9)
+    every = jobs.publisher.filtered_watch.watch(JobFilter(), max_jobs=9)
     await anext(every)
     assert "l" in jobs.news
     for watch in (one, some, every):
@@ -53,18 +53,21 @@ async def test_it_has_the_jobs_that_somebody_watches() -> None:
 async def test_changes_and_the_end_reach_both_kinds_of_watches() -> None:
     """What a transaction did is told to all, and so is why the watches end."""
     jobs = Jobs()
-    one, many = jobs.news.hub.watch("j"), jobs.news.feed.watch(JobFilter(), max_jobs=9)
+    one, many = (
+        jobs.publisher.broadcaster.watch("j"),
+        jobs.publisher.filtered_watch.watch(JobFilter(), max_jobs=9),
+    )
     await anext(one)
     await anext(many)
     await anext(many)
     jobs.job = jobs.make(2)
-    jobs.news.publish([JobHistory(jobs.job, (), 1)])
+    jobs.publisher.publish([JobHistory(jobs.job, (), 1)])
     update, part = await anext(one), await anext(many)
     assert update is not None
     assert part is not None
     assert update.job is jobs.job
     assert [change.job for change in part] == [jobs.job]
-    jobs.news.close("it is stopped")
+    jobs.publisher.close("it is stopped")
     for watch in (one, many):
         with pytest.raises(HandlerUnavailable, match="it is stopped"):
             await anext(watch)

@@ -248,16 +248,16 @@ async def test_a_watcher_that_has_news_at_once_waits_for_its_turn(monkeypatch: p
     async def load(job_id: str, after_revision: int | None) -> JobHistory | None:
         return JobHistory(job(1), (), 1)
 
-    hub = JobBroadcaster(load)
-    first, second = hub.watch("j"), hub.watch("j")
+    broadcaster = JobBroadcaster(load)
+    first, second = broadcaster.watch("j"), broadcaster.watch("j")
     await anext(first)
     await anext(second)
-    hub.publish(job(2))
+    broadcaster.publish(job(2))
     await anext(first)
     waiting = asyncio.create_task(anext(second))  # type: ignore[arg-type]  # a coroutine, says the documentation
     await turn()
     assert not waiting.done()
-    hub.publish(job(3))
+    broadcaster.publish(job(3))
     await first.aclose()
     update = await waiting
     assert update is not None
@@ -272,16 +272,16 @@ async def test_a_reader_that_has_news_at_once_waits_for_its_turn(monkeypatch: py
     async def list_jobs(query: JobQuery) -> JobPage:
         return JobPage((), "")
 
-    feed = FilteredWatch(list_jobs)
-    first, second = (feed.watch(JobFilter(), max_jobs=9) for _ in range(2))
+    filtered_watch = FilteredWatch(list_jobs)
+    first, second = (filtered_watch.watch(JobFilter(), max_jobs=9) for _ in range(2))
     await anext(first)
     await anext(second)
-    feed.publish(job(1))
+    filtered_watch.publish(job(1))
     await anext(first)
     waiting = asyncio.create_task(anext(second))  # type: ignore[arg-type]  # as above
     await turn()
     assert not waiting.done()
-    feed.publish(job(2))
+    filtered_watch.publish(job(2))
     await first.aclose()
     assert [change.revision for change in await waiting or ()] == [2]
     await second.aclose()
