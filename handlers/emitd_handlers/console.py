@@ -145,7 +145,7 @@ class ConsoleHandler(BaseLogHandler):
         data = self._separator + escape_lines(lines)
         written, failure = self._write(data)
         if failure is not None:
-            self._settle_unwritten(outcomes, min(data.count(b"\n", written), len(lines)), failure)
+            self._refuse_unwritten(outcomes, min(data.count(b"\n", written), len(lines)), failure)
         return outcomes
 
     def _write(self, data: bytes) -> tuple[int, Exception | None]:
@@ -175,7 +175,7 @@ class ConsoleHandler(BaseLogHandler):
         raw: ByteStream = getattr(stream, "raw", stream)
         return raw
 
-    def _settle_unwritten(self, outcomes: list[Outcome], unwritten: int, failure: Exception) -> None:
+    def _refuse_unwritten(self, outcomes: list[Outcome], unwritten: int, failure: Exception) -> None:
         """Count the last `unwritten` of the formatted records as lost, or refuse them if a retry can help."""
         if _is_closed(failure):
             self._closed = True

@@ -107,7 +107,7 @@ def make_log(path: Path, lines: int) -> AuditLog:
     for first in range(0, lines, GROUP_LINES):
         group = [make_line(number) for number in range(first, min(lines, first + GROUP_LINES))]
         log.append(b"\n".join([*group, b""]), list(map(leaf_hash, group)))
-        log.cover()
+        log.write_checkpoint()
     return log
 
 
@@ -146,7 +146,7 @@ def large(folder: Path, lines: int) -> None:
         line = make_line(lines + number)
         log.append(line + b"\n", [leaf_hash(line)])
         timed_from = time.perf_counter()
-        log.cover()
+        log.write_checkpoint()
         covering.append((time.perf_counter() - timed_from) * 1e3)
 
     covering: list[float] = []

@@ -11,7 +11,7 @@ import pytest
 
 from emitd.client import LogClient
 from emitd.errors import Unavailable
-from emitd.spool import manager as spool_keeper
+from emitd.spool import manager as spool_manager
 from emitd.v1 import JobState
 from support.client.fake_log_service import accept, fail, fake_log_service, record_error
 from support.client.sending import (
@@ -131,7 +131,7 @@ def test_what_another_left_behind_is_sent_also_by_a_client_that_was_there_before
     make_client: Callable[..., LogClient], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It looks for such now and then."""
-    monkeypatch.setattr(spool_keeper, "ADOPT_INTERVAL_SECONDS", 0.02)
+    monkeypatch.setattr(spool_manager, "ADOPT_INTERVAL_SECONDS", 0.02)
     port = free_port()
     one, other = (make_client(f"127.0.0.1:{port}") for _ in range(2))
     audit(one, 0, timeout=0.001)

@@ -113,14 +113,16 @@ failed_start = st.integers(1, 30).map(
 #: Each sync, by the function that calls it and the file or folder, with stories among which one soon breaks a
 #: promise if it is left out. (The two of cuts prevent a rare mixture of old lines with those in their place.)
 SYNCS = {
-    "settle: audit.json.log": stories,
-    "settle: forget audit.json.log": stories_of(
+    "ensure_synced: audit.json.log": stories,
+    "ensure_synced: forget audit.json.log": stories_of(
         busy(set(range(2, 14)), None, power_cut=False), st.just(LAST_LIFE)
     ),
-    "settle: audit.json.log.checkpoints": stories,
-    "settle: forget audit.json.log.checkpoints": stories_of(killed_after_failed_sync, st.just(LAST_LIFE)),
-    "settle: audit.json.log.vkey": stories_of(killed_at_start, busy(set(), None)),
-    "settle: forget audit.json.log.vkey": stories_of(failed_start, busy(set(), None)),
+    "ensure_synced: audit.json.log.checkpoints": stories,
+    "ensure_synced: forget audit.json.log.checkpoints": stories_of(
+        killed_after_failed_sync, st.just(LAST_LIFE)
+    ),
+    "ensure_synced: audit.json.log.vkey": stories_of(killed_at_start, busy(set(), None)),
+    "ensure_synced: forget audit.json.log.vkey": stories_of(failed_start, busy(set(), None)),
     "_sync_folders: emitd": stories,
     "_sync_folders: var": stories,
     "_sync_folders: /": stories,
@@ -272,7 +274,7 @@ async def emit_all(handler: JsonAuditHandler, disk: SimulatedDisk, model: Model,
         batches += [[model.new_record() for _ in range(size)] for size in sizes]
         await asyncio.gather(*(emit(handler, model, batch) for batch in batches if batch))
         if life.cover:
-            await handler.cover()
+            await handler.write_checkpoint()
             model.publish(handler)
 
 

@@ -73,9 +73,9 @@ class LineQueueMachine(RuleBasedStateMachine):
 
     @precondition(lambda self: self.under_way)
     @rule(data=st.data())
-    def settle(self, data: st.DataObject) -> None:
+    def resolve(self, data: st.DataObject) -> None:
         """In any order."""
-        self.queue.settle(self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1))))
+        self.queue.resolve(self.under_way.pop(data.draw(st.integers(0, len(self.under_way) - 1))))
 
     @rule()
     def drain(self) -> None:

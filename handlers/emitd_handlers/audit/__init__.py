@@ -1,9 +1,8 @@
-"""The audit trail: how it is written, proved, read and verified. `json_audit` has the handler.
+"""The audit trail. `handler` is the class of `json_audit`, and `source` what readers ask for.
 
-    written    line, encoder, completion · log: file, tree · keeper · paths, log_id, key, signer, line_index, recovery
-    read       trail, committed_trail, checkpoint_file · reader: source, query, scan, proofs
-    verified   verify: verify_*, findings · diagnosis, alignment, change_words · evidence
-    given away export, prove, signed
-
-The formats themselves, pure functions over bytes, are `emitd_handlers.tlog`.
+format     the files: names, line, line index, checkpoint file
+write      encoder, files, tree, checkpoints, key, recovery after a crash
+read       committed lines, queries, proofs
+verify     the whole check, and what was changed in words
+publish    signed checkpoints, proofs and exports for others
 """

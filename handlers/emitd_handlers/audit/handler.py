@@ -4,7 +4,7 @@
 
 An event is acknowledged once its line is on the medium. Whatever arrives while one sync is under way shares
 the next: one write and one sync for all of it. `audit.encoder` makes the lines, `audit.log` keeps and proves them. In
-the background `audit.keeper` has signed what was written, and looks whether somebody else touched the file;
+the background `audit.maintenance` has signed what was written, and looks whether somebody else touched the file;
 `audit.reader` shows it.
 """
 
@@ -76,7 +76,7 @@ class _Open(msgspec.Struct, frozen=True):
     log: AuditLog
     encoder: AuditEncoder
     commits: "GroupCommit[Chunk, int]"
-    keeper: AuditMaintenance
+    maintenance: AuditMaintenance
     reader: AuditReader
     reading: WorkerThread
 
@@ -127,7 +127,7 @@ class JsonAuditHandler(BaseLogHandler):
         self.stats = log.file.stats
         self._committed = log.file.end
         self._open = self._assemble(log)
-        self._open.keeper.start()
+        self._open.maintenance.start()
 
     def introduction(self) -> str:
         """Tell the public key: whoever wants to verify the log later keeps it elsewhere."""
@@ -139,14 +139,14 @@ class JsonAuditHandler(BaseLogHandler):
         opened, self._open = self._open, None
         if opened is not None:
             await opened.commits.drain()
-            await opened.keeper.stop()
+            await opened.maintenance.stop()
             await opened.reading.stop()
             await self.run_in_thread(opened.log.close)
         await super().stop()
 
-    async def cover(self) -> None:
+    async def write_checkpoint(self) -> None:
         """Have all that was committed signed now, rather than in a moment."""
-        await self._opened().keeper.cover()
+        await self._opened().maintenance.write_checkpoint()
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
         """Read the last `limit` lines; those whose sender gave no id at all are left out.
@@ -260,7 +260,7 @@ class JsonAuditHandler(BaseLogHandler):
             commits=GroupCommit(
                 lambda chunks: self._commit_group(log, chunks), max_size=settings.max_group_bytes
             ),
-            keeper=AuditMaintenance(
+            maintenance=AuditMaintenance(
                 log,
                 self.run_in_thread,
                 self._report,

@@ -74,9 +74,9 @@ class DurableFile:
         # An offset beyond the end can be one that the system cannot even be asked for.
         return self.disk.read(self.fd, size, offset) if size > 0 else b""
 
-    def settle(self, offset: int = 0) -> None:
-        """Make sure that what can be read from `offset` on is what is on the medium (see `Disk.settle`)."""
-        self.disk.settle(self.fd, offset)
+    def ensure_synced(self, offset: int = 0) -> None:
+        """Make sure that what can be read from `offset` on is what is on the medium (see `Disk.ensure_synced`)."""
+        self.disk.ensure_synced(self.fd, offset)
         self.take_over(self.disk.state(self.fd).size)
 
     def append(self, data: bytes) -> None:

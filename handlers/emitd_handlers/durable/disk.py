@@ -60,7 +60,7 @@ class Disk(Protocol):
     def sync(self, fd: int) -> None:
         """Return when the file's bytes and size are on the medium."""
 
-    def settle(self, fd: int, offset: int) -> None:
+    def ensure_synced(self, fd: int, offset: int) -> None:
         """Make what can be read from `offset` on what is on the medium: sync it, and forget it in memory.
 
         For what another process wrote: it may have been killed before its sync, or its sync may have failed,
@@ -148,7 +148,7 @@ class RealDisk:
         else:  # where fsync leaves the bytes in the drive's cache
             fcntl.fcntl(fd, _F_FULLFSYNC)
 
-    def settle(self, fd: int, offset: int) -> None:
+    def ensure_synced(self, fd: int, offset: int) -> None:
         """Call `sync`, and the system's posix_fadvise where there is one: the best that it offers."""
         self.sync(fd)
         if hasattr(os, "posix_fadvise"):

@@ -31,7 +31,7 @@ def check_json_object(text: str, *, max_bytes: int, max_depth: int) -> str:
     an escape either), a key twice in one object at any depth, more than `max_bytes` of UTF-8, objects and
     arrays within each other deeper than `max_depth`.
     """
-    # Hot path: nearly every text is settled here by a few C calls. A key is followed by a colon: where as
+    # Hot path: nearly every text is decided here by a few C calls. A key is followed by a colon: where as
     # many keys are decoded as there are colons, none was lost to a second copy, and no inner object has any.
     if len(text) * 4 <= max_bytes:
         try:

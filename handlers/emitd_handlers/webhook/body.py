@@ -115,13 +115,13 @@ def split(lines: Iterable[tuple[int, bytes]], max_bytes: int) -> Iterator[list[t
         yield run
 
 
-def idempotency_key(body: bytes, settled_count: int) -> str:
+def idempotency_key(body: bytes, done_count: int) -> str:
     """Return what tells a repetition of a request from another request: 32 hexadecimal digits.
 
     The same while nobody knows whether the body was taken; another one for an equal body later, which
-    `settled_count` tells apart: two equal log lines without an id are two, not one sent twice.
+    `done_count` tells apart: two equal log lines without an id are two, not one sent twice.
     """
-    return sha256(b"%d:" % settled_count + body).hexdigest()[:32]
+    return sha256(b"%d:" % done_count + body).hexdigest()[:32]
 
 
 def _audit(event: AuditEvent) -> _Audit:

@@ -114,7 +114,7 @@ class BatchSender:
         if len(self._under_way) >= CALLS_IN_FLIGHT:
             self._settle_oldest()
 
-    def settle(self) -> None:
+    def finish(self) -> None:
         """Wait for all calls under way."""
         while self._under_way:
             self._settle_oldest()

@@ -75,8 +75,8 @@ def _emit_many(options: argparse.Namespace) -> int:
             for batch in batches:
                 sender.send(batch)
                 if size is None and not _has_input(stream):
-                    sender.settle()  # the next line may be long in coming; trouble with this one is told now
-            sender.settle()
+                    sender.finish()  # the next line may be long in coming; trouble with this one is told now
+            sender.finish()
         except CannotTell:
             _print_tally(sender.summary, as_json=options.json)
             raise

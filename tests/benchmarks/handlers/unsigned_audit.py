@@ -33,7 +33,7 @@ class _NoTree:
     def add(self, first_index: int, offset: int, leaves: Sequence[bytes]) -> None:
         """Forget the leaves."""
 
-    def cover(self) -> None:
+    def write_checkpoint(self) -> None:
         """Sign nothing."""
 
     def close(self) -> None:

@@ -67,7 +67,7 @@ async def main(path: Path, moment: int, first: int, count: int) -> None:
         event = AuditEvent(f"e-{number}", "user.login", "u1", "192.0.2.1", "{}")
         await handler.emit(LogRecord(Level.AUDIT, record_id=f"r-{number}", payload=event))
         print(number, flush=True)
-        await handler.cover()
+        await handler.write_checkpoint()
     await handler.stop()
 
 

@@ -94,7 +94,7 @@ class _Folder:
 class SimulatedDisk:
     """A `Disk` with one volume. Operations that change something, or sync it, are counted as moments.
 
-    `ignored` names syncs that are left out, and the forgetting after a sync in `settle`; `sites` has the names
+    `ignored` names syncs that are left out, and the forgetting after a sync in `ensure_synced`; `sites` has the names
     of all that were called: the calling function, and the file or folder.
     """
 
@@ -203,7 +203,7 @@ class SimulatedDisk:
             return
         self._act(file.sync, on_fault=lambda: file.fail_sync(self._chance))
 
-    def settle(self, fd: int, offset: int) -> None:
+    def ensure_synced(self, fd: int, offset: int) -> None:
         file = self._file(fd)
         if self._is_ignored(file.name):
             return

@@ -147,7 +147,7 @@ def test_progress_ends_at_the_size_of_the_input(naps: list[float]) -> None:
         sender = BatchSender(stub, service.address, 30.0, done.append)
         sender.send(lines)
         assert sum(done) == 1000
-        sender.settle()
+        sender.finish()
     assert sum(done) == 1111
     assert sorted(size for size in done if size) == [1, 10, 100, 1000]
 

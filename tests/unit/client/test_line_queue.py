@@ -349,16 +349,16 @@ class TestFlush:
         assert make().flush(0)
 
     def test_it_waits_until_each_line_so_far_is_settled(self) -> None:
-        """Taken is not enough; batches may be settled in any order."""
+        """Taken is not enough; batches may be resolved in any order."""
         queue = make(batch_records=2)
         put(queue, 4)
         first, second = queue.take(), queue.take()
         assert first is not None
         assert second is not None
         assert not queue.flush(0)
-        queue.settle(second)
+        queue.resolve(second)
         assert not queue.flush(0)
-        queue.settle(first)
+        queue.resolve(first)
         assert queue.flush(0)
 
     def test_later_lines_do_not_hold_it_up(self) -> None:
@@ -370,9 +370,9 @@ class TestFlush:
         flushed: list[bool] = []
         thread = threading.Thread(target=lambda: flushed.append(queue.flush(time.monotonic() + 10)))
         thread.start()
-        until(lambda: bool(queue._settled._waiters))
+        until(lambda: bool(queue._resolved._waiters))
         put(queue, 5)
-        queue.settle(batch)
+        queue.resolve(batch)
         thread.join(10)
         assert flushed == [True]
 
@@ -394,7 +394,7 @@ class TestFlush:
                 thread.start()
             (batch,) = taken
             assert batch is not None
-            queue.settle(batch)
+            queue.resolve(batch)
             thread.join(10)
             assert not thread.is_alive()
 
@@ -406,7 +406,7 @@ class TestFlush:
         flushed: list[bool] = []
         thread = threading.Thread(target=lambda: flushed.append(queue.flush(time.monotonic() + 10)))
         thread.start()
-        until(lambda: bool(queue._settled._waiters))
+        until(lambda: bool(queue._resolved._waiters))
         if action == "drain":
             queue.drain()
         else:
@@ -450,7 +450,7 @@ class TestEnd:
         assert batch is not None
         assert queue.drain() == lines[2:]
         assert (len(queue), queue.size_bytes, list(queue.drain())) == (0, 0, [])
-        queue.settle(batch)
+        queue.resolve(batch)
         assert queue.flush(0)
 
     def test_waking_it_never_waits_for_another_thread(self) -> None:
@@ -500,7 +500,7 @@ def test_no_line_is_lost_or_doubled_among_threads(overflow: str) -> None:
             batches.append(batch)
             too_many.extend(number for number in (len(queue) - 50, queue.size_bytes - 300) if number > 0)
             too_many.extend([1] if sum(each.size for each in batch.lines) > 60 else [])
-            queue.settle(batch)
+            queue.resolve(batch)
 
     senders = [threading.Thread(target=send) for _ in range(3)]
     writers = [threading.Thread(target=write, args=(writer,)) for writer in range(4)]

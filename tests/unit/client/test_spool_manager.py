@@ -51,8 +51,8 @@ class Service:
         return [record for batch in self.batches for record in batch]
 
 
-class Keepers:
-    """Makes keepers in one folder, as several processes would, and ends them."""
+class Managers:
+    """Makes managers in one folder, as several processes would, and ends them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -65,24 +65,24 @@ class Keepers:
         self._made.append(SpoolManager(made, service.send, service.drop))
         return self._made[-1]
 
-    def end(self, keeper: SpoolManager) -> None:
-        keeper.close_replay()
-        assert keeper.join(time.monotonic() + 10)
-        keeper.close()
+    def end(self, manager: SpoolManager) -> None:
+        manager.close_replay()
+        assert manager.join(time.monotonic() + 10)
+        manager.close()
 
     def end_all(self) -> None:
-        for keeper in self._made:
-            self.end(keeper)
+        for manager in self._made:
+            self.end(manager)
 
     def files(self) -> list[str]:
         return sorted(path.suffix for path in self.folder.glob("*"))
 
 
 @pytest.fixture
-def keepers(tmp_path: Path) -> Iterator[Keepers]:
-    keepers = Keepers(tmp_path / "spool")
-    yield keepers
-    keepers.end_all()
+def managers(tmp_path: Path) -> Iterator[Managers]:
+    managers = Managers(tmp_path / "spool")
+    yield managers
+    managers.end_all()
 
 
 @pytest.fixture
@@ -97,108 +97,108 @@ def until(is_so: Callable[[], object]) -> None:
         time.sleep(0.002)
 
 
-def leave_behind(keepers: Keepers, *records: bytes) -> None:
+def leave_behind(managers: Managers, *records: bytes) -> None:
     """Have a process that came to its end with records that nobody could be sent."""
     service = Service()
     service.answers = [again]
-    keeper = keepers.make(service)
-    keeper.append(records)
-    keepers.end(keeper)
+    manager = managers.make(service)
+    manager.append(records)
+    managers.end(manager)
 
 
 class TestAppending:
-    def test_what_was_appended_is_on_the_disk(self, keepers: Keepers, service: Service) -> None:
+    def test_what_was_appended_is_on_the_disk(self, managers: Managers, service: Service) -> None:
         """And is told, until it is sent."""
         service.answers = [again]
-        keeper = keepers.make(service)
-        keeper.append([b"one", b"three"])
-        stats = keeper.stats()
+        manager = managers.make(service)
+        manager.append([b"one", b"three"])
+        stats = manager.stats()
         assert (stats["spool_records"], stats["spool_bytes"], stats["replayed"]) == (2, 8, 0)
-        assert ".db" in keepers.files()
+        assert ".db" in managers.files()
 
-    def test_it_is_sent_in_the_background(self, keepers: Keepers, service: Service) -> None:
+    def test_it_is_sent_in_the_background(self, managers: Managers, service: Service) -> None:
         """As soon as that can be, and then is on the disk no more."""
         service.answers = [again, accept]
-        keeper = keepers.make(service)
-        keeper.append([b"a", b"b"])
-        until(lambda: keeper.stats()["replayed"] == 2)
+        manager = managers.make(service)
+        manager.append([b"a", b"b"])
+        until(lambda: manager.stats()["replayed"] == 2)
         assert service.batches == [[b"a", b"b"]] * 2
-        assert keeper.stats() == {"replayed": 2, "spool_records": 0, "spool_bytes": 0, "spool_rejected": 0}
+        assert manager.stats() == {"replayed": 2, "spool_records": 0, "spool_bytes": 0, "spool_rejected": 0}
 
-    def test_later_records_wake_the_same_thread(self, keepers: Keepers, service: Service) -> None:
+    def test_later_records_wake_the_same_thread(self, managers: Managers, service: Service) -> None:
         """Which waits for them, and is one."""
-        keeper = keepers.make(service)
+        manager = managers.make(service)
         for record in (b"a", b"b", b"c"):
-            keeper.append([record])
-            until(lambda: not keeper.stats()["spool_records"])
+            manager.append([record])
+            until(lambda: not manager.stats()["spool_records"])
         assert service.batches == [[b"a"], [b"b"], [b"c"]]
-        assert len(keeper._replay) == 1
+        assert len(manager._replay) == 1
 
-    def test_without_a_spool_there_is_none(self, keepers: Keepers, service: Service) -> None:
+    def test_without_a_spool_there_is_none(self, managers: Managers, service: Service) -> None:
         """It is unavailable, and nothing is made."""
-        keeper = keepers.make(service, spool="off")
+        manager = managers.make(service, spool="off")
         with pytest.raises(Unavailable, match="there is no spool"):
-            keeper.append([b"a"])
-        keeper.start()
-        assert not keepers.folder.exists()
-        assert not len(keeper._replay)
+            manager.append([b"a"])
+        manager.start()
+        assert not managers.folder.exists()
+        assert not len(manager._replay)
 
     def test_a_folder_that_cannot_be_had_is_said_once(
-        self, keepers: Keepers, service: Service, capsys: pytest.CaptureFixture[str]
+        self, managers: Managers, service: Service, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """And the client runs without."""
-        keepers.folder.write_text("a file")
-        keeper = keepers.make(service)
+        managers.folder.write_text("a file")
+        manager = managers.make(service)
         for _ in range(3):
             with pytest.raises(Unavailable, match="there is no spool"):
-                keeper.append([b"a"])
+                manager.append([b"a"])
         told = capsys.readouterr().err
-        assert told.startswith(f"emitd: shop: there is no spool: cannot make a spool in {keepers.folder}")
+        assert told.startswith(f"emitd: shop: there is no spool: cannot make a spool in {managers.folder}")
         assert told.count("\n") == 1
 
-    def test_a_full_spool_takes_no_more(self, keepers: Keepers, service: Service) -> None:
+    def test_a_full_spool_takes_no_more(self, managers: Managers, service: Service) -> None:
         """It stays the one that there is, and keeps what it has."""
         service.answers = [again]
-        keeper = keepers.make(service, max_spool_bytes=10)
-        keeper.append([b"12345678"])
+        manager = managers.make(service, max_spool_bytes=10)
+        manager.append([b"12345678"])
         with pytest.raises(Unavailable, match="may keep 10 bytes"):
-            keeper.append([b"123"])
-        keeper.append([b"12"])
-        assert keeper.stats()["spool_records"] == 2
-        assert keepers.files().count(".db") == 1
+            manager.append([b"123"])
+        manager.append([b"12"])
+        assert manager.stats()["spool_records"] == 2
+        assert managers.files().count(".db") == 1
 
-    def test_a_spool_that_was_cleaned_away_is_replaced(self, keepers: Keepers, service: Service) -> None:
+    def test_a_spool_that_was_cleaned_away_is_replaced(self, managers: Managers, service: Service) -> None:
         """What was in it is still open, and is sent all the same."""
         service.answers = [again]
-        keeper = keepers.make(service)
-        keeper.append([b"a"])
-        for path in keepers.folder.glob("*"):
+        manager = managers.make(service)
+        manager.append([b"a"])
+        for path in managers.folder.glob("*"):
             path.unlink()
-        keeper.append([b"b"])
-        assert keeper.stats()["spool_records"] == 2
+        manager.append([b"b"])
+        assert manager.stats()["spool_records"] == 2
         service.answers = [accept]
-        until(lambda: keeper.stats()["replayed"] == 2)
+        until(lambda: manager.stats()["replayed"] == 2)
 
     def test_at_the_very_end_no_spool_can_be_opened(
-        self, keepers: Keepers, service: Service, monkeypatch: pytest.MonkeyPatch
+        self, managers: Managers, service: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where no module can be imported any more: that is unavailable, too."""
         monkeypatch.setitem(sys.modules, "emitd.spool.errors", None)
         with pytest.raises(Unavailable, match="torn down"):
-            keepers.make(service).append([b"a"])
+            managers.make(service).append([b"a"])
 
     def test_the_folder_is_the_user_s_by_default(
-        self, keepers: Keepers, service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+        self, managers: Managers, service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
     ) -> None:
         """By the XDG base directory specification; where there is none, that is said."""
         monkeypatch.delenv("EMITD_SPOOL", raising=False)
         monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
-        keepers.make(service, spool="").append([b"a"])
+        managers.make(service, spool="").append([b"a"])
         assert list((tmp_path / "state" / "emitd" / "spool").glob("logs-1-*.db"))
 
     def test_without_a_home_there_is_no_spool(
         self,
-        keepers: Keepers,
+        managers: Managers,
         service: Service,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -207,30 +207,30 @@ class TestAppending:
         for name in ("EMITD_SPOOL", "XDG_STATE_HOME"):
             monkeypatch.delenv(name, raising=False)
         monkeypatch.setenv("HOME", "nowhere")
-        keeper = keepers.make(service, spool="")
+        manager = managers.make(service, spool="")
         for _ in range(2):
             with pytest.raises(Unavailable, match="there is no spool"):
-                keeper.append([b"a"])
+                manager.append([b"a"])
         assert capsys.readouterr().err.count("there is no home folder") == 1
 
 
 class TestReplay:
-    def test_records_go_in_order_and_in_batches(self, keepers: Keepers, service: Service) -> None:
+    def test_records_go_in_order_and_in_batches(self, managers: Managers, service: Service) -> None:
         """Of no more records than a batch has."""
-        leave_behind(keepers, *[bytes([number]) for number in range(10)])
-        keepers.make(service, batch_records=4).start()
+        leave_behind(managers, *[bytes([number]) for number in range(10)])
+        managers.make(service, batch_records=4).start()
         until(lambda: len(service.records) == 10)
         assert [len(batch) for batch in service.batches] == [4, 4, 2]
         assert service.records == [bytes([number]) for number in range(10)]
 
-    def test_a_batch_has_no_more_bytes_than_it_may(self, keepers: Keepers, service: Service) -> None:
+    def test_a_batch_has_no_more_bytes_than_it_may(self, managers: Managers, service: Service) -> None:
         """One record at least."""
-        leave_behind(keepers, b"123", b"456", b"78", b"123456789")
-        keepers.make(service, batch_bytes=6).start()
+        leave_behind(managers, b"123", b"456", b"78", b"123456789")
+        managers.make(service, batch_bytes=6).start()
         until(lambda: len(service.records) == 4)
         assert service.batches == [[b"123", b"456"], [b"78"], [b"123456789"]]
 
-    def test_nothing_overtakes_what_was_not_taken(self, keepers: Keepers, service: Service) -> None:
+    def test_nothing_overtakes_what_was_not_taken(self, managers: Managers, service: Service) -> None:
         """It is tried again, and what was taken beside it is not."""
         service.answers = [
             again,
@@ -238,13 +238,13 @@ class TestReplay:
             again,
             accept,
         ]
-        leave_behind(keepers, b"a", b"b", b"c", b"d")
-        keepers.make(service, batch_records=3).start()
+        leave_behind(managers, b"a", b"b", b"c", b"d")
+        managers.make(service, batch_records=3).start()
         until(lambda: len(service.batches) == 4)
         assert service.batches == [[b"a", b"b", b"c"], [b"a", b"b", b"c"], [b"b", b"d"], [b"b", b"d"]]
 
     def test_pauses_grow_while_nothing_is_taken(
-        self, keepers: Keepers, service: Service, monkeypatch: pytest.MonkeyPatch
+        self, managers: Managers, service: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """From the first again after a success; the service can ask for longer ones."""
         asked: list[tuple[int, float]] = []
@@ -255,30 +255,30 @@ class TestReplay:
 
         monkeypatch.setattr(module.Backoff, "pause", pause)
         service.answers = [again, lambda records: again(records, 7.0), accept, again, accept]
-        leave_behind(keepers, b"a", b"b")
+        leave_behind(managers, b"a", b"b")
         asked.clear()
-        keeper = keepers.make(service, batch_records=1)
-        keeper.start()
-        until(lambda: keeper.stats()["replayed"] == 2)
+        manager = managers.make(service, batch_records=1)
+        manager.start()
+        until(lambda: manager.stats()["replayed"] == 2)
         assert asked == [(1, 0.0), (2, 7.0), (1, 0.0)]
 
-    def test_it_is_asked_no_less_often_than_it_may(self, keepers: Keepers, service: Service) -> None:
+    def test_it_is_asked_no_less_often_than_it_may(self, managers: Managers, service: Service) -> None:
         """The pauses go beyond those of other records, and not further than a few seconds."""
-        keeper = keepers.make(service, backoff_max=2.0)
-        assert keeper._backoff.maximum == 5.0
-        assert keepers.make(service, backoff_max=60.0)._backoff.maximum == 60.0
+        manager = managers.make(service, backoff_max=2.0)
+        assert manager._backoff.maximum == 5.0
+        assert managers.make(service, backoff_max=60.0)._backoff.maximum == 60.0
 
-    def test_an_absurd_pause_does_not_end_it(self, keepers: Keepers, service: Service) -> None:
+    def test_an_absurd_pause_does_not_end_it(self, managers: Managers, service: Service) -> None:
         """It ends with the client, as any other."""
         service.answers = [lambda records: again(records, 1e12)]
-        leave_behind(keepers, b"a")
-        keeper = keepers.make(service)
-        keeper.start()
+        leave_behind(managers, b"a")
+        manager = managers.make(service)
+        manager.start()
         until(lambda: service.batches)
-        assert not keeper.join(time.monotonic() + 0.05)
+        assert not manager.join(time.monotonic() + 0.05)
         assert len(service.batches) == 1
 
-    def test_what_is_refused_for_good_is_put_aside(self, keepers: Keepers, service: Service) -> None:
+    def test_what_is_refused_for_good_is_put_aside(self, managers: Managers, service: Service) -> None:
         """It holds up no other, and is told by its level, with the reason."""
         records = [
             v1.LogRecord(audit=v1.AuditEvent(event_name="x")),
@@ -288,10 +288,10 @@ class TestReplay:
         ]
         refused: dict[int, EmitError] = {index: RecordRejected(f"bad {index}") for index in range(3)}
         service.answers = [lambda records: Reply(rejected=refused), accept]
-        leave_behind(keepers, *[record.SerializeToString() for record in records])
-        keeper = keepers.make(service)
-        keeper.start()
-        until(lambda: keeper.stats()["replayed"] == 1)
+        leave_behind(managers, *[record.SerializeToString() for record in records])
+        manager = managers.make(service)
+        manager.start()
+        until(lambda: manager.stats()["replayed"] == 1)
         assert service.drops == [
             ("refused", v1.LEVEL_AUDIT, "bad 0"),
             ("refused", v1.LEVEL_ERROR, "bad 1"),
@@ -299,18 +299,18 @@ class TestReplay:
         ]
         assert len(service.batches) == 1
 
-    def test_what_nobody_can_read_is_put_aside_too(self, keepers: Keepers, service: Service) -> None:
+    def test_what_nobody_can_read_is_put_aside_too(self, managers: Managers, service: Service) -> None:
         """Whatever is in a file: the thread goes on."""
         service.answers = [lambda records: Reply(divide=RecordRejected("no record")), accept]
-        keeper = keepers.make(service)
-        keeper.append([b"\xff\xff"])
+        manager = managers.make(service)
+        manager.append([b"\xff\xff"])
         until(lambda: service.drops)
-        keeper.append([b""])
-        until(lambda: keeper.stats()["replayed"] == 1)
+        manager.append([b""])
+        until(lambda: manager.stats()["replayed"] == 1)
         assert service.drops == [("refused", v1.LEVEL_UNSPECIFIED, "no record")]
-        assert keeper.stats()["spool_rejected"] == 1
+        assert manager.stats()["spool_rejected"] == 1
 
-    def test_a_call_that_is_refused_as_a_whole_is_halved(self, keepers: Keepers, service: Service) -> None:
+    def test_a_call_that_is_refused_as_a_whole_is_halved(self, managers: Managers, service: Service) -> None:
         """Until the one that is to blame stands alone."""
         bad = v1.LogRecord(message="bad", level=v1.LEVEL_ERROR).SerializeToString()
 
@@ -318,31 +318,31 @@ class TestReplay:
             return Reply(divide=RecordRejected("too large")) if bad in records else Reply()
 
         service.answers = [too_large]
-        leave_behind(keepers, b"", bad, b"", b"")
-        keeper = keepers.make(service)
-        keeper.start()
-        until(lambda: keeper.stats()["replayed"] == 3)
+        leave_behind(managers, b"", bad, b"", b"")
+        manager = managers.make(service)
+        manager.start()
+        until(lambda: manager.stats()["replayed"] == 3)
         assert service.drops == [("refused", v1.LEVEL_ERROR, "too large")]
         assert [len(batch) for batch in service.batches] == [4, 2, 1, 3, 1, 2]
 
     def test_a_service_that_refuses_all_calls_costs_no_record(
-        self, keepers: Keepers, service: Service, capsys: pytest.CaptureFixture[str]
+        self, managers: Managers, service: Service, capsys: pytest.CaptureFixture[str]
     ) -> None:
         """Such as for a missing token: they wait until it, or the client, is configured as it should be."""
         refused: dict[int, EmitError] = dict.fromkeys(range(2), RecordRejected("UNAUTHENTICATED: who?"))
         no: Answer = lambda records: Reply(rejected=refused, is_call_refused=True)  # noqa: E731
         service.answers = [no, no, accept]
-        leave_behind(keepers, b"a", b"b")
+        leave_behind(managers, b"a", b"b")
         capsys.readouterr()
-        keeper = keepers.make(service)
-        keeper.start()
-        until(lambda: keeper.stats()["replayed"] == 2)
-        assert (service.drops, keeper.stats()["spool_rejected"]) == ([], 0)
+        manager = managers.make(service)
+        manager.start()
+        until(lambda: manager.stats()["replayed"] == 2)
+        assert (service.drops, manager.stats()["spool_rejected"]) == ([], 0)
         assert capsys.readouterr().err == "emitd: shop: the spool waits: UNAUTHENTICATED: who?\n"
 
     def test_a_file_that_cannot_be_read_now_is_tried_again(
         self,
-        keepers: Keepers,
+        managers: Managers,
         service: Service,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -356,84 +356,86 @@ class TestReplay:
                 raise failures.pop()
             return first(spool, max_records, max_bytes)
 
-        leave_behind(keepers, b"a")
+        leave_behind(managers, b"a")
         monkeypatch.setattr(Spool, "first", read)
-        keepers.make(service).start()
+        managers.make(service).start()
         until(lambda: service.records == [b"a"])
         assert capsys.readouterr().err == "emitd: shop: disk\n"
 
 
 class TestOrphans:
-    def test_what_another_process_left_is_sent(self, keepers: Keepers, service: Service) -> None:
+    def test_what_another_process_left_is_sent(self, managers: Managers, service: Service) -> None:
         """All of it, and then its files are gone."""
-        leave_behind(keepers, b"a")
-        leave_behind(keepers, b"b", b"c")
-        keepers.make(service).start()
+        leave_behind(managers, b"a")
+        leave_behind(managers, b"b", b"c")
+        managers.make(service).start()
         until(lambda: len(service.records) == 3)
         assert sorted(service.records) == [b"a", b"b", b"c"]
-        until(lambda: keepers.files() == [])
+        until(lambda: managers.files() == [])
 
-    def test_what_another_process_uses_is_left_alone(self, keepers: Keepers, service: Service) -> None:
+    def test_what_another_process_uses_is_left_alone(self, managers: Managers, service: Service) -> None:
         """Its records are its own."""
         down = Service()
         down.answers = [again]
-        keepers.make(down).append([b"theirs"])
-        keeper = keepers.make(service)
-        keeper.append([b"ours"])
-        until(lambda: keeper.stats()["replayed"] == 1)
+        managers.make(down).append([b"theirs"])
+        manager = managers.make(service)
+        manager.append([b"ours"])
+        until(lambda: manager.stats()["replayed"] == 1)
         assert service.records == [b"ours"]
 
-    def test_what_is_left_for_another_server_is_left_alone(self, keepers: Keepers, service: Service) -> None:
+    def test_what_is_left_for_another_server_is_left_alone(
+        self, managers: Managers, service: Service
+    ) -> None:
         """Records belong to the address that they were meant for."""
-        leave_behind(keepers, b"theirs")
-        keeper = keepers.make(service, address="other:1")
-        keeper.append([b"ours"])
-        until(lambda: keeper.stats()["replayed"] == 1)
+        leave_behind(managers, b"theirs")
+        manager = managers.make(service, address="other:1")
+        manager.append([b"ours"])
+        until(lambda: manager.stats()["replayed"] == 1)
         assert service.records == [b"ours"]
 
     def test_they_are_looked_for_now_and_then(
-        self, keepers: Keepers, service: Service, monkeypatch: pytest.MonkeyPatch
+        self, managers: Managers, service: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A process may die later than this one begins."""
         monkeypatch.setattr(module, "ADOPT_INTERVAL_SECONDS", 0.01)
-        keepers.folder.mkdir()
-        keepers.make(service).start()
+        managers.folder.mkdir()
+        managers.make(service).start()
         time.sleep(0.03)
-        leave_behind(keepers, b"a")
+        leave_behind(managers, b"a")
         until(lambda: service.records == [b"a"])
 
     def test_they_are_not_looked_for_all_the_time(
-        self, keepers: Keepers, service: Service, monkeypatch: pytest.MonkeyPatch
+        self, managers: Managers, service: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """With nothing to do the thread sleeps, also after it was woken."""
         looks: list[int] = []
         adopt = SpoolManager._adopt
-        monkeypatch.setattr(SpoolManager, "_adopt", lambda keeper: (looks.append(1), adopt(keeper)))
-        keeper = keepers.make(service)
-        keeper.append([b"a"])
-        until(lambda: keeper.stats()["replayed"] == 1)
+        monkeypatch.setattr(SpoolManager, "_adopt", lambda manager: (looks.append(1), adopt(manager)))
+        manager = managers.make(service)
+        manager.append([b"a"])
+        until(lambda: manager.stats()["replayed"] == 1)
         time.sleep(0.05)
         assert len(looks) <= 2
 
     @pytest.mark.parametrize("spool", ["off", None])
     def test_without_a_folder_there_is_nothing_to_adopt(
-        self, keepers: Keepers, service: Service, spool: str | None
+        self, managers: Managers, service: Service, spool: str | None
     ) -> None:
         """Because there is to be none, or it is gone."""
-        keeper = keepers.make(service, **({} if spool is None else {"spool": spool}))
-        keeper._adopt()
-        assert keeper.stats()["spool_records"] == 0
+        manager = managers.make(service, **({} if spool is None else {"spool": spool}))
+        manager._adopt()
+        assert manager.stats()["spool_records"] == 0
 
-    def test_without_a_folder_nothing_is_started(self, keepers: Keepers, service: Service) -> None:
+    def test_without_a_folder_nothing_is_started(self, managers: Managers, service: Service) -> None:
         """Nobody has spooled anything yet."""
-        keeper = keepers.make(service)
-        keeper.start()
-        assert not len(keeper._replay)
-        assert not keepers.folder.exists()
+        manager = managers.make(service)
+        manager.start()
+        assert not len(manager._replay)
+        assert not managers.folder.exists()
 
     def test_a_folder_that_cannot_be_read_is_said_once(
         self,
-        keepers: Keepers,
+        managers: Managers,
         service: Service,
         monkeypatch: pytest.MonkeyPatch,
         capsys: pytest.CaptureFixture[str],
@@ -443,49 +445,49 @@ class TestOrphans:
         def refused(folder: Path, target: str) -> Any:
             raise PermissionError("no")
 
-        leave_behind(keepers, b"a")
+        leave_behind(managers, b"a")
         with monkeypatch.context() as patch:
             patch.setattr(spool_adoption, "spool_paths", refused)
-            keeper = keepers.make(service)
+            manager = managers.make(service)
             for _ in range(3):
-                keeper._adopt()
+                manager._adopt()
         assert capsys.readouterr().err.count("cannot look for spools") == 1
-        keeper.start()
+        manager.start()
         until(lambda: service.records == [b"a"])
 
 
 class TestEnd:
-    def test_the_rest_stays_on_the_disk(self, keepers: Keepers, service: Service) -> None:
+    def test_the_rest_stays_on_the_disk(self, managers: Managers, service: Service) -> None:
         """For whoever comes next; also what is appended after the end of the replay."""
         service.answers = [again]
-        keeper = keepers.make(service)
-        keeper.append([b"a"])
+        manager = managers.make(service)
+        manager.append([b"a"])
         until(lambda: service.batches)
-        keeper.close_replay()
-        assert keeper.join(time.monotonic() + 10)
+        manager.close_replay()
+        assert manager.join(time.monotonic() + 10)
         calls = len(service.batches)
-        keeper.append([b"b"])
-        assert not len(keeper._replay)
-        keeper.close()
+        manager.append([b"b"])
+        assert not len(manager._replay)
+        manager.close()
         assert len(service.batches) == calls
         later = Service()
-        keepers.make(later).start()
+        managers.make(later).start()
         until(lambda: later.records == [b"a", b"b"])
 
-    def test_even_later_records_find_another_file(self, keepers: Keepers, service: Service) -> None:
+    def test_even_later_records_find_another_file(self, managers: Managers, service: Service) -> None:
         """After the files were closed, at the very end of the program."""
-        keeper = keepers.make(service)
-        keeper.close_replay()
-        keeper.append([b"a"])
-        keeper.close()
-        keeper.append([b"b"])
-        keeper.close()
-        keeper.close()
+        manager = managers.make(service)
+        manager.close_replay()
+        manager.append([b"a"])
+        manager.close()
+        manager.append([b"b"])
+        manager.close()
+        manager.close()
         later = Service()
-        keepers.make(later).start()
+        managers.make(later).start()
         until(lambda: sorted(later.records) == [b"a", b"b"])
 
-    def test_it_waits_for_the_batch_under_way(self, keepers: Keepers, service: Service) -> None:
+    def test_it_waits_for_the_batch_under_way(self, managers: Managers, service: Service) -> None:
         """Until the deadline; the answer is still noted, so that nothing is sent twice."""
         entered, leave = threading.Event(), threading.Event()
 
@@ -495,35 +497,35 @@ class TestEnd:
             return Reply()
 
         service.answers = [slow]
-        keeper = keepers.make(service)
-        keeper.append([b"a"])
+        manager = managers.make(service)
+        manager.append([b"a"])
         assert entered.wait(10)
-        keeper.close_replay()
-        assert not keeper.join(time.monotonic() + 0.02)
+        manager.close_replay()
+        assert not manager.join(time.monotonic() + 0.02)
         leave.set()
-        assert keeper.join(time.monotonic() + 10)
-        assert keeper.stats()["replayed"] == 1
+        assert manager.join(time.monotonic() + 10)
+        assert manager.stats()["replayed"] == 1
 
 
 class TestForks:
-    def test_a_pause_keeps_every_thread_out_of_the_files(self, keepers: Keepers, service: Service) -> None:
+    def test_a_pause_keeps_every_thread_out_of_the_files(self, managers: Managers, service: Service) -> None:
         """Until it ends; where no spool was ever opened, there is nothing to pause."""
-        keeper = keepers.make(service)
-        keeper.append([b"a"])
+        manager = managers.make(service)
+        manager.append([b"a"])
         until(lambda: service.records)
-        keeper.pause(5)
-        appended = threading.Thread(target=keeper.append, args=([b"b"],))
+        manager.pause(5)
+        appended = threading.Thread(target=manager.append, args=([b"b"],))
         appended.start()
         appended.join(0.05)
         assert appended.is_alive()
-        keeper.resume()
+        manager.resume()
         appended.join(10)
         until(lambda: service.records == [b"a", b"b"])
-        keeper.pause(5)
-        keeper.resume()
+        manager.pause(5)
+        manager.resume()
 
     def test_a_forked_child_leaves_its_parent_s_files_alone(self, tmp_path: Path) -> None:
-        """Its end harms them not, and a keeper of its own has a file of its own."""
+        """Its end harms them not, and a manager of its own has a file of its own."""
         program = FORKS.format(folder=str(tmp_path))
         process = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=60)
         assert process.stderr == ""
@@ -531,17 +533,17 @@ class TestForks:
         assert sorted(path.suffix for path in tmp_path.glob("*.db")) == [".db", ".db"]
 
     def test_a_parent_s_spool_is_adopted_while_its_child_lives_on(
-        self, keepers: Keepers, service: Service
+        self, managers: Managers, service: Service
     ) -> None:
         """The child holds no lock of it."""
-        program = OUTLIVED.format(folder=str(keepers.folder))
+        program = OUTLIVED.format(folder=str(managers.folder))
         with subprocess.Popen(
             [sys.executable, "-c", program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
         ) as parent:
             assert parent.stdout is not None
             assert parent.stdout.readline() == b"ready\n"
             assert parent.wait(10) == 0
-            keepers.make(service, address="127.0.0.1:50051").start()
+            managers.make(service, address="127.0.0.1:50051").start()
             until(lambda: service.records == [b"a"])
 
 
@@ -553,25 +555,25 @@ from emitd.spool.manager import SpoolManager
 
 def make():
     settings = ClientSettings(source="shop", spool={folder!r})
-    keeper = SpoolManager(settings, lambda records: Reply(again={{0: ("down", 60.0)}}), lambda *drop: None)
-    keeper.close_replay()  # no thread, which a fork would have to wait for
-    return keeper
+    manager = SpoolManager(settings, lambda records: Reply(again={{0: ("down", 60.0)}}), lambda *drop: None)
+    manager.close_replay()  # no thread, which a fork would have to wait for
+    return manager
 
-keeper = make()
-keeper.append([b"a"])
-keeper.pause(5)
+manager = make()
+manager.append([b"a"])
+manager.pause(5)
 if not os.fork():
-    keeper.leave_to_parent()
+    manager.leave_to_parent()
     own = make()
     own.append([b"b"])
     print(f"child:{{own.stats()['spool_records']}}", flush=True)
     own.close()
     os._exit(0)
-keeper.resume()
+manager.resume()
 os.wait()
-keeper.append([b"c"])
-print(f"parent:{{keeper.stats()['spool_records']}}", flush=True)
-keeper.close()
+manager.append([b"c"])
+print(f"parent:{{manager.stats()['spool_records']}}", flush=True)
+manager.close()
 """
 
 OUTLIVED = """
@@ -580,13 +582,13 @@ from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
 from emitd.spool.manager import SpoolManager
 
-keeper = SpoolManager(ClientSettings(spool={folder!r}), lambda records: Reply(), lambda *drop: None)
-keeper.close_replay()
-keeper.append([b"a"])
-keeper.pause(5)
+manager = SpoolManager(ClientSettings(spool={folder!r}), lambda records: Reply(), lambda *drop: None)
+manager.close_replay()
+manager.append([b"a"])
+manager.pause(5)
 if os.fork():
     os._exit(0)
-keeper.leave_to_parent()
+manager.leave_to_parent()
 print("ready", flush=True)
 sys.stdin.read()
 os._exit(0)

@@ -280,7 +280,7 @@ class Engine:
             try:
                 self._delivery.deliver(batch.lines)
             finally:
-                self.lines.settle(batch)
+                self.lines.resolve(batch)
         if self._time.seconds() > 0:
             self._delivery.deliver(())
 

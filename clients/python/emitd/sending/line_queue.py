@@ -1,6 +1,6 @@
 """`LineQueue`: the log lines of a process that wait to be sent; bounded in count and in memory.
 
-    put ─> deque ─> take: a batch, by size, bytes or age ─> sent by a sender ─> settle
+    put ─> deque ─> take: a batch, by size, bytes or age ─> sent by a sender ─> resolve
 
 Filled from any thread; emptied by a few senders. A line is kept as it was given and becomes a message in the sender's
 thread, so that its caller pays for little more than an append.
@@ -35,7 +35,7 @@ class Line(NamedTuple):
 
 
 class LineBatch(NamedTuple):
-    """Lines to be sent together. Give it back with `settle`."""
+    """Lines to be sent together. Give it back with `resolve`."""
 
     lines: Sequence[Line]
     #: Which line that was ever queued is the first of them.
@@ -61,7 +61,7 @@ class LineQueue:
         self._lock = threading.RLock()
         self._has_lines = threading.Condition(self._lock)
         self._has_room = threading.Condition(self._lock)
-        self._settled = threading.Condition(self._lock)
+        self._resolved = threading.Condition(self._lock)
         self._lines: deque[Line] = deque()
         self._bytes = 0
         #: The number of the line that stands first.
@@ -125,11 +125,11 @@ class LineQueue:
                 self._wait_for_lines()
             return self._take()
 
-    def settle(self, batch: LineBatch) -> None:
+    def resolve(self, batch: LineBatch) -> None:
         """Say that each line of a batch was delivered, or counted as dropped."""
         with self._lock:
             self._under_way.remove(batch.number)
-            self._settled.notify_all()
+            self._resolved.notify_all()
 
     def wake(self) -> None:
         """Send what there is now without waiting for more."""
@@ -153,7 +153,7 @@ class LineQueue:
             return not self._idle and not self._lingers
 
     def flush(self, deadline: float) -> bool:
-        """Wait until every line queued so far is settled; return False if it is not by `deadline` (monotonic)."""
+        """Wait until every line queued so far is resolved; return False if it is not by `deadline` (monotonic)."""
         with self._lock:
             target = self._first + len(self._lines)
             self.wake()
@@ -161,7 +161,7 @@ class LineQueue:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                self._settled.wait(min(left, threading.TIMEOUT_MAX))
+                self._resolved.wait(min(left, threading.TIMEOUT_MAX))
             return True
 
     def close(self) -> None:
@@ -172,13 +172,13 @@ class LineQueue:
             self._has_room.notify_all()
 
     def drain(self) -> Sequence[Line]:
-        """Take all lines that no sender has, for whoever gives them up. They count as settled."""
+        """Take all lines that no sender has, for whoever gives them up. They count as resolved."""
         with self._lock:
             lines = list(self._lines)
             self._lines.clear()
             self._bytes = 0
             self._first += len(lines)
-            self._settled.notify_all()
+            self._resolved.notify_all()
             self._has_room.notify_all()
             return lines
 
@@ -255,7 +255,7 @@ class LineQueue:
             dropped.append(self._lines.popleft())
             self._bytes -= dropped[-1].size
             self._first += 1
-            self._settled.notify_all()
+            self._resolved.notify_all()
         if not self._has_room_for(line):
             dropped.append(line)
         return dropped

@@ -116,7 +116,7 @@ class LineSender:
             if reply.divide is not None:
                 self._divide(items, reply.divide)
                 return
-            again = self._settle(items, reply)
+            again = self._resolve(items, reply)
             attempts = attempts + 1 if len(again) == len(items) else 1
             items = again
             if items and not self._pause(attempts, reply):
@@ -144,8 +144,8 @@ class LineSender:
         self._deliver(items[:half])
         self._deliver(items[half:])
 
-    def _settle(self, items: Sequence[Item], reply: Reply) -> Sequence[Item]:
-        """Count what is settled; return what is worth another try."""
+    def _resolve(self, items: Sequence[Item], reply: Reply) -> Sequence[Item]:
+        """Count what is resolved; return what is worth another try."""
         for index, error in reply.rejected.items():
             self._refuse(items[index], error)
         self._stats.add_accepted_lines(len(items) - len(reply.rejected) - len(reply.again))

@@ -204,7 +204,7 @@ class SendScheduler:
         """Wait until nobody waits for a receipt and no news is left; return False if that is not by `deadline`."""
         with self._lock:
             self._hurry()
-            while self._awaited or any(map(self._is_unsettled, self._tickers.values())):
+            while self._awaited or any(map(self._is_unresolved, self._tickers.values())):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -232,7 +232,7 @@ class SendScheduler:
         """How many records wait for their receipt."""
         return len(self._awaited)
 
-    def _is_unsettled(self, ticker: JobTicker) -> bool:
+    def _is_unresolved(self, ticker: JobTicker) -> bool:
         """Whether news waits, is under way, or is to be tried again."""
         return ticker.has_news or ticker in self._under_way or ticker.attempts > 0
 
@@ -288,7 +288,7 @@ class SendScheduler:
     def _send_all(self, entries: Sequence[Entry]) -> None:
         wanted = [(entry, record) for entry in entries if (record := entry.take()) is not None]
         for entry in set(entries).difference([entry for entry, _ in wanted]):
-            self._settle(entry, math.inf)
+            self._reschedule(entry, math.inf)
         if wanted:
             self._exchange(wanted)
 
@@ -297,7 +297,7 @@ class SendScheduler:
         reply = self._send([record for _, record in wanted])
         if reply.divide is not None:
             if len(wanted) == 1:
-                self._settle(wanted[0][0], wanted[0][0].reject(reply.divide))
+                self._reschedule(wanted[0][0], wanted[0][0].reject(reply.divide))
                 return
             half = len(wanted) // 2
             self._exchange(wanted[:half])
@@ -307,11 +307,11 @@ class SendScheduler:
             if index in reply.again:
                 self._try_again(entry, *reply.again[index])
             elif index in reply.rejected:
-                self._settle(entry, entry.reject(reply.rejected[index]))
+                self._reschedule(entry, entry.reject(reply.rejected[index]))
             elif index >= len(reply.receipts):
                 self._try_again(entry, "the service sent no receipt for it", 0.0)
             else:
-                self._settle(entry, entry.accept(reply.receipts[index]))
+                self._reschedule(entry, entry.accept(reply.receipts[index]))
 
     def _try_again(self, entry: Entry, why: str, at_least: float) -> None:
         entry.attempts += 1
@@ -321,7 +321,7 @@ class SendScheduler:
             self._under_way.discard(entry)
             self._schedule(entry, time.monotonic() + pause)
 
-    def _settle(self, entry: Entry, next_due: float) -> None:
+    def _reschedule(self, entry: Entry, next_due: float) -> None:
         entry.attempts = 0
         with self._lock:
             self._under_way.discard(entry)

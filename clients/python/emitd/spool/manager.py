@@ -244,8 +244,8 @@ class SpoolManager:
         for index, error in reply.rejected.items():
             spool.reject(batch[index].number, str(error))
             self._on_drop("refused", _level_of(batch[index].record), str(error))
-        settled = reply.again.keys() | reply.rejected.keys()
-        accepted = [spooled.number for index, spooled in enumerate(batch) if index not in settled]
+        resolved = reply.again.keys() | reply.rejected.keys()
+        accepted = [spooled.number for index, spooled in enumerate(batch) if index not in resolved]
         spool.delete(accepted)
         self._replayed += len(accepted)
         if not reply.again:

@@ -1,6 +1,6 @@
 """What a reply, or its failure, means for each record of a call: one place for the contract's status codes.
 
-    read_response, read_failure  ─>  Reply: which records are settled, which are worth another try and when
+    read_response, read_failure  ─>  Reply: which records are resolved, which are worth another try and when
 
 Pure; see `emitd/v1/log_service.proto` for the codes.
 """

@@ -109,7 +109,7 @@ class AuditFile:
             self._file.open()
             if not self._disk.lock(self._file.fd):
                 raise HandlerUnavailable(f"audit log '{self.path}' is in use by another process")
-            self._file.settle(max(0, self._file.size - MAX_GROUP_BYTES))
+            self._file.ensure_synced(max(0, self._file.size - MAX_GROUP_BYTES))
             self._take_over(companions.find_covered_end())
             self._identify(companions, is_new)
         except OSError as error:

@@ -40,9 +40,9 @@ class _Refusal(NamedTuple):
 
 
 class AuditLog:
-    """One log, on disk. Its methods block; `cover` may be called from another thread than the others.
+    """One log, on disk. Its methods block; `write_checkpoint` may be called from another thread than the others.
 
-    Only `cover` and `check` must not be called at the same time.
+    Only `write_checkpoint` and `check` must not be called at the same time.
     """
 
     def __init__(
@@ -124,10 +124,10 @@ class AuditLog:
         self.tree.add(first, offset, leaves)
         return first
 
-    def cover(self) -> None:
+    def write_checkpoint(self) -> None:
         """Sign all lines there are; where that fails, `tree.problem` says so."""
         if not self.file.is_lost:
-            self.tree.cover()
+            self.tree.write_checkpoint()
 
     def check(self, *, at_once: bool = False) -> None:
         """Look whether the log is still what it should be; mend it if not, or say in `problem` why that cannot be."""
@@ -148,7 +148,7 @@ class AuditLog:
         """
         file = self.file
         if self._loss is None:
-            self.tree.cover()
+            self.tree.write_checkpoint()
             if self.tree.uncovered:
                 return
             self._loss = _Loss(file.problem, file.end, file.log_id)

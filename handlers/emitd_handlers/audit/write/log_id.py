@@ -32,7 +32,7 @@ def keep_log_id(
     fd = disk.open(path)
     try:
         if is_empty:
-            disk.settle(fd, 0)
+            disk.ensure_synced(fd, 0)
         match = _KEPT.fullmatch(disk.read(fd, MAX_FILE_BYTES, 0))
         log_id = match[1].decode() if match else ""
         if not is_empty:

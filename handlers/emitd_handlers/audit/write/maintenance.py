@@ -45,7 +45,7 @@ class AuditMaintenance:
 
     def start(self) -> None:
         """Begin, in the running event loop."""
-        self._task = asyncio.get_running_loop().create_task(self._run(), name="audit-keeper")
+        self._task = asyncio.get_running_loop().create_task(self._run(), name="audit-maintenance")
 
     async def stop(self) -> None:
         """End the task, and have the rest mended and signed. Nothing is added to the log any more."""
@@ -56,13 +56,13 @@ class AuditMaintenance:
         await asyncio.wait([task])
         # Once the file is closed, lines that have no name any more would be gone.
         await self._guarded(self._check_file(at_once=True))
-        await self.cover()
+        await self.write_checkpoint()
         await self._thread.stop()
 
-    async def cover(self) -> None:
+    async def write_checkpoint(self) -> None:
         """Have all lines signed that there are now; where that fails, the next turn tries again."""
         async with self._turn:
-            await self._thread.run(self._log.cover)
+            await self._thread.run(self._log.write_checkpoint)
 
     async def _run(self) -> None:
         turn_seconds = min(TURN_SECONDS, self._checkpoint_seconds / 4)
@@ -81,7 +81,7 @@ class AuditMaintenance:
             # A line can have come a turn before it was seen, and the next turn may be a whole one away.
             elif now - uncovered_since >= self._checkpoint_seconds - 2 * turn_seconds:
                 uncovered_since = None
-                await self._guarded(self.cover())
+                await self._guarded(self.write_checkpoint())
 
     async def _is_stopped_within(self, seconds: float) -> bool:
         with suppress(TimeoutError):

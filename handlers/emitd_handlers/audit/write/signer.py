@@ -71,7 +71,7 @@ def _make_key(disk: Disk, path: Path) -> None:
     """Make a key, unless there is one. A crash may have left one that is torn, and has signed nothing."""
     fd = disk.open(path)
     try:
-        disk.settle(fd, 0)
+        disk.ensure_synced(fd, 0)
         if _WHOLE_PEM.fullmatch(disk.read(fd, MAX_FILE_BYTES, 0)) is None:
             disk.truncate(fd, 0)
             write_all(disk, fd, new_key_pem())
@@ -85,7 +85,7 @@ def _list(disk: Disk, path: Path, vkey: str) -> None:
     file = DurableFile(disk, path)
     file.open()
     try:
-        file.settle()
+        file.ensure_synced()
         text = file.read(MAX_FILE_BYTES, 0)
         whole = text[: text.rfind(b"\n") + 1]
         if len(whole) < len(text):

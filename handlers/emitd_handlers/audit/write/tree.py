@@ -4,7 +4,7 @@
 
 Lines come here only when they are on the medium, and a checkpoint is told of only when it is. So none of the two can
 outlive what it speaks of. What a crash leaves behind the last checkpoint is made anew from the lines: the tree of a
-log is that of its lines. All that is kept in memory is the tree's right edge and the leaves that wait for `cover`.
+log is that of its lines. Memory holds only the tree's right edge and the leaves that wait for `write_checkpoint`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -55,7 +55,7 @@ ReadLines: TypeAlias = Callable[[int, int], bytes]
 class AuditTree:
     """One log's tree, on disk.
 
-    Its methods block. `cover` may be called from another thread than the others, at the same time as `add`.
+    Its methods block. `write_checkpoint` may be called from another thread than the others, at the same time as `add`.
     """
 
     def __init__(self, paths: AuditPaths, disk: Disk, report: Report) -> None:
@@ -63,7 +63,7 @@ class AuditTree:
         #: The last checkpoint on the medium, as a note, and what it says; before the first one: b"", None.
         self.note = b""
         self.checkpoint: Checkpoint | None = None
-        #: Why the last `cover` failed; empty: it did not.
+        #: Why the last `write_checkpoint` failed; empty: it did not.
         self.problem = ""
         self._report = report
         self._disk = disk
@@ -98,7 +98,7 @@ class AuditTree:
         self.problem = ""
         for file in (self._hashes, self._checkpoints, self._index):
             file.open()
-        self._checkpoints.settle()
+        self._checkpoints.ensure_synced()
         self._find_last_checkpoint(verifiers)
         self._leaves, self._entries = [], []
         size = 0 if self.checkpoint is None else self.checkpoint.size
@@ -136,7 +136,7 @@ class AuditTree:
         self._signer = signer
         for start, lines in _blocks(read_lines, end):
             self.add(*start, list(map(leaf_hash, lines)))
-            self.cover()  # each block by itself: of a long log that was never signed, not all fits into memory
+            self.write_checkpoint()  # one a block: a long log that was never signed does not fit into memory
 
     def add(self, first_index: int, offset: int, leaves: Sequence[bytes]) -> None:
         """Take the leaves of lines that are on the medium, in order; the first begins at `offset`."""
@@ -146,7 +146,7 @@ class AuditTree:
                 self._entries.append(self._last_entry)
             self._leaves += leaves
 
-    def cover(self) -> None:
+    def write_checkpoint(self) -> None:
         """Store the hashes of all that was added, and sign them; where that fails, say so in `problem`."""
         if not self.uncovered:
             return

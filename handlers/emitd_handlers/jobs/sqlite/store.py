@@ -113,7 +113,7 @@ class SqliteJobStore:
         make_database_file(self._path)
         self._writer = await SqliteConnection.open(self._path)
         await self._writer.run(migrate)
-        await self._writer.run(_settle)
+        await self._writer.run(_checkpoint_wal)
         self._reader = await SqliteConnection.open(self._path)
         await self._reader.run(_forbid_writes)
 
@@ -132,7 +132,7 @@ class SqliteJobStore:
             raise HandlerUnavailable(f"database '{self._path}' failed: {error}") from error
 
 
-def _settle(connection: sqlite3.Connection) -> None:
+def _checkpoint_wal(connection: sqlite3.Connection) -> None:
     """Bring to the medium what a killed process had committed but not synced: from here on it counts."""
     connection.execute("PRAGMA wal_checkpoint").fetchone()
 

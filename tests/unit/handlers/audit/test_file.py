@@ -43,9 +43,9 @@ class FailingDisk(RealDisk):
         self._note("sync")
         super().sync(fd)
 
-    def settle(self, fd: int, offset: int) -> None:
-        self.calls.append(f"settle from {offset}")
-        super().settle(fd, offset)
+    def ensure_synced(self, fd: int, offset: int) -> None:
+        self.calls.append(f"ensure_synced from {offset}")
+        super().ensure_synced(fd, offset)
 
     def _note(self, call: str) -> None:
         self.calls.append(call)
@@ -228,7 +228,7 @@ def test_what_a_crash_can_have_left_is_settled_first(
     path.write_bytes(lines(0, 1, 2, 3, 4))
     path.with_name("audit.json.log.log_id").write_bytes(b"log\n")
     with opened(path, disk):
-        assert disk.calls == [f"settle from {len(lines(0, 1))}", "sync"]
+        assert disk.calls == [f"ensure_synced from {len(lines(0, 1))}", "sync"]
 
 
 def test_damage_is_cut_up_to_the_reach_of_a_crash(path: Path, small_groups: int) -> None:

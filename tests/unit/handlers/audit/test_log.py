@@ -98,7 +98,7 @@ def test_other_lines_are_not_taken_for_those_acknowledged(path: Path, reports: l
     """Also where no checkpoint had covered them and there are as many: what was acknowledged is signed first."""
     with opened(path, reports) as log:
         append(log, 3)
-        log.cover()
+        log.write_checkpoint()
         append(log, 2)
         whole = path.read_bytes()
         overwrite(path, made(0, 3) + made(3, 2, user="mallory"))
@@ -107,7 +107,7 @@ def test_other_lines_are_not_taken_for_those_acknowledged(path: Path, reports: l
         overwrite(path, whole)
         check(log)
         append(log, 1)
-        log.cover()
+        log.write_checkpoint()
     assert path.read_bytes() == made(0, 6)
     assert verify_log(path).verdict is Verdict.GOOD
     assert len(notes(path)) == 3
@@ -117,7 +117,7 @@ def test_a_copy_that_was_changed_is_not_taken_back(path: Path, reports: list[str
     """Each line is held against the last checkpoint; why it will not do is said once, and nothing is signed over it."""
     with opened(path, reports) as log:
         append(log, 40)
-        log.cover()
+        log.write_checkpoint()
         whole, signed = path.read_bytes(), notes(path)
         overwrite(path, b"")
         check(log)
@@ -162,7 +162,7 @@ def test_a_log_is_not_opened_again_before_all_of_it_is_signed(path: Path, report
     disk = FailingDisk()
     with opened(path, reports, disk) as log:
         append(log, 3)
-        log.cover()
+        log.write_checkpoint()
         append(log, 2)
         whole = path.read_bytes()
         disk.failing = ".checkpoints"
@@ -194,7 +194,7 @@ def test_a_log_that_was_cut_and_deleted_makes_room_for_a_new_one(path: Path, rep
         assert (log.file.line_count, log.tree.covered) == (0, 0)
         assert log.file.log_id != old_id
         append(log, 2)
-        log.cover()
+        log.write_checkpoint()
     assert path.read_bytes() == made(0, 2)
     assert verify_log(path).verdict is Verdict.GOOD
     assert f"goes on as '{log.file.log_id}', with 0 lines" in reports[-1]
@@ -231,11 +231,11 @@ def test_nothing_is_signed_between_the_loss_and_the_return(path: Path, reports: 
         append(log, 3)
         os.truncate(path, 5)
         check(log)
-        log.cover()
+        log.write_checkpoint()
         move_away(files_of(path), path.parent.parent / "evidence")
-        log.cover()
+        log.write_checkpoint()
         log.check()
-        log.cover()
+        log.write_checkpoint()
         assert log.problem == ""
     assert not [line for line in reports if "cannot be signed" in line]
 
@@ -259,7 +259,7 @@ def test_a_folder_that_was_removed_is_made_again(path: Path, reports: list[str])
     """All lines come back into it, and so do hashes and checkpoints with the next line that is signed."""
     with opened(path, reports) as log:
         append(log, 3)
-        log.cover()
+        log.write_checkpoint()
         vkey = log.vkey
         for file in files_of(path):
             file.unlink()
@@ -267,7 +267,7 @@ def test_a_folder_that_was_removed_is_made_again(path: Path, reports: list[str])
         check(log)
         assert log.problem == ""
         append(log, 2)
-        log.cover()
+        log.write_checkpoint()
         assert log.problem == ""
     assert path.read_bytes() == made(0, 5)
     assert verify_log(path, keys=[Verifier.from_vkey(vkey)]).verdict is Verdict.GOOD
@@ -333,12 +333,12 @@ def test_what_others_wrote_to_a_companion_is_moved_out(
     monkeypatch.setattr("emitd_handlers.audit.write.tree.INDEX_INTERVAL_BYTES", 1)
     with opened(path, reports) as log:
         append(log, 3)
-        log.cover()
+        log.write_checkpoint()
         companion: Path = getattr(log.paths, kind)
         with companion.open("ab") as file:
             file.write(b"foreign\n")
         append(log, 3)
-        log.cover()
+        log.write_checkpoint()
         assert (log.problem, log.tree.covered) == ("", 6)
     assert [file.read_bytes() for file in path.parent.glob(f"*.{kind}.foreign-*")] == [b"foreign\n"]
     assert verify_log(path).verdict is Verdict.GOOD
@@ -349,14 +349,14 @@ def test_a_companion_that_was_cut_waits_for_a_restart(path: Path, reports: list[
     """Lines are committed and not signed, and that is said; the next start makes up for it."""
     with opened(path, reports) as log:
         append(log, 3)
-        log.cover()
+        log.write_checkpoint()
         append(log, 2)
-        log.cover()
+        log.write_checkpoint()
         companion: Path = getattr(log.paths, kind)
         os.truncate(companion, companion.stat().st_size // 2)
         append(log, 1)
         for _ in range(3):
-            log.cover()
+            log.write_checkpoint()
         assert log.problem.endswith("cannot be signed: something else cut its file")
         assert log.tree.covered == 5
     assert len([line for line in reports if "cannot be signed" in line]) == 1

@@ -92,7 +92,7 @@ def make(path: Path, *sizes: int) -> None:
     with opened(path) as log:
         for size in sizes:
             append(log, log.file.line_count, size - log.file.line_count)
-            log.cover()
+            log.write_checkpoint()
 
 
 def checkpoints(path: Path) -> list[Checkpoint]:
@@ -146,7 +146,7 @@ def test_a_start_reads_what_comes_behind_the_index(path: Path, monkeypatch: pyte
         with opened(long) as log:
             for first in range(0, size, 500):
                 append(log, first, 500)
-                log.cover()
+                log.write_checkpoint()
         disk = CountingDisk()
         with opened(long, disk) as log:
             assert log.file.line_count == size
@@ -271,7 +271,7 @@ def test_the_key_can_be_another(path: Path, tmp_path: Path) -> None:
     key.write_bytes(new_key_pem())
     with opened(path, key=key) as log:
         append(log, 5, 1)
-        log.cover()
+        log.write_checkpoint()
     assert [each.size for each in checkpoints(path)] == [5, 6]
     assert len(AuditPaths.of(path).vkey.read_text().split()) == 2
     assert verify_log(path).verdict is Verdict.GOOD
@@ -307,15 +307,15 @@ def test_a_cover_that_fails_is_made_up_for(
     disk, reports = CountingDisk(), list[str]()
     with opened(path, disk, reports.append) as log:
         append(log, 0, 5)
-        log.cover()
+        log.write_checkpoint()
         append(log, 5, 5)
         disk.failing = [failing, failing]
         for _ in range(2):
-            log.cover()
+            log.write_checkpoint()
             assert log.tree.covered == 5
             assert "cannot be signed: Input/output error" in log.problem
         assert len([line for line in reports if "cannot be signed" in line]) == 1
-        log.cover()
+        log.write_checkpoint()
         assert (log.tree.covered, log.problem) == (10, "")
     assert [each.size for each in checkpoints(path)] == [5, 10]
     assert verify_log(path).verdict is Verdict.GOOD
@@ -327,13 +327,13 @@ def test_companions_are_put_back(path: Path, kind: str, is_replaced: bool) -> No
     """What proves the log is restored from its open file before more is added to it."""
     with opened(path) as log:
         append(log, 0, 5)
-        log.cover()
+        log.write_checkpoint()
         companion: Path = getattr(log.paths, kind)
         companion.unlink()
         if is_replaced:
             companion.write_bytes(b"nothing")
         append(log, 5, 5)
-        log.cover()
+        log.write_checkpoint()
         assert log.problem == ""
     assert verify_log(path).verdict is Verdict.GOOD
     assert [each.size for each in checkpoints(path)] == [5, 10]
@@ -343,7 +343,7 @@ def test_a_cut_log_is_not_taken_back_without_a_line_that_was_acknowledged(path: 
     """Also where no checkpoint covers that line yet; with it, the log goes on."""
     with opened(path) as log:
         append(log, 0, 3)
-        log.cover()
+        log.write_checkpoint()
         append(log, 3, 1)
         whole = path.read_bytes()
         os.truncate(path, whole.rindex(b"\n", 0, -1) + 1)
@@ -375,13 +375,13 @@ async def test_too_many_unsigned_lines_stop_the_trail(path: Path) -> None:
     await handler.start()
     disk.failing = [("write", ".checkpoints")] * 2
     assert not isinstance((await handler.emit_batch([event(number) for number in range(4)]))[0], Refused)
-    await handler.cover()
+    await handler.write_checkpoint()
     (refused,) = await handler.emit_batch([event(4)])
     assert isinstance(refused, Refused)
     assert isinstance(refused.error, HandlerUnavailable)
     assert "4 lines wait for a checkpoint" in str(refused.error)
     disk.failing = []
-    await handler.cover()
+    await handler.write_checkpoint()
     assert not isinstance((await handler.emit_batch([event(5)]))[0], Refused)
     await handler.stop()
     assert verify_log(path).verdict is Verdict.GOOD

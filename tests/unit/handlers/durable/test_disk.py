@@ -150,19 +150,19 @@ def test_without_fdatasync_the_drive_is_told(
 def test_settle_syncs_and_then_forgets(
     disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`settle` drops whole pages, from the one of the offset on, after they were written."""
+    """`ensure_synced` drops whole pages, from the one of the offset on, after they were written."""
     fd = disk.open(tmp_path / "a")
     write_all(disk, fd, bytes(10_000))
     order: list[str] = []
     monkeypatch.setattr(os, "fdatasync", lambda fd: order.append("sync"))
     monkeypatch.setattr(os, "posix_fadvise", lambda *args: order.append(str(args[1:])))
-    disk.settle(fd, os.sysconf("SC_PAGE_SIZE") + 7)
+    disk.ensure_synced(fd, os.sysconf("SC_PAGE_SIZE") + 7)
     assert order == ["sync", str((os.sysconf("SC_PAGE_SIZE"), 0, os.POSIX_FADV_DONTNEED))]
     monkeypatch.delattr(os, "posix_fadvise")
-    disk.settle(fd, 0)
+    disk.ensure_synced(fd, 0)
     assert order[2:] == ["sync"]
     monkeypatch.undo()
-    disk.settle(fd, 0)
+    disk.ensure_synced(fd, 0)
     assert disk.read(fd, 20_000, 0) == bytes(10_000)
     disk.close(fd)
 

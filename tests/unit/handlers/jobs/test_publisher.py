@@ -33,21 +33,21 @@ class Jobs:
 async def test_it_has_the_jobs_that_somebody_watches() -> None:
     """One, those with some ids, or all; nobody is no interest at all."""
     jobs = Jobs()
-    assert not jobs.news
+    assert not jobs.publisher
     one = jobs.publisher.broadcaster.watch("j")
     await anext(one)
-    assert jobs.news
-    assert ("j" in jobs.news, "k" in jobs.news) == (True, False)
+    assert jobs.publisher
+    assert ("j" in jobs.publisher, "k" in jobs.publisher) == (True, False)
     some = jobs.publisher.filtered_watch.watch(JobFilter(job_ids=("k",)), max_jobs=9)
     await anext(some)
-    assert ("k" in jobs.news, "l" in jobs.news) == (True, False)
+    assert ("k" in jobs.publisher, "l" in jobs.publisher) == (True, False)
     every = jobs.publisher.filtered_watch.watch(JobFilter(), max_jobs=9)
     await anext(every)
-    assert "l" in jobs.news
+    assert "l" in jobs.publisher
     for watch in (one, some, every):
         await watch.aclose()
-    assert not jobs.news
-    assert "j" not in jobs.news
+    assert not jobs.publisher
+    assert "j" not in jobs.publisher
 
 
 async def test_changes_and_the_end_reach_both_kinds_of_watches() -> None:
