@@ -1,4 +1,4 @@
-"""The README's command reference against what the commands print."""
+"""The command reference in `docs/commands.md` against what the commands print."""
 
 import os
 import shutil
@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from support.docs.command_reference import README, ROOT, command_reference, help_texts, in_readme
+from support.docs.command_reference import PAGE, ROOT, command_reference, help_texts, on_page
 from support.processes.run_main import run_main
 
 CURE = "run: python tests/support/docs/command_reference.py --write"
@@ -16,9 +16,9 @@ PROGRAM = ROOT / "tests" / "support" / "docs" / "command_reference.py"
 PYTHONS = ("python3.11", "python3.12", "python3.13")
 
 
-def test_the_readme_has_each_command_s_help() -> None:
+def test_the_page_has_each_command_s_help() -> None:
     """Word for word, and of no command that is gone."""
-    assert in_readme(README.read_text()) == command_reference(), CURE
+    assert on_page(PAGE.read_text()) == command_reference(), CURE
 
 
 def test_the_reference_is_what_the_commands_print() -> None:
@@ -38,7 +38,7 @@ def test_every_command_has_examples() -> None:
 
 @pytest.mark.parametrize("columns", ["40", "300"])
 def test_help_does_not_depend_on_the_terminal(columns: str) -> None:
-    """A README cannot be as wide as everybody's terminal."""
+    """A page has one width, and terminals have many."""
     done = subprocess.run(
         [sys.executable, "-m", "emitd_cli", "emit", "--help"],
         env={**os.environ, "COLUMNS": columns},

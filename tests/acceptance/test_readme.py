@@ -1,4 +1,4 @@
-"""The README's examples, run from its own text."""
+"""The README's commands and examples, run from its own text, and the program of docs/in-process.md."""
 
 import re
 import sqlite3
@@ -8,22 +8,24 @@ import time
 from contextlib import closing
 from pathlib import Path
 
+from support.docs.console_page import console_blocks, example
+from support.docs.page_reader import ROOT, PageReader, clone
 from support.processes.server_process import ServerProcess
 
-README = Path(__file__).parents[2] / "README.md"
+README = ROOT / "README.md"
+IN_PROCESS = ROOT / "docs" / "in-process.md"
 CLIENT_CONFIG = """
 server: {listen: "127.0.0.1:0"}
 handlers:
   console: {type: console}
   audit: {type: json_audit}
+  jobs: {type: database_job}
 """
 
 
 def block(name: str) -> str:
     """The code block that follows the comment `<!-- example: NAME -->`."""
-    match = re.search(rf"<!-- example: {name} -->\n```\w+\n(.*?)```", README.read_text(), re.DOTALL)
-    assert match is not None, name
-    return match[1]
+    return example(README.read_text(), name)
 
 
 def wait_for(file: Path, text: str) -> None:
@@ -45,7 +47,7 @@ def test_the_example_handler_needs_a_file_and_an_entry(tmp_path: Path) -> None:
 
 
 def test_the_example_client_emits(tmp_path: Path) -> None:
-    """The README's Python program prints its receipt."""
+    """The README's Python program reports its loop as a job, logs, and prints its receipt."""
     with ServerProcess.start(CLIENT_CONFIG, tmp_path) as server:
         program = block("client").replace("127.0.0.1:50051", server.address)
         done = subprocess.run(
@@ -53,18 +55,21 @@ def test_the_example_client_emits(tmp_path: Path) -> None:
         )
         assert "COMMITTED" in done.stdout
         wait_for(tmp_path / "stdout", "order taken order=17")
-    assert '"event_name":"order.create"' in (tmp_path / "logs" / "audit.json.log").read_text()
+    assert '"event_name":"order.import"' in (tmp_path / "logs" / "audit.json.log").read_text()
+    with closing(sqlite3.connect(tmp_path / "logs" / "jobs.db")) as jobs:
+        assert jobs.execute("SELECT job_id, status FROM job_logs").fetchall() == [("orders-17", "COMPLETED")]
 
 
 def test_the_example_without_grpc_runs(tmp_path: Path) -> None:
-    """The README's application logs, audits and reports through the service in its own process."""
-    (tmp_path / "logging_config.yml").write_text(
-        "handlers:\n  console: {type: console}\n  audit: {type: json_audit}\n  jobs: {type: database_job}\n"
-    )
+    """In an empty folder, the application logs, audits and reports through the service in its own process."""
     done = subprocess.run(
-        [sys.executable, "-c", block("in_process")], cwd=tmp_path, capture_output=True, text=True, timeout=30
+        [sys.executable, "-c", example(IN_PROCESS.read_text(), "in_process")],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        timeout=30,
     )
-    assert (done.returncode, done.stderr) == (0, "")
+    assert done.returncode == 0, done.stderr
     assert "order taken order=17" in done.stdout
     assert '"event_name":"order.create"' in (tmp_path / "logs" / "audit.json.log").read_text()
     with closing(sqlite3.connect(tmp_path / "logs" / "jobs.db")) as jobs:
@@ -72,29 +77,37 @@ def test_the_example_without_grpc_runs(tmp_path: Path) -> None:
     assert found == [("COMPLETED", 100, "at the door")]
 
 
-def test_the_commands_of_the_first_minute(tmp_path: Path) -> None:
-    """Each `emitd` command of the README's first section does what the text says."""
-    section = README.read_text().partition("## Running in 60 seconds")[2].partition("\n## ")[0]
-    commands = [line[2:] for line in section.splitlines() if line.startswith("$ .venv/bin/emitd ")]
-    assert len(commands) == 4
-    with ServerProcess.launch(tmp_path, "--listen", "127.0.0.1:0") as server:
-        server.wait_until_up()
-        for command in commands[:3]:
-            command = command.replace(".venv/bin/emitd", f"{sys.executable} -m emitd_cli")
-            address = f"EMITD_ADDRESS={server.address} "
-            subprocess.run(address + command, shell=True, check=True, timeout=30, cwd=tmp_path)
-        wait_for(tmp_path / "stdout", "[INFO] User 'u1' successfully authenticated.")
-        wait_for(tmp_path / "logs" / "audit.json.log", '"event_name":"user.login.failure","user_id":"u1"')
-        finish = f"{sys.executable} -m emitd_cli emit --job nightly-1 --status COMPLETED --address {server.address}"
-        subprocess.run(finish, shell=True, check=True, timeout=30)
-        watch = commands[3].replace(".venv/bin/emitd", f"{sys.executable} -m emitd_cli")
-        done = subprocess.run(
-            f"EMITD_ADDRESS={server.address} {watch}", shell=True, check=True, timeout=30, capture_output=True
-        )
-        assert b"COMPLETED" in done.stdout
+def test_the_first_screen(tmp_path: Path) -> None:
+    """Each command before the Python program shows what the README says: the changed word is found."""
+    folder = tmp_path.resolve()
+    clone(folder)
+    first = README.read_text().partition("<!-- example: client -->")[0]
+    with PageReader(folder, README.name) as reader:
+        for console in console_blocks(first):
+            reader.read(console)
+        reader.leave()
+    assert reader.typed == len(re.findall(r"^\$ ", first, re.MULTILINE)) == 7
+
+
+def test_it_is_short() -> None:
+    """A visitor reads it in a few minutes."""
+    assert len(README.read_text().splitlines()) <= 200
 
 
 def test_links_lead_somewhere() -> None:
-    """Every file that the README names by a link exists."""
-    for target in re.findall(r"\]\(([^)#:]+)\)", README.read_text()):
-        assert (README.parent / target).exists(), target
+    """Every file and heading that the README and the pages link to exists."""
+    for page in (README, *sorted((ROOT / "docs").glob("*.md"))):
+        for target, heading in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", page.read_text()):
+            file = page.parent / target if target else page
+            assert file.exists(), f"{page.name}: {target}"
+            titles = re.findall(r"^#+ (.*)$", file.read_text(), re.MULTILINE) if heading else []
+            anchors = [re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles]
+            assert not heading or heading in anchors, f"{page.name}: {target}#{heading}"
+
+
+def test_no_page_installs_a_name_that_is_not_published() -> None:
+    """`pip install emitd` would install somebody else's package; the wheel and `pip install .` are right."""
+    for pattern in ("*.md", "docs/**/*.md", "clients/*/*.md", "clients/python/examples/**/*.md"):
+        for page in ROOT.glob(pattern):
+            found = re.findall(r"pip install.*\bemitd(?![-./\w]).*", page.read_text())
+            assert found == [], page

@@ -1,6 +1,6 @@
-"""The README's command reference: each command's help text, as the command prints it.
+"""The command reference in `docs/commands.md`: each command's help text, as the command prints it.
 
-`python tests/support/docs/command_reference.py --write` writes it anew.
+`python tests/support/docs/command_reference.py --write` writes it.
 """
 
 import argparse
@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-README = ROOT / "README.md"
+PAGE = ROOT / "docs" / "commands.md"
 BEGIN = "<!-- command reference: written by `python tests/support/docs/command_reference.py --write` -->\n"
 END = "<!-- end of the command reference -->\n"
 
@@ -32,12 +32,12 @@ def help_texts() -> Iterator[tuple[str, str]]:
     yield from _texts(make_parser())
 
 
-def in_readme(text: str) -> str:
-    """Return the reference that the README has."""
+def on_page(text: str) -> str:
+    """Return the reference in the text of the page."""
     _, begin, rest = text.partition(BEGIN)
     reference, end, _ = rest.partition(END)
     if not begin or not end:
-        raise ValueError(f"README.md has no section between {BEGIN.strip()} and {END.strip()}")
+        raise ValueError(f"{PAGE.name} has no section between {BEGIN.strip()} and {END.strip()}")
     return reference
 
 
@@ -50,12 +50,12 @@ def _texts(parser: argparse.ArgumentParser) -> Iterator[tuple[str, str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Print the reference, or with `--write` put it into the README."""
+    """Print the reference, or with `--write` put it into the page."""
     if arguments != ["--write"]:
         sys.stdout.write(command_reference())
         return 0
-    text = README.read_text()
-    README.write_text(text.replace(BEGIN + in_readme(text) + END, BEGIN + command_reference() + END))
+    text = PAGE.read_text()
+    PAGE.write_text(text.replace(BEGIN + on_page(text) + END, BEGIN + command_reference() + END))
     return 0
 
 
