@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class AuditServiceStub(object):
-    """Shows the audit logs of a server, and proves what they hold.
+    """Reads the audit logs of a server, and proves their lines.
     """
 
     def __init__(self, channel):
@@ -63,26 +63,26 @@ class AuditServiceStub(object):
 
 
 class AuditServiceServicer(object):
-    """Shows the audit logs of a server, and proves what they hold.
+    """Reads the audit logs of a server, and proves their lines.
     """
 
     def GetCheckpoint(self, request, context):
-        """Reads the newest checkpoint, and the public keys. UNAVAILABLE while nothing is signed yet.
+        """Reads the newest checkpoint, and the public keys. UNAVAILABLE before the first checkpoint.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetInclusionProof(self, request, context):
-        """Proves that a line is in the tree of some size (RFC 6962, section 2.1.1).
+        """Proves that a line is in the tree of a given size (RFC 6962, section 2.1.1).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def GetConsistencyProof(self, request, context):
-        """Proves that the tree of one size is a beginning of that of another (RFC 6962, section 2.1.2): nothing that was
-        there before was changed or taken away.
+        """Proves that the tree of one size is the beginning of the tree of another size (RFC 6962, section 2.1.2): no
+        earlier line was changed or removed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -97,7 +97,7 @@ class AuditServiceServicer(object):
 
     def TailAuditEvents(self, request, context):
         """Streams events as they are committed: in order, each once. Ends with UNAVAILABLE when the server goes down:
-        ask again with the last `next_index` as `from_index`.
+        call again with the last `next_index` as `from_index`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -140,7 +140,7 @@ def add_AuditServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class AuditService(object):
-    """Shows the audit logs of a server, and proves what they hold.
+    """Reads the audit logs of a server, and proves their lines.
     """
 
     @staticmethod

@@ -27,7 +27,7 @@ if _version_not_supported:
 
 
 class LogServiceStub(object):
-    """Takes records of all kinds, and tells how jobs fare.
+    """Takes records of all kinds, and reads and watches jobs.
     """
 
     def __init__(self, channel):
@@ -79,19 +79,19 @@ class LogServiceStub(object):
 
 
 class LogServiceServicer(object):
-    """Takes records of all kinds, and tells how jobs fare.
+    """Takes records of all kinds, and reads and watches jobs.
     """
 
     def Emit(self, request, context):
-        """Emits one record. OK means that every handler that must commit it has committed it.
+        """Emits one record. OK means that every committed handler that takes it has committed it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def EmitBatch(self, request, context):
-        """Emits many records, with a verdict for each: one bad record never sinks its batch. OK means only that
-        the batch was looked at; `errors` lists the records that were refused, by index.
+        """Emits many records. Each is accepted or refused by itself: a bad record does not affect the others. OK means
+        only that the batch was processed; `errors` lists the refused records by index.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -112,7 +112,7 @@ class LogServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchJob(self, request, context):
-        """Streams a job's state: the current one at once, then every change, until it has ended. Ends with
+        """Streams a job's state: the current one at once, then every change, until the job has ended. Ends with
         UNAVAILABLE when the server goes down: watch again with `after_revision`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
@@ -120,8 +120,8 @@ class LogServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def WatchJobs(self, request, context):
-        """Streams all jobs that match a filter: those that do now, then every change. Ends with UNAVAILABLE when the server
-        goes down: watch again.
+        """Streams all jobs that match a filter: first those that match now, then every change. Ends with UNAVAILABLE when
+        the server goes down: watch again.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -135,7 +135,8 @@ class LogServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RequestCancel(self, request, context):
-        """Records the wish that a job be cancelled: the receipts of its reports and its watchers say so from then on.
+        """Records a request to cancel a job. From then on the receipts of its reports and its watches show it; the worker
+        decides what to do.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -193,7 +194,7 @@ def add_LogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LogService(object):
-    """Takes records of all kinds, and tells how jobs fare.
+    """Takes records of all kinds, and reads and watches jobs.
     """
 
     @staticmethod
