@@ -79,7 +79,7 @@ def test_the_contract_is_lint_clean_and_breaks_nothing(copy: Path) -> None:
 @pytest.mark.parametrize(
     ("old", "new", "complaint"),
     [
-        (r"string job_type = 2;\n  // The state", "string jobType = 2;\n  // Where", "lower_snake_case"),
+        (r"string job_type = 2;\n  // The state", "string jobType = 2;\n  // The state", "lower_snake_case"),
         (r"LEVEL_DEBUG = 10", "DEBUG = 10", 'should be prefixed with "LEVEL_"'),
         (r"  // The W3C trace id.*\n", "", "should have a non-empty comment"),
     ],

@@ -22,10 +22,10 @@ from support.docs.console_page import INTERRUPT, MAIN, Block, Step, example
 from support.processes.terminal import Terminal
 
 ROOT = Path(__file__).parents[3]
-#: Where the page's service listens, and the folder that its reader has cloned into.
+#: The address and the folder of the clone, as pages write them.
 ADDRESS = "127.0.0.1:50051"
 FOLDER = "/home/you/emitd"
-#: With what the page's commands begin. Another one has to be looked at first: it is run on developers' machines.
+#: The programs that a page may call. Check a new one before you add it: it runs on developers' machines.
 PROGRAMS = frozenset(
     (
         "make",
@@ -47,17 +47,17 @@ PROGRAMS = frozenset(
         "sleep",
     )
 )
-#: What differs from run to run: a pattern, and what stands for it on both sides.
+#: Text that differs from run to run: a pattern, and its replacement on both sides.
 VARIES = (
     (r"\b\d{4}-\d\d-\d\d([T ])\d\d:\d\d:\d\d(\.\d+)?", r"DATE\1TIME"),
-    # Tests run in random order, and the place of a skip is wherever pytest is installed.
+    # Tests run in random order, and the place of a skip depends on the installation of pytest.
     (r"(?m)^[.s]+( +\[100%\])$", r"TESTS\1"),
     (r"\bin \d+\.\d\ds\b", "in SECONDS"),
     (r"(?m)^(SKIPPED \[1\]) \S+:\d+:", r"\1 PLACE:"),
     # Every log has a key of its own.
     (r"\+[0-9a-f]{8}\+[A-Za-z0-9+/]{44}", "+KEY"),
     (r"(signed by emitd\.local/\S+)\+[0-9a-f]{8}", r"\1+KEY"),
-    # A shell that nobody sits in front of says more of a command that was killed.
+    # A shell without a terminal prints more about a command that was killed.
     (r"(?m)^bash: line \d+: +\d+ Killed .*$", "Killed"),
 )
 UUID = r"\b[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}\b"
@@ -75,9 +75,9 @@ exec "{python}" -m pytest "$@"
 
 
 class Text:
-    """One side of the comparison, with what varies made equal.
+    """One side of the comparison, with varying text replaced.
 
-    Ids are numbered as they first appear, on each side by itself: the same one again must be the same on the other.
+    Ids are numbered in the order of their first appearance, so an id that repeats on one side must repeat on the other.
     """
 
     def __init__(self) -> None:
@@ -161,7 +161,7 @@ class PageReader:
 
 
 def clone(folder: Path) -> None:
-    """Fill a folder with what the page's commands need of the repository, as after `make setup`."""
+    """Fill a folder with the files of the repository that the page's commands need, as after `make setup`."""
     for name in ("Makefile", "pyproject.toml", "logging_config.yml", ".ci/constraints.txt"):
         (folder / name).parent.mkdir(exist_ok=True)
         shutil.copy(ROOT / name, folder / name)
