@@ -1,26 +1,25 @@
 """Turn the log of a Hadoop application master (MapReduce on YARN) into reports on jobs.
 
-  job of emitd's               type                     what it is
+  job in emitd                 type                     meaning
   job_1445144423722_0020       mapreduce.job            the whole MapReduce job
   attempt_..._m_000003_0       mapreduce.task_attempt   each attempt of each of its tasks
 
 Attempts are jobs of their own, because two attempts of one task may run at the same time (speculation) and the
-first to end wins; under `labels` each names its task and its job. An attempt of emitd's is an attempt of the
-application master: a second one starts the job afresh, as Hadoop does.
+first to end wins; the labels of each name its task and its job. An attempt in emitd is an attempt of the application
+master: a second one restarts the job, as in Hadoop.
 
-  Hadoop's state                                       emitd's
+  state in Hadoop                                      state in emitd
   NEW, INITED, UNASSIGNED, ASSIGNED                    QUEUED
   SUCCEEDED                                            COMPLETED
   FAILED, KILLED, ERROR                                FAILED
   all others (RUNNING, COMMIT_PENDING, cleanups, ...)  RUNNING
 
-Hadoop's own word stands under `details.hadoop_state`, beside the container and the node. An attempt's progress
-is what the log says (`Progress of TaskAttempt ... is : 0.42`). The job's is the mean over its tasks of their best
-attempt that has not failed, reported when it reaches another whole percent. The reason of a failure is the class
-of the exception in the first diagnostics report, or Hadoop's state; the message is that report. A log that ends
-before the job does leaves the job RUNNING.
+`details` has Hadoop's state (`hadoop_state`), the container and the node. An attempt's progress is that of the log
+(`Progress of TaskAttempt ... is : 0.42`). The job's progress is the mean over its tasks of their best attempt that has
+not failed, and is reported at each whole percent. The reason of a failure is the class of the exception in the first
+diagnostics report, or the state in Hadoop; the message is that report. If the log ends first, the job stays RUNNING.
 
-The log's times have no zone: say which with --timezone. Running the program twice over one log changes nothing.
+The log's times have no zone: give it with --timezone. A second run over the same log changes nothing.
 
 Examples:
   python hadoop_jobs.py syslog
@@ -101,7 +100,7 @@ _EXCEPTION = re.compile(r"[\w.$]+(?:Exception|Error)\b")
 
 @dataclass
 class _Attempt:
-    """What the log has said of one attempt of a task."""
+    """One attempt of a task, as the log describes it."""
 
     attempt_id: str
     job_id: str
@@ -112,11 +111,11 @@ class _Attempt:
     progress: float = 0.0
     container: str = ""
     node: str = ""
-    #: The first diagnostics report: the cause; later ones tell how the container was ended.
+    #: The first diagnostics report, which has the cause; later ones are about the end of the container.
     diagnostics: str = ""
 
     def report(self, message: str) -> LogRecord:
-        """Return a report of how the attempt stands."""
+        """Return a report with the attempt's state."""
         report = JobStatus(
             job_id=self.attempt_id,
             job_type=ATTEMPT_TYPE,
@@ -131,7 +130,7 @@ class _Attempt:
 
 @dataclass
 class _Job:
-    """What the log has said of the MapReduce job."""
+    """The MapReduce job, as the log describes it."""
 
     job_id: str
     #: Of the application master.
@@ -159,11 +158,11 @@ class _Job:
 
     @property
     def task_count(self) -> int:
-        """How many tasks the job has, as far as the log has said."""
+        """How many tasks the job has, by the log so far."""
         return max(self.maps + self.reduces, len(self.tasks), 1)
 
     def report(self, message: str) -> LogRecord:
-        """Return a report of how the job stands."""
+        """Return a report with the job's state."""
         self.percent = 100 if self.state == "SUCCEEDED" else _percent(self.best_sum / self.task_count)
         report = JobStatus(
             job_id=self.job_id,
@@ -185,13 +184,13 @@ class _Job:
 
 
 class HadoopLog:
-    """The jobs in a log, and how they ended."""
+    """The jobs in a log, and their last reports."""
 
     def __init__(self, zone: tzinfo) -> None:
         self._zone = zone
         self._ids = LineIds()
         self._jobs: dict[str, _Job] = {}
-        #: The one that the log spoke of last, for lines that name none.
+        #: The job that the log named last, for lines that name none.
         self._job = _Job("")
         #: The time of the last report, and how many reports had it before.
         self._stamp = ""
@@ -214,7 +213,7 @@ class HadoopLog:
         )
 
     def read(self, lines: Iterable[str]) -> Iterator[LogRecord]:
-        """Yield the reports that a log's lines make, in order."""
+        """Yield the reports of a log's lines, in order."""
         for line in lines:
             self.line_count += 1
             if found := _LINE.fullmatch(line.rstrip("\r\n")):

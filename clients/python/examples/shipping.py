@@ -1,8 +1,8 @@
-"""What both examples share: their flags, the ids of lines, and sending records in batches.
+"""The parts that both examples share: flags, ids of lines, and sending records in batches.
 
-Records go out in the order of the log, one batch at a time. A batch that the server does not answer is sent
-again: every record carries a `record_id` made from its line, so that sending it twice is harmless, also when the
-whole program is run a second time.
+Records are sent in the order of the log, one batch at a time. If the server does not answer, the batch is sent again.
+That is harmless, because every record has a `record_id` that is made from its line. A second run of the whole program
+is harmless for the same reason.
 """
 
 import argparse
@@ -23,19 +23,19 @@ from google.protobuf import json_format
 
 from emitd.v1 import DELIVERY_COMMITTED, EmitBatchRequest, EmitBatchResponse, LogRecord, LogServiceStub
 
-__all__ = ["LineIds", "Tally", "ship", "shipping_parser", "unix_nano"]
+__all__ = ["LineIds", "SendSummary", "ship", "shipping_parser", "unix_nano"]
 
 CALL_SECONDS = 30.0
 #: How long a batch is tried before the program gives up, and the pause between two tries.
 RETRY_SECONDS = 30.0
 RETRY_PAUSE_SECONDS = 1.0
-#: The same call may succeed later.
+#: A call that ended with one of these may succeed later.
 RETRYABLE_CODES = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.DEADLINE_EXCEEDED,
 )
-#: So many refused records are told one by one.
+#: How many refused records are printed one by one.
 SHOWN_REFUSALS = 10
 
 # Exit codes, as those of `emitd`.
@@ -43,7 +43,7 @@ GOOD, REFUSED, MISUSE, CANNOT_TELL, INTERRUPTED = 0, 1, 2, 4, 130
 
 
 class LineIds:
-    """Makes the ids of lines: the same for the same log, however often and from which line on it is read."""
+    """Makes the ids of lines. They are the same in every run over a log, from whichever line it is read."""
 
     def __init__(self) -> None:
         self._stamp = ""
@@ -52,7 +52,7 @@ class LineIds:
     def make(self, scope: str, stamp: str, line: str) -> str:
         """Return an id for a line of the log of `scope`, such as a host; `stamp` is its time as text.
 
-        Equal lines of one time are told apart by counting them.
+        Equal lines with the same time are counted, so that their ids differ.
         """
         if stamp != self._stamp:
             self._stamp = stamp
@@ -62,8 +62,8 @@ class LineIds:
 
 
 @dataclass
-class Tally:
-    """What became of the records."""
+class SendSummary:
+    """Counts the records by their result."""
 
     sent: int = 0
     committed: int = 0
@@ -72,11 +72,11 @@ class Tally:
     #: Accepted before: by an earlier run, or by a call whose answer was lost.
     duplicates: int = 0
     refused: int = 0
-    #: Of those accepted: job reports that changed nothing, being older than what the server knows.
+    #: Accepted job reports that changed nothing, because the server knows newer ones.
     not_applied: int = 0
 
     def __str__(self) -> str:
-        """Return the line to end with."""
+        """Return the summary in one line."""
         return (
             f"{self.sent} records sent: {self.committed} committed, {self.queued} queued, "
             f"{self.duplicates} duplicates, {self.refused} refused"
@@ -84,7 +84,7 @@ class Tally:
         )
 
     def count(self, records: list[LogRecord], response: EmitBatchResponse) -> list[LogRecord]:
-        """Add a reply, with its receipts; return the records worth another try."""
+        """Add a reply with its receipts; return the records to send again."""
         again = []
         for error in response.errors:
             if error.retryable:
@@ -103,14 +103,14 @@ class Tally:
         return again
 
     def refuse(self, record: LogRecord, problem: str) -> None:
-        """Count a refused record, and tell the first ones on standard error."""
+        """Count a refused record, and print the first ones on standard error."""
         self.refused += 1
         if self.refused <= SHOWN_REFUSALS:
             print(f"refused: {problem}: {record.message!r}", file=sys.stderr)
 
 
 def shipping_parser(description: str | None, log: str) -> argparse.ArgumentParser:
-    """Return a parser with the flags of both examples; `log` says which file is meant."""
+    """Return a parser with the flags of both examples; `log` describes the file."""
     parser = argparse.ArgumentParser(
         description=description, formatter_class=argparse.RawDescriptionHelpFormatter
     )
@@ -120,8 +120,8 @@ def shipping_parser(description: str | None, log: str) -> argparse.ArgumentParse
         default=os.environ.get("EMITD_ADDRESS") or "127.0.0.1:50051",
         help="the server's address (or EMITD_ADDRESS; default: 127.0.0.1:50051)",
     )
-    parser.add_argument("--timezone", type=_zone, default="UTC", help="of the log's times (default: UTC)")
-    parser.add_argument("--batch-size", type=_positive, default=512, help="records a call (default: 512)")
+    parser.add_argument("--timezone", type=_zone, default="UTC", help="the log's time zone (default: UTC)")
+    parser.add_argument("--batch-size", type=_positive, default=512, help="records in a call (default: 512)")
     parser.add_argument(
         "--dry-run", action="store_true", help="send nothing; print the records as JSON, one a line"
     )
@@ -133,9 +133,9 @@ def ship(
     read: Callable[[TextIO], Iterator[LogRecord]],
     conclude: Callable[[LogServiceStub | None], Iterable[str]],
 ) -> int:
-    """Read the log, send its records, say what became of them; return the exit code.
+    """Read the log, send its records, print a summary; return the exit code.
 
-    `conclude` gets the stub, None in a dry run, and returns what else to say at the end.
+    `conclude` gets the stub, or None in a dry run, and returns further lines to print at the end.
     """
     try:
         with _open_log(options.file) as log:
@@ -143,7 +143,7 @@ def ship(
         sys.stdout.flush()
         return code
     except BrokenPipeError:
-        # Whoever read our output has had enough; what is still buffered must not fail once more at exit.
+        # The reader of the output has left; the rest in the buffer must not fail once more at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return GOOD
     except grpc.RpcError as error:
@@ -171,16 +171,16 @@ def _ship(
             print(json_format.MessageToJson(record, indent=None, ensure_ascii=False))
         print(*conclude(None), sep="\n", file=sys.stderr)
         return GOOD
-    tally = Tally()
+    summary = SendSummary()
     with grpc.insecure_channel(options.address) as channel:
         stub = LogServiceStub(channel)
         try:
             while batch := list(islice(records, options.batch_size)):
-                _send(stub, batch, tally)
+                _send(stub, batch, summary)
         finally:
-            print(tally)
+            print(summary)
         print(*conclude(stub), sep="\n")
-    return REFUSED if tally.refused else GOOD
+    return REFUSED if summary.refused else GOOD
 
 
 def _open_log(name: str) -> TextIO:
@@ -189,13 +189,13 @@ def _open_log(name: str) -> TextIO:
     return open(file, encoding="utf-8", errors="backslashreplace", newline="\n", closefd=name != "-")
 
 
-def _send(stub: LogServiceStub, batch: list[LogRecord], tally: Tally) -> None:
+def _send(stub: LogServiceStub, batch: list[LogRecord], summary: SendSummary) -> None:
     """Send a batch until each of its records is accepted or refused.
 
     Raises grpc.RpcError when the server refuses the call, or takes none for `RETRY_SECONDS`.
     """
     give_up_at = time.monotonic() + RETRY_SECONDS
-    is_told = False
+    has_said_so = False
     while batch:
         request = EmitBatchRequest(records=batch, want_receipts=True)
         out_of_time = time.monotonic() >= give_up_at
@@ -204,15 +204,15 @@ def _send(stub: LogServiceStub, batch: list[LogRecord], tally: Tally) -> None:
         except grpc.RpcError as error:
             if out_of_time or error.code() not in RETRYABLE_CODES:
                 raise
-            if not is_told:
+            if not has_said_so:
                 print(f"{error.code().name}: trying again for {RETRY_SECONDS:g} s", file=sys.stderr)
-                is_told = True
+                has_said_so = True
         else:
-            batch = tally.count(batch, response)
+            batch = summary.count(batch, response)
             if out_of_time:
                 for record in batch:
-                    tally.refuse(record, f"not accepted within {RETRY_SECONDS:g} s")
-                tally.sent += len(batch)
+                    summary.refuse(record, f"not accepted within {RETRY_SECONDS:g} s")
+                summary.sent += len(batch)
                 return
         if batch:
             time.sleep(RETRY_PAUSE_SECONDS)
@@ -222,7 +222,7 @@ def _zone(name: str) -> ZoneInfo:
     try:
         return ZoneInfo(name)
     except (ValueError, ZoneInfoNotFoundError):
-        raise argparse.ArgumentTypeError(f"'{name}' is no time zone, such as Europe/Zurich") from None
+        raise argparse.ArgumentTypeError(f"'{name}' is not a time zone, such as Europe/Zurich") from None
 
 
 def _positive(text: str) -> int:

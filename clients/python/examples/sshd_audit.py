@@ -1,18 +1,18 @@
 """Turn the log of an OpenSSH server into an audit trail.
 
-Every line in which sshd says how an attempt to log in ended becomes one audit event:
+Every line with the result of a login attempt becomes one audit event:
 
   Accepted METHOD for USER from ADDRESS port PORT ssh2                  user.login.success
   Failed METHOD for [invalid user ]USER from ADDRESS port PORT ssh2     user.login.failure
 
-`message repeated N times: [ ... ]` is N further events. What PAM says of the same attempts is left out: it
-would count them twice. Under `details` stand the host, the process id of the connection, the method (`password`,
-`publickey`; `none` is a client's first probe), the port, the key where there is one, and `invalid_user` where
-the host knows no such user. Where sshd names no user or no address, the event says `unknown`.
+`message repeated N times: [ ... ]` is N further events. Lines of PAM about the same attempts are left out, because
+they would count them twice. `details` has the host, the process id of the connection, the method (`password`,
+`publickey`; `none` is a client's first probe), the port, the key if there is one, and `invalid_user` if the host
+does not know the user. If sshd names no user or no address, the event has `unknown`.
 
-The times of syslog have no year: say which one the log begins in with --year, and in which zone with --timezone.
-Without --year it is this year, or the last one for a log that would else begin more than a day from now.
-Running the program twice over one log writes nothing twice, as long as the server remembers the ids.
+The times of syslog have no year and no zone: give the year of the first line with --year, and the zone with --timezone.
+Without --year it is this year, or last year if the log would otherwise begin more than a day in the future.
+A second run over the same log writes nothing twice, as long as the server remembers the ids.
 
 Examples:
   python sshd_audit.py /var/log/auth.log
@@ -37,12 +37,12 @@ from emitd.v1 import AuditEvent, LogRecord, LogServiceStub
 __all__ = ["SshdLog", "SyslogClock", "main"]
 
 SUCCESS, FAILURE = "user.login.success", "user.login.failure"
-#: The contract's limit; a longer name is cut there, and kept whole in the details.
+#: The contract's limit; a longer name is cut, and the details have the whole of it.
 MAX_USER_BYTES = 256
-#: So far ahead a time may be before its year is taken to be the last one: zones and clocks differ.
+#: A time that lies further in the future belongs to last year. Zones and clocks differ, so a day is allowed.
 AHEAD = timedelta(days=1)
 
-# The second form of time is what newer rsyslog and systemd write; sshd-session is OpenSSH 9.8 and newer.
+# Newer rsyslog and systemd write the second form of time; sshd-session is OpenSSH 9.8 and newer.
 _LINE = re.compile(
     r"(?P<stamp>[A-Z][a-z]{2} [ \d]\d \d\d:\d\d:\d\d|\d{4}-\d\d-\d\dT\S+) (?P<host>\S+) "
     r"sshd(?:-session)?\[(?P<pid>\d+)\]: (?P<text>.*)"
@@ -59,7 +59,7 @@ _LOGIN = re.compile(
 class SyslogClock:
     """Reads the times of a log whose lines are in order.
 
-    `year` is that of the first line; None: the last year in which it is not further ahead than `AHEAD`.
+    `year` is that of the first line; None: the last year in which the line lies at most `AHEAD` in the future.
     """
 
     def __init__(self, year: int | None, zone: tzinfo) -> None:
@@ -97,7 +97,7 @@ class SshdLog:
         self.event_counts: Counter[str] = Counter({SUCCESS: 0, FAILURE: 0})
 
     def read(self, lines: Iterable[str]) -> Iterator[LogRecord]:
-        """Yield the records of a log's lines, in order. Raises ValueError for a time that cannot be."""
+        """Yield the records of a log's lines, in order. Raises ValueError for an impossible time."""
         for line in lines:
             self.line_count += 1
             if found := _LINE.fullmatch(line.rstrip("\r\n")):
@@ -166,7 +166,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run the program; return 0, 1 if records were refused, 2 for misuse, 4 if the server does not answer."""
     parser = shipping_parser(__doc__, "the log of an sshd, such as /var/log/auth.log")
     parser.add_argument(
-        "--year", type=_year, help="of the log's first line (default: this year, or the last one)"
+        "--year", type=_year, help="the year of the log's first line (default: this year, or last year)"
     )
     options = parser.parse_args(arguments)
     log = SshdLog(SyslogClock(options.year, options.timezone))

@@ -1,8 +1,8 @@
 """A web application that logs, audits and reports its jobs through emitd, in its own process.
 
 A login and a playlist leave audit events; a report is made in the background, and a page follows it live by
-server-sent events. Routes are given a logger that knows their request. They know `emitd.AsyncLogger` only: which
-client it is, one line here decides.
+server-sent events. Routes get a logger that knows their request. They use the interface `emitd.AsyncLogger`; one line
+here chooses the client.
 
     python app.py                          # then open http://127.0.0.1:8000, user demo, password demo
 """
@@ -32,7 +32,7 @@ CONFIG = os.environ.get("WEBAPP_LOGGING_CONFIG", HERE / "logging_config.yml")
 #: How long each chapter of a report takes.
 CHAPTER_SECONDS = float(os.environ.get("WEBAPP_CHAPTER_SECONDS", "0.5"))
 CHAPTERS = ["customers", "orders", "returns", "stock", "prices", "suppliers", "forecast", "summary"]
-#: How long uvicorn waits for calls under way when it is told to end.
+#: How long uvicorn waits for open calls when it stops.
 GRACEFUL_SHUTDOWN_SECONDS = 5
 
 
@@ -46,24 +46,24 @@ _SALT = secrets.token_bytes(16)
 USERS = {"demo": hash_password("demo", _SALT)}
 NOBODY = secrets.token_bytes(64)
 
-#: Who is logged in, by the value of the cookie.
+#: The logged-in user for each value of the cookie.
 sessions: dict[str, str] = {}
-#: The reports that are being made.
+#: The reports in progress.
 reports: set[asyncio.Task[None]] = set()
 
 
 def is_password(user: str, password: str) -> bool:
-    """Whether the password is the user's; as slow for unknown users, so that time tells nothing."""
+    """Whether the password is the user's; as slow for unknown users, so that the time shows nothing."""
     return hmac.compare_digest(USERS.get(user, NOBODY), hash_password(password, _SALT))
 
 
 async def get_session_user(session: Annotated[str | None, Cookie()] = None) -> str | None:
-    """Return who is logged in, or None."""
+    """Return the logged-in user, or None."""
     return sessions.get(session or "")
 
 
 async def get_user(user: Annotated[str | None, Depends(get_session_user)]) -> str:
-    """Return who is logged in, or answer 401."""
+    """Return the logged-in user, or answer 401."""
     if user is None:
         raise HTTPException(401, "log in first")
     return user
@@ -104,14 +104,14 @@ User = Annotated[str, Depends(get_user)]
 
 
 class Credentials(BaseModel):
-    """What POST /login takes. An audit event's user has at most 256 bytes."""
+    """The body of POST /login. An audit event's user has at most 256 bytes."""
 
     user: str = Field(min_length=1, max_length=64)
     password: str = Field(max_length=256)
 
 
 class Playlist(BaseModel):
-    """What POST /playlists takes."""
+    """The body of POST /playlists."""
 
     name: str = Field(min_length=1, max_length=100)
     songs: list[str] = Field(default=[], max_length=1000)
@@ -119,7 +119,7 @@ class Playlist(BaseModel):
 
 @app.post("/login")
 async def login(credentials: Credentials, response: Response, logger: Logger) -> dict[str, str]:
-    """Log in. Both outcomes are audited, and the session begins only when that is committed."""
+    """Log in. Success and failure are audited, and the session begins after the audit event is committed."""
     user = credentials.user
     if not await run_in_threadpool(is_password, user, credentials.password):
         await logger.audit("user.login.failure", user_id=user, details={"method": "password"})
@@ -136,13 +136,13 @@ async def login(credentials: Credentials, response: Response, logger: Logger) ->
 
 @app.get("/session")
 async def get_session(user: Annotated[str | None, Depends(get_session_user)]) -> dict[str, str | None]:
-    """Return who is logged in, for the page."""
+    """Return the logged-in user, for the page."""
     return {"user": user}
 
 
 @app.post("/playlists", status_code=201)
 async def create_playlist(playlist: Playlist, user: User, logger: Logger) -> dict[str, str]:
-    """Create a playlist. This demo has no database: all that is left of it is the audit event."""
+    """Create a playlist. This demo has no database: the audit event is the only trace."""
     playlist_id = secrets.token_hex(8)
     details = {"playlist_id": playlist_id, "name": playlist.name, "songs": len(playlist.songs)}
     await logger.audit("playlist.create", details=details)
@@ -162,7 +162,7 @@ async def create_report(user: User, logger: Logger) -> dict[str, str]:
 
 
 async def make_report(job: AsyncJobReporter, logger: AsyncLogger) -> None:
-    """Write the chapters. Whatever happens in here, the job does not stay RUNNING."""
+    """Write the chapters. On any error the job becomes FAILED."""
     try:
         async with job:
             for number, chapter in enumerate(CHAPTERS, 1):
