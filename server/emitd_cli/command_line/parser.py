@@ -1,7 +1,7 @@
 """The parser of command lines: the same help text everywhere, and misuse told with what helps.
 
 `argparse` lays help out by the width of the terminal, and a little differently in each release of Python. Help is
-compared with docs/commands.md, so that the layout is fixed here.
+compared with the README, so that the layout is fixed here.
 """
 
 import argparse
