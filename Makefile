@@ -3,16 +3,17 @@
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+NEEDS_PYTHON = @test -n "$(PYTHON)" || { echo "emitd needs Python 3.11 or newer; name it with PYTHON=..." >&2; exit 1; }
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Said in the environment it also holds for what builds the package.
+# As an environment variable it also holds for what builds the package.
 PINNED := PIP_CONSTRAINT=.ci/constraints.txt
 PROTO_VENV := .venv-proto
 PROTO_BIN := $(PROTO_VENV)/bin
 PROTO_READY := $(PROTO_VENV)/.ready
 
-.PHONY: help setup proto lint fix type test test-slow bench build run demo
+.PHONY: help setup proto lint fix type test test-slow bench weigh build run demo
 
 help:
 	@echo "make run        start the service with logging_config.yml"
@@ -24,18 +25,19 @@ help:
 	@echo "make fix        mend what the linter can mend"
 	@echo "make proto      generate the stubs from protos/"
 	@echo "make bench      measure what a record costs"
+	@echo "make weigh      count lines, files, settings, commands, RPCs, dependencies; compare with TAG=... or SINCE=..."
 	@echo "make build      build the wheel into dist/"
 
 setup: $(READY)
 
 $(READY): pyproject.toml .ci/constraints.txt
-	@test -n "$(PYTHON)" || { echo "emitd needs Python 3.11 or newer; name it with PYTHON=..." >&2; exit 1; }
+	$(NEEDS_PYTHON)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[server,cli,webhook,postgres,dev]'
 	@touch $@
 
 $(PROTO_READY): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "emitd needs Python 3.11 or newer; name it with PYTHON=..." >&2; exit 1; }
+	$(NEEDS_PYTHON)
 	test -x $(PROTO_BIN)/python || $(PYTHON) -m venv $(PROTO_VENV)
 	$(PROTO_BIN)/python -m pip install --quiet --editable '.[proto]'
 	@touch $@
@@ -80,6 +82,11 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_replicas.py
 	$(BIN)/python tests/benchmarks/bench_audit.py
 	$(BIN)/python tests/benchmarks/bench_verify.py
+
+# Needs no packages. TAG may have * and ?; without TAG and SINCE it compares with the last tag.
+weigh:
+	$(NEEDS_PYTHON)
+	@$(PYTHON) tests/support/docs/weigh.py $(if $(TAG),--tag '$(TAG)') $(if $(SINCE),--since '$(SINCE)')
 
 build: $(READY)
 	$(PINNED) $(BIN)/python -m build
