@@ -187,6 +187,7 @@ def program(file: Path, text: str) -> None:
     file.chmod(0o755)
 
 
+@pytest.mark.slow
 def test_the_first_hour(tmp_path: Path) -> None:
     """Each command, typed in the page's order, shows what the page says, and nothing else."""
     folder = tmp_path.resolve()
