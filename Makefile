@@ -1,5 +1,5 @@
-# Everything the project can do. On a fresh machine with Python 3.11 or newer and make, `make run` starts the
-# service and `make test` runs the tests; both set up .venv first.
+# All verbs of the project. On a machine with Python 3.11 or newer and make, `make run` starts the service and
+# `make test` runs the tests; both set up .venv first.
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
@@ -17,12 +17,12 @@ PROTO_READY := $(PROTO_VENV)/.ready
 
 help:
 	@echo "make run        start the service with logging_config.yml"
-	@echo "make demo       show it all in a quarter of a minute, with data of its own"
+	@echo "make demo       show the whole service in a quarter of a minute, with its own data"
 	@echo "make test       run the tests (about six minutes)"
 	@echo "make test-slow  run the slow tests: crashes, forks, faults, other languages (about eight)"
 	@echo "make lint       check style, imports, protos, and that the stubs are up to date"
 	@echo "make type       check types"
-	@echo "make fix        mend what the linter can mend"
+	@echo "make fix        fix style, and write the help texts into the documents"
 	@echo "make proto      generate the stubs from protos/"
 	@echo "make bench      measure what a record costs"
 	@echo "make weigh      count lines, files, settings, commands, RPCs, dependencies; compare with TAG=... or SINCE=..."

@@ -14,9 +14,9 @@ import io
 import re
 import subprocess
 import sys
-import tarfile
 import tempfile
 import tomllib
+import zipfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
@@ -142,9 +142,9 @@ def _weigh_now() -> dict[str, int]:
 
 def _weigh_revision(revision: str) -> dict[str, int]:
     with tempfile.TemporaryDirectory(prefix="emitd-weigh-") as folder:
-        with tarfile.open(fileobj=io.BytesIO(_git("archive", "--format=tar", revision))) as archive:
+        with zipfile.ZipFile(io.BytesIO(_git("archive", "--format=zip", revision))) as archive:
             archive.extractall(folder)
-            files = [member.name for member in archive.getmembers() if member.isfile()]
+            files = [name for name in archive.namelist() if not name.endswith("/")]
         return weigh(Path(folder), files)
 
 
