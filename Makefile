@@ -1,41 +1,43 @@
-# Everything the project can do. On a fresh machine with Python 3.11 or newer and make, `make run` starts the
-# service and `make test` runs the tests; both set up .venv first.
+# All verbs of the project. On a machine with Python 3.11 or newer and make, `make run` starts the service and
+# `make test` runs the tests; both set up .venv first.
 
 PYTHON ?= $(shell for python in python3.11 python3.12 python3.13 python3; do \
 	$$python -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$python && break; done)
+NEEDS_PYTHON = @test -n "$(PYTHON)" || { echo "emitd needs Python 3.11 or newer; name it with PYTHON=..." >&2; exit 1; }
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-# Said in the environment it also holds for what builds the package.
+# As an environment variable it also holds for what builds the package.
 PINNED := PIP_CONSTRAINT=.ci/constraints.txt
 PROTO_VENV := .venv-proto
 PROTO_BIN := $(PROTO_VENV)/bin
 PROTO_READY := $(PROTO_VENV)/.ready
 
-.PHONY: help setup proto lint fix type test test-slow bench build run demo
+.PHONY: help setup proto lint fix type test test-slow bench weigh build run demo
 
 help:
 	@echo "make run        start the service with logging_config.yml"
-	@echo "make demo       show it all in a quarter of a minute, with data of its own"
-	@echo "make test       run the tests (about six minutes)"
+	@echo "make demo       show the whole service in a quarter of a minute, with its own data"
+	@echo "make test       run the tests (four to five minutes on two cores)"
 	@echo "make test-slow  run the slow tests: crashes, forks, faults, other languages (about eight)"
 	@echo "make lint       check style, imports, protos, and that the stubs are up to date"
 	@echo "make type       check types"
-	@echo "make fix        mend what the linter can mend"
+	@echo "make fix        fix style, and write the help texts into the documents"
 	@echo "make proto      generate the stubs from protos/"
 	@echo "make bench      measure what a record costs"
+	@echo "make weigh      count lines, files, settings, commands, RPCs, dependencies; compare with TAG=... or SINCE=..."
 	@echo "make build      build the wheel into dist/"
 
 setup: $(READY)
 
 $(READY): pyproject.toml .ci/constraints.txt
-	@test -n "$(PYTHON)" || { echo "emitd needs Python 3.11 or newer; name it with PYTHON=..." >&2; exit 1; }
+	$(NEEDS_PYTHON)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[server,cli,webhook,postgres,dev]'
 	@touch $@
 
 $(PROTO_READY): pyproject.toml
-	@test -n "$(PYTHON)" || { echo "emitd needs Python 3.11 or newer; name it with PYTHON=..." >&2; exit 1; }
+	$(NEEDS_PYTHON)
 	test -x $(PROTO_BIN)/python || $(PYTHON) -m venv $(PROTO_VENV)
 	$(PROTO_BIN)/python -m pip install --quiet --editable '.[proto]'
 	@touch $@
@@ -80,6 +82,11 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_replicas.py
 	$(BIN)/python tests/benchmarks/bench_audit.py
 	$(BIN)/python tests/benchmarks/bench_verify.py
+
+# Needs no packages. TAG may have * and ?; without TAG and SINCE it compares with the last tag.
+weigh:
+	$(NEEDS_PYTHON)
+	@$(PYTHON) tests/support/docs/weigh.py $(if $(TAG),--tag '$(TAG)') $(if $(SINCE),--since '$(SINCE)')
 
 build: $(READY)
 	$(PINNED) $(BIN)/python -m build

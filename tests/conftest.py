@@ -1,4 +1,4 @@
-"""What all tests share: no deadline for an example, and no settings from the developer's own environment."""
+"""For all tests: no deadline for a Hypothesis example, and no settings from the developer's environment."""
 
 import os
 
@@ -11,6 +11,6 @@ pytest_plugins = ["support.processes.postgres"]
 settings.register_profile("emitd", deadline=None, print_blob=True)
 settings.load_profile("emitd")
 
-# They would send a test's server, or the commands that it runs, to an address of their own.
+# They would change the address of a test's server, or of the commands that the test runs.
 for name in ("EMITD_LISTEN", "EMITD_ADDRESS"):
     os.environ.pop(name, None)

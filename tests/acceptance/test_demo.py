@@ -20,9 +20,11 @@ from support.processes.run_main import run_main
 
 ROOT = Path(__file__).parents[2]
 PICTURE = ROOT / "docs" / "images" / "demo.svg"
-# A Ctrl-C must reach it also where the tests run in the background, and SIGHUP also under nohup.
+# A Ctrl-C must reach it also where the tests run in the background, and SIGHUP also under nohup. Its pauses are short.
 DEMO = """
-import signal, sys
+import signal, sys, time
+sleep = time.sleep
+time.sleep = lambda seconds: sleep(seconds / 10)
 signal.signal(signal.SIGINT, signal.default_int_handler)
 signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from emitd_cli.main import main

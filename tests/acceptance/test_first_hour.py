@@ -12,6 +12,7 @@ PAGE = ROOT / "docs" / "first-hour.md"
 ONE, TWO = "01a20b37-5943-7a7b-94e2-1df237944a48", "01a20b37-59ff-7113-a4ff-377730deabbd"
 
 
+@pytest.mark.slow
 def test_the_first_hour(tmp_path: Path) -> None:
     """Each command, typed in the page's order, shows what the page says, and nothing else."""
     folder = tmp_path.resolve()

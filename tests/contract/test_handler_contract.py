@@ -240,6 +240,7 @@ def test_a_good_handler_passes() -> None:
     assert _broken_promises(Good) == []
 
 
+# What a broken handler opens is left to the garbage collector.
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
 @pytest.mark.parametrize(
     ("handler_class", "promise"),

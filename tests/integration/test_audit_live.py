@@ -20,6 +20,7 @@ from emitd.v1 import (
 )
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
+from emitd_handlers.audit.write import maintenance
 from emitd_handlers.base import BaseLogHandler
 from support.client.in_process import Running, retry_seconds, running, status_details, three_handlers
 
@@ -30,7 +31,10 @@ WAIT_SECONDS = 20.0
 
 
 @pytest.fixture
-async def server(tmp_path: Path) -> AsyncIterator[Running]:
+async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
+    """A server that looks at its file more often than usual."""
+    monkeypatch.setattr(maintenance, "CHECK_SECONDS", 0.2)
+    monkeypatch.setattr(maintenance, "TURN_SECONDS", 0.05)
     async with running(three_handlers(tmp_path)) as server:
         yield server
 

@@ -331,6 +331,7 @@ def test_a_watch_outlives_its_server(tmp_path: Path) -> None:
     assert err.count("\n") == 1
 
 
+@pytest.mark.slow
 def test_records_outlive_their_server(tmp_path: Path) -> None:
     """A server that is killed while a file is sent and comes back has every record, once."""
     with socket.socket() as probe:

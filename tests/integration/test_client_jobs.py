@@ -261,7 +261,7 @@ class TestAsyncRun:
     async def test_the_lease_is_kept_while_the_loop_stands_still(self, async_client: AsyncLogClient) -> None:
         """It is renewed by a thread."""
         async with async_client.job("j", "sync", lease=1) as job:
-            time.sleep(2.5)  # noqa: ASYNC251  # that is what it is about
+            time.sleep(1.5)  # noqa: ASYNC251  # that is what it is about
             job.refuse_if_lost()
             found = await async_client.get_job("j")
             assert found is not None

@@ -101,7 +101,9 @@ class TestBatches:
         with fake_log_service(gate) as service:
             client = make_client(service.address)
             threads = [threading.Thread(target=audit, args=(client, number)) for number in range(40)]
-            for thread in threads:
+            threads[0].start()
+            until(lambda: gate.now == 1)
+            for thread in threads[1:]:
                 thread.start()
             until(lambda: client.stats()["awaited"] == 40 and gate.now == 2)
             gate.is_open.set()

@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -60,13 +61,13 @@ def in_memory() -> InMemoryHandler:
     return InMemoryHandler(InMemoryHandler.Settings(levels=tuple(COMMON_LEVELS)), name="memory")
 
 
-def three_handlers(folder: Path) -> list[BaseLogHandler]:
-    """The handlers of a newcomer's configuration, with log lines kept in memory."""
+def three_handlers(folder: Path, **jobs: Any) -> list[BaseLogHandler]:
+    """The handlers of a newcomer's configuration, with log lines kept in memory; `jobs` are settings of theirs."""
     return [
         in_memory(),
         JsonAuditHandler(JsonAuditHandler.Settings(path=folder / "audit.json.log"), name="audit"),
         DatabaseJobHandler(
-            DatabaseJobHandler.Settings(database=DatabaseUrl.resolve("sqlite:///jobs.db", folder)),
+            DatabaseJobHandler.Settings(database=DatabaseUrl.resolve("sqlite:///jobs.db", folder), **jobs),
             name="jobs",
         ),
     ]

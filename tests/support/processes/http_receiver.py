@@ -1,4 +1,4 @@
-"""A real HTTP server on loopback that takes what is posted to it, or fails as it is told to."""
+"""A real HTTP server on loopback that accepts what is posted to it, or fails in the way that the test sets."""
 
 import asyncio
 import json
@@ -63,7 +63,7 @@ class HttpReceiver:
     """
 
     def __init__(self, tls: ssl.SSLContext | None = None) -> None:
-        #: Every request, in order, whatever became of it.
+        #: Every request, in order, accepted or not.
         self.requests: list[Received] = []
         #: Those that were answered with 200.
         self.taken: list[Received] = []

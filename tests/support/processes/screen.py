@@ -1,7 +1,7 @@
 """A command on a terminal of its own, and what its screen shows.
 
-The screen knows no more sequences than commands are meant to use: another one fails the test. Like most terminals it
-breaks its lines anew when it becomes narrower or wider.
+The screen knows only the sequences that commands may use; any other fails the test. Like most terminals it wraps its
+lines again when its width changes.
 """
 
 import fcntl
@@ -64,7 +64,7 @@ class Screen:
             at += 1
 
     def resize(self, columns: int, lines: int) -> None:
-        """Break the lines anew."""
+        """Wrap the lines again."""
         whole: list[tuple[list[str], int | None]] = []
         for number, line in enumerate(self._lines):
             if not line.is_broken:

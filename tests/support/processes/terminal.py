@@ -1,4 +1,4 @@
-"""A terminal for tests: a shell that is typed into, and what it shows."""
+"""A terminal for tests: types into a shell and reads what it shows."""
 
 import codecs
 import os

@@ -14,7 +14,7 @@ from support.client.in_process import running
 def threaded_server(
     handlers: Sequence[BaseLogHandler], settings: ServerSettings | None = None
 ) -> Iterator[str]:
-    """Serve the handlers on a free port until the end of the block; the address is told."""
+    """Serve the handlers on a free port until the end of the block; yield the address."""
     is_up, is_over = threading.Event(), asyncio.Event()
     addresses: list[str] = []
     loop = asyncio.new_event_loop()

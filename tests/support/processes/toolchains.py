@@ -1,6 +1,6 @@
 """The programs of other languages and the environment of the protos, for tests that need them.
 
-Where one is missing, the test is skipped with the reason; with `CI=true` in the environment it fails instead.
+If one is missing, the test is skipped with the reason; with `CI=true` in the environment it fails.
 """
 
 import os

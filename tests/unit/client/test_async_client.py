@@ -219,7 +219,7 @@ class TestAudit:
         self, make: Callable[..., AsyncLogClient], spool: dict[str, str], fate: str
     ) -> None:
         """Without a service, in time; and closing the client waits for it."""
-        client = make(timeout=0.2, **spool)
+        client = make(timeout=0.2, close_timeout=0.5, **spool)
         task = asyncio.create_task(client.audit("x", user_id="u"))
         await until(lambda: client.stats()["awaited"] == 1)
         task.cancel()

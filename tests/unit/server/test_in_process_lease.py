@@ -23,7 +23,7 @@ from support.client.in_process_client import Opened, committed_memory, opened, s
 
 @pytest.fixture
 async def app(tmp_path: Path) -> AsyncIterator[Opened]:
-    async with opened(three_handlers(tmp_path)) as opening:
+    async with opened(three_handlers(tmp_path, lease_check_seconds=0.05)) as opening:
         yield opening
 
 
@@ -48,15 +48,15 @@ class TestKept:
     async def test_heartbeats_keep_the_lease_while_the_code_awaits(self, app: Opened) -> None:
         """A job without news lives longer than its lease."""
         async with app.logger.job("j1", "sync", lease=1):
-            await asyncio.sleep(2.5)
+            await asyncio.sleep(1.5)
         assert await states(app.logger, "j1") == ["RUNNING", "COMPLETED"]
-        assert app.logger.stats()["sent"] <= 2 + 7  # one each third of a second, and no more
+        assert app.logger.stats()["sent"] <= 2 + 4  # one each third of a second, and no more
 
     async def test_a_loop_that_is_blocked_costs_no_lease(self, app: Opened) -> None:
         """In process nobody watches over leases meanwhile, and such time does not count."""
         async with app.logger.job("j1", "sync", lease=1):
             await asyncio.sleep(0.1)
-            time.sleep(2.5)  # noqa: ASYNC251  # what is tested
+            time.sleep(1.5)  # noqa: ASYNC251  # what is tested
             await asyncio.sleep(0.5)
         assert await states(app.logger, "j1") == ["RUNNING", "COMPLETED"]
 
@@ -96,7 +96,7 @@ class TestKept:
                 job.details({"all": "x" * 100_000})
                 await until(lambda: any("was not taken" in line for line in app.lines))
                 job.progress(40)
-                await asyncio.sleep(2.5)
+                await asyncio.sleep(1.5)
                 running = await app.logger.get_job("j1")
                 assert running is not None
                 assert (running.status, running.progress) == (v1.JOB_STATE_RUNNING, 40)
