@@ -7,13 +7,48 @@ import msgspec
 
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.merge import Merged, merge
-from emitd_handlers.jobs.receipts import StoredReceipt
 from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
+from emitd_handlers.outcome import Committed, JobReceipt, Outcome, RecentCommit, Refused
 from emitd_handlers.record import JobStatus, LogRecord
 
-__all__ = ["Opener", "Opening", "ReadJob", "Work", "as_read", "is_tick", "job_ids_of", "openers_of"]
+__all__ = [
+    "Opener",
+    "Opening",
+    "ReadJob",
+    "StoredReceipt",
+    "Work",
+    "as_read",
+    "decode_receipts",
+    "encode_receipts",
+    "is_tick",
+    "job_ids_of",
+    "openers_of",
+    "recent_commit",
+]
+
+#: record_id, fingerprint, job_id, revision, attempt, stale_reason.
+StoredReceipt: TypeAlias = tuple[str, int, str, int, int, str]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[StoredReceipt]).decode
+
+
+def encode_receipts(receipts: Sequence[StoredReceipt]) -> bytes | None:
+    """Return the receipts of one transaction as they are stored; None: there are none."""
+    return _encode(receipts) if receipts else None
+
+
+def decode_receipts(data: bytes) -> Sequence[StoredReceipt]:
+    """Return what `encode_receipts` was given."""
+    return _decode(data)
+
+
+def recent_commit(receipt: StoredReceipt) -> RecentCommit:
+    """Return how a handler tells of it."""
+    record_id, fingerprint, job_id, revision, attempt, reason = receipt
+    return RecentCommit(record_id, "", fingerprint, JobReceipt(job_id, revision, attempt, not reason, reason))
+
 
 #: The job_id and the record_id of a report that asks for a new attempt.
 Opener: TypeAlias = tuple[str, str]

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from emitd_handlers.jobs.columns import TRANSITION_READ_COLUMNS, transitions_from_json
 from emitd_handlers.jobs.paging import (
     MAX_PAGE_BYTES,
     job_page,
@@ -13,30 +14,24 @@ from emitd_handlers.jobs.paging import (
 )
 from emitd_handlers.jobs.postgres.database import Database
 from emitd_handlers.jobs.postgres.rows import (
-    JOB_COLUMNS,
+    JOB_NAMES,
     MAX_BIGINT,
-    TransitionRow,
+    is_storable,
     job_from_row,
     pg_time,
-    transition_from_row,
 )
-from emitd_handlers.jobs.postgres.storable import is_storable
-from emitd_handlers.jobs.postgres.tables import Tables
-from emitd_handlers.jobs.receipts import StoredReceipt, decode_receipts, recent_commit
-from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.postgres.schema import Tables
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.jobs.transaction import StoredReceipt, decode_receipts, recent_commit
 from emitd_handlers.outcome import RecentCommit
 
 __all__ = ["JobQueries"]
 
 #: Rows of the table of commits that are read at once.
 COMMITS_PAGE_SIZE = 500
-_TRANSITION = (
-    "json_build_array(revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, "
-    "progress_only)"
-)
+_TRANSITION = f"json_build_array({TRANSITION_READ_COLUMNS})"
 
-_decode_transitions = msgspec.json.Decoder(list[TransitionRow]).decode
 _encode_labels = msgspec.json.Encoder().encode
 
 
@@ -46,9 +41,9 @@ class JobQueries:
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database = database
         self._tables = tables
-        self._select = f"SELECT {JOB_COLUMNS} FROM {tables.jobs}"
+        self._select = f"SELECT {JOB_NAMES} FROM {tables.jobs}"
         self._history = f"""
-            SELECT {JOB_COLUMNS}, history_revision, (
+            SELECT {JOB_NAMES}, history_revision, (
                 SELECT json_agg({_TRANSITION} ORDER BY revision) FROM {tables.transitions} AS change
                 WHERE change.job_id = job.job_id AND change.revision > $2::bigint
                     AND NOT progress_only AND $2::bigint < job.revision
@@ -126,7 +121,7 @@ class JobQueries:
         newest = f"{self._select} WHERE {' AND '.join(conditions) or 'true'} {_NEWEST_FIRST} LIMIT $1"
         size = _size_before("message, details", "created_at DESC, job_id DESC")
         sized = f"SELECT *, {size} FROM ({newest}) AS newest"
-        statement = f"SELECT {JOB_COLUMNS} FROM ({sized}) AS sized WHERE {_IS_IN_PAGE} {_NEWEST_FIRST}"
+        statement = f"SELECT {JOB_NAMES} FROM ({sized}) AS sized WHERE {_IS_IN_PAGE} {_NEWEST_FIRST}"
         rows = await self._database.fetch(statement, *parameters)
         return job_page(query, map(job_from_row, rows))
 
@@ -143,7 +138,7 @@ class JobQueries:
         job = job_from_row(columns)
         if after is None or after >= job.revision:
             return JobHistory(job, (), job.revision)
-        return JobHistory(job, _read_transitions(transitions), max(after, history_revision))
+        return JobHistory(job, transitions_from_json(transitions), max(after, history_revision))
 
     async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
         """Return a page of a job's history; see `ManagedJobSource.list_transitions`."""
@@ -156,7 +151,7 @@ class JobQueries:
         if not rows:
             return None
         history_revision, transitions = rows[0]
-        return transition_page(query, _read_transitions(transitions), kept_after=history_revision)
+        return transition_page(query, transitions_from_json(transitions), kept_after=history_revision)
 
     async def changes_since(self, mark: int | None) -> tuple[int, Sequence[str]]:
         """Return a new mark, and the ids of all jobs that may have changed since; see `SharedJobStore`.
@@ -207,10 +202,6 @@ def _size_before(columns: str, order: str) -> str:
 def _storable(job_ids: Sequence[str]) -> Sequence[str]:
     """Return the ids that a job can have."""
     return [job_id for job_id in job_ids if is_storable(job_id)]
-
-
-def _read_transitions(text: str | None) -> Sequence[JobTransition]:
-    return [transition_from_row(row) for row in _decode_transitions(text)] if text else []
 
 
 #: A snapshot that sees no transaction: ordinary ones are counted from 3.

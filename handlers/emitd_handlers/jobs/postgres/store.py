@@ -13,14 +13,10 @@ from emitd_handlers.diagnostics import Report
 from emitd_handlers.diagnostics import report as report_to_operator
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.database_url import DatabaseUrl
-from emitd_handlers.jobs.postgres.database import FAILURES, Connection, Database
-from emitd_handlers.jobs.postgres.failures import advice, reason
-from emitd_handlers.jobs.postgres.leases import LeasePass
+from emitd_handlers.jobs.postgres.database import FAILURES, Connection, Database, advice, reason
 from emitd_handlers.jobs.postgres.listener import Listener
 from emitd_handlers.jobs.postgres.queries import JobQueries
-from emitd_handlers.jobs.postgres.retention import JobRetention
-from emitd_handlers.jobs.postgres.schema import migrate
-from emitd_handlers.jobs.postgres.tables import DEFAULT_TABLE, Tables, check_name
+from emitd_handlers.jobs.postgres.schema import DEFAULT_TABLE, Tables, check_name, migrate
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
@@ -43,8 +39,6 @@ class _Opened(msgspec.Struct, frozen=True):
     """What works on the database while it is open."""
 
     jobs: PostgresJobs
-    leases: LeasePass
-    retention: JobRetention
     queries: JobQueries
     listener: Listener
 
@@ -97,11 +91,8 @@ class PostgresJobStore:
                     f"database '{self._name}' cannot be opened: {reason(error)}; {advice(error)}"
                 ) from error
             raise
-        jobs = PostgresJobs(self._database, tables, keep_progress=self._keep_progress)
         self._opened = _Opened(
-            jobs,
-            LeasePass(self._database, tables, jobs),
-            JobRetention(self._database, tables, jobs),
+            PostgresJobs(self._database, tables, keep_progress=self._keep_progress),
             JobQueries(self._database, tables),
             Listener(
                 self._database.connect,
@@ -130,7 +121,7 @@ class PostgresJobStore:
     ) -> Sequence[JobHistory]:
         """One pass over the leases, if no other process is at it; now and then old receipts are removed after it."""
         with self._use() as opened:
-            changes = await opened.leases.run(interval_seconds, waited_seconds, interest)
+            changes = await opened.jobs.end_expired(interval_seconds, waited_seconds, interest)
             if changes is None:
                 return ()
         with suppress(HandlerUnavailable):  # the pass has been made; the next call tells
@@ -147,7 +138,7 @@ class PostgresJobStore:
     async def remove_ended(self, retention: Retention, limit: int) -> Removed:
         """Remove what is not to be kept."""
         with self._use() as opened:
-            return await opened.retention.remove_ended(retention, limit)
+            return await opened.jobs.remove_ended(retention, limit)
 
     async def get(self, job_id: str) -> Job | None:
         """Return one job."""
@@ -209,7 +200,7 @@ class PostgresJobStore:
         if now < self._prune_at:
             return
         with self._use() as opened:
-            has_more = await opened.retention.prune_commits(self._kept_receipts)
+            has_more = await opened.jobs.prune_commits(self._kept_receipts)
         if not has_more:
             self._prune_at = now + PRUNE_SECONDS
 

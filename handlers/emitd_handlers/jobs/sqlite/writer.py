@@ -10,33 +10,40 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from typing import Any
 
+from emitd_handlers.jobs.columns import transition_to_row
 from emitd_handlers.jobs.merge import Merged, expire, put_off, request_cancel
-from emitd_handlers.jobs.receipts import StoredReceipt, decode_receipts, encode_receipts, recent_commit
 from emitd_handlers.jobs.source import Job
-from emitd_handlers.jobs.sqlite.cache import CachedJob, JobCache
 from emitd_handlers.jobs.sqlite.rows import (
     INSERT_JOBS,
     INSERT_TRANSITIONS,
-    SELECT_JOB,
+    JOB_NAMES,
     UPDATE_JOBS,
-    UPDATE_LEASED_TICKS,
     UPDATE_TICKS,
     job_from_row,
     job_to_row,
-    leased_tick_to_row,
     read_time,
     tick_to_row,
     time_text,
-    transition_to_row,
-    update_to_row,
 )
 from emitd_handlers.jobs.sqlite.schema import transaction
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
-from emitd_handlers.jobs.transaction import Opener, Opening, ReadJob, Work, is_tick, job_ids_of, openers_of
+from emitd_handlers.jobs.transaction import (
+    Opener,
+    Opening,
+    ReadJob,
+    StoredReceipt,
+    Work,
+    decode_receipts,
+    encode_receipts,
+    is_tick,
+    job_ids_of,
+    openers_of,
+    recent_commit,
+)
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
-__all__ = ["SqliteJobs"]
+__all__ = ["CachedJob", "JobCache", "SqliteJobs"]
 
 #: A job with more text than this is not kept in memory, so that the number of jobs bounds it.
 MAX_CACHED_CHARACTERS = 4096
@@ -44,6 +51,7 @@ MAX_CACHED_CHARACTERS = 4096
 MAX_CACHED_LABELS = 8
 
 NANOS_A_SECOND = 1_000_000_000
+SELECT_ROW = f"SELECT rowid, {JOB_NAMES} FROM job_logs WHERE job_id = ?"
 #: How many leases end in one pass at most; the others in the next.
 MAX_EXPIRED = 1000
 #: Another program may have ended a job and left the lease.
@@ -70,6 +78,50 @@ SELECT_WITH_HISTORY = """
 """
 
 SELECT_OPENING = "SELECT revision, attempt FROM job_transitions WHERE job_id = ? AND opened_by = ?"
+
+
+class CachedJob(ReadJob, gc=False):
+    """A job, the row that it stands in, and whether it is too large to be kept in memory."""
+
+    rowid: int = 0
+    is_large: bool = False
+
+
+class JobCache:
+    """Keeps about `size` jobs and drops those that were not asked for the longest time.
+
+    It has two generations. What is asked for goes to the young one; when that is half the size, it takes the
+    place of the old one, which is dropped. So there is no bookkeeping for each job.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._generation_size = size // 2
+        self._young: dict[str, CachedJob] = {}
+        self._old: dict[str, CachedJob] = {}
+
+    def __len__(self) -> int:
+        return len(self._young.keys() | self._old.keys())
+
+    def get(self, job_id: str) -> CachedJob | None:
+        """Return the job, or None if it is not here."""
+        cached = self._young.get(job_id)
+        if cached is None:
+            cached = self._old.get(job_id)
+            if cached is not None:
+                self._young[job_id] = cached
+        return cached
+
+    def add(self, cached: CachedJob) -> None:
+        """Keep a job that is not here; at least until `trim`."""
+        self._young[cached.job.job_id] = cached
+
+    def trim(self, unwanted: Iterable[str]) -> None:
+        """Drop the jobs with the ids given, and those that are too many."""
+        for job_id in unwanted:
+            self._young.pop(job_id, None)
+            self._old.pop(job_id, None)
+        if len(self._young) > self._generation_size:
+            self._old, self._young = self._young, {}
 
 
 class SqliteJobs:
@@ -202,11 +254,12 @@ class SqliteJobs:
         for job_id in job_ids:
             row = find(job_id)
             if row is None:
-                values = connection.execute(f"{SELECT_JOB} WHERE job_id = ?", (job_id,)).fetchone()
-                if values is None:
+                found = connection.execute(SELECT_ROW, (job_id,)).fetchone()
+                if found is None:
                     continue
+                rowid, *values = found
                 job = job_from_row(values)
-                row = CachedJob(job, job, values[0], _is_large(job))
+                row = CachedJob(job, job, rowid, _is_large(job))
                 if not row.is_large:
                     self._cache.add(row)
             rows[job_id] = row
@@ -233,7 +286,6 @@ class SqliteJobs:
         inserts: list[Any] = []
         updates: list[Any] = []
         ticks: list[Any] = []
-        leased_ticks: list[Any] = []
         written: list[CachedJob] = []
         count = 0
         for row in work.changed():
@@ -241,26 +293,24 @@ class SqliteJobs:
             if before is None:
                 self._last_rowid += 1
                 row = CachedJob(job, None, self._last_rowid, _is_large(job))
-                inserts += job_to_row(row.rowid, job)
+                inserts.append(row.rowid)
+                inserts += job_to_row(job, is_new=True)
             else:
                 assert isinstance(row, CachedJob)
                 count += 1
                 if job.update_time_unix_nano == now and is_tick(before, job):
-                    if job.lease_seconds:
-                        leased_ticks += leased_tick_to_row(row.rowid, job)
-                    else:
-                        ticks += tick_to_row(row.rowid, job)
+                    ticks += tick_to_row(row.rowid, job)
                     row.is_large = (
                         _is_large(job) if row.is_large else len(job.message) > MAX_CACHED_CHARACTERS
                     )
                 else:
-                    updates += update_to_row(row.rowid, job)
+                    updates.append(row.rowid)
+                    updates += job_to_row(job, is_new=False)
                     row.is_large = _is_large(job)
             written.append(row)
         INSERT_JOBS.run(connection, inserts)
         updated = UPDATE_JOBS.run(connection, updates)
         updated += UPDATE_TICKS.run(connection, ticks, (time_text(now),))
-        updated += UPDATE_LEASED_TICKS.run(connection, leased_ticks, (time_text(now),))
         if updated != count:
             raise sqlite3.DatabaseError("rows of job_logs have gone that were there before")
         if work.transitions:

@@ -1,7 +1,7 @@
 """JobCache: what is kept, and how much of it."""
 
 from emitd_handlers.jobs.source import Job
-from emitd_handlers.jobs.sqlite.cache import CachedJob, JobCache
+from emitd_handlers.jobs.sqlite.writer import CachedJob, JobCache
 from emitd_handlers.record import JobState
 
 

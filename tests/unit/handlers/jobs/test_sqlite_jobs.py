@@ -13,13 +13,13 @@ from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.merge import merge
 from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.jobs.sqlite import writer
-from emitd_handlers.jobs.sqlite.queries import get_job, load_history
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import MAX_CACHED_CHARACTERS, SqliteJobs
 from emitd_handlers.jobs.store import Retention
 from emitd_handlers.jobs.watch.broadcaster import JobHistory
 from emitd_handlers.outcome import Committed, JobReceipt, RecentCommit, Refused
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
+from support.jobs.sqlite_queries import get_job, load_history
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
 #: 2026-11-23 03:39:00.123456 UTC, and 789 nanoseconds.
