@@ -12,18 +12,6 @@ import msgspec
 from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.record import JobState
 
-__all__ = [
-    "JOB_COLUMNS",
-    "NULLABLE",
-    "TRANSITION_COLUMNS",
-    "TRANSITION_READ_COLUMNS",
-    "UPDATED_COLUMNS",
-    "job_from_row",
-    "job_to_row",
-    "transition_to_row",
-    "transitions_from_json",
-]
-
 #: The columns of a job, and the fields of `Job` that they hold.
 JOB_COLUMNS: Mapping[str, str] = {
     "job_id": "job_id",

@@ -1,9 +1,9 @@
-"""What a webhook's receiver gets: from records to JSON, and from JSON to bodies of a bounded size. Pure.
+"""The bodies that are posted to a webhook's receiver, and the meaning of its replies. Pure.
 
     {"records":[{"record_id":"order-17","timestamp":"2026-11-23T03:39:00.000000000Z","level":"INFO",...}]}
 
-Members bear the contract's names, and those of the audit line where it has them. Free-form JSON is embedded as
-it was sent, number for number.
+Members have the names of the contract, or of the audit line if it has them. Free-form JSON is embedded as it was sent,
+number for number.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -17,17 +17,6 @@ import msgspec
 from emitd_handlers.audit.format.line import format_time
 from emitd_handlers.errors import HandlerError, HandlerUnavailable, RecordInvalid
 from emitd_handlers.record import AuditEvent, JobStatus, LogRecord
-
-__all__ = [
-    "MAX_RETRY_AFTER_SECONDS",
-    "PAYLOAD_TOO_LARGE",
-    "Reply",
-    "encode_body",
-    "encode_record",
-    "idempotency_key",
-    "retry_after_seconds",
-    "split",
-]
 
 _HEAD, _TAIL = b'{"records":[', b"]}"
 _NOTHING = msgspec.Raw()
@@ -56,7 +45,7 @@ class _Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class _Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The members of a record, in their order; those after `message` are left out where they are empty."""
+    """The members of a record, in their order; those after `message` are left out if they are empty."""
 
     record_id: str
     #: When it happened: ISO 8601, UTC, with nine decimals, as is `received_at`.
@@ -81,7 +70,7 @@ _raw = msgspec.json.Decoder(msgspec.Raw).decode
 def encode_record(record: LogRecord) -> bytes:
     """Return the record as one JSON object.
 
-    Raises RecordInvalid, naming the field, for what a record made in process can have wrong.
+    Raises RecordInvalid, naming the field, for an invalid record, as one made in process can be.
     """
     payload = record.payload
     try:
@@ -110,10 +99,10 @@ def encode_body(lines: Sequence[bytes]) -> bytes:
 
 
 def split(lines: Iterable[tuple[int, bytes]], max_bytes: int) -> Iterator[list[tuple[int, bytes]]]:
-    """Cut numbered records into runs, in order, each of which makes a body of at most `max_bytes`.
+    """Cut numbered records into runs, in order, each for a body of at most `max_bytes`.
 
-    A run is as long as it can be, so that what is left after some runs is cut into the same ones again. A record
-    that is too large by itself makes a run of its own.
+    A run is as long as it can be, so that the rest after some runs is cut into the same ones again. A record that is
+    too large has its own run.
     """
     run: list[tuple[int, bytes]] = []
     size = len(_HEAD) + len(_TAIL)
@@ -128,10 +117,10 @@ def split(lines: Iterable[tuple[int, bytes]], max_bytes: int) -> Iterator[list[t
 
 
 def idempotency_key(body: bytes, done_count: int) -> str:
-    """Return what tells a repetition of a request from another request: 32 hexadecimal digits.
+    """Return a key of 32 hexadecimal digits that is the same for a repetition of a request, and no other.
 
-    The same while nobody knows whether the body was taken; another one for an equal body later, which
-    `done_count` tells apart: two equal log lines without an id are two, not one sent twice.
+    `done_count`, the number of requests answered for good, tells an equal body later from a repetition: two equal log
+    lines without an id are two, not one sent twice.
     """
     return sha256(b"%d:" % done_count + body).hexdigest()[:32]
 

@@ -12,8 +12,6 @@ from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
 
-__all__ = ["FAILURES", "CommitLost", "Connection", "Database", "Row", "StartAgain", "advice", "reason"]
-
 Row: TypeAlias = "asyncpg.Record"
 Connection: TypeAlias = (
     "asyncpg.Connection[asyncpg.Record] | asyncpg.pool.PoolConnectionProxy[asyncpg.Record]"
@@ -197,7 +195,9 @@ def _connect_arguments(dsn: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {"timeout": CONNECT_SECONDS}
     for name, _, value in items:
         if name == _CACHE_SIZE:
-            arguments[name] = _number(value)
+            if not value.isascii() or not value.isdecimal():
+                raise ValueError(f"database: {name} is '{value}', and must be a number")
+            arguments[name] = int(value)
     if "application_name" not in names:
         arguments["server_settings"] = {"application_name": "emitd"}
     if "target_session_attrs" not in names and "PGTARGETSESSIONATTRS" not in os.environ:
@@ -205,12 +205,6 @@ def _connect_arguments(dsn: str) -> dict[str, Any]:
     others = "&".join("".join(item) for item in items if item[0] != _CACHE_SIZE)
     arguments["dsn"] = f"{base}?{others}" if others else base
     return arguments
-
-
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isdecimal():
-        raise ValueError(f"database: {_CACHE_SIZE} is '{text}', and must be a number")
-    return int(text)
 
 
 _OF_POOLERS = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)

@@ -14,8 +14,6 @@ import msgspec
 
 from emitd_handlers.jobs.postgres.database import FAILURES
 
-__all__ = ["Listener", "OnForeignChange"]
-
 #: How often to ask for a sign of life, and how long to wait for it.
 PING_SECONDS = 3.0
 PING_TIMEOUT_SECONDS = 3.0

@@ -23,10 +23,8 @@ from emitd_handlers.jobs.postgres.rows import (
 from emitd_handlers.jobs.postgres.schema import Tables
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.jobs.transaction import StoredReceipt, decode_receipts, recent_commit
+from emitd_handlers.jobs.transaction import recent_commits
 from emitd_handlers.outcome import RecentCommit
-
-__all__ = ["JobQueries"]
 
 #: Rows of the table of commits that are read at once.
 COMMITS_PAGE_SIZE = 500
@@ -42,6 +40,7 @@ class JobQueries:
         self._database = database
         self._tables = tables
         self._select = f"SELECT {JOB_NAMES} FROM {tables.jobs}"
+        self._load = f"{self._select} WHERE job_id = ANY($1::text[])"
         self._history = f"""
             SELECT {JOB_NAMES}, history_revision, (
                 SELECT json_agg({_TRANSITION} ORDER BY revision) FROM {tables.transitions} AS change
@@ -71,18 +70,19 @@ class JobQueries:
             ) AS job_ids
         """
         self._commits = f"""
-            SELECT number, receipts FROM {tables.commits} WHERE receipt_count > 0 AND number < $1
+            SELECT number, receipts, receipt_count FROM {tables.commits} WHERE receipt_count > 0 AND number < $1
             ORDER BY number DESC LIMIT {COMMITS_PAGE_SIZE}
         """
 
     async def get(self, job_id: str) -> Job | None:
         """Return the job, or None."""
-        rows = await self._rows_of([job_id])
-        return rows[0] if rows else None
+        jobs = await self.load_many([job_id])
+        return jobs[0] if jobs else None
 
     async def load_many(self, job_ids: Sequence[str]) -> Sequence[Job]:
         """Return those of the jobs that exist."""
-        return await self._rows_of(job_ids)
+        rows = await self._database.fetch(self._load, _storable(job_ids))
+        return [job_from_row(row) for row in rows]
 
     async def revisions(self, job_ids: Sequence[str]) -> Mapping[str, int]:
         """Return the revisions of those of the jobs that exist."""
@@ -169,23 +169,16 @@ class JobQueries:
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
         """Return the last reports with a record_id, oldest first, at most `limit`."""
-        groups: list[Sequence[StoredReceipt]] = []
+        stored: list[bytes] = []
         count, number = 0, MAX_BIGINT
         while count < limit:
             rows = await self._database.fetch(self._commits, number)
-            groups += [decode_receipts(data) for _, data in rows]
-            count += sum(map(len, groups[len(groups) - len(rows) :]))
+            stored += [row["receipts"] for row in rows]
+            count += sum([row["receipt_count"] for row in rows])
             if len(rows) < COMMITS_PAGE_SIZE:
                 break
             number = rows[-1]["number"]
-        receipts = [receipt for group in reversed(groups) for receipt in group]
-        return [recent_commit(receipt) for receipt in receipts[max(0, count - limit) :]]
-
-    async def _rows_of(self, job_ids: Sequence[str]) -> Sequence[Job]:
-        rows = await self._database.fetch(
-            f"{self._select} WHERE job_id = ANY($1::text[])", _storable(job_ids)
-        )
-        return [job_from_row(row) for row in rows]
+        return recent_commits(stored, limit)
 
 
 _NEWEST_FIRST = "ORDER BY created_at DESC, job_id DESC"

@@ -16,22 +16,6 @@ from emitd_handlers.jobs.postgres.schema import Tables
 from emitd_handlers.jobs.source import Job
 from emitd_handlers.record import JobStatus, LogRecord
 
-__all__ = [
-    "JOB_NAMES",
-    "MAX_BIGINT",
-    "MAX_KEY_BYTES",
-    "Values",
-    "WriteStatements",
-    "check_record",
-    "cleaned",
-    "is_storable",
-    "job_from_row",
-    "job_to_row",
-    "pg_time",
-    "tick_to_row",
-    "unix_nano",
-]
-
 #: The values of one row that is to be written.
 Values: TypeAlias = Sequence[Any]
 

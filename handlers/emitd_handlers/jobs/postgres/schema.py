@@ -11,11 +11,10 @@ from hashlib import blake2b
 from typing import Self
 
 import msgspec
+from msgspec.structs import asdict
 
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.postgres.database import Connection
-
-__all__ = ["DEFAULT_TABLE", "MIGRATIONS", "Tables", "check_name", "lease_slot", "migrate"]
 
 DEFAULT_TABLE = "job_logs"
 #: Leaves room for what is appended: PostgreSQL cuts names at 63 bytes.
@@ -206,9 +205,10 @@ async def migrate(connection: Connection, tables: Tables) -> None:
             f"CREATE TABLE {tables.versions} (component text NOT NULL PRIMARY KEY, version integer NOT NULL)"
         )
     version = await _version(connection, tables)
+    slot = lease_slot("lease_expires_at")
     for statements in MIGRATIONS[version:]:
         for statement in statements:
-            await connection.execute(statement.format(**_names(tables)))
+            await connection.execute(statement.format(slot=slot, **asdict(tables)))
     await connection.execute(
         f"INSERT INTO {tables.versions} VALUES ($1, $2) "
         "ON CONFLICT (component) DO UPDATE SET version = excluded.version",
@@ -230,15 +230,3 @@ async def _version(connection: Connection, tables: Tables) -> int:
             "use a newer emitd"
         )
     return version or 0
-
-
-def _names(tables: Tables) -> dict[str, str]:
-    return {
-        "jobs": tables.jobs,
-        "transitions": tables.transitions,
-        "commits": tables.commits,
-        "lease_watch": tables.lease_watch,
-        "cleaner": tables.cleaner,
-        "prefix": tables.prefix,
-        "slot": lease_slot("lease_expires_at"),
-    }

@@ -58,8 +58,6 @@ from emitd_handlers.jobs.transaction import (
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import LogRecord
 
-__all__ = ["PostgresJobs"]
-
 #: PostgreSQL has no room for 256 MB in one JSON value.
 MAX_STATEMENT_BYTES = 64 * 1024 * 1024
 #: How many leases end in one pass at most; the others in the next.

@@ -12,8 +12,6 @@ import aiosqlite
 from emitd_handlers.durable.disk import RealDisk
 from emitd_handlers.errors import HandlerUnavailable
 
-__all__ = ["SqliteConnection", "make_database_file"]
-
 #: The first with `RETURNING`.
 MIN_VERSION = (3, 35)
 #: How long to wait for another process that is writing to the same database.

@@ -21,8 +21,6 @@ from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, T
 from emitd_handlers.jobs.sqlite.rows import JOB_NAMES, job_from_row, time_text
 from emitd_handlers.jobs.store import JobHistory
 
-__all__ = ["get_job", "list_jobs", "list_transitions", "load_history"]
-
 #: Rows of a page that are read at once.
 ROWS_AT_ONCE = 64
 _TRANSITIONS = f"""

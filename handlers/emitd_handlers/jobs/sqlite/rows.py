@@ -16,20 +16,6 @@ from emitd_handlers.jobs import columns
 from emitd_handlers.jobs.columns import JOB_COLUMNS, NULLABLE, TRANSITION_COLUMNS, UPDATED_COLUMNS
 from emitd_handlers.jobs.source import Job
 
-__all__ = [
-    "INSERT_JOBS",
-    "INSERT_TRANSITIONS",
-    "JOB_NAMES",
-    "UPDATE_JOBS",
-    "UPDATE_TICKS",
-    "ManyRows",
-    "job_from_row",
-    "job_to_row",
-    "read_time",
-    "tick_to_row",
-    "time_text",
-]
-
 #: How many rows a statement can take: few different ones, so that each is prepared only once.
 _SIZES = (256, 64, 16, 4, 1)
 _EPOCH = datetime(1970, 1, 1)  # in UTC, as all times here

@@ -12,8 +12,6 @@ from contextlib import contextmanager
 
 from emitd_handlers.errors import HandlerUnavailable
 
-__all__ = ["migrate", "transaction"]
-
 #: For each version of the schema, from 1: the statements that lead to it from the version before.
 MIGRATIONS: Sequence[Sequence[str]] = (
     (

@@ -1,7 +1,7 @@
 """`SqliteJobStore`: jobs in one SQLite file, which other programs may read.
 
-There are two connections, each with a thread of its own: in WAL mode a reader never waits for the writer, so
-that neither a long list delays acknowledgements nor a large group the answer to GetJob.
+It has two connections, each with its own thread: in WAL mode a reader never waits for the writer, so a long list does
+not delay acknowledgements, and a large batch does not delay GetJob.
 """
 
 import asyncio
@@ -24,17 +24,15 @@ from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
-__all__ = ["SqliteJobStore"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class SqliteJobStore:
-    """A `JobStore`. Time is the server's clock."""
+    """A `JobStore`, whose methods are described there. Time is the server's clock."""
 
     def __init__(self, path: Path, *, cache_size: int, keep_progress: bool = False) -> None:
-        """`cache_size`: how many jobs are kept in memory; see `JobCache`. `keep_progress`: in the history too."""
+        """`cache_size`: how many jobs are kept in memory. `keep_progress`: the history also keeps mere progress."""
         self._path = path
         self._cache_size = cache_size
         self._keep_progress = keep_progress
@@ -44,7 +42,6 @@ class SqliteJobStore:
         self._jobs = self._make_jobs()
 
     async def open(self) -> None:
-        """Open the file, and make or migrate its tables; see `JobStore.open`."""
         try:
             await self._open()
         except BaseException as error:
@@ -56,7 +53,6 @@ class SqliteJobStore:
             raise
 
     async def close(self) -> None:
-        """Close both connections."""
         writer, reader = self._writer, self._reader
         self._writer = self._reader = None
         for connection in (reader, writer):  # the last one to close tidies up
@@ -64,13 +60,11 @@ class SqliteJobStore:
                 await connection.close()
 
     async def apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
-        """See `JobStore`; so for all of these."""
         return await self._write(self._jobs.apply, records, interest)
 
     async def end_expired(
         self, interval_seconds: float, waited_seconds: float, interest: Container[str]
     ) -> Sequence[JobHistory]:
-        """One pass over the leases."""
         asked_at = time.monotonic()
 
         def end_expired(connection: sqlite3.Connection) -> Sequence[JobHistory]:
@@ -83,31 +77,24 @@ class SqliteJobStore:
     async def request_cancel(
         self, job_id: str, reason: str, interest: Container[str]
     ) -> tuple[Job | None, Sequence[JobHistory]]:
-        """Record the wish to cancel a job."""
         return await self._write(self._jobs.request_cancel, job_id, reason, interest)
 
     async def remove_ended(self, retention: Retention, limit: int) -> Removed:
-        """Remove what is not to be kept."""
         return await self._write(self._jobs.remove_ended, retention, limit)
 
     async def get(self, job_id: str) -> Job | None:
-        """Return one job."""
         return await self._read(get_job, job_id)
 
     async def list(self, query: JobQuery) -> JobPage:
-        """Return a page of jobs."""
         return await self._read(list_jobs, query)
 
     async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
-        """Return a page of a job's history."""
         return await self._read(list_transitions, query)
 
     async def load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
-        """Return a job with its changes of status."""
         return await self._read(load_history, job_id, after_revision)
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
-        """Return the last reports with a record_id."""
         return await self._write(self._jobs.recent_commits, limit)
 
     def _make_jobs(self) -> SqliteJobs:

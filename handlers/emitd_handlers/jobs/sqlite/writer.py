@@ -33,17 +33,14 @@ from emitd_handlers.jobs.transaction import (
     ReadJob,
     StoredReceipt,
     Work,
-    decode_receipts,
     encode_receipts,
     is_tick,
     job_ids_of,
     openers_of,
-    recent_commit,
+    recent_commits,
 )
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
-
-__all__ = ["CachedJob", "JobCache", "SqliteJobs"]
 
 #: A job with more text than this is not kept in memory, so that the number of jobs bounds it.
 MAX_CACHED_CHARACTERS = 4096
@@ -226,15 +223,8 @@ class SqliteJobs:
         From now on the receipts of so many are kept.
         """
         self._receipt_limit = limit
-        groups: list[Sequence[StoredReceipt]] = []
-        count = 0
-        for (data,) in connection.execute("SELECT receipts FROM job_receipts ORDER BY last_number DESC"):
-            if count >= limit:
-                break
-            groups.append(decode_receipts(data))
-            count += len(groups[-1])
-        receipts = [receipt for group in reversed(groups) for receipt in group]
-        return [recent_commit(receipt) for receipt in receipts[max(0, count - limit) :]]
+        rows = connection.execute("SELECT receipts FROM job_receipts ORDER BY last_number DESC")
+        return recent_commits(map(_first, rows), limit)
 
     @contextmanager
     def _transaction(self, connection: sqlite3.Connection) -> Iterator[int]:
@@ -375,7 +365,7 @@ def _text_before(now_unix_nano: int, seconds: float) -> str:
     return time_text(max(0, now_unix_nano - int(seconds * NANOS_A_SECOND)))
 
 
-def _first(row: tuple[str, ...]) -> str:
+def _first(row: Sequence[Any]) -> Any:
     return row[0]
 
 
