@@ -1,7 +1,7 @@
-"""`Database`: the connections to a PostgreSQL database, and transactions in it.
+"""`Database`: the connections to a PostgreSQL database, transactions in it, and its errors in words.
 
-Nothing is set for a session but what a pooler in transaction mode can live with: each transaction that writes says for
-itself how it wants to be committed, whatever the role or the database have as default.
+Works behind a pooler in transaction mode: nothing is set for a session, and each transaction that writes sets how it is
+committed, whatever the defaults of role and database are.
 """
 
 import asyncio
@@ -18,34 +18,33 @@ Connection: TypeAlias = (
 )
 T = TypeVar("T")
 
-#: An option of the URL beside those of asyncpg.
+#: An option of the URL that asyncpg does not know.
 _CACHE_SIZE = "statement_cache_size"
 CONNECT_SECONDS = 5.0
 #: How long one read or one transaction may take, with all its attempts.
 CALL_SECONDS = 15.0
-#: How long a migration may: it can have to rewrite a table.
+#: How long a migration may take: it may rewrite a table.
 MIGRATION_SECONDS = 600.0
 CLOSE_SECONDS = 5.0
-#: How often a transaction is tried that others get in the way of.
+#: How often a transaction is tried if it conflicts with others.
 MAX_ATTEMPTS = 10
 
-#: What a database, or the way to it, can raise.
+#: The errors of a database and of the way to it.
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-#: The connections are of no use any more, not only the one that raised it.
+#: After these all connections are lost, not only the one that raised it.
 _LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # the server is stopped
-    asyncpg.ReadOnlySQLTransactionError,  # what was the primary server is one no longer
+    asyncpg.ReadOnlySQLTransactionError,  # the server is no longer the primary one
     OSError,
     TimeoutError,
 )
-#: Others wrote to the same rows, in an order of their own.
+#: Others wrote to the same rows in another order.
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 _ISOLATION = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-#: The last one lets go of the rows that a process has locked which is not there any more. The plans that are switched
-#: off would read whole tables for rows that are asked for by their keys, if the tables were small when the plan was
-#: made.
+#: The last setting frees the rows that a dead process has locked. The plans that are switched off would read whole
+#: tables for rows with given keys, if the tables were small when the plan was made.
 _BEGIN = f"""
     {_ISOLATION};
     SET LOCAL synchronous_commit = on;
@@ -56,15 +55,15 @@ _BEGIN_MIGRATION = f"{_ISOLATION}; SET LOCAL synchronous_commit = on; SET LOCAL 
 
 
 class StartAgain(Exception):
-    """Raised in a transaction that has met what another one has done meanwhile: it is undone and begun again."""
+    """Raised in a transaction that conflicts with another: it is undone and begun again."""
 
 
 class CommitLost(asyncpg.PostgresConnectionError):
-    """A transaction was undone where it should have been committed."""
+    """A transaction was undone instead of committed."""
 
 
 class Database:
-    """Connections are made when they are needed, at most `pool_size` at once, and replaced when they have died.
+    """Makes connections when they are needed, at most `pool_size` at once, and replaces dead ones.
 
     All but `open`, `close` and `is_own` raise FAILURES. Times are exchanged as PostgreSQL has them: microseconds since
     2000-01-01T00:00:00Z, as integers.
@@ -77,7 +76,7 @@ class Database:
         self._own_pids: set[int] = set()
 
     async def open(self) -> None:
-        """Be ready to connect. Raises asyncpg.InterfaceError for a URL that makes no sense."""
+        """Prepare to connect. Raises asyncpg.InterfaceError for an invalid URL."""
         self._pool = await asyncpg.create_pool(
             **self._arguments,
             min_size=0,
@@ -87,7 +86,7 @@ class Database:
         )
 
     async def close(self) -> None:
-        """Close all connections, those in use when they are free, but soon. Harmless without `open`."""
+        """Close all connections; wait for those in use, but not long. Harmless without `open`."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
@@ -97,7 +96,7 @@ class Database:
         pool.terminate()
 
     def is_own(self, pid: int) -> bool:
-        """Return whether a process of the server serves one of the pool's connections."""
+        """Return whether a process of the server belongs to one of the pool's connections."""
         return pid in self._own_pids
 
     async def connect(self) -> "asyncpg.Connection[Row]":
@@ -113,7 +112,7 @@ class Database:
         return await self._run(call, CALL_SECONDS)
 
     async def transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do `work` in one transaction that is on the medium when this returns; again where others got in the way."""
+        """Do `work` in one transaction, which is on the medium when this returns; again after conflicts."""
 
         async def call(connection: Connection) -> T:
             attempt = 1
@@ -147,7 +146,7 @@ class Database:
                 try:
                     return await call(connection)
                 except asyncio.CancelledError:
-                    # In time or not, nobody waits for the database to stop what it does.
+                    # Do not wait for the database to stop its work.
                     with suppress(asyncpg.InterfaceError):  # it has just died
                         connection.terminate()
                     raise
@@ -180,14 +179,13 @@ async def _transact(connection: Connection, begin: str, work: Callable[[Connecti
 
 
 async def _leave_alone(_: object) -> None:
-    """Do nothing to a connection that goes back to the pool: nothing outlives a transaction."""
+    """Do nothing with a connection that returns to the pool: no state outlives a transaction."""
 
 
 def _connect_arguments(dsn: str) -> dict[str, Any]:
-    """Return what asyncpg is to be called with.
+    """Return the arguments for asyncpg.
 
-    Beside the options of PostgreSQL's URLs, `statement_cache_size` is known: 0 is for a pooler in transaction mode that
-    knows nothing of prepared statements.
+    `statement_cache_size=0` in the URL is for a pooler in transaction mode without prepared statements.
     """
     base, _, query = dsn.partition("?")
     items = [item.partition("=") for item in query.split("&") if item]

@@ -1,4 +1,4 @@
-"""`JobQueries`: questions about jobs in PostgreSQL. What one answer holds is of one moment: it is one statement."""
+"""`JobQueries`: reads jobs from PostgreSQL. Each answer is one snapshot, because it is one statement."""
 
 from collections.abc import Mapping, Sequence
 
@@ -26,7 +26,7 @@ from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.jobs.transaction import recent_commits
 from emitd_handlers.outcome import RecentCommit
 
-#: Rows of the table of commits that are read at once.
+#: How many rows of the table of commits are read at once.
 COMMITS_PAGE_SIZE = 500
 _TRANSITION = f"json_build_array({TRANSITION_READ_COLUMNS})"
 
@@ -117,7 +117,7 @@ class JobQueries:
             require("labels @> {}::text::jsonb AND labels <> '{{}}'", _encode_labels(query.labels).decode())
         if query.updated_after_unix_nano:
             require("updated_at > {}", pg_time(query.updated_after_unix_nano))
-        # The rows of a page may be large: what goes beyond it is not sent.
+        # The rows may be large: those beyond the page are not sent.
         newest = f"{self._select} WHERE {' AND '.join(conditions) or 'true'} {_NEWEST_FIRST} LIMIT $1"
         size = _size_before("message, details", "created_at DESC, job_id DESC")
         sized = f"SELECT *, {size} FROM ({newest}) AS newest"
@@ -156,14 +156,14 @@ class JobQueries:
     async def changes_since(self, mark: int | None) -> tuple[int, Sequence[str]]:
         """Return a new mark, and the ids of all jobs that may have changed since; see `SharedJobStore`.
 
-        A mark is a snapshot, the text of which is read as a number: it says which transactions were seen, however long
-        some of them take to commit.
+        A mark is a snapshot, with its text read as a number: it says which transactions were seen, however long some of
+        them take to commit.
         """
         # Without a mark the whole past counts as seen.
         before = f"{MAX_BIGINT}:{MAX_BIGINT}:" if mark is None else _snapshot_of(mark)
         ((snapshot, job_ids),) = await self._database.fetch(self._changes, before)
         if mark is not None and _bounds(before)[0] > _bounds(snapshot)[1]:
-            # Transactions are counted from anew: it is another database now, of which nothing was seen.
+            # Transaction numbers have started again: it is another database now, of which nothing was seen.
             ((snapshot, job_ids),) = await self._database.fetch(self._changes, _NOTHING_SEEN)
         return _mark_of(snapshot), job_ids
 
@@ -182,12 +182,12 @@ class JobQueries:
 
 
 _NEWEST_FIRST = "ORDER BY created_at DESC, job_id DESC"
-#: One row more than `paging` takes, which so sees that there is one.
+#: One row more than a page takes, so that `paging` sees that there is more.
 _IS_IN_PAGE = f"coalesce(size_before, 0) < {MAX_PAGE_BYTES}"
 
 
 def _size_before(columns: str, order: str) -> str:
-    """Return an expression for the size of the texts of the rows before the one before; it reads none of them."""
+    """Return an expression for the size of the texts of all rows up to the second before; it reads none of them."""
     sizes = " + ".join([f"coalesce(octet_length({column.strip()}), 0)" for column in columns.split(",")])
     return f"sum({sizes}) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS size_before"
 
@@ -210,6 +210,6 @@ def _snapshot_of(mark: int) -> str:
 
 
 def _bounds(snapshot: str) -> tuple[int, int]:
-    """Return the number that the first transaction had which was not seen, and the one after the last which may be."""
+    """Return the number of the first transaction not seen, and the number after the last one that may be seen."""
     first, end, _ = snapshot.split(":")
     return int(first), int(end)

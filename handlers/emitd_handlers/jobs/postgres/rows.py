@@ -1,4 +1,4 @@
-"""Rows of jobs and transitions in PostgreSQL, the statement that writes them, and what a text cannot hold.
+"""Rows of jobs and transitions in PostgreSQL, the statement that writes them, and the check of texts it cannot store.
 
 Times are microseconds since 2000-01-01T00:00:00Z here, as `Database` exchanges them.
 """
@@ -16,19 +16,17 @@ from emitd_handlers.jobs.postgres.schema import Tables
 from emitd_handlers.jobs.source import Job
 from emitd_handlers.record import JobStatus, LogRecord
 
-#: The values of one row that is to be written.
+#: The values of one row to write.
 Values: TypeAlias = Sequence[Any]
 
 MAX_BIGINT = 2**63 - 1
 #: From 1970 to 2000, in microseconds.
 _EPOCH = 946_684_800_000_000
 
-#: A third of a page of an index, less what else stands there.
+#: A third of a page of an index, less its other contents.
 MAX_KEY_BYTES = 2000
 #: U+0000, and half a surrogate pair.
 _unstorable = re.compile("[\0\ud800-\udfff]")
-#: U+FFFD, which stands for a character that could not be kept.
-_REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
 
 #: A notification that would be larger says `many`. PostgreSQL takes less than 8,000.
 MAX_PAYLOAD_BYTES = 4000
@@ -63,7 +61,7 @@ def job_to_row(job: Job) -> Values:
 
 
 def tick_to_row(before: Job, job: Job) -> Values:
-    """Return the values for a row of which a report has changed no more than most do, likewise."""
+    """Return the values of a row with mere progress (see `is_tick`), likewise."""
     return (
         before.revision,
         job.job_id,
@@ -82,14 +80,14 @@ def is_storable(text: str) -> bool:
 
 def cleaned(text: str) -> str:
     """Return a text for people with U+FFFD for each character that cannot be stored."""
-    return _unstorable.sub(_REPLACEMENT, text)
+    return _unstorable.sub("\N{REPLACEMENT CHARACTER}", text)
 
 
 def check_record(record: LogRecord) -> LogRecord:
-    """Return the record as it can be stored; called only after the database has refused its batch.
+    """Return the record in a form that can be stored; called only after the database has refused its batch.
 
-    What was written for people, `message` and `failure_message`, is cleaned: the end of a job is not refused for one
-    character in the output of a program. Raises RecordInvalid for all else, which programs compare.
+    Texts for people, `message` and `failure_message`, are cleaned: the end of a job is not refused for one character in
+    the output of a program. Raises RecordInvalid for all other fields, which programs compare.
     """
     report = record.payload
     if not isinstance(report, JobStatus):
@@ -144,7 +142,7 @@ _UPDATE = """
 
 
 class _Part(NamedTuple):
-    """A CTE that writes rows of one kind: `{rows}` are the rows, `{condition}` says whether to write them at all."""
+    """A CTE that writes rows of one kind, `{rows}`, if `{condition}` holds."""
 
     name: str
     #: In the order of a row's values.
@@ -194,12 +192,12 @@ _PARTS = (
 
 
 class WriteStatements:
-    """The one statement that writes all that a transaction has done to jobs, for the tables of one store.
+    """Makes the one statement by which a transaction writes all its changes, for the tables of one store.
 
-    It has a part for each kind of row that is to be written, and only those: new jobs, jobs of which anything may have
-    changed, jobs with mere progress, transitions; and the transaction's own row and its notification. A part gets its
-    rows as one JSON text: asyncpg takes ten times longer to encode them as arrays, and PostgreSQL twice as long to take
-    them. Each statement is put together once, and is then the same object.
+    It has a part for each kind of row that there is: new jobs, jobs of which anything may have changed, jobs with mere
+    progress, transitions; and the transaction's own row and its notification. A part gets its rows as one JSON text:
+    asyncpg takes ten times longer to encode arrays, and PostgreSQL twice as long to read them. Each statement is made
+    once, and is then the same object.
     """
 
     def __init__(self, tables: Tables) -> None:
@@ -207,11 +205,11 @@ class WriteStatements:
         self._texts: dict[tuple[bool, ...], str] = {}
 
     def text(self, present: tuple[bool, ...]) -> str:
-        """Return the statement with those parts that are present, of new jobs, changed ones, progress, transitions.
+        """Return the statement with the parts that are present, of new jobs, changed ones, progress, transitions.
 
-        Its parameters: the time of update of mere progress; the ids of the jobs that are changed, as a JSON text, or
-        None if the transaction's row is not to be written now; its receipts, or None; how many these are; and a JSON
-        text for each part. It returns one row: how many rows the parts have written, and the transaction's number.
+        Its parameters: the time of update for mere progress; the ids of the changed jobs as a JSON text, or None to
+        leave out the transaction's row; the receipts, or None; their number; and a JSON text for each part. It returns
+        one row, which begins with the number of rows that the parts have written.
         """
         text = self._texts.get(present)
         if text is None:
@@ -252,7 +250,7 @@ class WriteStatements:
 
 
 def _rows(part: _Part, number: int) -> str:
-    """Return a table of the rows of a part, whose JSON text is the parameter with that number."""
+    """Return a table of the rows of a part; their JSON text is the parameter with this number."""
     values = ", ".join([f"{_value(index, name)} AS {name}" for index, name in enumerate(part.columns)])
     return f"(SELECT {values} FROM jsonb_array_elements(${number}::jsonb) AS item) AS new"
 

@@ -1,25 +1,22 @@
-"""`PostgresJobs`: whatever changes jobs in PostgreSQL, a batch in one transaction.
+"""`PostgresJobs`: changes jobs in PostgreSQL, a batch in one transaction. Several processes do so at once.
 
-A transaction has the jobs that its reports change, the changes of status, and the receipts. It locks the jobs that it
-is about, merges in memory, and writes everything with one statement. Several processes do so at once.
-
-No two of these transactions can wait for each other in a circle, whatever jobs they share. Each goes through three
-phases:
+A transaction locks its jobs, merges the reports in memory, and writes jobs, transitions and receipts with one
+statement. These transactions do not deadlock, whatever jobs they share. Each goes through three phases:
 
 1. It locks rows that exist, in the order of their ids, and has written nothing yet.
-2. It inserts new jobs, in the order of their ids, and has updated nothing yet. It waits for another one only where that
-   has inserted the same id, or has updated or deleted it, and has not ended: so for one in phase 2 or 3. A mere lock on
-   a row holds up no insert.
-3. It updates or deletes rows that it has locked, and inserts others that nobody else can insert: it waits for nobody.
-   (The statement itself sees to the order: it updates under the condition that the inserts are done.)
+2. It inserts new jobs, in the order of their ids, and has updated nothing yet. It waits only for a transaction in phase
+   2 or 3, which has inserted, updated or deleted the same id: a mere lock on a row holds up no insert.
+3. It updates or deletes rows that it has locked, and inserts others that no one else can insert: it does not wait.
+   (The statement keeps this order: it updates under the condition that the inserts are done.)
 
-Whoever waits in phase 2 waits for an id that another one in phase 2 or 3 has inserted (or in phase 3 updated), and has
-inserted only lower ids itself. So along a chain of such waits the ids grow, until one in phase 3 ends it: it cannot
-close. The same holds for locks among those in phase 1. These can also wait for one in phase 2 or 3, but none of those
-waits for one in phase 1. Transactions that pass over locked rows (the end of leases, retention) do not wait for locks.
+A transaction that waits in phase 2 waits for an id that another has written, and has itself inserted only lower ids. So
+the ids grow along a chain of such waits, until one in phase 3 ends it: there is no circle. The same holds for locks in
+phase 1. A transaction in phase 1 can also wait for one in phase 2 or 3, but not the reverse. Transactions that skip
+locked rows (the end of leases, retention) do not wait for locks.
 """
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from operator import is_
 from typing import TypeAlias
 
 import asyncpg
@@ -64,10 +61,10 @@ MAX_STATEMENT_BYTES = 64 * 1024 * 1024
 MAX_EXPIRED = 1000
 #: Rows of the table of commits that one call removes.
 MAX_PRUNED = 5000
-#: For so long they are kept, however many they are: those who look for changes do so every few seconds.
+#: How long all of them are kept: replicas look for changes every few seconds.
 KEPT_COMMITS = "10 minutes"
 MICROSECONDS_A_SECOND = 1_000_000
-#: What the database, or asyncpg before it, says of a text or a key that cannot be stored.
+#: The errors of the database, or of asyncpg, for a text or a key that cannot be stored.
 _UNSTORABLE = (asyncpg.DataError, asyncpg.ProgramLimitExceededError, UnicodeEncodeError)
 
 #: The ids of changed jobs as a JSON text, their receipts, and how many: as `WriteStatements` takes them.
@@ -78,7 +75,7 @@ _encode = msgspec.json.Encoder().encode
 
 
 class PostgresJobs:
-    """Writes the tables of jobs. Every method raises FAILURES, and has changed nothing then."""
+    """Writes the tables of jobs. A method that raises one of FAILURES has changed nothing."""
 
     def __init__(self, database: Database, tables: Tables, *, keep_progress: bool) -> None:
         self._database = database
@@ -98,7 +95,7 @@ class PostgresJobs:
             SELECT job_id, opened_by, revision, attempt FROM {tables.transitions}
             JOIN unnest($1::text[], $2::text[]) AS opener (job_id, opened_by) USING (job_id, opened_by)
         """
-        # Whoever has the row makes the pass; the others do not wait for it.
+        # The process that gets the row makes the pass; the others do not wait for it.
         self._take_lease_turn = f"""
             SELECT passed_at, clock_timestamp() AS now FROM {tables.lease_watch} FOR UPDATE SKIP LOCKED
         """
@@ -114,27 +111,29 @@ class PostgresJobs:
             FROM unnest($1::text[], $2::timestamptz[]) AS new (job_id, lease_expires_at)
             WHERE job.job_id = new.job_id
         """
-        # Another program may have ended a job and left the lease. Who has locked a job is about to renew its lease,
-        # maybe.
+        # Another program may have ended a job and left its lease. A locked job is skipped: its lease may be renewed.
         self._lock_expired = f"""
             SELECT {JOB_NAMES} FROM {tables.jobs}
             WHERE lease_slot <= {lease_slot("$1::timestamptz")} AND lease_expires_at <= $1
                 AND status IN ('QUEUED', 'RUNNING')
             ORDER BY lease_expires_at LIMIT {MAX_EXPIRED} FOR NO KEY UPDATE SKIP LOCKED
         """
-        self._lock_ended = f"""
-            SELECT job_id FROM {tables.jobs} WHERE ended_at <= {_before(1)}
-            ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
+        self._delete_ended = f"""
+            DELETE FROM {tables.jobs} WHERE job_id = ANY(ARRAY(
+                SELECT job_id FROM {tables.jobs} WHERE ended_at <= {_before(1)}
+                ORDER BY ended_at LIMIT $2 FOR UPDATE SKIP LOCKED
+            )) RETURNING job_id
         """
-        # The jobs are counted before they are locked; one that has ended anew meanwhile is one of the last.
-        self._lock_surplus = f"""
-            SELECT job.job_id FROM {tables.jobs} AS job JOIN (
-                SELECT job_id, ended_at FROM {tables.jobs} WHERE ended_at IS NOT NULL
-                ORDER BY ended_at DESC LIMIT $2 OFFSET $1
-            ) AS surplus ON job.job_id = surplus.job_id AND job.ended_at = surplus.ended_at
-            FOR UPDATE OF job SKIP LOCKED
+        # The jobs are counted before they are locked; one that has ended again since then is one of the last.
+        self._delete_surplus = f"""
+            DELETE FROM {tables.jobs} WHERE job_id = ANY(ARRAY(
+                SELECT job.job_id FROM {tables.jobs} AS job JOIN (
+                    SELECT job_id, ended_at FROM {tables.jobs} WHERE ended_at IS NOT NULL
+                    ORDER BY ended_at DESC LIMIT $2 OFFSET $1
+                ) AS surplus ON job.job_id = surplus.job_id AND job.ended_at = surplus.ended_at
+                FOR UPDATE OF job SKIP LOCKED
+            )) RETURNING job_id
         """
-        self._delete = f"DELETE FROM {tables.jobs} WHERE job_id = ANY($1::text[])"
         self._lock_with_history = f"""
             SELECT job_id FROM {tables.jobs} WHERE ended_at <= {_before(1)} AND ended_at IS NOT NULL AND has_history
             ORDER BY ended_at LIMIT $2 FOR NO KEY UPDATE SKIP LOCKED
@@ -146,7 +145,7 @@ class PostgresJobs:
             )
             DELETE FROM {tables.transitions} WHERE job_id = ANY($1::text[])
         """
-        # The last rows that have so many receipts together stay; the sum is made from the newest on, and no further.
+        # Keeps the last rows with this many receipts together; the sum is made from the newest on, and no further.
         self._prune = f"""
             WITH edge AS (
                 SELECT number FROM (
@@ -168,7 +167,7 @@ class PostgresJobs:
         try:
             return await self._apply(records, interest)
         except _UNSTORABLE:
-            # Look again, at one after the other.
+            # One of the records cannot be stored: look at each.
             refused: dict[int, Outcome] = {}
             good: list[LogRecord] = []
             for index, record in enumerate(records):
@@ -176,7 +175,7 @@ class PostgresJobs:
                     good.append(check_record(record))
                 except RecordInvalid as error:
                     refused[index] = Refused(error)
-            if not refused and all(map(_is_same, good, records)):
+            if not refused and all(map(is_, good, records)):
                 raise
             applied = await self._apply(good, interest)
             outcomes = iter(applied.outcomes)
@@ -187,7 +186,7 @@ class PostgresJobs:
     async def request_cancel(
         self, job_id: str, reason: str, interest: Container[str]
     ) -> tuple[Job | None, Sequence[JobHistory]]:
-        """Record the wish to cancel a job; see `JobStore.request_cancel`."""
+        """Record a request to cancel a job; see `JobStore.request_cancel`."""
         if not is_storable(job_id):
             return None, ()
 
@@ -205,7 +204,7 @@ class PostgresJobs:
         return job, work.changes(interest) if job is not None else ()
 
     async def _write(self, connection: Connection, work: Work, removed: Sequence[str] = ()) -> None:
-        """Write what was done to jobs, in the transaction that has locked them; `removed` are jobs that have gone."""
+        """Write the changes of jobs, in the transaction that has locked them; `removed` are deleted jobs."""
         created: list[Values] = []
         updated: list[Values] = []
         ticked: list[Values] = []
@@ -248,7 +247,7 @@ class PostgresJobs:
         parameters = [text.decode() for text, rows in zip(texts, parts, strict=False) if rows]
         ((count, *_),) = await connection.fetch(statement, now, *commit, *parameters)
         if count != sum(map(len, parts)):
-            raise StartAgain  # somebody else has made one of the jobs meanwhile
+            raise StartAgain  # another transaction has made one of the jobs
 
     async def _apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
         job_ids = job_ids_of(records)
@@ -268,13 +267,13 @@ class PostgresJobs:
     async def _find_openings(
         self, connection: Connection, openers: Sequence[Opener]
     ) -> Mapping[Opener, Opening]:
-        """Return what those have opened that did, as far as the history goes. The jobs must be locked."""
+        """Return the attempts that were opened before, as far as the history goes. The jobs must be locked."""
         job_ids, record_ids = zip(*openers, strict=True)
         rows = await connection.fetch(self._openings, job_ids, record_ids)
         return {(row["job_id"], row["opened_by"]): (row["revision"], row["attempt"]) for row in rows}
 
     async def _lock_jobs(self, connection: Connection, job_ids: Sequence[str]) -> tuple[Sequence[Job], int]:
-        """Lock those of the jobs that exist; return them, and the time after that in nanoseconds since 1970."""
+        """Lock the jobs that exist; return them, and the time after that in nanoseconds since 1970."""
         rows = await connection.fetch(self._lock, _encode(job_ids).decode())
         clock = rows.pop()
         return [job_from_row(row) for row in rows], unix_nano(clock["created_at"])
@@ -282,12 +281,12 @@ class PostgresJobs:
     async def end_expired(
         self, interval_seconds: float, waited_seconds: float, interest: Container[str]
     ) -> Sequence[JobHistory] | None:
-        """Make one pass; see `JobStore.end_expired`. None: somebody else is at it."""
+        """Make one pass, by the database's clock; see `JobStore.end_expired`. None: another process is making it."""
 
         async def work_on(connection: Connection) -> Work | None:
             turn = await connection.fetchrow(self._take_lease_turn)
             if turn is None and not await connection.fetchval(self._has_lease_row):
-                await connection.execute(self._mend_leases)  # somebody has deleted it
+                await connection.execute(self._mend_leases)  # it was deleted
                 turn = await connection.fetchrow(self._take_lease_turn)
             if turn is None:
                 return None
@@ -309,10 +308,10 @@ class PostgresJobs:
     async def _put_off_leases(
         self, connection: Connection, passed_at: int | None, now: int, interval_seconds: float
     ) -> None:
-        """Put off the ends of leases by the time in which nobody watched."""
+        """Put off the ends of all leases if nobody watched since the last pass."""
         if passed_at is not None and now - passed_at <= 2 * interval_seconds * MICROSECONDS_A_SECOND:
             return
-        # Locked in the order of their ids first, as `PostgresJobs` does.
+        # Phase 1, see above.
         rows = await connection.fetch(self._lock_leases)
         if not rows:
             return
@@ -321,30 +320,27 @@ class PostgresJobs:
         await connection.execute(self._move_leases, [row["job_id"] for row in rows], ends)
 
     async def remove_ended(self, retention: Retention, limit: int) -> Removed:
-        """Remove jobs and history that are not to be kept; see `JobStore.remove_ended`."""
+        """Remove ended jobs and their history; see `JobStore.remove_ended`."""
 
         async def work_on(connection: Connection) -> Removed:
             removed: list[str] = []
-            trimmed = 0
+            trimmed: list[str] = []
+
+            async def job_ids_of(query: str, bound: float) -> Sequence[str]:
+                rows = await connection.fetch(query, bound, limit - len(removed))
+                return [row["job_id"] for row in rows]
+
             if retention.ended_seconds is not None:
-                removed += await self._delete_locked(
-                    connection, self._lock_ended, retention.ended_seconds, limit
-                )
+                removed += await job_ids_of(self._delete_ended, retention.ended_seconds)
             if retention.ended_count is not None:
-                room = limit - len(removed)
-                removed += await self._delete_locked(
-                    connection, self._lock_surplus, retention.ended_count, room
-                )
+                removed += await job_ids_of(self._delete_surplus, retention.ended_count)
             if retention.history_seconds is not None:
-                room = limit - len(removed)
-                rows = await connection.fetch(self._lock_with_history, retention.history_seconds, room)
-                trimmed = len(rows)
-                if rows:
-                    await connection.execute(self._delete_history, [row["job_id"] for row in rows])
+                trimmed += await job_ids_of(self._lock_with_history, retention.history_seconds)
+                await connection.execute(self._delete_history, trimmed)
             if removed:
                 now: int = await connection.fetchval("SELECT now()")
                 await self._write(connection, Work({}, unix_nano(now)), removed)
-            return Removed(removed, has_more=len(removed) + trimmed >= limit)
+            return Removed(removed, has_more=len(removed) + len(trimmed) >= limit)
 
         return await self._database.transact(work_on)
 
@@ -357,17 +353,9 @@ class PostgresJobs:
 
         return await self._database.transact(work_on)
 
-    async def _delete_locked(
-        self, connection: Connection, query: str, bound: float, limit: int
-    ) -> Sequence[str]:
-        job_ids = [row["job_id"] for row in await connection.fetch(query, bound, limit)]
-        if job_ids:
-            await connection.execute(self._delete, job_ids)
-        return job_ids
-
 
 def _divided(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
-    """Yield the rows in pieces that are small enough for a statement."""
+    """Yield the rows in parts that are small enough for a statement."""
     if len(rows) > 1 and len(_encode(rows)) > MAX_STATEMENT_BYTES:
         middle = len(rows) // 2
         yield from _divided(rows[:middle])
@@ -376,10 +364,6 @@ def _divided(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
         yield rows
 
 
-def _is_same(one: LogRecord, other: LogRecord) -> bool:
-    return one is other
-
-
 def _before(parameter: int) -> str:
-    """Return the time so many seconds ago, but not before 1970."""
+    """Return an expression for the time that many seconds ago, but not before 1970."""
     return f"to_timestamp(greatest(extract(epoch FROM now()) - ${parameter}::float8, 0))"

@@ -1,6 +1,6 @@
-"""Questions about jobs in SQLite, over a connection that only reads.
+"""Reads jobs from SQLite, over a connection that only reads, one query at a time.
 
-What one answer holds is of one moment: it is one statement. The connection is for one question at a time.
+Each answer is one snapshot, because it is one statement.
 """
 
 from typing import Any
@@ -81,7 +81,7 @@ async def list_jobs(connection: aiosqlite.Connection, query: JobQuery) -> JobPag
         while True:
             rows = list(await cursor.fetchmany(ROWS_AT_ONCE))
             jobs += map(job_from_row, rows)
-            # They may be large: not many more are read than the page has room for.
+            # They may be large: read not many more than the page has room for.
             if len(rows) < ROWS_AT_ONCE or sum(map(_characters, jobs[:-1])) >= MAX_PAGE_BYTES:
                 return job_page(query, jobs)
 

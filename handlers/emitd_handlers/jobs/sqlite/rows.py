@@ -16,7 +16,7 @@ from emitd_handlers.jobs import columns
 from emitd_handlers.jobs.columns import JOB_COLUMNS, NULLABLE, TRANSITION_COLUMNS, UPDATED_COLUMNS
 from emitd_handlers.jobs.source import Job
 
-#: How many rows a statement can take: few different ones, so that each is prepared only once.
+#: How many rows a statement can take: few different numbers, so that each statement is prepared only once.
 _SIZES = (256, 64, 16, 4, 1)
 _EPOCH = datetime(1970, 1, 1)  # in UTC, as all times here
 _MICROSECOND = timedelta(microseconds=1)
@@ -26,9 +26,8 @@ _encode_labels = msgspec.json.Encoder().encode
 class ManyRows:
     """Runs `<before> VALUES <row>, <row>, ... <after>`, each row with its own parameters.
 
-    For each row of an `executemany` Python gives up its global lock twice, and gets it back late when the event loop
-    has work of its own. A statement that takes its rows from a VALUES clause is one step for all of them, and cheaper
-    in SQLite too.
+    For each row of an `executemany` Python releases its global lock twice, and gets it back late if the event loop is
+    busy. A statement with a VALUES clause is one step for all its rows, and cheaper in SQLite too.
     """
 
     def __init__(self, before: str, row: str, after: str = "") -> None:
@@ -40,9 +39,9 @@ class ManyRows:
     def run(
         self, connection: sqlite3.Connection, rows: Sequence[object], first: Sequence[object] = ()
     ) -> int:
-        """Run it for all rows, whose parameters stand in `rows` one after the other.
+        """Run it for all rows, whose parameters are in `rows` one after the other.
 
-        `first` are the parameters in `before`. Returns how many rows of the table were changed.
+        `first` are the parameters in `before`. Return the number of changed rows.
         """
         changed = start = 0
         for length, statement in self._statements:
@@ -69,7 +68,7 @@ def _text_or_empty(unix_nano: int) -> str:
 
 
 def _marks(names: Iterable[str]) -> str:
-    """Return the places of a row's values: '' becomes NULL in texts and times that can be NULL."""
+    """Return the placeholders of a row: '' becomes NULL in columns that can be NULL."""
     nullable = NULLABLE | {"lease_expires_at", "started_at", "ended_at"}
     return ", ".join(["nullif(?, '')" if name in nullable else "?" for name in names])
 
@@ -109,7 +108,7 @@ def job_from_row(row: Iterable[Any]) -> Job:
 
 
 def job_to_row(job: Job, *, is_new: bool) -> list[Any]:
-    """Return the parameters for a new row, or for one of which anything may have changed."""
+    """Return the parameters of a new row, or of one of which anything may have changed."""
     labels = _encode_labels(job.labels).decode() if job.labels else "{}"
     return columns.job_to_row(job, labels, _text_or_empty, is_new=is_new)
 

@@ -68,7 +68,7 @@ class SqliteJobStore:
         asked_at = time.monotonic()
 
         def end_expired(connection: sqlite3.Connection) -> Sequence[JobHistory]:
-            # A report may also have come while the thread was busy.
+            # A report may also have arrived while the thread was busy.
             waited = waited_seconds + time.monotonic() - asked_at
             return self._jobs.end_expired(connection, interval_seconds, waited, interest)
 
@@ -112,7 +112,6 @@ class SqliteJobStore:
     async def _write(
         self, call: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
-        """Make one call in the writer's thread: a transaction is one way there and back, not one for each statement."""
         with self._use(self._writer) as connection:
             return await connection.run(call, *args, **kwargs)
 
@@ -122,7 +121,8 @@ class SqliteJobStore:
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
-        # One at a time: while a statement is not read to its end, others would be given the state that it sees.
+        # One at a time: a query that begins before another has ended would get the same snapshot, which may be older
+        # than an acknowledged report.
         async with self._reading:
             with self._use(self._reader) as connection:
                 return await query(connection, *args, **kwargs)

@@ -1,7 +1,7 @@
-"""`SqliteJobs`: whatever changes jobs in SQLite, a batch in one transaction.
+"""`SqliteJobs`: changes jobs in SQLite, a batch in one transaction.
 
-A transaction has the jobs that its reports change, the changes of status, and the receipts: after a crash all of
-it is there or nothing. Everything here blocks, and runs in a connection's thread.
+A transaction holds jobs, transitions and receipts: after a crash all of it is there or nothing. Everything here blocks,
+and runs in the thread of the writing connection.
 """
 
 import sqlite3
@@ -42,7 +42,7 @@ from emitd_handlers.jobs.transaction import (
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
-#: A job with more text than this is not kept in memory, so that the number of jobs bounds it.
+#: A job with more text is not kept in memory, so that the number of jobs bounds the memory.
 MAX_CACHED_CHARACTERS = 4096
 #: Nor is one with more labels, which are two short strings each.
 MAX_CACHED_LABELS = 8
@@ -78,17 +78,17 @@ SELECT_OPENING = "SELECT revision, attempt FROM job_transitions WHERE job_id = ?
 
 
 class CachedJob(ReadJob, gc=False):
-    """A job, the row that it stands in, and whether it is too large to be kept in memory."""
+    """A job, its row, and whether it is too large to be kept in memory."""
 
     rowid: int = 0
     is_large: bool = False
 
 
 class JobCache:
-    """Keeps about `size` jobs and drops those that were not asked for the longest time.
+    """Keeps about `size` jobs in memory, those that were used last.
 
-    It has two generations. What is asked for goes to the young one; when that is half the size, it takes the
-    place of the old one, which is dropped. So there is no bookkeeping for each job.
+    A job that is used goes to the young of two generations. When that has half the size, it replaces the old one. So
+    nothing is counted or sorted for each job.
     """
 
     def __init__(self, size: int) -> None:
@@ -109,11 +109,11 @@ class JobCache:
         return cached
 
     def add(self, cached: CachedJob) -> None:
-        """Keep a job that is not here; at least until `trim`."""
+        """Keep a new job, at least until `trim`."""
         self._young[cached.job.job_id] = cached
 
     def trim(self, unwanted: Iterable[str]) -> None:
-        """Drop the jobs with the ids given, and those that are too many."""
+        """Drop the jobs with these ids, and those that are too many."""
         for job_id in unwanted:
             self._young.pop(job_id, None)
             self._old.pop(job_id, None)
@@ -183,7 +183,7 @@ class SqliteJobs:
     def request_cancel(
         self, connection: sqlite3.Connection, job_id: str, reason: str, interest: Container[str] = ()
     ) -> tuple[Job | None, Sequence[JobHistory]]:
-        """Record the wish to cancel a job; see `JobStore.request_cancel`."""
+        """Record a request to cancel a job; see `JobStore.request_cancel`."""
         with self._transaction(connection) as now:
             rows = self._read(connection, [job_id])
             if not rows:
@@ -195,7 +195,7 @@ class SqliteJobs:
         return job, self._finish(work, written, interest)
 
     def remove_ended(self, connection: sqlite3.Connection, retention: Retention, limit: int) -> Removed:
-        """Remove what is not to be kept; see `JobStore.remove_ended`."""
+        """Remove ended jobs and their history; see `JobStore.remove_ended`."""
         with self._transaction(connection) as now:
             removed: list[str] = []
             trimmed: list[tuple[str]] = []
@@ -218,17 +218,14 @@ class SqliteJobs:
         return Removed(removed, has_more=len(removed) + len(trimmed) >= limit)
 
     def recent_commits(self, connection: sqlite3.Connection, limit: int) -> Sequence[RecentCommit]:
-        """Return the last records with a record_id, oldest first, at most `limit`. Raises sqlite3.Error.
-
-        From now on the receipts of so many are kept.
-        """
+        """Return the last reports with a record_id; see `JobStore.recent_commits`."""
         self._receipt_limit = limit
         rows = connection.execute("SELECT receipts FROM job_receipts ORDER BY last_number DESC")
         return recent_commits(map(_first, rows), limit)
 
     @contextmanager
     def _transaction(self, connection: sqlite3.Connection) -> Iterator[int]:
-        """Run the block in one transaction, and yield the time; an exception leaves everything as it was."""
+        """Run the block in one transaction, and yield the time; an exception undoes everything."""
         try:
             with transaction(connection):
                 self._forget_if_others_wrote(connection)
@@ -238,7 +235,7 @@ class SqliteJobs:
             raise
 
     def _read(self, connection: sqlite3.Connection, job_ids: Iterable[str]) -> dict[str, ReadJob]:
-        """Return those of the jobs that exist, by id: those that are kept in memory, as they are there."""
+        """Return those of the jobs that exist, by id, from memory if they are there."""
         rows: dict[str, ReadJob] = {}
         find = self._cache.get
         for job_id in job_ids:
@@ -258,7 +255,7 @@ class SqliteJobs:
     def _finish(
         self, work: Work, written: Sequence[CachedJob], interest: Container[str]
     ) -> Sequence[JobHistory]:
-        """Keep in memory what is committed; return what happened to the jobs that are asked for."""
+        """Keep the committed jobs in memory; return the changes of the jobs of interest."""
         changes = work.changes(interest)
         large: list[str] = []
         for row in written:
@@ -271,7 +268,7 @@ class SqliteJobs:
         return changes
 
     def _write(self, connection: sqlite3.Connection, work: Work) -> Sequence[CachedJob]:
-        """Write what was done to jobs; return them as they stand in the table now."""
+        """Write the changes of jobs; return the changed ones."""
         now = work.now_unix_nano - work.now_unix_nano % 1000
         inserts: list[Any] = []
         updates: list[Any] = []
@@ -319,7 +316,7 @@ class SqliteJobs:
         connection.execute("DELETE FROM job_receipts WHERE last_number <= ?", (number - self._receipt_limit,))
 
     def _stamp_pass(self, connection: sqlite3.Connection, now: int, interval_seconds: float) -> None:
-        """Note that the leases are looked at now; put off their ends by the time in which nobody did."""
+        """Record this pass; put off the ends of all leases if nobody watched since the last one."""
         row = connection.execute("SELECT passed_at FROM job_lease_watch").fetchone()
         if row is None:
             connection.execute("INSERT INTO job_lease_watch VALUES (?)", (time_text(now),))
@@ -351,17 +348,13 @@ class SqliteJobs:
 
 
 def _find_openings(connection: sqlite3.Connection, records: Sequence[LogRecord]) -> Mapping[Opener, Opening]:
-    """Return what those of the reports have opened that were applied before, as far as the history goes."""
-    found: dict[Opener, Opening] = {}
-    for opener in openers_of(records):
-        opening = connection.execute(SELECT_OPENING, opener).fetchone()
-        if opening is not None:
-            found[opener] = opening
-    return found
+    """Return the attempts that the reports have opened before, as far as the history goes."""
+    found = {opener: connection.execute(SELECT_OPENING, opener).fetchone() for opener in openers_of(records)}
+    return {opener: opening for opener, opening in found.items() if opening}
 
 
 def _text_before(now_unix_nano: int, seconds: float) -> str:
-    """Return the time so many seconds before, but not before 1970."""
+    """Return the time that many seconds ago, but not before 1970."""
     return time_text(max(0, now_unix_nano - int(seconds * NANOS_A_SECOND)))
 
 
