@@ -40,7 +40,7 @@ class Listener:
         on_foreign_change: OnForeignChange,
         report: Callable[[str], None],
     ) -> None:
-        """`is_own(pid)`: whether it is a connection of our own pool. `report` gets a line for each loss and recovery."""
+        """`is_own(pid)`: whether it is one of our own pool. `report` gets a line at each loss and recovery."""
         self._connect = connect
         self._channel = channel
         self._is_own = is_own
