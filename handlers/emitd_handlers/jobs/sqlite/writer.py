@@ -84,49 +84,11 @@ class CachedJob(ReadJob, gc=False):
     is_large: bool = False
 
 
-class JobCache:
-    """Keeps about `size` jobs in memory, those that were used last.
-
-    A job that is used goes to the young of two generations. When that has half the size, it replaces the old one. So
-    nothing is counted or sorted for each job.
-    """
-
-    def __init__(self, size: int) -> None:
-        self._generation_size = size // 2
-        self._young: dict[str, CachedJob] = {}
-        self._old: dict[str, CachedJob] = {}
-
-    def __len__(self) -> int:
-        return len(self._young.keys() | self._old.keys())
-
-    def get(self, job_id: str) -> CachedJob | None:
-        """Return the job, or None if it is not here."""
-        cached = self._young.get(job_id)
-        if cached is None:
-            cached = self._old.get(job_id)
-            if cached is not None:
-                self._young[job_id] = cached
-        return cached
-
-    def add(self, cached: CachedJob) -> None:
-        """Keep a new job, at least until `trim`."""
-        self._young[cached.job.job_id] = cached
-
-    def trim(self, unwanted: Iterable[str]) -> None:
-        """Drop the jobs with these ids, and those that are too many."""
-        for job_id in unwanted:
-            self._young.pop(job_id, None)
-            self._old.pop(job_id, None)
-        if len(self._young) > self._generation_size:
-            self._old, self._young = self._young, {}
-
-
 class SqliteJobs:
     """Writes the tables of jobs, always over the same connection.
 
-    Rows used lately are kept in memory, about `cache_size` of them, as long as nobody else writes to the
-    database. The receipts of the last `receipt_limit` records are kept in the database. `clock` gives
-    nanoseconds since 1970-01-01T00:00:00Z.
+    Keeps up to `cache_size` jobs in memory until another process writes to the database, and the receipts of the last
+    `receipt_limit` records in the database. `clock` returns nanoseconds since 1970-01-01T00:00:00Z.
     """
 
     def __init__(
@@ -141,11 +103,12 @@ class SqliteJobs:
         self._keep_progress = keep_progress
         self._receipt_limit = receipt_limit
         self._clock = clock
-        self._cache = JobCache(cache_size)
-        #: What `PRAGMA data_version` says as long as the cache is right.
+        #: Jobs by id. With them in memory a report of mere progress takes 6 µs instead of 20.
+        self._cache: dict[str, CachedJob] = {}
+        #: The value of `PRAGMA data_version` for which the cache is right.
         self._data_version = -1
         self._last_rowid = 0
-        #: How many records with a record_id were ever taken.
+        #: The number of all records with a record_id so far.
         self._last_number = 0
 
     def apply(
@@ -214,7 +177,8 @@ class SqliteJobs:
                     "UPDATE job_logs SET history_revision = revision, has_history = 0 WHERE job_id = ?",
                     trimmed,
                 )
-        self._cache.trim(removed)
+        for job_id in removed:
+            self._cache.pop(job_id, None)
         return Removed(removed, has_more=len(removed) + len(trimmed) >= limit)
 
     def recent_commits(self, connection: sqlite3.Connection, limit: int) -> Sequence[RecentCommit]:
@@ -248,7 +212,7 @@ class SqliteJobs:
                 job = job_from_row(values)
                 row = CachedJob(job, job, rowid, _is_large(job))
                 if not row.is_large:
-                    self._cache.add(row)
+                    self._cache[job_id] = row
             rows[job_id] = row
         return rows
 
@@ -257,14 +221,14 @@ class SqliteJobs:
     ) -> Sequence[JobHistory]:
         """Keep the committed jobs in memory; return the changes of the jobs of interest."""
         changes = work.changes(interest)
-        large: list[str] = []
         for row in written:
             row.before = row.job
             if row.is_large:
-                large.append(row.job.job_id)
+                self._cache.pop(row.job.job_id, None)
             else:
-                self._cache.add(row)
-        self._cache.trim(large)
+                self._cache[row.job.job_id] = row
+        if len(self._cache) > self._cache_size:
+            self._cache.clear()  # the jobs in use come back; cheaper than an order of use
         return changes
 
     def _write(self, connection: sqlite3.Connection, work: Work) -> Sequence[CachedJob]:
@@ -333,13 +297,13 @@ class SqliteJobs:
                 for job_id, end, seconds in leases
             ],
         )
-        self._cache = JobCache(self._cache_size)
+        self._cache.clear()
 
     def _forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version == self._data_version:
             return
-        self._cache = JobCache(self._cache_size)
+        self._cache.clear()
         (self._last_rowid,) = connection.execute("SELECT coalesce(max(rowid), 0) FROM job_logs").fetchone()
         (self._last_number,) = connection.execute(
             "SELECT coalesce(max(last_number), 0) FROM job_receipts"

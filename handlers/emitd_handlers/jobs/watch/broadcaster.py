@@ -224,7 +224,7 @@ class JobBroadcaster:
             elif known is not None and known is topic.history:
                 self._retire(topic)
             if topic.history is None:
-                if not await topic.wait(watcher):
+                if not await watcher.wait_in(topic.waiting):
                     return None
             elif history is not None and not (topic.is_retired or topic.knows(revision)):
                 return _update_from(history, revision)
@@ -246,7 +246,7 @@ class _Topic:
         self._closed = False
         #: Updates to the newest revision, by the revision they start from.
         self.updates: dict[int | None, JobUpdate] = {}
-        self._waiting: set[Waiter] = set()
+        self.waiting: set[Waiter] = set()
         #: Those that only a transition wakes.
         self._pausing: set[Waiter] = set()
 
@@ -257,7 +257,7 @@ class _Topic:
         if known is not None and merged.job is known.job:
             return
         self.updates = {}
-        wake_all(self._waiting)
+        wake_all(self.waiting)
         if known is None or self._changed_status_since(known.job.revision):
             wake_all(self._pausing)
 
@@ -265,13 +265,13 @@ class _Topic:
         """Wake all, for good."""
         self._closed = True
         self.updates = {}
-        wake_all(self._waiting)
+        wake_all(self.waiting)
         wake_all(self._pausing)
 
     def retire(self) -> None:
         """Wake all, to send what is known and to leave."""
         self.is_retired = True
-        wake_all(self._waiting)
+        wake_all(self.waiting)
         wake_all(self._pausing)
 
     def contradicts(self, learned: JobHistory) -> bool:
@@ -306,16 +306,12 @@ class _Topic:
         Return False if the watcher has been idle for too long.
         """
         while not self._is_over and self.history is not None and self.history.job.revision == revision:
-            if not await watcher.wait_in(self._waiting):
+            if not await watcher.wait_in(self.waiting):
                 return False
         while watcher.now() < earliest and not self._is_over and not self._changed_status_since(revision):
             if not await watcher.wait_in(self._pausing, earliest):
                 return False
         return watcher.has_turn or await watcher.take_turn()
-
-    async def wait(self, watcher: Waiter) -> bool:
-        """Wait for any change, or the end; return False if the watcher has been idle for too long."""
-        return await watcher.wait_in(self._waiting)
 
     @property
     def _is_over(self) -> bool:

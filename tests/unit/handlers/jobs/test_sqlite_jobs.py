@@ -646,3 +646,14 @@ def test_kept_progress_is_written_with_its_batch(base: Base) -> None:
         (1, 0, 0),
         (2, 2, 1),
     ]
+
+
+def test_the_jobs_in_memory_are_bounded(base: Base) -> None:
+    """Whatever was dropped is read again."""
+    base.jobs = base.new_jobs(cache_size=10)
+    for number in range(100):
+        base.apply(report(f"j{number}", progress=1))
+        assert len(base.jobs._cache) <= 10
+    base.apply(*[report(f"j{number}", progress=2) for number in range(100)])
+    assert len(base.jobs._cache) <= 10
+    assert [base.get(f"j{number}").progress for number in range(100)] == [2] * 100
