@@ -6,8 +6,8 @@ committed, whatever the defaults of role and database are.
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
@@ -105,16 +105,12 @@ class Database:
 
     async def fetch(self, query: str, *arguments: object) -> Sequence[Row]:
         """Return the rows of a query."""
-
-        async def call(connection: Connection) -> Sequence[Row]:
+        async with self._connection(CALL_SECONDS) as connection:
             return await connection.fetch(query, *arguments)
-
-        return await self._run(call, CALL_SECONDS)
 
     async def transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do `work` in one transaction, which is on the medium when this returns; again after conflicts."""
-
-        async def call(connection: Connection) -> T:
+        async with self._connection(CALL_SECONDS) as connection:
             attempt = 1
             while True:
                 try:
@@ -126,17 +122,13 @@ class Database:
                         ) from error
                     attempt += 1
 
-        return await self._run(call, CALL_SECONDS)
-
     async def migrate(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do `work` in one transaction that may take long."""
-
-        async def call(connection: Connection) -> T:
+        async with self._connection(MIGRATION_SECONDS) as connection:
             return await _transact(connection, _BEGIN_MIGRATION, work)
 
-        return await self._run(call, MIGRATION_SECONDS)
-
-    async def _run(self, call: Callable[[Connection], Awaitable[T]], seconds: float) -> T:
+    @asynccontextmanager
+    async def _connection(self, seconds: float) -> AsyncGenerator[Connection, None]:
         pool = self._pool
         if pool is None:
             raise asyncpg.InterfaceError("it is not open")
@@ -144,7 +136,7 @@ class Database:
             async with asyncio.timeout(seconds):
                 connection = await pool.acquire()
                 try:
-                    return await call(connection)
+                    yield connection
                 except asyncio.CancelledError:
                     # Do not wait for the database to stop its work.
                     with suppress(asyncpg.InterfaceError):  # it has just died
