@@ -14,8 +14,7 @@ from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.testing import HandlerContract, InMemoryHandler, make_record
-from emitd_handlers.webhook.handler import WebhookHandler, WebhookSettings
-from emitd_handlers.webhook.url import WebhookUrl
+from emitd_handlers.webhook.handler import WebhookHandler, WebhookSettings, WebhookUrl
 from support.processes.http_receiver import HttpReceiver
 
 

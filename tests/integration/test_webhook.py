@@ -14,8 +14,7 @@ from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import LogRecord
 from emitd_handlers.settings import Delivery, OverflowPolicy
 from emitd_handlers.testing import make_record
-from emitd_handlers.webhook.handler import WebhookHandler, WebhookSettings
-from emitd_handlers.webhook.url import WebhookUrl
+from emitd_handlers.webhook.handler import WebhookHandler, WebhookSettings, WebhookUrl
 from emitd_server.service import LoggingService
 from support.client.in_process import retry_seconds, running, status_details
 from support.processes.http_receiver import CLOSE, HANG, Answer, HttpReceiver

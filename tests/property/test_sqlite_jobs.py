@@ -12,11 +12,11 @@ from hypothesis import strategies as st
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.merge import merge
 from emitd_handlers.jobs.source import Job, JobTransition
-from emitd_handlers.jobs.sqlite.queries import get_job, load_history
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
+from support.jobs.sqlite_queries import get_job, load_history
 
 NOW = 10**18
 JOB_IDS = ("a", "b", "c", "d")

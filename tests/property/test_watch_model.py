@@ -11,7 +11,7 @@ from random import Random, SystemRandom
 
 import pytest
 
-from emitd_handlers.jobs import maintenance as maintenance
+from emitd_handlers.jobs import handler
 from emitd_handlers.jobs.sqlite import store
 from emitd_handlers.jobs.watch import broadcaster as broadcaster
 from support.jobs.model import JobModel
@@ -31,7 +31,7 @@ async def simulate(folder: Path, monkeypatch: pytest.MonkeyPatch, seed: int, ste
     random = Random(seed)
     database = SimulatedSqlite(folder, random, JobModel())
     monkeypatch.setattr(store, "SqliteConnection", database)
-    monkeypatch.setattr(maintenance, "RETENTION_SECONDS", random.choice([2.0, 60.0]))
+    monkeypatch.setattr(handler, "RETENTION_SECONDS", random.choice([2.0, 60.0]))
     monkeypatch.setattr(broadcaster, "MAX_KNOWN_TRANSITIONS", random.choice([1, 3, 256]))
     simulation = JobSimulation(database, random)
     try:

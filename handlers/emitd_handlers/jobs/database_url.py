@@ -14,22 +14,22 @@ _EXPECTED = f"expected {_SQLITE}PATH or postgresql://USER@HOST:PORT/NAME"
 class DatabaseUrl:
     """The URL of an SQLite file or a PostgreSQL database.
 
-    An SQLite file has three slashes before a relative path, four before an absolute one. Immutable. A plain class and
-    no struct, so that the loader of the configuration is asked to build it.
+    Three slashes stand before the relative path of an SQLite file, four before an absolute one. Immutable. A plain
+    class and no struct, so that the configuration loader builds it with `resolve`.
     """
 
     __slots__ = ("_dsn", "_path")
 
     def __init__(self, path: Path | None = None, dsn: str = "") -> None:
-        """One of the two: the path of an SQLite file, or the URL of a PostgreSQL database."""
+        """Give one of the two: the path of an SQLite file, or the URL of a PostgreSQL database."""
         self._path = path
         self._dsn = dsn
 
     @classmethod
     def resolve(cls, text: str, base_dir: Path) -> Self:
-        """Return the database that `text` names, a relative path taken from `base_dir`.
+        """Return the database that `text` names; a relative path begins at `base_dir`.
 
-        Raises ValueError, saying what is expected, and never showing a password.
+        Raises ValueError, which says what is expected and shows no password.
         """
         scheme, colon, _ = text.partition(":")
         if colon and scheme in _POSTGRES:
@@ -47,12 +47,12 @@ class DatabaseUrl:
 
     @property
     def path(self) -> Path | None:
-        """The SQLite file; None: it is none."""
+        """The SQLite file, or None."""
         return self._path
 
     @property
     def dsn(self) -> str:
-        """The URL of the PostgreSQL database, with its password; empty: it is none."""
+        """The URL of the PostgreSQL database, with its password, or an empty text."""
         return self._dsn
 
     def __str__(self) -> str:

@@ -1,15 +1,13 @@
-"""`DatabaseJobHandler`: reports on jobs, merged into a table, and the jobs to read, list and watch.
+"""`DatabaseJobHandler`: merges reports into a table of jobs, which can be read, listed and watched.
 
-A report is acknowledged once the transaction that it is merged in is on the medium. Whatever arrives while
-one transaction is under way shares the next. `jobs.merge` is the rule, `jobs.sqlite` and `jobs.postgres` are the
-databases, `jobs.watch` tells the watchers, `jobs.maintenance` ends leases, and `jobs.watch.change_poller` sees what
-others do to a shared database.
+A report is acknowledged when its transaction is on the medium; reports that arrive during one transaction share the
+next. `jobs.merge` is the rule, `jobs.sqlite` and `jobs.postgres` are the databases, `jobs.watch` serves the watchers.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import msgspec
 
@@ -17,7 +15,6 @@ from emitd_handlers.base import BaseLogHandler, EmitResult
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.database_url import DatabaseUrl
-from emitd_handlers.jobs.maintenance import JobMaintenance
 from emitd_handlers.jobs.source import (
     Job,
     JobChange,
@@ -30,33 +27,36 @@ from emitd_handlers.jobs.source import (
 )
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.jobs.store import JobHistory, JobStore, Retention, SharedJobStore
-from emitd_handlers.jobs.watch.change_poller import ChangePoller
-from emitd_handlers.jobs.watch.publisher import ChangePublisher
+from emitd_handlers.jobs.watch.publisher import ChangePoller, ChangePublisher
 from emitd_handlers.outcome import Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 
-__all__ = ["DatabaseJobHandler", "DatabaseJobSettings"]
+__all__ = ["DatabaseJobHandler", "DatabaseJobSettings", "JobMaintenance"]
 
 #: Reports in one transaction, unless a single batch has more.
 MAX_GROUP_RECORDS = 4096
+
+#: How often to look for ended jobs and histories to remove.
+RETENTION_SECONDS = 60.0
+#: How many jobs one transaction removes, each with its whole history, while reports wait.
+MAX_REMOVED = 50
 
 SECONDS_A_DAY = 86_400.0
 Days = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class DatabaseJobSettings(HandlerSettings, frozen=True, kw_only=True):
-    """What an entry of type `database_job` takes beside the common keys."""
+    """The keys of an entry of type `database_job`, in addition to the common ones."""
 
     #: The database: `sqlite:///` and a path relative to the configuration file, `sqlite:////` and an absolute one, or
-    #: `postgresql://USER@HOST:PORT/NAME`. Folders and an SQLite file are made where they are missing, with modes 0700
-    #: and 0600.
+    #: `postgresql://USER@HOST:PORT/NAME`. A missing SQLite file and its folders are made, with modes 0600 and 0700.
     database: DatabaseUrl = DatabaseUrl(Path("logs/jobs.db"))
-    #: PostgreSQL: the schema that the tables are in, made where it is missing; empty: the connection's own.
+    #: PostgreSQL: the schema that the tables are in, made if it is missing; empty: the connection's own.
     schema: Annotated[str, msgspec.Meta(pattern=r"^([a-z_][a-z0-9_]{0,39})?$")] = ""
-    #: PostgreSQL: the table of jobs. The names of the others begin with it, but for the default's.
+    #: PostgreSQL: the table of jobs. The names of the other tables begin with it, unless it is the default.
     table: Annotated[str, msgspec.Meta(pattern=r"^[a-z_][a-z0-9_]{0,39}$")] = "job_logs"
-    #: PostgreSQL: connections that are open at once, beside the one that listens.
+    #: PostgreSQL: how many connections are open at once, not counting the one that listens.
     pool_size: PositiveInt = 4
     #: PostgreSQL: how often to look for changes by other replicas whose notification was lost, in seconds.
     catch_up_seconds: PositiveSeconds = 2.0
@@ -64,7 +64,7 @@ class DatabaseJobSettings(HandlerSettings, frozen=True, kw_only=True):
     cache_size: Annotated[int, msgspec.Meta(ge=0)] = 16_384
     #: How often to look for leases that have run out, in seconds.
     lease_check_seconds: PositiveSeconds = 1.0
-    #: Whether reports that change no status are kept in the history too.
+    #: Whether the history also keeps reports that change no status.
     keep_progress: bool = False
     #: How many days a job is kept after its end; None: for ever.
     keep_ended_days: Days | None = None
@@ -75,10 +75,10 @@ class DatabaseJobSettings(HandlerSettings, frozen=True, kw_only=True):
 
 
 class DatabaseJobHandler(BaseLogHandler):
-    """Keeps jobs in a database. Its receipts say what a report did to its job; a `ManagedJobSource`.
+    """Keeps jobs in a database, and is a `ManagedJobSource`. A receipt says what the report did to its job.
 
-    Other programs may read the tables at any time, and also write to them; but who watches jobs in SQLite is told only
-    what comes through this handler.
+    Other programs may read the tables at any time, and also write to them; but watchers of jobs in SQLite see only
+    changes that come through this handler.
     """
 
     Settings: ClassVar[type[HandlerSettings]] = DatabaseJobSettings
@@ -88,7 +88,7 @@ class DatabaseJobHandler(BaseLogHandler):
 
     def __init__(self, settings: DatabaseJobSettings | None = None, *, name: str = "") -> None:
         super().__init__(settings, name=name)
-        #: None: it is not running.
+        #: None: the handler is not running.
         self._store: JobStore | None = None
         self._commits: GroupCommit[LogRecord, Outcome] = GroupCommit(self._commit, max_size=MAX_GROUP_RECORDS)
         self._publisher = self._make_publisher()
@@ -121,11 +121,11 @@ class DatabaseJobHandler(BaseLogHandler):
                 store, self._publisher, interval_seconds=self.settings.catch_up_seconds
             )
             self._tasks.append(asyncio.create_task(self._change_poller.run(), name=f"{self.name}-catch-up"))
-        # Before the first report: what that renews has not run unwatched.
+        # Before the first report: a lease that it renews has not run unwatched.
         await maintenance.has_looked.wait()
 
     async def stop(self) -> None:
-        """End the watches, commit what has been taken, and close the database."""
+        """End the watches, commit the reports that were accepted, and close the database."""
         self._stopped = True
         self._publisher.close(f"handler '{self.name}' is stopped")
         tasks, self._tasks = self._tasks, []
@@ -152,11 +152,11 @@ class DatabaseJobHandler(BaseLogHandler):
         return await self._commits.submit(records, len(records))
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
-        """Return the last reports with a record_id, as far as the database has them."""
+        """Return the last reports with a record_id that the database still has."""
         return await self._database.recent_commits(limit)
 
     async def get(self, job_id: str) -> Job | None:
-        """Return the job as it stands, or None."""
+        """Return the job's current state, or None."""
         return await self._database.get(job_id)
 
     async def list(self, query: JobQuery) -> JobPage:
@@ -168,7 +168,7 @@ class DatabaseJobHandler(BaseLogHandler):
         return await self._database.list_transitions(query)
 
     async def request_cancel(self, job_id: str, reason: str) -> Job | None:
-        """Record the wish to cancel a job; see `ManagedJobSource.request_cancel`."""
+        """Record a request to cancel a job; see `ManagedJobSource.request_cancel`."""
         self.refuse_if_stopped()
 
         async def request() -> Job | None:
@@ -178,37 +178,15 @@ class DatabaseJobHandler(BaseLogHandler):
 
         return await self._commits.run(request)
 
-    def watch(
-        self,
-        job_id: str,
-        *,
-        after_revision: int | None = None,
-        min_interval_seconds: float = 0.0,
-        idle_seconds: float | None = None,
-    ) -> AsyncGenerator[JobUpdate | None, None]:
+    def watch(self, job_id: str, **options: Any) -> AsyncGenerator[JobUpdate | None, None]:
         """Yield the job's state, then every change; see `JobSource.watch`."""
-        return self._publisher.broadcaster.watch(
-            job_id,
-            after_revision=after_revision,
-            min_interval_seconds=min_interval_seconds,
-            idle_seconds=idle_seconds,
-        )
+        return self._publisher.broadcaster.watch(job_id, **options)
 
     def watch_many(
-        self,
-        job_filter: JobFilter,
-        *,
-        max_jobs: int,
-        min_interval_seconds: float = 0.0,
-        idle_seconds: float | None = None,
+        self, job_filter: JobFilter, **options: Any
     ) -> AsyncGenerator[Sequence[JobChange] | None, None]:
         """Yield all jobs that match, then every change; see `ManagedJobSource.watch_many`."""
-        return self._publisher.filtered_watch.watch(
-            job_filter,
-            max_jobs=max_jobs,
-            min_interval_seconds=min_interval_seconds,
-            idle_seconds=idle_seconds,
-        )
+        return self._publisher.filtered_watch.watch(job_filter, **options)
 
     async def _commit(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         applied = await self._database.apply(records, self._publisher)
@@ -216,7 +194,7 @@ class DatabaseJobHandler(BaseLogHandler):
         return applied.outcomes
 
     def _on_pass(self, error: Exception | None) -> None:
-        """Say whether the database can be used: each pass over the leases tries."""
+        """Report whether the database works: each pass over the leases tries it."""
         if error is None or isinstance(error, HandlerUnavailable):
             self.report_health("" if error is None else str(error))
         else:
@@ -256,9 +234,78 @@ class DatabaseJobHandler(BaseLogHandler):
         )
 
     def _notice(self, job_ids: Sequence[str] | None) -> None:
-        """Take note of what others have done to jobs."""
+        """Pass on what other processes have changed."""
         if self._change_poller is not None:
             self._change_poller.notice(job_ids)
+
+
+class JobMaintenance:
+    """Ends leases and removes old jobs, in turn with the reports: a pass never overtakes a report that waits.
+
+    `on_pass` is called after each pass with its error or None; the next pass tries again.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        commits: GroupCommit[LogRecord, Outcome],
+        publisher: ChangePublisher,
+        *,
+        lease_check_seconds: float,
+        retention: Retention,
+        on_pass: Callable[[Exception | None], None],
+    ) -> None:
+        self._store = store
+        self._commits = commits
+        self._publisher = publisher
+        self._interval = lease_check_seconds
+        self._retention = retention
+        self._on_pass = on_pass
+        self._next_removal = 0.0
+        #: Set after the first pass, however it went.
+        self.has_looked = asyncio.Event()
+
+    async def run(self) -> None:
+        """Make a pass at each interval, until cancelled."""
+        clock = asyncio.get_running_loop().time
+        next_pass = clock()
+        while True:
+            await self._look(next_pass + self._interval)
+            self.has_looked.set()
+            next_pass = max(next_pass + self._interval, clock())
+            await asyncio.sleep(next_pass - clock())
+
+    async def _look(self, until: float) -> None:
+        """Make one pass over the leases, then remove old jobs until `until`, by the loop's clock."""
+        clock = asyncio.get_running_loop().time
+        try:
+            await self._end_expired()
+            while self._retention != Retention() and clock() >= self._next_removal:
+                if not await self._commits.run(self._remove_some):
+                    self._next_removal = clock() + RETENTION_SECONDS
+                elif clock() >= until:
+                    break
+        except Exception as error:
+            self._on_pass(error)
+        else:
+            self._on_pass(None)
+
+    async def _end_expired(self) -> None:
+        clock = asyncio.get_running_loop().time
+        asked_at = clock()
+
+        async def pass_over_leases() -> None:
+            # Reports that have arrived since may wait behind this turn: the leases that they renew have not ended.
+            changes = await self._store.end_expired(self._interval, clock() - asked_at, self._publisher)
+            self._publisher.publish(changes)
+
+        await self._commits.run(pass_over_leases)
+
+    async def _remove_some(self) -> bool:
+        """Return whether there is more to remove."""
+        removed = await self._store.remove_ended(self._retention, MAX_REMOVED)
+        self._publisher.remove(removed.job_ids)
+        return removed.has_more
 
 
 def _retention(settings: DatabaseJobSettings) -> Retention:

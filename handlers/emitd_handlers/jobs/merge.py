@@ -1,21 +1,20 @@
-"""How a report changes a job: the one rule, pure, whatever database the jobs are kept in.
+"""How a report changes a job: the one rule for all databases. Pure.
 
-Applying a report is a merge and no assignment, so that reports that come twice, late or out of order change
-nothing that they should not:
+A report is merged, not assigned, so that reports that come twice, late or out of order do no harm:
 
 - a report of a lower attempt than the job's is stale (`SUPERSEDED`); one of a higher attempt, or one that asks
   for a new attempt, starts the job afresh;
 - within an attempt QUEUED < RUNNING < COMPLETED = FAILED, and a lower rank is stale (`OUT_OF_ORDER`); once
   ended, every further report of the attempt is stale (`ATTEMPT_ENDED`);
-- among equals the later event time wins, then the higher progress; what wins neither is stale
+- among equals the later event time wins, then the higher progress; a report with neither is stale
   (`OUT_OF_ORDER`), so that an identical copy changes nothing.
 
-Afresh means: progress 0, no details, no lease, no failure, but for what the report brings. The job's type, its
-time of creation and its labels are the job's, not the attempt's, and stay. A wish to cancel the job stays until it
-has ended: the next attempt after that begins without it.
+Afresh means: progress 0, no details, no lease, no failure, unless the report has them. Type, time of creation and
+labels belong to the job, not to the attempt, and stay. A request to cancel stays until the job has ended; the next
+attempt after that begins without it.
 
-That a report opens an attempt only once, however often it is sent, is up to who calls (see `work`). What changes a job
-without a report, a lease that ran out and a wish to cancel it, is here too.
+The caller (see `transaction`) sees to it that a report opens an attempt only once, however often it is sent. Leases
+that ran out and requests to cancel change a job here too.
 """
 
 import msgspec
@@ -38,17 +37,17 @@ __all__ = [
     "request_cancel",
 ]
 
-#: A newer attempt has replaced the one that the report is about.
+#: A newer attempt has replaced the report's.
 SUPERSEDED = "SUPERSEDED"
 #: The report's attempt has ended.
 ATTEMPT_ENDED = "ATTEMPT_ENDED"
-#: A later report of the same attempt was applied before, or this very one.
+#: A later report of the same attempt was applied before, or the same report.
 OUT_OF_ORDER = "OUT_OF_ORDER"
 
 #: The `failure_reason` of an attempt whose lease ran out.
 LEASE_EXPIRED = "LEASE_EXPIRED"
 
-#: What the wire has room for.
+#: The limit of the wire.
 MAX_ATTEMPT = 2**32 - 1
 
 _NANOS_A_SECOND = 1_000_000_000
@@ -56,9 +55,9 @@ _QUEUED, _RUNNING, _COMPLETED, _FAILED = JobState
 
 
 class Merged(msgspec.Struct, frozen=True, gc=False):
-    """What a report makes of its job."""
+    """The result of a merge."""
 
-    #: The job after the report: the very same object as before where the report was stale.
+    #: The job after the report; the same object as before if the report was stale.
     job: Job
     #: The change of status or the start of an attempt that the report made, if any.
     transition: JobTransition | None = None
@@ -72,10 +71,10 @@ class Merged(msgspec.Struct, frozen=True, gc=False):
 
 
 def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
-    """Return what the report in `record` makes of `job`; None: of a job that nobody has reported before.
+    """Merge the report in `record` into `job`; None: into a new job.
 
-    `now_unix_nano` is when it is applied, by the server's clock. The job's times by that clock are cut to the
-    microsecond, which is what databases keep. Raises RecordInvalid, naming the field.
+    `now_unix_nano` is the time by the server's clock. The job's times by that clock are cut to microseconds, as
+    databases keep them. Raises RecordInvalid, naming the field.
     """
     report = record.payload
     if not isinstance(report, JobStatus):
@@ -108,7 +107,7 @@ def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
 
 
 def expire(job: Job, now_unix_nano: int) -> Merged:
-    """Return what becomes of a job whose lease has run out: FAILED, with LEASE_EXPIRED."""
+    """Fail a job whose lease has run out, with LEASE_EXPIRED."""
     update_time = _update_time(job, now_unix_nano)
     failed = replace(
         job,
@@ -125,16 +124,16 @@ def expire(job: Job, now_unix_nano: int) -> Merged:
 
 
 def put_off(expire_time: int, lease_seconds: int, unwatched_since: int, now: int) -> int:
-    """Return when a lease runs out if nobody watched until now, in nanoseconds as all times here.
+    """Return the new end of a lease that nobody watched until now; times are in nanoseconds.
 
-    What is added is the time in which it ran unwatched: for a lease that was renewed meanwhile, the time since then.
+    It is later by the time that the lease ran unwatched: since the last pass, or since it was renewed.
     """
     renewed_at = expire_time - lease_seconds * _NANOS_A_SECOND
     return expire_time + now - max(unwatched_since, renewed_at)
 
 
 def request_cancel(job: Job, reason: str, now_unix_nano: int) -> Job:
-    """Return the job with the wish that it be cancelled: the same object where that stands or the job has ended."""
+    """Return the job with a request to cancel; the same object if it has one already, or the job has ended."""
     if job.cancel_requested or job.status.ended:
         return job
     return replace(
@@ -184,7 +183,7 @@ def _begin(job: Job, attempt: int, record: LogRecord, report: JobStatus, now_uni
 
 
 def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_unix_nano: int) -> Job:
-    """Return `job` with what the report says, and what it does not say kept."""
+    """Return `job` with the values of the report; values that it leaves out stay."""
     status = report.status
     progress = report.progress
     if progress is None:
@@ -231,10 +230,9 @@ def _update_time(job: Job, now_unix_nano: int) -> int:
 
 
 def _event_time(job: Job, record: LogRecord) -> int:
-    """Return when it happened: what the record says, but not later than its receipt.
+    """Return the record's time, but not later than its receipt.
 
-    What happened at its receipt comes after all that was applied before, even if the clock has been set back
-    since then.
+    A time of receipt is later than all that were applied before, even if the clock has been set back.
     """
     event_time, received = record.time_unix_nano, record.received_unix_nano
     if event_time < received:

@@ -1,67 +1,45 @@
-"""Pages of jobs and of their history: where one ends, and the token that says where the next begins.
+"""Pages of jobs and of their history, and the tokens that say where the next page begins.
 
 A page ends early, so that it stays well under what clients accept in one message.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from hashlib import blake2b
+from typing import Any, TypeVar
 
 import msgspec
 
 from emitd_handlers.errors import JobQueryInvalid
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
 
-__all__ = [
-    "MAX_PAGE_BYTES",
-    "job_bytes",
-    "job_page",
-    "read_job_token",
-    "read_transition_token",
-    "transition_page",
-]
+T = TypeVar("T")
 
 #: A page ends with the item that makes it this large.
 MAX_PAGE_BYTES = 2 * 1024 * 1024
-#: What a job or a transition takes in a page beside its texts, about.
+#: About what a job or a transition takes in a page besides its texts.
 OVERHEAD_BYTES = 100
 #: What databases have room for.
 MAX_REVISION = 2**63 - 1
 
-#: A digest of the query; the creation, as in `Job`, and the id of the last job of the page before.
-_JobToken = tuple[bytes, int, str]
-#: A digest of the query; the last revision of the page before.
-_TransitionToken = tuple[bytes, int]
-
 _encode = msgspec.msgpack.Encoder().encode
-_decode_job_token = msgspec.msgpack.Decoder(_JobToken).decode
-_decode_transition_token = msgspec.msgpack.Decoder(_TransitionToken).decode
+#: A digest of the query; the creation, as in `Job`, and the id of the page's last job.
+_decode_job_token = msgspec.msgpack.Decoder(tuple[bytes, int, str]).decode
+#: A digest of the query; the page's last revision.
+_decode_transition_token = msgspec.msgpack.Decoder(tuple[bytes, int]).decode
 
 
 def job_page(query: JobQuery, jobs: Iterable[Job]) -> JobPage:
-    """Return the page that begins with `jobs`: those that match from the query's token on, one more than asked for."""
-    page: list[Job] = []
-    size = 0
-    for job in jobs:
-        if len(page) == query.page_size or size >= MAX_PAGE_BYTES:
-            last = page[-1]
-            token: _JobToken = (_digest(query), last.create_time_unix_nano, last.job_id)
-            return JobPage(page, _to_text(token))
-        page.append(job)
-        size += job_bytes(job)
-    return JobPage(page, "")
+    """Return the page that begins with `jobs`, which are those after the query's token, one more than asked for."""
+    page, has_more = _cut(jobs, query.page_size, job_bytes)
+    return JobPage(page, _token(query, page[-1].create_time_unix_nano, page[-1].job_id) if has_more else "")
 
 
 def read_job_token(query: JobQuery) -> tuple[int, str] | None:
-    """Return creation and id of the last job of the page before; None: there is none. Raises JobQueryInvalid."""
+    """Return creation and id of the last page's last job; None: there is none. Raises JobQueryInvalid."""
     if not query.page_token:
         return None
-    try:
-        digest, create_time, job_id = _decode_job_token(urlsafe_b64decode(query.page_token))
-    except (ValueError, msgspec.MsgspecError):
-        raise _not_ours() from None
-    if digest != _digest(query):
-        raise JobQueryInvalid("page_token", "was made for other filters")
+    create_time, job_id = _read(query, _decode_job_token, "other filters")
     return create_time, job_id
 
 
@@ -72,29 +50,16 @@ def transition_page(
 
     `kept_after` is the revision up to which history was removed.
     """
-    is_truncated = query.after_revision < kept_after
-    page: list[JobTransition] = []
-    size = 0
-    for item in transitions:
-        if len(page) == query.page_size or size >= MAX_PAGE_BYTES:
-            token: _TransitionToken = (_digest(query), page[-1].revision)
-            return TransitionPage(page, _to_text(token), is_truncated)
-        page.append(item)
-        size += OVERHEAD_BYTES + len(item.failure_message.encode())
-    return TransitionPage(page, "", is_truncated)
+    page, has_more = _cut(transitions, query.page_size, _transition_bytes)
+    token = _token(query, page[-1].revision) if has_more else ""
+    return TransitionPage(page, token, query.after_revision < kept_after)
 
 
 def read_transition_token(query: TransitionQuery) -> int:
     """Return the revision after which the page begins. Raises JobQueryInvalid."""
-    if not query.page_token:
-        return min(query.after_revision, MAX_REVISION)
-    try:
-        token: _TransitionToken = _decode_transition_token(urlsafe_b64decode(query.page_token))
-    except (ValueError, msgspec.MsgspecError):
-        raise _not_ours() from None
-    digest, revision = token
-    if digest != _digest(query):
-        raise JobQueryInvalid("page_token", "was made for another request")
+    revision = query.after_revision
+    if query.page_token:
+        (revision,) = _read(query, _decode_transition_token, "another request")
     return min(revision, MAX_REVISION)
 
 
@@ -104,8 +69,40 @@ def job_bytes(job: Job) -> int:
     return OVERHEAD_BYTES + len("".join([*texts, *job.labels, *job.labels.values()]).encode())
 
 
+def _transition_bytes(transition: JobTransition) -> int:
+    return OVERHEAD_BYTES + len(transition.failure_message.encode())
+
+
+def _cut(items: Iterable[T], max_count: int, size_of: Callable[[T], int]) -> tuple[list[T], bool]:
+    """Return the items of one page, and whether there are more."""
+    page: list[T] = []
+    size = 0
+    for item in items:
+        if len(page) == max_count or size >= MAX_PAGE_BYTES:
+            return page, True
+        page.append(item)
+        size += size_of(item)
+    return page, False
+
+
+def _token(query: JobQuery | TransitionQuery, *last: object) -> str:
+    return urlsafe_b64encode(_encode((_digest(query), *last))).decode()
+
+
+def _read(
+    query: JobQuery | TransitionQuery, decode: Callable[[bytes], tuple[Any, ...]], foreign: str
+) -> list[Any]:
+    try:
+        digest, *last = decode(urlsafe_b64decode(query.page_token))
+    except (ValueError, msgspec.MsgspecError):
+        raise JobQueryInvalid("page_token", "is none that this server has made") from None
+    if digest != _digest(query):
+        raise JobQueryInvalid("page_token", f"was made for {foreign}")
+    return last
+
+
 def _digest(query: JobQuery | TransitionQuery) -> bytes:
-    """Return what tells the filters of two queries apart."""
+    """Return a digest that tells the filters of two queries apart."""
     if isinstance(query, TransitionQuery):
         filters: object = (query.job_id, query.after_revision)
     else:
@@ -117,11 +114,3 @@ def _digest(query: JobQuery | TransitionQuery) -> bytes:
             query.updated_after_unix_nano,
         )
     return blake2b(_encode(filters), digest_size=8).digest()
-
-
-def _to_text(token: _JobToken | _TransitionToken) -> str:
-    return urlsafe_b64encode(_encode(token)).decode()
-
-
-def _not_ours() -> JobQueryInvalid:
-    return JobQueryInvalid("page_token", "is none that this server has made")

@@ -1,4 +1,4 @@
-"""Jobs as handlers keep them and readers see them; `JobSource` and `ManagedJobSource`, the ways to read them."""
+"""The state and history of jobs as readers see them; `JobSource` and `ManagedJobSource`, the ways to read them."""
 
 from collections.abc import AsyncGenerator, Sequence
 from typing import Protocol, runtime_checkable
@@ -7,19 +7,8 @@ import msgspec
 
 from emitd_handlers.record import JobState
 
-__all__ = [
-    "Job",
-    "JobChange",
-    "JobFilter",
-    "JobPage",
-    "JobQuery",
-    "JobSource",
-    "JobTransition",
-    "JobUpdate",
-    "ManagedJobSource",
-    "TransitionPage",
-    "TransitionQuery",
-]
+__all__ = ["Job", "JobChange", "JobFilter", "JobPage", "JobQuery", "JobSource", "JobTransition", "JobUpdate"]
+__all__ += ["ManagedJobSource", "TransitionPage", "TransitionQuery"]
 
 
 class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
@@ -30,21 +19,21 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     status: JobState
     #: Percent, 0 to 100.
     progress: int = 0
-    #: The message of the last report applied.
+    #: The message of the last applied report.
     message: str = ""
     #: One JSON object as text, or empty.
     details_json: str = ""
     labels: dict[str, str] = {}
-    #: Who sent the last report applied.
+    #: The sender of the last applied report.
     source: str = ""
     #: The newest attempt, from 1.
     attempt: int = 1
-    #: How many reports were applied so far; grows by one with each.
+    #: The number of reports applied; grows by one with each.
     revision: int = 1
     #: By the server's clock, as are `update_time_unix_nano` and `lease_expire_time_unix_nano`.
     create_time_unix_nano: int = 0
     update_time_unix_nano: int = 0
-    #: When the last report applied happened, by its sender's word, but never later than its receipt.
+    #: When the last applied report happened, as its sender said, but never later than its receipt.
     event_time_unix_nano: int = 0
     lease_seconds: int = 0
     #: 0: no lease.
@@ -69,38 +58,35 @@ class JobTransition(msgspec.Struct, frozen=True, gc=False):
     time_unix_nano: int
     failure_reason: str = ""
     failure_message: str = ""
-    #: No change of status: kept because the handler is told to keep progress.
+    #: No change of status; kept because of the setting `keep_progress`.
     progress_only: bool = False
-    #: The record that opened the attempt here with `new_attempt`; empty: none did.
+    #: The record that opened the attempt with `new_attempt`; empty: none did.
     opened_by: str = ""
 
 
 class JobUpdate(msgspec.Struct, frozen=True):
-    """What a watcher is told at once: the whole current state, and what led to it since the last update."""
+    """One update for a watcher: the whole current state, and the changes since the last update."""
 
     job: Job
-    #: Changes of status since the update before, oldest first.
+    #: Changes of status since the last update, oldest first.
     transitions: tuple[JobTransition, ...] = ()
-    #: Applied reports without a change of status that are left out since the update before.
+    #: How many applied reports without a change of status were left out since the last update.
     coalesced_count: int = 0
-    #: Transitions that the watcher asked for exist no more, or it asked from beyond the job's revision.
+    #: Transitions that the watcher asked for were removed, or it asked from beyond the job's revision.
     history_truncated: bool = False
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which jobs are asked for: those that match in every respect."""
+    """Selects the jobs that match in every respect; an empty field matches any."""
 
-    #: Empty: any.
     job_type: str = ""
-    #: Empty: any.
     statuses: tuple[JobState, ...] = ()
-    #: Empty: any.
     job_ids: tuple[str, ...] = ()
     #: Labels that a job must have, with their values.
     labels: dict[str, str] = {}
 
     def matches(self, job: Job) -> bool:
-        """Return whether it is one of those jobs."""
+        """Return whether the job matches."""
         return (
             (not self.job_type or job.job_type == self.job_type)
             and (not self.statuses or job.status in self.statuses)
@@ -115,7 +101,7 @@ class JobQuery(JobFilter, frozen=True, kw_only=True):
     #: Only jobs updated later than this; 0: at any time.
     updated_after_unix_nano: int = 0
     page_size: int = 100
-    #: `next_page_token` of the page before, or empty.
+    #: `next_page_token` of the last page, or empty.
     page_token: str = ""
 
 
@@ -128,13 +114,13 @@ class JobPage(msgspec.Struct, frozen=True):
 
 
 class JobChange(msgspec.Struct, frozen=True, gc=False):
-    """News of one of many watched jobs."""
+    """A change of one of many watched jobs."""
 
     job_id: str
     revision: int
     #: The newest state; None: the job was removed.
     job: Job | None = None
-    #: It was told before, and matches no longer or was removed.
+    #: It was sent before, and matches no longer or was removed.
     left_filter: bool = False
 
 
@@ -144,7 +130,7 @@ class TransitionQuery(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str
     after_revision: int = 0
     page_size: int = 100
-    #: `next_page_token` of the page before, or empty.
+    #: `next_page_token` of the last page, or empty.
     page_token: str = ""
 
 
@@ -154,26 +140,26 @@ class TransitionPage(msgspec.Struct, frozen=True):
     transitions: Sequence[JobTransition]
     #: Empty after the last page.
     next_page_token: str
-    #: Something that was asked for exists no more.
+    #: Some of the history that was asked for has been removed.
     history_truncated: bool = False
 
 
 @runtime_checkable
 class JobSource(Protocol):
-    """What a handler offers beside `emit` so that GetJob, ListJobs and WatchJob can be served from it.
+    """The methods by which a handler also serves GetJob, ListJobs and WatchJob.
 
-    At most one active handler of a service may. All three are called from the service's event loop, any
-    number of them at once, and must not block it. They may raise `HandlerUnavailable`.
+    At most one active handler of a service may have them. They are called from the service's event loop, any number of
+    them at once, and must not block it. They may raise `HandlerUnavailable`.
     """
 
     async def get(self, job_id: str) -> Job | None:
-        """Return the job as it stands, or None if there is none."""
+        """Return the job's current state, or None if there is no such job."""
 
     async def list(self, query: JobQuery) -> JobPage:
         """Return a page of jobs.
 
-        Pages go by a stable key, so that jobs which nobody touches are neither repeated nor left out however
-        much is written meanwhile. Raises `JobQueryInvalid` for a token it did not make for this query.
+        Pages go by a stable key: a job that does not change is neither repeated nor left out, however much is written
+        between two pages. Raises `JobQueryInvalid` for a token that was not made for this query.
         """
 
     def watch(
@@ -186,19 +172,17 @@ class JobSource(Protocol):
     ) -> AsyncGenerator[JobUpdate | None, None]:
         """Yield the job's state at once (or as soon as the job exists), then every change.
 
-        The first update brings the transitions after `after_revision` (None: none; 0: all). An update with
-        transitions is never held back; one without comes no sooner than `min_interval_seconds` after the
-        one before. What happens between two updates is coalesced into the later one, without any queue for
-        each watcher: transitions complete and in order, each once over the whole iteration. None is yielded
-        whenever there was nothing to tell for `idle_seconds` (None: never), also while there is no job yet, so
-        that whoever sends the updates on can send a sign of life. The iterator does not end by itself; closing
-        it, or cancelling the task that waits for it, frees whatever it holds.
+        The first update has the transitions after `after_revision` (None: none; 0: all). An update with transitions is
+        sent at once; one without comes at least `min_interval_seconds` after the last. Changes between two updates are
+        coalesced into the later one, without a queue for each watcher; transitions are complete, in order, each sent
+        once. After `idle_seconds` without an update (None: never) None is yielded, for a heartbeat, even if there is no
+        such job yet. The iterator does not end by itself; close it, or cancel the task that waits for it.
         """
 
 
 @runtime_checkable
 class ManagedJobSource(JobSource, Protocol):
-    """What a `JobSource` may offer beyond, so that WatchJobs, ListJobTransitions and RequestCancel can be served."""
+    """The methods by which a `JobSource` also serves WatchJobs, ListJobTransitions and RequestCancel."""
 
     def watch_many(
         self,
@@ -210,21 +194,20 @@ class ManagedJobSource(JobSource, Protocol):
     ) -> AsyncGenerator[Sequence[JobChange] | None, None]:
         """Yield all jobs that match, in as many parts as that takes, then an empty part, then changes.
 
-        None is yielded whenever there was nothing to tell for `idle_seconds` (None: never). Of several changes of a
-        job only the newest may be told; one that changes a status is never held back, others come no sooner than
-        `min_interval_seconds` after the part before. A job that was told and matches no longer, or was removed, is
-        told once more with `left_filter`. Raises `JobQueryInvalid` when more than `max_jobs` match. The iterator does
-        not end by itself; closing it frees whatever it holds.
+        After `idle_seconds` without a change (None: never) None is yielded. Of several changes of a job only the newest
+        may be sent. A change of status is sent at once; others come at least `min_interval_seconds` after the last
+        part. A job that was sent, and no longer matches or was removed, is sent once more with `left_filter`. Raises
+        `JobQueryInvalid` if more than `max_jobs` match. The iterator does not end by itself; close it.
         """
 
     async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
         """Return a page of a job's history, or None if there is no such job.
 
-        Raises `JobQueryInvalid` for a token it did not make for this query.
+        Raises `JobQueryInvalid` for a token that was not made for this query.
         """
 
     async def request_cancel(self, job_id: str, reason: str) -> Job | None:
-        """Record the wish that a job be cancelled; return the job as it then stands, or None if there is none.
+        """Record a request to cancel a job; return the job after it, or None if there is no such job.
 
-        Nothing changes where the wish stands already, or the job has ended.
+        Nothing changes if the job was already asked to cancel, or has ended.
         """

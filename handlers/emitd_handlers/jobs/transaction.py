@@ -1,4 +1,4 @@
-"""`Work`: what one transaction makes of jobs that it has read. The same for every database; no input or output."""
+"""`Work`: changes the jobs of one transaction in memory. Pure, and the same for every database."""
 
 from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TypeAlias
@@ -7,13 +7,41 @@ import msgspec
 
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.merge import Merged, merge
-from emitd_handlers.jobs.receipts import StoredReceipt
 from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.jobs.store import JobHistory
-from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
+from emitd_handlers.outcome import Committed, JobReceipt, Outcome, RecentCommit, Refused
 from emitd_handlers.record import JobStatus, LogRecord
 
-__all__ = ["Opener", "Opening", "ReadJob", "Work", "as_read", "is_tick", "job_ids_of", "openers_of"]
+#: record_id, fingerprint, job_id, revision, attempt, stale_reason.
+StoredReceipt: TypeAlias = tuple[str, int, str, int, int, str]
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode = msgspec.msgpack.Decoder(list[StoredReceipt]).decode
+
+
+def encode_receipts(receipts: Sequence[StoredReceipt]) -> bytes | None:
+    """Return the receipts of one transaction as they are stored; None: there are none."""
+    return _encode(receipts) if receipts else None
+
+
+def recent_commits(stored: Iterable[bytes], limit: int) -> Sequence[RecentCommit]:
+    """Return the last `limit` receipts, oldest first, of transactions that come newest first; read no more of these."""
+    groups: list[Sequence[StoredReceipt]] = []
+    count = 0
+    for data in stored:
+        groups.append(_decode(data))
+        count += len(groups[-1])
+        if count >= limit:
+            break
+    receipts = [receipt for group in reversed(groups) for receipt in group]
+    return [_recent_commit(*receipt) for receipt in receipts[max(0, count - limit) :]]
+
+
+def _recent_commit(
+    record_id: str, fingerprint: int, job_id: str, revision: int, attempt: int, reason: str
+) -> RecentCommit:
+    return RecentCommit(record_id, "", fingerprint, JobReceipt(job_id, revision, attempt, not reason, reason))
+
 
 #: The job_id and the record_id of a report that asks for a new attempt.
 Opener: TypeAlias = tuple[str, str]
@@ -22,14 +50,14 @@ Opening: TypeAlias = tuple[int, int]
 
 
 def job_ids_of(records: Sequence[LogRecord]) -> Sequence[str]:
-    """Return the ids of the jobs that records are about, each once, in their order: rows are mostly in that too."""
+    """Return the ids of the records' jobs, each once, in their order: mostly it is that of the rows too."""
     return list(
         dict.fromkeys([record.payload.job_id for record in records if isinstance(record.payload, JobStatus)])
     )
 
 
 def openers_of(records: Sequence[LogRecord]) -> Sequence[Opener]:
-    """Return those who may have opened an attempt before."""
+    """Return the job and the record of each report that may have opened an attempt before."""
     return [
         (record.payload.job_id, record.record_id)
         for record in records
@@ -38,7 +66,7 @@ def openers_of(records: Sequence[LogRecord]) -> Sequence[Opener]:
 
 
 def is_tick(before: Job, after: Job) -> bool:
-    """Return whether a report has changed no more than most do: progress, message, and the times and numbers of these.
+    """Return whether a report has changed progress, message, and their times and numbers alone, as most do.
 
     The time of update is not looked at. Databases have a cheaper statement for such a change.
     """
@@ -58,17 +86,17 @@ class ReadJob(msgspec.Struct, gc=False):
     """A job, and how the transaction found it."""
 
     job: Job
-    #: The same as `job` where nothing has changed; None: there was no such job.
+    #: The same object as `job` if nothing has changed; None: there was no such job.
     before: Job | None
 
 
 def as_read(jobs: Iterable[Job]) -> dict[str, ReadJob]:
-    """Return jobs that nothing was done to yet, by id."""
+    """Return unchanged jobs by id."""
     return {job.job_id: ReadJob(job, job) for job in jobs}
 
 
 class Work:
-    """Changes jobs as they are in memory, and remembers what is to be written."""
+    """Changes jobs in memory, and remembers what to write."""
 
     def __init__(
         self,
@@ -78,11 +106,10 @@ class Work:
         keep_progress: bool = False,
         openings: Mapping[Opener, Opening] | None = None,
     ) -> None:
-        """`jobs` are, by id, those that exist of the ones that may be changed; new ones are added.
+        """Take the existing jobs by id, to which new ones are added, and the time by the database's clock.
 
-        The time is the database's.
-        `openings`: what those of `openers_of` have opened that did. `keep_progress`: reports that change no status are
-        for the history too.
+        `openings`: the attempts that `openers_of` have opened before. `keep_progress`: the history also takes reports
+        that change no status.
         """
         self.now_unix_nano = now_unix_nano
         self.transitions: list[tuple[str, JobTransition]] = []
@@ -92,7 +119,7 @@ class Work:
         self._jobs = jobs
 
     def merge(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
-        """Merge the reports in `records`, in order. A copy of one that opened an attempt gets the first receipt."""
+        """Merge the reports in order. A copy of one that opened an attempt gets the first receipt."""
         # Runs for each report, hence in one piece.
         jobs = self._jobs
         openings = self._openings
@@ -129,7 +156,11 @@ class Work:
                     if transition.opened_by:
                         openings[job_id, transition.opened_by] = (revision, attempt)
                 elif self._keep_progress:
-                    self.transitions.append((job_id, _progress_of(job)))
+                    event_time = job.event_time_unix_nano
+                    transition = JobTransition(
+                        revision, attempt, job.status, job.progress, event_time, progress_only=True
+                    )
+                    self.transitions.append((job_id, transition))
             outcomes.append(
                 Committed(JobReceipt(job_id, revision, attempt, not reason, reason, job.cancel_requested))
             )
@@ -138,18 +169,18 @@ class Work:
         return outcomes
 
     def change(self, merged: Merged) -> None:
-        """Let a job that exists become what was made of it."""
+        """Replace an existing job by its merged state."""
         job = merged.job
         self._jobs[job.job_id].job = job
         if merged.transition is not None:
             self.transitions.append((job.job_id, merged.transition))
 
     def changed(self) -> Sequence[ReadJob]:
-        """Return the jobs that are not as they were found."""
+        """Return the jobs that have changed."""
         return [item for item in self._jobs.values() if item.job is not item.before]
 
     def changes(self, interest: Container[str]) -> Sequence[JobHistory]:
-        """Return what was done to those of the jobs that are asked for."""
+        """Return the changes of those jobs that are in `interest`."""
         if not interest:
             return ()
         transitions: dict[str, list[JobTransition]] = {}
@@ -165,10 +196,3 @@ class Work:
             for item in self.changed()
             if item.job.job_id in interest
         ]
-
-
-def _progress_of(job: Job) -> JobTransition:
-    """Return what is kept in the history of a report that changed no status."""
-    return JobTransition(
-        job.revision, job.attempt, job.status, job.progress, job.event_time_unix_nano, progress_only=True
-    )

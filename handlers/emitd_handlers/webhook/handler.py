@@ -2,9 +2,8 @@
 
     POST /ingest   {"records":[{"record_id":"...","timestamp":"...","level":"INFO","message":"..."}, ...]}
 
-Every record arrives at least once, in order, as long as the queue holds it: what the receiver cannot take now is
-refused as retryable, and the queue offers it again. `webhook_body` makes the JSON, `webhook_reply` says what an
-answer means; here is the sending. It needs the extra `emitd[webhook]`.
+Every record arrives at least once, in order, while the queue holds it: if the receiver cannot take it now, it is
+refused as retryable, and the queue offers it again. The handler needs the extra `emitd[webhook]`.
 """
 
 import asyncio
@@ -16,7 +15,8 @@ from collections import deque
 from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeAlias
+from typing import Annotated, ClassVar, Self, TypeAlias
+from urllib.parse import urlsplit
 
 from msgspec import Meta, field
 
@@ -26,23 +26,28 @@ from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import LogRecord
 from emitd_handlers.secret_text import SecretText
 from emitd_handlers.settings import HandlerSettings, PositiveInt, PositiveSeconds
-from emitd_handlers.webhook.body import encode_body, encode_record, idempotency_key, split
-from emitd_handlers.webhook.response import PAYLOAD_TOO_LARGE, Reply
-from emitd_handlers.webhook.url import WebhookUrl
+from emitd_handlers.webhook.message import (
+    PAYLOAD_TOO_LARGE,
+    Reply,
+    encode_body,
+    encode_record,
+    idempotency_key,
+    split,
+)
 
 try:
     import httpx
 except ModuleNotFoundError as error:
     raise ImportError("the webhook handler needs httpx: pip install 'emitd[webhook]'") from error
 
-__all__ = ["WebhookHandler", "WebhookSettings"]
+__all__ = ["WebhookHandler", "WebhookSettings", "WebhookUrl"]
 
-#: So much of an answer is read, so that its connection can be used again; a longer one costs the connection.
+#: How much of a response is read, so that its connection can be used again; a longer one costs the connection.
 MAX_REPLY_BYTES = 64 * 1024
 
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]([\x20-\x7e\t]*[\x21-\x7e])?")
-#: Headers that say how a request is framed, or that each request has its own of.
+#: Headers that frame a request or differ in each.
 _OWN_HEADERS = frozenset(
     {"connection", "content-length", "content-type", "idempotency-key", "transfer-encoding"}
 )
@@ -52,23 +57,83 @@ _COMMITTED = Committed()
 _Parcel: TypeAlias = Sequence[tuple[int, bytes]]
 
 
+class WebhookUrl:
+    """An `http` or `https` URL. Its `str` and `repr` show scheme, host and port only.
+
+    The rest may be secret: some receivers have a token in the path, others in the query or before the host. Immutable.
+    A plain class and no struct, so that the configuration loader builds it with `resolve`.
+    """
+
+    __slots__ = ("_origin", "_text")
+    #: For the message about a missing URL.
+    expected = "a URL, such as https://HOST[:PORT]/PATH"
+
+    def __init__(self, text: str) -> None:
+        """Raise ValueError, which shows no more than the scheme, if `text` is no such URL."""
+        if any(character.isspace() or not character.isprintable() for character in text):
+            raise ValueError("a URL has neither white space nor control characters; write them as %XX")
+        try:
+            parts = urlsplit(text)
+            host, port = parts.hostname, parts.port
+        except ValueError:
+            raise ValueError(
+                "the URL's host or port is malformed; expected https://HOST[:PORT]/PATH"
+            ) from None
+        if parts.scheme not in ("http", "https"):
+            found = f"'{parts.scheme}' is no scheme of a webhook" if parts.scheme else "the URL has no scheme"
+            raise ValueError(f"{found}; expected http://... or https://...")
+        if not host:
+            raise ValueError(f"the URL names no host; expected {parts.scheme}://HOST[:PORT]/PATH")
+        if parts.fragment:
+            raise ValueError("the URL has a fragment, which no receiver gets; remove '#' and what follows")
+        shown = f"[{host}]" if ":" in host else host
+        self._origin = f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else "")
+        self._text = text
+
+    @classmethod
+    def resolve(cls, text: str, base_dir: Path) -> Self:
+        """Return the URL in a configuration file; `base_dir` does not matter."""
+        return cls(text)
+
+    @property
+    def origin(self) -> str:
+        """Scheme, host and port, which may be shown."""
+        return self._origin
+
+    def reveal(self) -> str:
+        """Return the whole URL."""
+        return self._text
+
+    def __str__(self) -> str:
+        return self._origin
+
+    def __repr__(self) -> str:
+        return f"WebhookUrl('{self._origin}/***')"
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, WebhookUrl) and other._text == self._text
+
+    def __hash__(self) -> int:
+        return hash(self._text)
+
+
 class WebhookSettings(HandlerSettings, frozen=True, kw_only=True):
-    """What an entry of type `webhook` takes beside the common keys."""
+    """The keys of an entry of type `webhook`, in addition to the common ones."""
 
     #: Where to post to: `http://...` or `https://...`. Messages show its scheme, host and port only.
     url: WebhookUrl
     #: Headers of every request, such as `Authorization`. Their values are never shown.
     headers: dict[str, SecretText] = field(default_factory=dict)
-    #: How long one request may take, from connecting to the answer, in seconds.
+    #: How long one request may take, from connecting to the response, in seconds.
     request_timeout_seconds: PositiveSeconds = 10.0
-    #: The largest body, in bytes; a batch that would make a larger one goes out in several requests.
+    #: The largest body, in bytes; a larger batch is sent in several requests.
     max_body_bytes: PositiveInt = 1_048_576
     #: A PEM file with the certificate authorities to trust instead of those that come with httpx.
     ca_file: Path | None = None
 
-    #: Queued: how often a batch is offered again; with `retry_max_seconds` that is for about four minutes.
+    #: Queued: how often a batch is tried again; with `retry_max_seconds` for about four minutes.
     max_retries: Annotated[int, Meta(ge=0)] = 12
-    #: Queued: the longest wait before a retry, in seconds, also where the receiver asks for a longer one.
+    #: Queued: the longest wait before a retry, in seconds, even if the receiver asks for a longer one.
     retry_max_seconds: PositiveSeconds = 60.0
 
     def __post_init__(self) -> None:
@@ -83,7 +148,7 @@ class WebhookSettings(HandlerSettings, frozen=True, kw_only=True):
 
 
 class WebhookHandler(BaseLogHandler):
-    """Posts records to one receiver. Override `format` for records of another form."""
+    """Posts records to one receiver. Override `format` to post them in another form."""
 
     Settings: ClassVar[type[HandlerSettings]] = WebhookSettings
     settings: WebhookSettings
@@ -94,7 +159,7 @@ class WebhookHandler(BaseLogHandler):
         httpx.URL(settings.url.reveal())
         self._origin = settings.url.origin
         self._client: httpx.AsyncClient | None = None
-        #: Requests whose fate is known; see `idempotency_key`.
+        #: How many requests were answered for good; see `idempotency_key`.
         self._settled_count = 0
 
     async def start(self) -> None:
@@ -106,9 +171,9 @@ class WebhookHandler(BaseLogHandler):
         if self._client is not None:
             return
         logging.getLogger("httpx").addFilter(_is_of_others)
-        headers = {"user-agent": "emitd", **self._secret_headers(), "content-type": "application/json"}
+        headers = {name.lower(): value.reveal() for name, value in self.settings.headers.items()}
         self._client = httpx.AsyncClient(
-            headers=headers,
+            headers={"user-agent": "emitd", **headers, "content-type": "application/json"},
             verify=self._authorities(),
             timeout=None,  # httpx has timeouts for each step; ours is for the whole, see `_exchange`
             follow_redirects=False,  # records must not go where nobody sent them
@@ -137,8 +202,8 @@ class WebhookHandler(BaseLogHandler):
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Post the records, in order, in as few requests as `max_body_bytes` and the receiver allow.
 
-        Where the receiver cannot take a request now, what comes after it is not sent either: order is kept, and
-        a receiver in trouble is left alone.
+        If the receiver cannot take a request now, the rest is not sent either: this keeps the order, and leaves a
+        receiver in trouble alone.
         """
         self.refuse_if_stopped()
         outcomes: list[Outcome] = [_COMMITTED] * len(records)
@@ -161,7 +226,7 @@ class WebhookHandler(BaseLogHandler):
         return outcomes
 
     def _formatted(self, records: Sequence[LogRecord], outcomes: list[Outcome]) -> _Parcel:
-        """Return the records that can be sent; the others are refused in `outcomes`."""
+        """Return the records that can be sent; refuse the others in `outcomes`."""
         lines: list[tuple[int, bytes]] = []
         for place, record in enumerate(records):
             try:
@@ -169,59 +234,50 @@ class WebhookHandler(BaseLogHandler):
             except Exception as error:  # a record that cannot be formatted must not harm its neighbours
                 outcomes[place] = self._refused(error)
                 continue
-            size = len(encode_body([line]))
-            if size > self.settings.max_body_bytes:
-                limit = self.settings.max_body_bytes
-                outcomes[place] = Refused(
-                    RecordInvalid("", f"makes {size} bytes, more than max_body_bytes: {limit}")
-                )
+            size, limit = len(encode_body([line])), self.settings.max_body_bytes
+            if size <= limit:
+                lines.append((place, line))
                 continue
-            lines.append((place, line))
+            problem = f"makes {size} bytes, more than max_body_bytes: {limit}"
+            outcomes[place] = Refused(RecordInvalid("", problem))
         return lines
 
     async def _post(self, parcel: _Parcel) -> tuple[HandlerError | None, int]:
-        """Send one request; return why its records were not taken, or None, and the status, or 0."""
+        """Send one request; return the error of its records, or None, and the status, or 0."""
         body = encode_body([line for _, line in parcel])
         headers = {"idempotency-key": idempotency_key(body, self._settled_count)}
-        reply: Reply | HandlerError
         try:
             reply = await self._exchange(body, headers)
         except TimeoutError:
             limit = self.settings.request_timeout_seconds
-            reply = HandlerUnavailable(f"{self._origin} did not answer within {limit:g} s")
-        except httpx.TransportError as error:
-            reply = HandlerUnavailable(f"{self._origin} {_describe(error)}")
-        if isinstance(reply, HandlerError):
-            return reply, 0
+            return HandlerUnavailable(f"{self._origin} did not answer within {limit:g} s"), 0
+        except httpx.ConnectError as error:
+            return HandlerUnavailable(f"{self._origin} cannot be reached: {error}"), 0
+        except httpx.TransportError as error:  # its text may repeat a header
+            return HandlerUnavailable(f"{self._origin} gave no answer: {type(error).__name__}"), 0
         refusal = reply.refusal(self._origin, time.time)
         if not isinstance(refusal, RetryableError):
             self._settled_count += 1
         return refusal, reply.status
 
     async def _exchange(self, body: bytes, headers: dict[str, str]) -> Reply:
-        """Return the receiver's answer. Raises TimeoutError or httpx.TransportError where there is none."""
+        """Return the receiver's answer. Raises TimeoutError or httpx.TransportError if there is none."""
+        if self._client is None:
+            raise HandlerUnavailable(f"handler '{self.name}' is not running")
         url = self.settings.url.reveal()
         reply: Reply | None = None
         mark = _posting.set(True)
         try:
             async with asyncio.timeout(self.settings.request_timeout_seconds):
-                async with self._open_client().stream("POST", url, content=body, headers=headers) as response:
+                async with self._client.stream("POST", url, content=body, headers=headers) as response:
                     reply = Reply(response.status_code, response.headers.get("retry-after", ""))
                     await _skim(response)
         except (TimeoutError, httpx.TransportError):
-            if reply is None:  # else the status counts, whatever became of the rest
+            if reply is None:  # otherwise the status counts, even if the rest was lost
                 raise
         finally:
             _posting.reset(mark)
         return reply
-
-    def _open_client(self) -> httpx.AsyncClient:
-        if self._client is None:
-            raise HandlerUnavailable(f"handler '{self.name}' is not running")
-        return self._client
-
-    def _secret_headers(self) -> dict[str, str]:
-        return {name.lower(): value.reveal() for name, value in self.settings.headers.items()}
 
     def _authorities(self) -> ssl.SSLContext | bool:
         file = self.settings.ca_file
@@ -242,21 +298,14 @@ async def _skim(response: httpx.Response) -> None:
             return
 
 
-def _describe(error: httpx.TransportError) -> str:
-    """Return what went wrong. Only the text of a failed connection is shown: others may repeat a header."""
-    if isinstance(error, httpx.ConnectError):
-        return f"cannot be reached: {error}"
-    return f"gave no answer: {type(error).__name__}"
-
-
 #: Whether the current task is posting for a webhook.
 _posting: ContextVar[bool] = ContextVar("emitd_webhook_posting", default=False)
 
 
 def _is_of_others(line: logging.LogRecord) -> bool:
-    """Whether a line of httpx's own logger is not about us.
+    """Return whether a line of httpx's own logger is not about our requests.
 
-    For each request it logs the whole URL, secrets included; and where such lines are sent to emitd, each request
-    would cause the next.
+    For each request it logs the whole URL, secrets included. If such lines are sent to emitd, each request would cause
+    the next.
     """
     return not _posting.get()

@@ -7,7 +7,8 @@ model is told of each transaction between its commit and everybody else.
 import asyncio
 import shutil
 import sqlite3
-from collections.abc import Callable, Container, Sequence
+from collections.abc import AsyncGenerator, Callable, Container, Sequence
+from contextlib import asynccontextmanager
 from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
@@ -44,7 +45,7 @@ class Moments:
         #: Calls under way.
         self.busy = 0
 
-    async def around(self, call: Callable[[], T], *, is_prompt: bool) -> T:
+    async def around(self, call: Callable[[], T], *, is_prompt: bool = False) -> T:
         """Run the call after some turns of the loop or (not `is_prompt`) some seconds, and return after some more."""
         self.busy += 1
         try:
@@ -166,8 +167,26 @@ class _Connection:
         is_prompt = call.__name__ == "end_expired"
         return await self._moments.around(lambda: call(self.connection, *args, **kwargs), is_prompt=is_prompt)
 
+    async def execute_fetchall(self, statement: str, parameters: Any = ()) -> Sequence[Any]:
+        return await self._moments.around(lambda: self.connection.execute(statement, parameters).fetchall())
+
+    @asynccontextmanager
+    async def execute(self, statement: str, parameters: Any = ()) -> AsyncGenerator["_Cursor", None]:
+        cursor = await self._moments.around(lambda: self.connection.execute(statement, parameters))
+        yield _Cursor(cursor, self._moments)
+        cursor.close()
+
     async def close(self) -> None:
         self.connection.close()
+
+
+class _Cursor:
+    def __init__(self, cursor: sqlite3.Cursor, moments: Moments) -> None:
+        self._cursor = cursor
+        self._moments = moments
+
+    async def fetchmany(self, size: int) -> Sequence[Any]:
+        return await self._moments.around(lambda: self._cursor.fetchmany(size))
 
 
 class _Store(SqliteJobStore):

@@ -1,18 +1,16 @@
-"""`Database`: the connections to a PostgreSQL database, and transactions in it.
+"""`Database`: the connections to a PostgreSQL database, transactions in it, and its errors in words.
 
-Nothing is set for a session but what a pooler in transaction mode can live with: each transaction that writes says for
-itself how it wants to be committed, whatever the role or the database have as default.
+Works behind a pooler in transaction mode: nothing is set for a session, and each transaction that writes sets how it is
+committed, whatever the defaults of role and database are.
 """
 
 import asyncio
 import os
-from collections.abc import Awaitable, Callable, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
 
 import asyncpg
-
-__all__ = ["FAILURES", "CommitLost", "Connection", "Database", "Row", "StartAgain"]
 
 Row: TypeAlias = "asyncpg.Record"
 Connection: TypeAlias = (
@@ -20,34 +18,33 @@ Connection: TypeAlias = (
 )
 T = TypeVar("T")
 
-#: An option of the URL beside those of asyncpg.
+#: An option of the URL that asyncpg does not know.
 _CACHE_SIZE = "statement_cache_size"
 CONNECT_SECONDS = 5.0
 #: How long one read or one transaction may take, with all its attempts.
 CALL_SECONDS = 15.0
-#: How long a migration may: it can have to rewrite a table.
+#: How long a migration may take: it may rewrite a table.
 MIGRATION_SECONDS = 600.0
 CLOSE_SECONDS = 5.0
-#: How often a transaction is tried that others get in the way of.
+#: How often a transaction is tried if it conflicts with others.
 MAX_ATTEMPTS = 10
 
-#: What a database, or the way to it, can raise.
+#: The errors of a database and of the way to it.
 FAILURES = (asyncpg.PostgresError, asyncpg.InterfaceError, asyncpg.InternalClientError, OSError, TimeoutError)
-#: The connections are of no use any more, not only the one that raised it.
+#: After these all connections are lost, not only the one that raised it.
 _LOST = (
     asyncpg.PostgresConnectionError,
     asyncpg.OperatorInterventionError,  # the server is stopped
-    asyncpg.ReadOnlySQLTransactionError,  # what was the primary server is one no longer
+    asyncpg.ReadOnlySQLTransactionError,  # the server is no longer the primary one
     OSError,
     TimeoutError,
 )
-#: Others wrote to the same rows, in an order of their own.
+#: Others wrote to the same rows in another order.
 _CONFLICTS = (asyncpg.DeadlockDetectedError, asyncpg.SerializationError)
 
 _ISOLATION = "BEGIN ISOLATION LEVEL READ COMMITTED READ WRITE"
-#: The last one lets go of the rows that a process has locked which is not there any more. The plans that are switched
-#: off would read whole tables for rows that are asked for by their keys, if the tables were small when the plan was
-#: made.
+#: The last setting frees the rows that a dead process has locked. The plans that are switched off would read whole
+#: tables for rows with given keys, if the tables were small when the plan was made.
 _BEGIN = f"""
     {_ISOLATION};
     SET LOCAL synchronous_commit = on;
@@ -58,15 +55,15 @@ _BEGIN_MIGRATION = f"{_ISOLATION}; SET LOCAL synchronous_commit = on; SET LOCAL 
 
 
 class StartAgain(Exception):
-    """Raised in a transaction that has met what another one has done meanwhile: it is undone and begun again."""
+    """Raised in a transaction that conflicts with another: it is undone and begun again."""
 
 
 class CommitLost(asyncpg.PostgresConnectionError):
-    """A transaction was undone where it should have been committed."""
+    """A transaction was undone instead of committed."""
 
 
 class Database:
-    """Connections are made when they are needed, at most `pool_size` at once, and replaced when they have died.
+    """Makes connections when they are needed, at most `pool_size` at once, and replaces dead ones.
 
     All but `open`, `close` and `is_own` raise FAILURES. Times are exchanged as PostgreSQL has them: microseconds since
     2000-01-01T00:00:00Z, as integers.
@@ -79,7 +76,7 @@ class Database:
         self._own_pids: set[int] = set()
 
     async def open(self) -> None:
-        """Be ready to connect. Raises asyncpg.InterfaceError for a URL that makes no sense."""
+        """Prepare to connect. Raises asyncpg.InterfaceError for an invalid URL."""
         self._pool = await asyncpg.create_pool(
             **self._arguments,
             min_size=0,
@@ -89,7 +86,7 @@ class Database:
         )
 
     async def close(self) -> None:
-        """Close all connections, those in use when they are free, but soon. Harmless without `open`."""
+        """Close all connections; wait for those in use, but not long. Harmless without `open`."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
@@ -99,7 +96,7 @@ class Database:
         pool.terminate()
 
     def is_own(self, pid: int) -> bool:
-        """Return whether a process of the server serves one of the pool's connections."""
+        """Return whether a process of the server belongs to one of the pool's connections."""
         return pid in self._own_pids
 
     async def connect(self) -> "asyncpg.Connection[Row]":
@@ -108,16 +105,12 @@ class Database:
 
     async def fetch(self, query: str, *arguments: object) -> Sequence[Row]:
         """Return the rows of a query."""
-
-        async def call(connection: Connection) -> Sequence[Row]:
+        async with self._connection(CALL_SECONDS) as connection:
             return await connection.fetch(query, *arguments)
 
-        return await self._run(call, CALL_SECONDS)
-
     async def transact(self, work: Callable[[Connection], Awaitable[T]]) -> T:
-        """Do `work` in one transaction that is on the medium when this returns; again where others got in the way."""
-
-        async def call(connection: Connection) -> T:
+        """Do `work` in one transaction, which is on the medium when this returns; again after conflicts."""
+        async with self._connection(CALL_SECONDS) as connection:
             attempt = 1
             while True:
                 try:
@@ -129,17 +122,13 @@ class Database:
                         ) from error
                     attempt += 1
 
-        return await self._run(call, CALL_SECONDS)
-
     async def migrate(self, work: Callable[[Connection], Awaitable[T]]) -> T:
         """Do `work` in one transaction that may take long."""
-
-        async def call(connection: Connection) -> T:
+        async with self._connection(MIGRATION_SECONDS) as connection:
             return await _transact(connection, _BEGIN_MIGRATION, work)
 
-        return await self._run(call, MIGRATION_SECONDS)
-
-    async def _run(self, call: Callable[[Connection], Awaitable[T]], seconds: float) -> T:
+    @asynccontextmanager
+    async def _connection(self, seconds: float) -> AsyncGenerator[Connection, None]:
         pool = self._pool
         if pool is None:
             raise asyncpg.InterfaceError("it is not open")
@@ -147,9 +136,9 @@ class Database:
             async with asyncio.timeout(seconds):
                 connection = await pool.acquire()
                 try:
-                    return await call(connection)
+                    yield connection
                 except asyncio.CancelledError:
-                    # In time or not, nobody waits for the database to stop what it does.
+                    # Do not wait for the database to stop its work.
                     with suppress(asyncpg.InterfaceError):  # it has just died
                         connection.terminate()
                     raise
@@ -182,14 +171,13 @@ async def _transact(connection: Connection, begin: str, work: Callable[[Connecti
 
 
 async def _leave_alone(_: object) -> None:
-    """Do nothing to a connection that goes back to the pool: nothing outlives a transaction."""
+    """Do nothing with a connection that returns to the pool: no state outlives a transaction."""
 
 
 def _connect_arguments(dsn: str) -> dict[str, Any]:
-    """Return what asyncpg is to be called with.
+    """Return the arguments for asyncpg.
 
-    Beside the options of PostgreSQL's URLs, `statement_cache_size` is known: 0 is for a pooler in transaction mode that
-    knows nothing of prepared statements.
+    `statement_cache_size=0` in the URL is for a pooler in transaction mode without prepared statements.
     """
     base, _, query = dsn.partition("?")
     items = [item.partition("=") for item in query.split("&") if item]
@@ -197,7 +185,9 @@ def _connect_arguments(dsn: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {"timeout": CONNECT_SECONDS}
     for name, _, value in items:
         if name == _CACHE_SIZE:
-            arguments[name] = _number(value)
+            if not value.isascii() or not value.isdecimal():
+                raise ValueError(f"database: {name} is '{value}', and must be a number")
+            arguments[name] = int(value)
     if "application_name" not in names:
         arguments["server_settings"] = {"application_name": "emitd"}
     if "target_session_attrs" not in names and "PGTARGETSESSIONATTRS" not in os.environ:
@@ -207,7 +197,37 @@ def _connect_arguments(dsn: str) -> dict[str, Any]:
     return arguments
 
 
-def _number(text: str) -> int:
-    if not text.isascii() or not text.isdecimal():
-        raise ValueError(f"database: {_CACHE_SIZE} is '{text}', and must be a number")
-    return int(text)
+_OF_POOLERS = (asyncpg.InvalidSQLStatementNameError, asyncpg.DuplicatePreparedStatementError)
+
+
+def reason(error: BaseException) -> str:
+    """Return in one line what is wrong."""
+    if isinstance(error, TimeoutError):
+        return "it did not answer in time"
+    text = str(error).strip().partition("\n")[0] or type(error).__name__
+    if isinstance(error, _OF_POOLERS):
+        return f"{text}; behind a pooler in transaction mode, add statement_cache_size=0 to the URL"
+    return text
+
+
+def advice(error: BaseException) -> str:
+    """Return what to do about an error at start."""
+    match error:
+        case asyncpg.CannotConnectNowError():
+            return "it is just starting or stopping: try again"
+        case OSError() | TimeoutError() | asyncpg.PostgresConnectionError():
+            return "check that the server runs, and that host and port in the URL are right"
+        case asyncpg.InvalidAuthorizationSpecificationError():
+            return "check user and password in the URL"
+        case asyncpg.InvalidCatalogNameError():
+            return "make the database first: emitd makes only its tables"
+        case asyncpg.InsufficientPrivilegeError():
+            return "let the user make tables in the schema, or make the schema for it"
+        case (
+            asyncpg.DuplicateTableError() | asyncpg.DuplicateObjectError() | asyncpg.DuplicateFunctionError()
+        ):
+            return "it is not emitd's: choose other names with the keys `table` and `schema`"
+        case asyncpg.TooManyConnectionsError():
+            return "let the server take more connections, or use fewer with the key `pool_size`"
+        case _:
+            return "expected a PostgreSQL database that this user may make tables in"

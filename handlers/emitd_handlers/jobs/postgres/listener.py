@@ -1,7 +1,7 @@
-"""`Listener`: hears from PostgreSQL which jobs other processes have changed, over a connection of its own.
+"""`Listener`: gets notifications of the jobs that other processes have changed, over its own connection.
 
-A notification can be lost, with the connection or behind a pooler. So after each connect the listener says that it does
-not know what was changed, and it asks the connection for a sign of life every few seconds.
+A notification can be lost, with the connection or behind a pooler. So after each connect the listener reports that any
+job may have changed, and it pings the connection every few seconds.
 """
 
 import asyncio
@@ -14,9 +14,7 @@ import msgspec
 
 from emitd_handlers.jobs.postgres.database import FAILURES
 
-__all__ = ["Listener", "OnForeignChange"]
-
-#: How often to ask for a sign of life, and how long to wait for it.
+#: How often to ping, and how long to wait for the answer.
 PING_SECONDS = 3.0
 PING_TIMEOUT_SECONDS = 3.0
 #: How long to wait before connecting again: at first, and at most.
@@ -31,7 +29,7 @@ _decode_ids = msgspec.json.Decoder(list[str]).decode
 
 
 class Listener:
-    """Connects again and again, until it is stopped."""
+    """Connects again and again until it is stopped."""
 
     def __init__(
         self,
@@ -42,10 +40,7 @@ class Listener:
         on_foreign_change: OnForeignChange,
         report: Callable[[str], None],
     ) -> None:
-        """`is_own(pid)`: whether a process of the server works for us, so that what it notifies is known.
-
-        `report` is told, in one line, when the connection is lost and when there is one again.
-        """
+        """`is_own(pid)`: whether it is one of our own pool. `report` gets a line at each loss and recovery."""
         self._connect = connect
         self._channel = channel
         self._is_own = is_own
@@ -60,7 +55,7 @@ class Listener:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="postgres-listener")
 
     async def stop(self) -> None:
-        """Listen no more. Harmless without `start`."""
+        """Stop listening. Harmless without `start`."""
         task, self._task = self._task, None
         if task is not None:
             task.cancel()
@@ -112,7 +107,7 @@ class Listener:
 
 
 async def _is_set(event: asyncio.Event, seconds: float) -> bool:
-    """Wait so long for an event; return whether it has happened."""
+    """Wait at most this long for an event; return whether it has happened."""
     with suppress(TimeoutError):
         async with asyncio.timeout(seconds):
             await event.wait()

@@ -1,9 +1,10 @@
-"""`JobQueries`: questions about jobs in PostgreSQL. What one answer holds is of one moment: it is one statement."""
+"""`JobQueries`: reads jobs from PostgreSQL. Each answer is one snapshot, because it is one statement."""
 
 from collections.abc import Mapping, Sequence
 
 import msgspec
 
+from emitd_handlers.jobs.columns import TRANSITION_READ_COLUMNS, transitions_from_json
 from emitd_handlers.jobs.paging import (
     MAX_PAGE_BYTES,
     job_page,
@@ -13,30 +14,22 @@ from emitd_handlers.jobs.paging import (
 )
 from emitd_handlers.jobs.postgres.database import Database
 from emitd_handlers.jobs.postgres.rows import (
-    JOB_COLUMNS,
+    JOB_NAMES,
     MAX_BIGINT,
-    TransitionRow,
+    is_storable,
     job_from_row,
     pg_time,
-    transition_from_row,
 )
-from emitd_handlers.jobs.postgres.storable import is_storable
-from emitd_handlers.jobs.postgres.tables import Tables
-from emitd_handlers.jobs.receipts import StoredReceipt, decode_receipts, recent_commit
-from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.postgres.schema import Tables
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.jobs.transaction import recent_commits
 from emitd_handlers.outcome import RecentCommit
 
-__all__ = ["JobQueries"]
-
-#: Rows of the table of commits that are read at once.
+#: How many rows of the table of commits are read at once.
 COMMITS_PAGE_SIZE = 500
-_TRANSITION = (
-    "json_build_array(revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, "
-    "progress_only)"
-)
+_TRANSITION = f"json_build_array({TRANSITION_READ_COLUMNS})"
 
-_decode_transitions = msgspec.json.Decoder(list[TransitionRow]).decode
 _encode_labels = msgspec.json.Encoder().encode
 
 
@@ -46,9 +39,10 @@ class JobQueries:
     def __init__(self, database: Database, tables: Tables) -> None:
         self._database = database
         self._tables = tables
-        self._select = f"SELECT {JOB_COLUMNS} FROM {tables.jobs}"
+        self._select = f"SELECT {JOB_NAMES} FROM {tables.jobs}"
+        self._load = f"{self._select} WHERE job_id = ANY($1::text[])"
         self._history = f"""
-            SELECT {JOB_COLUMNS}, history_revision, (
+            SELECT {JOB_NAMES}, history_revision, (
                 SELECT json_agg({_TRANSITION} ORDER BY revision) FROM {tables.transitions} AS change
                 WHERE change.job_id = job.job_id AND change.revision > $2::bigint
                     AND NOT progress_only AND $2::bigint < job.revision
@@ -76,18 +70,19 @@ class JobQueries:
             ) AS job_ids
         """
         self._commits = f"""
-            SELECT number, receipts FROM {tables.commits} WHERE receipt_count > 0 AND number < $1
+            SELECT number, receipts, receipt_count FROM {tables.commits} WHERE receipt_count > 0 AND number < $1
             ORDER BY number DESC LIMIT {COMMITS_PAGE_SIZE}
         """
 
     async def get(self, job_id: str) -> Job | None:
         """Return the job, or None."""
-        rows = await self._rows_of([job_id])
-        return rows[0] if rows else None
+        jobs = await self.load_many([job_id])
+        return jobs[0] if jobs else None
 
     async def load_many(self, job_ids: Sequence[str]) -> Sequence[Job]:
         """Return those of the jobs that exist."""
-        return await self._rows_of(job_ids)
+        rows = await self._database.fetch(self._load, _storable(job_ids))
+        return [job_from_row(row) for row in rows]
 
     async def revisions(self, job_ids: Sequence[str]) -> Mapping[str, int]:
         """Return the revisions of those of the jobs that exist."""
@@ -122,11 +117,11 @@ class JobQueries:
             require("labels @> {}::text::jsonb AND labels <> '{{}}'", _encode_labels(query.labels).decode())
         if query.updated_after_unix_nano:
             require("updated_at > {}", pg_time(query.updated_after_unix_nano))
-        # The rows of a page may be large: what goes beyond it is not sent.
+        # The rows may be large: those beyond the page are not sent.
         newest = f"{self._select} WHERE {' AND '.join(conditions) or 'true'} {_NEWEST_FIRST} LIMIT $1"
         size = _size_before("message, details", "created_at DESC, job_id DESC")
         sized = f"SELECT *, {size} FROM ({newest}) AS newest"
-        statement = f"SELECT {JOB_COLUMNS} FROM ({sized}) AS sized WHERE {_IS_IN_PAGE} {_NEWEST_FIRST}"
+        statement = f"SELECT {JOB_NAMES} FROM ({sized}) AS sized WHERE {_IS_IN_PAGE} {_NEWEST_FIRST}"
         rows = await self._database.fetch(statement, *parameters)
         return job_page(query, map(job_from_row, rows))
 
@@ -143,7 +138,7 @@ class JobQueries:
         job = job_from_row(columns)
         if after is None or after >= job.revision:
             return JobHistory(job, (), job.revision)
-        return JobHistory(job, _read_transitions(transitions), max(after, history_revision))
+        return JobHistory(job, transitions_from_json(transitions), max(after, history_revision))
 
     async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
         """Return a page of a job's history; see `ManagedJobSource.list_transitions`."""
@@ -156,50 +151,43 @@ class JobQueries:
         if not rows:
             return None
         history_revision, transitions = rows[0]
-        return transition_page(query, _read_transitions(transitions), kept_after=history_revision)
+        return transition_page(query, transitions_from_json(transitions), kept_after=history_revision)
 
     async def changes_since(self, mark: int | None) -> tuple[int, Sequence[str]]:
         """Return a new mark, and the ids of all jobs that may have changed since; see `SharedJobStore`.
 
-        A mark is a snapshot, the text of which is read as a number: it says which transactions were seen, however long
-        some of them take to commit.
+        A mark is a snapshot, with its text read as a number: it says which transactions were seen, however long some of
+        them take to commit.
         """
         # Without a mark the whole past counts as seen.
         before = f"{MAX_BIGINT}:{MAX_BIGINT}:" if mark is None else _snapshot_of(mark)
         ((snapshot, job_ids),) = await self._database.fetch(self._changes, before)
         if mark is not None and _bounds(before)[0] > _bounds(snapshot)[1]:
-            # Transactions are counted from anew: it is another database now, of which nothing was seen.
+            # Transaction numbers have started again: it is another database now, of which nothing was seen.
             ((snapshot, job_ids),) = await self._database.fetch(self._changes, _NOTHING_SEEN)
         return _mark_of(snapshot), job_ids
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
         """Return the last reports with a record_id, oldest first, at most `limit`."""
-        groups: list[Sequence[StoredReceipt]] = []
+        stored: list[bytes] = []
         count, number = 0, MAX_BIGINT
         while count < limit:
             rows = await self._database.fetch(self._commits, number)
-            groups += [decode_receipts(data) for _, data in rows]
-            count += sum(map(len, groups[len(groups) - len(rows) :]))
+            stored += [row["receipts"] for row in rows]
+            count += sum([row["receipt_count"] for row in rows])
             if len(rows) < COMMITS_PAGE_SIZE:
                 break
             number = rows[-1]["number"]
-        receipts = [receipt for group in reversed(groups) for receipt in group]
-        return [recent_commit(receipt) for receipt in receipts[max(0, count - limit) :]]
-
-    async def _rows_of(self, job_ids: Sequence[str]) -> Sequence[Job]:
-        rows = await self._database.fetch(
-            f"{self._select} WHERE job_id = ANY($1::text[])", _storable(job_ids)
-        )
-        return [job_from_row(row) for row in rows]
+        return recent_commits(stored, limit)
 
 
 _NEWEST_FIRST = "ORDER BY created_at DESC, job_id DESC"
-#: One row more than `paging` takes, which so sees that there is one.
+#: One row more than a page takes, so that `paging` sees that there is more.
 _IS_IN_PAGE = f"coalesce(size_before, 0) < {MAX_PAGE_BYTES}"
 
 
 def _size_before(columns: str, order: str) -> str:
-    """Return an expression for the size of the texts of the rows before the one before; it reads none of them."""
+    """Return an expression for the size of the texts of all rows up to the second before; it reads none of them."""
     sizes = " + ".join([f"coalesce(octet_length({column.strip()}), 0)" for column in columns.split(",")])
     return f"sum({sizes}) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS size_before"
 
@@ -207,10 +195,6 @@ def _size_before(columns: str, order: str) -> str:
 def _storable(job_ids: Sequence[str]) -> Sequence[str]:
     """Return the ids that a job can have."""
     return [job_id for job_id in job_ids if is_storable(job_id)]
-
-
-def _read_transitions(text: str | None) -> Sequence[JobTransition]:
-    return [transition_from_row(row) for row in _decode_transitions(text)] if text else []
 
 
 #: A snapshot that sees no transaction: ordinary ones are counted from 3.
@@ -226,6 +210,6 @@ def _snapshot_of(mark: int) -> str:
 
 
 def _bounds(snapshot: str) -> tuple[int, int]:
-    """Return the number that the first transaction had which was not seen, and the one after the last which may be."""
+    """Return the number of the first transaction not seen, and the number after the last one that may be seen."""
     first, end, _ = snapshot.split(":")
     return int(first), int(end)

@@ -1,43 +1,35 @@
-"""Between jobs and the rows of the tables of jobs and of transitions.
+"""Rows of jobs and transitions in PostgreSQL, the statement that writes them, and the check of texts it cannot store.
 
-The functions run for each report. Times are microseconds since 2000-01-01T00:00:00Z here, as `Database` exchanges them.
+Times are microseconds since 2000-01-01T00:00:00Z here, as `Database` exchanges them.
 """
 
-from typing import Any, TypeAlias
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple, TypeAlias
 
-import msgspec
+from msgspec.structs import replace
 
-from emitd_handlers.jobs.source import Job, JobTransition
-from emitd_handlers.record import JobState
+from emitd_handlers.errors import RecordInvalid
+from emitd_handlers.jobs import columns
+from emitd_handlers.jobs.columns import JOB_COLUMNS, NULLABLE, TRANSITION_COLUMNS, UPDATED_COLUMNS
+from emitd_handlers.jobs.postgres.schema import Tables
+from emitd_handlers.jobs.source import Job
+from emitd_handlers.record import JobStatus, LogRecord
 
-__all__ = [
-    "JOB_COLUMNS",
-    "MAX_BIGINT",
-    "STATUS_TEXTS",
-    "TransitionRow",
-    "Values",
-    "job_from_row",
-    "job_to_row",
-    "pg_time",
-    "tick_to_row",
-    "transition_from_row",
-    "transition_to_row",
-    "unix_nano",
-    "update_to_row",
-]
-
-#: The values of one row that is to be written.
-Values: TypeAlias = tuple[Any, ...]
-#: revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, progress_only.
-TransitionRow: TypeAlias = tuple[int, int, str, int, int, str | None, str | None, bool]
+#: The values of one row to write.
+Values: TypeAlias = Sequence[Any]
 
 MAX_BIGINT = 2**63 - 1
 #: From 1970 to 2000, in microseconds.
 _EPOCH = 946_684_800_000_000
-#: By number.
-STATUS_TEXTS = ("", *(state.name for state in JobState))
-_STATES = {state.name: state for state in JobState}
-_decode_labels = msgspec.json.Decoder(dict[str, str]).decode
+
+#: A third of a page of an index, less its other contents.
+MAX_KEY_BYTES = 2000
+#: U+0000, and half a surrogate pair.
+_unstorable = re.compile("[\0\ud800-\udfff]")
+
+#: A notification that would be larger says `many`. PostgreSQL takes less than 8,000.
+MAX_PAYLOAD_BYTES = 4000
 
 
 def pg_time(unix_nano: int) -> int:
@@ -50,120 +42,29 @@ def unix_nano(time: int | None) -> int:
     return 0 if time is None else (time + _EPOCH) * 1000
 
 
-#: What `job_from_row` takes, with the clock as a bare number of the type of times.
-JOB_COLUMNS = (
-    "job_id, job_type, status, progress, message, details, labels, source, attempt, revision, created_at, updated_at, "
-    "event_time_unix_nano, lease_seconds, lease_expires_at, failure_reason, failure_message, cancel_requested, "
-    "cancel_reason, started_at, ended_at"
-)
+def _time_or_none(unix_nano: int) -> int | None:
+    return unix_nano // 1000 - _EPOCH if unix_nano else None
 
 
-def job_from_row(row: Any) -> Job:
-    """Return the job in a row of `JOB_COLUMNS`."""
-    (
-        job_id,
-        job_type,
-        status,
-        progress,
-        message,
-        details,
-        labels,
-        source,
-        attempt,
-        revision,
-        created_at,
-        updated_at,
-        event_time,
-        lease_seconds,
-        lease_expires_at,
-        failure_reason,
-        failure_message,
-        cancel_requested,
-        cancel_reason,
-        started_at,
-        ended_at,
-    ) = row
-    return Job(
-        job_id=job_id,
-        job_type=job_type,
-        status=_STATES[status],
-        progress=progress,
-        message=message,
-        details_json=details or "",
-        labels={} if labels == "{}" else _decode_labels(labels),
-        source=source,
-        attempt=attempt,
-        revision=revision,
-        create_time_unix_nano=(created_at + _EPOCH) * 1000,
-        update_time_unix_nano=(updated_at + _EPOCH) * 1000,
-        event_time_unix_nano=event_time,
-        lease_seconds=lease_seconds,
-        lease_expire_time_unix_nano=0 if lease_expires_at is None else (lease_expires_at + _EPOCH) * 1000,
-        failure_reason=failure_reason or "",
-        failure_message=failure_message or "",
-        cancel_requested=cancel_requested,
-        cancel_reason=cancel_reason or "",
-        start_time_unix_nano=0 if started_at is None else (started_at + _EPOCH) * 1000,
-        end_time_unix_nano=0 if ended_at is None else (ended_at + _EPOCH) * 1000,
-    )
+#: What `job_from_row` takes.
+JOB_NAMES = ", ".join(JOB_COLUMNS)
+
+
+def job_from_row(row: Iterable[Any]) -> Job:
+    """Return the job in a row of JOB_NAMES."""
+    return columns.job_from_row(row, unix_nano)
 
 
 def job_to_row(job: Job) -> Values:
-    """Return the values of a new row, in the order of its part in `statements`."""
-    return (
-        job.job_id,
-        job.job_type,
-        STATUS_TEXTS[job.status],
-        job.progress,
-        job.message,
-        job.details_json or None,
-        job.labels,
-        job.source,
-        job.attempt,
-        job.revision,
-        pg_time(job.create_time_unix_nano),
-        pg_time(job.update_time_unix_nano),
-        job.event_time_unix_nano,
-        job.lease_seconds,
-        _time_or_none(job.lease_expire_time_unix_nano),
-        job.failure_reason or None,
-        job.failure_message or None,
-        _time_or_none(job.start_time_unix_nano),
-        _time_or_none(job.end_time_unix_nano),
-    )
-
-
-def update_to_row(before: Job, job: Job) -> Values:
-    """Return the values for a row of which anything may have changed, likewise."""
-    return (
-        job.job_id,
-        before.revision,
-        STATUS_TEXTS[job.status],
-        job.progress,
-        job.message,
-        job.details_json or None,
-        job.labels,
-        job.source,
-        job.attempt,
-        job.revision,
-        pg_time(job.update_time_unix_nano),
-        job.event_time_unix_nano,
-        job.lease_seconds,
-        _time_or_none(job.lease_expire_time_unix_nano),
-        job.failure_reason or None,
-        job.failure_message or None,
-        job.cancel_requested,
-        job.cancel_reason or None,
-        _time_or_none(job.start_time_unix_nano),
-        _time_or_none(job.end_time_unix_nano),
-    )
+    """Return the values of a new row, in the order of its part in `WriteStatements`."""
+    return columns.job_to_row(job, job.labels, _time_or_none)
 
 
 def tick_to_row(before: Job, job: Job) -> Values:
-    """Return the values for a row of which a report has changed no more than most do, likewise."""
+    """Return the values of a row with mere progress (see `is_tick`), likewise."""
     return (
-        job.job_id,
         before.revision,
+        job.job_id,
         job.progress,
         job.message,
         job.revision,
@@ -172,37 +73,196 @@ def tick_to_row(before: Job, job: Job) -> Values:
     )
 
 
-def transition_to_row(job_id: str, transition: JobTransition) -> Values:
-    """Return the values of a new row of the table of transitions."""
-    time_unix_nano = transition.time_unix_nano
-    return (
-        job_id,
-        transition.revision,
-        transition.attempt,
-        STATUS_TEXTS[transition.status],
-        transition.progress,
-        time_unix_nano if time_unix_nano <= MAX_BIGINT else time_unix_nano - 2**64,
-        transition.failure_reason or None,
-        transition.failure_message or None,
-        transition.progress_only,
-        transition.opened_by or None,
+def is_storable(text: str) -> bool:
+    """Return whether a text can be stored as it is."""
+    return not _unstorable.search(text)
+
+
+def cleaned(text: str) -> str:
+    """Return a text for people with U+FFFD for each character that cannot be stored."""
+    return _unstorable.sub("\N{REPLACEMENT CHARACTER}", text)
+
+
+def check_record(record: LogRecord) -> LogRecord:
+    """Return the record in a form that can be stored; called only after the database has refused its batch.
+
+    Texts for people, `message` and `failure_message`, are cleaned: the end of a job is not refused for one character in
+    the output of a program. Raises RecordInvalid for all other fields, which programs compare.
+    """
+    report = record.payload
+    if not isinstance(report, JobStatus):
+        return record
+    texts = {
+        "record_id": record.record_id if report.new_attempt else record.record_id.replace("\0", ""),
+        "source": record.source,
+        "job.job_id": report.job_id,
+        "job.job_type": report.job_type,
+        "job.details_json": report.details_json,
+        "job.labels": "".join([*report.labels, *report.labels.values()]),
+        "job.failure_reason": report.failure_reason,
+    }
+    for field, text in texts.items():
+        if found := _unstorable.search(text):
+            raise RecordInvalid(field, f"has U+{ord(found.group()):04X}, which the database cannot store")
+    size = len(report.job_id.encode())
+    if size > MAX_KEY_BYTES:
+        raise RecordInvalid(
+            "job.job_id", f"has {size} bytes, more than the database can index, {MAX_KEY_BYTES}"
+        )
+    if is_storable(record.message) and is_storable(report.failure_message):
+        return record
+    return replace(
+        record,
+        message=cleaned(record.message),
+        payload=replace(report, failure_message=cleaned(report.failure_message)),
     )
 
 
-def transition_from_row(row: TransitionRow) -> JobTransition:
-    """Return the transition in a row."""
-    revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, progress_only = row
-    return JobTransition(
-        revision,
-        attempt,
-        _STATES[status],
-        progress,
-        time_unix_nano % 2**64,
-        failure_reason or "",
-        failure_message or "",
-        progress_only,
-    )
+#: The types of columns that are not text.
+_TYPES = {
+    "progress": "int",
+    "labels": "jsonb",
+    "cancel_requested": "bool",
+    "progress_only": "bool",
+    "old_revision": "bigint",
+    "revision": "bigint",
+    "attempt": "bigint",
+    "event_time_unix_nano": "bigint",
+    "time_unix_nano": "bigint",
+    "lease_seconds": "bigint",
+    **{name: "timestamptz" for name in JOB_COLUMNS if name.endswith("_at")},
+}
+_TRANSITION_NAMES = ", ".join(TRANSITION_COLUMNS)
+_SET = ", ".join([f"{name} = new.{name}" for name in UPDATED_COLUMNS])
+_UPDATE = """
+    UPDATE {{jobs}} AS job SET {}
+    FROM {{rows}} WHERE job.job_id = new.job_id AND job.revision = new.old_revision AND {{condition}}
+    RETURNING 1
+"""
 
 
-def _time_or_none(unix_nano: int) -> int | None:
-    return unix_nano // 1000 - _EPOCH if unix_nano else None
+class _Part(NamedTuple):
+    """A CTE that writes rows of one kind, `{rows}`, if `{condition}` holds."""
+
+    name: str
+    #: In the order of a row's values.
+    columns: Sequence[str]
+    text: str
+
+
+_PARTS = (
+    _Part(
+        "inserted",
+        [*JOB_COLUMNS],
+        f"""
+        INSERT INTO {{jobs}} ({JOB_NAMES}) SELECT {JOB_NAMES} FROM {{rows}} ORDER BY job_id COLLATE "C"
+        ON CONFLICT (job_id) DO NOTHING
+        RETURNING 1
+        """,
+    ),
+    _Part("updated", ["old_revision", *JOB_COLUMNS], _UPDATE.format(f"{_SET}, has_history = true")),
+    _Part(
+        "ticked",
+        [
+            "old_revision",
+            "job_id",
+            "progress",
+            "message",
+            "revision",
+            "event_time_unix_nano",
+            "lease_expires_at",
+        ],
+        _UPDATE.format(
+            """
+            updated_at = {now}, progress = new.progress, message = new.message, revision = new.revision,
+            event_time_unix_nano = new.event_time_unix_nano, lease_expires_at = new.lease_expires_at
+            """
+        ),
+    ),
+    _Part(
+        "noted",
+        TRANSITION_COLUMNS,
+        f"""
+        INSERT INTO {{transitions}} ({_TRANSITION_NAMES}) SELECT {_TRANSITION_NAMES}
+        FROM {{rows}} WHERE {{condition}}
+        RETURNING 1
+        """,
+    ),
+)
+
+
+class WriteStatements:
+    """Makes the one statement by which a transaction writes all its changes, for the tables of one store.
+
+    It has a part for each kind of row that there is: new jobs, jobs of which anything may have changed, jobs with mere
+    progress, transitions; and the transaction's own row and its notification. A part gets its rows as one JSON text:
+    asyncpg takes ten times longer to encode arrays, and PostgreSQL twice as long to read them. Each statement is made
+    once, and is then the same object.
+    """
+
+    def __init__(self, tables: Tables) -> None:
+        self._tables = tables
+        self._texts: dict[tuple[bool, ...], str] = {}
+
+    def text(self, present: tuple[bool, ...]) -> str:
+        """Return the statement with the parts that are present, of new jobs, changed ones, progress, transitions.
+
+        Its parameters: the time of update for mere progress; the ids of the changed jobs as a JSON text, or None to
+        leave out the transaction's row; the receipts, or None; their number; and a JSON text for each part. It returns
+        one row, which begins with the number of rows that the parts have written.
+        """
+        text = self._texts.get(present)
+        if text is None:
+            text = self._texts[present] = self._put_together(present)
+        return text
+
+    def _put_together(self, present: Sequence[bool]) -> str:
+        tables = self._tables
+        condition = "true"
+        ctes: list[str] = []
+        parts = [part for part, is_present in zip(_PARTS, present, strict=True) if is_present]
+        for number, part in enumerate(parts, start=5):
+            text = part.text.format(
+                jobs=tables.jobs,
+                transitions=tables.transitions,
+                rows=_rows(part, number),
+                condition=condition,
+                now="$1::timestamptz",
+            )
+            ctes.append(f"{part.name} AS ({text})")
+            if part.name == "inserted":
+                # The other parts wait for no other transaction if the jobs that were to be new are.
+                condition = f"(SELECT count(*) FROM {part.name}) = jsonb_array_length(${number}::jsonb)"
+        ctes.append(
+            f"""committed AS (
+                INSERT INTO {tables.commits} (job_ids, receipts, receipt_count)
+                SELECT ARRAY(SELECT jsonb_array_elements_text($2::text::jsonb)), $3::bytea, $4::int
+                WHERE $2::text IS NOT NULL
+            )"""
+        )
+        counts = [f"(SELECT count(*) FROM {part.name})" for part in parts]
+        payload = f"CASE WHEN octet_length($2::text) <= {MAX_PAYLOAD_BYTES} THEN $2::text ELSE 'many' END"
+        return f"""
+            WITH {", ".join(ctes)}
+            SELECT {" + ".join(counts) or 0}, pg_current_xact_id()::xid, $1::timestamptz,
+                CASE WHEN $2::text <> '[]' THEN pg_notify('{tables.channel}', {payload}) END
+        """
+
+
+def _rows(part: _Part, number: int) -> str:
+    """Return a table of the rows of a part; their JSON text is the parameter with this number."""
+    values = ", ".join([f"{_value(index, name)} AS {name}" for index, name in enumerate(part.columns)])
+    return f"(SELECT {values} FROM jsonb_array_elements(${number}::jsonb) AS item) AS new"
+
+
+def _value(index: int, name: str) -> str:
+    match _TYPES.get(name, "text"):
+        case "text":
+            return f"nullif(item ->> {index}, '')" if name in NULLABLE else f"item ->> {index}"
+        case "jsonb":
+            return f"item -> {index}"
+        case "timestamptz":
+            # As `Database` exchanges them.
+            return f"'2000-01-01Z'::timestamptz + (item ->> {index})::bigint * interval '1 microsecond'"
+        case kind:
+            return f"(item ->> {index})::{kind}"

@@ -1,17 +1,79 @@
-"""The tables that jobs are kept in, and how older ones are brought up to date.
+"""The tables of jobs, their names and their migrations.
 
-The database may be the application's own: nothing but these tables is touched, and none is taken over that somebody
-else has made. People and other programs may read the tables of jobs and of transitions; the others are for emitd
-alone. Columns whose names end in `_unix_nano` are nanoseconds since 1970-01-01T00:00:00Z.
+The database may be the application's own: nothing but these tables is touched, and a table that emitd has not made is
+not used. People and other programs may read the tables of jobs and of transitions; the others are for emitd alone.
+Columns whose names end in `_unix_nano` are nanoseconds since 1970-01-01T00:00:00Z.
 """
 
+import re
 from collections.abc import Sequence
+from hashlib import blake2b
+from typing import Self
+
+import msgspec
+from msgspec.structs import asdict
 
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.postgres.database import Connection
-from emitd_handlers.jobs.postgres.tables import Tables
 
-__all__ = ["MIGRATIONS", "lease_slot", "migrate"]
+DEFAULT_TABLE = "job_logs"
+#: Leaves room for suffixes: PostgreSQL cuts names at 63 bytes.
+MAX_NAME_LENGTH = 40
+_NAME = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
+
+
+def check_name(setting: str, name: str) -> None:
+    """Raise ValueError, naming the setting, for an invalid name of a schema or a table."""
+    if not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
+        raise ValueError(
+            f"{setting}: '{name}' is no name for it: expected at most {MAX_NAME_LENGTH} of a-z, 0-9 and _, "
+            "the first no digit"
+        )
+
+
+class Tables(msgspec.Struct, frozen=True, kw_only=True):
+    """Names for statements: quoted, tables with their schema."""
+
+    schema: str
+    jobs: str
+    transitions: str
+    commits: str
+    lease_watch: str
+    versions: str
+    #: The function that triggers of the table of jobs run.
+    cleaner: str
+    #: The start of the names of indexes and triggers; not quoted.
+    prefix: str
+    #: The row of `versions`.
+    component: str
+    #: The channel of notifications; channels belong to the whole database.
+    channel: str
+
+    @classmethod
+    def named(cls, schema: str, table: str) -> Self:
+        """Return the names for a table. Those of the other tables begin with its name, unless it is the default."""
+        companion = "job" if table == DEFAULT_TABLE else table
+
+        def qualified(name: str) -> str:
+            return f"{_quoted(schema)}.{_quoted(name)}"
+
+        return cls(
+            schema=_quoted(schema),
+            jobs=qualified(table),
+            transitions=qualified(f"{companion}_transitions"),
+            commits=qualified(f"{companion}_commits"),
+            lease_watch=qualified(f"{companion}_lease_watch"),
+            versions=qualified("emitd_schema"),
+            cleaner=qualified(f"{table}_clean_up"),
+            prefix=table,
+            component="jobs" if table == DEFAULT_TABLE else f"jobs:{table}",
+            channel=f"emitd_jobs_{blake2b(f'{schema}/{table}'.encode(), digest_size=16).hexdigest()}",
+        )
+
+
+def _quoted(name: str) -> str:
+    return '"' + name.replace('"', '""') + '"'
+
 
 #: For each version of the schema, from 1: the statements that lead to it from the version before.
 MIGRATIONS: Sequence[Sequence[str]] = (
@@ -52,7 +114,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         CREATE INDEX {prefix}_by_end_with_history ON {jobs} (ended_at)
         WHERE ended_at IS NOT NULL AND has_history
         """,
-        # A quarter more for a new job with labels; without it, who asks for rare ones reads the whole table.
+        # A new job with labels costs a quarter more; without the index, a query for rare labels reads the whole table.
         """
         CREATE INDEX {prefix}_by_labels ON {jobs} USING gin (labels jsonb_path_ops) WHERE labels <> '{{}}'
         """,
@@ -76,8 +138,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         """
         CREATE INDEX {prefix}_transitions_by_opener ON {transitions} (job_id, opened_by) WHERE opened_by IS NOT NULL
         """,
-        # Whoever deletes a job: a later one under its id must not meet the old one's history. A foreign key would do
-        # the same, and look up the job for each transition that is written.
+        # A later job with the id of a deleted one must not get its history. A foreign key would do the same, but look
+        # up the job for each transition that is written.
         """
         CREATE FUNCTION {cleaner}() RETURNS trigger LANGUAGE plpgsql AS $body$
         BEGIN
@@ -121,19 +183,19 @@ MIGRATIONS: Sequence[Sequence[str]] = (
 
 
 def lease_slot(time: str) -> str:
-    """Return an expression for what the index of leases has for a time, which is an expression too."""
+    """Return an expression for the value of a time in the index of leases."""
     return f"floor(date_part('epoch', {time} AT TIME ZONE 'UTC') / 10)::bigint"
 
 
 async def migrate(connection: Connection, tables: Tables) -> None:
-    """Bring the tables to the newest version, and make them where there are none. In a transaction of the caller's.
+    """Make or migrate the tables, in the caller's transaction. Of several processes at once, one does it.
 
-    Of several that do so at once, one does it. Needs no right to make anything where nothing is to be made. Raises
-    asyncpg's errors, and HandlerUnavailable for tables that a newer emitd has made.
+    Needs no right to make anything if the tables are up to date. Raises asyncpg's errors, and HandlerUnavailable for
+    tables that a newer emitd has made.
     """
     if await _version(connection, tables) == len(MIGRATIONS):
         return
-    # Whatever is made in the schema: also `emitd_schema`, which several tables share.
+    # For all that is made in the schema: several tables share `emitd_schema`.
     lock = f"emitd: migration of {tables.schema}"
     await connection.execute("SELECT pg_advisory_xact_lock(hashtextextended($1, 0))", lock)
     if await connection.fetchval("SELECT to_regnamespace($1) IS NULL", tables.schema):
@@ -143,9 +205,10 @@ async def migrate(connection: Connection, tables: Tables) -> None:
             f"CREATE TABLE {tables.versions} (component text NOT NULL PRIMARY KEY, version integer NOT NULL)"
         )
     version = await _version(connection, tables)
+    slot = lease_slot("lease_expires_at")
     for statements in MIGRATIONS[version:]:
         for statement in statements:
-            await connection.execute(statement.format(**_names(tables)))
+            await connection.execute(statement.format(slot=slot, **asdict(tables)))
     await connection.execute(
         f"INSERT INTO {tables.versions} VALUES ($1, $2) "
         "ON CONFLICT (component) DO UPDATE SET version = excluded.version",
@@ -155,7 +218,7 @@ async def migrate(connection: Connection, tables: Tables) -> None:
 
 
 async def _version(connection: Connection, tables: Tables) -> int:
-    """Return the version of the tables that are there, 0 for none. Raises HandlerUnavailable for one not known."""
+    """Return the version of the tables, 0 for none. Raises HandlerUnavailable for an unknown one."""
     if await connection.fetchval("SELECT to_regclass($1) IS NULL", tables.versions):
         return 0
     version: int | None = await connection.fetchval(
@@ -167,15 +230,3 @@ async def _version(connection: Connection, tables: Tables) -> int:
             "use a newer emitd"
         )
     return version or 0
-
-
-def _names(tables: Tables) -> dict[str, str]:
-    return {
-        "jobs": tables.jobs,
-        "transitions": tables.transitions,
-        "commits": tables.commits,
-        "lease_watch": tables.lease_watch,
-        "cleaner": tables.cleaner,
-        "prefix": tables.prefix,
-        "slot": lease_slot("lease_expires_at"),
-    }

@@ -4,7 +4,7 @@ It uses a pool of connections, and one that listens to what other processes do. 
 """
 
 import asyncio
-from collections.abc import Callable, Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 
 import msgspec
@@ -13,44 +13,32 @@ from emitd_handlers.diagnostics import Report
 from emitd_handlers.diagnostics import report as report_to_operator
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.database_url import DatabaseUrl
-from emitd_handlers.jobs.postgres.database import FAILURES, Connection, Database
-from emitd_handlers.jobs.postgres.failures import advice, reason
-from emitd_handlers.jobs.postgres.leases import LeasePass
-from emitd_handlers.jobs.postgres.listener import Listener
+from emitd_handlers.jobs.postgres.database import FAILURES, Connection, Database, advice, reason
+from emitd_handlers.jobs.postgres.listener import Listener, OnForeignChange
 from emitd_handlers.jobs.postgres.queries import JobQueries
-from emitd_handlers.jobs.postgres.retention import JobRetention
-from emitd_handlers.jobs.postgres.schema import migrate
-from emitd_handlers.jobs.postgres.tables import DEFAULT_TABLE, Tables, check_name
+from emitd_handlers.jobs.postgres.schema import DEFAULT_TABLE, Tables, check_name, migrate
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
-__all__ = ["PostgresJobStore"]
-
-#: The first that has transaction numbers which are never used again.
+#: The first with transaction numbers that are never used again.
 MIN_MAJOR_VERSION = 13
-#: How often to remove what was noted of old transactions.
+#: How often to remove rows of old transactions.
 PRUNE_SECONDS = 30.0
 
 
-def ignore(_: Sequence[str] | None) -> None:
-    """Take no note of what others change."""
-
-
 class _Opened(msgspec.Struct, frozen=True):
-    """What works on the database while it is open."""
+    """The parts that use the open database."""
 
     jobs: PostgresJobs
-    leases: LeasePass
-    retention: JobRetention
     queries: JobQueries
     listener: Listener
 
 
 class PostgresJobStore:
-    """A `SharedJobStore`. `on_foreign_change` is called in the event loop."""
+    """A `SharedJobStore`, whose methods are described there. `on_foreign_change` is called in the event loop."""
 
     def __init__(
         self,
@@ -60,13 +48,12 @@ class PostgresJobStore:
         table: str = DEFAULT_TABLE,
         keep_progress: bool = False,
         pool_size: int = 4,
-        on_foreign_change: Callable[[Sequence[str] | None], None] = ignore,
+        on_foreign_change: OnForeignChange = lambda _: None,
         report: Report | None = None,
     ) -> None:
-        """`schema`: made where it is missing; empty: the connection's own. `keep_progress`: in the history too.
+        """`schema`: made if it is missing; empty: the connection's own. `keep_progress`: see `DatabaseJobSettings`.
 
-        `report` is told when notifications do not come any more. Raises ValueError for names and options that make no
-        sense.
+        `report` gets a line when notifications stop or come again. Raises ValueError for invalid names and options.
         """
         if schema:
             check_name("schema", schema)
@@ -83,7 +70,6 @@ class PostgresJobStore:
         self._prune_at = 0.0
 
     async def open(self) -> None:
-        """Connect, make or migrate the tables, and listen; see `JobStore.open`."""
         await self.close()
         try:
             await self._database.open()
@@ -97,11 +83,8 @@ class PostgresJobStore:
                     f"database '{self._name}' cannot be opened: {reason(error)}; {advice(error)}"
                 ) from error
             raise
-        jobs = PostgresJobs(self._database, tables, keep_progress=self._keep_progress)
         self._opened = _Opened(
-            jobs,
-            LeasePass(self._database, tables, jobs),
-            JobRetention(self._database, tables, jobs),
+            PostgresJobs(self._database, tables, keep_progress=self._keep_progress),
             JobQueries(self._database, tables),
             Listener(
                 self._database.connect,
@@ -114,23 +97,20 @@ class PostgresJobStore:
         self._opened.listener.start()
 
     async def close(self) -> None:
-        """Listen no more, and close all connections."""
         opened, self._opened = self._opened, None
         if opened is not None:
             await opened.listener.stop()
             await self._database.close()
 
     async def apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
-        """See `JobStore`, and from `revisions` on `SharedJobStore`; so for all of these."""
         with self._use() as opened:
             return await opened.jobs.apply(records, interest)
 
     async def end_expired(
         self, interval_seconds: float, waited_seconds: float, interest: Container[str]
     ) -> Sequence[JobHistory]:
-        """One pass over the leases, if no other process is at it; now and then old receipts are removed after it."""
         with self._use() as opened:
-            changes = await opened.leases.run(interval_seconds, waited_seconds, interest)
+            changes = await opened.jobs.end_expired(interval_seconds, waited_seconds, interest)
             if changes is None:
                 return ()
         with suppress(HandlerUnavailable):  # the pass has been made; the next call tells
@@ -140,54 +120,44 @@ class PostgresJobStore:
     async def request_cancel(
         self, job_id: str, reason: str, interest: Container[str]
     ) -> tuple[Job | None, Sequence[JobHistory]]:
-        """Record the wish to cancel a job."""
         with self._use() as opened:
             return await opened.jobs.request_cancel(job_id, reason, interest)
 
     async def remove_ended(self, retention: Retention, limit: int) -> Removed:
-        """Remove what is not to be kept."""
         with self._use() as opened:
-            return await opened.retention.remove_ended(retention, limit)
+            return await opened.jobs.remove_ended(retention, limit)
 
     async def get(self, job_id: str) -> Job | None:
-        """Return one job."""
         with self._use() as opened:
             return await opened.queries.get(job_id)
 
     async def list(self, query: JobQuery) -> JobPage:
-        """Return a page of jobs."""
         with self._use() as opened:
             return await opened.queries.list(query)
 
     async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
-        """Return a page of a job's history."""
         with self._use() as opened:
             return await opened.queries.list_transitions(query)
 
     async def load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
-        """Return a job with its changes of status."""
         with self._use() as opened:
             return await opened.queries.load_history(job_id, after_revision)
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
-        """Return the last reports with a record_id, of all processes."""
         with self._use() as opened:
             commits = await opened.queries.recent_commits(limit)
         self._kept_receipts = limit
         return commits
 
     async def revisions(self, job_ids: Sequence[str]) -> Mapping[str, int]:
-        """Return the revisions of jobs."""
         with self._use() as opened:
             return await opened.queries.revisions(job_ids)
 
     async def changes_since(self, mark: int | None) -> tuple[int, Sequence[str]]:
-        """Return what has changed since a mark."""
         with self._use() as opened:
             return await opened.queries.changes_since(mark)
 
     async def load_many(self, job_ids: Sequence[str]) -> Sequence[Job]:
-        """Return jobs."""
         with self._use() as opened:
             return await opened.queries.load_many(job_ids)
 
@@ -209,7 +179,7 @@ class PostgresJobStore:
         if now < self._prune_at:
             return
         with self._use() as opened:
-            has_more = await opened.retention.prune_commits(self._kept_receipts)
+            has_more = await opened.jobs.prune_commits(self._kept_receipts)
         if not has_more:
             self._prune_at = now + PRUNE_SECONDS
 
@@ -218,7 +188,7 @@ class PostgresJobStore:
 
     @contextmanager
     def _use(self) -> Iterator[_Opened]:
-        """Tell in one family of errors what goes wrong with the database in the block."""
+        """Raise HandlerUnavailable for whatever goes wrong with the database in the block."""
         if self._opened is None:
             raise HandlerUnavailable(f"database '{self._name}' is not open")
         try:

@@ -1,25 +1,40 @@
-"""Questions about jobs in SQLite. Blocking, for the thread of a connection that only reads."""
+"""Reads jobs from SQLite, over a connection that only reads, one query at a time.
 
-import sqlite3
-from collections.abc import Iterator
-from contextlib import contextmanager
+Each answer is one snapshot, because it is one statement.
+"""
+
 from typing import Any
 
+import aiosqlite
 import msgspec
 
-from emitd_handlers.jobs.paging import job_page, read_job_token, read_transition_token, transition_page
-from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
-from emitd_handlers.jobs.sqlite.rows import (
-    SELECT_JOB,
-    SELECT_TRANSITIONS,
-    job_from_row,
-    time_text,
-    transition_from_row,
+from emitd_handlers.jobs.columns import TRANSITION_READ_COLUMNS, transitions_from_json
+from emitd_handlers.jobs.paging import (
+    MAX_PAGE_BYTES,
+    MAX_REVISION,
+    job_page,
+    read_job_token,
+    read_transition_token,
+    transition_page,
 )
+from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.sqlite.rows import JOB_NAMES, job_from_row, time_text
 from emitd_handlers.jobs.store import JobHistory
 
-__all__ = ["get_job", "list_jobs", "list_transitions", "load_history"]
-
+#: Rows of a page that are read at once.
+ROWS_AT_ONCE = 64
+_TRANSITIONS = f"""
+    SELECT json_group_array(json_array({TRANSITION_READ_COLUMNS})) FROM (
+        SELECT * FROM job_transitions WHERE job_id = :job_id AND revision > :after
+"""
+SELECT_HISTORY = f"""
+    SELECT {JOB_NAMES}, history_revision, (
+        {_TRANSITIONS} AND NOT progress_only AND :after < job_logs.revision ORDER BY revision)
+    ) FROM job_logs WHERE job_id = :job_id
+"""
+SELECT_TRANSITIONS = f"""
+    SELECT history_revision, ({_TRANSITIONS} ORDER BY revision LIMIT :limit)) FROM job_logs WHERE job_id = :job_id
+"""
 #: One condition for any number of labels: SQLite refuses to join more than 1,000 of them.
 HAS_LABELS = """
     NOT EXISTS (
@@ -30,71 +45,59 @@ HAS_LABELS = """
 """
 
 
-def get_job(connection: sqlite3.Connection, job_id: str) -> Job | None:
+async def get_job(connection: aiosqlite.Connection, job_id: str) -> Job | None:
     """Return the job, or None. Raises sqlite3.Error."""
-    row = connection.execute(f"{SELECT_JOB} WHERE job_id = ?", (job_id,)).fetchone()
-    return job_from_row(row) if row else None
+    rows = list(
+        await connection.execute_fetchall(f"SELECT {JOB_NAMES} FROM job_logs WHERE job_id = ?", (job_id,))
+    )
+    return job_from_row(rows[0]) if rows else None
 
 
-def load_history(
-    connection: sqlite3.Connection, job_id: str, after_revision: int | None
+async def load_history(
+    connection: aiosqlite.Connection, job_id: str, after_revision: int | None
 ) -> JobHistory | None:
     """Return the job and its changes of status after a revision; see `JobStore`. Raises sqlite3.Error."""
-    with _one_moment(connection):
-        job = get_job(connection, job_id)
-        if job is None:
-            return None
-        if after_revision is None or after_revision >= job.revision:
-            return JobHistory(job, (), job.revision)
-        after_revision = max(after_revision, _kept_after(connection, job_id))
-        rows = connection.execute(
-            f"{SELECT_TRANSITIONS} AND NOT progress_only ORDER BY revision", (job_id, after_revision)
-        )
-        return JobHistory(job, [transition_from_row(row) for row in rows], after_revision)
+    # Without a revision, none comes after it.
+    after = None if after_revision is None else min(after_revision, MAX_REVISION)
+    rows = list(await connection.execute_fetchall(SELECT_HISTORY, {"job_id": job_id, "after": after}))
+    if not rows:
+        return None
+    *values, history_revision, transitions = rows[0]
+    job = job_from_row(values)
+    if after is None or after >= job.revision:
+        return JobHistory(job, (), job.revision)
+    return JobHistory(job, transitions_from_json(transitions), max(after, history_revision))
 
 
-def list_jobs(connection: sqlite3.Connection, query: JobQuery) -> JobPage:
+async def list_jobs(connection: aiosqlite.Connection, query: JobQuery) -> JobPage:
     """Return a page of jobs. Raises JobQueryInvalid for a token of another query, and sqlite3.Error.
 
     Pages go by (created_at, job_id), which no report changes.
     """
     where, parameters = _conditions(query)
-    rows = connection.execute(
-        f"{SELECT_JOB} {where} ORDER BY created_at DESC, job_id DESC LIMIT ?",
-        (*parameters, query.page_size + 1),
-    )
-    return job_page(query, map(job_from_row, rows))
+    statement = f"SELECT {JOB_NAMES} FROM job_logs {where} ORDER BY created_at DESC, job_id DESC LIMIT ?"
+    jobs: list[Job] = []
+    async with connection.execute(statement, (*parameters, query.page_size + 1)) as cursor:
+        while True:
+            rows = list(await cursor.fetchmany(ROWS_AT_ONCE))
+            jobs += map(job_from_row, rows)
+            # They may be large: read not many more than the page has room for.
+            if len(rows) < ROWS_AT_ONCE or sum(map(_characters, jobs[:-1])) >= MAX_PAGE_BYTES:
+                return job_page(query, jobs)
 
 
-def list_transitions(connection: sqlite3.Connection, query: TransitionQuery) -> TransitionPage | None:
+async def list_transitions(connection: aiosqlite.Connection, query: TransitionQuery) -> TransitionPage | None:
     """Return a page of a job's history; see `list_jobs`."""
-    after_revision = read_transition_token(query)
-    with _one_moment(connection):
-        if get_job(connection, query.job_id) is None:
-            return None
-        rows = connection.execute(
-            f"{SELECT_TRANSITIONS} ORDER BY revision LIMIT ?",
-            (query.job_id, after_revision, query.page_size + 1),
-        )
-        kept_after = _kept_after(connection, query.job_id)
-        return transition_page(query, map(transition_from_row, rows), kept_after=kept_after)
-
-
-@contextmanager
-def _one_moment(connection: sqlite3.Connection) -> Iterator[None]:
-    """Let all that is read in the block be of one moment."""
-    connection.execute("BEGIN")
-    try:
-        yield
-    finally:
-        connection.execute("COMMIT")
-
-
-def _kept_after(connection: sqlite3.Connection, job_id: str) -> int:
-    """Return the revision up to which the job's history was removed."""
-    row = connection.execute("SELECT history_revision FROM job_logs WHERE job_id = ?", (job_id,)).fetchone()
-    revision: int = row[0]
-    return revision
+    parameters = {
+        "job_id": query.job_id,
+        "after": read_transition_token(query),
+        "limit": query.page_size + 1,
+    }
+    rows = list(await connection.execute_fetchall(SELECT_TRANSITIONS, parameters))
+    if not rows:
+        return None
+    history_revision, transitions = rows[0]
+    return transition_page(query, transitions_from_json(transitions), kept_after=history_revision)
 
 
 def _conditions(query: JobQuery) -> tuple[str, list[Any]]:
@@ -119,6 +122,10 @@ def _conditions(query: JobQuery) -> tuple[str, list[Any]]:
         conditions.append("updated_at > ?")
         parameters.append(time_text(query.updated_after_unix_nano))
     return f"WHERE {' AND '.join(conditions)}" if conditions else "", parameters
+
+
+def _characters(job: Job) -> int:
+    return len(job.message) + len(job.details_json)
 
 
 def _marks(values: tuple[Any, ...]) -> str:

@@ -1,9 +1,8 @@
-"""The tables that jobs are kept in, and how older ones are brought up to date.
+"""The tables of jobs and their migrations.
 
 The database may be the user's own: nothing but these tables is touched. People and other programs may read
-`job_logs` and `job_transitions`; the other tables are for emitd alone. Times are UTC, as SQLite's date functions and
-Python's `datetime.fromisoformat` read them; columns whose names end in `_unix_nano` are nanoseconds since
-1970-01-01T00:00:00Z.
+`job_logs` and `job_transitions`; the other tables are for emitd alone. Times are UTC, in the form of SQLite's date
+functions; columns whose names end in `_unix_nano` are nanoseconds since 1970-01-01T00:00:00Z.
 """
 
 import sqlite3
@@ -11,8 +10,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 from emitd_handlers.errors import HandlerUnavailable
-
-__all__ = ["migrate", "transaction"]
 
 #: For each version of the schema, from 1: the statements that lead to it from the version before.
 MIGRATIONS: Sequence[Sequence[str]] = (
@@ -54,7 +51,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
             PRIMARY KEY (job_id, revision)
         ) WITHOUT ROWID
         """,
-        # Whoever deletes a job: a later one under its id must not meet the old one's history.
+        # A later job with the id of a deleted one must not get its history.
         """
         CREATE TRIGGER job_logs_deleted AFTER DELETE ON job_logs
         BEGIN DELETE FROM job_transitions WHERE job_id = old.job_id; END
@@ -72,7 +69,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         "ALTER TABLE job_logs ADD COLUMN has_history INTEGER NOT NULL DEFAULT 1",
         "UPDATE job_logs SET ended_at = updated_at WHERE status = 'COMPLETED' OR status = 'FAILED'",
         "CREATE INDEX job_logs_by_end ON job_logs (ended_at) WHERE ended_at IS NOT NULL",
-        # Here is nothing that mere progress changes: it would cost each report a third more.
+        # Without a column that mere progress changes: it would cost each report a third more.
         "CREATE INDEX job_logs_by_end_with_history ON job_logs (ended_at) WHERE ended_at IS NOT NULL AND has_history",
         """
         CREATE INDEX job_logs_by_lease ON job_logs (lease_expires_at) WHERE lease_expires_at IS NOT NULL
@@ -93,7 +90,7 @@ MIGRATIONS: Sequence[Sequence[str]] = (
 
 
 def migrate(connection: sqlite3.Connection) -> None:
-    """Bring the tables to the newest version, in one transaction, and make them where there are none.
+    """Make or migrate the tables, in one transaction.
 
     Raises sqlite3.Error, and HandlerUnavailable for tables that a newer emitd has made.
     """

@@ -1,18 +1,22 @@
 """`SqliteJobStore`: jobs in one SQLite file, which other programs may read.
 
-There are two connections, each with a thread of its own: in WAL mode a reader never waits for the writer, so
-that neither a long list delays acknowledgements nor a large group the answer to GetJob.
+It has two connections, each with its own thread: in WAL mode a reader never waits for the writer, so a long list does
+not delay acknowledgements, and a large batch does not delay GetJob.
 """
 
+import asyncio
 import sqlite3
 import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
+import aiosqlite
+
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
-from emitd_handlers.jobs.sqlite.connection import SqliteConnection, make_database_file
+from emitd_handlers.jobs.sqlite.database import SqliteConnection, make_database_file
 from emitd_handlers.jobs.sqlite.queries import get_job, list_jobs, list_transitions, load_history
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
@@ -20,26 +24,24 @@ from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
-__all__ = ["SqliteJobStore"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 
 
 class SqliteJobStore:
-    """A `JobStore`. Time is the server's clock."""
+    """A `JobStore`, whose methods are described there. Time is the server's clock."""
 
     def __init__(self, path: Path, *, cache_size: int, keep_progress: bool = False) -> None:
-        """`cache_size`: how many jobs are kept in memory; see `JobCache`. `keep_progress`: in the history too."""
+        """`cache_size`: how many jobs are kept in memory. `keep_progress`: the history also keeps mere progress."""
         self._path = path
         self._cache_size = cache_size
         self._keep_progress = keep_progress
         self._writer: SqliteConnection | None = None
         self._reader: SqliteConnection | None = None
+        self._reading = asyncio.Lock()
         self._jobs = self._make_jobs()
 
     async def open(self) -> None:
-        """Open the file, and make or migrate its tables; see `JobStore.open`."""
         try:
             await self._open()
         except BaseException as error:
@@ -51,7 +53,6 @@ class SqliteJobStore:
             raise
 
     async def close(self) -> None:
-        """Close both connections."""
         writer, reader = self._writer, self._reader
         self._writer = self._reader = None
         for connection in (reader, writer):  # the last one to close tidies up
@@ -59,51 +60,42 @@ class SqliteJobStore:
                 await connection.close()
 
     async def apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
-        """See `JobStore`; so for all of these."""
-        return await self._run(self._writer, self._jobs.apply, records, interest)
+        return await self._write(self._jobs.apply, records, interest)
 
     async def end_expired(
         self, interval_seconds: float, waited_seconds: float, interest: Container[str]
     ) -> Sequence[JobHistory]:
-        """One pass over the leases."""
         asked_at = time.monotonic()
 
         def end_expired(connection: sqlite3.Connection) -> Sequence[JobHistory]:
-            # A report may also have come while the thread was busy.
+            # A report may also have arrived while the thread was busy.
             waited = waited_seconds + time.monotonic() - asked_at
             return self._jobs.end_expired(connection, interval_seconds, waited, interest)
 
-        return await self._run(self._writer, end_expired)
+        return await self._write(end_expired)
 
     async def request_cancel(
         self, job_id: str, reason: str, interest: Container[str]
     ) -> tuple[Job | None, Sequence[JobHistory]]:
-        """Record the wish to cancel a job."""
-        return await self._run(self._writer, self._jobs.request_cancel, job_id, reason, interest)
+        return await self._write(self._jobs.request_cancel, job_id, reason, interest)
 
     async def remove_ended(self, retention: Retention, limit: int) -> Removed:
-        """Remove what is not to be kept."""
-        return await self._run(self._writer, self._jobs.remove_ended, retention, limit)
+        return await self._write(self._jobs.remove_ended, retention, limit)
 
     async def get(self, job_id: str) -> Job | None:
-        """Return one job."""
-        return await self._run(self._reader, get_job, job_id)
+        return await self._read(get_job, job_id)
 
     async def list(self, query: JobQuery) -> JobPage:
-        """Return a page of jobs."""
-        return await self._run(self._reader, list_jobs, query)
+        return await self._read(list_jobs, query)
 
     async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
-        """Return a page of a job's history."""
-        return await self._run(self._reader, list_transitions, query)
+        return await self._read(list_transitions, query)
 
     async def load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
-        """Return a job with its changes of status."""
-        return await self._run(self._reader, load_history, job_id, after_revision)
+        return await self._read(load_history, job_id, after_revision)
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
-        """Return the last reports with a record_id."""
-        return await self._run(self._writer, self._jobs.recent_commits, limit)
+        return await self._write(self._jobs.recent_commits, limit)
 
     def _make_jobs(self) -> SqliteJobs:
         return SqliteJobs(cache_size=self._cache_size, keep_progress=self._keep_progress)
@@ -117,18 +109,32 @@ class SqliteJobStore:
         self._reader = await SqliteConnection.open(self._path)
         await self._reader.run(_forbid_writes)
 
-    async def _run(
+    async def _write(
+        self, call: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
+    ) -> T:
+        with self._use(self._writer) as connection:
+            return await connection.run(call, *args, **kwargs)
+
+    async def _read(
         self,
-        connection: SqliteConnection | None,
-        call: Callable[Concatenate[sqlite3.Connection, P], T],
+        query: Callable[Concatenate[aiosqlite.Connection, P], Awaitable[T]],
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
+        # One at a time: a query that begins before another has ended would get the same snapshot, which may be older
+        # than an acknowledged report.
+        async with self._reading:
+            with self._use(self._reader) as connection:
+                return await query(connection, *args, **kwargs)
+
+    @contextmanager
+    def _use(self, connection: SqliteConnection | None) -> Iterator[SqliteConnection]:
+        """Raise HandlerUnavailable for whatever goes wrong with the database in the block."""
         if connection is None:
             raise HandlerUnavailable(f"database '{self._path}' is not open")
         try:
-            return await connection.run(call, *args, **kwargs)
-        except sqlite3.Error as error:
+            yield connection
+        except (sqlite3.Error, ValueError) as error:
             raise HandlerUnavailable(f"database '{self._path}' failed: {error}") from error
 
 

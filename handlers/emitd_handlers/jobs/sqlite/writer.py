@@ -1,7 +1,7 @@
-"""`SqliteJobs`: whatever changes jobs in SQLite, a batch in one transaction.
+"""`SqliteJobs`: changes jobs in SQLite, a batch in one transaction.
 
-A transaction has the jobs that its reports change, the changes of status, and the receipts: after a crash all of
-it is there or nothing. Everything here blocks, and runs in a connection's thread.
+A transaction holds jobs, transitions and receipts: after a crash all of it is there or nothing. Everything here blocks,
+and runs in the thread of the writing connection.
 """
 
 import sqlite3
@@ -10,40 +10,45 @@ from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Se
 from contextlib import contextmanager
 from typing import Any
 
+from emitd_handlers.jobs.columns import transition_to_row
 from emitd_handlers.jobs.merge import Merged, expire, put_off, request_cancel
-from emitd_handlers.jobs.receipts import StoredReceipt, decode_receipts, encode_receipts, recent_commit
 from emitd_handlers.jobs.source import Job
-from emitd_handlers.jobs.sqlite.cache import CachedJob, JobCache
 from emitd_handlers.jobs.sqlite.rows import (
     INSERT_JOBS,
     INSERT_TRANSITIONS,
-    SELECT_JOB,
+    JOB_NAMES,
     UPDATE_JOBS,
-    UPDATE_LEASED_TICKS,
     UPDATE_TICKS,
     job_from_row,
     job_to_row,
-    leased_tick_to_row,
     read_time,
     tick_to_row,
     time_text,
-    transition_to_row,
-    update_to_row,
 )
 from emitd_handlers.jobs.sqlite.schema import transaction
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
-from emitd_handlers.jobs.transaction import Opener, Opening, ReadJob, Work, is_tick, job_ids_of, openers_of
+from emitd_handlers.jobs.transaction import (
+    Opener,
+    Opening,
+    ReadJob,
+    StoredReceipt,
+    Work,
+    encode_receipts,
+    is_tick,
+    job_ids_of,
+    openers_of,
+    recent_commits,
+)
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
-__all__ = ["SqliteJobs"]
-
-#: A job with more text than this is not kept in memory, so that the number of jobs bounds it.
+#: A job with more text is not kept in memory, so that the number of jobs bounds the memory.
 MAX_CACHED_CHARACTERS = 4096
 #: Nor is one with more labels, which are two short strings each.
 MAX_CACHED_LABELS = 8
 
 NANOS_A_SECOND = 1_000_000_000
+SELECT_ROW = f"SELECT rowid, {JOB_NAMES} FROM job_logs WHERE job_id = ?"
 #: How many leases end in one pass at most; the others in the next.
 MAX_EXPIRED = 1000
 #: Another program may have ended a job and left the lease.
@@ -72,12 +77,18 @@ SELECT_WITH_HISTORY = """
 SELECT_OPENING = "SELECT revision, attempt FROM job_transitions WHERE job_id = ? AND opened_by = ?"
 
 
+class CachedJob(ReadJob, gc=False):
+    """A job, its row, and whether it is too large to be kept in memory."""
+
+    rowid: int = 0
+    is_large: bool = False
+
+
 class SqliteJobs:
     """Writes the tables of jobs, always over the same connection.
 
-    Rows used lately are kept in memory, about `cache_size` of them, as long as nobody else writes to the
-    database. The receipts of the last `receipt_limit` records are kept in the database. `clock` gives
-    nanoseconds since 1970-01-01T00:00:00Z.
+    Keeps up to `cache_size` jobs in memory until another process writes to the database, and the receipts of the last
+    `receipt_limit` records in the database. `clock` returns nanoseconds since 1970-01-01T00:00:00Z.
     """
 
     def __init__(
@@ -92,11 +103,12 @@ class SqliteJobs:
         self._keep_progress = keep_progress
         self._receipt_limit = receipt_limit
         self._clock = clock
-        self._cache = JobCache(cache_size)
-        #: What `PRAGMA data_version` says as long as the cache is right.
+        #: Jobs by id. With them in memory a report of mere progress takes 6 µs instead of 20.
+        self._cache: dict[str, CachedJob] = {}
+        #: The value of `PRAGMA data_version` for which the cache is right.
         self._data_version = -1
         self._last_rowid = 0
-        #: How many records with a record_id were ever taken.
+        #: The number of all records with a record_id so far.
         self._last_number = 0
 
     def apply(
@@ -134,7 +146,7 @@ class SqliteJobs:
     def request_cancel(
         self, connection: sqlite3.Connection, job_id: str, reason: str, interest: Container[str] = ()
     ) -> tuple[Job | None, Sequence[JobHistory]]:
-        """Record the wish to cancel a job; see `JobStore.request_cancel`."""
+        """Record a request to cancel a job; see `JobStore.request_cancel`."""
         with self._transaction(connection) as now:
             rows = self._read(connection, [job_id])
             if not rows:
@@ -146,7 +158,7 @@ class SqliteJobs:
         return job, self._finish(work, written, interest)
 
     def remove_ended(self, connection: sqlite3.Connection, retention: Retention, limit: int) -> Removed:
-        """Remove what is not to be kept; see `JobStore.remove_ended`."""
+        """Remove ended jobs and their history; see `JobStore.remove_ended`."""
         with self._transaction(connection) as now:
             removed: list[str] = []
             trimmed: list[tuple[str]] = []
@@ -165,28 +177,19 @@ class SqliteJobs:
                     "UPDATE job_logs SET history_revision = revision, has_history = 0 WHERE job_id = ?",
                     trimmed,
                 )
-        self._cache.trim(removed)
+        for job_id in removed:
+            self._cache.pop(job_id, None)
         return Removed(removed, has_more=len(removed) + len(trimmed) >= limit)
 
     def recent_commits(self, connection: sqlite3.Connection, limit: int) -> Sequence[RecentCommit]:
-        """Return the last records with a record_id, oldest first, at most `limit`. Raises sqlite3.Error.
-
-        From now on the receipts of so many are kept.
-        """
+        """Return the last reports with a record_id; see `JobStore.recent_commits`."""
         self._receipt_limit = limit
-        groups: list[Sequence[StoredReceipt]] = []
-        count = 0
-        for (data,) in connection.execute("SELECT receipts FROM job_receipts ORDER BY last_number DESC"):
-            if count >= limit:
-                break
-            groups.append(decode_receipts(data))
-            count += len(groups[-1])
-        receipts = [receipt for group in reversed(groups) for receipt in group]
-        return [recent_commit(receipt) for receipt in receipts[max(0, count - limit) :]]
+        rows = connection.execute("SELECT receipts FROM job_receipts ORDER BY last_number DESC")
+        return recent_commits(map(_first, rows), limit)
 
     @contextmanager
     def _transaction(self, connection: sqlite3.Connection) -> Iterator[int]:
-        """Run the block in one transaction, and yield the time; an exception leaves everything as it was."""
+        """Run the block in one transaction, and yield the time; an exception undoes everything."""
         try:
             with transaction(connection):
                 self._forget_if_others_wrote(connection)
@@ -196,44 +199,44 @@ class SqliteJobs:
             raise
 
     def _read(self, connection: sqlite3.Connection, job_ids: Iterable[str]) -> dict[str, ReadJob]:
-        """Return those of the jobs that exist, by id: those that are kept in memory, as they are there."""
+        """Return those of the jobs that exist, by id, from memory if they are there."""
         rows: dict[str, ReadJob] = {}
         find = self._cache.get
         for job_id in job_ids:
             row = find(job_id)
             if row is None:
-                values = connection.execute(f"{SELECT_JOB} WHERE job_id = ?", (job_id,)).fetchone()
-                if values is None:
+                found = connection.execute(SELECT_ROW, (job_id,)).fetchone()
+                if found is None:
                     continue
+                rowid, *values = found
                 job = job_from_row(values)
-                row = CachedJob(job, job, values[0], _is_large(job))
+                row = CachedJob(job, job, rowid, _is_large(job))
                 if not row.is_large:
-                    self._cache.add(row)
+                    self._cache[job_id] = row
             rows[job_id] = row
         return rows
 
     def _finish(
         self, work: Work, written: Sequence[CachedJob], interest: Container[str]
     ) -> Sequence[JobHistory]:
-        """Keep in memory what is committed; return what happened to the jobs that are asked for."""
+        """Keep the committed jobs in memory; return the changes of the jobs of interest."""
         changes = work.changes(interest)
-        large: list[str] = []
         for row in written:
             row.before = row.job
             if row.is_large:
-                large.append(row.job.job_id)
+                self._cache.pop(row.job.job_id, None)
             else:
-                self._cache.add(row)
-        self._cache.trim(large)
+                self._cache[row.job.job_id] = row
+        if len(self._cache) > self._cache_size:
+            self._cache.clear()  # the jobs in use come back; cheaper than an order of use
         return changes
 
     def _write(self, connection: sqlite3.Connection, work: Work) -> Sequence[CachedJob]:
-        """Write what was done to jobs; return them as they stand in the table now."""
+        """Write the changes of jobs; return the changed ones."""
         now = work.now_unix_nano - work.now_unix_nano % 1000
         inserts: list[Any] = []
         updates: list[Any] = []
         ticks: list[Any] = []
-        leased_ticks: list[Any] = []
         written: list[CachedJob] = []
         count = 0
         for row in work.changed():
@@ -241,26 +244,24 @@ class SqliteJobs:
             if before is None:
                 self._last_rowid += 1
                 row = CachedJob(job, None, self._last_rowid, _is_large(job))
-                inserts += job_to_row(row.rowid, job)
+                inserts.append(row.rowid)
+                inserts += job_to_row(job, is_new=True)
             else:
                 assert isinstance(row, CachedJob)
                 count += 1
                 if job.update_time_unix_nano == now and is_tick(before, job):
-                    if job.lease_seconds:
-                        leased_ticks += leased_tick_to_row(row.rowid, job)
-                    else:
-                        ticks += tick_to_row(row.rowid, job)
+                    ticks += tick_to_row(row.rowid, job)
                     row.is_large = (
                         _is_large(job) if row.is_large else len(job.message) > MAX_CACHED_CHARACTERS
                     )
                 else:
-                    updates += update_to_row(row.rowid, job)
+                    updates.append(row.rowid)
+                    updates += job_to_row(job, is_new=False)
                     row.is_large = _is_large(job)
             written.append(row)
         INSERT_JOBS.run(connection, inserts)
         updated = UPDATE_JOBS.run(connection, updates)
         updated += UPDATE_TICKS.run(connection, ticks, (time_text(now),))
-        updated += UPDATE_LEASED_TICKS.run(connection, leased_ticks, (time_text(now),))
         if updated != count:
             raise sqlite3.DatabaseError("rows of job_logs have gone that were there before")
         if work.transitions:
@@ -279,7 +280,7 @@ class SqliteJobs:
         connection.execute("DELETE FROM job_receipts WHERE last_number <= ?", (number - self._receipt_limit,))
 
     def _stamp_pass(self, connection: sqlite3.Connection, now: int, interval_seconds: float) -> None:
-        """Note that the leases are looked at now; put off their ends by the time in which nobody did."""
+        """Record this pass; put off the ends of all leases if nobody watched since the last one."""
         row = connection.execute("SELECT passed_at FROM job_lease_watch").fetchone()
         if row is None:
             connection.execute("INSERT INTO job_lease_watch VALUES (?)", (time_text(now),))
@@ -296,13 +297,13 @@ class SqliteJobs:
                 for job_id, end, seconds in leases
             ],
         )
-        self._cache = JobCache(self._cache_size)
+        self._cache.clear()
 
     def _forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA data_version").fetchone()
         if version == self._data_version:
             return
-        self._cache = JobCache(self._cache_size)
+        self._cache.clear()
         (self._last_rowid,) = connection.execute("SELECT coalesce(max(rowid), 0) FROM job_logs").fetchone()
         (self._last_number,) = connection.execute(
             "SELECT coalesce(max(last_number), 0) FROM job_receipts"
@@ -311,21 +312,17 @@ class SqliteJobs:
 
 
 def _find_openings(connection: sqlite3.Connection, records: Sequence[LogRecord]) -> Mapping[Opener, Opening]:
-    """Return what those of the reports have opened that were applied before, as far as the history goes."""
-    found: dict[Opener, Opening] = {}
-    for opener in openers_of(records):
-        opening = connection.execute(SELECT_OPENING, opener).fetchone()
-        if opening is not None:
-            found[opener] = opening
-    return found
+    """Return the attempts that the reports have opened before, as far as the history goes."""
+    found = {opener: connection.execute(SELECT_OPENING, opener).fetchone() for opener in openers_of(records)}
+    return {opener: opening for opener, opening in found.items() if opening}
 
 
 def _text_before(now_unix_nano: int, seconds: float) -> str:
-    """Return the time so many seconds before, but not before 1970."""
+    """Return the time that many seconds ago, but not before 1970."""
     return time_text(max(0, now_unix_nano - int(seconds * NANOS_A_SECOND)))
 
 
-def _first(row: tuple[str, ...]) -> str:
+def _first(row: Sequence[Any]) -> Any:
     return row[0]
 
 

@@ -1,16 +1,15 @@
-"""`JobBroadcaster`: tells everybody who watches a job about its changes, within one process and event loop.
+"""`JobBroadcaster`: sends the changes of a job to its watchers, within one process and event loop.
 
     broadcaster = JobBroadcaster(load)                       # load(job_id, after_revision) reads the database
     broadcaster.publish(job, transitions)            # after each commit, in the order of commits
     async for update in broadcaster.watch("j1"): ... # as `JobSource.watch`
 
-A watched job has one topic, which knows the job's newest state and its last transitions, and goes when the
-last watcher leaves. A watcher holds no queue: all it remembers is the last revision that it was told, so a slow
-one costs no memory, and what happened meanwhile is told in one update. What a topic no longer knows is loaded
-again.
+A watched job has one topic, which keeps the job's newest state and last transitions until the last watcher leaves. A
+watcher has no queue, only the last revision that it was sent: a slow one costs no memory, and gets all changes since in
+one update. What a topic no longer keeps is loaded again.
 
-When a job is removed, or the database set back, what comes after is not what the topic knows: the topic is
-retired. Its watchers are told the end of what it knows, and go on with a new one, as if from a revision beyond.
+If a job is removed, or the database set back, its topic is retired: the watchers get the rest of what it knows, and go
+on with a new topic, as if from a later revision.
 """
 
 import asyncio
@@ -22,11 +21,9 @@ from emitd_handlers.jobs.source import Job, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.jobs.watch.waiter import Turns, Waiter, wake_all
 
-__all__ = ["JobBroadcaster", "LoadHistory"]
-
-#: How many transitions of a job a topic knows; about 100 bytes each.
+#: How many transitions of a job a topic keeps; about 100 bytes each.
 MAX_KNOWN_TRANSITIONS = 256
-#: Later than every revision: what who stands there was told is not the past of what comes.
+#: Later than every revision: the watcher was sent the state of another job or time.
 _BEYOND = 2**64
 
 #: As `JobStore.load_history`.
@@ -34,10 +31,10 @@ LoadHistory: TypeAlias = Callable[[str, int | None], Awaitable[JobHistory | None
 
 
 class JobBroadcaster:
-    """Every method is for one event loop."""
+    """For one event loop."""
 
     def __init__(self, load: LoadHistory, *, is_shared: bool = False) -> None:
-        """`is_shared`: others may have changed a job that this broadcaster has not been told of yet."""
+        """`is_shared`: other processes may change jobs too."""
         self._load = load
         self._is_shared = is_shared
         self._topics: dict[str, _Topic] = {}
@@ -46,16 +43,15 @@ class JobBroadcaster:
 
     @property
     def watched(self) -> Set[str]:
-        """The ids of the jobs that somebody watches: only their changes need to be published."""
+        """The ids of the watched jobs: only their changes need to be published."""
         return self._topics.keys()
 
     def publish(
         self, job: Job, transitions: Sequence[JobTransition] = (), *, after_revision: int | None = None
     ) -> None:
-        """Tell the job's watchers what is committed now.
+        """Send a committed change to the job's watchers.
 
-        `transitions` are all of those after `after_revision`, oldest first; None: only the job's last revision
-        is new.
+        `transitions` are all after `after_revision`, oldest first; None: only the job's last revision is new.
         """
         topic = self._topics.get(job.job_id)
         if topic is not None:
@@ -63,27 +59,27 @@ class JobBroadcaster:
             self._learn(topic, JobHistory(job, transitions, after))
 
     def remove(self, job_ids: Iterable[str]) -> None:
-        """Tell that jobs exist no more. Who watches one waits for the next under its id."""
+        """Send the removal of jobs. Their watchers wait for the next job with the same id."""
         for job_id in job_ids:
             topic = self._topics.get(job_id)
             if topic is not None:
                 self._retire(topic)
 
     def known(self) -> Mapping[str, int | None]:
-        """Return the revision that is known of each watched job; None: not even whether it exists."""
+        """Return the known revision of each watched job; None: it may not even exist."""
         return {
             job_id: None if topic.history is None else topic.history.job.revision
             for job_id, topic in self._topics.items()
         }
 
     async def refresh(self, job_id: str) -> None:
-        """Load what somebody else may have done to a watched job, and tell its watchers. Raises what `load` does."""
+        """Load a watched job that another process may have changed. Raises what `load` does."""
         topic = self._topics.get(job_id)
         if topic is not None:
             await self._refresh(topic)
 
     def learn_progress(self, job: Job) -> bool:
-        """Tell a job's watchers what somebody else has made of it, if that is mere progress; return whether it is."""
+        """Send the new state of a job to its watchers if it is mere progress; return whether it is."""
         topic = self._topics.get(job.job_id)
         if topic is None or topic.history is None:
             return False
@@ -115,35 +111,37 @@ class JobBroadcaster:
     ) -> AsyncGenerator[JobUpdate | None, None]:
         """Yield the job's state, then its changes: see `JobSource.watch`.
 
-        Watchers that stand at the same revision are given the same object. Raises HandlerUnavailable when the
-        broadcaster is closed, and whatever `load` raises.
+        Watchers at the same revision get the same object. Raises HandlerUnavailable when the broadcaster is closed, and
+        what `load` raises.
         """
         now = asyncio.get_running_loop().time
         topic = self._join(job_id)
         watcher = Waiter(self._turns, idle_seconds)
         revision, earliest = after_revision, 0.0
-        is_told = False
+        has_begun = False
         try:
             if self._is_shared and topic.history is not None:
-                await self._refresh(topic)  # what it knows may be older than what others have acknowledged
+                await self._refresh(topic)  # another process may have acknowledged a newer state
             while True:
-                watcher.expect_news()
+                watcher.restart()
                 update = None
-                if not is_told or await topic.wait_for_news(watcher, revision, earliest):
-                    if topic.is_retired and not (is_told and topic.is_ahead_of(revision)):
+                if not has_begun or await topic.wait_for_change(watcher, revision, earliest):
+                    if topic.is_retired and not (has_begun and topic.is_ahead_of(revision)):
                         self._leave(topic)
                         topic = self._join(job_id)
-                        revision = _BEYOND if is_told else after_revision
+                        revision = _BEYOND if has_begun else after_revision
                     update = topic.updates.get(revision)  # most watchers ask for the same one
                     if update is None:
-                        update = await self._update_after(topic, watcher, revision, is_told)
+                        update = await self._update_after(topic, watcher, revision, has_begun)
                         if update is None:
                             if topic.is_retired:
                                 continue
-                        elif is_told and topic.knows(revision) and _is_progress(update) and now() < earliest:
+                        elif (
+                            has_begun and topic.knows(revision) and _is_progress(update) and now() < earliest
+                        ):
                             continue  # it was loaded because there might have been a transition
                 if update is not None:
-                    is_told, revision = True, update.job.revision
+                    has_begun, revision = True, update.job.revision
                     earliest = now() + min_interval_seconds
                 yield update
         finally:
@@ -164,7 +162,7 @@ class JobBroadcaster:
             del self._topics[topic.job_id]
 
     async def _refresh(self, topic: "_Topic") -> None:
-        """Load what is there now, unless somebody else does so who has begun later than this was asked for."""
+        """Load the current state, unless another refresh has begun since the call."""
         clock = asyncio.get_running_loop().time
         asked_at = clock()
         async with topic.loading:
@@ -198,15 +196,15 @@ class JobBroadcaster:
             raise HandlerUnavailable(self._closed)
 
     async def _update_after(
-        self, topic: "_Topic", watcher: Waiter, revision: int | None, is_told: bool
+        self, topic: "_Topic", watcher: Waiter, revision: int | None, has_begun: bool
     ) -> JobUpdate | None:
-        """Return what has happened since `revision`, as soon as the job exists.
+        """Return the changes since `revision`, as soon as the job exists.
 
-        None: it is idle until then, or the topic is retired and has nothing more to tell.
+        None: the watcher was idle for too long, or the topic is retired and has nothing more to send.
         """
         while True:
             self._refuse_if_closed()
-            if topic.is_retired and not (is_told and topic.is_ahead_of(revision)):
+            if topic.is_retired and not (has_begun and topic.is_ahead_of(revision)):
                 return None
             if topic.knows(revision):
                 return topic.update_after(revision)
@@ -226,14 +224,14 @@ class JobBroadcaster:
             elif known is not None and known is topic.history:
                 self._retire(topic)
             if topic.history is None:
-                if not await topic.wait(watcher):
+                if not await watcher.wait_in(topic.waiting):
                     return None
             elif history is not None and not (topic.is_retired or topic.knows(revision)):
                 return _update_from(history, revision)
 
 
 class _Topic:
-    """What is known of one watched job, and who waits for more."""
+    """The known state of one watched job, and its waiting watchers."""
 
     def __init__(self, job_id: str) -> None:
         self.job_id = job_id
@@ -241,52 +239,52 @@ class _Topic:
         self.loading = asyncio.Lock()
         #: When the last refresh began, by the loop's clock.
         self.refreshed_at = 0.0
-        #: Nothing more will be learnt: its job was removed, or the database set back.
+        #: It gets no more changes: its job was removed, or the database set back.
         self.is_retired = False
-        #: What is known; None: not even whether the job exists.
+        #: None: the job may not even exist.
         self.history: JobHistory | None = None
         self._closed = False
         #: Updates to the newest revision, by the revision they start from.
         self.updates: dict[int | None, JobUpdate] = {}
-        self._waiting: set[Waiter] = set()
+        self.waiting: set[Waiter] = set()
         #: Those that only a transition wakes.
         self._pausing: set[Waiter] = set()
 
     def learn(self, learned: JobHistory) -> None:
-        """Add what was published or loaded to what is known, and wake those whom it concerns."""
+        """Add what was published or loaded, and wake the watchers."""
         known = self.history
         self.history = merged = _merge(known, learned)
         if known is not None and merged.job is known.job:
             return
         self.updates = {}
-        wake_all(self._waiting)
+        wake_all(self.waiting)
         if known is None or self._changed_status_since(known.job.revision):
             wake_all(self._pausing)
 
     def close(self) -> None:
-        """Wake everybody, for good."""
+        """Wake all, for good."""
         self._closed = True
         self.updates = {}
-        wake_all(self._waiting)
+        wake_all(self.waiting)
         wake_all(self._pausing)
 
     def retire(self) -> None:
-        """Wake everybody, to be told what is known and to leave."""
+        """Wake all, to send what is known and to leave."""
         self.is_retired = True
-        wake_all(self._waiting)
+        wake_all(self.waiting)
         wake_all(self._pausing)
 
     def contradicts(self, learned: JobHistory) -> bool:
-        """Return whether they are of another job: what is known was removed, and another made under its id."""
+        """Return whether this is another job: the known one was removed, and its id used again."""
         known = self.history
         return known is not None and learned.job.create_time_unix_nano != known.job.create_time_unix_nano
 
     def is_ahead_of(self, revision: int | None) -> bool:
-        """Return whether there is something to tell who was told `revision`."""
+        """Return whether it has a later state than `revision`."""
         return self.history is not None and (revision is None or revision < self.history.job.revision)
 
     def knows(self, revision: int | None) -> bool:
-        """Return whether `update_after` can tell all that has happened since `revision`."""
+        """Return whether it has all changes since `revision`."""
         history = self.history
         if history is None:
             return False
@@ -295,29 +293,25 @@ class _Topic:
         return history.after_revision <= revision <= history.job.revision
 
     def update_after(self, revision: int | None) -> JobUpdate:
-        """Return what has happened since a revision that it `knows`; to each who asks, the same object."""
+        """Return the changes since a revision that it `knows`; for each watcher the same object."""
         update = self.updates.get(revision)
         if update is None:
             assert self.history is not None
             update = self.updates[revision] = _update_from(self.history, revision)
         return update
 
-    async def wait_for_news(self, watcher: Waiter, revision: int | None, earliest: float) -> bool:
-        """Wait for another revision, and if it changes no status until `earliest`, by the loop's clock.
+    async def wait_for_change(self, watcher: Waiter, revision: int | None, earliest: float) -> bool:
+        """Wait for another revision, and unless it changes a status, until `earliest` by the loop's clock.
 
-        Return False when the watcher has been idle for too long.
+        Return False if the watcher has been idle for too long.
         """
         while not self._is_over and self.history is not None and self.history.job.revision == revision:
-            if not await watcher.wait_in(self._waiting):
+            if not await watcher.wait_in(self.waiting):
                 return False
         while watcher.now() < earliest and not self._is_over and not self._changed_status_since(revision):
             if not await watcher.wait_in(self._pausing, earliest):
                 return False
         return watcher.has_turn or await watcher.take_turn()
-
-    async def wait(self, watcher: Waiter) -> bool:
-        """Wait for any change, or the end; return False when the watcher has been idle for too long."""
-        return await watcher.wait_in(self._waiting)
 
     @property
     def _is_over(self) -> bool:
@@ -332,7 +326,7 @@ class _Topic:
 
 
 def _merge(known: JobHistory | None, learned: JobHistory) -> JobHistory:
-    """Return the newer state with the transitions of both, as far as they are complete up to it."""
+    """Return the newer state with the transitions of both, from where they are complete."""
     if known is None or learned.after_revision > known.job.revision:
         return _trimmed(learned)
     after = known.after_revision
@@ -357,10 +351,9 @@ def _is_progress(update: JobUpdate) -> bool:
 
 
 def _update_from(history: JobHistory, revision: int | None) -> JobUpdate:
-    """Return the update for a watcher that was last told `revision`; None: that was told nothing.
+    """Return the update for a watcher that was last sent `revision`; None: nothing.
 
-    An update stands for its transitions, or where there are none for the last report; the other reports since
-    `revision` are coalesced.
+    An update stands for its transitions, or without any for the last report; the other reports are coalesced.
     """
     job = history.job
     if revision is None:

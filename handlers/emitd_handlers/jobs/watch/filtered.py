@@ -1,11 +1,11 @@
-"""`FilteredWatch`: tells everybody who watches many jobs, within one process and event loop.
+"""`FilteredWatch`: sends changes of jobs to the watchers of many, within one process and event loop.
 
     filtered_watch = FilteredWatch(list_jobs)
-    filtered_watch.publish(job)                            # whenever the newest state of a job is known
+    filtered_watch.publish(job)                            # for each new state of a job
     async for part in filtered_watch.watch(job_filter, max_jobs=1000): ...  # as `ManagedJobSource.watch_many`
 
-A watch first takes note of what is published, then reads the snapshot page by page, and then tells what it noted
-and what the snapshot had not. It holds no queue: of each job that concerns it, it notes the newest state alone.
+A watch first subscribes to what is published, then reads the snapshot page by page, and then sends what was published
+since and the snapshot did not have.
 """
 
 import asyncio
@@ -13,12 +13,12 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from itertools import chain
 from typing import TypeAlias
 
+from msgspec.structs import asdict
+
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobPage, JobQuery
 from emitd_handlers.jobs.watch.subscription import Subscription
 from emitd_handlers.jobs.watch.waiter import Turns, Waiter
-
-__all__ = ["FilteredWatch"]
 
 #: Jobs in one part of a snapshot.
 SNAPSHOT_PAGE_SIZE = 500
@@ -29,38 +29,38 @@ LoadJobs: TypeAlias = Callable[[Sequence[str]], Awaitable[Sequence[Job]]]
 
 
 class FilteredWatch:
-    """Every method is for one event loop. As a container it has the ids of the jobs that somebody watches."""
+    """For one event loop. As a container it has the ids of the watched jobs."""
 
     def __init__(self, list_jobs: ListJobs) -> None:
         self._list_jobs = list_jobs
         self._readers: set[Subscription] = set()
-        #: Those of them who watch jobs with any id, and the others by the ids that they watch.
+        #: The readers of jobs with any id, and the others by the ids that they watch.
         self._of_any: set[Subscription] = set()
         self._of_id: dict[str, set[Subscription]] = {}
         self._turns = Turns()
         self._closed = ""
-        #: What was published since a load began, None for a removal; None: no load is under way.
+        #: What was published since a load began, None for a removal; None: nothing is being loaded.
         self._overtaking: dict[str, Job | None] | None = None
 
     @property
     def has_readers(self) -> bool:
-        """Whether anybody watches."""
+        """Whether there is a watch."""
         return bool(self._readers)
 
     def __contains__(self, job_id: object) -> bool:
         return bool(self._of_any) or job_id in self._of_id
 
     def publish(self, job: Job) -> None:
-        """Tell whom it concerns what a job is now."""
-        self._tell(job.job_id, job)
+        """Send the new state of a job to its readers."""
+        self._publish(job.job_id, job)
 
     def remove(self, job_ids: Iterable[str]) -> None:
-        """Tell whom it concerns that jobs exist no more."""
+        """Send the removal of jobs to their readers."""
         for job_id in job_ids:
-            self._tell(job_id, None)
+            self._publish(job_id, None)
 
     async def refresh(self, job_ids: Sequence[str], load: LoadJobs) -> None:
-        """Load jobs that somebody else may have changed or removed, and tell whom it concerns.
+        """Load jobs that another process may have changed or removed, and publish them.
 
         One call at a time. Raises what `load` does.
         """
@@ -71,10 +71,10 @@ class FilteredWatch:
                 jobs = {job.job_id: job for job in await load(job_ids)}
             finally:
                 self._overtaking = None
-            job_ids = self._tell_loaded(job_ids, jobs, overtaking)
+            job_ids = self._publish_loaded(job_ids, jobs, overtaking)
 
     def reset(self, reason: str) -> None:
-        """End the watches that are open with HandlerUnavailable: what they were told is not to be built on."""
+        """End the open watches with HandlerUnavailable: what they were sent may no longer be true."""
         for reader in self._readers:
             reader.end(HandlerUnavailable(reason))
 
@@ -102,46 +102,47 @@ class FilteredWatch:
             page_token: str | None = ""
             while page_token is not None:
                 reader.is_reading = True
-                page = await self._list_jobs(_query(job_filter, page_token))
+                query = JobQuery(**asdict(job_filter), page_size=SNAPSHOT_PAGE_SIZE, page_token=page_token)
+                page = await self._list_jobs(query)
                 page_token = page.next_page_token or None
                 reader.refuse_if_ended()
-                if changes := reader.tell_page(page.jobs):
+                if changes := reader.take_page(page.jobs):
                     yield changes
             reader.refuse_if_ended()
             earliest = 0.0
             yield ()
-            waiter.expect_news()
+            waiter.restart()
             while True:
-                has_news = await reader.wait_for_news(waiter, earliest)
+                has_changed = await reader.wait_for_change(waiter, earliest)
                 reader.refuse_if_ended()
-                if not has_news:
+                if not has_changed:
                     yield None
-                elif changes := reader.tell_news():
+                elif changes := reader.take_changes():
                     earliest = loop.time() + min_interval_seconds
                     yield changes
-                waiter.expect_news()
+                waiter.restart()
         finally:
             waiter.close()
             self._leave(reader)
 
-    def _tell(self, job_id: str, job: Job | None) -> None:
+    def _publish(self, job_id: str, job: Job | None) -> None:
         if self._overtaking is not None:
             self._overtaking[job_id] = job
         for reader in chain(self._of_any, self._of_id.get(job_id, ())):
             reader.take(job_id, job)
 
-    def _tell_loaded(
+    def _publish_loaded(
         self, job_ids: Iterable[str], jobs: Mapping[str, Job], overtaking: Mapping[str, Job | None]
     ) -> Sequence[str]:
-        """Tell what was loaded where it is newer than what was published meanwhile.
+        """Publish what was loaded, unless something newer was published during the load.
 
-        Return the ids of those jobs of which nobody can say which came first: of two that were created or removed.
+        Return the ids of the jobs whose order is unknown, because one of the states is a removal or another creation.
         """
         doubtful: list[str] = []
         for job_id in job_ids:
             loaded = jobs.get(job_id)
             if job_id not in overtaking:
-                self._tell(job_id, loaded)
+                self._publish(job_id, loaded)
                 continue
             published = overtaking[job_id]
             if loaded is None or published is None:
@@ -150,7 +151,7 @@ class FilteredWatch:
             elif loaded.create_time_unix_nano != published.create_time_unix_nano:
                 doubtful.append(job_id)
             elif loaded.revision > published.revision:
-                self._tell(job_id, loaded)
+                self._publish(job_id, loaded)
         return doubtful
 
     def _join(self, reader: Subscription) -> None:
@@ -167,14 +168,3 @@ class FilteredWatch:
             self._of_id[job_id].discard(reader)
             if not self._of_id[job_id]:
                 del self._of_id[job_id]
-
-
-def _query(job_filter: JobFilter, page_token: str) -> JobQuery:
-    return JobQuery(
-        job_type=job_filter.job_type,
-        statuses=job_filter.statuses,
-        job_ids=job_filter.job_ids,
-        labels=job_filter.labels,
-        page_size=SNAPSHOT_PAGE_SIZE,
-        page_token=page_token,
-    )

@@ -1,4 +1,4 @@
-"""`Subscription`: one watch of many jobs: what its reader was told, and what it is to be told next."""
+"""`Subscription`: the state of one watch of many jobs: what its reader was sent, and what to send next."""
 
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
@@ -11,11 +11,9 @@ from emitd_handlers.jobs.source import Job, JobChange, JobFilter
 from emitd_handlers.jobs.watch.waiter import Waiter, wake_all
 from emitd_handlers.record import JobState
 
-__all__ = ["Subscription"]
 
-
-class _Told(NamedTuple):
-    """What a reader was last told of a job."""
+class _Sent(NamedTuple):
+    """The state of a job that a reader was last sent."""
 
     create_time_unix_nano: int
     revision: int
@@ -24,101 +22,102 @@ class _Told(NamedTuple):
 
 
 class Subscription:
-    """Holds no queue: of each job that concerns it, it notes the newest state alone.
+    """Holds no queue, only the newest state of each job that is relevant for it.
 
-    While a page of the snapshot is on its way, that is any job that changes; else the jobs that match or were told.
+    While a page of the snapshot is being read, each job that changes is relevant; otherwise one that matches or was
+    sent.
     """
 
     def __init__(self, job_filter: JobFilter, max_jobs: int) -> None:
         #: Empty: any.
         self.job_ids = frozenset(job_filter.job_ids)
-        #: A page of the snapshot is on its way, with jobs that may be told although they match no longer.
+        #: A page of the snapshot is being read; its jobs may be sent although they no longer match.
         self.is_reading = False
-        #: It is given no jobs but those with its ids.
+        #: Without the ids: `take` gets no other jobs.
         self._filter = replace(job_filter, job_ids=())
         self._max_jobs = max_jobs
-        self._told: dict[str, _Told] = {}
-        #: The newest states that are known and were not told; None: the job was removed.
+        self._sent: dict[str, _Sent] = {}
+        #: The newest states not sent yet; None: the job was removed.
         self._pending: dict[str, Job | None] = {}
-        #: Whose news are not held back.
+        #: Pending jobs that are sent without a pause.
         self._urgent: set[str] = set()
         #: Why the watch ends.
         self._end: EmitdError | None = None
         self._waiting: set[Waiter] = set()
 
     def take(self, job_id: str, job: Job | None) -> None:
-        """Note the state of a job, if that concerns this reader."""
-        told, noted = self._told.get(job_id), self._pending.get(job_id)
+        """Keep the new state of a job if it is relevant."""
+        sent, noted = self._sent.get(job_id), self._pending.get(job_id)
         if self._end is not None or (job is not None and noted is not None and _is_older(job, noted)):
             return
         matches = job is not None and self._filter.matches(job)
-        if not (self.is_reading or _is_news(told, job, matches)):
-            if told is None:
+        if not (self.is_reading or _is_relevant(sent, job, matches)):
+            if sent is None:
                 self._forget(job_id)
             return
-        had_news, was_urgent = bool(self._pending), bool(self._urgent)
+        had_changes, was_urgent = bool(self._pending), bool(self._urgent)
         self._pending[job_id] = job
-        if not matches or _changes_status(told, job):
+        if not matches or _changes_status(sent, job):
             self._urgent.add(job_id)
         else:
             self._urgent.discard(job_id)
         self._refuse_if_too_many()
-        if not had_news or (self._urgent and not was_urgent):
+        if not had_changes or (self._urgent and not was_urgent):
             wake_all(self._waiting)
 
     def end(self, error: EmitdError) -> None:
-        """Let the watch end with an error, and note nothing more."""
+        """End the watch with an error."""
         self._end = error
         self._pending.clear()
         wake_all(self._waiting)
 
     def refuse_if_ended(self) -> None:
-        """Raise the error that the watch ends with, if it does."""
+        """Raise the error of a watch that has ended."""
         if self._end is not None:
             raise self._end
 
-    def tell_page(self, jobs: Iterable[Job]) -> Sequence[JobChange]:
-        """Return a part of the snapshot. Raises JobQueryInvalid when it becomes too large."""
+    def take_page(self, jobs: Iterable[Job]) -> Sequence[JobChange]:
+        """Return a page of the snapshot as changes. Raises JobQueryInvalid if the jobs are too many."""
         self.is_reading = False
-        # Where a removal is noted, it is that of the job in the page; or else news of the next one are still to come.
-        changes = [self._tell(job) for job in jobs if self._pending.get(job.job_id, job) is not None]
+        # A pending removal is that of the job in the page; otherwise changes of its successor are still to come.
+        changes = [self._send(job) for job in jobs if self._pending.get(job.job_id, job) is not None]
         for job_id, job in list(self._pending.items()):
             matches = job is not None and self._filter.matches(job)
-            if not _is_news(self._told.get(job_id), job, matches):
+            if not _is_relevant(self._sent.get(job_id), job, matches):
                 self._forget(job_id)
         return changes
 
-    def tell_news(self) -> Sequence[JobChange]:
-        """Return the changes that are noted, as many as go into one message. Raises JobQueryInvalid as above."""
+    def take_changes(self) -> Sequence[JobChange]:
+        """Return pending changes, as many as fit into one message. Raises JobQueryInvalid as above."""
         changes: list[JobChange] = []
         size = 0
         for job_id, job in list(self._pending.items()):
             if size >= MAX_PAGE_BYTES:
                 break
             self._forget(job_id)
-            told = self._told.get(job_id)
-            if told is not None and (job is None or job.create_time_unix_nano != told.create_time_unix_nano):
+            sent = self._sent.get(job_id)
+            if sent is not None and (job is None or job.create_time_unix_nano != sent.create_time_unix_nano):
                 # Removed, and maybe another made under its id, whose revisions begin anew.
-                del self._told[job_id]
-                changes.append(JobChange(job_id, told.revision, left_filter=True))
+                del self._sent[job_id]
+                changes.append(JobChange(job_id, sent.revision, left_filter=True))
                 size += OVERHEAD_BYTES + len(job_id)
-                told = None
+                sent = None
             if job is None:
                 continue
             if self._filter.matches(job):
-                changes.append(self._tell(job))
+                changes.append(self._send(job))
                 size += job_bytes(job)
-            elif told is not None:
-                del self._told[job_id]
+            elif sent is not None:
+                del self._sent[job_id]
                 changes.append(JobChange(job_id, job.revision, job, left_filter=True))
                 size += job_bytes(job)
         self._urgent.update(self._pending)  # the rest of a large part
         return changes
 
-    async def wait_for_news(self, waiter: Waiter, earliest: float) -> bool:
-        """Wait for something to tell, and if it changes no status until `earliest`, by the loop's clock.
+    async def wait_for_change(self, waiter: Waiter, earliest: float) -> bool:
+        """Wait for a change, and unless one is of a status, until `earliest` by the loop's clock.
 
-        Return False when the watch has been idle for too long.
+        Return False if the watch has been idle for too long.
         """
         while not self._pending and self._end is None:
             if not await waiter.wait_in(self._waiting):
@@ -129,22 +128,21 @@ class Subscription:
         return await waiter.take_turn()
 
     def _forget(self, job_id: str) -> None:
-        """Tell nothing of a job, or what was noted has been told."""
         self._pending.pop(job_id, None)
         self._urgent.discard(job_id)
 
-    def _tell(self, job: Job) -> JobChange:
-        self._told[job.job_id] = _Told(job.create_time_unix_nano, job.revision, job.attempt, job.status)
-        if len(self._told) > self._max_jobs:
+    def _send(self, job: Job) -> JobChange:
+        self._sent[job.job_id] = _Sent(job.create_time_unix_nano, job.revision, job.attempt, job.status)
+        if len(self._sent) > self._max_jobs:
             raise self._too_many()
         return JobChange(job.job_id, job.revision, job)
 
     def _refuse_if_too_many(self) -> None:
-        """End the watch when it would be told too many jobs, so that a slow reader does not keep them all.
+        """End the watch if it would be sent too many jobs, so that a slow reader does not keep them all.
 
-        Whatever is noted of jobs that were not told matches, unless a page is on its way.
+        Pending jobs that were not sent match, unless a page is being read.
         """
-        if not self.is_reading and len(self._pending) > len(self._told) + self._max_jobs:
+        if not self.is_reading and len(self._pending) > len(self._sent) + self._max_jobs:
             self.end(self._too_many())
 
     def _too_many(self) -> JobQueryInvalid:
@@ -152,24 +150,24 @@ class Subscription:
 
 
 def _is_older(job: Job, noted: Job) -> bool:
-    """Return whether a job that is published late is known in a newer state."""
+    """Return whether a newer state of the job is already pending."""
     return job.create_time_unix_nano == noted.create_time_unix_nano and job.revision < noted.revision
 
 
-def _is_news(told: _Told | None, job: Job | None, matches: bool) -> bool:
-    """Return whether a state is to be told to who was told `told`."""
-    if told is None:
+def _is_relevant(sent: _Sent | None, job: Job | None, matches: bool) -> bool:
+    """Return whether to send a state to a reader that was last sent `sent`."""
+    if sent is None:
         return matches
     return (
-        job is None or job.create_time_unix_nano != told.create_time_unix_nano or job.revision > told.revision
+        job is None or job.create_time_unix_nano != sent.create_time_unix_nano or job.revision > sent.revision
     )
 
 
-def _changes_status(told: _Told | None, job: Job | None) -> bool:
+def _changes_status(sent: _Sent | None, job: Job | None) -> bool:
     return (
-        told is None
+        sent is None
         or job is None
-        or job.status is not told.status
-        or job.attempt != told.attempt
-        or job.create_time_unix_nano != told.create_time_unix_nano
+        or job.status is not sent.status
+        or job.attempt != sent.attempt
+        or job.create_time_unix_nano != sent.create_time_unix_nano
     )

@@ -1,39 +1,37 @@
-"""`Waiter`: how a watch waits, for news or until it has been idle for too long; `Turns`: who may tell its news."""
+"""`Waiter`: how a watch waits for a change, or until it has been idle for too long; `Turns`: which may send now."""
 
 import asyncio
 import math
 from collections import deque
 
-__all__ = ["Turns", "Waiter", "wake_all"]
-
 #: Watches that may be sending at once: enough to keep the connections busy, and about 5 ms of work.
 MAX_TURNS = 128
-#: When so few are left, turns are given again, many at once: what is sent together costs less.
+#: When only this many are left, turns are given again, many at once: sending together costs less.
 FEW_TURNS = 64
-#: A turn that so many others have overtaken lasts because of a slow reader, and not because there is much to do.
+#: A turn that this many others have overtaken has a slow reader; it is not just one of many.
 MAX_OVERTAKEN = 2 * MAX_TURNS
-#: When no turn ends for so long, all have slow readers.
+#: If no turn ends for this long, all have slow readers.
 MAX_STANDSTILL_SECONDS = 0.1
 
 
 class Turns:
-    """Lets watches tell their news in turn, only so many at a time.
+    """Lets watches send in turn, at most MAX_TURNS at a time.
 
-    Else the messages to thousands of watchers of a job would all wait to be sent, and whatever comes meanwhile behind
-    them: also the reports of what is to be told next. Who waits for its turn is told what is the newest when that
-    comes. A slow reader holds up others once: when its turn lasts too long it does not count, nor does its next.
+    Otherwise the messages to thousands of watchers of a job would queue up, with the next reports behind them. A watch
+    that waits for its turn then sends the newest state. A slow reader holds up others once: a turn that lasts too long
+    does not count, nor does the reader's next.
     """
 
     def __init__(self) -> None:
         self._queue: deque[Waiter] = deque()
-        #: Whose turns count, the longest first.
+        #: The turns that count, the longest first.
         self._taken: dict[Waiter, None] = {}
         #: How many turns have ended.
         self._ended = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def ask(self, waiter: "Waiter") -> None:
-        """Wake a waiter when its turn comes."""
+        """Wake a waiter as soon as it may have a turn."""
         if not waiter.is_queued and not waiter.has_turn:
             waiter.is_queued = True
             self._queue.append(waiter)
@@ -78,7 +76,7 @@ class Turns:
 
 
 class Waiter:
-    """The waits of one watch, one after the other, and a clock that runs while it hears nothing."""
+    """The waits of one watch, one after the other, and its idle clock."""
 
     __slots__ = (
         "_alarm",
@@ -95,10 +93,10 @@ class Waiter:
     )
 
     def __init__(self, turns: Turns, idle_seconds: float | None) -> None:
-        """`idle_seconds`: for how long it may hear nothing; None: for ever."""
+        """`idle_seconds`: how long it may wait for a change; None: for ever."""
         self._loop = loop = asyncio.get_running_loop()
         self.now = loop.time
-        #: It may tell its news. This and the next three are for `Turns` to set.
+        #: It may send. This and the next three are set by `Turns`.
         self.has_turn = False
         self.turn_began_after = 0
         #: It waits for a turn.
@@ -109,21 +107,21 @@ class Waiter:
         self._idle_seconds = math.inf if idle_seconds is None else idle_seconds
         self._idle_at = loop.time() + self._idle_seconds
         self._future: asyncio.Future[bool] | None = None
-        #: Goes off when it may have been idle for too long. Mostly it has not: that is cheaper than a timer a wait.
+        #: Fires when it may have been idle for too long. Mostly it has not: this is cheaper than a timer for each wait.
         self._alarm: asyncio.TimerHandle | None = None
         if idle_seconds is not None:
             self._alarm = loop.call_later(idle_seconds, self._on_alarm)
 
-    def expect_news(self) -> None:
-        """End the turn, and let the clock start again: its news were told."""
+    def restart(self) -> None:
+        """End the turn, and start the idle clock again, after sending."""
         if self.has_turn:
             self._turns.give_back(self)
         self._idle_at = self.now() + self._idle_seconds
 
     async def wait_in(self, waiting: "set[Waiter]", until: float = math.inf) -> bool:
-        """Wait as one of those in `waiting` until woken, or until a time; return False if idle for too long.
+        """Wait as one of `waiting` until woken, or until a time; return False if idle for too long.
 
-        It wakes with a turn to tell its news. Of what it was woken for may be nothing left to tell.
+        It wakes with a turn. By then there may be nothing left to send.
         """
         if self.has_turn:
             self._turns.give_back(self)
@@ -139,7 +137,7 @@ class Waiter:
                 timer.cancel()
 
     async def take_turn(self) -> bool:
-        """Wait for a turn to tell its news, unless it has one; return False if idle for too long."""
+        """Wait for a turn, unless it has one; return False if idle for too long."""
         self._turns.ask(self)
         if self.has_turn:
             return True
@@ -147,13 +145,13 @@ class Waiter:
         return await self._future
 
     def wake_in_turn(self) -> None:
-        """End the wait when it may tell its news."""
+        """End the wait as soon as it may have a turn."""
         self._turns.ask(self)
 
-    def wake(self, is_news: bool = True) -> None:
+    def wake(self, in_time: bool = True) -> None:
         """End the wait, if it waits."""
         if self._future is not None and not self._future.done():
-            self._future.set_result(is_news)
+            self._future.set_result(in_time)
 
     def close(self) -> None:
         """Stop the clock, and leave the queue."""
@@ -166,13 +164,13 @@ class Waiter:
     def _on_alarm(self) -> None:
         now = self.now()
         if now >= self._idle_at:
-            self.wake(is_news=False)
+            self.wake(in_time=False)
             self._idle_at = now + self._idle_seconds
         self._alarm = self._loop.call_at(self._idle_at, self._on_alarm)
 
 
 def wake_all(waiting: set[Waiter]) -> None:
-    """Wake those who wait, each when it may tell its news, and forget them."""
+    """Wake the waiters, each in its turn, and empty the set."""
     for waiter in waiting:
         waiter.wake_in_turn()
     waiting.clear()

@@ -353,7 +353,7 @@ async def test_a_topic_goes_with_its_last_watcher(database: Database) -> None:
     assert set(database.broadcaster.watched) == {"j"}
     cancelled.cancel()
     await turn()
-    assert len(database.broadcaster._topics["j"]._waiting) == 1
+    assert len(database.broadcaster._topics["j"].waiting) == 1
     database.report()
     assert seen(await waiting) == (2, [], 0)
     await first.aclose()

@@ -12,9 +12,8 @@ from msgspec.structs import replace
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory, SharedJobStore
-from emitd_handlers.jobs.watch import change_poller as change_poller
-from emitd_handlers.jobs.watch.change_poller import ChangePoller
-from emitd_handlers.jobs.watch.publisher import ChangePublisher
+from emitd_handlers.jobs.watch import publisher as change_poller
+from emitd_handlers.jobs.watch.publisher import ChangePoller, ChangePublisher
 from emitd_handlers.record import JobState
 from support.processes.virtual_time import VirtualTimeLoop
 

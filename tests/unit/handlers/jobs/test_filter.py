@@ -11,12 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emitd_handlers.jobs.source import Job, JobFilter, JobPage, JobQuery
-from emitd_handlers.jobs.sqlite.queries import list_jobs
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.jobs.watch.filtered import FilteredWatch
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
+from support.jobs.sqlite_queries import list_jobs
 
 #: Few, so that filters and jobs often agree; some look like parts of JSON, SQL or JSON paths.
 WORDS = ("a", "A", "ä", "", '"', "'", "\\", "$.a", "a.b", "%", "1", "null", "\n", "\0", "a\0b", "😀")

@@ -19,7 +19,7 @@ from emitd_handlers.jobs import handler as database_job
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.jobs.source import Job, JobQuery, JobSource
-from emitd_handlers.jobs.sqlite.connection import SqliteConnection, make_database_file
+from emitd_handlers.jobs.sqlite.database import SqliteConnection, make_database_file
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord

@@ -8,8 +8,8 @@ import pytest
 
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.jobs import maintenance as upkeep_module
-from emitd_handlers.jobs.maintenance import MAX_REMOVED, JobMaintenance
+from emitd_handlers.jobs import handler as handler_module
+from emitd_handlers.jobs.handler import MAX_REMOVED, JobMaintenance
 from emitd_handlers.jobs.merge import LEASE_EXPIRED
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition
 from emitd_handlers.jobs.store import JobHistory, Removed, Retention
@@ -270,7 +270,7 @@ async def test_reports_come_in_between_two_parts(bench: Bench) -> None:
 
 async def test_removals_come_once_a_minute(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """However often the leases are looked at."""
-    monkeypatch.setattr(upkeep_module, "RETENTION_SECONDS", 0.1)
+    monkeypatch.setattr(handler_module, "RETENTION_SECONDS", 0.1)
     async with bench.running(KEEP_SOME):
         await until(lambda: len(bench.store.removals) >= 3)
     assert len(bench.store.passes) > 3

@@ -14,7 +14,7 @@ from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.jobs.merge import merge
 from emitd_handlers.jobs.postgres import writer
 from emitd_handlers.jobs.postgres.database import CommitLost, Database, StartAgain
-from emitd_handlers.jobs.postgres.storable import MAX_KEY_BYTES
+from emitd_handlers.jobs.postgres.rows import MAX_KEY_BYTES
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import JobState, JobStatus, LogRecord

@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from emitd_handlers.jobs.postgres import listener
+from emitd_handlers.jobs.postgres.schema import DEFAULT_TABLE, Tables
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
-from emitd_handlers.jobs.postgres.tables import DEFAULT_TABLE, Tables
 from emitd_handlers.jobs.store import Retention
 from emitd_handlers.record import JobState
 from support.jobs.backends import applied, opened, report

@@ -8,7 +8,7 @@ import asyncpg
 import pytest
 
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.jobs.postgres import leases, retention, store
+from emitd_handlers.jobs.postgres import store, writer
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
 from emitd_handlers.jobs.store import Retention
 from emitd_handlers.record import JobState
@@ -54,7 +54,7 @@ async def test_each_lease_ends_once_however_many_replicas_look(
     first: PostgresJobStore, postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All passes together end all of them, each in its own change."""
-    monkeypatch.setattr(leases, "MAX_EXPIRED", 50)
+    monkeypatch.setattr(writer, "MAX_EXPIRED", 50)
     ids = [f"j{number}" for number in range(300)]
     others = [PostgresJobStore(postgres.dsn) for _ in range(4)]
     try:
@@ -149,7 +149,7 @@ async def test_what_fails_after_a_pass_does_not_hide_what_it_has_done(
     async def fail(*_: object) -> bool:
         raise HandlerUnavailable("told to fail")
 
-    monkeypatch.setattr(retention.JobRetention, "prune_commits", fail)
+    monkeypatch.setattr(writer.PostgresJobs, "prune_commits", fail)
     assert await pass_over(first) == ["j"]
 
 
@@ -232,7 +232,7 @@ async def test_many_old_commits_go_in_several_passes(
     first: PostgresJobStore, postgres: PostgresBackend, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One at once, so that no pass takes long; when all have gone, there is no hurry any more."""
-    monkeypatch.setattr(retention, "MAX_PRUNED", 2)
+    monkeypatch.setattr(writer, "MAX_PRUNED", 2)
     async with opened(PostgresJobStore(postgres.dsn)) as other:
         assert isinstance(other, PostgresJobStore)
         for _ in range(5):

@@ -10,7 +10,7 @@ import pytest
 
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.postgres import database
-from emitd_handlers.jobs.postgres.failures import reason
+from emitd_handlers.jobs.postgres.database import reason
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
 from emitd_handlers.jobs.source import JobQuery, TransitionQuery
 from emitd_handlers.jobs.store import Retention

@@ -2,8 +2,8 @@
 
 import pytest
 
+from emitd_handlers.jobs.postgres.schema import MAX_NAME_LENGTH, Tables, check_name
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
-from emitd_handlers.jobs.postgres.tables import MAX_NAME_LENGTH, Tables, check_name
 from emitd_handlers.jobs.store import SharedJobStore
 
 #: PostgreSQL cuts what is longer.

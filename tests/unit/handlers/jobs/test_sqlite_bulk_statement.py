@@ -4,7 +4,7 @@ import sqlite3
 
 import pytest
 
-from emitd_handlers.jobs.sqlite.bulk_statement import ManyRows
+from emitd_handlers.jobs.sqlite.rows import ManyRows
 
 
 @pytest.mark.parametrize("count", [0, 1, 3, 4, 255, 256, 257, 700])

@@ -13,13 +13,13 @@ from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.merge import merge
 from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.jobs.sqlite import writer
-from emitd_handlers.jobs.sqlite.queries import get_job, load_history
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import MAX_CACHED_CHARACTERS, SqliteJobs
 from emitd_handlers.jobs.store import Retention
 from emitd_handlers.jobs.watch.broadcaster import JobHistory
 from emitd_handlers.outcome import Committed, JobReceipt, RecentCommit, Refused
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
+from support.jobs.sqlite_queries import get_job, load_history
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
 #: 2026-11-23 03:39:00.123456 UTC, and 789 nanoseconds.
@@ -646,3 +646,14 @@ def test_kept_progress_is_written_with_its_batch(base: Base) -> None:
         (1, 0, 0),
         (2, 2, 1),
     ]
+
+
+def test_the_jobs_in_memory_are_bounded(base: Base) -> None:
+    """Whatever was dropped is read again."""
+    base.jobs = base.new_jobs(cache_size=10)
+    for number in range(100):
+        base.apply(report(f"j{number}", progress=1))
+        assert len(base.jobs._cache) <= 10
+    base.apply(*[report(f"j{number}", progress=2) for number in range(100)])
+    assert len(base.jobs._cache) <= 10
+    assert [base.get(f"j{number}").progress for number in range(100)] == [2] * 100

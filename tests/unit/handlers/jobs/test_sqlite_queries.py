@@ -11,10 +11,10 @@ import pytest
 from emitd_handlers.errors import JobQueryInvalid
 from emitd_handlers.jobs.paging import MAX_PAGE_BYTES
 from emitd_handlers.jobs.source import JobPage, JobQuery, TransitionQuery
-from emitd_handlers.jobs.sqlite.queries import get_job, list_jobs, list_transitions, load_history
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
+from support.jobs.sqlite_queries import get_job, list_jobs, list_transitions, load_history
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
 MICROSECOND = 1_000

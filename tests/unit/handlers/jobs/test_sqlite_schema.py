@@ -8,11 +8,11 @@ import pytest
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import JobTransition, TransitionQuery
 from emitd_handlers.jobs.sqlite import schema, writer
-from emitd_handlers.jobs.sqlite.queries import get_job, list_transitions, load_history
 from emitd_handlers.jobs.sqlite.schema import MIGRATIONS, migrate, transaction
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.jobs.store import Retention
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
+from support.jobs.sqlite_queries import get_job, list_transitions, load_history
 
 
 @pytest.fixture

@@ -23,23 +23,23 @@ def test_a_job_whose_removal_is_noted_is_not_told_with_its_page(in_page: Job) ->
     reader = Subscription(JobFilter(), max_jobs=10)
     reader.is_reading = True
     reader.take("j", None)
-    assert reader.tell_page([in_page]) == []
-    assert reader.tell_news() == []
+    assert reader.take_page([in_page]) == []
+    assert reader.take_changes() == []
     reader.take("j", job(1, create_time=2))
-    assert reader.tell_news() == [JobChange("j", 1, job(1, create_time=2))]
+    assert reader.take_changes() == [JobChange("j", 1, job(1, create_time=2))]
 
 
 def test_a_removal_between_two_jobs_is_told_once() -> None:
     """Also when the page already has the second: it is told after the first has left."""
     reader = Subscription(JobFilter(), max_jobs=10)
     reader.take("j", job(3))
-    reader.tell_news()
+    reader.take_changes()
     reader.is_reading = True
     reader.take("j", None)
-    assert reader.tell_page([job(1, create_time=2)]) == []
-    assert reader.tell_news() == [JobChange("j", 3, left_filter=True)]
+    assert reader.take_page([job(1, create_time=2)]) == []
+    assert reader.take_changes() == [JobChange("j", 3, left_filter=True)]
     reader.take("j", job(1, create_time=2))
-    assert reader.tell_news() == [JobChange("j", 1, job(1, create_time=2))]
+    assert reader.take_changes() == [JobChange("j", 1, job(1, create_time=2))]
 
 
 def test_a_job_that_was_made_anew_before_its_page_is_told_with_it() -> None:
@@ -48,5 +48,5 @@ def test_a_job_that_was_made_anew_before_its_page_is_told_with_it() -> None:
     reader.is_reading = True
     reader.take("j", None)
     reader.take("j", job(1, create_time=2))
-    assert reader.tell_page([job(1, create_time=2)]) == [JobChange("j", 1, job(1, create_time=2))]
-    assert reader.tell_news() == []
+    assert reader.take_page([job(1, create_time=2)]) == [JobChange("j", 1, job(1, create_time=2))]
+    assert reader.take_changes() == []

@@ -47,7 +47,7 @@ class Crowd:
     async def give_back(self, numbers: Iterable[int]) -> None:
         """Let these have told their news."""
         for number in numbers:
-            self.waiters[number].expect_news()
+            self.waiters[number].restart()
         await turn()
 
     async def ask_again(self, number: int) -> "asyncio.Task[bool]":
@@ -155,7 +155,7 @@ async def test_without_others_the_next_turn_is_there_at_once(crowd: Crowd) -> No
     assert await watch.take_turn()
     await crowd.call([0])
     assert not watch.is_queued
-    watch.expect_news()
+    watch.restart()
     assert not watch.has_turn
     assert await watch.take_turn()
     task = asyncio.create_task(watch.wait_in(crowd.waiting))

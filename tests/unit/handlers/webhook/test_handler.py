@@ -21,15 +21,17 @@ from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRec
 from emitd_handlers.secret_text import SecretText
 from emitd_handlers.settings import Delivery
 from emitd_handlers.testing import make_record
-from emitd_handlers.webhook.body import encode_body, encode_record, idempotency_key, split
-from emitd_handlers.webhook.handler import MAX_REPLY_BYTES, WebhookHandler, WebhookSettings
-from emitd_handlers.webhook.response import (
+from emitd_handlers.webhook.handler import MAX_REPLY_BYTES, WebhookHandler, WebhookSettings, WebhookUrl
+from emitd_handlers.webhook.message import (
     MAX_RETRY_AFTER_SECONDS,
     ROUNDING_SECONDS,
     Reply,
+    encode_body,
+    encode_record,
+    idempotency_key,
     retry_after_seconds,
+    split,
 )
-from emitd_handlers.webhook.url import WebhookUrl
 from emitd_server.config.loader import ConfigError, load_config
 from support.processes.http_receiver import CLOSE, HANG, Answer, HttpReceiver, Received
 

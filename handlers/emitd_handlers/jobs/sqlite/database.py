@@ -1,4 +1,4 @@
-"""`SqliteConnection`: one SQLite database, opened so that what it commits stays committed."""
+"""`SqliteConnection`: a connection to an SQLite database on which a commit survives a power cut."""
 
 import os
 import sqlite3
@@ -12,8 +12,6 @@ import aiosqlite
 from emitd_handlers.durable.disk import RealDisk
 from emitd_handlers.errors import HandlerUnavailable
 
-__all__ = ["SqliteConnection", "make_database_file"]
-
 #: The first with `RETURNING`.
 MIN_VERSION = (3, 35)
 #: How long to wait for another process that is writing to the same database.
@@ -25,9 +23,9 @@ T = TypeVar("T")
 
 
 class SqliteConnection(aiosqlite.Connection):
-    """A connection of aiosqlite that runs whole functions in its thread.
+    """A connection of aiosqlite that can also run a function in its thread.
 
-    A transaction of many statements so costs one way into the thread and back.
+    A transaction is one such call: awaiting each statement costs 75 µs for the way into the thread and back.
     """
 
     @classmethod
@@ -36,8 +34,7 @@ class SqliteConnection(aiosqlite.Connection):
         if sqlite3.sqlite_version_info < MIN_VERSION:
             raise HandlerUnavailable(f"SQLite {sqlite3.sqlite_version} is too old; expected 3.35 or newer")
         connection = cls(lambda: _connect(path), iter_chunk_size=64)
-        # Like any handler's thread, it must not keep the process from ending when a call in it hangs. Until
-        # 0.21 of aiosqlite the connection itself is the thread.
+        # A call that hangs must not keep the process from ending. Until aiosqlite 0.21 the connection is the thread.
         thread: Any = getattr(connection, "_thread", connection)
         thread.daemon = True
         await connection
@@ -55,14 +52,14 @@ class SqliteConnection(aiosqlite.Connection):
 
 
 def make_database_file(path: Path) -> None:
-    """Make an empty database with mode 0600, and missing folders with mode 0700, where there is none.
+    """Make a missing database, with mode 0600, and its missing folders, with mode 0700. Raises OSError.
 
-    SQLite gives its other files the same mode. Raises OSError.
+    SQLite gives its other files the same mode.
     """
     disk = RealDisk()
     for folder in reversed(path.parents):
         if disk.state_at(folder) is None:
-            with suppress(FileExistsError):  # somebody else made it just now
+            with suppress(FileExistsError):  # another process made it just now
                 disk.make_directory(folder)
                 disk.sync_directory(folder.parent)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE))

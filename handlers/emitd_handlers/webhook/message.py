@@ -1,21 +1,22 @@
-"""What a webhook's receiver gets: from records to JSON, and from JSON to bodies of a bounded size. Pure.
+"""The bodies that are posted to a webhook's receiver, and the meaning of its replies. Pure.
 
     {"records":[{"record_id":"order-17","timestamp":"2026-11-23T03:39:00.000000000Z","level":"INFO",...}]}
 
-Members bear the contract's names, and those of the audit line where it has them. Free-form JSON is embedded as
-it was sent, number for number.
+Members have the names of the contract, or of the audit line if it has them. Free-form JSON is embedded as it was sent,
+number for number.
 """
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from datetime import UTC
+from email.utils import parsedate_to_datetime
 from hashlib import sha256
+from http import HTTPStatus
 
 import msgspec
 
 from emitd_handlers.audit.format.line import format_time
-from emitd_handlers.errors import RecordInvalid
+from emitd_handlers.errors import HandlerError, HandlerUnavailable, RecordInvalid
 from emitd_handlers.record import AuditEvent, JobStatus, LogRecord
-
-__all__ = ["encode_body", "encode_record", "idempotency_key", "split"]
 
 _HEAD, _TAIL = b'{"records":[', b"]}"
 _NOTHING = msgspec.Raw()
@@ -44,7 +45,7 @@ class _Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 
 class _Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The members of a record, in their order; those after `message` are left out where they are empty."""
+    """The members of a record, in their order; those after `message` are left out if they are empty."""
 
     record_id: str
     #: When it happened: ISO 8601, UTC, with nine decimals, as is `received_at`.
@@ -69,7 +70,7 @@ _raw = msgspec.json.Decoder(msgspec.Raw).decode
 def encode_record(record: LogRecord) -> bytes:
     """Return the record as one JSON object.
 
-    Raises RecordInvalid, naming the field, for what a record made in process can have wrong.
+    Raises RecordInvalid, naming the field, for an invalid record, as one made in process can be.
     """
     payload = record.payload
     try:
@@ -98,10 +99,10 @@ def encode_body(lines: Sequence[bytes]) -> bytes:
 
 
 def split(lines: Iterable[tuple[int, bytes]], max_bytes: int) -> Iterator[list[tuple[int, bytes]]]:
-    """Cut numbered records into runs, in order, each of which makes a body of at most `max_bytes`.
+    """Cut numbered records into runs, in order, each for a body of at most `max_bytes`.
 
-    A run is as long as it can be, so that what is left after some runs is cut into the same ones again. A record
-    that is too large by itself makes a run of its own.
+    A run is as long as it can be, so that the rest after some runs is cut into the same ones again. A record that is
+    too large has its own run.
     """
     run: list[tuple[int, bytes]] = []
     size = len(_HEAD) + len(_TAIL)
@@ -116,10 +117,10 @@ def split(lines: Iterable[tuple[int, bytes]], max_bytes: int) -> Iterator[list[t
 
 
 def idempotency_key(body: bytes, done_count: int) -> str:
-    """Return what tells a repetition of a request from another request: 32 hexadecimal digits.
+    """Return a key of 32 hexadecimal digits that is the same for a repetition of a request, and no other.
 
-    The same while nobody knows whether the body was taken; another one for an equal body later, which
-    `done_count` tells apart: two equal log lines without an id are two, not one sent twice.
+    `done_count`, the number of requests answered for good, tells an equal body later from a repetition: two equal log
+    lines without an id are two, not one sent twice.
     """
     return sha256(b"%d:" % done_count + body).hexdigest()[:32]
 
@@ -162,3 +163,66 @@ def _time(field: str, unix_nano: int) -> str:
         return format_time(unix_nano)
     except OverflowError:
         raise RecordInvalid(field, "is outside of the years 1 to 9999") from None
+
+
+#: However long a receiver asks us to wait.
+MAX_RETRY_AFTER_SECONDS = 300.0
+#: Receivers give whole seconds and drop the rest: added to what they say.
+ROUNDING_SECONDS = 0.1
+PAYLOAD_TOO_LARGE = 413
+
+#: The receiver may take the same later: 408 Request Timeout, 425 Too Early, 429 Too Many Requests; so does 5xx.
+_RETRYABLE = frozenset({408, 425, 429})
+#: The receiver finds fault with what was posted, not with how: Bad Request, Payload Too Large, Unprocessable.
+_INVALID = frozenset({400, PAYLOAD_TOO_LARGE, 422})
+
+
+class Reply(msgspec.Struct, frozen=True):
+    """A status, and the header `Retry-After` if there was one."""
+
+    status: int
+    retry_after: str = ""
+
+    def refusal(self, origin: str, now: Callable[[], float]) -> HandlerError | None:
+        """Return why the records were not taken, or None if they were. `now` gives the Unix time in seconds."""
+        if 200 <= self.status <= 299:
+            return None
+        answered = f"{origin} answered {_named(self.status)}"
+        if self.status in _RETRYABLE or self.status >= 500:
+            wait = retry_after_seconds(self.retry_after, now)
+            return HandlerUnavailable(answered, retry_after_seconds=wait)
+        if self.status in _INVALID:
+            return RecordInvalid("", answered)
+        if 300 <= self.status <= 399:
+            answered += "; redirects are not followed: set `url` to the new address"
+        return HandlerError(answered)
+
+
+def retry_after_seconds(value: str, now: Callable[[], float]) -> float | None:
+    """Return how long to wait, by a `Retry-After` of seconds or an HTTP date (RFC 9110, section 10.2.3).
+
+    None if it says nothing that can be understood, or no time in the future. Never more than
+    MAX_RETRY_AFTER_SECONDS.
+    """
+    text = value.strip()
+    if text.isascii() and text.isdigit():
+        seconds = float(text[:12])  # longer ones are beyond the limit anyway
+    else:
+        try:
+            date = parsedate_to_datetime(text)
+        except ValueError:
+            return None
+        if date.tzinfo is None:
+            date = date.replace(tzinfo=UTC)
+        seconds = date.timestamp() - now()
+    if seconds <= 0:
+        return None
+    return min(seconds + ROUNDING_SECONDS, MAX_RETRY_AFTER_SECONDS)
+
+
+def _named(status: int) -> str:
+    """Return the status with the phrase that HTTP has for it: the receiver's own may say anything."""
+    try:
+        return f"{status} {HTTPStatus(status).phrase}"
+    except ValueError:
+        return str(status)
