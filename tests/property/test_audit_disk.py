@@ -18,13 +18,14 @@ from hypothesis import strategies as st
 from msgspec.structs import replace
 
 from emitd_handlers.audit.format.checkpoint_file import split_notes
-from emitd_handlers.audit.format.line import audit_fingerprint, decode_line, encode_line, parse_time
+from emitd_handlers.audit.format.line import decode_line, encode_line
 from emitd_handlers.audit.format.paths import AuditPaths
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.audit.write import tree as audit_tree
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.outcome import AuditReceipt, Committed, Receipt
-from emitd_handlers.record import AuditEvent, Level, LogRecord
+from emitd_handlers.record import AuditEvent, Level, LogRecord, audit_fingerprint
+from emitd_handlers.text.times import parse_time
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash, root_hash
 from emitd_handlers.tlog.note import NoteInvalid, Verifier, open_note

@@ -11,9 +11,9 @@ from hashlib import sha256
 
 import msgspec
 
-from emitd_handlers.audit.format.line import format_time
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import AuditEvent, JobStatus, LogRecord
+from emitd_handlers.text.times import format_time
 
 __all__ = ["encode_body", "encode_record", "idempotency_key", "split"]
 

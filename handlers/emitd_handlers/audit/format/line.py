@@ -5,30 +5,24 @@ A line is one JSON object in UTF-8. Its bytes without the newline are a leaf of 
 """
 
 from collections.abc import Sequence
-from datetime import datetime, timedelta
 from functools import lru_cache
-from ipaddress import ip_address
 
 import msgspec
 
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, RecentCommit
-from emitd_handlers.record import AuditEvent, LogRecord
+from emitd_handlers.record import UNKNOWN_ADDRESS, AuditEvent, LogRecord, audit_fingerprint, is_source_ip
 from emitd_handlers.text.json_object import check_json_object
+from emitd_handlers.text.times import format_time, parse_time
 from emitd_handlers.tlog.merkle import leaf_hash
 
 __all__ = [
     "MAX_JSON_DEPTH",
     "MAX_LINE_BYTES",
-    "UNKNOWN_ADDRESS",
     "AuditLine",
-    "audit_fingerprint",
     "decode_line",
     "encode_line",
     "encode_lines",
-    "format_time",
-    "is_source_ip",
-    "parse_time",
     "recent_commit",
 ]
 
@@ -36,11 +30,7 @@ __all__ = [
 MAX_LINE_BYTES = 65_535
 #: How deep the JSON of a record made in process may nest; the server's edge has a setting of its own.
 MAX_JSON_DEPTH = 32
-#: The `source_ip` where there is no address.
-UNKNOWN_ADDRESS = "unknown"
 
-_NANOS_PER_SECOND = 1_000_000_000
-_EPOCH = datetime(1970, 1, 1)
 _NO_ATTRIBUTES = msgspec.Raw()
 _OBJECT_OR_NOTHING = ("", "{")
 
@@ -70,6 +60,8 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     assigned: tuple[str, ...] = ()
 
 
+#: All records of a request were received at the same time.
+_format_received = lru_cache(maxsize=8)(format_time)
 _encode_lines = msgspec.json.Encoder().encode_lines
 _decode = msgspec.json.Decoder(AuditLine).decode
 #: Checks a text's syntax on the way, at no more cost than `Raw(text)`.
@@ -126,106 +118,6 @@ def encode_lines(records: Sequence[LogRecord]) -> bytes | None:
         return None
     # JSON may have newlines between its tokens; a line may not.
     return text if len(lines) == len(records) == text.count(b"\n") else None
-
-
-def format_time(unix_nano: int) -> str:
-    """Return nanoseconds since 1970-01-01T00:00:00Z in ISO 8601, UTC, with nine decimals.
-
-    Raises OverflowError outside of the years 1 to 9999.
-    """
-    # Hot path: nearly all times are of one second, that of now.
-    start, prefix = _second
-    nanos = unix_nano - start
-    if not 0 <= nanos < _NANOS_PER_SECOND:
-        start, prefix = _remember_second(unix_nano // _NANOS_PER_SECOND)
-        nanos = unix_nano - start
-    if nanos > 99_999_999:  # nothing to pad, which would take as long as all the rest
-        return f"{prefix}{nanos}Z"
-    return f"{prefix}{str(nanos).zfill(9)}Z"
-
-
-#: All records of a request were received at the same time.
-_format_received = lru_cache(maxsize=8)(format_time)
-
-#: The second last formatted: its start in nanoseconds, and the text before the decimals. Always replaced as
-#: one, so that threads may meet here.
-_second = (0, "1970-01-01T00:00:00.")
-
-
-def _remember_second(second: int) -> tuple[int, str]:
-    global _second
-    _second = (second * _NANOS_PER_SECOND, _format_second(second))
-    return _second
-
-
-@lru_cache(maxsize=1024)
-def _format_second(second: int) -> str:
-    return (_EPOCH + timedelta(seconds=second)).isoformat() + "."
-
-
-def parse_time(text: str) -> int:
-    """Return the nanoseconds that `format_time` made `text` of. Raises ValueError for any other text."""
-    nanos = text[20:29]
-    if len(text) == 30 and text[19] == "." and text[29] == "Z" and text.isascii() and nanos.isdigit():
-        return _parse_second(text[:19]) + int(nanos)
-    raise ValueError(f"'{text}' is not a time in UTC with nine decimals")
-
-
-@lru_cache(maxsize=1024)
-def _parse_second(text: str) -> int:
-    since_epoch = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S") - _EPOCH
-    return (since_epoch.days * 86_400 + since_epoch.seconds) * _NANOS_PER_SECOND
-
-
-@lru_cache(maxsize=16_384)
-def is_source_ip(text: str) -> bool:
-    """Return whether `text` is an IPv4 or IPv6 address, or the word `unknown`."""
-    if text == UNKNOWN_ADDRESS:
-        return True
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def audit_fingerprint(
-    message: str,
-    source: str,
-    attributes_json: str,
-    trace_id: bytes,
-    span_id: bytes,
-    event_id: str,
-    event_name: str,
-    user_id: str,
-    source_ip: str,
-    details_json: str,
-    time_unix_nano: int,
-) -> int:
-    """Return `LogRecord.fingerprint` for an audit event: of what its sender set, as far as a line keeps it.
-
-    `event_id` is empty and `time_unix_nano` 0 where the server filled them in; JSON is as `check_json_object`
-    returned it. Of use within one process: what a log remembers is computed anew from its lines at each start.
-    Never 0.
-    """
-    return (
-        hash(
-            (
-                message,
-                source,
-                attributes_json,
-                trace_id,
-                span_id,
-                event_id,
-                event_name,
-                user_id,
-                source_ip,
-                details_json,
-                time_unix_nano,
-            )
-        )
-        or 1
-    )
 
 
 def decode_line(line: bytes) -> AuditLine:

@@ -7,10 +7,11 @@ has that was found is counted, from the nearest entry of the sparse index; witho
 from collections.abc import Callable
 from pathlib import Path
 
-from emitd_handlers.audit.format.line import MAX_LINE_BYTES, decode_line, parse_time
+from emitd_handlers.audit.format.line import MAX_LINE_BYTES, decode_line
 from emitd_handlers.audit.format.line_index import FIRST, Entry, last_entry
 from emitd_handlers.audit.read.files import AuditTrail
 from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
+from emitd_handlers.text.times import parse_time
 
 __all__ = ["CommittedTrail", "received_at"]
 

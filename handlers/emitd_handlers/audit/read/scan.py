@@ -11,10 +11,11 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-from emitd_handlers.audit.format.line import decode_line, parse_time
+from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.audit.format.line_index import Entry
 from emitd_handlers.audit.read.committed_files import CommittedTrail
 from emitd_handlers.audit.source import AuditEntry, AuditFilter
+from emitd_handlers.text.times import parse_time
 from emitd_handlers.tlog.merkle import leaf_hash
 
 __all__ = ["Room", "Scan", "Step", "entry_of", "needle_of", "scan_block"]

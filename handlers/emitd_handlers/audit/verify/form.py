@@ -7,8 +7,9 @@ from typing import Annotated
 
 import msgspec
 
-from emitd_handlers.audit.format.line import MAX_LINE_BYTES, parse_time
+from emitd_handlers.audit.format.line import MAX_LINE_BYTES
 from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
+from emitd_handlers.text.times import parse_time
 
 __all__ = ["VerifiedLine", "check_form", "decode_verified"]
 

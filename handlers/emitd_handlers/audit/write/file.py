@@ -8,7 +8,7 @@ from typing import Protocol
 
 import msgspec
 
-from emitd_handlers.audit.format.line import decode_line, parse_time
+from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.audit.format.line_index import FIRST, Entry
 from emitd_handlers.audit.write.log_id import keep_log_id
 from emitd_handlers.audit.write.recovery import (
@@ -21,6 +21,7 @@ from emitd_handlers.audit.write.recovery import (
 from emitd_handlers.durable.append_file import Displacement, DurableFile, FileDisplaced, reason_of
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.text.times import parse_time
 
 __all__ = ["AuditFile", "AuditStats", "Companions"]
 
