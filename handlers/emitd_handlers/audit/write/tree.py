@@ -21,9 +21,9 @@ from emitd_handlers.audit.format.line_index import (
     read_entry,
 )
 from emitd_handlers.audit.format.paths import AuditPaths
-from emitd_handlers.audit.write.recovery import MAX_GROUP_BYTES, move_aside
+from emitd_handlers.audit.write.recovery import MAX_GROUP_BYTES
 from emitd_handlers.diagnostics import Report
-from emitd_handlers.durable.append_file import Displacement, DurableFile, FileDisplaced, reason_of
+from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reason_of
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.checkpoint import Checkpoint
@@ -66,7 +66,6 @@ class AuditTree:
         #: Why the last `write_checkpoint` failed; empty: it did not.
         self.problem = ""
         self._report = report
-        self._disk = disk
         self._hashes = DurableFile(disk, paths.hashes)
         self._checkpoints = DurableFile(disk, paths.checkpoints)
         self._index = DurableFile(disk, paths.index)
@@ -186,20 +185,11 @@ class AuditTree:
         self.checkpoint, self.note = checkpoint, note
 
     def _append(self, file: DurableFile, data: bytes) -> None:
-        self._put_back(file)
-        file.append(data)
-
-    def _put_back(self, file: DurableFile) -> None:
-        """Mend a file that somebody displaced or wrote to. Raises FileDisplaced where it has lost bytes."""
+        """Append to a file; mend it first if something else displaced it or wrote to it. Raises FileDisplaced."""
         displacement = file.displacement()
-        if displacement in (Displacement.GONE, Displacement.REPLACED):
-            file.restore("recovered")
-            self._report(f"'{file.path}' is back: {displacement.value}")
-        elif displacement is Displacement.GROWN:
-            aside = move_aside(self._disk, file.fd, file.path, file.size, "foreign")
-            self._report(f"'{file.path}' goes on; what something else wrote to it was moved into '{aside}'")
-        elif displacement is not None:
-            raise FileDisplaced(displacement)
+        if displacement is not None:
+            self._report(f"'{file.path}' {file.mend(displacement)}")
+        file.append(data)
 
     def _set_problem(self, problem: str) -> None:
         problem = problem and f"audit log '{self.paths.lines}' {problem}"
