@@ -22,7 +22,7 @@ import grpc
 from bench_records import HERE, server
 from emitd.v1 import audit_service_pb2 as audit_pb
 from emitd.v1 import log_service_pb2 as log_pb
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.durable.disk import RealDisk
 from emitd_handlers.tlog.merkle import inclusion_proof, leaf_hash

@@ -17,9 +17,8 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from emitd_handlers.audit.format.checkpoint_file import split_notes
+from emitd_handlers.audit.format.files import AuditPaths, split_notes
 from emitd_handlers.audit.format.line import decode_line, encode_line
-from emitd_handlers.audit.format.paths import AuditPaths
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.audit.write import tree as audit_tree
 from emitd_handlers.errors import HandlerUnavailable
@@ -129,8 +128,8 @@ SYNCS = {
     "sync_names: /": stories,
     "keep_log_id: audit.json.log.log_id": stories_of(killed_at_start, busy(set(), None)),
     "keep_log_id: forget audit.json.log.log_id": stories_of(killed_at_start, busy(set(), None)),
-    "_replace: audit.json.log.log_id": stories,
-    "_make_key: audit.json.log.key": stories,
+    "_overwrite: audit.json.log.log_id": stories,
+    "_overwrite: audit.json.log.key": stories,
     "_make_key: forget audit.json.log.key": stories,
     "_copy_aside: audit.json.log.damaged": stories,
     "_copy_aside: emitd": stories,

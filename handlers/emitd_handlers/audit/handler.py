@@ -16,8 +16,8 @@ from typing import Annotated, ClassVar
 
 import msgspec
 
+from emitd_handlers.audit.format.files import FIRST
 from emitd_handlers.audit.format.line import MAX_LINE_BYTES, encode_line, recent_commit
-from emitd_handlers.audit.format.line_index import FIRST
 from emitd_handlers.audit.read.reader import AuditReader
 from emitd_handlers.audit.source import (
     AuditBatch,

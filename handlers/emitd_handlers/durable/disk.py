@@ -3,12 +3,14 @@
 import errno
 import fcntl
 import os
+import secrets
 import stat
+from contextlib import suppress
 from mmap import PAGESIZE
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
-__all__ = ["Disk", "FileState", "RealDisk", "write_all"]
+__all__ = ["Disk", "FileState", "RealDisk", "replace_file", "sync_folder", "write_all"]
 
 _OPEN_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _FILE_MODE = 0o600
@@ -181,3 +183,37 @@ class RealDisk:
             os.fsync(fd)
         finally:
             os.close(fd)
+
+
+def replace_file(path: Path, data: bytes, *, mode: int = 0o666, like: Path | None = None) -> None:
+    """Put a file with this content in a path's place; its name is on the medium after `sync_folder`.
+
+    `mode` is what its mode is at the most. `like` names a file whose owner becomes this one's, if this process may give
+    files away. Raises OSError, and then leaves everything as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
+        try:
+            if like is not None:
+                _give_away(fd, like)
+            write_all(RealDisk(), fd, data)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Return when the names in a folder are on the medium. Raises OSError."""
+    RealDisk().sync_directory(path)
+
+
+def _give_away(fd: int, like: Path) -> None:
+    with suppress(PermissionError, FileNotFoundError):
+        owner = os.stat(like)
+        os.fchown(fd, owner.st_uid, owner.st_gid)

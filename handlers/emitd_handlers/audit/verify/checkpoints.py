@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
 from emitd_handlers.audit.verify.hashes import LineRow
 from emitd_handlers.audit.verify.workers import in_order

@@ -1,23 +1,22 @@
-"""What was done to a log: told from the lines, the stored hashes and the checkpoints, of which not all can be right.
+"""Says what was done to a log, from the lines, the stored hashes and the checkpoints, of which not all can be right.
 
-The checkpoints decide, since they are signed. Where the lines fit all of them, it is the stored hashes that were
-changed. Where the lines do not, and the stored hashes do, these tell line by line what was changed. Where neither fits,
-the first checkpoint that does not fit tells before which line it was. Whoever can change lines, hashes and checkpoints
-alike leaves nothing in the log that could tell: then what somebody else holds does (see `audit.evidence`).
+The checkpoints decide, since they are signed. If the lines fit all of them, the stored hashes were changed. If only the
+stored hashes fit, these show line by line what was changed. If neither fits, the first checkpoint that does not fit
+shows before which line it was. An attacker who can change lines, hashes and checkpoints alike leaves no trace in the
+log: then an older checkpoint or a receipt that is kept elsewhere finds it (see `audit.verify.evidence`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
 import msgspec
 
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.checkpoints import CheckedNote, CheckpointSummary
-from emitd_handlers.audit.verify.describe import Words, describe
 from emitd_handlers.audit.verify.findings import Finding, Findings, Kind, lines_in_words
 from emitd_handlers.audit.verify.hashes import LineRow, leaves_of, place_of
-from emitd_handlers.audit.verify.leaf_diff import Leaves, alignment
+from emitd_handlers.audit.verify.leaf_diff import Change, Leaves, Swap, alignment
 from emitd_handlers.tlog.merkle import HASH_BYTES, stored_count
 
 __all__ = ["Evidence", "diagnose"]
@@ -26,6 +25,8 @@ __all__ = ["Evidence", "diagnose"]
 HASHES_AT_ONCE = 16_384
 #: So many differences are looked at; what is told of more would not be read.
 MAX_DIFFERENCES = 1000
+#: How many lines are read at once to look for a line's twin.
+LINES_AT_ONCE = 8192
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -88,8 +89,8 @@ def _tell_lines(evidence: Evidence, start: int, findings: Findings, *, is_certai
     stored = Leaves(trail.leaf_count, partial(leaves_of, trail))
     present = Leaves(row.leaf_count, partial(leaves_of, row))
     changes = list(islice(alignment(stored, present, start), MAX_DIFFERENCES))
-    words = Words(str(trail.paths.lines), stored.count, is_certain)
-    findings.extend(describe(changes, present, words))
+    words = _Words(str(trail.paths.lines), stored.count, is_certain)
+    findings.extend(_describe(changes, present, words))
     if changes or not is_certain:
         return bool(changes)
     return _tell_smallest_subtrees(evidence, findings)
@@ -166,3 +167,93 @@ def _hash_in_words(number: int) -> str:
 def _size_of(misfit: CheckedNote) -> int:
     assert misfit.checkpoint is not None
     return misfit.checkpoint.size
+
+
+class _Words(msgspec.Struct, frozen=True):
+    """What all of the sentences share."""
+
+    #: The lines' file.
+    file: str
+    #: How many lines there are stored hashes for.
+    stored_count: int
+    #: Whether the stored hashes are known to be right; else it may be they that were changed.
+    is_certain: bool
+
+    def finding(self, kind: Kind, message: str, index: int) -> Finding:
+        """Return a finding about a line."""
+        if not self.is_certain:
+            message += "; or that was done to the stored hashes: no checkpoint tells"
+        return Finding(kind, self.file, message, index)
+
+
+def _describe(changes: Sequence[Change | Swap], present: Leaves, words: _Words) -> Iterator[Finding]:
+    """Yield what the changes are; `present` has the lines as they are now."""
+    twins = _find_twins(changes, present)
+    for change in changes:
+        if isinstance(change, Swap):
+            message = f"lines {change.first} and {change.second} were swapped"
+            yield words.finding(Kind.LINES_SWAPPED, message, change.first)
+        elif change.old_count == 0:
+            yield from _describe_new(change, present, twins, words)
+        elif change.new_count == 0:
+            yield _describe_gone(change, present, words)
+        else:
+            yield _describe_other(change, words)
+
+
+def _describe_other(change: Change, words: _Words) -> Finding:
+    now = lines_in_words(change.new_first, change.new_count)
+    were = "was" if change.new_count == 1 else "were"
+    if change.old_count == change.new_count:
+        moved = "" if change.old_first == change.new_first else f"; signed as {_signed(change)}"
+        message = f"{now} {were} changed{moved}"
+    else:
+        message = f"{now} {were} put in the place of {_signed(change)}, as they were signed"
+    kind = Kind.LINE_CHANGED if words.is_certain else Kind.HASH_MISMATCH
+    return words.finding(kind, message, change.new_first)
+
+
+def _describe_gone(change: Change, present: Leaves, words: _Words) -> Finding:
+    gone = _signed(change)
+    were = "was" if change.old_count == 1 else "were"
+    if change.new_first == present.count and change.old_end == words.stored_count:
+        message = (
+            f"the log was cut: {gone} {were} at its end, and {'is' if change.old_count == 1 else 'are'} gone"
+        )
+        return words.finding(Kind.LOG_CUT, message, change.old_first)
+    message = f"{gone} {were} deleted, before what now is line {change.new_first}"
+    return words.finding(Kind.LINE_DELETED, message, change.old_first)
+
+
+def _describe_new(
+    change: Change, present: Leaves, twins: dict[bytes, list[int]], words: _Words
+) -> Iterator[Finding]:
+    copied = 0
+    for index, leaf in enumerate(present.read(change.new_first, change.new_count), change.new_first):
+        others = [place for place in twins.get(leaf, ()) if place != index]
+        if others:
+            copied += 1
+            yield words.finding(
+                Kind.LINE_DUPLICATED, f"line {others[0]} stands once more, as line {index}", index
+            )
+    if copied < change.new_count:
+        now = lines_in_words(change.new_first, change.new_count)
+        message = f"{now} {'was' if change.new_count == 1 else 'were'} put in"
+        yield words.finding(Kind.LINE_INSERTED, message, change.new_first)
+
+
+def _find_twins(changes: Iterable[Change | Swap], present: Leaves) -> dict[bytes, list[int]]:
+    """Return where the lines that were put in stand, each in all places."""
+    twins: dict[bytes, list[int]] = {}
+    for change in changes:
+        if isinstance(change, Change) and change.old_count == 0:
+            twins |= {leaf: [] for leaf in present.read(change.new_first, change.new_count)}
+    for first in range(0, present.count if twins else 0, LINES_AT_ONCE):
+        for index, leaf in enumerate(present.up_to(first, LINES_AT_ONCE), first):
+            if leaf in twins:
+                twins[leaf].append(index)
+    return twins
+
+
+def _signed(change: Change) -> str:
+    return lines_in_words(change.old_first, change.old_count)

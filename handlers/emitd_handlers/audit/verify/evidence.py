@@ -12,9 +12,9 @@ from typing import Any
 
 import msgspec
 
-from emitd_handlers.audit.format.checkpoint_file import split_notes
+from emitd_handlers.audit.format.files import split_notes
 from emitd_handlers.audit.format.line import decode_line
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
 from emitd_handlers.audit.verify.hashes import LineRow
 from emitd_handlers.audit.verify.identity import Identity

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.note import Note, NoteInvalid, Verifier

@@ -1,18 +1,26 @@
-"""From records to the lines of a group: whole batches at once where nothing is special, else one by one."""
+"""From records to the lines of a group."""
 
 from collections.abc import Callable, Sequence
+from time import time_ns
 
 import msgspec
 from msgspec.structs import replace
 
-from emitd_handlers.audit.format.line import encode_line, encode_lines
-from emitd_handlers.audit.write.defaults import complete_record
+from emitd_handlers.audit.format.line import (
+    MAX_JSON_DEPTH,
+    MAX_LINE_BYTES,
+    decode_line,
+    encode_line,
+    encode_lines,
+)
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import AuditEvent, LogRecord
+from emitd_handlers.text.json_object import check_json_object
+from emitd_handlers.text.uuid7 import uuid7
 from emitd_handlers.tlog.merkle import leaf_hash
 
-__all__ = ["AuditEncoder", "Chunk"]
+__all__ = ["AuditEncoder", "Chunk", "complete_record"]
 
 
 class Chunk(msgspec.Struct):
@@ -112,3 +120,48 @@ def _too_long(record: LogRecord, line: bytes, max_line_bytes: int) -> RecordInva
         "audit.details_json" if is_by_details else "",
         f"makes an audit line of {len(line)} bytes, more than {max_line_bytes}",
     )
+
+
+def complete_record(record: LogRecord) -> LogRecord:
+    """Return `record` with an event id, its times, and its JSON on one line, such that its line can be read.
+
+    Raises RecordInvalid, naming the field at fault.
+    """
+    if not isinstance(record.payload, AuditEvent):
+        raise RecordInvalid("audit", "is mandatory for an audit record")
+    try:
+        complete = _fill_in(record, record.payload)
+        decode_line(encode_line(complete))
+    except (TypeError, AttributeError, ValueError) as error:  # a field of a wrong type
+        raise RecordInvalid("record", f"cannot be made an audit line: {error}") from error
+    return complete
+
+
+def _fill_in(record: LogRecord, event: AuditEvent) -> LogRecord:
+    if len(record.trace_id) not in (0, 16):
+        raise RecordInvalid("trace_id", f"has {len(record.trace_id)} bytes; expected 16 or none")
+    if len(record.span_id) not in (0, 8):
+        raise RecordInvalid("span_id", f"has {len(record.span_id)} bytes; expected 8 or none")
+    received = record.received_unix_nano or time_ns()
+    lacking = {"timestamp": not record.time_unix_nano, "event_id": not event.event_id}
+    assigned = tuple(name for name in lacking if lacking[name] or name in record.assigned)
+    attributes_json = record.attributes_json
+    return msgspec.structs.replace(
+        record,
+        time_unix_nano=record.time_unix_nano or received,
+        received_unix_nano=received,
+        attributes_json=_check("attributes_json", attributes_json) if attributes_json else "",
+        payload=msgspec.structs.replace(
+            event,
+            event_id=event.event_id or uuid7(),
+            details_json=_check("audit.details_json", event.details_json),
+        ),
+        assigned=assigned,
+    )
+
+
+def _check(field: str, text: str) -> str:
+    try:
+        return check_json_object(text, max_bytes=MAX_LINE_BYTES, max_depth=MAX_JSON_DEPTH)
+    except ValueError as error:
+        raise RecordInvalid(field, str(error)) from None

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import msgspec
 
+from emitd_handlers.audit.format.files import FIRST, Entry
 from emitd_handlers.audit.format.line import decode_line
-from emitd_handlers.audit.format.line_index import FIRST, Entry
-from emitd_handlers.audit.write.log_id import keep_log_id
+from emitd_handlers.audit.write.identity import keep_log_id
 from emitd_handlers.audit.write.recovery import (
     MAX_GROUP_BYTES,
     damaged_beyond_repair,

@@ -12,10 +12,9 @@ from typing import NamedTuple
 
 from msgspec.structs import astuple
 
-from emitd_handlers.audit.format.line_index import Entry
-from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.format.files import AuditPaths, Entry
 from emitd_handlers.audit.write.file import AuditFile
-from emitd_handlers.audit.write.signer import open_signer, read_verifiers
+from emitd_handlers.audit.write.identity import open_signer, read_verifiers
 from emitd_handlers.audit.write.tree import AuditTree
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import reason_of

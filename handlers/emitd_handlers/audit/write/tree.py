@@ -11,16 +11,17 @@ from collections.abc import Callable, Iterator, Sequence
 from threading import Lock
 from typing import TypeAlias
 
-from emitd_handlers.audit.format.checkpoint_file import frame_note, split_notes
-from emitd_handlers.audit.format.line_index import (
+from emitd_handlers.audit.format.files import (
     ENTRY_BYTES,
     FIRST,
+    AuditPaths,
     Entry,
     count_entries,
+    frame_note,
     pack_entry,
     read_entry,
+    split_notes,
 )
-from emitd_handlers.audit.format.paths import AuditPaths
 from emitd_handlers.audit.write.recovery import MAX_GROUP_BYTES
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reason_of

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from emitd_handlers.audit.format.files import FIRST, Entry
 from emitd_handlers.audit.format.line import encode_line
-from emitd_handlers.audit.format.line_index import FIRST, Entry
 from emitd_handlers.audit.write import file as audit_file
 from emitd_handlers.audit.write import recovery as audit_recovery
 from emitd_handlers.audit.write.file import CHECKS_BEFORE_MENDING, AuditFile

@@ -10,13 +10,12 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from emitd_handlers.audit.format.checkpoint_file import split_notes
-from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.format.files import AuditPaths, split_notes
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.audit.write import tree
-from emitd_handlers.audit.write.key import new_key_pem
+from emitd_handlers.audit.write.identity import new_key_pem
 from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.durable.disk import RealDisk
 from emitd_handlers.errors import HandlerUnavailable
