@@ -129,6 +129,7 @@ SYNCS = {
     "keep_log_id: audit.json.log.log_id": stories_of(killed_at_start, busy(set(), None)),
     "keep_log_id: forget audit.json.log.log_id": stories_of(killed_at_start, busy(set(), None)),
     "_overwrite: audit.json.log.log_id": stories,
+    "_make_key: audit.json.log.key": stories_of(killed_at_start, busy(set(), None)),
     "_overwrite: audit.json.log.key": stories,
     "_make_key: forget audit.json.log.key": stories,
     "_copy_aside: audit.json.log.damaged": stories,

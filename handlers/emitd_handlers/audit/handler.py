@@ -29,7 +29,7 @@ from emitd_handlers.audit.source import (
     InclusionProof,
     SignedCheckpoint,
 )
-from emitd_handlers.audit.write.encoder import AuditEncoder, Chunk
+from emitd_handlers.audit.write.encoder import AuditEncoder, EncodedLines
 from emitd_handlers.audit.write.file import AuditFile, AuditStats
 from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.audit.write.maintenance import AuditMaintenance
@@ -37,7 +37,7 @@ from emitd_handlers.audit.write.recovery import MAX_GROUP_BYTES, damaged_beyond_
 from emitd_handlers.base import BaseLogHandler, EmitResult
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.diagnostics import report as report_to_operator
-from emitd_handlers.durable.disk import Disk, RealDisk
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.errors import HandlerUnavailable
@@ -75,7 +75,7 @@ class _Open(msgspec.Struct, frozen=True):
 
     log: AuditLog
     encoder: AuditEncoder
-    commits: "GroupCommit[Chunk, int]"
+    commits: "GroupCommit[EncodedLines, int]"
     maintenance: AuditMaintenance
     reader: AuditReader
     reading: WorkerThread
@@ -101,7 +101,7 @@ class JsonAuditHandler(BaseLogHandler):
         super().__init__(settings, name=name)
         #: What has happened to the log since the last start.
         self.stats = AuditStats()
-        self._disk = disk or RealDisk()
+        self._disk = disk or Disk()
         self._report = report
         #: None while records are refused.
         self._open: _Open | None = None
@@ -171,22 +171,21 @@ class JsonAuditHandler(BaseLogHandler):
             self._refuse_if_unsigned(opened.log)
         except HandlerUnavailable as error:
             return [Refused(error)] * len(records)
-        whole = opened.encoder.encode_whole(records)
-        if whole is not None:
-            return await self._commit_whole(opened, whole)
         outcomes: list[Outcome] = [_UNANSWERED] * len(records)
-        chunks = opened.encoder.encode(records, outcomes)
-        waiting = [opened.commits.submit([chunk], chunk.size) for chunk in chunks]
-        for chunk, committed in zip(chunks, waiting, strict=True):
+        groups = opened.encoder.encode(records, outcomes)
+        waiting = [opened.commits.submit([lines], lines.size) for lines in groups]
+        for lines, committed in zip(groups, waiting, strict=True):
             try:
                 (first_index,) = await committed
             except Exception as error:
                 refused = self._refused(error)
-                for place in chunk.places:
+                for place in lines.places:
                     outcomes[place] = refused
             else:
-                receipt = _receipts(opened.log.file.log_id, chunk, first_index)
-                for index, place in enumerate(chunk.places):
+                receipt = _receipts(opened.log.file.log_id, lines, first_index)
+                if len(lines.places) == len(records):
+                    return AllCommitted(len(records), receipt)
+                for index, place in enumerate(lines.places):
                     outcomes[place] = Committed(receipt(index))
         return outcomes
 
@@ -239,7 +238,6 @@ class JsonAuditHandler(BaseLogHandler):
 
     def _assemble(self, log: AuditLog) -> _Open:
         settings = self.settings
-        is_plain = type(self).format is JsonAuditHandler.format
         reading = WorkerThread(f"emitd-read-{self.name}")
         reader = AuditReader(
             log.file.path,
@@ -255,10 +253,10 @@ class JsonAuditHandler(BaseLogHandler):
                 settings.max_line_bytes,
                 settings.max_group_bytes,
                 log.file.last_received_unix_nano,
-                None if is_plain else self.format,
+                self.format,
             ),
             commits=GroupCommit(
-                lambda chunks: self._commit_group(log, chunks), max_size=settings.max_group_bytes
+                lambda group: self._commit_group(log, group), max_size=settings.max_group_bytes
             ),
             maintenance=AuditMaintenance(
                 log,
@@ -278,17 +276,10 @@ class JsonAuditHandler(BaseLogHandler):
             reason = log.tree.problem or "the disk does not keep up"
             raise HandlerUnavailable(f"{count} lines wait for a checkpoint (max_uncovered_lines): {reason}")
 
-    async def _commit_group(self, log: AuditLog, chunks: Sequence[Chunk]) -> Sequence[int]:
-        firsts = await self.run_in_thread(_append, log, chunks)
+    async def _commit_group(self, log: AuditLog, group: Sequence[EncodedLines]) -> Sequence[int]:
+        firsts = await self.run_in_thread(_append, log, group)
         self._note_committed(log)
         return firsts
-
-    async def _commit_whole(self, opened: _Open, chunk: Chunk) -> Sequence[Outcome]:
-        try:
-            (first_index,) = await opened.commits.submit([chunk], chunk.size)
-        except Exception as error:
-            return [self._refused(error)] * len(chunk.leaves)
-        return AllCommitted(len(chunk.leaves), _receipts(opened.log.file.log_id, chunk, first_index))
 
     def _on_check(self, log: AuditLog, reader: AuditReader) -> None:
         self.report_health(log.problem)
@@ -311,17 +302,17 @@ class JsonAuditHandler(BaseLogHandler):
             await asyncio.shield(self._more_lines)
 
 
-def _receipts(log_id: str, chunk: Chunk, first_index: int) -> Callable[[int], AuditReceipt]:
-    """Return what makes the receipt of a chunk's line; it does not hold on to the lines."""
-    event_ids, leaves = chunk.event_ids, chunk.leaves
+def _receipts(log_id: str, lines: EncodedLines, first_index: int) -> Callable[[int], AuditReceipt]:
+    """Return what makes the receipt of one of some lines; it does not hold on to their text."""
+    event_ids, leaves = lines.event_ids, lines.leaves
     return lambda index: AuditReceipt(log_id, event_ids[index], first_index + index, leaves[index])
 
 
-def _append(log: AuditLog, chunks: Sequence[Chunk]) -> Sequence[int]:
-    """Append a group, and return the index of each chunk's first line."""
-    counts = [len(chunk.leaves) for chunk in chunks]
-    text = b"".join([text for chunk in chunks for text in chunk.texts])
-    first = log.append(text, [leaf for chunk in chunks for leaf in chunk.leaves])
+def _append(log: AuditLog, group: Sequence[EncodedLines]) -> Sequence[int]:
+    """Append a group, and return the index of the first line of each of its parts."""
+    counts = [len(lines.leaves) for lines in group]
+    text = b"".join([text for lines in group for text in lines.texts])
+    first = log.append(text, [leaf for lines in group for leaf in lines.leaves])
     return [first + before for before in accumulate(counts[:-1], initial=0)]
 
 

@@ -1,10 +1,9 @@
 """One line of the audit trail: from a record to its exact bytes, and back.
 
 A line is one JSON object in UTF-8. Its bytes without the newline are a leaf of the log's Merkle tree (RFC
-6962): whatever reads a line takes these bytes, and never makes them anew.
+6962): a reader takes these bytes as they are, and never encodes them again.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
 
 import msgspec
@@ -22,7 +21,6 @@ __all__ = [
     "AuditLine",
     "decode_line",
     "encode_line",
-    "encode_lines",
     "recent_commit",
 ]
 
@@ -62,7 +60,7 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
 
 #: All records of a request were received at the same time.
 _format_received = lru_cache(maxsize=8)(format_time)
-_encode_lines = msgspec.json.Encoder().encode_lines
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AuditLine).decode
 #: Checks a text's syntax on the way, at no more cost than `Raw(text)`.
 _raw = msgspec.json.Decoder(msgspec.Raw).decode
@@ -71,53 +69,44 @@ _raw = msgspec.json.Decoder(msgspec.Raw).decode
 def encode_line(record: LogRecord) -> bytes:
     """Return the line of a complete record, without its newline.
 
-    Raises RecordInvalid, naming the field, for what a record made in process can have wrong: a mandatory
-    field that is missing or malformed, JSON that is not one object or not on one line.
+    Raises RecordInvalid, naming the field, for a record made in process that is wrong: a mandatory field is missing or
+    malformed, or JSON is not one object on one line.
     """
-    line = encode_lines([record])
-    if line is None:
-        raise _what_is_wrong(record)
-    return line[:-1]
-
-
-def encode_lines(records: Sequence[LogRecord]) -> bytes | None:
-    """Return the lines of complete records, each with its newline; None if one of them makes none.
-
-    `encode_line` says why one makes none.
-    """
-    # Hot path: what is wrong, if anything, is found out afterwards.
-    try:
-        lines = [
-            AuditLine(
-                format_time(record.time_unix_nano),
-                event.event_id,
-                event.event_name,
-                event.user_id,
-                event.source_ip,
-                _raw(event.details_json),
-                _format_received(record.received_unix_nano),
-                record.source,
-                record.record_id,
-                record.message,
-                _raw(record.attributes_json) if record.attributes_json else _NO_ATTRIBUTES,
-                record.trace_id.hex() if record.trace_id else "",
-                record.span_id.hex() if record.span_id else "",
-                record.assigned,
+    # Hot path: if something is wrong, what it is is found out afterwards.
+    event = record.payload
+    if (
+        type(event) is AuditEvent
+        and event.event_id
+        and event.event_name
+        and event.user_id
+        and is_source_ip(event.source_ip)
+        and event.details_json[:1] == "{"
+        and record.attributes_json[:1] in _OBJECT_OR_NOTHING
+    ):
+        try:
+            line = _encode(
+                AuditLine(
+                    format_time(record.time_unix_nano),
+                    event.event_id,
+                    event.event_name,
+                    event.user_id,
+                    event.source_ip,
+                    _raw(event.details_json),
+                    _format_received(record.received_unix_nano),
+                    record.source,
+                    record.record_id,
+                    record.message,
+                    _raw(record.attributes_json) if record.attributes_json else _NO_ATTRIBUTES,
+                    record.trace_id.hex() if record.trace_id else "",
+                    record.span_id.hex() if record.span_id else "",
+                    record.assigned,
+                )
             )
-            for record in records
-            if type(event := record.payload) is AuditEvent
-            and event.event_id
-            and event.event_name
-            and event.user_id
-            and is_source_ip(event.source_ip)
-            and event.details_json[:1] == "{"
-            and record.attributes_json[:1] in _OBJECT_OR_NOTHING
-        ]
-        text = _encode_lines(lines)
-    except (ValueError, OverflowError, RecursionError):
-        return None
-    # JSON may have newlines between its tokens; a line may not.
-    return text if len(lines) == len(records) == text.count(b"\n") else None
+            if b"\n" not in line:  # JSON may have newlines between its tokens; a line may not
+                return line
+        except (ValueError, OverflowError, RecursionError):
+            pass
+    raise _what_is_wrong(record)
 
 
 def decode_line(line: bytes) -> AuditLine:

@@ -25,9 +25,9 @@ from emitd_handlers.tlog.proof_file import HEADER
 
 __all__ = [
     "EvidenceInvalid",
+    "HeldCheckpoint",
     "HeldElsewhere",
-    "Receipt",
-    "SignedCheckpoint",
+    "HeldReceipt",
     "check_evidence",
     "read_evidence",
 ]
@@ -41,7 +41,7 @@ class HeldElsewhere(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class HeldReceipt(msgspec.Struct, frozen=True):
     """What a sender was told of an audit event."""
 
     log_id: str
@@ -50,7 +50,7 @@ class Receipt(msgspec.Struct, frozen=True):
     leaf_hash: bytes
 
 
-class SignedCheckpoint(msgspec.Struct, frozen=True):
+class HeldCheckpoint(msgspec.Struct, frozen=True):
     """A checkpoint with its signatures, which nobody has verified yet."""
 
     note: Note
@@ -61,7 +61,7 @@ class EvidenceInvalid(ValueError):
     """A file is none of the three, or damaged: nothing can be said by it."""
 
 
-def read_evidence(data: bytes) -> Receipt | Sequence[SignedCheckpoint]:
+def read_evidence(data: bytes) -> HeldReceipt | Sequence[HeldCheckpoint]:
     """Read a receipt (JSON as `emitd emit --json` prints it), a checkpoint, a copy of the file of them, or a proof.
 
     Raises EvidenceInvalid.
@@ -78,10 +78,10 @@ def read_evidence(data: bytes) -> Receipt | Sequence[SignedCheckpoint]:
     return [_read_checkpoint(note) for note in notes]
 
 
-def _read_checkpoint(data: bytes) -> SignedCheckpoint:
+def _read_checkpoint(data: bytes) -> HeldCheckpoint:
     try:
         note = Note.parse(data)
-        return SignedCheckpoint(note, Checkpoint.parse(note.text))
+        return HeldCheckpoint(note, Checkpoint.parse(note.text))
     except ValueError as error:
         raise EvidenceInvalid(f"it is neither a checkpoint nor a receipt nor a proof: {error}") from None
 
@@ -95,7 +95,7 @@ def check_evidence(
     """
     evidence = read_evidence(held.data)
     add = partial(_add, findings, str(trail.paths.lines), held.name)
-    if isinstance(evidence, Receipt):
+    if isinstance(evidence, HeldReceipt):
         return _check_receipt(evidence, trail, row, identity, add)
     for held_checkpoint in evidence:
         if not _is_in(held_checkpoint, row, identity, add):
@@ -105,7 +105,7 @@ def check_evidence(
     return f"the log begins with the {size} lines that {which} was signed over"
 
 
-def _is_in(held: SignedCheckpoint, row: LineRow, identity: Identity, add: "partial[None]") -> bool:
+def _is_in(held: HeldCheckpoint, row: LineRow, identity: Identity, add: "partial[None]") -> bool:
     """Return whether the log contains what a checkpoint was signed over; if not, that is found."""
     if _is_other_log(held.checkpoint.origin, identity, add):
         return False
@@ -135,7 +135,7 @@ def _is_in(held: SignedCheckpoint, row: LineRow, identity: Identity, add: "parti
 
 
 def _check_receipt(
-    receipt: Receipt, trail: AuditTrail, row: LineRow, identity: Identity, add: "partial[None]"
+    receipt: HeldReceipt, trail: AuditTrail, row: LineRow, identity: Identity, add: "partial[None]"
 ) -> str:
     index = receipt.leaf_index
     if _is_other_log(receipt.log_id, identity, add):
@@ -174,13 +174,13 @@ def _add(
     findings.add(Finding(kind, file, f"by '{name}': {message}", index))
 
 
-def _read_receipt(data: bytes) -> Receipt:
+def _read_receipt(data: bytes) -> HeldReceipt:
     try:
         members: Any = msgspec.json.decode(data)
         # The receipt of a call has that of its audit event inside.
         for name in ("receipt", "audit"):
             members = members.get(name, members)
-        return Receipt(
+        return HeldReceipt(
             _text(members["log_id"]),
             _text(members["event_id"]),
             _read_index(members.get("leaf_index", 0)),

@@ -21,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 from emitd_handlers.audit.format.files import AuditPaths
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import DurableFile
-from emitd_handlers.durable.disk import Disk, RealDisk, replace_file, sync_folder, write_all
+from emitd_handlers.durable.disk import Disk, replace_file, sync_folder, write_all
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.text.uuid7 import uuid7
 from emitd_handlers.tlog.note import NoteInvalid, Signer, Verifier
@@ -136,7 +136,7 @@ def rotate_key(paths: AuditPaths, key: Path, log_id: str) -> Verifier:
     A crash leaves the old key or the new one, and the list has it. Raises HandlerUnavailable while the log is in use,
     NoteInvalid if the list or the id is wrong, OSError.
     """
-    disk = RealDisk()
+    disk = Disk()
     fd = os.open(paths.lines, os.O_RDONLY | os.O_CLOEXEC)
     try:
         if not disk.lock(fd):

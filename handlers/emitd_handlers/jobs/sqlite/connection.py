@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import aiosqlite
 
-from emitd_handlers.durable.disk import RealDisk
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 
 __all__ = ["SqliteConnection", "make_database_file"]
@@ -59,7 +59,7 @@ def make_database_file(path: Path) -> None:
 
     SQLite gives its other files the same mode. Raises OSError.
     """
-    disk = RealDisk()
+    disk = Disk()
     for folder in reversed(path.parents):
         if disk.state_at(folder) is None:
             with suppress(FileExistsError):  # somebody else made it just now

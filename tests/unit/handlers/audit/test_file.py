@@ -15,14 +15,14 @@ from emitd_handlers.audit.write import file as audit_file
 from emitd_handlers.audit.write import recovery as audit_recovery
 from emitd_handlers.audit.write.file import CHECKS_BEFORE_MENDING, AuditFile
 from emitd_handlers.audit.write.log import AuditLog
-from emitd_handlers.durable.disk import FileState, RealDisk
+from emitd_handlers.durable.disk import Disk, FileState
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 
 TIME = 1_795_405_140_000_000_000
 
 
-class FailingDisk(RealDisk):
+class FailingDisk(Disk):
     """Fails the calls that it is told to, once each, and notes all that count."""
 
     def __init__(self) -> None:
@@ -86,9 +86,9 @@ def lines(*numbers: int) -> bytes:
 
 @contextmanager
 def opened(
-    path: Path, disk: RealDisk | None = None, report: Callable[[str], None] = print
+    path: Path, disk: Disk | None = None, report: Callable[[str], None] = print
 ) -> Iterator[AuditFile]:
-    file = AuditFile(path, disk or RealDisk(), report)
+    file = AuditFile(path, disk or Disk(), report)
     open_file(file)
     try:
         yield file
@@ -100,7 +100,7 @@ def refusal(path: Path) -> str:
     """Return why the log cannot be opened, in one line; nothing may be left open or locked."""
     before = os.listdir("/dev/fd")
     with pytest.raises(HandlerUnavailable) as caught:
-        AuditLog(path, RealDisk(), print).open()
+        AuditLog(path, Disk(), print).open()
     assert len(os.listdir("/dev/fd")) == len(before)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -510,7 +510,7 @@ def test_covered_lines_are_never_cut(path: Path) -> None:
     path.write_bytes(line(0) + b"damaged\n" + line(2) + b"torn")
     path.with_name("audit.json.log.log_id").write_bytes(b"log\n")
     covered = Entry(2, len(line(0)) + len(b"damaged\n"))
-    file = AuditFile(path, RealDisk(), lambda line: None)
+    file = AuditFile(path, Disk(), lambda line: None)
     open_file(file, covered)
     assert file.line_count == 3
     file.close()
@@ -563,7 +563,7 @@ def test_the_id_is_made_once(path: Path) -> None:
 
 def test_a_configured_id_is_taken(path: Path) -> None:
     """With an id from the configuration none is made and none is kept."""
-    file = AuditFile(path, RealDisk(), print, log_id="example.com/audit")
+    file = AuditFile(path, Disk(), print, log_id="example.com/audit")
     open_file(file)
     file.append(line(0), 1)
     file.close()
@@ -619,7 +619,7 @@ def test_errors_at_start_name_the_log_and_the_cause(tmp_path: Path) -> None:
     )
 
 
-class FoldersDisk(RealDisk):
+class FoldersDisk(Disk):
     """Has a mount point or a forbidden folder somewhere, and notes which folders are synced."""
 
     def __init__(self, *, mount: Path | None = None, forbidden: Path | None = None) -> None:
@@ -663,7 +663,7 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
 
 def test_close_without_open(path: Path) -> None:
     """`close` is harmless before `open`, and twice."""
-    file = AuditFile(path, RealDisk(), print)
+    file = AuditFile(path, Disk(), print)
     file.close()
     open_file(file)
     file.close()

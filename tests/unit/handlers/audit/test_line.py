@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from emitd_handlers.audit.format.line import decode_line, encode_line, encode_lines, leaf_hash, recent_commit
+from emitd_handlers.audit.format.line import decode_line, encode_line, leaf_hash, recent_commit
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import AuditReceipt
 from emitd_handlers.record import AuditEvent, Level, LogRecord, audit_fingerprint
@@ -157,11 +157,6 @@ def test_a_line_tells_what_its_sender_set(record: LogRecord, assigned: tuple[str
     )
 
 
-def test_many_lines_are_those_of_one_record_each() -> None:
-    """Encoded together, records have the very bytes that they have one by one."""
-    assert encode_lines([PLAIN, FULL]) == encode_line(PLAIN) + b"\n" + encode_line(FULL) + b"\n"
-
-
 @pytest.mark.parametrize(
     "bad",
     [
@@ -180,11 +175,10 @@ def test_many_lines_are_those_of_one_record_each() -> None:
         replace(PLAIN, time_unix_nano=1 << 80),
     ],
 )
-def test_a_record_that_makes_no_line_makes_no_lines(bad: LogRecord) -> None:
-    """Whatever is refused alone is not encoded among others."""
+def test_a_bad_record_makes_no_line(bad: LogRecord) -> None:
+    """Whatever is wrong with it."""
     with pytest.raises(RecordInvalid):
         encode_line(bad)
-    assert encode_lines([PLAIN, bad]) is None
 
 
 GOOD = encode_line(PLAIN)

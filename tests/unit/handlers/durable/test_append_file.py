@@ -15,14 +15,14 @@ from emitd_handlers.durable.append_file import (
     FileDisplaced,
     create_beside,
 )
-from emitd_handlers.durable.disk import RealDisk
+from emitd_handlers.durable.disk import Disk
 from support.audit.simulated_disk import SimulatedDisk
 
 CONTENT = b"".join(b"line %d\n" % number for number in range(20))
 INTRUDER = b"not ours\n"
 
 
-class FailingDisk(RealDisk):
+class FailingDisk(Disk):
     """Fails one operation, given as its name and how many times it succeeds before."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ def test_what_is_appended_counts_and_can_be_read(file: DurableFile, tmp_path: Pa
 def test_a_cut_is_known_whatever_was_written_behind_it(tmp_path: Path, size: int) -> None:
     """Where the last bytes are not those that were written, the file was cut, and not written to."""
     path = tmp_path / "file"
-    file = DurableFile(RealDisk(), path)
+    file = DurableFile(Disk(), path)
     file.open()
     file.append(random.Random(size).randbytes(size))
     os.truncate(path, size - 1)
@@ -260,7 +260,7 @@ def test_names_beside_do_not_collide(tmp_path: Path) -> None:
     """Within one second each file gets another name."""
     found = []
     for _ in range(3):
-        path, fd = create_beside(RealDisk(), tmp_path / "file", "kind")
+        path, fd = create_beside(Disk(), tmp_path / "file", "kind")
         os.close(fd)
         found.append(path)
     assert len(set(found)) == 3
