@@ -152,40 +152,12 @@ def is_source_ip(text: str) -> bool:
     return True
 
 
-def audit_fingerprint(
-    message: str,
-    source: str,
-    attributes_json: str,
-    trace_id: bytes,
-    span_id: bytes,
-    event_id: str,
-    event_name: str,
-    user_id: str,
-    source_ip: str,
-    details_json: str,
-    time_unix_nano: int,
-) -> int:
-    """Return `LogRecord.fingerprint` for an audit event: of what its sender set, as far as a line keeps it.
+def audit_fingerprint(*sent: str | bytes | int) -> int:
+    """Return `LogRecord.fingerprint` for an audit event: a digest of what its sender set, as far as a line keeps it.
 
-    `event_id` is empty and `time_unix_nano` 0 where the server filled them in; JSON is as `check_json_object`
-    returned it. Of use within one process: what a log remembers is computed anew from its lines at each start.
-    Never 0.
+    `sent` is the record's message, source, attributes_json, trace_id and span_id; the event's event_id, event_name,
+    user_id, source_ip and details_json; and time_unix_nano. event_id is empty and the time 0 if the server assigned
+    them; JSON is as `check_json_object` returned it. Valid within one process: a log computes those of its lines again
+    at each start. Never 0.
     """
-    return (
-        hash(
-            (
-                message,
-                source,
-                attributes_json,
-                trace_id,
-                span_id,
-                event_id,
-                event_name,
-                user_id,
-                source_ip,
-                details_json,
-                time_unix_nano,
-            )
-        )
-        or 1
-    )
+    return hash(sent) or 1

@@ -53,11 +53,11 @@ def diagnose(evidence: Evidence, findings: Findings) -> None:
     needed = stored_count(covered)
     if trail.has_hashes and trail.hash_count < needed:
         what = f"ends after {trail.hash_count} hashes; {needed} were stored when {covered} lines were signed"
-        findings.add(_about_hashes(evidence, Kind.HASHES_CUT, what, trail.hash_count))
+        _add_about_hashes(evidence, findings, Kind.HASHES_CUT, what, trail.hash_count)
     if not evidence.is_row_good:
         for number in _differing(evidence, stored_count(evidence.good_leaves), needed):
             what = f"has a wrong hash: {_hash_in_words(number)}; the lines are as they were signed"
-            findings.add(_about_hashes(evidence, Kind.HASHES_CHANGED, what, number))
+            _add_about_hashes(evidence, findings, Kind.HASHES_CHANGED, what, number)
     _tell_uncovered(evidence, findings)
 
 
@@ -70,7 +70,7 @@ def _tell_uncovered(evidence: Evidence, findings: Findings) -> None:
         if more > 0:
             what = f"has {more} bytes more than the lines give"
             number = stored_count(evidence.row.leaf_count)
-            findings.add(_about_hashes(evidence, Kind.HASHES_CHANGED, what, number))
+            _add_about_hashes(evidence, findings, Kind.HASHES_CHANGED, what, number)
         return
     start = max(covered, evidence.good_leaves)
     if _tell_lines(evidence, start, findings, is_certain=False):
@@ -80,7 +80,7 @@ def _tell_uncovered(evidence: Evidence, findings: Findings) -> None:
         numbers = [trail.hash_count]  # part of it
     for number in numbers:
         what = f"has a hash that the lines do not give: {_hash_in_words(number)}; no checkpoint covers it"
-        findings.add(_about_hashes(evidence, Kind.HASH_MISMATCH, what, number))
+        _add_about_hashes(evidence, findings, Kind.HASH_MISMATCH, what, number)
 
 
 def _tell_lines(evidence: Evidence, start: int, findings: Findings, *, is_certain: bool) -> bool:
@@ -107,7 +107,7 @@ def _tell_smallest_subtrees(evidence: Evidence, findings: Findings) -> bool:
             f"one of {lines_in_words(first, count)} was changed, and its stored hash with it; the hashes above are "
             "those that were signed"
         )
-        findings.add(Finding(Kind.LINE_CHANGED, str(evidence.trail.paths.lines), message, first))
+        findings.add(Kind.LINE_CHANGED, evidence.trail.paths.lines, message, first)
     return bool(places)
 
 
@@ -115,7 +115,7 @@ def _tell_misfits(evidence: Evidence, findings: Findings) -> None:
     """Add which checkpoints the lines do not fit, and between which lines that begins."""
     checkpoints, line_count = evidence.checkpoints, evidence.row.leaf_count
     covered = checkpoints.covered
-    file = str(evidence.trail.paths.checkpoints)
+    file = evidence.trail.paths.checkpoints
     sized = [(misfit, _size_of(misfit)) for misfit in checkpoints.misfits]
     for misfit, size in sized:
         if size <= covered:
@@ -123,7 +123,7 @@ def _tell_misfits(evidence: Evidence, findings: Findings) -> None:
                 f"checkpoint {misfit.number} was signed over {size} other lines, though one over {covered} fits: "
                 "somebody who has the log's key signed another log"
             )
-            findings.add(Finding(Kind.CHECKPOINT_MISMATCH, file, message, offset=misfit.offset))
+            findings.add(Kind.CHECKPOINT_MISMATCH, file, message, offset=misfit.offset)
     within = [(misfit, size) for misfit, size in sized if covered < size <= line_count]
     if within:
         misfit, size = min(within, key=lambda pair: pair[1])
@@ -132,11 +132,10 @@ def _tell_misfits(evidence: Evidence, findings: Findings) -> None:
             f"(byte {misfit.offset} of '{file}') is over {size} lines, and those that stand here have another root; "
             + (f"the lines up to {covered - 1} are as they were signed" if covered else "no checkpoint fits")
         )
-        lines = str(evidence.trail.paths.lines)
-        findings.add(Finding(Kind.CHECKPOINT_MISMATCH, lines, message, covered, misfit.offset))
+        findings.add(Kind.CHECKPOINT_MISMATCH, evidence.trail.paths.lines, message, covered, misfit.offset)
     if checkpoints.max_size > line_count:
         message = f"the log was cut: {checkpoints.max_size} lines were signed, and {line_count} are here"
-        findings.add(Finding(Kind.LOG_CUT, str(evidence.trail.paths.lines), message, line_count))
+        findings.add(Kind.LOG_CUT, evidence.trail.paths.lines, message, line_count)
 
 
 def _differing(evidence: Evidence, first: int, end: int) -> Iterator[int]:
@@ -152,11 +151,11 @@ def _differing(evidence: Evidence, first: int, end: int) -> Iterator[int]:
             yield from (number + at // HASH_BYTES for at in wrong)
 
 
-def _about_hashes(evidence: Evidence, kind: Kind, what: str, number: int) -> Finding:
+def _add_about_hashes(evidence: Evidence, findings: Findings, kind: Kind, what: str, number: int) -> None:
     level, node = place_of(number)
     index = node if level == 0 and node < evidence.row.leaf_count else None
-    file = str(evidence.trail.paths.hashes)
-    return Finding(kind, file, f"the file of the stored hashes {what}", index, number * HASH_BYTES)
+    message = f"the file of the stored hashes {what}"
+    findings.add(kind, evidence.trail.paths.hashes, message, index, number * HASH_BYTES)
 
 
 def _hash_in_words(number: int) -> str:

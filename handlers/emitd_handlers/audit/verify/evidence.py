@@ -8,6 +8,7 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ import msgspec
 from emitd_handlers.audit.format.files import split_notes
 from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.audit.read.trail import AuditTrail
-from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
+from emitd_handlers.audit.verify.findings import Findings, Kind
 from emitd_handlers.audit.verify.hashes import LineRow
 from emitd_handlers.audit.verify.identity import Identity
 from emitd_handlers.tlog.checkpoint import Checkpoint
@@ -94,7 +95,7 @@ def check_evidence(
     Raises EvidenceInvalid where it says nothing of the log.
     """
     evidence = read_evidence(held.data)
-    add = partial(_add, findings, str(trail.paths.lines), held.name)
+    add = partial(_add, findings, trail.paths.lines, held.name)
     if isinstance(evidence, HeldReceipt):
         return _check_receipt(evidence, trail, row, identity, add)
     for held_checkpoint in evidence:
@@ -169,9 +170,9 @@ def _is_other_log(log_id: str, identity: Identity, add: "partial[None]") -> bool
 
 
 def _add(
-    findings: Findings, file: str, name: str, kind: Kind, message: str, index: int | None = None
+    findings: Findings, file: Path, name: str, kind: Kind, message: str, index: int | None = None
 ) -> None:
-    findings.add(Finding(kind, file, f"by '{name}': {message}", index))
+    findings.add(kind, file, f"by '{name}': {message}", index)
 
 
 def _read_receipt(data: bytes) -> HeldReceipt:

@@ -14,7 +14,7 @@ import msgspec
 from emitd_handlers.audit.format.files import ENTRY_BYTES, FIRST, Entry
 from emitd_handlers.audit.format.line import MAX_LINE_BYTES
 from emitd_handlers.audit.read.trail import AuditTrail
-from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
+from emitd_handlers.audit.verify.findings import Findings, Kind
 from emitd_handlers.audit.verify.form import check_form
 from emitd_handlers.audit.verify.hashes import row_of
 from emitd_handlers.audit.verify.ids import pack_hashes
@@ -102,8 +102,8 @@ def _check(trail: AuditTrail, chunk: Chunk) -> ChunkReport:
     del lines[-1]
     leaves = [sha256(b"\0" + line).digest() for line in lines]
     form, index = Findings(), Findings()
-    parsed, times = check_form(str(trail.paths.lines), chunk.start.leaf_index, data, lines, form)
-    index.extend(_wrong_entries(trail, chunk, data))
+    parsed, times = check_form(trail.paths.lines, chunk.start.leaf_index, data, lines, form)
+    _check_entries(trail, chunk, data, index)
     return ChunkReport(
         chunk,
         len(lines),
@@ -117,22 +117,20 @@ def _check(trail: AuditTrail, chunk: Chunk) -> ChunkReport:
     )
 
 
-def _wrong_entries(trail: AuditTrail, chunk: Chunk, data: bytes) -> Iterator[Finding]:
-    """Yield what is wrong in the index: entries that name another place than that of their line."""
+def _check_entries(trail: AuditTrail, chunk: Chunk, data: bytes, findings: Findings) -> None:
+    """Add the entries of the index that name another place than that of their line."""
     index, at = chunk.start.leaf_index, 0
     for number, entry in chunk.entries:
         place = entry.offset - chunk.start.offset
         index += data.count(b"\n", at, place)
         at = place
         if entry.leaf_index != index or (place and data[place - 1 : place] != b"\n"):
-            yield Finding(
-                Kind.INDEX_WRONG,
-                str(trail.paths.index),
+            message = (
                 f"the index says that line {entry.leaf_index} begins at byte {entry.offset} of the lines, which it "
-                "does not; delete the index, it is made anew",
-                entry.leaf_index,
-                number * ENTRY_BYTES,
+                "does not; delete the index, it is rebuilt"
             )
+            offset = number * ENTRY_BYTES
+            findings.add(Kind.INDEX_WRONG, trail.paths.index, message, entry.leaf_index, offset)
 
 
 def _is_row_good(trail: AuditTrail, first_leaf: int, leaves: Sequence[bytes]) -> bool:

@@ -22,7 +22,6 @@ from emitd_handlers.audit.verify.checkpoints import CheckpointJudge, CheckpointS
 from emitd_handlers.audit.verify.diagnosis import Evidence, diagnose
 from emitd_handlers.audit.verify.evidence import EvidenceInvalid, HeldElsewhere, check_evidence
 from emitd_handlers.audit.verify.findings import (
-    Finding,
     Findings,
     Kind,
     Verdict,
@@ -135,9 +134,9 @@ class _LogVerifier:
         return sorted(inside, key=lambda numbered: numbered[1].offset)
 
     def _add_entry(self, number: int, entry: Entry, what: str) -> None:
-        message = f"the index's entry for line {entry.leaf_index} {what}; delete the index, it is made anew"
-        file = str(self._trail.paths.index)
-        self._index.add(Finding(Kind.INDEX_WRONG, file, message, entry.leaf_index, number * ENTRY_BYTES))
+        message = f"the index's entry for line {entry.leaf_index} {what}; delete the index, it is rebuilt"
+        offset = number * ENTRY_BYTES
+        self._index.add(Kind.INDEX_WRONG, self._trail.paths.index, message, entry.leaf_index, offset)
 
     def _take(self, report: ChunkReport) -> None:
         """Take what was found in the next chunk."""
@@ -151,8 +150,7 @@ class _LogVerifier:
                 f"from line {start.leaf_index} on, lines were received at {report.first_time}, before the lines that "
                 f"stand before them ({self._last_time})"
             )
-            file = str(self._trail.paths.lines)
-            self._form.add(Finding(Kind.TIME_WENT_BACK, file, message, start.leaf_index))
+            self._form.add(Kind.TIME_WENT_BACK, self._trail.paths.lines, message, start.leaf_index)
         self._last_time = report.last_time or self._last_time
         self._form.merge(report.form)
         self._index.merge(report.index)
@@ -169,8 +167,7 @@ class _LogVerifier:
                     f"line {index} has the {field} '{id_}' of line {first}: it was copied, or its sender sent it again "
                     "when the service no longer remembered it"
                 )
-                file = str(self._trail.paths.lines)
-                self._form.add(Finding(Kind.ID_REPEATED, file, message, index))
+                self._form.add(Kind.ID_REPEATED, self._trail.paths.lines, message, index)
 
     def _ids_of(self, field: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str]]:
         for index, line in lines:
