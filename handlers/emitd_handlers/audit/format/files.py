@@ -25,9 +25,11 @@ __all__ = [
     "FIRST",
     "AuditPaths",
     "Entry",
+    "ReadBytes",
     "count_entries",
     "frame_note",
     "last_entry",
+    "line_blocks",
     "pack_entry",
     "read_entry",
     "split_notes",
@@ -50,6 +52,39 @@ class AuditPaths(msgspec.Struct, frozen=True):
         """Return the paths of the log whose lines are in the file `lines`."""
         kinds = cls.__struct_fields__[1:]
         return cls(lines, *(lines.with_name(f"{lines.name}.{kind}") for kind in kinds))
+
+
+# The lines.
+
+#: Returns up to a number of bytes of a file from an offset.
+ReadBytes: TypeAlias = Callable[[int, int], bytes]
+
+
+class Entry(NamedTuple):
+    """Where one line begins: its number, and the offset of its first byte."""
+
+    leaf_index: int
+    offset: int
+
+
+FIRST = Entry(0, 0)
+
+
+def line_blocks(read: ReadBytes, start: Entry, block_bytes: int) -> Iterator[tuple[Entry, bytes]]:
+    """Yield the whole lines from `start` on, about `block_bytes` at once, and where each block begins.
+
+    A part of a line at the end is left out.
+    """
+    size = block_bytes
+    while data := read(size, start.offset):
+        end = data.rfind(b"\n") + 1
+        if end:
+            yield start, data[:end]
+            start, size = Entry(start.leaf_index + data.count(b"\n", 0, end), start.offset + end), block_bytes
+        elif len(data) < size:
+            return
+        else:
+            size *= 2  # for a longer line
 
 
 # The checkpoints.
@@ -91,20 +126,6 @@ def _end_of_note(data: bytes, start: int) -> int:
 
 _ENTRY = struct.Struct(">QQ")
 ENTRY_BYTES = _ENTRY.size
-
-#: Returns a number of bytes of the index from an offset.
-ReadBytes: TypeAlias = Callable[[int, int], bytes]
-
-
-class Entry(NamedTuple):
-    """Where one line begins."""
-
-    leaf_index: int
-    offset: int
-
-
-#: The first line needs no entry.
-FIRST = Entry(0, 0)
 
 
 def pack_entry(entry: Entry) -> bytes:

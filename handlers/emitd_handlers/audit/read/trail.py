@@ -13,7 +13,15 @@ from functools import partial
 from pathlib import Path
 from typing import Self
 
-from emitd_handlers.audit.format.files import ENTRY_BYTES, FIRST, AuditPaths, Entry, last_entry, split_notes
+from emitd_handlers.audit.format.files import (
+    ENTRY_BYTES,
+    FIRST,
+    AuditPaths,
+    Entry,
+    last_entry,
+    line_blocks,
+    split_notes,
+)
 from emitd_handlers.audit.format.line import MAX_LINE_BYTES, decode_line
 from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
 from emitd_handlers.text.times import parse_time
@@ -195,20 +203,11 @@ class AuditTrail:
 
     def lines_from(self, start: Entry, first_index: int = 0) -> Iterator[tuple[int, bytes]]:
         """Yield the lines as `lines` does, from where an entry says, leaving out those before `first_index`."""
-        index, offset = start
-        rest = b""
-        while offset + len(rest) < self.size:
-            more = self.read_lines(BLOCK_BYTES, offset + len(rest))
-            if not more:
-                return  # the file was cut
-            data = rest + more
-            end = data.rfind(b"\n") + 1
-            count = data.count(b"\n")
-            if index + count > first_index:
-                for number, line in enumerate(data[:end].split(b"\n")[:-1], index):
+        for block, data in line_blocks(self.read_lines, start, BLOCK_BYTES):
+            if block.leaf_index + data.count(b"\n") > first_index:
+                for number, line in enumerate(data[:-1].split(b"\n"), block.leaf_index):
                     if number >= first_index:
                         yield number, line
-            index, offset, rest = index + count, offset + end, data[end:]
 
     def line(self, index: int) -> bytes:
         """Return one line without its newline. Raises IndexError."""
@@ -299,20 +298,16 @@ class CommittedTrail(AuditTrail):
         """Return where a line begins; for the number of lines: where the next one will."""
         if index >= self.end.leaf_index:
             return self.end
-        number, offset = self._good_entry(lambda entry: entry.leaf_index <= index)
-        while number < index:
-            data = self.read_lines(BLOCK_BYTES, offset)
-            if not data:
-                raise self._damaged(f"has only {number} lines where there were {self.end.leaf_index}")
-            count = data.count(b"\n")
-            if number + count <= index:
-                number, offset = number + count, offset + len(data)
-                continue
-            at = 0
-            for _ in range(index - number):
-                at = data.index(b"\n", at) + 1
-            return Entry(index, offset + at)
-        return Entry(number, offset)
+        known = self._good_entry(lambda entry: entry.leaf_index <= index)
+        count = 0
+        for start, data in line_blocks(self.read_lines, known, BLOCK_BYTES):
+            count = start.leaf_index + data.count(b"\n")
+            if count > index:
+                at = 0
+                for _ in range(index - start.leaf_index):
+                    at = data.index(b"\n", at) + 1
+                return Entry(index, start.offset + at)
+        raise self._damaged(f"has only {count} lines where there were {self.end.leaf_index}")
 
     def position_at(self, offset: int) -> Entry:
         """Return the number of the line that begins at an offset, with that."""

@@ -11,8 +11,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from emitd_handlers.audit.format.files import ENTRY_BYTES, FIRST, Entry
-from emitd_handlers.audit.format.line import MAX_LINE_BYTES
+from emitd_handlers.audit.format.files import ENTRY_BYTES, FIRST, Entry, line_blocks
 from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.findings import Findings, Kind
 from emitd_handlers.audit.verify.form import check_form
@@ -26,8 +25,6 @@ __all__ = ["Chunk", "ChunkReport", "NumberedEntry", "check_chunks"]
 #: How much a chunk has, but for the end of its last line. All that is made of it is in memory at once: with more,
 #: the system takes memory back and gives it out again from chunk to chunk, which costs a tenth of the time.
 CHUNK_BYTES = 256 * 1024
-#: Where the end of a chunk is looked for: within the length of the longest line.
-LOOK_BACK_BYTES = MAX_LINE_BYTES + 1
 #: This many chunks are given to a worker at once.
 CHUNKS_AT_ONCE = 8
 
@@ -72,27 +69,12 @@ def check_chunks(trail: AuditTrail, entries: Sequence[NumberedEntry], workers: i
 
 def _chunks(trail: AuditTrail, entries: Sequence[NumberedEntry]) -> Iterator[Chunk]:
     """Yield all chunks; reads the lines to count them."""
-    start, number = FIRST, 0
-    while start.offset < trail.size:
-        size = _size_of_chunk(trail, start.offset)
+    number = 0
+    for start, data in line_blocks(trail.read_lines, FIRST, CHUNK_BYTES):
         first = number
-        while number < len(entries) and entries[number][1].offset < start.offset + size:
+        while number < len(entries) and entries[number][1].offset < start.offset + len(data):
             number += 1
-        yield Chunk(start, size, entries[first:number])
-        count = trail.read_lines(size, start.offset).count(b"\n")
-        start = Entry(start.leaf_index + count, start.offset + size)
-
-
-def _size_of_chunk(trail: AuditTrail, offset: int) -> int:
-    """Return how many bytes from `offset` on are whole lines, and about as many as a chunk has."""
-    size = CHUNK_BYTES
-    while offset + size < trail.size:
-        tail = trail.read_lines(LOOK_BACK_BYTES, offset + size - LOOK_BACK_BYTES)
-        newline = tail.rfind(b"\n")
-        if newline >= 0:
-            return size - len(tail) + newline + 1
-        size += LOOK_BACK_BYTES
-    return trail.size - offset
+        yield Chunk(start, len(data), entries[first:number])
 
 
 def _check(trail: AuditTrail, chunk: Chunk) -> ChunkReport:

@@ -253,7 +253,6 @@ def test_repeated_ids(tmp_path: Path) -> None:
 def test_time_goes_back_between_chunks(log: SealedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not matter where a log is cut into pieces to be looked at."""
     monkeypatch.setattr("emitd_handlers.audit.verify.lines.CHUNK_BYTES", 100)
-    monkeypatch.setattr("emitd_handlers.audit.verify.lines.LOOK_BACK_BYTES", 100)
     assert verify_log(log.path).verdict is Verdict.GOOD
     log.append([make_line(40, time=TIME)])
     log.checkpoint()
@@ -293,7 +292,7 @@ def test_with_several_processes(log: SealedLog) -> None:
     script = (
         "import sys; from pathlib import Path; from emitd_handlers.audit.verify import lines\n"
         "from emitd_handlers.audit.verify.verifier import verify_log\n"
-        "lines.CHUNK_BYTES = lines.LOOK_BACK_BYTES = 1000\n"
+        "lines.CHUNK_BYTES = 1000\n"
         "one, two = (verify_log(Path(sys.argv[1]), workers=count) for count in (1, 2))\n"
         "assert one == two and len(one.findings) == 5, (one, two)\n"
         "print(sorted({finding.kind.value for finding in two.findings}))"
