@@ -9,26 +9,16 @@ the background `audit.maintenance` has signed what was written, and looks whethe
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeVar
 
 import msgspec
 
 from emitd_handlers.audit.format.files import FIRST
 from emitd_handlers.audit.format.line import MAX_LINE_BYTES, encode_line, recent_commit
-from emitd_handlers.audit.read.reader import AuditReader
-from emitd_handlers.audit.source import (
-    AuditBatch,
-    AuditEntry,
-    AuditFilter,
-    AuditPage,
-    AuditQuery,
-    ConsistencyProof,
-    InclusionProof,
-    SignedCheckpoint,
-)
+from emitd_handlers.audit.read.reader import AuditReader, CommittedLog
 from emitd_handlers.audit.write.encoder import AuditEncoder, EncodedLines
 from emitd_handlers.audit.write.file import AuditFile, AuditStats
 from emitd_handlers.audit.write.log import AuditLog
@@ -46,6 +36,8 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 
 __all__ = ["JsonAuditHandler", "JsonAuditSettings"]
+
+T = TypeVar("T")
 
 
 class JsonAuditSettings(HandlerSettings, frozen=True, kw_only=True):
@@ -77,11 +69,10 @@ class _Open(msgspec.Struct, frozen=True):
     encoder: AuditEncoder
     commits: "GroupCommit[EncodedLines, int]"
     maintenance: AuditMaintenance
-    reader: AuditReader
     reading: WorkerThread
 
 
-class JsonAuditHandler(BaseLogHandler):
+class JsonAuditHandler(AuditReader, BaseLogHandler):
     """Appends audit events to its log, and answers each with its place there. Its log can be read: an AuditSource."""
 
     Settings: ClassVar[type[HandlerSettings]] = JsonAuditSettings
@@ -193,43 +184,28 @@ class JsonAuditHandler(BaseLogHandler):
         """Return the record's line, without its newline. Raises RecordInvalid."""
         return encode_line(record)
 
-    # What makes it an AuditSource: see there.
+    # What AuditReader asks for, which makes this an AuditSource.
 
     @property
     def log_id(self) -> str:
-        """The log's name; empty until it is known."""
+        """The log's id; empty until it is known."""
         return self.settings.log_id if self._open is None else self._open.log.file.log_id
 
-    @property
-    def checkpoint_note(self) -> bytes:
-        """The newest checkpoint on the medium, as a signed note; empty before the first."""
-        return b"" if self._open is None else self._open.log.tree.note
+    def committed_log(self) -> CommittedLog:
+        """Return the log as it is now. Raises HandlerUnavailable if the handler is not running."""
+        log = self._opened().log
+        return CommittedLog(log.file.path, log.file.log_id, self._committed, log.tree.note)
 
-    async def checkpoint(self) -> SignedCheckpoint | None:
-        """Return the newest checkpoint."""
-        return await self._opened().reader.checkpoint()
+    async def wait_for_lines(self, count: int) -> None:
+        """Return once there are more than `count` lines on the medium."""
+        while self._committed.leaf_index <= count:
+            if self._more_lines is None:
+                self._more_lines = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._more_lines)
 
-    async def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> InclusionProof:
-        """Prove that a line is in the log."""
-        return await self._opened().reader.inclusion_proof(leaf_index, tree_size)
-
-    async def consistency_proof(self, old_size: int, new_size: int | None = None) -> ConsistencyProof:
-        """Prove that the log only grew."""
-        return await self._opened().reader.consistency_proof(old_size, new_size)
-
-    async def find(self, event_id: str) -> AuditEntry | None:
-        """Return the event of this id."""
-        return await self._opened().reader.find(event_id)
-
-    async def list(self, query: AuditQuery) -> AuditPage:
-        """Return a page of events."""
-        return await self._opened().reader.list(query)
-
-    def tail(
-        self, wanted: AuditFilter, *, from_index: int | None = None, idle_seconds: float | None = None
-    ) -> AsyncGenerator[AuditBatch, None]:
-        """Yield events as they are committed."""
-        return self._opened().reader.tail(wanted, from_index=from_index, idle_seconds=idle_seconds)
+    def run_reading(self, call: Callable[[], T]) -> Awaitable[T]:
+        """Run a call in the reading thread."""
+        return self._opened().reading.run(call)
 
     def _opened(self) -> _Open:
         if self._open is None:
@@ -238,15 +214,6 @@ class JsonAuditHandler(BaseLogHandler):
 
     def _assemble(self, log: AuditLog) -> _Open:
         settings = self.settings
-        reading = WorkerThread(f"emitd-read-{self.name}")
-        reader = AuditReader(
-            log.file.path,
-            log.file.log_id,
-            committed=lambda: self._committed,
-            newest_checkpoint=lambda: log.tree.note or None,
-            wait_for_lines=self._wait_for_lines,
-            run=reading.run,
-        )
         return _Open(
             log=log,
             encoder=AuditEncoder(
@@ -263,10 +230,9 @@ class JsonAuditHandler(BaseLogHandler):
                 self.run_in_thread,
                 self._report,
                 settings.checkpoint_seconds,
-                lambda: self._on_check(log, reader),
+                lambda: self._on_check(log),
             ),
-            reader=reader,
-            reading=reading,
+            reading=WorkerThread(f"emitd-read-{self.name}"),
         )
 
     def _refuse_if_unsigned(self, log: AuditLog) -> None:
@@ -281,9 +247,8 @@ class JsonAuditHandler(BaseLogHandler):
         self._note_committed(log)
         return firsts
 
-    def _on_check(self, log: AuditLog, reader: AuditReader) -> None:
+    def _on_check(self, log: AuditLog) -> None:
         self.report_health(log.problem)
-        reader.log_id = log.file.log_id  # another log may have been begun in its place
         self._note_committed(log)
 
     def _note_committed(self, log: AuditLog) -> None:
@@ -294,12 +259,6 @@ class JsonAuditHandler(BaseLogHandler):
             if self._more_lines is not None:
                 self._more_lines.set_result(None)
                 self._more_lines = None
-
-    async def _wait_for_lines(self, count: int) -> None:
-        while self._committed[0] <= count:
-            if self._more_lines is None:
-                self._more_lines = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._more_lines)
 
 
 def _receipts(log_id: str, lines: EncodedLines, first_index: int) -> Callable[[int], AuditReceipt]:

@@ -5,11 +5,12 @@ scan holds up neither a commit nor a proof that is asked for at the same time.
 """
 
 import asyncio
+from abc import ABC, abstractmethod
 from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from hashlib import blake2b
 from pathlib import Path
-from typing import Concatenate, ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
 import msgspec
 
@@ -38,7 +39,7 @@ from emitd_handlers.tlog.merkle import (
 )
 from emitd_handlers.tlog.note import Note
 
-__all__ = ["AuditReader"]
+__all__ = ["AuditReader", "CommittedLog"]
 
 #: A page, and a batch of a tail, end with the entry that makes them this large.
 MAX_PAGE_BYTES = 2 * 1024 * 1024
@@ -51,110 +52,101 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Run(Protocol):
-    """Runs a blocking call in a thread; the future gets its result or exception."""
+class CommittedLog(msgspec.Struct, frozen=True):
+    """A log as its writer knows it at one moment."""
 
-    def __call__(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-        """Run the call."""
+    path: Path
+    log_id: str
+    #: Where the lines on the medium end.
+    end: Entry
+    #: The newest checkpoint on the medium, a signed note; empty before the first.
+    note: bytes
 
 
-class AuditReader:
-    """Reads one log. It is an `AuditSource`, and answers for a handler that is one."""
+class AuditReader(ABC):
+    """Answers as an `AuditSource` from a log's files. A subclass knows what is committed."""
 
-    def __init__(
-        self,
-        path: Path,
-        log_id: str,
-        *,
-        committed: Callable[[], tuple[int, int]],
-        newest_checkpoint: Callable[[], bytes | None],
-        wait_for_lines: Callable[[int], Awaitable[None]],
-        run: Run,
-    ) -> None:
-        """Name the log, and how to ask its writer, in the event loop.
+    @abstractmethod
+    def committed_log(self) -> CommittedLog:
+        """Return the log as it is now. Raises HandlerUnavailable if it is not open."""
 
-        `committed` returns the number of lines on the medium, and their size in bytes; `newest_checkpoint` the last
-        note on the medium, if any; `wait_for_lines` returns once there are more lines than it was given. `run`
-        runs a call in a thread, not the writer's.
-        """
-        self.log_id = log_id
-        self._path = path
-        self._committed = committed
-        self._newest_checkpoint = newest_checkpoint
-        self._wait_for_lines = wait_for_lines
-        self._run = run
+    @abstractmethod
+    async def wait_for_lines(self, count: int) -> None:
+        """Return once there are more than `count` lines on the medium."""
+
+    @abstractmethod
+    def run_reading(self, call: Callable[[], T]) -> Awaitable[T]:
+        """Run a blocking call in a thread that is not the writer's."""
 
     async def checkpoint(self) -> SignedCheckpoint | None:
-        """See AuditSource."""
-        note = self._newest_checkpoint()
-        if not note:
+        """See `AuditSource`."""
+        log = self.committed_log()
+        if not log.note:
             return None
-        checkpoint = _read(note)
-        vkeys = await self._in_thread(Entry(*self._committed()), AuditTrail.vkeys)
-        return SignedCheckpoint(note, checkpoint.size, checkpoint.root, vkeys)
+        checkpoint = _newest(log)
+        vkeys = await self._in_thread(log, AuditTrail.vkeys)
+        return SignedCheckpoint(log.note, checkpoint.size, checkpoint.root, vkeys)
 
     async def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> InclusionProof:
-        """See AuditSource."""
-        end = Entry(*self._committed())
-        if leaf_index >= end.leaf_index:
-            raise AuditNotFound(f"the log has {end.leaf_index} lines, and so no line {leaf_index}")
-        note = self._note()
-        newest = _read(note)
+        """See `AuditSource`."""
+        log = self.committed_log()
+        if leaf_index >= log.end.leaf_index:
+            raise AuditNotFound(f"the log has {log.end.leaf_index} lines, and so no line {leaf_index}")
+        newest = _newest(log)
         size = newest.size if tree_size is None else tree_size
-        self._check_size("tree_size", size, newest, end)
+        _check_size("tree_size", size, newest, log.end)
         if leaf_index >= size:
             if tree_size is None:
                 raise HandlerUnavailable(
                     f"line {leaf_index} is not signed yet: the newest checkpoint is of {size}"
                 )
             raise AuditQueryInvalid("tree_size", f"a tree of {size} leaves has no leaf {leaf_index}")
-        line, hashes = await self._in_thread(end, _prove_inclusion, leaf_index, size, newest)
-        checkpoint = note if size == newest.size else b""
+        line, hashes = await self._in_thread(log, _prove_inclusion, leaf_index, size, newest)
+        checkpoint = log.note if size == newest.size else b""
         return InclusionProof(leaf_index, line, leaf_hash(line), size, hashes, checkpoint)
 
     async def consistency_proof(self, old_size: int, new_size: int | None = None) -> ConsistencyProof:
-        """See AuditSource."""
-        end = Entry(*self._committed())
-        note = self._note()
-        newest = _read(note)
+        """See `AuditSource`."""
+        log = self.committed_log()
+        newest = _newest(log)
         size = newest.size if new_size is None else new_size
-        self._check_size("new_size", size, newest, end)
+        _check_size("new_size", size, newest, log.end)
         if old_size > size:
             raise AuditQueryInvalid(
                 "old_size", f"{old_size} is more than the {size} leaves of the later tree"
             )
-        hashes = await self._in_thread(end, _prove_consistency, old_size, size, newest)
-        return ConsistencyProof(old_size, size, hashes, note if size == newest.size else b"")
+        hashes = await self._in_thread(log, _prove_consistency, old_size, size, newest)
+        return ConsistencyProof(old_size, size, hashes, log.note if size == newest.size else b"")
 
     async def find(self, event_id: str) -> AuditEntry | None:
-        """See AuditSource."""
+        """See `AuditSource`."""
         if not event_id:  # which would mean any
             return None
-        end = Entry(*self._committed())
+        log = self.committed_log()
         scan = Scan(AuditFilter(event_id=event_id), stop=0, backward=True)
-        position, room = end, Room(1, MAX_PAGE_BYTES)
+        position, room = log.end, Room(1, MAX_PAGE_BYTES)
         while position.offset > 0:
-            step = await self._in_thread(end, scan_block, scan, position, room)
+            step = await self._in_thread(log, scan_block, scan, position, room)
             if step.entries:
                 return step.entries[0]
             position = step.position
         return None
 
     async def list(self, query: AuditQuery) -> AuditPage:
-        """See AuditSource."""
-        end = Entry(*self._committed())
-        from_index = _read_token(self.log_id, query, end.leaf_index)
-        position, stop = await self._in_thread(end, _bounds_of_page, query, from_index)
+        """See `AuditSource`."""
+        log = self.committed_log()
+        from_index = _read_token(log.log_id, query, log.end.leaf_index)
+        position, stop = await self._in_thread(log, _bounds_of_page, query, from_index)
         scan = Scan(query.filter, stop, query.newest_first)
         room, scanned = Room(query.page_size, MAX_PAGE_BYTES), 0
         entries: list[AuditEntry] = []
         while position.offset != stop and not room.is_full and scanned < query.max_scan_bytes:
-            step = await self._in_thread(end, scan_block, scan, position, room)
+            step = await self._in_thread(log, scan_block, scan, position, room)
             entries += step.entries
             position, room, scanned = step.position, step.room, scanned + step.size
         if position.offset == stop:
             return AuditPage(entries, "")
-        return AuditPage(entries, _make_token(self.log_id, query, position.leaf_index))
+        return AuditPage(entries, _make_token(log.log_id, query, position.leaf_index))
 
     async def tail(
         self,
@@ -163,13 +155,14 @@ class AuditReader:
         from_index: int | None = None,
         idle_seconds: float | None = None,
     ) -> AsyncGenerator[AuditBatch, None]:
-        """See AuditSource."""
+        """See `AuditSource`."""
         position = await self._tail_start(from_index)
         yield AuditBatch((), position.leaf_index)
         clock = asyncio.get_running_loop().time
         sent_at = clock()
         while True:
-            end = Entry(*self._committed())
+            log = self.committed_log()
+            end = log.end
             if end.leaf_index < position.leaf_index:
                 raise HandlerUnavailable("the log has fewer lines than before: another was put in its place")
             if end == position:
@@ -180,7 +173,7 @@ class AuditReader:
                 continue
             scan = Scan(wanted, stop=end.offset)
             step = await self._in_thread(
-                end, scan_block, scan, position, Room(MAX_BATCH_ENTRIES, MAX_PAGE_BYTES)
+                log, scan_block, scan, position, Room(MAX_BATCH_ENTRIES, MAX_PAGE_BYTES)
             )
             position = step.position
             if step.entries or (idle_seconds is not None and clock() >= sent_at + idle_seconds):
@@ -190,58 +183,55 @@ class AuditReader:
                 await asyncio.sleep(MIN_INTERVAL_SECONDS)
 
     async def _tail_start(self, from_index: int | None) -> Entry:
-        end = Entry(*self._committed())
+        log = self.committed_log()
         if from_index is None:
-            return end
-        if from_index > end.leaf_index:
+            return log.end
+        if from_index > log.end.leaf_index:
             raise AuditNotFound(
-                f"the log has {end.leaf_index} lines, and so none to begin with at {from_index}"
+                f"the log has {log.end.leaf_index} lines, and so none to begin with at {from_index}"
             )
-        return await self._in_thread(end, CommittedTrail.position_of, from_index)
+        return await self._in_thread(log, CommittedTrail.position_of, from_index)
 
     async def _has_more_lines(self, count: int, seconds: float | None) -> bool:
         try:
             async with asyncio.timeout(seconds):
-                await self._wait_for_lines(count)
+                await self.wait_for_lines(count)
         except TimeoutError:
             return False
         return True
 
-    def _note(self) -> bytes:
-        note = self._newest_checkpoint()
-        if not note:
-            raise HandlerUnavailable(f"audit log '{self._path}' is not signed yet")
-        return note
-
-    def _check_size(self, field: str, size: int, newest: Checkpoint, end: Entry) -> None:
-        if size > max(end.leaf_index, newest.size):
-            raise AuditQueryInvalid(field, f"{size} is more than the {end.leaf_index} lines of the log")
-        if size > newest.size:
-            raise HandlerUnavailable(f"the newest checkpoint is of {newest.size} lines, fewer than {size}")
-
     async def _in_thread(
-        self, end: Entry, call: Callable[Concatenate[CommittedTrail, P], T], *args: P.args, **kwargs: P.kwargs
+        self,
+        log: CommittedLog,
+        call: Callable[Concatenate[CommittedTrail, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
-        """Return what `call` does with the log's files up to `end`."""
+        """Return what `call` does with the log's files."""
 
         def read() -> T:
-            with CommittedTrail(self._path, end) as trail:
+            with CommittedTrail(log.path, log.end) as trail:
                 return call(trail, *args, **kwargs)
 
         try:
-            return await self._run(read)
+            return await self.run_reading(read)
         except OSError as error:
-            raise HandlerUnavailable(
-                f"audit log '{self._path}' cannot be read: {reason_of(error)}"
-            ) from error
+            raise HandlerUnavailable(f"audit log '{log.path}' cannot be read: {reason_of(error)}") from error
         except EOFError as error:
-            raise HandlerUnavailable(
-                f"audit log '{self._path}' cannot prove anything now: {error}"
-            ) from error
+            raise HandlerUnavailable(f"audit log '{log.path}' cannot prove anything now: {error}") from error
 
 
-def _read(note: bytes) -> Checkpoint:
-    return Checkpoint.parse(Note.parse(note).text)
+def _newest(log: CommittedLog) -> Checkpoint:
+    if not log.note:
+        raise HandlerUnavailable(f"audit log '{log.path}' is not signed yet")
+    return Checkpoint.parse(Note.parse(log.note).text)
+
+
+def _check_size(field: str, size: int, newest: Checkpoint, end: Entry) -> None:
+    if size > max(end.leaf_index, newest.size):
+        raise AuditQueryInvalid(field, f"{size} is more than the {end.leaf_index} lines of the log")
+    if size > newest.size:
+        raise HandlerUnavailable(f"the newest checkpoint is of {newest.size} lines, fewer than {size}")
 
 
 def _prove_inclusion(
