@@ -1,4 +1,4 @@
-"""Why a record was refused, or a question about jobs or the audit trail not answered.
+"""The errors of emitd: why a record was refused, or a question about jobs or the audit trail not answered.
 
 EmitdError
 ├── HandlerError               a record was refused
@@ -41,21 +41,21 @@ class EmitdError(Exception):
     problem: str = ""
 
 
-class HandlerError(EmitdError):
-    """A record was refused."""
-
-
-class RecordInvalid(HandlerError):
-    """The record itself is at fault.
-
-    `field` is its path within the record as on the wire, such as `audit.source_ip`, empty for the record as a
-    whole; `problem` says what is wrong with it, without repeating the path.
-    """
+class _FieldInvalid(EmitdError):
+    """One field is at fault: `field` is its path as on the wire, empty for the whole; `problem` does not repeat it."""
 
     def __init__(self, field: str, problem: str) -> None:
         super().__init__(f"{field}: {problem}" if field else problem)
         self.field = field
         self.problem = problem
+
+
+class HandlerError(EmitdError):
+    """A record was refused."""
+
+
+class RecordInvalid(_FieldInvalid, HandlerError):
+    """The record itself is at fault. `field` is a path such as `audit.source_ip`, empty for the record as a whole."""
 
 
 class RecordConflict(HandlerError):
@@ -73,7 +73,7 @@ class RetryableError(HandlerError):
         """`retry_after_seconds` is for a handler that knows; None: senders try again after a second."""
         super().__init__(message)
         self.retry_after_seconds = 1.0 if retry_after_seconds is None else retry_after_seconds
-        #: How long the handler wants to be left alone; 0: it does not say.
+        #: How long the handler asked to wait; 0: it did not ask.
         self.wanted_wait_seconds = retry_after_seconds or 0.0
 
 
@@ -89,28 +89,12 @@ class HandlerTimeout(RetryableError):
     """The handler did not answer in time. It may still commit; a retry under the same id is safe."""
 
 
-class JobQueryInvalid(EmitdError):
-    """A question about jobs makes no sense, such as a page token of other filters.
-
-    `field` is the request's field as on the wire, empty for the request as a whole.
-    """
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}" if field else problem)
-        self.field = field
-        self.problem = problem
+class JobQueryInvalid(_FieldInvalid):
+    """A question about jobs makes no sense, such as a page token of other filters. `field` is the request's field."""
 
 
-class AuditQueryInvalid(EmitdError):
-    """A question about an audit log makes no sense, such as a page token of other filters.
-
-    `field` is the request's field as on the wire.
-    """
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}")
-        self.field = field
-        self.problem = problem
+class AuditQueryInvalid(_FieldInvalid):
+    """A question about an audit log makes no sense. `field` is the request's field as on the wire."""
 
 
 class AuditNotFound(EmitdError):

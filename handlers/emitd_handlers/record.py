@@ -6,11 +6,27 @@ server (the time, an audit event's id) has been assigned by the time a handler s
 
 import zlib
 from enum import IntEnum
+from functools import lru_cache
+from ipaddress import ip_address
 from typing import TypeAlias
 
 import msgspec
 
-__all__ = ["AuditEvent", "JobState", "JobStatus", "Level", "LogRecord", "Payload", "content_fingerprint"]
+__all__ = [
+    "UNKNOWN_ADDRESS",
+    "AuditEvent",
+    "JobState",
+    "JobStatus",
+    "Level",
+    "LogRecord",
+    "Payload",
+    "audit_fingerprint",
+    "content_fingerprint",
+    "is_source_ip",
+]
+
+#: The `source_ip` where there is no address.
+UNKNOWN_ADDRESS = "unknown"
 
 
 class Level(IntEnum):
@@ -122,3 +138,26 @@ def content_fingerprint(content: tuple[object, ...]) -> int:
     it tells an honest retry from an honest mistake, and defends against nobody.
     """
     return zlib.crc32(_encode(content))
+
+
+@lru_cache(maxsize=16_384)
+def is_source_ip(text: str) -> bool:
+    """Return whether `text` is an IPv4 or IPv6 address, or the word `unknown`."""
+    if text == UNKNOWN_ADDRESS:
+        return True
+    try:
+        ip_address(text)
+    except ValueError:
+        return False
+    return True
+
+
+def audit_fingerprint(*sent: str | bytes | int) -> int:
+    """Return `LogRecord.fingerprint` for an audit event: a digest of what its sender set, as far as a line keeps it.
+
+    `sent` is the record's message, source, attributes_json, trace_id and span_id; the event's event_id, event_name,
+    user_id, source_ip and details_json; and time_unix_nano. event_id is empty and the time 0 if the server assigned
+    them; JSON is as `check_json_object` returned it. Valid within one process: a log computes those of its lines again
+    at each start. Never 0.
+    """
+    return hash(sent) or 1

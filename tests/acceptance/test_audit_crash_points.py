@@ -8,8 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.format.checkpoint_file import split_notes
-from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.format.files import AuditPaths, split_notes
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 

@@ -21,8 +21,7 @@ import pytest
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import log_service_pb2_grpc
 from emitd.v1 import record_pb2 as rec
-from emitd_handlers.audit.format.checkpoint_file import split_notes
-from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.format.files import AuditPaths, split_notes
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 from support.processes.server_process import ServerProcess

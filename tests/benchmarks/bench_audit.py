@@ -22,9 +22,9 @@ import grpc
 from bench_records import HERE, server
 from emitd.v1 import audit_service_pb2 as audit_pb
 from emitd.v1 import log_service_pb2 as log_pb
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.write.log import AuditLog
-from emitd_handlers.durable.disk import RealDisk
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.tlog.merkle import inclusion_proof, leaf_hash
 from load import Measurement, audit_record, measure, requests, resident_bytes
 
@@ -102,7 +102,7 @@ async def cover_delay(address: str) -> None:
 
 def make_log(path: Path, lines: int) -> AuditLog:
     """Write a log with the real writer, as fast as it will go."""
-    log = AuditLog(path, RealDisk(), lambda line: None)
+    log = AuditLog(path, Disk(), lambda line: None)
     log.open()
     for first in range(0, lines, GROUP_LINES):
         group = [make_line(number) for number in range(first, min(lines, first + GROUP_LINES))]

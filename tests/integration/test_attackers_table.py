@@ -31,7 +31,7 @@ from typing import Any
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from emitd_handlers.audit.format.checkpoint_file import frame_note
+from emitd_handlers.audit.format.files import frame_note
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, stored_index
 from emitd_handlers.tlog.note import Signer

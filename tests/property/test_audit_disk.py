@@ -17,14 +17,14 @@ from hypothesis import HealthCheck, Phase, find, given, settings
 from hypothesis import strategies as st
 from msgspec.structs import replace
 
-from emitd_handlers.audit.format.checkpoint_file import split_notes
-from emitd_handlers.audit.format.line import audit_fingerprint, decode_line, encode_line, parse_time
-from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.format.files import AuditPaths, split_notes
+from emitd_handlers.audit.format.line import decode_line, encode_line
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.audit.write import tree as audit_tree
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.outcome import AuditReceipt, Committed, Receipt
-from emitd_handlers.record import AuditEvent, Level, LogRecord
+from emitd_handlers.record import AuditEvent, Level, LogRecord, audit_fingerprint
+from emitd_handlers.text.times import parse_time
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash, root_hash
 from emitd_handlers.tlog.note import NoteInvalid, Verifier, open_note
@@ -125,16 +125,17 @@ SYNCS = {
     "ensure_synced: forget audit.json.log.checkpoints": taken_for_synced,
     "ensure_synced: audit.json.log.vkey": stories_of(killed_at_start, busy(set(), None)),
     "ensure_synced: forget audit.json.log.vkey": stories_of(failed_start, busy(set(), None)),
-    "_sync_folders: emitd": stories,
-    "_sync_folders: var": stories,
-    "_sync_folders: /": stories,
+    "sync_names: emitd": stories,
+    "sync_names: var": stories,
+    "sync_names: /": stories,
     "keep_log_id: audit.json.log.log_id": stories_of(killed_at_start, busy(set(), None)),
     "keep_log_id: forget audit.json.log.log_id": stories_of(killed_at_start, busy(set(), None)),
-    "_replace: audit.json.log.log_id": stories,
-    "_make_key: audit.json.log.key": stories,
+    "_overwrite: audit.json.log.log_id": stories,
+    "_make_key: audit.json.log.key": stories_of(killed_at_start, busy(set(), None)),
+    "_overwrite: audit.json.log.key": stories,
     "_make_key: forget audit.json.log.key": stories,
-    "move_aside: audit.json.log.damaged": stories,
-    "move_aside: emitd": stories,
+    "_copy_aside: audit.json.log.damaged": stories,
+    "_copy_aside: emitd": stories,
     "move_aside: audit.json.log": stories_of(busy(set(), 1), busy(set(), 1)),
     "_write: audit.json.log": stories,
     "_write: audit.json.log.hashes": stories,

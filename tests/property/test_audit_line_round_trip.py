@@ -5,15 +5,9 @@ import json
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from emitd_handlers.audit.format.line import (
-    audit_fingerprint,
-    decode_line,
-    encode_line,
-    format_time,
-    parse_time,
-    recent_commit,
-)
-from emitd_handlers.record import AuditEvent, Level, LogRecord
+from emitd_handlers.audit.format.line import decode_line, encode_line, recent_commit
+from emitd_handlers.record import AuditEvent, Level, LogRecord, audit_fingerprint
+from emitd_handlers.text.times import format_time, parse_time
 
 # Everything that UTF-8 can carry, which is what reaches the edge.
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.format.files import AuditPaths
 from emitd_handlers.audit.verify.findings import Verdict, VerifyReport
 from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.tlog.merkle import HASH_BYTES, Frontier, leaf_hash

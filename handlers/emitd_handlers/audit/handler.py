@@ -9,27 +9,17 @@ the background `audit.maintenance` has signed what was written, and looks whethe
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, TypeVar
 
 import msgspec
 
+from emitd_handlers.audit.format.files import FIRST
 from emitd_handlers.audit.format.line import MAX_LINE_BYTES, encode_line, recent_commit
-from emitd_handlers.audit.format.line_index import FIRST
-from emitd_handlers.audit.read.reader import AuditReader
-from emitd_handlers.audit.source import (
-    AuditBatch,
-    AuditEntry,
-    AuditFilter,
-    AuditPage,
-    AuditQuery,
-    ConsistencyProof,
-    InclusionProof,
-    SignedCheckpoint,
-)
-from emitd_handlers.audit.write.encoder import AuditEncoder, Chunk
+from emitd_handlers.audit.read.reader import AuditReader, CommittedLog
+from emitd_handlers.audit.write.encoder import AuditEncoder, EncodedLines
 from emitd_handlers.audit.write.file import AuditFile, AuditStats
 from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.audit.write.maintenance import AuditMaintenance
@@ -37,7 +27,7 @@ from emitd_handlers.audit.write.recovery import MAX_GROUP_BYTES, damaged_beyond_
 from emitd_handlers.base import BaseLogHandler, EmitResult
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.diagnostics import report as report_to_operator
-from emitd_handlers.durable.disk import Disk, RealDisk
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.errors import HandlerUnavailable
@@ -46,6 +36,8 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 
 __all__ = ["JsonAuditHandler", "JsonAuditSettings"]
+
+T = TypeVar("T")
 
 
 class JsonAuditSettings(HandlerSettings, frozen=True, kw_only=True):
@@ -75,13 +67,12 @@ class _Open(msgspec.Struct, frozen=True):
 
     log: AuditLog
     encoder: AuditEncoder
-    commits: "GroupCommit[Chunk, int]"
+    commits: "GroupCommit[EncodedLines, int]"
     maintenance: AuditMaintenance
-    reader: AuditReader
     reading: WorkerThread
 
 
-class JsonAuditHandler(BaseLogHandler):
+class JsonAuditHandler(AuditReader, BaseLogHandler):
     """Appends audit events to its log, and answers each with its place there. Its log can be read: an AuditSource."""
 
     Settings: ClassVar[type[HandlerSettings]] = JsonAuditSettings
@@ -101,7 +92,7 @@ class JsonAuditHandler(BaseLogHandler):
         super().__init__(settings, name=name)
         #: What has happened to the log since the last start.
         self.stats = AuditStats()
-        self._disk = disk or RealDisk()
+        self._disk = disk or Disk()
         self._report = report
         #: None while records are refused.
         self._open: _Open | None = None
@@ -171,22 +162,21 @@ class JsonAuditHandler(BaseLogHandler):
             self._refuse_if_unsigned(opened.log)
         except HandlerUnavailable as error:
             return [Refused(error)] * len(records)
-        whole = opened.encoder.encode_whole(records)
-        if whole is not None:
-            return await self._commit_whole(opened, whole)
         outcomes: list[Outcome] = [_UNANSWERED] * len(records)
-        chunks = opened.encoder.encode(records, outcomes)
-        waiting = [opened.commits.submit([chunk], chunk.size) for chunk in chunks]
-        for chunk, committed in zip(chunks, waiting, strict=True):
+        groups = opened.encoder.encode(records, outcomes)
+        waiting = [opened.commits.submit([lines], lines.size) for lines in groups]
+        for lines, committed in zip(groups, waiting, strict=True):
             try:
                 (first_index,) = await committed
             except Exception as error:
                 refused = self._refused(error)
-                for place in chunk.places:
+                for place in lines.places:
                     outcomes[place] = refused
             else:
-                receipt = _receipts(opened.log.file.log_id, chunk, first_index)
-                for index, place in enumerate(chunk.places):
+                receipt = _receipts(opened.log.file.log_id, lines, first_index)
+                if len(lines.places) == len(records):
+                    return AllCommitted(len(records), receipt)
+                for index, place in enumerate(lines.places):
                     outcomes[place] = Committed(receipt(index))
         return outcomes
 
@@ -194,43 +184,28 @@ class JsonAuditHandler(BaseLogHandler):
         """Return the record's line, without its newline. Raises RecordInvalid."""
         return encode_line(record)
 
-    # What makes it an AuditSource: see there.
+    # What AuditReader asks for, which makes this an AuditSource.
 
     @property
     def log_id(self) -> str:
-        """The log's name; empty until it is known."""
+        """The log's id; empty until it is known."""
         return self.settings.log_id if self._open is None else self._open.log.file.log_id
 
-    @property
-    def checkpoint_note(self) -> bytes:
-        """The newest checkpoint on the medium, as a signed note; empty before the first."""
-        return b"" if self._open is None else self._open.log.tree.note
+    def committed_log(self) -> CommittedLog:
+        """Return the log as it is now. Raises HandlerUnavailable if the handler is not running."""
+        log = self._opened().log
+        return CommittedLog(log.file.path, log.file.log_id, self._committed, log.tree.note)
 
-    async def checkpoint(self) -> SignedCheckpoint | None:
-        """Return the newest checkpoint."""
-        return await self._opened().reader.checkpoint()
+    async def wait_for_lines(self, count: int) -> None:
+        """Return once there are more than `count` lines on the medium."""
+        while self._committed.leaf_index <= count:
+            if self._more_lines is None:
+                self._more_lines = asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._more_lines)
 
-    async def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> InclusionProof:
-        """Prove that a line is in the log."""
-        return await self._opened().reader.inclusion_proof(leaf_index, tree_size)
-
-    async def consistency_proof(self, old_size: int, new_size: int | None = None) -> ConsistencyProof:
-        """Prove that the log only grew."""
-        return await self._opened().reader.consistency_proof(old_size, new_size)
-
-    async def find(self, event_id: str) -> AuditEntry | None:
-        """Return the event of this id."""
-        return await self._opened().reader.find(event_id)
-
-    async def list(self, query: AuditQuery) -> AuditPage:
-        """Return a page of events."""
-        return await self._opened().reader.list(query)
-
-    def tail(
-        self, wanted: AuditFilter, *, from_index: int | None = None, idle_seconds: float | None = None
-    ) -> AsyncGenerator[AuditBatch, None]:
-        """Yield events as they are committed."""
-        return self._opened().reader.tail(wanted, from_index=from_index, idle_seconds=idle_seconds)
+    def run_reading(self, call: Callable[[], T]) -> Awaitable[T]:
+        """Run a call in the reading thread."""
+        return self._opened().reading.run(call)
 
     def _opened(self) -> _Open:
         if self._open is None:
@@ -239,36 +214,25 @@ class JsonAuditHandler(BaseLogHandler):
 
     def _assemble(self, log: AuditLog) -> _Open:
         settings = self.settings
-        is_plain = type(self).format is JsonAuditHandler.format
-        reading = WorkerThread(f"emitd-read-{self.name}")
-        reader = AuditReader(
-            log.file.path,
-            log.file.log_id,
-            committed=lambda: self._committed,
-            newest_checkpoint=lambda: log.tree.note or None,
-            wait_for_lines=self._wait_for_lines,
-            run=reading.run,
-        )
         return _Open(
             log=log,
             encoder=AuditEncoder(
                 settings.max_line_bytes,
                 settings.max_group_bytes,
                 log.file.last_received_unix_nano,
-                None if is_plain else self.format,
+                self.format,
             ),
             commits=GroupCommit(
-                lambda chunks: self._commit_group(log, chunks), max_size=settings.max_group_bytes
+                lambda group: self._commit_group(log, group), max_size=settings.max_group_bytes
             ),
             maintenance=AuditMaintenance(
                 log,
                 self.run_in_thread,
                 self._report,
                 settings.checkpoint_seconds,
-                lambda: self._on_check(log, reader),
+                lambda: self._on_check(log),
             ),
-            reader=reader,
-            reading=reading,
+            reading=WorkerThread(f"emitd-read-{self.name}"),
         )
 
     def _refuse_if_unsigned(self, log: AuditLog) -> None:
@@ -278,21 +242,13 @@ class JsonAuditHandler(BaseLogHandler):
             reason = log.tree.problem or "the disk does not keep up"
             raise HandlerUnavailable(f"{count} lines wait for a checkpoint (max_uncovered_lines): {reason}")
 
-    async def _commit_group(self, log: AuditLog, chunks: Sequence[Chunk]) -> Sequence[int]:
-        firsts = await self.run_in_thread(_append, log, chunks)
+    async def _commit_group(self, log: AuditLog, group: Sequence[EncodedLines]) -> Sequence[int]:
+        firsts = await self.run_in_thread(_append, log, group)
         self._note_committed(log)
         return firsts
 
-    async def _commit_whole(self, opened: _Open, chunk: Chunk) -> Sequence[Outcome]:
-        try:
-            (first_index,) = await opened.commits.submit([chunk], chunk.size)
-        except Exception as error:
-            return [self._refused(error)] * len(chunk.leaves)
-        return AllCommitted(len(chunk.leaves), _receipts(opened.log.file.log_id, chunk, first_index))
-
-    def _on_check(self, log: AuditLog, reader: AuditReader) -> None:
+    def _on_check(self, log: AuditLog) -> None:
         self.report_health(log.problem)
-        reader.log_id = log.file.log_id  # another log may have been begun in its place
         self._note_committed(log)
 
     def _note_committed(self, log: AuditLog) -> None:
@@ -304,24 +260,18 @@ class JsonAuditHandler(BaseLogHandler):
                 self._more_lines.set_result(None)
                 self._more_lines = None
 
-    async def _wait_for_lines(self, count: int) -> None:
-        while self._committed[0] <= count:
-            if self._more_lines is None:
-                self._more_lines = asyncio.get_running_loop().create_future()
-            await asyncio.shield(self._more_lines)
 
-
-def _receipts(log_id: str, chunk: Chunk, first_index: int) -> Callable[[int], AuditReceipt]:
-    """Return what makes the receipt of a chunk's line; it does not hold on to the lines."""
-    event_ids, leaves = chunk.event_ids, chunk.leaves
+def _receipts(log_id: str, lines: EncodedLines, first_index: int) -> Callable[[int], AuditReceipt]:
+    """Return what makes the receipt of one of some lines; it does not hold on to their text."""
+    event_ids, leaves = lines.event_ids, lines.leaves
     return lambda index: AuditReceipt(log_id, event_ids[index], first_index + index, leaves[index])
 
 
-def _append(log: AuditLog, chunks: Sequence[Chunk]) -> Sequence[int]:
-    """Append a group, and return the index of each chunk's first line."""
-    counts = [len(chunk.leaves) for chunk in chunks]
-    text = b"".join([text for chunk in chunks for text in chunk.texts])
-    first = log.append(text, [leaf for chunk in chunks for leaf in chunk.leaves])
+def _append(log: AuditLog, group: Sequence[EncodedLines]) -> Sequence[int]:
+    """Append a group, and return the index of the first line of each of its parts."""
+    counts = [len(lines.leaves) for lines in group]
+    text = b"".join([text for lines in group for text in lines.texts])
+    first = log.append(text, [leaf for lines in group for leaf in lines.leaves])
     return [first + before for before in accumulate(counts[:-1], initial=0)]
 
 

@@ -7,7 +7,8 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from emitd_handlers.audit.format.line import UNKNOWN_ADDRESS, AuditLine
+from emitd_handlers.audit.format.line import AuditLine
+from emitd_handlers.record import UNKNOWN_ADDRESS
 
 __all__ = [
     "AuditBatch",

@@ -149,30 +149,42 @@ class DurableFile:
     def _is_tail_there(self) -> bool:
         return self.read(TAIL_BYTES, self.size - len(self._tail)) == self._tail
 
-    def save(self, kind: str) -> Path:
-        """Copy what can be read through the open file, of what counts, into a new file beside; return its path."""
-        path, fd = create_beside(self.disk, self.path, kind)
-        try:
-            offset = 0
-            while data := self.read(COPY_BLOCK_BYTES, offset):
-                write_all(self.disk, fd, data)
-                offset += len(data)
-            self.disk.sync(fd)
-            self.disk.sync_directory(self.path.parent)
-        except OSError:
-            self.disk.remove(path)  # the next try makes another one
-            raise
-        finally:
-            self.disk.close(fd)
-        return path
+    def save(self, kind: str = "recovered") -> Path:
+        """Copy what can still be read of the bytes that count into a new file in the same folder; return its path."""
+        return self._copy_aside(kind, 0, self.size)
 
-    def restore(self, kind: str, adopt: Callable[[int], bool] = lambda fd: True) -> Path | None:
-        """Put all that counts back under the file's name, and go on with that; return where an intruder was put.
+    def move_aside(self, offset: int, kind: str) -> Path:
+        """Move everything from `offset` on into a new file in the same folder, and return its path.
+
+        At no instant are the bytes in neither of the two files.
+        """
+        aside = self._copy_aside(kind, offset, self.disk.state(self.fd).size)
+        self.disk.truncate(self.fd, offset)
+        self.disk.sync(self.fd)
+        self.take_over(offset)
+        return aside
+
+    def mend(self, displacement: Displacement, adopt: Callable[[int], bool] = lambda fd: True) -> str:
+        """Put the bytes that count, and nothing else, under the file's name; return what was done, in words.
+
+        `adopt` is as for `restore`. Raises FileDisplaced if nothing can be done here, OSError.
+        """
+        if displacement in (Displacement.GONE, Displacement.REPLACED):
+            intruder = self.restore(adopt)
+            moved = f"; the file found in its place is now '{intruder}'" if intruder else ""
+            return f"is back, copied from the open file{moved}"
+        if displacement is Displacement.GROWN:
+            aside = self.move_aside(self.size, "foreign")
+            return f"goes on; the bytes that something else wrote to it were moved into '{aside}'"
+        raise FileDisplaced(displacement)
+
+    def restore(self, adopt: Callable[[int], bool] = lambda fd: True) -> Path | None:
+        """Put all that counts back under the file's name, and go on with that; return the new path of an intruder.
 
         At no instant is any of it only in the unnamed file. `adopt` gets the new file's descriptor before it takes
         the name, and returns whether it may be used.
         """
-        saved = self.save(kind)
+        saved = self.save()
         fd = self.disk.open(saved)
         try:
             if not adopt(fd):
@@ -190,6 +202,21 @@ class DurableFile:
         self.fd = fd
         self._has_leftovers = False
         return intruder
+
+    def _copy_aside(self, kind: str, offset: int, end: int) -> Path:
+        path, fd = create_beside(self.disk, self.path, kind)
+        try:
+            while data := self.disk.read(self.fd, min(COPY_BLOCK_BYTES, end - offset), offset):
+                write_all(self.disk, fd, data)
+                offset += len(data)
+            self.disk.sync(fd)
+            self.disk.sync_directory(self.path.parent)
+        except OSError:
+            self.disk.remove(path)  # the next try makes another one
+            raise
+        finally:
+            self.disk.close(fd)
+        return path
 
     def _move_intruder(self) -> Path | None:
         """Give what has the file's name another one, if there is anything: also a link that leads nowhere."""

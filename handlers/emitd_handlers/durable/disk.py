@@ -3,12 +3,14 @@
 import errno
 import fcntl
 import os
+import secrets
 import stat
+from contextlib import suppress
 from mmap import PAGESIZE
 from pathlib import Path
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
-__all__ = ["Disk", "FileState", "RealDisk", "write_all"]
+__all__ = ["Disk", "FileState", "replace_file", "sync_folder", "write_all"]
 
 _OPEN_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _FILE_MODE = 0o600
@@ -26,64 +28,102 @@ class FileState(NamedTuple):
     size: int
 
 
-class Disk(Protocol):
-    """Blocking calls, each with the meaning of the system call behind it. Each may raise OSError.
+class Disk:
+    """The operating system's files; a test puts another class with these methods in its place.
 
-    An open file is named by its descriptor. Only what has been synced survives a power cut: a file's bytes
-    and size by `sync`, its name by `sync_directory` of its folder.
+    Every method blocks, and may raise OSError. An open file is named by its descriptor. Only what has been synced
+    survives a power cut: a file's bytes and size by `sync`, its name by `sync_directory` of its folder.
     """
 
     def open(self, path: Path) -> int:
-        """Open a regular file for reading and appending; make it, with mode 0600, where there is none."""
+        """Open a regular file for reading and appending; make it, with mode 0600, if there is none."""
+        fd = os.open(path, _OPEN_FLAGS, _FILE_MODE)
+        if not stat.S_ISREG(os.fstat(fd).st_mode):
+            os.close(fd)
+            raise OSError(errno.EINVAL, "not a regular file", str(path))
+        return fd
 
     def create(self, path: Path) -> int:
         """Make a new file and open it, as `open` does. Raises FileExistsError."""
+        return os.open(path, _OPEN_FLAGS | os.O_EXCL, _FILE_MODE)
 
     def lock(self, fd: int) -> bool:
-        """Take the file's exclusive lock until it is closed; False if somebody else has it."""
+        """Take the file's exclusive lock until it is closed; False if another process has it."""
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        return True
 
     def state(self, fd: int) -> FileState:
         """Return the state of an open file, whether or not it still has a name."""
+        result = os.fstat(fd)
+        return FileState(result.st_dev, result.st_ino, result.st_size)
 
     def state_at(self, path: Path) -> FileState | None:
         """Return the state of the file or folder that has this name now; None: nothing has."""
+        try:
+            result = os.stat(path)
+        except FileNotFoundError:
+            return None
+        return FileState(result.st_dev, result.st_ino, result.st_size)
 
     def read(self, fd: int, size: int, offset: int) -> bytes:
         """Return `size` bytes from `offset`, or fewer at the end of the file."""
+        return os.pread(fd, size, offset)
 
     def write(self, fd: int, data: memoryview) -> int:
         """Append, and return how many bytes were taken: at least one, perhaps not all."""
+        return os.write(fd, data)
 
     def truncate(self, fd: int, size: int) -> None:
         """Cut the file to its first `size` bytes."""
+        os.ftruncate(fd, size)
 
     def sync(self, fd: int) -> None:
         """Return when the file's bytes and size are on the medium."""
+        if hasattr(os, "fdatasync"):
+            os.fdatasync(fd)
+        else:  # macOS, where fsync leaves the bytes in the drive's cache
+            fcntl.fcntl(fd, _F_FULLFSYNC)
 
     def ensure_synced(self, fd: int, offset: int) -> None:
         """Make what can be read from `offset` on what is on the medium: sync it, and forget it in memory.
 
-        For what another process wrote: it may have been killed before its sync, or its sync may have failed,
-        after which the system takes the bytes in its memory for written.
+        For bytes that another process wrote: it may have been killed before its sync, or its sync may have failed,
+        after which the system takes the bytes in its memory for written. Where there is no posix_fadvise, only syncs.
         """
+        self.sync(fd)
+        if hasattr(os, "posix_fadvise"):
+            os.posix_fadvise(fd, offset - offset % PAGESIZE, 0, os.POSIX_FADV_DONTNEED)
 
     def close(self, fd: int) -> None:
         """Close the file, which gives up its lock."""
+        os.close(fd)
 
     def make_directory(self, path: Path) -> None:
         """Make a folder with mode 0700. Raises FileExistsError."""
+        os.mkdir(path, _FOLDER_MODE)
 
     def link(self, source: Path, target: Path) -> None:
         """Give a file a second name, or a link itself. Raises FileExistsError, FileNotFoundError."""
+        os.link(source, target)
 
     def remove(self, path: Path) -> None:
-        """Take a name away; with its last one goes a file that nobody has open."""
+        """Take a name away; a file that nobody has open goes with its last one."""
+        os.unlink(path)
 
     def is_writable(self, path: Path) -> bool:
-        """Return whether this process may write the file, and its owner is meant to."""
+        """Return whether this process may write the file, and its owner's bit, which does not bind root, allows it."""
+        return os.access(path, os.W_OK) and bool(os.stat(path).st_mode & stat.S_IWUSR)
 
     def sync_directory(self, path: Path) -> None:
         """Return when the names in the folder are on the medium."""
+        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
 
 
 def write_all(disk: Disk, fd: int, data: bytes) -> None:
@@ -93,91 +133,35 @@ def write_all(disk: Disk, fd: int, data: bytes) -> None:
         rest = rest[disk.write(fd, rest) :]
 
 
-class RealDisk:
-    """The operating system's files."""
+def replace_file(path: Path, data: bytes, *, mode: int = 0o666, like: Path | None = None) -> None:
+    """Put a file with this content in a path's place; its name is on the medium after `sync_folder`.
 
-    def open(self, path: Path) -> int:
-        """Call the system's open, and refuse what is no regular file."""
-        fd = os.open(path, _OPEN_FLAGS, _FILE_MODE)
-        if not stat.S_ISREG(os.fstat(fd).st_mode):
-            os.close(fd)
-            raise OSError(errno.EINVAL, "not a regular file", str(path))
-        return fd
-
-    def create(self, path: Path) -> int:
-        """Call the system's open with O_EXCL."""
-        return os.open(path, _OPEN_FLAGS | os.O_EXCL, _FILE_MODE)
-
-    def lock(self, fd: int) -> bool:
-        """Call the system's flock."""
+    `mode` is what its mode is at the most. `like` names a file whose owner becomes this one's, if this process may give
+    files away. Raises OSError, and then leaves everything as it was.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, mode)
+    try:
         try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return False
-        return True
-
-    def state(self, fd: int) -> FileState:
-        """Call the system's fstat."""
-        result = os.fstat(fd)
-        return FileState(result.st_dev, result.st_ino, result.st_size)
-
-    def state_at(self, path: Path) -> FileState | None:
-        """Call the system's stat."""
-        try:
-            result = os.stat(path)
-        except FileNotFoundError:
-            return None
-        return FileState(result.st_dev, result.st_ino, result.st_size)
-
-    def read(self, fd: int, size: int, offset: int) -> bytes:
-        """Call the system's pread."""
-        return os.pread(fd, size, offset)
-
-    def write(self, fd: int, data: memoryview) -> int:
-        """Call the system's write."""
-        return os.write(fd, data)
-
-    def truncate(self, fd: int, size: int) -> None:
-        """Call the system's ftruncate."""
-        os.ftruncate(fd, size)
-
-    def sync(self, fd: int) -> None:
-        """Call the system's fdatasync, or F_FULLFSYNC where there is none: on macOS."""
-        if hasattr(os, "fdatasync"):
-            os.fdatasync(fd)
-        else:  # where fsync leaves the bytes in the drive's cache
-            fcntl.fcntl(fd, _F_FULLFSYNC)
-
-    def ensure_synced(self, fd: int, offset: int) -> None:
-        """Call `sync`, and the system's posix_fadvise where there is one: the best that it offers."""
-        self.sync(fd)
-        if hasattr(os, "posix_fadvise"):
-            os.posix_fadvise(fd, offset - offset % PAGESIZE, 0, os.POSIX_FADV_DONTNEED)
-
-    def close(self, fd: int) -> None:
-        """Call the system's close."""
-        os.close(fd)
-
-    def make_directory(self, path: Path) -> None:
-        """Call the system's mkdir."""
-        os.mkdir(path, _FOLDER_MODE)
-
-    def link(self, source: Path, target: Path) -> None:
-        """Call the system's link."""
-        os.link(source, target)
-
-    def remove(self, path: Path) -> None:
-        """Call the system's unlink."""
-        os.unlink(path)
-
-    def is_writable(self, path: Path) -> bool:
-        """Call the system's access, and look at the owner's bit, which does not bind root but is meant."""
-        return os.access(path, os.W_OK) and bool(os.stat(path).st_mode & stat.S_IWUSR)
-
-    def sync_directory(self, path: Path) -> None:
-        """Call the system's fsync."""
-        fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
+            if like is not None:
+                _give_away(fd, like)
+            write_all(Disk(), fd, data)
             os.fsync(fd)
         finally:
             os.close(fd)
+        os.rename(temporary, path)
+    except BaseException:
+        with suppress(OSError):
+            temporary.unlink()
+        raise
+
+
+def sync_folder(path: Path) -> None:
+    """Return when the names in a folder are on the medium. Raises OSError."""
+    Disk().sync_directory(path)
+
+
+def _give_away(fd: int, like: Path) -> None:
+    with suppress(PermissionError, FileNotFoundError):
+        owner = os.stat(like)
+        os.fchown(fd, owner.st_uid, owner.st_gid)

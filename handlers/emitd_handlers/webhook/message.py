@@ -14,9 +14,9 @@ from http import HTTPStatus
 
 import msgspec
 
-from emitd_handlers.audit.format.line import format_time
 from emitd_handlers.errors import HandlerError, HandlerUnavailable, RecordInvalid
 from emitd_handlers.record import AuditEvent, JobStatus, LogRecord
+from emitd_handlers.text.times import format_time
 
 _HEAD, _TAIL = b'{"records":[', b"]}"
 _NOTHING = msgspec.Raw()

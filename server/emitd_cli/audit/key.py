@@ -9,8 +9,8 @@ from emitd_cli.audit.target import AuditTarget, find_log
 from emitd_cli.errors import CannotTell
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.terminal.output import print_result, say
-from emitd_handlers.audit.read.files import AuditTrail
-from emitd_handlers.audit.write.key import read_vkeys, rotate_key
+from emitd_handlers.audit.read.trail import AuditTrail
+from emitd_handlers.audit.write.identity import read_vkeys, rotate_key
 from emitd_handlers.tlog.note import Verifier
 
 __all__ = ["run"]

@@ -10,7 +10,7 @@ from emitd_cli.errors import Misuse
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.terminal.output import one_line, print_result
 from emitd_handlers.audit.publish.prove import ProvedEvent, proof_name, prove_event
-from emitd_handlers.durable.atomic_write import replace_file
+from emitd_handlers.durable.disk import replace_file
 
 __all__ = ["run"]
 

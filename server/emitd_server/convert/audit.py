@@ -2,7 +2,7 @@
 
 from emitd.v1 import audit_service_pb2 as pb
 from emitd.v1 import record_pb2
-from emitd_handlers.audit.format.line import AuditLine, is_source_ip, parse_time
+from emitd_handlers.audit.format.line import AuditLine
 from emitd_handlers.audit.source import (
     AuditBatch,
     AuditEntry,
@@ -12,6 +12,8 @@ from emitd_handlers.audit.source import (
     InclusionProof,
     SignedCheckpoint,
 )
+from emitd_handlers.record import is_source_ip
+from emitd_handlers.text.times import parse_time
 from emitd_server.errors import RequestInvalid
 
 __all__ = [

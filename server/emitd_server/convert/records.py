@@ -8,9 +8,17 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 
 from emitd.v1 import record_pb2 as pb
-from emitd_handlers.audit.format.line import audit_fingerprint, is_source_ip
 from emitd_handlers.errors import RecordInvalid
-from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, content_fingerprint
+from emitd_handlers.record import (
+    AuditEvent,
+    JobState,
+    JobStatus,
+    Level,
+    LogRecord,
+    audit_fingerprint,
+    content_fingerprint,
+    is_source_ip,
+)
 from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.uuid7 import uuid7
 from emitd_server.settings import LimitSettings

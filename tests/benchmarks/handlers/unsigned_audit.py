@@ -5,7 +5,7 @@ Importing this takes the tree out of every log of the process.
 
 from collections.abc import Sequence
 
-from emitd_handlers.audit.format.line_index import FIRST, Entry
+from emitd_handlers.audit.format.files import FIRST, Entry
 from emitd_handlers.audit.handler import JsonAuditHandler
 from emitd_handlers.audit.write import log as audit_log
 

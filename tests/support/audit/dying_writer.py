@@ -13,11 +13,11 @@ import sys
 from pathlib import Path
 
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
-from emitd_handlers.durable.disk import RealDisk
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 
 
-class DyingDisk(RealDisk):
+class DyingDisk(Disk):
     """Counts moments."""
 
     def __init__(self, moment: int) -> None:

@@ -5,10 +5,8 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from emitd_handlers.audit.format.checkpoint_file import frame_note
+from emitd_handlers.audit.format.files import AuditPaths, Entry, frame_note, pack_entry
 from emitd_handlers.audit.format.line import encode_line
-from emitd_handlers.audit.format.line_index import Entry, pack_entry
-from emitd_handlers.audit.format.paths import AuditPaths
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash

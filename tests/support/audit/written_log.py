@@ -1,11 +1,13 @@
 """A sealed log that grows while it is read, without the handler that writes real ones."""
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
-from emitd_handlers.audit.read.reader import AuditReader
+from emitd_handlers.audit.format.files import Entry
+from emitd_handlers.audit.read.reader import AuditReader, CommittedLog
 from emitd_handlers.audit.source import (
     AuditBatch,
     AuditEntry,
@@ -21,6 +23,8 @@ from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.record import Level, LogRecord
 from support.audit.sealed_log import LOG_ID, SealedLog, make_line
 
+T = TypeVar("T")
+
 
 class WrittenLog:
     """A log and a reader of it. What is appended counts only once it is committed."""
@@ -29,15 +33,8 @@ class WrittenLog:
         self.log = SealedLog(path, log_id=log_id)
         self.committed = (0, 0)
         self.worker = WorkerThread("test-audit-reader")
-        self._grown = asyncio.Event()
-        self.reader = AuditReader(
-            path,
-            log_id,
-            committed=lambda: self.committed,
-            newest_checkpoint=lambda: self.log.notes[-1] if self.log.notes else None,
-            wait_for_lines=self._wait_for_lines,
-            run=self.worker.run,
-        )
+        self.grown = asyncio.Event()
+        self.reader = _Reader(self, log_id)
 
     def append(self, lines: Sequence[bytes]) -> None:
         """Append lines that are not committed yet."""
@@ -47,17 +44,32 @@ class WrittenLog:
         """Append lines, and commit all that there are."""
         self.append(lines)
         self.committed = (len(self.log.lines), self.log.path.stat().st_size)
-        self._grown.set()
-        self._grown = asyncio.Event()
+        self.grown.set()
+        self.grown = asyncio.Event()
 
     def grow(self, count: int) -> None:
         """Commit so many made-up lines more."""
         first = len(self.log.lines)
         self.commit([make_line(number) for number in range(first, first + count)])
 
-    async def _wait_for_lines(self, count: int) -> None:
-        while self.committed[0] <= count:
-            await self._grown.wait()
+
+class _Reader(AuditReader):
+    def __init__(self, log: WrittenLog, log_id: str) -> None:
+        self.log_id = log_id
+        self._log = log
+
+    def committed_log(self) -> CommittedLog:
+        notes = self._log.log.notes
+        return CommittedLog(
+            self._log.log.path, self.log_id, Entry(*self._log.committed), notes[-1] if notes else b""
+        )
+
+    async def wait_for_lines(self, count: int) -> None:
+        while self._log.committed[0] <= count:
+            await self._log.grown.wait()
+
+    def run_reading(self, call: Callable[[], T]) -> Awaitable[T]:
+        return self._log.worker.run(call)
 
 
 @asynccontextmanager

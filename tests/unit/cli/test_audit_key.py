@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.write.key import new_key_pem, read_key
+from emitd_handlers.audit.write.identity import new_key_pem, read_key
 from emitd_handlers.tlog.note import Signer
 from support.audit.sealed_log import LOG_ID, SealedLog
 from support.processes.run_main import Done, run_main

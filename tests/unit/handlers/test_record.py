@@ -1,10 +1,20 @@
 """Records: immutable, complete, and told apart by their fingerprints."""
 
 import logging
+from typing import Any
 
 import pytest
 
-from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, content_fingerprint
+from emitd_handlers.record import (
+    AuditEvent,
+    JobState,
+    JobStatus,
+    Level,
+    LogRecord,
+    audit_fingerprint,
+    content_fingerprint,
+    is_source_ip,
+)
 
 
 def test_common_levels_have_the_numbers_of_logging() -> None:
@@ -59,3 +69,26 @@ def test_a_fingerprint_tells_content_apart() -> None:
     """Other content, also when it reads the same in sequence, gives another fingerprint."""
     contents = [("ab", "c"), ("a", "bc"), ("abc",), ("ab", "c", ""), ("ab", "c", None), ("c", "ab")]
     assert len({content_fingerprint(content) for content in contents}) == len(contents)
+
+
+@pytest.mark.parametrize("text", ["127.0.0.1", "::1", "fe80::1%eth0", "2001:DB8::0:1", "unknown"])
+def test_addresses_in_any_spelling_are_good(text: str) -> None:
+    """IPv4, IPv6 and `unknown` are source addresses."""
+    assert is_source_ip(text)
+
+
+@pytest.mark.parametrize("text", ["", "localhost", "127.1", "1.2.3.4:80", "Unknown", "192.0.2.0/24", " ::1"])
+def test_anything_else_is_no_address(text: str) -> None:
+    """Names, short forms, ports and networks are no source addresses."""
+    assert not is_source_ip(text)
+
+
+SENT = ("m", "s", "{}", b"t" * 16, b"s" * 8, "e", "n", "u", "::1", '{"a":1}', 1)
+
+
+@pytest.mark.parametrize("place", range(len(SENT)))
+def test_every_field_counts_in_the_fingerprint(place: int) -> None:
+    """Two events that differ in any one field that a sender sets have different fingerprints."""
+    other: list[Any] = list(SENT)
+    other[place] *= 2
+    assert audit_fingerprint(*other) != audit_fingerprint(*SENT)

@@ -1,34 +1,26 @@
 """One line of the audit trail: from a record to its exact bytes, and back.
 
 A line is one JSON object in UTF-8. Its bytes without the newline are a leaf of the log's Merkle tree (RFC
-6962): whatever reads a line takes these bytes, and never makes them anew.
+6962): a reader takes these bytes as they are, and never encodes them again.
 """
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta
 from functools import lru_cache
-from ipaddress import ip_address
 
 import msgspec
 
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, RecentCommit
-from emitd_handlers.record import AuditEvent, LogRecord
+from emitd_handlers.record import UNKNOWN_ADDRESS, AuditEvent, LogRecord, audit_fingerprint, is_source_ip
 from emitd_handlers.text.json_object import check_json_object
+from emitd_handlers.text.times import format_time, parse_time
 from emitd_handlers.tlog.merkle import leaf_hash
 
 __all__ = [
     "MAX_JSON_DEPTH",
     "MAX_LINE_BYTES",
-    "UNKNOWN_ADDRESS",
     "AuditLine",
-    "audit_fingerprint",
     "decode_line",
     "encode_line",
-    "encode_lines",
-    "format_time",
-    "is_source_ip",
-    "parse_time",
     "recent_commit",
 ]
 
@@ -36,11 +28,7 @@ __all__ = [
 MAX_LINE_BYTES = 65_535
 #: How deep the JSON of a record made in process may nest; the server's edge has a setting of its own.
 MAX_JSON_DEPTH = 32
-#: The `source_ip` where there is no address.
-UNKNOWN_ADDRESS = "unknown"
 
-_NANOS_PER_SECOND = 1_000_000_000
-_EPOCH = datetime(1970, 1, 1)
 _NO_ATTRIBUTES = msgspec.Raw()
 _OBJECT_OR_NOTHING = ("", "{")
 
@@ -70,7 +58,9 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     assigned: tuple[str, ...] = ()
 
 
-_encode_lines = msgspec.json.Encoder().encode_lines
+#: All records of a request were received at the same time.
+_format_received = lru_cache(maxsize=8)(format_time)
+_encode = msgspec.json.Encoder().encode
 _decode = msgspec.json.Decoder(AuditLine).decode
 #: Checks a text's syntax on the way, at no more cost than `Raw(text)`.
 _raw = msgspec.json.Decoder(msgspec.Raw).decode
@@ -79,153 +69,44 @@ _raw = msgspec.json.Decoder(msgspec.Raw).decode
 def encode_line(record: LogRecord) -> bytes:
     """Return the line of a complete record, without its newline.
 
-    Raises RecordInvalid, naming the field, for what a record made in process can have wrong: a mandatory
-    field that is missing or malformed, JSON that is not one object or not on one line.
+    Raises RecordInvalid, naming the field, for a record made in process that is wrong: a mandatory field is missing or
+    malformed, or JSON is not one object on one line.
     """
-    line = encode_lines([record])
-    if line is None:
-        raise _what_is_wrong(record)
-    return line[:-1]
-
-
-def encode_lines(records: Sequence[LogRecord]) -> bytes | None:
-    """Return the lines of complete records, each with its newline; None if one of them makes none.
-
-    `encode_line` says why one makes none.
-    """
-    # Hot path: what is wrong, if anything, is found out afterwards.
-    try:
-        lines = [
-            AuditLine(
-                format_time(record.time_unix_nano),
-                event.event_id,
-                event.event_name,
-                event.user_id,
-                event.source_ip,
-                _raw(event.details_json),
-                _format_received(record.received_unix_nano),
-                record.source,
-                record.record_id,
-                record.message,
-                _raw(record.attributes_json) if record.attributes_json else _NO_ATTRIBUTES,
-                record.trace_id.hex() if record.trace_id else "",
-                record.span_id.hex() if record.span_id else "",
-                record.assigned,
+    # Hot path: if something is wrong, what it is is found out afterwards.
+    event = record.payload
+    if (
+        type(event) is AuditEvent
+        and event.event_id
+        and event.event_name
+        and event.user_id
+        and is_source_ip(event.source_ip)
+        and event.details_json[:1] == "{"
+        and record.attributes_json[:1] in _OBJECT_OR_NOTHING
+    ):
+        try:
+            line = _encode(
+                AuditLine(
+                    format_time(record.time_unix_nano),
+                    event.event_id,
+                    event.event_name,
+                    event.user_id,
+                    event.source_ip,
+                    _raw(event.details_json),
+                    _format_received(record.received_unix_nano),
+                    record.source,
+                    record.record_id,
+                    record.message,
+                    _raw(record.attributes_json) if record.attributes_json else _NO_ATTRIBUTES,
+                    record.trace_id.hex() if record.trace_id else "",
+                    record.span_id.hex() if record.span_id else "",
+                    record.assigned,
+                )
             )
-            for record in records
-            if type(event := record.payload) is AuditEvent
-            and event.event_id
-            and event.event_name
-            and event.user_id
-            and is_source_ip(event.source_ip)
-            and event.details_json[:1] == "{"
-            and record.attributes_json[:1] in _OBJECT_OR_NOTHING
-        ]
-        text = _encode_lines(lines)
-    except (ValueError, OverflowError, RecursionError):
-        return None
-    # JSON may have newlines between its tokens; a line may not.
-    return text if len(lines) == len(records) == text.count(b"\n") else None
-
-
-def format_time(unix_nano: int) -> str:
-    """Return nanoseconds since 1970-01-01T00:00:00Z in ISO 8601, UTC, with nine decimals.
-
-    Raises OverflowError outside of the years 1 to 9999.
-    """
-    # Hot path: nearly all times are of one second, that of now.
-    start, prefix = _second
-    nanos = unix_nano - start
-    if not 0 <= nanos < _NANOS_PER_SECOND:
-        start, prefix = _remember_second(unix_nano // _NANOS_PER_SECOND)
-        nanos = unix_nano - start
-    if nanos > 99_999_999:  # nothing to pad, which would take as long as all the rest
-        return f"{prefix}{nanos}Z"
-    return f"{prefix}{str(nanos).zfill(9)}Z"
-
-
-#: All records of a request were received at the same time.
-_format_received = lru_cache(maxsize=8)(format_time)
-
-#: The second last formatted: its start in nanoseconds, and the text before the decimals. Always replaced as
-#: one, so that threads may meet here.
-_second = (0, "1970-01-01T00:00:00.")
-
-
-def _remember_second(second: int) -> tuple[int, str]:
-    global _second
-    _second = (second * _NANOS_PER_SECOND, _format_second(second))
-    return _second
-
-
-@lru_cache(maxsize=1024)
-def _format_second(second: int) -> str:
-    return (_EPOCH + timedelta(seconds=second)).isoformat() + "."
-
-
-def parse_time(text: str) -> int:
-    """Return the nanoseconds that `format_time` made `text` of. Raises ValueError for any other text."""
-    nanos = text[20:29]
-    if len(text) == 30 and text[19] == "." and text[29] == "Z" and text.isascii() and nanos.isdigit():
-        return _parse_second(text[:19]) + int(nanos)
-    raise ValueError(f"'{text}' is not a time in UTC with nine decimals")
-
-
-@lru_cache(maxsize=1024)
-def _parse_second(text: str) -> int:
-    since_epoch = datetime.strptime(text, "%Y-%m-%dT%H:%M:%S") - _EPOCH
-    return (since_epoch.days * 86_400 + since_epoch.seconds) * _NANOS_PER_SECOND
-
-
-@lru_cache(maxsize=16_384)
-def is_source_ip(text: str) -> bool:
-    """Return whether `text` is an IPv4 or IPv6 address, or the word `unknown`."""
-    if text == UNKNOWN_ADDRESS:
-        return True
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
-
-
-def audit_fingerprint(
-    message: str,
-    source: str,
-    attributes_json: str,
-    trace_id: bytes,
-    span_id: bytes,
-    event_id: str,
-    event_name: str,
-    user_id: str,
-    source_ip: str,
-    details_json: str,
-    time_unix_nano: int,
-) -> int:
-    """Return `LogRecord.fingerprint` for an audit event: of what its sender set, as far as a line keeps it.
-
-    `event_id` is empty and `time_unix_nano` 0 where the server filled them in; JSON is as `check_json_object`
-    returned it. Of use within one process: what a log remembers is computed anew from its lines at each start.
-    Never 0.
-    """
-    return (
-        hash(
-            (
-                message,
-                source,
-                attributes_json,
-                trace_id,
-                span_id,
-                event_id,
-                event_name,
-                user_id,
-                source_ip,
-                details_json,
-                time_unix_nano,
-            )
-        )
-        or 1
-    )
+            if b"\n" not in line:  # JSON may have newlines between its tokens; a line may not
+                return line
+        except (ValueError, OverflowError, RecursionError):
+            pass
+    raise _what_is_wrong(record)
 
 
 def decode_line(line: bytes) -> AuditLine:

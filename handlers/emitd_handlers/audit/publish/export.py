@@ -17,10 +17,9 @@ from pathlib import Path
 
 import msgspec
 
-from emitd_handlers.audit.publish.signed import SignedTree, newest_signed
-from emitd_handlers.audit.read.committed_files import CommittedTrail
-from emitd_handlers.audit.read.files import AuditTrail
-from emitd_handlers.durable.atomic_write import replace_file, sync_folder
+from emitd_handlers.audit.publish.prove import SignedTree, newest_signed
+from emitd_handlers.audit.read.trail import AuditTrail, CommittedTrail
+from emitd_handlers.durable.disk import replace_file, sync_folder
 from emitd_handlers.errors import AuditDamaged, EmitdError, HandlerUnavailable
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import HASH_BYTES, leaf_hash, root_hash

@@ -1,34 +1,78 @@
 """Proofs of single audit events: made from a log's files, and checked with nothing but the log's public key.
 
-A proof file has the event's exact line in it, as what the specification calls extra data. It is believed only because
-its hash leads to the root that was signed.
+Proofs and exports start from the newest checkpoint that a key of the log signed. A proof file has the event's exact
+line in it, as the specification's extra data; it is believed only because its hash leads to the root that was signed.
 """
 
 import re
 from collections.abc import Iterable, Sequence
 from hashlib import sha256
+from itertools import islice
 from pathlib import Path
 
 import msgspec
 
-from emitd_handlers.audit.format.line_index import Entry
-from emitd_handlers.audit.publish.signed import newest_signed
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.format.files import Entry
 from emitd_handlers.audit.read.scan import Room, Scan, scan_block
+from emitd_handlers.audit.read.trail import AuditTrail, CommittedTrail
 from emitd_handlers.audit.source import AuditEntry, AuditFilter
+from emitd_handlers.audit.write.identity import read_vkeys
 from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import inclusion_proof, leaf_hash
-from emitd_handlers.tlog.note import Verifier
+from emitd_handlers.tlog.note import Note, NoteInvalid, Verifier
 from emitd_handlers.tlog.proof_file import ProofInvalid, TlogProof
 
-__all__ = ["SUFFIX", "ProvedEvent", "check_proof", "proof_name", "prove_event"]
+__all__ = ["SUFFIX", "ProvedEvent", "SignedTree", "check_proof", "newest_signed", "proof_name", "prove_event"]
 
+#: So many checkpoints are looked at before it is given up: some hours of a busy log's.
+LOOK_BACK = 10_000
 SUFFIX = ".tlog-proof"
 MAX_NAME_LETTERS = 100
 #: What is left of a digest where a name alone would not tell two events apart.
 DIGEST_LETTERS = 12
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]|^[.-]")
+
+
+class SignedTree(msgspec.Struct, frozen=True):
+    """A checkpoint whose signature is good, and whose root is that of the log's stored hashes."""
+
+    note: bytes
+    checkpoint: Checkpoint
+    #: The keys that signed it, and all keys beside the log, the newest last.
+    signed_by: Sequence[Verifier]
+    verifiers: Sequence[Verifier]
+
+
+def newest_signed(trail: AuditTrail) -> SignedTree:
+    """Return the newest checkpoint that one of the keys beside the log signed.
+
+    Raises HandlerUnavailable where there is none, AuditDamaged where the stored hashes are others, OSError.
+    """
+    path = trail.paths.lines
+    try:
+        verifiers = read_vkeys(trail.paths.vkey)
+    except NoteInvalid as error:
+        raise AuditDamaged(f"'{trail.paths.vkey}' is damaged: {error}") from None
+    if not verifiers:
+        raise HandlerUnavailable(f"audit log '{path}' has no public key beside it, in '{trail.paths.vkey}'")
+    for _, note in islice(trail.checkpoints_backward(), LOOK_BACK):
+        try:
+            parsed = Note.parse(note)
+            signed_by = parsed.verify(verifiers)
+            signed = SignedTree(note, Checkpoint.parse(parsed.text), signed_by, verifiers)
+        except NoteInvalid:  # it is being written, or else `emitd audit verify` says more
+            continue
+        try:
+            trail.check_root(signed.checkpoint)
+        except EOFError as error:
+            raise AuditDamaged(
+                f"audit log '{path}' was cut: {error}; `emitd audit verify` says more"
+            ) from None
+        return signed
+    if trail.checkpoint_bytes:
+        raise HandlerUnavailable(f"no key beside the audit log '{path}' has signed its last checkpoints")
+    raise HandlerUnavailable(f"audit log '{path}' is not signed yet: it has no checkpoint")
 
 
 class ProvedEvent(msgspec.Struct, frozen=True):
@@ -87,11 +131,11 @@ def proof_name(event_id: str) -> str:
 
 
 def _find(path: Path, end: Entry, event_id: str) -> AuditEntry:
-    scan = Scan(path, end, AuditFilter(event_id=event_id), stop=0, backward=True)
-    position = end
-    while position.offset > 0:
-        step = scan_block(scan, position, Room(1, 1))
-        if step.entries:
-            return step.entries[0]
-        position = step.position
+    scan, position = Scan(AuditFilter(event_id=event_id), stop=0, backward=True), end
+    with CommittedTrail(path, end) as trail:
+        while position.offset > 0:
+            step = scan_block(trail, scan, position, Room(1, 1))
+            if step.entries:
+                return step.entries[0]
+            position = step.position
     raise AuditNotFound(f"there is no event '{event_id}' in the audit log '{path}'")

@@ -1,19 +1,22 @@
-"""`AuditReader`: a log as AuditService shows it, while its handler writes it.
+"""Answers questions about one audit log: its pages, its new lines, its proofs.
 
-Each step opens the files anew and looks at no more than what is committed by then, in a thread of the reader's own: so
-a long scan neither stands in the way of a commit, nor of a proof that somebody asks for meanwhile.
+Each question is answered from the files, up to the lines committed by then, in a thread of the reader's own: a long
+scan holds up neither a commit nor a proof that is asked for at the same time.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Awaitable, Callable
+from abc import ABC, abstractmethod
+from base64 import urlsafe_b64decode, urlsafe_b64encode
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+from hashlib import blake2b
 from pathlib import Path
-from typing import ParamSpec, Protocol, TypeVar
+from typing import Concatenate, ParamSpec, TypeVar
 
-from emitd_handlers.audit.format.line_index import Entry
-from emitd_handlers.audit.read.committed_files import CommittedTrail
-from emitd_handlers.audit.read.proofs import prove_consistency, prove_inclusion, read_vkeys
-from emitd_handlers.audit.read.query import bounds_of_page, make_token, read_token
+import msgspec
+
+from emitd_handlers.audit.format.files import Entry
 from emitd_handlers.audit.read.scan import Room, Scan, scan_block
+from emitd_handlers.audit.read.trail import AuditTrail, CommittedTrail
 from emitd_handlers.audit.source import (
     AuditBatch,
     AuditEntry,
@@ -25,12 +28,18 @@ from emitd_handlers.audit.source import (
     SignedCheckpoint,
 )
 from emitd_handlers.durable.append_file import reason_of
-from emitd_handlers.errors import AuditNotFound, AuditQueryInvalid, HandlerUnavailable
+from emitd_handlers.errors import AuditDamaged, AuditNotFound, AuditQueryInvalid, HandlerUnavailable
 from emitd_handlers.tlog.checkpoint import Checkpoint
-from emitd_handlers.tlog.merkle import leaf_hash
+from emitd_handlers.tlog.merkle import (
+    consistency_proof,
+    inclusion_proof,
+    leaf_hash,
+    root_hash,
+    root_of_inclusion,
+)
 from emitd_handlers.tlog.note import Note
 
-__all__ = ["AuditReader"]
+__all__ = ["AuditReader", "CommittedLog"]
 
 #: A page, and a batch of a tail, end with the entry that makes them this large.
 MAX_PAGE_BYTES = 2 * 1024 * 1024
@@ -43,110 +52,101 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Run(Protocol):
-    """Runs a blocking call in a thread; the future gets its result or exception."""
+class CommittedLog(msgspec.Struct, frozen=True):
+    """A log as its writer knows it at one moment."""
 
-    def __call__(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> Awaitable[T]:
-        """Run the call."""
+    path: Path
+    log_id: str
+    #: Where the lines on the medium end.
+    end: Entry
+    #: The newest checkpoint on the medium, a signed note; empty before the first.
+    note: bytes
 
 
-class AuditReader:
-    """Reads one log. It is an `AuditSource`, and answers for a handler that is one."""
+class AuditReader(ABC):
+    """Answers as an `AuditSource` from a log's files. A subclass knows what is committed."""
 
-    def __init__(
-        self,
-        path: Path,
-        log_id: str,
-        *,
-        committed: Callable[[], tuple[int, int]],
-        newest_checkpoint: Callable[[], bytes | None],
-        wait_for_lines: Callable[[int], Awaitable[None]],
-        run: Run,
-    ) -> None:
-        """Name the log, and what its writer tells of it in the event loop.
+    @abstractmethod
+    def committed_log(self) -> CommittedLog:
+        """Return the log as it is now. Raises HandlerUnavailable if it is not open."""
 
-        `committed` returns the number of lines on the medium, and their size in bytes; `newest_checkpoint` the last
-        note on the medium, if any; `wait_for_lines` returns once there are more lines than it was given. `run`
-        runs a call in a thread, not the writer's.
-        """
-        self.log_id = log_id
-        self._path = path
-        self._committed = committed
-        self._newest_checkpoint = newest_checkpoint
-        self._wait_for_lines = wait_for_lines
-        self._run = run
+    @abstractmethod
+    async def wait_for_lines(self, count: int) -> None:
+        """Return once there are more than `count` lines on the medium."""
+
+    @abstractmethod
+    def run_reading(self, call: Callable[[], T]) -> Awaitable[T]:
+        """Run a blocking call in a thread that is not the writer's."""
 
     async def checkpoint(self) -> SignedCheckpoint | None:
-        """See AuditSource."""
-        note = self._newest_checkpoint()
-        if not note:
+        """See `AuditSource`."""
+        log = self.committed_log()
+        if not log.note:
             return None
-        checkpoint = _read(note)
-        vkeys = await self._in_thread(read_vkeys, self._path)
-        return SignedCheckpoint(note, checkpoint.size, checkpoint.root, vkeys)
+        checkpoint = _newest(log)
+        vkeys = await self._in_thread(log, AuditTrail.vkeys)
+        return SignedCheckpoint(log.note, checkpoint.size, checkpoint.root, vkeys)
 
     async def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> InclusionProof:
-        """See AuditSource."""
-        end = Entry(*self._committed())
-        if leaf_index >= end.leaf_index:
-            raise AuditNotFound(f"the log has {end.leaf_index} lines, and so no line {leaf_index}")
-        note = self._note()
-        newest = _read(note)
+        """See `AuditSource`."""
+        log = self.committed_log()
+        if leaf_index >= log.end.leaf_index:
+            raise AuditNotFound(f"the log has {log.end.leaf_index} lines, and so no line {leaf_index}")
+        newest = _newest(log)
         size = newest.size if tree_size is None else tree_size
-        self._check_size("tree_size", size, newest, end)
+        _check_size("tree_size", size, newest, log.end)
         if leaf_index >= size:
             if tree_size is None:
                 raise HandlerUnavailable(
                     f"line {leaf_index} is not signed yet: the newest checkpoint is of {size}"
                 )
             raise AuditQueryInvalid("tree_size", f"a tree of {size} leaves has no leaf {leaf_index}")
-        line, hashes = await self._in_thread(prove_inclusion, self._path, end, leaf_index, size, newest)
-        checkpoint = note if size == newest.size else b""
+        line, hashes = await self._in_thread(log, _prove_inclusion, leaf_index, size, newest)
+        checkpoint = log.note if size == newest.size else b""
         return InclusionProof(leaf_index, line, leaf_hash(line), size, hashes, checkpoint)
 
     async def consistency_proof(self, old_size: int, new_size: int | None = None) -> ConsistencyProof:
-        """See AuditSource."""
-        end = Entry(*self._committed())
-        note = self._note()
-        newest = _read(note)
+        """See `AuditSource`."""
+        log = self.committed_log()
+        newest = _newest(log)
         size = newest.size if new_size is None else new_size
-        self._check_size("new_size", size, newest, end)
+        _check_size("new_size", size, newest, log.end)
         if old_size > size:
             raise AuditQueryInvalid(
                 "old_size", f"{old_size} is more than the {size} leaves of the later tree"
             )
-        hashes = await self._in_thread(prove_consistency, self._path, end, old_size, size, newest)
-        return ConsistencyProof(old_size, size, hashes, note if size == newest.size else b"")
+        hashes = await self._in_thread(log, _prove_consistency, old_size, size, newest)
+        return ConsistencyProof(old_size, size, hashes, log.note if size == newest.size else b"")
 
     async def find(self, event_id: str) -> AuditEntry | None:
-        """See AuditSource."""
+        """See `AuditSource`."""
         if not event_id:  # which would mean any
             return None
-        end = Entry(*self._committed())
-        scan = Scan(self._path, end, AuditFilter(event_id=event_id), stop=0, backward=True)
-        position, room = end, Room(1, MAX_PAGE_BYTES)
+        log = self.committed_log()
+        scan = Scan(AuditFilter(event_id=event_id), stop=0, backward=True)
+        position, room = log.end, Room(1, MAX_PAGE_BYTES)
         while position.offset > 0:
-            step = await self._in_thread(scan_block, scan, position, room)
+            step = await self._in_thread(log, scan_block, scan, position, room)
             if step.entries:
                 return step.entries[0]
             position = step.position
         return None
 
     async def list(self, query: AuditQuery) -> AuditPage:
-        """See AuditSource."""
-        end = Entry(*self._committed())
-        from_index = read_token(self.log_id, query, end.leaf_index)
-        position, stop = await self._in_thread(bounds_of_page, self._path, end, query, from_index)
-        scan = Scan(self._path, end, query.filter, stop, query.newest_first)
+        """See `AuditSource`."""
+        log = self.committed_log()
+        from_index = _read_token(log.log_id, query, log.end.leaf_index)
+        position, stop = await self._in_thread(log, _bounds_of_page, query, from_index)
+        scan = Scan(query.filter, stop, query.newest_first)
         room, scanned = Room(query.page_size, MAX_PAGE_BYTES), 0
         entries: list[AuditEntry] = []
         while position.offset != stop and not room.is_full and scanned < query.max_scan_bytes:
-            step = await self._in_thread(scan_block, scan, position, room)
+            step = await self._in_thread(log, scan_block, scan, position, room)
             entries += step.entries
             position, room, scanned = step.position, step.room, scanned + step.size
         if position.offset == stop:
             return AuditPage(entries, "")
-        return AuditPage(entries, make_token(self.log_id, query, position.leaf_index))
+        return AuditPage(entries, _make_token(log.log_id, query, position.leaf_index))
 
     async def tail(
         self,
@@ -155,73 +155,164 @@ class AuditReader:
         from_index: int | None = None,
         idle_seconds: float | None = None,
     ) -> AsyncGenerator[AuditBatch, None]:
-        """See AuditSource."""
+        """See `AuditSource`."""
         position = await self._tail_start(from_index)
         yield AuditBatch((), position.leaf_index)
         clock = asyncio.get_running_loop().time
-        told_at = clock()
+        sent_at = clock()
         while True:
-            end = Entry(*self._committed())
+            log = self.committed_log()
+            end = log.end
             if end.leaf_index < position.leaf_index:
                 raise HandlerUnavailable("the log has fewer lines than before: another was put in its place")
             if end == position:
-                left = None if idle_seconds is None else told_at + idle_seconds - clock()
+                left = None if idle_seconds is None else sent_at + idle_seconds - clock()
                 if not await self._has_more_lines(position.leaf_index, left):
                     yield AuditBatch((), position.leaf_index)
-                    told_at = clock()
+                    sent_at = clock()
                 continue
-            scan = Scan(self._path, end, wanted, stop=end.offset)
-            step = await self._in_thread(scan_block, scan, position, Room(MAX_BATCH_ENTRIES, MAX_PAGE_BYTES))
+            scan = Scan(wanted, stop=end.offset)
+            step = await self._in_thread(
+                log, scan_block, scan, position, Room(MAX_BATCH_ENTRIES, MAX_PAGE_BYTES)
+            )
             position = step.position
-            if step.entries or (idle_seconds is not None and clock() >= told_at + idle_seconds):
+            if step.entries or (idle_seconds is not None and clock() >= sent_at + idle_seconds):
                 yield AuditBatch(step.entries, position.leaf_index)
-                told_at = clock()
+                sent_at = clock()
             if position == end:
                 await asyncio.sleep(MIN_INTERVAL_SECONDS)
 
     async def _tail_start(self, from_index: int | None) -> Entry:
-        end = Entry(*self._committed())
+        log = self.committed_log()
         if from_index is None:
-            return end
-        if from_index > end.leaf_index:
+            return log.end
+        if from_index > log.end.leaf_index:
             raise AuditNotFound(
-                f"the log has {end.leaf_index} lines, and so none to begin with at {from_index}"
+                f"the log has {log.end.leaf_index} lines, and so none to begin with at {from_index}"
             )
-        return await self._in_thread(_position_of, self._path, end, from_index)
+        return await self._in_thread(log, CommittedTrail.position_of, from_index)
 
     async def _has_more_lines(self, count: int, seconds: float | None) -> bool:
         try:
             async with asyncio.timeout(seconds):
-                await self._wait_for_lines(count)
+                await self.wait_for_lines(count)
         except TimeoutError:
             return False
         return True
 
-    def _note(self) -> bytes:
-        note = self._newest_checkpoint()
-        if not note:
-            raise HandlerUnavailable(f"audit log '{self._path}' is not signed yet")
-        return note
+    async def _in_thread(
+        self,
+        log: CommittedLog,
+        call: Callable[Concatenate[CommittedTrail, P], T],
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Return what `call` does with the log's files."""
 
-    def _check_size(self, field: str, size: int, newest: Checkpoint, end: Entry) -> None:
-        if size > max(end.leaf_index, newest.size):
-            raise AuditQueryInvalid(field, f"{size} is more than the {end.leaf_index} lines of the log")
-        if size > newest.size:
-            raise HandlerUnavailable(f"the newest checkpoint is of {newest.size} lines, fewer than {size}")
+        def read() -> T:
+            with CommittedTrail(log.path, log.end) as trail:
+                return call(trail, *args, **kwargs)
 
-    async def _in_thread(self, call: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         try:
-            return await self._run(call, *args, **kwargs)
+            return await self.run_reading(read)
         except OSError as error:
-            raise HandlerUnavailable(
-                f"audit log '{self._path}' cannot be read: {reason_of(error)}"
-            ) from error
+            raise HandlerUnavailable(f"audit log '{log.path}' cannot be read: {reason_of(error)}") from error
+        except EOFError as error:
+            raise HandlerUnavailable(f"audit log '{log.path}' cannot prove anything now: {error}") from error
 
 
-def _position_of(path: Path, end: Entry, index: int) -> Entry:
-    with CommittedTrail(path, end) as trail:
-        return trail.position_of(index)
+def _newest(log: CommittedLog) -> Checkpoint:
+    if not log.note:
+        raise HandlerUnavailable(f"audit log '{log.path}' is not signed yet")
+    return Checkpoint.parse(Note.parse(log.note).text)
 
 
-def _read(note: bytes) -> Checkpoint:
-    return Checkpoint.parse(Note.parse(note).text)
+def _check_size(field: str, size: int, newest: Checkpoint, end: Entry) -> None:
+    if size > max(end.leaf_index, newest.size):
+        raise AuditQueryInvalid(field, f"{size} is more than the {end.leaf_index} lines of the log")
+    if size > newest.size:
+        raise HandlerUnavailable(f"the newest checkpoint is of {newest.size} lines, fewer than {size}")
+
+
+def _prove_inclusion(
+    trail: CommittedTrail, index: int, size: int, newest: Checkpoint
+) -> tuple[bytes, Sequence[bytes]]:
+    """Return a line, and the proof that it is in the tree of `size` leaves. Raises AuditDamaged if it is not."""
+    line = trail.line(index)
+    trail.check_root(newest)
+    hashes = inclusion_proof(index, size, trail.read_hash)
+    if root_of_inclusion(index, size, leaf_hash(line), hashes) != root_hash(size, trail.read_hash):
+        raise AuditDamaged(
+            f"audit log '{trail.paths.lines}' was changed: line {index} is not what was signed; `emitd audit verify` "
+            "says more"
+        )
+    return line, hashes
+
+
+def _prove_consistency(
+    trail: CommittedTrail, old_size: int, new_size: int, newest: Checkpoint
+) -> Sequence[bytes]:
+    trail.check_root(newest)
+    return consistency_proof(old_size, new_size, trail.read_hash)
+
+
+class _Token(msgspec.Struct, frozen=True, array_like=True):
+    #: A digest of the log and the query's filters.
+    made_for: bytes
+    #: The line to go on with; where the newest come first, that after it.
+    index: int
+
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_token = msgspec.msgpack.Decoder(_Token).decode
+
+
+def _bounds_of_page(trail: CommittedTrail, query: AuditQuery, from_index: int | None) -> tuple[Entry, int]:
+    """Return where a page begins to look, and the offset at which there is nothing more for the query."""
+    after, before = query.received_after_unix_nano, query.received_before_unix_nano
+    first = trail.first_received(after) if after else 0
+    last = trail.first_received(before) if before else trail.end.offset
+    start, stop = (last, first) if query.newest_first else (first, last)
+    if first >= last:
+        return Entry(0, stop), stop
+    if from_index is None:
+        return trail.position_at(start), stop
+    position = trail.position_of(from_index)
+    # A made-up token gets nothing that the query does not ask for.
+    return (position, stop) if first <= position.offset <= last else (Entry(0, stop), stop)
+
+
+def _make_token(log_id: str, query: AuditQuery, index: int) -> str:
+    """Return the token of the page that goes on with a line."""
+    return urlsafe_b64encode(_encode(_Token(_digest(log_id, query), index))).decode()
+
+
+def _read_token(log_id: str, query: AuditQuery, line_count: int) -> int | None:
+    """Return the line that a query's token goes on with; None: it has no token.
+
+    Raises AuditQueryInvalid for a token that was not made for this query.
+    """
+    if not query.page_token:
+        return None
+    try:
+        token = _decode_token(urlsafe_b64decode(query.page_token))
+    except ValueError:
+        raise AuditQueryInvalid("page_token", "is none that this server has made") from None
+    if token.made_for != _digest(log_id, query):
+        raise AuditQueryInvalid(
+            "page_token", "was made for another log, other filters or the other direction"
+        )
+    if not 0 <= token.index <= line_count:
+        raise AuditQueryInvalid("page_token", "is none that this server has made")
+    return token.index
+
+
+def _digest(log_id: str, query: AuditQuery) -> bytes:
+    filters = (
+        log_id,
+        query.filter,
+        query.received_after_unix_nano,
+        query.received_before_unix_nano,
+        query.newest_first,
+    )
+    return blake2b(_encode(filters), digest_size=8).digest()

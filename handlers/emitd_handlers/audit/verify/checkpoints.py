@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
 from emitd_handlers.audit.verify.hashes import LineRow
 from emitd_handlers.audit.verify.workers import in_order
@@ -128,7 +128,7 @@ def check_checkpoints(judge: CheckpointJudge, workers: int, findings: Findings) 
     batches = iter(lambda: list(islice(numbered, NOTES_AT_ONCE)), [])
     for checked in (note for batch in in_order(judge.look_at, batches, workers) for note in batch):
         if checked.finding is not None:
-            findings.add(checked.finding)
+            findings.extend([checked.finding])
         if checked.checkpoint is None:
             continue
         size = checked.checkpoint.size
@@ -137,8 +137,8 @@ def check_checkpoints(judge: CheckpointJudge, workers: int, findings: Findings) 
                 f"checkpoint {checked.number} is over {size} lines, and stands behind one over {size_before}: the "
                 "service never goes backwards"
             )
-            file = str(judge.trail.paths.checkpoints)
-            findings.add(Finding(Kind.CHECKPOINT_ORDER, file, message, offset=checked.offset))
+            file = judge.trail.paths.checkpoints
+            findings.add(Kind.CHECKPOINT_ORDER, file, message, offset=checked.offset)
         size_before = max(size, size_before)
         _count_in(summary, checked, size)
     return summary

@@ -1,23 +1,22 @@
-"""What was done to a log: told from the lines, the stored hashes and the checkpoints, of which not all can be right.
+"""Says what was done to a log, from the lines, the stored hashes and the checkpoints, of which not all can be right.
 
-The checkpoints decide, since they are signed. Where the lines fit all of them, it is the stored hashes that were
-changed. Where the lines do not, and the stored hashes do, these tell line by line what was changed. Where neither fits,
-the first checkpoint that does not fit tells before which line it was. Whoever can change lines, hashes and checkpoints
-alike leaves nothing in the log that could tell: then what somebody else holds does (see `audit.evidence`).
+The checkpoints decide, since they are signed. If the lines fit all of them, the stored hashes were changed. If only the
+stored hashes fit, these show line by line what was changed. If neither fits, the first checkpoint that does not fit
+shows before which line it was. An attacker who can change lines, hashes and checkpoints alike leaves no trace in the
+log: then an older checkpoint or a receipt that is kept elsewhere finds it (see `audit.verify.evidence`).
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 
 import msgspec
 
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.checkpoints import CheckedNote, CheckpointSummary
-from emitd_handlers.audit.verify.describe import Words, describe
 from emitd_handlers.audit.verify.findings import Finding, Findings, Kind, lines_in_words
 from emitd_handlers.audit.verify.hashes import LineRow, leaves_of, place_of
-from emitd_handlers.audit.verify.leaf_diff import Leaves, alignment
+from emitd_handlers.audit.verify.leaf_diff import Change, Leaves, Swap, alignment
 from emitd_handlers.tlog.merkle import HASH_BYTES, stored_count
 
 __all__ = ["Evidence", "diagnose"]
@@ -26,6 +25,8 @@ __all__ = ["Evidence", "diagnose"]
 HASHES_AT_ONCE = 16_384
 #: So many differences are looked at; what is told of more would not be read.
 MAX_DIFFERENCES = 1000
+#: How many lines are read at once to look for a line's twin.
+LINES_AT_ONCE = 8192
 
 
 class Evidence(msgspec.Struct, frozen=True):
@@ -52,11 +53,11 @@ def diagnose(evidence: Evidence, findings: Findings) -> None:
     needed = stored_count(covered)
     if trail.has_hashes and trail.hash_count < needed:
         what = f"ends after {trail.hash_count} hashes; {needed} were stored when {covered} lines were signed"
-        findings.add(_about_hashes(evidence, Kind.HASHES_CUT, what, trail.hash_count))
+        _add_about_hashes(evidence, findings, Kind.HASHES_CUT, what, trail.hash_count)
     if not evidence.is_row_good:
         for number in _differing(evidence, stored_count(evidence.good_leaves), needed):
             what = f"has a wrong hash: {_hash_in_words(number)}; the lines are as they were signed"
-            findings.add(_about_hashes(evidence, Kind.HASHES_CHANGED, what, number))
+            _add_about_hashes(evidence, findings, Kind.HASHES_CHANGED, what, number)
     _tell_uncovered(evidence, findings)
 
 
@@ -69,7 +70,7 @@ def _tell_uncovered(evidence: Evidence, findings: Findings) -> None:
         if more > 0:
             what = f"has {more} bytes more than the lines give"
             number = stored_count(evidence.row.leaf_count)
-            findings.add(_about_hashes(evidence, Kind.HASHES_CHANGED, what, number))
+            _add_about_hashes(evidence, findings, Kind.HASHES_CHANGED, what, number)
         return
     start = max(covered, evidence.good_leaves)
     if _tell_lines(evidence, start, findings, is_certain=False):
@@ -79,7 +80,7 @@ def _tell_uncovered(evidence: Evidence, findings: Findings) -> None:
         numbers = [trail.hash_count]  # part of it
     for number in numbers:
         what = f"has a hash that the lines do not give: {_hash_in_words(number)}; no checkpoint covers it"
-        findings.add(_about_hashes(evidence, Kind.HASH_MISMATCH, what, number))
+        _add_about_hashes(evidence, findings, Kind.HASH_MISMATCH, what, number)
 
 
 def _tell_lines(evidence: Evidence, start: int, findings: Findings, *, is_certain: bool) -> bool:
@@ -88,8 +89,8 @@ def _tell_lines(evidence: Evidence, start: int, findings: Findings, *, is_certai
     stored = Leaves(trail.leaf_count, partial(leaves_of, trail))
     present = Leaves(row.leaf_count, partial(leaves_of, row))
     changes = list(islice(alignment(stored, present, start), MAX_DIFFERENCES))
-    words = Words(str(trail.paths.lines), stored.count, is_certain)
-    findings.extend(describe(changes, present, words))
+    words = _Words(str(trail.paths.lines), stored.count, is_certain)
+    findings.extend(_describe(changes, present, words))
     if changes or not is_certain:
         return bool(changes)
     return _tell_smallest_subtrees(evidence, findings)
@@ -106,7 +107,7 @@ def _tell_smallest_subtrees(evidence: Evidence, findings: Findings) -> bool:
             f"one of {lines_in_words(first, count)} was changed, and its stored hash with it; the hashes above are "
             "those that were signed"
         )
-        findings.add(Finding(Kind.LINE_CHANGED, str(evidence.trail.paths.lines), message, first))
+        findings.add(Kind.LINE_CHANGED, evidence.trail.paths.lines, message, first)
     return bool(places)
 
 
@@ -114,7 +115,7 @@ def _tell_misfits(evidence: Evidence, findings: Findings) -> None:
     """Add which checkpoints the lines do not fit, and between which lines that begins."""
     checkpoints, line_count = evidence.checkpoints, evidence.row.leaf_count
     covered = checkpoints.covered
-    file = str(evidence.trail.paths.checkpoints)
+    file = evidence.trail.paths.checkpoints
     sized = [(misfit, _size_of(misfit)) for misfit in checkpoints.misfits]
     for misfit, size in sized:
         if size <= covered:
@@ -122,7 +123,7 @@ def _tell_misfits(evidence: Evidence, findings: Findings) -> None:
                 f"checkpoint {misfit.number} was signed over {size} other lines, though one over {covered} fits: "
                 "somebody who has the log's key signed another log"
             )
-            findings.add(Finding(Kind.CHECKPOINT_MISMATCH, file, message, offset=misfit.offset))
+            findings.add(Kind.CHECKPOINT_MISMATCH, file, message, offset=misfit.offset)
     within = [(misfit, size) for misfit, size in sized if covered < size <= line_count]
     if within:
         misfit, size = min(within, key=lambda pair: pair[1])
@@ -131,11 +132,10 @@ def _tell_misfits(evidence: Evidence, findings: Findings) -> None:
             f"(byte {misfit.offset} of '{file}') is over {size} lines, and those that stand here have another root; "
             + (f"the lines up to {covered - 1} are as they were signed" if covered else "no checkpoint fits")
         )
-        lines = str(evidence.trail.paths.lines)
-        findings.add(Finding(Kind.CHECKPOINT_MISMATCH, lines, message, covered, misfit.offset))
+        findings.add(Kind.CHECKPOINT_MISMATCH, evidence.trail.paths.lines, message, covered, misfit.offset)
     if checkpoints.max_size > line_count:
         message = f"the log was cut: {checkpoints.max_size} lines were signed, and {line_count} are here"
-        findings.add(Finding(Kind.LOG_CUT, str(evidence.trail.paths.lines), message, line_count))
+        findings.add(Kind.LOG_CUT, evidence.trail.paths.lines, message, line_count)
 
 
 def _differing(evidence: Evidence, first: int, end: int) -> Iterator[int]:
@@ -151,11 +151,11 @@ def _differing(evidence: Evidence, first: int, end: int) -> Iterator[int]:
             yield from (number + at // HASH_BYTES for at in wrong)
 
 
-def _about_hashes(evidence: Evidence, kind: Kind, what: str, number: int) -> Finding:
+def _add_about_hashes(evidence: Evidence, findings: Findings, kind: Kind, what: str, number: int) -> None:
     level, node = place_of(number)
     index = node if level == 0 and node < evidence.row.leaf_count else None
-    file = str(evidence.trail.paths.hashes)
-    return Finding(kind, file, f"the file of the stored hashes {what}", index, number * HASH_BYTES)
+    message = f"the file of the stored hashes {what}"
+    findings.add(kind, evidence.trail.paths.hashes, message, index, number * HASH_BYTES)
 
 
 def _hash_in_words(number: int) -> str:
@@ -166,3 +166,93 @@ def _hash_in_words(number: int) -> str:
 def _size_of(misfit: CheckedNote) -> int:
     assert misfit.checkpoint is not None
     return misfit.checkpoint.size
+
+
+class _Words(msgspec.Struct, frozen=True):
+    """What all of the sentences share."""
+
+    #: The lines' file.
+    file: str
+    #: How many lines there are stored hashes for.
+    stored_count: int
+    #: Whether the stored hashes are known to be right; else it may be they that were changed.
+    is_certain: bool
+
+    def finding(self, kind: Kind, message: str, index: int) -> Finding:
+        """Return a finding about a line."""
+        if not self.is_certain:
+            message += "; or that was done to the stored hashes: no checkpoint tells"
+        return Finding(kind, self.file, message, index)
+
+
+def _describe(changes: Sequence[Change | Swap], present: Leaves, words: _Words) -> Iterator[Finding]:
+    """Yield what the changes are; `present` has the lines as they are now."""
+    twins = _find_twins(changes, present)
+    for change in changes:
+        if isinstance(change, Swap):
+            message = f"lines {change.first} and {change.second} were swapped"
+            yield words.finding(Kind.LINES_SWAPPED, message, change.first)
+        elif change.old_count == 0:
+            yield from _describe_new(change, present, twins, words)
+        elif change.new_count == 0:
+            yield _describe_gone(change, present, words)
+        else:
+            yield _describe_other(change, words)
+
+
+def _describe_other(change: Change, words: _Words) -> Finding:
+    now = lines_in_words(change.new_first, change.new_count)
+    were = "was" if change.new_count == 1 else "were"
+    if change.old_count == change.new_count:
+        moved = "" if change.old_first == change.new_first else f"; signed as {_signed(change)}"
+        message = f"{now} {were} changed{moved}"
+    else:
+        message = f"{now} {were} put in the place of {_signed(change)}, as they were signed"
+    kind = Kind.LINE_CHANGED if words.is_certain else Kind.HASH_MISMATCH
+    return words.finding(kind, message, change.new_first)
+
+
+def _describe_gone(change: Change, present: Leaves, words: _Words) -> Finding:
+    gone = _signed(change)
+    were = "was" if change.old_count == 1 else "were"
+    if change.new_first == present.count and change.old_end == words.stored_count:
+        message = (
+            f"the log was cut: {gone} {were} at its end, and {'is' if change.old_count == 1 else 'are'} gone"
+        )
+        return words.finding(Kind.LOG_CUT, message, change.old_first)
+    message = f"{gone} {were} deleted, before what now is line {change.new_first}"
+    return words.finding(Kind.LINE_DELETED, message, change.old_first)
+
+
+def _describe_new(
+    change: Change, present: Leaves, twins: dict[bytes, list[int]], words: _Words
+) -> Iterator[Finding]:
+    copied = 0
+    for index, leaf in enumerate(present.read(change.new_first, change.new_count), change.new_first):
+        others = [place for place in twins.get(leaf, ()) if place != index]
+        if others:
+            copied += 1
+            yield words.finding(
+                Kind.LINE_DUPLICATED, f"line {others[0]} stands once more, as line {index}", index
+            )
+    if copied < change.new_count:
+        now = lines_in_words(change.new_first, change.new_count)
+        message = f"{now} {'was' if change.new_count == 1 else 'were'} put in"
+        yield words.finding(Kind.LINE_INSERTED, message, change.new_first)
+
+
+def _find_twins(changes: Iterable[Change | Swap], present: Leaves) -> dict[bytes, list[int]]:
+    """Return where the lines that were put in stand, each in all places."""
+    twins: dict[bytes, list[int]] = {}
+    for change in changes:
+        if isinstance(change, Change) and change.old_count == 0:
+            twins |= {leaf: [] for leaf in present.read(change.new_first, change.new_count)}
+    for first in range(0, present.count if twins else 0, LINES_AT_ONCE):
+        for index, leaf in enumerate(present.up_to(first, LINES_AT_ONCE), first):
+            if leaf in twins:
+                twins[leaf].append(index)
+    return twins
+
+
+def _signed(change: Change) -> str:
+    return lines_in_words(change.old_first, change.old_count)

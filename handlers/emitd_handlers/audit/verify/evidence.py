@@ -8,14 +8,15 @@ from base64 import b64decode
 from binascii import Error as Base64Error
 from collections.abc import Sequence
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import msgspec
 
-from emitd_handlers.audit.format.checkpoint_file import split_notes
+from emitd_handlers.audit.format.files import split_notes
 from emitd_handlers.audit.format.line import decode_line
-from emitd_handlers.audit.read.files import AuditTrail
-from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
+from emitd_handlers.audit.read.trail import AuditTrail
+from emitd_handlers.audit.verify.findings import Findings, Kind
 from emitd_handlers.audit.verify.hashes import LineRow
 from emitd_handlers.audit.verify.identity import Identity
 from emitd_handlers.tlog.checkpoint import Checkpoint
@@ -25,9 +26,9 @@ from emitd_handlers.tlog.proof_file import HEADER
 
 __all__ = [
     "EvidenceInvalid",
+    "HeldCheckpoint",
     "HeldElsewhere",
-    "Receipt",
-    "SignedCheckpoint",
+    "HeldReceipt",
     "check_evidence",
     "read_evidence",
 ]
@@ -41,7 +42,7 @@ class HeldElsewhere(msgspec.Struct, frozen=True):
     data: bytes
 
 
-class Receipt(msgspec.Struct, frozen=True):
+class HeldReceipt(msgspec.Struct, frozen=True):
     """What a sender was told of an audit event."""
 
     log_id: str
@@ -50,7 +51,7 @@ class Receipt(msgspec.Struct, frozen=True):
     leaf_hash: bytes
 
 
-class SignedCheckpoint(msgspec.Struct, frozen=True):
+class HeldCheckpoint(msgspec.Struct, frozen=True):
     """A checkpoint with its signatures, which nobody has verified yet."""
 
     note: Note
@@ -61,7 +62,7 @@ class EvidenceInvalid(ValueError):
     """A file is none of the three, or damaged: nothing can be said by it."""
 
 
-def read_evidence(data: bytes) -> Receipt | Sequence[SignedCheckpoint]:
+def read_evidence(data: bytes) -> HeldReceipt | Sequence[HeldCheckpoint]:
     """Read a receipt (JSON as `emitd emit --json` prints it), a checkpoint, a copy of the file of them, or a proof.
 
     Raises EvidenceInvalid.
@@ -78,10 +79,10 @@ def read_evidence(data: bytes) -> Receipt | Sequence[SignedCheckpoint]:
     return [_read_checkpoint(note) for note in notes]
 
 
-def _read_checkpoint(data: bytes) -> SignedCheckpoint:
+def _read_checkpoint(data: bytes) -> HeldCheckpoint:
     try:
         note = Note.parse(data)
-        return SignedCheckpoint(note, Checkpoint.parse(note.text))
+        return HeldCheckpoint(note, Checkpoint.parse(note.text))
     except ValueError as error:
         raise EvidenceInvalid(f"it is neither a checkpoint nor a receipt nor a proof: {error}") from None
 
@@ -94,8 +95,8 @@ def check_evidence(
     Raises EvidenceInvalid where it says nothing of the log.
     """
     evidence = read_evidence(held.data)
-    add = partial(_add, findings, str(trail.paths.lines), held.name)
-    if isinstance(evidence, Receipt):
+    add = partial(_add, findings, trail.paths.lines, held.name)
+    if isinstance(evidence, HeldReceipt):
         return _check_receipt(evidence, trail, row, identity, add)
     for held_checkpoint in evidence:
         if not _is_in(held_checkpoint, row, identity, add):
@@ -105,7 +106,7 @@ def check_evidence(
     return f"the log begins with the {size} lines that {which} was signed over"
 
 
-def _is_in(held: SignedCheckpoint, row: LineRow, identity: Identity, add: "partial[None]") -> bool:
+def _is_in(held: HeldCheckpoint, row: LineRow, identity: Identity, add: "partial[None]") -> bool:
     """Return whether the log contains what a checkpoint was signed over; if not, that is found."""
     if _is_other_log(held.checkpoint.origin, identity, add):
         return False
@@ -135,7 +136,7 @@ def _is_in(held: SignedCheckpoint, row: LineRow, identity: Identity, add: "parti
 
 
 def _check_receipt(
-    receipt: Receipt, trail: AuditTrail, row: LineRow, identity: Identity, add: "partial[None]"
+    receipt: HeldReceipt, trail: AuditTrail, row: LineRow, identity: Identity, add: "partial[None]"
 ) -> str:
     index = receipt.leaf_index
     if _is_other_log(receipt.log_id, identity, add):
@@ -169,18 +170,18 @@ def _is_other_log(log_id: str, identity: Identity, add: "partial[None]") -> bool
 
 
 def _add(
-    findings: Findings, file: str, name: str, kind: Kind, message: str, index: int | None = None
+    findings: Findings, file: Path, name: str, kind: Kind, message: str, index: int | None = None
 ) -> None:
-    findings.add(Finding(kind, file, f"by '{name}': {message}", index))
+    findings.add(kind, file, f"by '{name}': {message}", index)
 
 
-def _read_receipt(data: bytes) -> Receipt:
+def _read_receipt(data: bytes) -> HeldReceipt:
     try:
         members: Any = msgspec.json.decode(data)
         # The receipt of a call has that of its audit event inside.
         for name in ("receipt", "audit"):
             members = members.get(name, members)
-        return Receipt(
+        return HeldReceipt(
             _text(members["log_id"]),
             _text(members["event_id"]),
             _read_index(members.get("leaf_index", 0)),

@@ -3,6 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 from enum import StrEnum
+from pathlib import Path
 
 import msgspec
 
@@ -84,16 +85,18 @@ class Findings:
     def __bool__(self) -> bool:
         return bool(self.listed)
 
-    def add(self, finding: Finding) -> None:
-        """Add one."""
-        self._counts[finding.kind] += 1
-        if self._counts[finding.kind] <= MAX_LISTED:
-            self.listed.append(finding)
+    def add(
+        self, kind: Kind, file: Path, message: str, index: int | None = None, offset: int | None = None
+    ) -> None:
+        """Add what is wrong in a file."""
+        self.extend([Finding(kind, str(file), message, index, offset)])
 
     def extend(self, findings: Iterable[Finding]) -> None:
         """Add some."""
         for finding in findings:
-            self.add(finding)
+            self._counts[finding.kind] += 1
+            if self._counts[finding.kind] <= MAX_LISTED:
+                self.listed.append(finding)
 
     def merge(self, other: "Findings") -> None:
         """Add all that another one has, and count what it counted."""

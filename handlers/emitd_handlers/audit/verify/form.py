@@ -3,12 +3,14 @@
 from bisect import bisect_right
 from collections.abc import Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Annotated
 
 import msgspec
 
-from emitd_handlers.audit.format.line import MAX_LINE_BYTES, parse_time
-from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
+from emitd_handlers.audit.format.line import MAX_LINE_BYTES
+from emitd_handlers.audit.verify.findings import Findings, Kind
+from emitd_handlers.text.times import parse_time
 
 __all__ = ["VerifiedLine", "check_form", "decode_verified"]
 
@@ -47,7 +49,7 @@ decode_verified = msgspec.json.Decoder(VerifiedLine).decode
 
 
 def check_form(
-    file: str, first_index: int, data: bytes, lines: Sequence[bytes], findings: Findings
+    file: Path, first_index: int, data: bytes, lines: Sequence[bytes], findings: Findings
 ) -> tuple[Sequence[VerifiedLine], Sequence[str]]:
     """Return the members of the lines, and when they were received; add what is wrong, and leave that out.
 
@@ -112,14 +114,14 @@ def _are_times(times: Sequence[str]) -> bool:
 
 
 def _look_closely(
-    file: str, first_index: int, lines: Sequence[bytes], findings: Findings
+    file: Path, first_index: int, lines: Sequence[bytes], findings: Findings
 ) -> tuple[Sequence[VerifiedLine], Sequence[str]]:
     """Find out what is wrong, line by line; return the good lines, and their times."""
     parsed: list[VerifiedLine] = []
     times: list[str] = []
 
     def add(kind: Kind, message: str) -> None:
-        findings.add(Finding(kind, file, message, index))
+        findings.add(kind, file, message, index)
 
     for index, line in enumerate(lines, first_index):
         if len(line) > MAX_LINE_BYTES:

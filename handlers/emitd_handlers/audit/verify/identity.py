@@ -6,8 +6,8 @@ from pathlib import Path
 
 import msgspec
 
-from emitd_handlers.audit.read.files import AuditTrail
-from emitd_handlers.audit.verify.findings import Finding, Findings, Kind
+from emitd_handlers.audit.read.trail import AuditTrail
+from emitd_handlers.audit.verify.findings import Findings, Kind
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.note import Note, NoteInvalid, Verifier
 
@@ -54,7 +54,7 @@ def identify(
             f"this is the log '{log_id}', and the key given is that of '{min(named)}': another log was put in its "
             "place, or the key is that of another log"
         )
-        findings.add(Finding(Kind.LOG_ID_WRONG, str(trail.paths.lines), message))
+        findings.add(Kind.LOG_ID_WRONG, trail.paths.lines, message)
         keys = []
     elif beside and not {key.vkey for key in keys} & {key.vkey for key in beside}:
         notes.append(f"'{trail.paths.vkey}' has none of the keys given")
@@ -72,7 +72,7 @@ def _add_other_id(
         f"{says}, and its checkpoints are those of '{log_id}': another log was put in its place, or files of two "
         "logs were mixed"
     )
-    findings.add(Finding(Kind.LOG_ID_WRONG, str(file), message))
+    findings.add(Kind.LOG_ID_WRONG, file, message)
 
 
 def _kept_id(trail: AuditTrail, findings: Findings) -> str:
@@ -83,7 +83,7 @@ def _kept_id(trail: AuditTrail, findings: Findings) -> str:
     if log_id and log_id.isprintable() and log_id != text:
         return log_id
     message = "the file of the log's id does not hold an id and a newline"
-    findings.add(Finding(Kind.LOG_ID_WRONG, str(trail.paths.log_id), message))
+    findings.add(Kind.LOG_ID_WRONG, trail.paths.log_id, message)
     return ""
 
 
@@ -115,7 +115,7 @@ def _keys_beside(trail: AuditTrail, log_id: str, findings: Findings, notes: list
                 notes.append(f"'{trail.paths.vkey}': its last line is not whole; a crash leaves such")
                 continue
             message = f"the list of the log's keys is wrong in line {number}: {error}"
-            findings.add(Finding(Kind.KEY_FILE_WRONG, str(trail.paths.vkey), message))
+            findings.add(Kind.KEY_FILE_WRONG, trail.paths.vkey, message)
             continue
         verifiers.append(verifier)
     return verifiers

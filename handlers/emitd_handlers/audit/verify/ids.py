@@ -1,24 +1,17 @@
 """Whether an id stands in a log twice.
 
-Ids that ascend from line to line are different: those that the service assigns do (UUIDv7). Others are found by
-hashes of 64 bits, 8 bytes an id, and confirmed by the lines. The hashes are `hash`'s, of use within one process and
-those forked from it; nobody can foresee them.
+Repeated ids are found by hashes of 64 bits, 8 bytes an id, and confirmed by the lines. The hashes are those of `hash`,
+of use within one process and those forked from it; nobody can foresee them.
 """
 
 from array import array
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-from operator import lt
+from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-import msgspec
+__all__ = ["RepeatedId", "find_repeated", "pack_hashes", "repeated_hashes"]
 
-from emitd_handlers.audit.verify.chunks import Chunk
-
-__all__ = ["ChunkIds", "RepeatedId", "SeenIds", "find_repeated", "repeated_hashes", "sum_up"]
-
-#: About so many hashes are looked at together: as objects they take ten times as much memory.
+#: About this many hashes are looked at together: as objects they take ten times as much memory.
 HASHES_AT_ONCE = 1_000_000
 
 
@@ -30,51 +23,8 @@ class RepeatedId(NamedTuple):
     line: int
 
 
-class ChunkIds(msgspec.Struct, frozen=True):
-    """The ids in one chunk: the first and the last of them where they ascend, else their hashes."""
-
-    first: str = ""
-    last: str = ""
-    hashes: bytes = b""
-
-
-def sum_up(ids: Sequence[str]) -> ChunkIds:
-    """Return what `SeenIds` needs of the ids in a chunk."""
-    if all(map(lt, ids, islice(ids, 1, None))):
-        return ChunkIds(ids[0], ids[-1]) if ids else ChunkIds()
-    return ChunkIds(hashes=_pack_hashes(ids))
-
-
-class SeenIds:
-    """Collects one field's ids, chunk by chunk, in order."""
-
-    def __init__(self) -> None:
-        self._hashes = bytearray()
-        self._last = ""
-        self._do_ascend = True
-        #: Those whose ids ascend; needed if not all do.
-        self._unhashed: list[Chunk] = []
-
-    def add(self, chunk: Chunk, ids: ChunkIds) -> None:
-        """Add those of the next chunk."""
-        self._hashes += ids.hashes
-        if ids.hashes or (ids.first and ids.first <= self._last):
-            self._do_ascend = False
-        if ids.first:
-            self._unhashed.append(chunk)
-            self._last = ids.last
-
-    def hashes(self, read: Callable[[Chunk], Iterable[str]]) -> bytearray:
-        """Return the hashes of all ids, nothing where all ascend; `read` gives the ids in a chunk once more."""
-        if self._do_ascend:
-            return bytearray()
-        for chunk in self._unhashed:
-            self._hashes += _pack_hashes(read(chunk))
-        self._unhashed = []
-        return self._hashes
-
-
-def _pack_hashes(ids: Iterable[str]) -> bytes:
+def pack_hashes(ids: Iterable[str]) -> bytes:
+    """Return the hashes of some ids, for `repeated_hashes`."""
     return array("q", list(map(hash, ids))).tobytes()
 
 
@@ -86,7 +36,7 @@ def repeated_hashes(data: bytes | bytearray) -> set[int]:
 
 
 def _parts(hashes: "array[int]") -> Sequence["array[int]"]:
-    """Part hashes so that those that are equal are in one part."""
+    """Part hashes so that equal ones are in one part."""
     if len(hashes) <= HASHES_AT_ONCE:
         return [hashes]
     count = 1 << (len(hashes) // HASHES_AT_ONCE).bit_length()

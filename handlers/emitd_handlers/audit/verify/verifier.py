@@ -13,18 +13,15 @@ import fcntl
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
-from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
-from emitd_handlers.audit.format.line_index import ENTRY_BYTES, FIRST, Entry
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.format.files import ENTRY_BYTES, FIRST, Entry
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.checkpoints import CheckpointJudge, CheckpointSummary, check_checkpoints
-from emitd_handlers.audit.verify.chunks import Chunk, NumberedEntry
 from emitd_handlers.audit.verify.diagnosis import Evidence, diagnose
 from emitd_handlers.audit.verify.evidence import EvidenceInvalid, HeldElsewhere, check_evidence
 from emitd_handlers.audit.verify.findings import (
-    Finding,
     Findings,
     Kind,
     Verdict,
@@ -34,8 +31,8 @@ from emitd_handlers.audit.verify.findings import (
 from emitd_handlers.audit.verify.form import decode_verified
 from emitd_handlers.audit.verify.hashes import LineRow
 from emitd_handlers.audit.verify.identity import Identity, identify
-from emitd_handlers.audit.verify.ids import SeenIds, find_repeated, repeated_hashes
-from emitd_handlers.audit.verify.lines import ChunkReport, check_chunks
+from emitd_handlers.audit.verify.ids import find_repeated, repeated_hashes
+from emitd_handlers.audit.verify.lines import ChunkReport, NumberedEntry, check_chunks
 from emitd_handlers.audit.verify.workers import in_order, processor_count
 from emitd_handlers.tlog.note import Verifier
 
@@ -97,8 +94,8 @@ class _LogVerifier:
         #: Where the lines end whose stored hashes are all right, and whether that is as far as there are any.
         self._good_end = FIRST
         self._is_row_good = True
-        #: By the fields in which an id stands once.
-        self._ids = {"event_id": SeenIds(), "record_id": SeenIds()}
+        #: By the fields whose ids stand once: the hashes of all ids.
+        self._id_hashes = {"event_id": bytearray(), "record_id": bytearray()}
 
     def verify(
         self, keys: Sequence[Verifier] | None, log_id: str, against: Sequence[HeldElsewhere]
@@ -137,9 +134,9 @@ class _LogVerifier:
         return sorted(inside, key=lambda numbered: numbered[1].offset)
 
     def _add_entry(self, number: int, entry: Entry, what: str) -> None:
-        message = f"the index's entry for line {entry.leaf_index} {what}; delete the index, it is made anew"
-        file = str(self._trail.paths.index)
-        self._index.add(Finding(Kind.INDEX_WRONG, file, message, entry.leaf_index, number * ENTRY_BYTES))
+        message = f"the index's entry for line {entry.leaf_index} {what}; delete the index, it is rebuilt"
+        offset = number * ENTRY_BYTES
+        self._index.add(Kind.INDEX_WRONG, self._trail.paths.index, message, entry.leaf_index, offset)
 
     def _take(self, report: ChunkReport) -> None:
         """Take what was found in the next chunk."""
@@ -153,31 +150,24 @@ class _LogVerifier:
                 f"from line {start.leaf_index} on, lines were received at {report.first_time}, before the lines that "
                 f"stand before them ({self._last_time})"
             )
-            file = str(self._trail.paths.lines)
-            self._form.add(Finding(Kind.TIME_WENT_BACK, file, message, start.leaf_index))
+            self._form.add(Kind.TIME_WENT_BACK, self._trail.paths.lines, message, start.leaf_index)
         self._last_time = report.last_time or self._last_time
         self._form.merge(report.form)
         self._index.merge(report.index)
-        self._ids["event_id"].add(report.chunk, report.event_ids)
-        self._ids["record_id"].add(report.chunk, report.record_ids)
+        self._id_hashes["event_id"] += report.event_ids
+        self._id_hashes["record_id"] += report.record_ids
         self._advance(report.chunk.size, self._trail.size)
 
     def _find_repeated_ids(self) -> None:
-        hashes = [seen_ids.hashes(partial(self._ids_in, field)) for field, seen_ids in self._ids.items()]
-        repeated = in_order(repeated_hashes, hashes, self._workers if any(hashes) else 1)
-        for field, twice in zip(self._ids, repeated, strict=True):
+        repeated = in_order(repeated_hashes, self._id_hashes.values(), self._workers)
+        for field, twice in zip(self._id_hashes, repeated, strict=True):
             ids = self._ids_of(field, self._trail.lines()) if twice else ()
             for id_, first, index in find_repeated(ids, twice):
                 message = (
                     f"line {index} has the {field} '{id_}' of line {first}: it was copied, or its sender sent it again "
                     "when the service no longer remembered it"
                 )
-                file = str(self._trail.paths.lines)
-                self._form.add(Finding(Kind.ID_REPEATED, file, message, index))
-
-    def _ids_in(self, field: str, chunk: Chunk) -> Iterator[str]:
-        lines = self._trail.read_lines(chunk.size, chunk.start.offset).split(b"\n")
-        return (id_ for _, id_ in self._ids_of(field, enumerate(lines)))
+                self._form.add(Kind.ID_REPEATED, self._trail.paths.lines, message, index)
 
     def _ids_of(self, field: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str]]:
         for index, line in lines:

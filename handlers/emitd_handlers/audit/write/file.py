@@ -1,35 +1,35 @@
 """The append-only file of an audit log: lines count only once they are on the medium."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
-from typing import Protocol
 
 import msgspec
 
-from emitd_handlers.audit.format.line import decode_line, parse_time
-from emitd_handlers.audit.format.line_index import FIRST, Entry
-from emitd_handlers.audit.write.log_id import keep_log_id
+from emitd_handlers.audit.format.files import FIRST, Entry
+from emitd_handlers.audit.format.line import decode_line
+from emitd_handlers.audit.write.identity import keep_log_id
 from emitd_handlers.audit.write.recovery import (
     MAX_GROUP_BYTES,
     damaged_beyond_repair,
     find_damage,
     lines_backward,
-    move_aside,
 )
+from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import Displacement, DurableFile, FileDisplaced, reason_of
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.text.times import parse_time
 
-__all__ = ["AuditFile", "AuditStats", "Companions"]
+__all__ = ["AuditFile", "AuditStats"]
 
 #: How much is read at once to count lines.
 COUNT_BLOCK_BYTES = 1024 * 1024
 #: How much is written, and cut off again, to see whether a file can be written to again.
 PROBE_BYTES = 64 * 1024
-#: How many calls of `check` in a row find a file displaced before one mends it: those who watch over the service are
-#: to see that something was wrong.
+#: How many calls of `check` in a row find a file displaced before one mends it: a health check must have the time to
+#: see that something was wrong.
 CHECKS_BEFORE_MENDING = 2
 
 
@@ -46,44 +46,36 @@ class AuditStats(msgspec.Struct):
     damaged_bytes_moved: int = 0
 
 
-class Companions(Protocol):
-    """What stands beside the lines, and is opened with them. What its methods raise, `AuditFile.open` raises."""
-
-    def find_covered_end(self) -> Entry:
-        """Return where the lines end that a checkpoint covers: no crash can have harmed those before."""
-
-    def identify(self, log_id: str) -> None:
-        """Take the log's id; what is made now has its name made sure of with that of an empty log."""
-
-
 class AuditFile:
-    """One log's file.
+    """One log's file. Every method blocks; all are called from one thread at a time.
 
-    Every method blocks; all are called from one thread at a time. Between `open` and `close` the file is
-    locked, so that no two processes append to it. `check`, called now and then, finds what somebody else does to the
-    file, and mends what can be mended.
+    `open` and `recover` come first, in this order. From `open` to `close` the file is locked, so that no
+    two processes append to it.
     """
 
-    def __init__(self, path: Path, disk: Disk, report: Callable[[str], None], *, log_id: str = "") -> None:
-        """Name the file, the disk it is on, and what takes a line for the operator.
+    def __init__(self, path: Path, disk: Disk, report: Report, *, log_id: str = "") -> None:
+        """Name the file and the disk it is on; `report` takes a line for the operator.
 
-        An empty `log_id` means the one kept beside the file, which is made with it.
+        An empty `log_id` means the one kept in a file of its own next to the log, which is made with it.
         """
         self.path = path.absolute()
+        #: Known from `recover` on.
         self.log_id = log_id
-        #: Where the lines end that are on the medium: how many there are, and their bytes. Always replaced as one.
+        #: Where the lines on the medium end: how many there are, and their bytes. Always replaced as one.
         self.end = FIRST
-        #: `received_at` of the last line there was at `open`; 0: there was none.
+        #: `received_at` of the last line there was at `recover`; 0: there was none.
         self.last_received_unix_nano = 0
         self.stats = AuditStats()
         #: Why the log takes no records, in a line; empty: it does, as far as is known.
         self.problem = ""
-        #: Lines were destroyed that cannot be read any more: only `open` can go on from what there will be then.
+        #: Lines were destroyed and cannot be read again: the log must be opened again.
         self.is_lost = False
-        #: Whether nothing is written before `check` has found the file to be what it should be.
+        #: Whether nothing is written before `check` has found the file in order.
         self._is_blocked = False
         #: How many calls of `check` in a row have found it displaced.
         self._displaced_checks = 0
+        self._is_new = False
+        self._configured_id = log_id
         self._disk = disk
         self._report = report
         self._file = DurableFile(disk, self.path)
@@ -98,29 +90,42 @@ class AuditFile:
         """How many bytes are on the medium."""
         return self.end.offset
 
-    def open(self, companions: Companions) -> None:
-        """Open the file, or make it with its folders; lock it, repair what a crash has left, count its lines.
+    def open(self) -> None:
+        """Open the file, or make it with its folders, and lock it. Raises HandlerUnavailable, OSError."""
+        self._make_folders()
+        self._is_new = self._disk.state_at(self.path) is None
+        self._file.open()
+        if not self._disk.lock(self._file.fd):
+            raise HandlerUnavailable(f"audit log '{self.path}' is in use by another process")
+        self._file.ensure_synced(max(0, self._file.size - MAX_GROUP_BYTES))
 
-        Raises HandlerUnavailable with one line that says what is wrong.
+    def recover(self, covered: Entry) -> str:
+        """Repair what a crash has left after the lines that a checkpoint covers, and count all lines.
+
+        Returns the log's id. Raises HandlerUnavailable for damage that no crash does, OSError.
         """
-        try:
-            self._make_folders()
-            is_new = self._disk.state_at(self.path) is None
-            self._file.open()
-            if not self._disk.lock(self._file.fd):
-                raise HandlerUnavailable(f"audit log '{self.path}' is in use by another process")
-            self._file.ensure_synced(max(0, self._file.size - MAX_GROUP_BYTES))
-            self._take_over(companions.find_covered_end())
-            self._identify(companions, is_new)
-        except OSError as error:
-            self.close()
-            raise HandlerUnavailable(
-                f"audit log '{self.path}' cannot be opened: {reason_of(error)}"
-            ) from error
-        except HandlerUnavailable:
-            self.close()
-            raise
+        self._repair(covered.offset)
+        self.end = Entry(covered.leaf_index + self._count_lines(covered.offset), self._file.size)
+        self.last_received_unix_nano = self._read_last_received()
+        self.log_id = self._configured_id or keep_log_id(
+            self._disk, self.path, self._report, is_new=self._is_new, is_empty=self.line_count == 0
+        )
         self.problem, self.is_lost, self._is_blocked, self._displaced_checks = "", False, False, 0
+        return self.log_id
+
+    def sync_names(self) -> None:
+        """Return when the names of the log's files and folders are on the medium. Raises OSError."""
+        device = self._disk.state(self._file.fd).device
+        for folder in self.path.parents:
+            state = self._disk.state_at(folder)
+            if state is None or state.device != device:
+                return  # a mount point's name is not ours
+            try:
+                self._disk.sync_directory(folder)
+            except PermissionError:
+                if folder == self.path.parent:
+                    raise
+                return  # nor is one in a folder that we cannot open
 
     def append(self, lines: bytes, line_count: int) -> int:
         """Append whole lines, newlines included, and return the index of the first.
@@ -146,9 +151,9 @@ class AuditFile:
         return first
 
     def check(self, *, at_once: bool = False) -> None:
-        """Look whether the file is still what it should be; mend it if not, or say why that cannot be.
+        """Look whether the file is in order; mend it if not, or say in `problem` why that cannot be done.
 
-        What somebody else did is mended a moment later, so that it can be seen; or `at_once`.
+        A displaced file is mended some checks later, so that the trouble can be seen; or `at_once`.
         """
         if self.is_lost:
             return
@@ -157,14 +162,15 @@ class AuditFile:
             if displacement is not None:
                 self._take_down(displacement, at_once=at_once)
             elif self.problem:
-                self._probe()
+                self._file.try_append(b" " * PROBE_BYTES)
+                self._solve_problem("can be written again")
         except OSError as error:
             self._set_problem(f"cannot be written: {reason_of(error)}")
         except FileDisplaced as error:
             self._set_problem(f"takes no records: {error}")
 
     def lose(self, problem: str, end: Entry, log_id: str) -> None:
-        """Be a log again that has lost lines: one that was to take its place would not do."""
+        """Be a log that has lost lines again: the one that was to take its place was refused."""
         self.problem, self.end, self.log_id = problem, end, log_id
         self.is_lost = self._is_blocked = True
 
@@ -192,33 +198,15 @@ class AuditFile:
     def _make_folders(self) -> None:
         for folder in reversed(self.path.parents):
             if self._disk.state_at(folder) is None:
-                with suppress(FileExistsError):  # somebody else made it just now
+                with suppress(FileExistsError):  # another process made it just now
                     self._disk.make_directory(folder)
-
-    def _take_over(self, covered: Entry) -> None:
-        self._repair(covered.offset)
-        self.end = Entry(covered.leaf_index + self._count_lines(covered.offset), self._file.size)
-        self.last_received_unix_nano = self._read_last_received()
-
-    def _identify(self, companions: Companions, is_new: bool) -> None:
-        """Learn the log's id, and make sure of all names while the log is empty.
-
-        A log that has lines has come by here before its first.
-        """
-        is_empty = self.line_count == 0
-        if not self.log_id:
-            self.log_id = keep_log_id(self._disk, self.path, self._report, is_new=is_new, is_empty=is_empty)
-        companions.identify(self.log_id)
-        if is_empty:
-            self._sync_folders()
 
     def _repair(self, covered: int) -> None:
         size = self._file.size
         good = find_damage(self._disk, self._file.fd, self.path, covered)
         if good == size:
             return
-        aside = move_aside(self._disk, self._file.fd, self.path, good)
-        self._file.take_over(good)
+        aside = self._file.move_aside(good, "damaged")
         self.stats.damaged_bytes_moved = size - good
         self._report(
             f"audit log '{self.path}': its last {size - good} bytes, from a damaged line on, were moved into '{aside}'"
@@ -238,20 +226,6 @@ class AuditFile:
                 raise damaged_beyond_repair(self.path, offset) from None
         return 0
 
-    def _sync_folders(self) -> None:
-        """Make sure of the names of the log, its id and its folders."""
-        device = self._disk.state(self._file.fd).device
-        for folder in self.path.parents:
-            state = self._disk.state_at(folder)
-            if state is None or state.device != device:
-                return  # a mount point's name is not ours
-            try:
-                self._disk.sync_directory(folder)
-            except PermissionError:
-                if folder == self.path.parent:
-                    raise
-                return  # nor is one in a folder that we cannot open
-
     def _give_up_group(self, problem: str) -> HandlerUnavailable:
         self.stats.failed_groups += 1
         self._set_problem(problem)
@@ -267,12 +241,14 @@ class AuditFile:
         self.problem = problem
 
     def _take_down(self, displacement: Displacement, *, at_once: bool) -> None:
-        """Refuse records, and mend the file when that has been so for a moment."""
+        """Refuse records, and mend the file once that has been visible for a moment."""
         self._is_blocked = True
         problem = f"takes no records: {displacement.value}"
         if problem not in self.problem:
             self._set_problem(problem)
         self._displaced_checks += 1
+        if displacement is Displacement.PROTECTED:
+            return  # until it may be written again
         if not at_once and self._displaced_checks <= CHECKS_BEFORE_MENDING:
             return
         try:
@@ -281,37 +257,21 @@ class AuditFile:
             # Without the name of the copy: that is another one each time, and would be said again each time.
             self._set_problem(f"{problem}, and its copy cannot be written: {error.strerror or error}")
 
-    def _probe(self) -> None:
-        """See whether the file can be written to again. Raises OSError, FileDisplaced."""
-        self._file.try_append(b" " * PROBE_BYTES)
-        self._solve_problem("can be written again")
-
     def _mend(self, displacement: Displacement) -> None:
         """Get the lines back under their name, each once. Raises OSError."""
-        match displacement:
-            case Displacement.GONE | Displacement.REPLACED:
-                self._restore()
-            case Displacement.GROWN:
-                aside = move_aside(self._disk, self._file.fd, self.path, self.size, "foreign")
-                self._solve_problem(f"goes on; what something else wrote to it was moved into '{aside}'")
-            case Displacement.CUT:
-                saved = self._file.save("recovered")
-                self._set_problem(
-                    f"takes no records: something else cut its file, so that acknowledged lines are lost. What is left "
-                    f"was copied into '{saved}'. Put the whole file back, or move it away with all that is named like "
-                    "it to begin a new log"
-                )
-                self.is_lost = True
-            case Displacement.PROTECTED:
-                pass  # until it may be written again
-
-    def _restore(self) -> None:
+        if displacement is Displacement.CUT:
+            saved = self._file.save()
+            self._set_problem(
+                f"takes no records: something else cut its file, so that acknowledged lines are lost. What is left "
+                f"was copied into '{saved}'. Put the whole file back, or move it away with all that is named like "
+                "it to begin a new log"
+            )
+            self.is_lost = True
+            return
         if self._disk.state_at(self.path.parent) is None:
             self._make_folders()
-            self._sync_folders()
-        intruder = self._file.restore("recovered", self._disk.lock)
-        moved = f"; what stood in its place is '{intruder}' now" if intruder else ""
-        self._solve_problem(f"is back, with all of its {self.line_count} lines, from the open file{moved}")
+            self.sync_names()
+        self._solve_problem(self._file.mend(displacement, self._disk.lock))
 
     def _solve_problem(self, how: str) -> None:
         self._report(f"audit log '{self.path}' {how}")

@@ -1,8 +1,9 @@
 """An audit log as a whole: its lines, and the tree and checkpoints that prove them.
 
-A start takes over what the last one left, in this order: the last checkpoint; the hashes that lead to it; where the
-lines end that it covers; the lines behind those, of which a crash may have torn the last. Then all is covered, before
-the first new line comes.
+`AuditLog.open` takes over what the last process left:
+
+    lock the lines ─> last checkpoint, the hashes below it, the end of its lines ─> repair and count the lines after it
+    ─> the log's id ─> its key ─> sign all lines, before the first new one comes
 """
 
 from collections.abc import Sequence
@@ -11,12 +12,12 @@ from typing import NamedTuple
 
 from msgspec.structs import astuple
 
-from emitd_handlers.audit.format.line_index import FIRST, Entry
-from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.format.files import AuditPaths, Entry
 from emitd_handlers.audit.write.file import AuditFile
-from emitd_handlers.audit.write.signer import open_signer, read_verifiers
+from emitd_handlers.audit.write.identity import open_signer, read_verifiers
 from emitd_handlers.audit.write.tree import AuditTree
 from emitd_handlers.diagnostics import Report
+from emitd_handlers.durable.append_file import reason_of
 from emitd_handlers.durable.disk import Disk, FileState
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.note import Signer
@@ -52,12 +53,10 @@ class AuditLog:
         self.file = AuditFile(path, disk, report, log_id=log_id)
         self.paths = AuditPaths.of(self.file.path)
         self.tree = AuditTree(self.paths, disk, report)
-        self._log_id = log_id
         self._key = key
         self._disk = disk
         self._report = report
         self._signer: Signer | None = None
-        self._covered_end = FIRST
         #: None: no lines were lost, or all of them are there again.
         self._loss: _Loss | None = None
         self._refusal: _Refusal | None = None
@@ -75,44 +74,28 @@ class AuditLog:
 
     def open(self) -> None:
         """Open all files, or make them. Raises HandlerUnavailable with one line that says what is wrong."""
-        checkpoints = self._disk.state_at(self.paths.checkpoints)
-        if checkpoints is not None and checkpoints.size and self._disk.state_at(self.paths.lines) is None:
-            raise HandlerUnavailable(
-                f"audit log '{self.paths.lines}' is not there, but its checkpoints are: put it back, or move all "
-                "that is named like it away to begin a new log"
-            )
-        self.file.log_id = self._log_id
         try:
-            self.file.open(self)
-            assert self._signer is not None
-            self.tree.begin(self._signer, self._covered_end, self.file.read)
+            self._refuse_orphaned_checkpoints()
+            self.file.open()
+            covered_end = self.tree.open(self.file.read, read_verifiers(self._disk, self.paths.vkey))
+            if self._loss is not None:
+                self.tree.check_lines(self.file.read)
+            log_id = self.file.recover(covered_end)
+            self._refuse_lacking_lines(log_id)
+            self._signer = open_signer(
+                self._disk, self.paths, self._key, log_id, is_signed=self.tree.checkpoint is not None
+            )
+            if self.file.line_count == 0:  # a log that has lines has come by here before its first
+                self.file.sync_names()
+            self.tree.begin(self._signer, covered_end, self.file.read)
+        except OSError as error:
+            self.close()
+            raise HandlerUnavailable(
+                f"audit log '{self.paths.lines}' cannot be opened: {reason_of(error)}"
+            ) from error
         except BaseException:
             self.close()
             raise
-
-    def find_covered_end(self) -> Entry:
-        """Open the tree. Called by the file, once it can be read."""
-        verifiers = read_verifiers(self._disk, self.paths.vkey)
-        self._covered_end = self.tree.open(self.file.read, verifiers)
-        if self._loss is not None:
-            self.tree.check_lines(self.file.read)
-        return self._covered_end
-
-    def identify(self, log_id: str) -> None:
-        """Get ready to sign. Called by the file, once its id is known, before it makes sure of all names."""
-        if self._loss is not None and self._loss.log_id == log_id:
-            lacking = self._loss.end.leaf_index - self.tree.covered
-            if lacking > 0:
-                raise HandlerUnavailable(
-                    f"audit log '{self.paths.lines}' lacks {lacking} lines that were signed as '{log_id}'"
-                )
-        self._signer = open_signer(
-            self._disk,
-            self.paths,
-            self._key,
-            log_id,
-            is_signed=self.tree.checkpoint is not None,
-        )
 
     def append(self, lines: bytes, leaves: Sequence[bytes]) -> int:
         """Append whole lines, newlines included, with their leaf hashes; return the index of the first.
@@ -140,6 +123,24 @@ class AuditLog:
         self.tree.close()
         self.file.close()
 
+    def _refuse_orphaned_checkpoints(self) -> None:
+        checkpoints = self._disk.state_at(self.paths.checkpoints)
+        if checkpoints is not None and checkpoints.size and self._disk.state_at(self.paths.lines) is None:
+            raise HandlerUnavailable(
+                f"audit log '{self.paths.lines}' is not there, but its checkpoints are: put it back, or move all "
+                "that is named like it away to begin a new log"
+            )
+
+    def _refuse_lacking_lines(self, log_id: str) -> None:
+        """Refuse the log that lost lines if it still lacks signed ones."""
+        if self._loss is None or self._loss.log_id != log_id:
+            return
+        lacking = self._loss.end.leaf_index - self.tree.covered
+        if lacking > 0:
+            raise HandlerUnavailable(
+                f"audit log '{self.paths.lines}' lacks {lacking} lines that were signed as '{log_id}'"
+            )
+
     def _open_again(self) -> None:
         """Go on with what was put in the place of a log of which lines were lost, or begin a new one.
 
@@ -160,7 +161,7 @@ class AuditLog:
             if states[0] is None and any(states):
                 raise HandlerUnavailable("not all that is named like it was moved away")
             self.open()
-        except (HandlerUnavailable, OSError) as error:
+        except HandlerUnavailable as error:
             file.lose(*self._loss)
             self._refuse(states, str(error))
             return

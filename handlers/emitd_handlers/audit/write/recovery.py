@@ -11,11 +11,10 @@ from contextlib import suppress
 from pathlib import Path
 
 from emitd_handlers.audit.format.line import decode_line
-from emitd_handlers.durable.append_file import create_beside
-from emitd_handlers.durable.disk import Disk, write_all
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 
-__all__ = ["MAX_GROUP_BYTES", "damaged_beyond_repair", "find_damage", "lines_backward", "move_aside"]
+__all__ = ["MAX_GROUP_BYTES", "damaged_beyond_repair", "find_damage", "lines_backward"]
 
 #: The most that is written between two syncs, and so the most that a crash can damage.
 MAX_GROUP_BYTES = 8 * 1024 * 1024
@@ -49,27 +48,6 @@ def _is_line(line: bytes) -> bool:
         decode_line(line)
         return True
     return False
-
-
-def move_aside(disk: Disk, fd: int, path: Path, offset: int, kind: str = "damaged") -> Path:
-    """Move everything from `offset` on into a new file beside `path`, and return that.
-
-    At no instant are the bytes in neither of the two files.
-    """
-    damaged = disk.read(fd, disk.state(fd).size - offset, offset)
-    aside_path, aside = create_beside(disk, path, kind)
-    try:
-        write_all(disk, aside, damaged)
-        disk.sync(aside)
-        disk.sync_directory(path.parent)
-    except OSError:
-        disk.remove(aside_path)  # the next try makes another one
-        raise
-    finally:
-        disk.close(aside)
-    disk.truncate(fd, offset)
-    disk.sync(fd)
-    return aside_path
 
 
 def lines_backward(disk: Disk, fd: int, end: int, path: Path) -> Iterator[tuple[int, bytes]]:

@@ -7,23 +7,25 @@ outlive what it speaks of. What a crash leaves behind the last checkpoint is mad
 log is that of its lines. Memory holds only the tree's right edge and the leaves that wait for `write_checkpoint`.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from threading import Lock
-from typing import TypeAlias
 
-from emitd_handlers.audit.format.checkpoint_file import frame_note, split_notes
-from emitd_handlers.audit.format.line_index import (
+from emitd_handlers.audit.format.files import (
     ENTRY_BYTES,
     FIRST,
+    AuditPaths,
     Entry,
+    ReadBytes,
     count_entries,
+    frame_note,
+    line_blocks,
     pack_entry,
     read_entry,
+    split_notes,
 )
-from emitd_handlers.audit.format.paths import AuditPaths
-from emitd_handlers.audit.write.recovery import MAX_GROUP_BYTES, move_aside
+from emitd_handlers.audit.write.recovery import MAX_GROUP_BYTES
 from emitd_handlers.diagnostics import Report
-from emitd_handlers.durable.append_file import Displacement, DurableFile, FileDisplaced, reason_of
+from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reason_of
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.checkpoint import Checkpoint
@@ -37,7 +39,7 @@ from emitd_handlers.tlog.merkle import (
 )
 from emitd_handlers.tlog.note import Note, NoteInvalid, Signer, UnknownKey, Verifier
 
-__all__ = ["AuditTree", "ReadLines"]
+__all__ = ["AuditTree"]
 
 #: An entry of the sparse index comes with the first group of lines after so many bytes.
 INDEX_INTERVAL_BYTES = 256 * 1024
@@ -47,9 +49,6 @@ MAX_UNINDEXED_BYTES = 4 * (INDEX_INTERVAL_BYTES + MAX_GROUP_BYTES)
 BLOCK_BYTES = 4 * 1024 * 1024
 #: Far more than the last two checkpoints take.
 LAST_NOTES_BYTES = 64 * 1024
-
-#: Returns up to so many bytes of the lines from an offset.
-ReadLines: TypeAlias = Callable[[int, int], bytes]
 
 
 class AuditTree:
@@ -66,7 +65,6 @@ class AuditTree:
         #: Why the last `write_checkpoint` failed; empty: it did not.
         self.problem = ""
         self._report = report
-        self._disk = disk
         self._hashes = DurableFile(disk, paths.hashes)
         self._checkpoints = DurableFile(disk, paths.checkpoints)
         self._index = DurableFile(disk, paths.index)
@@ -89,7 +87,7 @@ class AuditTree:
         """How many lines wait for the next checkpoint."""
         return self._frontier.size + len(self._leaves) - self.covered
 
-    def open(self, read_lines: ReadLines, verifiers: Sequence[Verifier]) -> Entry:
+    def open(self, read_lines: ReadBytes, verifiers: Sequence[Verifier]) -> Entry:
         """Open the files, and return where the lines end that the last checkpoint covers.
 
         Stored hashes that are missing or damaged are made anew from the lines. Raises HandlerUnavailable where the
@@ -109,7 +107,7 @@ class AuditTree:
         self._frontier = Frontier(size, self._read_hash)
         return end
 
-    def check_lines(self, read_lines: ReadLines) -> None:
+    def check_lines(self, read_lines: ReadBytes) -> None:
         """Hold each line that the last checkpoint covers against it, which `open` does not.
 
         Raises HandlerUnavailable where they are not those that it was signed over.
@@ -122,7 +120,7 @@ class AuditTree:
         if frontier.root() != self.checkpoint.root:
             raise self._changed(size)
 
-    def begin(self, signer: Signer, end: Entry, read_lines: ReadLines) -> None:
+    def begin(self, signer: Signer, end: Entry, read_lines: ReadBytes) -> None:
         """Sign with `signer` from now on, and cover the lines from `end` on, as far as they can be read.
 
         Raises HandlerUnavailable if the checkpoints are those of a log with another name.
@@ -186,20 +184,11 @@ class AuditTree:
         self.checkpoint, self.note = checkpoint, note
 
     def _append(self, file: DurableFile, data: bytes) -> None:
-        self._put_back(file)
-        file.append(data)
-
-    def _put_back(self, file: DurableFile) -> None:
-        """Mend a file that somebody displaced or wrote to. Raises FileDisplaced where it has lost bytes."""
+        """Append to a file; mend it first if something else displaced it or wrote to it. Raises FileDisplaced."""
         displacement = file.displacement()
-        if displacement in (Displacement.GONE, Displacement.REPLACED):
-            file.restore("recovered")
-            self._report(f"'{file.path}' is back: {displacement.value}")
-        elif displacement is Displacement.GROWN:
-            aside = move_aside(self._disk, file.fd, file.path, file.size, "foreign")
-            self._report(f"'{file.path}' goes on; what something else wrote to it was moved into '{aside}'")
-        elif displacement is not None:
-            raise FileDisplaced(displacement)
+        if displacement is not None:
+            self._report(f"'{file.path}' {file.mend(displacement)}")
+        file.append(data)
 
     def _set_problem(self, problem: str) -> None:
         problem = problem and f"audit log '{self.paths.lines}' {problem}"
@@ -246,7 +235,7 @@ class AuditTree:
             self._report(f"'{self.paths.checkpoints}': its last {torn} bytes were torn, and are cut off")
             self._checkpoints.cut(offset)
 
-    def _find_end(self, read_lines: ReadLines, size: int) -> Entry | None:
+    def _find_end(self, read_lines: ReadBytes, size: int) -> Entry | None:
         """Return where line `size` begins; None where hashes, index or lines are not as the last checkpoint says.
 
         Reads the lines after the last entry of the index, and none before it.
@@ -270,7 +259,7 @@ class AuditTree:
                 return None
         return None
 
-    def _rebuild(self, read_lines: ReadLines, size: int) -> Entry:
+    def _rebuild(self, read_lines: ReadBytes, size: int) -> Entry:
         """Make the hashes and the index of the first `size` lines anew; return where those end."""
         if sum(len(lines) for _, lines in _blocks(read_lines, FIRST)) < size:
             raise self._lacking(size)
@@ -319,15 +308,9 @@ class AuditTree:
         return self._hashes.read(HASH_BYTES, number * HASH_BYTES)
 
 
-def _blocks(read_lines: ReadLines, start: Entry) -> Iterator[tuple[Entry, list[bytes]]]:
-    """Yield the whole lines from `start` on, without newlines, some megabytes at once, and where each lot begins."""
-    while data := read_lines(BLOCK_BYTES, start.offset):
-        end = data.rfind(b"\n")
-        if end < 0:
-            return
-        lines = data[:end].split(b"\n")
-        yield start, lines
-        start = Entry(start.leaf_index + len(lines), start.offset + end + 1)
+def _blocks(read_lines: ReadBytes, start: Entry) -> Iterator[tuple[Entry, list[bytes]]]:
+    for block, data in line_blocks(read_lines, start, BLOCK_BYTES):
+        yield block, data[:-1].split(b"\n")
 
 
 def _after(start: Entry, lines: Sequence[bytes]) -> Entry:

@@ -9,7 +9,7 @@ from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import aiosqlite
 
-from emitd_handlers.durable.disk import RealDisk
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 
 #: The first with `RETURNING`.
@@ -56,7 +56,7 @@ def make_database_file(path: Path) -> None:
 
     SQLite gives its other files the same mode.
     """
-    disk = RealDisk()
+    disk = Disk()
     for folder in reversed(path.parents):
         if disk.state_at(folder) is None:
             with suppress(FileExistsError):  # another process made it just now

@@ -4,7 +4,7 @@ from base64 import b64encode
 
 import pytest
 
-from emitd_handlers.audit.format.checkpoint_file import frame_note, split_notes
+from emitd_handlers.audit.format.files import frame_note, split_notes
 
 ROOT = b64encode(bytes(32)).decode()
 NOTES = [f"log\n{size}\n{ROOT}\n\n— log AAAAAAAA\n".encode() for size in (1, 22, 333)]

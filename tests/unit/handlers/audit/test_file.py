@@ -9,19 +9,20 @@ from pathlib import Path
 
 import pytest
 
+from emitd_handlers.audit.format.files import FIRST, Entry
 from emitd_handlers.audit.format.line import encode_line
-from emitd_handlers.audit.format.line_index import FIRST, Entry
 from emitd_handlers.audit.write import file as audit_file
 from emitd_handlers.audit.write import recovery as audit_recovery
 from emitd_handlers.audit.write.file import CHECKS_BEFORE_MENDING, AuditFile
-from emitd_handlers.durable.disk import FileState, RealDisk
+from emitd_handlers.audit.write.log import AuditLog
+from emitd_handlers.durable.disk import Disk, FileState
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 
 TIME = 1_795_405_140_000_000_000
 
 
-class FailingDisk(RealDisk):
+class FailingDisk(Disk):
     """Fails the calls that it is told to, once each, and notes all that count."""
 
     def __init__(self) -> None:
@@ -54,17 +55,12 @@ class FailingDisk(RealDisk):
             raise OSError(5, "Input/output error")
 
 
-class NoCompanions:
-    """Stands for the tree of a log that has none: no line is covered."""
-
-    def __init__(self, covered: Entry = FIRST) -> None:
-        self.covered = covered
-
-    def find_covered_end(self) -> Entry:
-        return self.covered
-
-    def identify(self, log_id: str) -> None:
-        assert log_id
+def open_file(file: AuditFile, covered: Entry = FIRST) -> None:
+    """Open a log's file as the log does."""
+    file.open()
+    file.recover(covered)
+    if file.line_count == 0:
+        file.sync_names()
 
 
 @pytest.fixture
@@ -90,10 +86,10 @@ def lines(*numbers: int) -> bytes:
 
 @contextmanager
 def opened(
-    path: Path, disk: RealDisk | None = None, report: Callable[[str], None] = print
+    path: Path, disk: Disk | None = None, report: Callable[[str], None] = print
 ) -> Iterator[AuditFile]:
-    file = AuditFile(path, disk or RealDisk(), report)
-    file.open(NoCompanions())
+    file = AuditFile(path, disk or Disk(), report)
+    open_file(file)
     try:
         yield file
     finally:
@@ -104,7 +100,7 @@ def refusal(path: Path) -> str:
     """Return why the log cannot be opened, in one line; nothing may be left open or locked."""
     before = os.listdir("/dev/fd")
     with pytest.raises(HandlerUnavailable) as caught:
-        AuditFile(path, RealDisk(), print).open(NoCompanions())
+        AuditLog(path, Disk(), print).open()
     assert len(os.listdir("/dev/fd")) == len(before)
     assert "\n" not in str(caught.value)
     return str(caught.value)
@@ -415,7 +411,7 @@ def test_a_log_that_lost_its_name_gets_it_back(
         assert file.append(line(3), 1) == 2
         assert "in use by another process" in refusal(path)
     assert path.read_bytes() == lines(0, 1, 3)
-    assert "is back, with all of its 2 lines" in reports[-1]
+    assert "is back, copied from the open file" in reports[-1]
     intruders = list(path.parent.glob("*.displaced-*"))
     assert [intruder.read_bytes() for intruder in intruders] == (
         [lines(0, 1)] if change is put_a_copy_in_its_place else []
@@ -514,8 +510,8 @@ def test_covered_lines_are_never_cut(path: Path) -> None:
     path.write_bytes(line(0) + b"damaged\n" + line(2) + b"torn")
     path.with_name("audit.json.log.log_id").write_bytes(b"log\n")
     covered = Entry(2, len(line(0)) + len(b"damaged\n"))
-    file = AuditFile(path, RealDisk(), lambda line: None)
-    file.open(NoCompanions(covered))
+    file = AuditFile(path, Disk(), lambda line: None)
+    open_file(file, covered)
     assert file.line_count == 3
     file.close()
     assert path.read_bytes() == line(0) + b"damaged\n" + line(2)
@@ -567,8 +563,8 @@ def test_the_id_is_made_once(path: Path) -> None:
 
 def test_a_configured_id_is_taken(path: Path) -> None:
     """With an id from the configuration none is made and none is kept."""
-    file = AuditFile(path, RealDisk(), print, log_id="example.com/audit")
-    file.open(NoCompanions())
+    file = AuditFile(path, Disk(), print, log_id="example.com/audit")
+    open_file(file)
     file.append(line(0), 1)
     file.close()
     assert file.log_id == "example.com/audit"
@@ -623,7 +619,7 @@ def test_errors_at_start_name_the_log_and_the_cause(tmp_path: Path) -> None:
     )
 
 
-class FoldersDisk(RealDisk):
+class FoldersDisk(Disk):
     """Has a mount point or a forbidden folder somewhere, and notes which folders are synced."""
 
     def __init__(self, *, mount: Path | None = None, forbidden: Path | None = None) -> None:
@@ -662,13 +658,13 @@ def test_folders_of_others_are_left_alone(tmp_path: Path) -> None:
     with opened(path, disk := FoldersDisk(forbidden=tmp_path)):
         assert disk.synced == [tmp_path / "a"]
     with pytest.raises(HandlerUnavailable, match=r"cannot be opened: Permission denied"):
-        AuditFile(path, FoldersDisk(forbidden=tmp_path / "a"), print).open(NoCompanions())
+        AuditLog(path, FoldersDisk(forbidden=tmp_path / "a"), print).open()
 
 
 def test_close_without_open(path: Path) -> None:
     """`close` is harmless before `open`, and twice."""
-    file = AuditFile(path, RealDisk(), print)
+    file = AuditFile(path, Disk(), print)
     file.close()
-    file.open(NoCompanions())
+    open_file(file)
     file.close()
     file.close()

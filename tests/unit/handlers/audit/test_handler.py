@@ -13,13 +13,13 @@ import msgspec
 import pytest
 from msgspec.structs import replace
 
-from emitd_handlers.audit.format.line import audit_fingerprint, encode_line
+from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.audit.write import recovery as audit_recovery
-from emitd_handlers.durable.disk import Disk, RealDisk
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerError, HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, RecentCommit, Refused
-from emitd_handlers.record import AuditEvent, Level, LogRecord
+from emitd_handlers.record import AuditEvent, Level, LogRecord, audit_fingerprint
 from emitd_handlers.settings import Delivery
 from emitd_handlers.text.uuid7 import uuid7
 from emitd_handlers.tlog.merkle import leaf_hash
@@ -27,7 +27,7 @@ from emitd_handlers.tlog.merkle import leaf_hash
 TIME = 1_795_405_140_000_000_000
 
 
-class GatedDisk(RealDisk):
+class GatedDisk(Disk):
     """Keeps syncs waiting until a test opens the gate; fails where it is told to; counts writes and syncs."""
 
     def __init__(self) -> None:

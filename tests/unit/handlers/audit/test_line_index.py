@@ -2,7 +2,7 @@
 
 import pytest
 
-from emitd_handlers.audit.format.line_index import (
+from emitd_handlers.audit.format.files import (
     ENTRY_BYTES,
     FIRST,
     Entry,

@@ -7,20 +7,19 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.format.checkpoint_file import split_notes
-from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.format.files import AuditPaths, split_notes
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.audit.write.file import CHECKS_BEFORE_MENDING
 from emitd_handlers.audit.write.log import AuditLog
-from emitd_handlers.durable.disk import RealDisk
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_handlers.tlog.note import Verifier
 from support.audit.sealed_log import make_line
 
 
-class FailingDisk(RealDisk):
+class FailingDisk(Disk):
     """Fails each write of files whose name holds a text, and counts files that were made."""
 
     def __init__(self) -> None:
@@ -44,9 +43,9 @@ def reports() -> list[str]:
 
 @contextmanager
 def opened(
-    path: Path, reports: list[str], disk: RealDisk | None = None, *, log_id: str = ""
+    path: Path, reports: list[str], disk: Disk | None = None, *, log_id: str = ""
 ) -> Iterator[AuditLog]:
-    log = AuditLog(path, disk or RealDisk(), reports.append, log_id=log_id)
+    log = AuditLog(path, disk or Disk(), reports.append, log_id=log_id)
     log.open()
     try:
         yield log

@@ -10,15 +10,14 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from emitd_handlers.audit.format.checkpoint_file import split_notes
-from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.audit.format.files import AuditPaths, split_notes
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.audit.write import tree
-from emitd_handlers.audit.write.key import new_key_pem
+from emitd_handlers.audit.write.identity import new_key_pem
 from emitd_handlers.audit.write.log import AuditLog
-from emitd_handlers.durable.disk import RealDisk
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.outcome import Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord
@@ -28,7 +27,7 @@ from emitd_handlers.tlog.note import Verifier, open_note
 from support.audit.sealed_log import make_line
 
 
-class CountingDisk(RealDisk):
+class CountingDisk(Disk):
     """Counts what is read of the lines, and fails the operations that it is told to, once each."""
 
     def __init__(self) -> None:
@@ -68,13 +67,13 @@ def path(tmp_path: Path) -> Path:
 @contextmanager
 def opened(
     path: Path,
-    disk: RealDisk | None = None,
+    disk: Disk | None = None,
     report: Callable[[str], None] = lambda line: None,
     *,
     log_id: str = "",
     key: Path | None = None,
 ) -> Iterator[AuditLog]:
-    log = AuditLog(path, disk or RealDisk(), report, log_id=log_id, key=key)
+    log = AuditLog(path, disk or Disk(), report, log_id=log_id, key=key)
     log.open()
     try:
         yield log

@@ -12,7 +12,7 @@ from threading import Thread
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from emitd_handlers.audit.format.line_index import Entry, pack_entry
+from emitd_handlers.audit.format.files import Entry, pack_entry
 from emitd_handlers.audit.verify.evidence import HeldElsewhere
 from emitd_handlers.audit.verify.findings import Kind, Verdict, VerifyReport
 from emitd_handlers.audit.verify.verifier import verify_log
@@ -252,8 +252,7 @@ def test_repeated_ids(tmp_path: Path) -> None:
 
 def test_time_goes_back_between_chunks(log: SealedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """It does not matter where a log is cut into pieces to be looked at."""
-    monkeypatch.setattr("emitd_handlers.audit.verify.chunks.CHUNK_BYTES", 100)
-    monkeypatch.setattr("emitd_handlers.audit.verify.chunks.LOOK_BACK_BYTES", 100)
+    monkeypatch.setattr("emitd_handlers.audit.verify.lines.CHUNK_BYTES", 100)
     assert verify_log(log.path).verdict is Verdict.GOOD
     log.append([make_line(40, time=TIME)])
     log.checkpoint()
@@ -291,9 +290,9 @@ def test_with_several_processes(log: SealedLog) -> None:
         b"".join(line + b"\n" for line in [*lines[:17], *lines[18:20], lines[3], *lines[20:]])
     )
     script = (
-        "import sys; from pathlib import Path; from emitd_handlers.audit.verify import chunks\n"
+        "import sys; from pathlib import Path; from emitd_handlers.audit.verify import lines\n"
         "from emitd_handlers.audit.verify.verifier import verify_log\n"
-        "chunks.CHUNK_BYTES = chunks.LOOK_BACK_BYTES = 1000\n"
+        "lines.CHUNK_BYTES = 1000\n"
         "one, two = (verify_log(Path(sys.argv[1]), workers=count) for count in (1, 2))\n"
         "assert one == two and len(one.findings) == 5, (one, two)\n"
         "print(sorted({finding.kind.value for finding in two.findings}))"

@@ -10,9 +10,9 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from emitd_handlers.audit.verify.evidence import (
     EvidenceInvalid,
+    HeldCheckpoint,
     HeldElsewhere,
-    Receipt,
-    SignedCheckpoint,
+    HeldReceipt,
     read_evidence,
 )
 from emitd_handlers.audit.verify.findings import Verdict, VerifyReport
@@ -49,7 +49,7 @@ def test_receipts(log: SealedLog, shape: str) -> None:
     bare = audit_receipt(log, 7)
     whole = {"bare": bare, "audit": {"audit": bare}, "receipt": {"receipt": {"audit": bare}}}[shape]
     read = read_evidence(json.dumps(whole, indent=2).encode())
-    assert read == Receipt(LOG_ID, "event-000007", 7, leaf_hash(log.lines[7]))
+    assert read == HeldReceipt(LOG_ID, "event-000007", 7, leaf_hash(log.lines[7]))
     report = against(log, whole)
     assert (report.verdict, report.notes[-1]) == (
         Verdict.GOOD,
@@ -62,7 +62,7 @@ def test_checkpoints_and_proofs(log: SealedLog) -> None:
     proof = b"c2sp.org/tlog-proof@v1\nindex 7\nAAAA\n\n" + log.notes[0]
     for data in (log.notes[0], proof):
         (held,) = read_evidence(data)  # type: ignore[misc]  # no receipt
-        assert isinstance(held, SignedCheckpoint)
+        assert isinstance(held, HeldCheckpoint)
         report = against(log, data)
         assert report.verdict is Verdict.GOOD
         assert "begins with the 10 lines" in report.notes[-1]

@@ -1,5 +1,7 @@
 """The form of a log's lines: what is wrong with one is told, with its number."""
 
+from pathlib import Path
+
 import pytest
 
 from emitd_handlers.audit.verify.findings import Findings, Kind
@@ -12,7 +14,7 @@ GOOD = make_line(1)
 def check(*lines: bytes) -> list[tuple[str, int | None]]:
     findings = Findings()
     data = b"".join(line + b"\n" for line in lines)
-    parsed, _ = check_form("log", 100, data, lines, findings)
+    parsed, _ = check_form(Path("log"), 100, data, lines, findings)
     bad = {finding.index for finding in findings.listed if finding.kind in ("NOT_JSON", "FIELD_MISSING")}
     assert len(parsed) == len(lines) - len(bad)
     return [(finding.kind.value, finding.index) for finding in findings.listed]

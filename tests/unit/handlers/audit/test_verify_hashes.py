@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitd_handlers.audit.format.line_index import Entry
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.format.files import Entry
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.hashes import LineRow, leaves_of, place_of, row_of
 from emitd_handlers.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, stored_index
 from support.audit.sealed_log import SealedLog, make_line

@@ -15,14 +15,14 @@ from emitd_handlers.durable.append_file import (
     FileDisplaced,
     create_beside,
 )
-from emitd_handlers.durable.disk import RealDisk
+from emitd_handlers.durable.disk import Disk
 from support.audit.simulated_disk import SimulatedDisk
 
 CONTENT = b"".join(b"line %d\n" % number for number in range(20))
 INTRUDER = b"not ours\n"
 
 
-class FailingDisk(RealDisk):
+class FailingDisk(Disk):
     """Fails one operation, given as its name and how many times it succeeds before."""
 
     def __init__(self) -> None:
@@ -96,7 +96,7 @@ def test_what_is_appended_counts_and_can_be_read(file: DurableFile, tmp_path: Pa
 def test_a_cut_is_known_whatever_was_written_behind_it(tmp_path: Path, size: int) -> None:
     """Where the last bytes are not those that were written, the file was cut, and not written to."""
     path = tmp_path / "file"
-    file = DurableFile(RealDisk(), path)
+    file = DurableFile(Disk(), path)
     file.open()
     file.append(random.Random(size).randbytes(size))
     os.truncate(path, size - 1)
@@ -149,7 +149,7 @@ def test_a_file_gets_its_name_back(file: DurableFile, tmp_path: Path, harm: Call
     """All that counts is under the name again, whatever stood there is beside it, and appends go on."""
     harm(file.path)
     assert file.displacement() in (Displacement.GONE, Displacement.REPLACED)
-    intruder = file.restore("recovered")
+    intruder = file.restore()
     assert names(tmp_path) == (["file"] if harm is delete else ["file", "file.displaced"])
     if harm is replace:
         assert intruder is not None
@@ -168,10 +168,10 @@ def test_a_folder_in_its_place_is_left_alone(file: DurableFile, tmp_path: Path) 
     file.path.mkdir()
     for _ in range(2):
         with pytest.raises(OSError, match="not permitted"):
-            file.restore("recovered")
+            file.restore()
     assert names(tmp_path) == ["file"]
     file.path.rmdir()
-    file.restore("recovered")
+    file.restore()
     assert file.path.read_bytes() == CONTENT
 
 
@@ -181,7 +181,7 @@ def test_leftovers_are_not_put_back(file: DurableFile, disk: FailingDisk) -> Non
     with pytest.raises(OSError, match="Input/output"):
         file.append(b"refused")
     file.path.unlink()
-    file.restore("recovered")
+    file.restore()
     assert file.path.read_bytes() == CONTENT
 
 
@@ -201,11 +201,11 @@ def test_a_failure_on_the_way_back_loses_nothing(
     before = os.listdir("/dev/fd")
     disk.failing = dict([step])
     with pytest.raises(OSError, match="Input/output"):
-        file.restore("recovered")
+        file.restore()
     assert len(os.listdir("/dev/fd")) == len(before)
     # What may not be on the medium under the name does not pass for what is.
     assert file.displacement() is not None
-    file.restore("recovered")
+    file.restore()
     assert file.displacement() is None
     assert file.path.read_bytes() == CONTENT
     assert not list(tmp_path.glob("*.recovered-*"))
@@ -224,7 +224,7 @@ def test_a_power_cut_on_the_way_back_leaves_all_or_nothing(is_replaced: bool) ->
             disk.plan(frozenset(), moment)
             is_back = False
             with suppress(OSError):
-                file.restore("recovered")
+                file.restore()
                 is_back = True
             was_reached = disk.had_trouble
             disk.power_cut()
@@ -260,7 +260,7 @@ def test_names_beside_do_not_collide(tmp_path: Path) -> None:
     """Within one second each file gets another name."""
     found = []
     for _ in range(3):
-        path, fd = create_beside(RealDisk(), tmp_path / "file", "kind")
+        path, fd = create_beside(Disk(), tmp_path / "file", "kind")
         os.close(fd)
         found.append(path)
     assert len(set(found)) == 3

@@ -1,4 +1,4 @@
-"""`RealDisk`: the system's calls, with the modes and meanings that `Disk` promises."""
+"""`Disk`: the system's calls, with the modes and meanings that `Disk` promises."""
 
 import fcntl
 import os
@@ -9,12 +9,12 @@ from typing import Any
 
 import pytest
 
-from emitd_handlers.durable.disk import RealDisk, write_all
+from emitd_handlers.durable.disk import Disk, write_all
 
 
 @pytest.fixture
-def disk() -> RealDisk:
-    return RealDisk()
+def disk() -> Disk:
+    return Disk()
 
 
 @pytest.fixture(autouse=True)
@@ -38,9 +38,9 @@ def calls_of(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[tu
     return calls
 
 
-@pytest.mark.parametrize("make", [RealDisk.open, RealDisk.create])
+@pytest.mark.parametrize("make", [Disk.open, Disk.create])
 def test_files_are_made_for_their_owner_only(
-    disk: RealDisk, tmp_path: Path, make: Callable[[RealDisk, Path], int]
+    disk: Disk, tmp_path: Path, make: Callable[[Disk, Path], int]
 ) -> None:
     """A new file has mode 0600, and its descriptor is not inherited."""
     fd = make(disk, tmp_path / "a")
@@ -49,7 +49,7 @@ def test_files_are_made_for_their_owner_only(
     disk.close(fd)
 
 
-def test_folders_are_made_for_their_owner_only(disk: RealDisk, tmp_path: Path) -> None:
+def test_folders_are_made_for_their_owner_only(disk: Disk, tmp_path: Path) -> None:
     """A new folder has mode 0700; one that is there is an error."""
     disk.make_directory(tmp_path / "a")
     assert stat.S_IMODE((tmp_path / "a").stat().st_mode) == 0o700
@@ -57,14 +57,14 @@ def test_folders_are_made_for_their_owner_only(disk: RealDisk, tmp_path: Path) -
         disk.make_directory(tmp_path / "a")
 
 
-def test_create_never_opens_what_is_there(disk: RealDisk, tmp_path: Path) -> None:
+def test_create_never_opens_what_is_there(disk: Disk, tmp_path: Path) -> None:
     """Two creations of one name cannot both succeed."""
     (tmp_path / "a").touch()
     with pytest.raises(FileExistsError):
         disk.create(tmp_path / "a")
 
 
-def test_writes_append_wherever_the_end_is(disk: RealDisk, tmp_path: Path) -> None:
+def test_writes_append_wherever_the_end_is(disk: Disk, tmp_path: Path) -> None:
     """After a cut the next write goes to the new end; reads go anywhere."""
     fd = disk.open(tmp_path / "a")
     write_all(disk, fd, b"0123456789")
@@ -79,7 +79,7 @@ def test_writes_append_wherever_the_end_is(disk: RealDisk, tmp_path: Path) -> No
 def test_write_all_makes_up_for_short_writes(tmp_path: Path) -> None:
     """Bytes that a write did not take are written by the next."""
 
-    class ShortDisk(RealDisk):
+    class ShortDisk(Disk):
         def write(self, fd: int, data: memoryview) -> int:
             return super().write(fd, data[:3])
 
@@ -91,7 +91,7 @@ def test_write_all_makes_up_for_short_writes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["folder", "pipe"])
-def test_only_regular_files_are_opened(disk: RealDisk, tmp_path: Path, kind: str) -> None:
+def test_only_regular_files_are_opened(disk: Disk, tmp_path: Path, kind: str) -> None:
     """What is no file raises OSError and leaves nothing open."""
     path = tmp_path / "a"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
@@ -101,7 +101,7 @@ def test_only_regular_files_are_opened(disk: RealDisk, tmp_path: Path, kind: str
     assert len(os.listdir("/dev/fd")) == before
 
 
-def test_a_lock_is_exclusive_and_ends_with_its_file(disk: RealDisk, tmp_path: Path) -> None:
+def test_a_lock_is_exclusive_and_ends_with_its_file(disk: Disk, tmp_path: Path) -> None:
     """A second opener does not get the lock until the first has closed."""
     first, second = disk.open(tmp_path / "a"), disk.open(tmp_path / "a")
     assert disk.lock(first)
@@ -111,7 +111,7 @@ def test_a_lock_is_exclusive_and_ends_with_its_file(disk: RealDisk, tmp_path: Pa
     disk.close(second)
 
 
-def test_states_tell_files_apart(disk: RealDisk, tmp_path: Path) -> None:
+def test_states_tell_files_apart(disk: Disk, tmp_path: Path) -> None:
     """An open file that lost its name to another differs from what has the name."""
     path = tmp_path / "a"
     fd = disk.open(path)
@@ -125,7 +125,7 @@ def test_states_tell_files_apart(disk: RealDisk, tmp_path: Path) -> None:
     disk.close(fd)
 
 
-def test_sync_asks_for_the_data(disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_asks_for_the_data(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`sync` is one fdatasync of that file."""
     fd = disk.open(tmp_path / "a")
     calls = calls_of(monkeypatch, os, "fdatasync")
@@ -135,7 +135,7 @@ def test_sync_asks_for_the_data(disk: RealDisk, tmp_path: Path, monkeypatch: pyt
 
 
 def test_without_fdatasync_the_drive_is_told(
-    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where there is no fdatasync, as on macOS, `sync` is the system's full sync."""
     fd = disk.open(tmp_path / "a")
@@ -147,9 +147,7 @@ def test_without_fdatasync_the_drive_is_told(
     disk.close(fd)
 
 
-def test_settle_syncs_and_then_forgets(
-    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_settle_syncs_and_then_forgets(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """`ensure_synced` drops whole pages, from the one of the offset on, after they were written."""
     fd = disk.open(tmp_path / "a")
     write_all(disk, fd, bytes(10_000))
@@ -168,7 +166,7 @@ def test_settle_syncs_and_then_forgets(
 
 
 def test_sync_directory_syncs_the_folder_itself(
-    disk: RealDisk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The descriptor that is synced is the folder's, and it is closed again."""
     synced: list[int] = []

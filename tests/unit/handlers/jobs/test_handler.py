@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.durable.disk import RealDisk
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable, JobQueryInvalid, RecordInvalid
 from emitd_handlers.jobs import handler as database_job
 from emitd_handlers.jobs.database_url import DatabaseUrl
@@ -183,7 +183,7 @@ async def test_the_names_of_new_folders_and_of_the_database_are_synced(
 ) -> None:
     """A power cut must not take the folder away with what was committed in it."""
     synced: list[Path] = []
-    monkeypatch.setattr(RealDisk, "sync_directory", lambda self, path: synced.append(path))
+    monkeypatch.setattr(Disk, "sync_directory", lambda self, path: synced.append(path))
     make_database_file(tmp_path / "a" / "b" / "jobs.db")
     assert synced == [tmp_path, tmp_path / "a", tmp_path / "a" / "b"]
 

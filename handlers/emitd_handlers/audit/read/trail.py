@@ -1,33 +1,48 @@
-"""A log's files, opened for reading alone: what readers, provers and verifiers start from.
+"""A log's files, opened for reading alone: readers, provers and verifiers start here.
 
-It works on a running service's log and on a copied folder alike. The files are looked at in an order that makes them
-fit each other while a service writes: checkpoints, hashes, lines. What a checkpoint covers is then in the other two.
+It works on a running service's log and on a copied folder alike. The files are opened in an order that makes them fit
+each other while a service writes: checkpoints, hashes, lines. What a checkpoint covers is then in the other two.
+
+`AuditTrail` is a log as it stands, `CommittedTrail` a log up to a known end; it finds lines by number and by time.
 """
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Self
 
-from emitd_handlers.audit.format.checkpoint_file import split_notes
-from emitd_handlers.audit.format.line_index import ENTRY_BYTES, Entry, last_entry
-from emitd_handlers.audit.format.paths import AuditPaths
-from emitd_handlers.tlog.merkle import HASH_BYTES, leaf_hash, stored_count, stored_index
+from emitd_handlers.audit.format.files import (
+    ENTRY_BYTES,
+    FIRST,
+    AuditPaths,
+    Entry,
+    last_entry,
+    line_blocks,
+    split_notes,
+)
+from emitd_handlers.audit.format.line import MAX_LINE_BYTES, decode_line
+from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
+from emitd_handlers.text.times import parse_time
+from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.merkle import HASH_BYTES, leaf_hash, root_hash, stored_count, stored_index
 
-__all__ = ["AuditTrail"]
+__all__ = ["AuditTrail", "CommittedTrail", "received_at"]
 
 #: How much is read at once.
 BLOCK_BYTES = 1024 * 1024
 #: How much is read at once of the checkpoints from the end on: mostly it is the last that is wanted.
 NOTES_BLOCK_BYTES = 64 * 1024
+#: How much is read to find one line: enough for the rest of one and another whole.
+PROBE_BYTES = 2 * (MAX_LINE_BYTES + 1)
 
 
 class AuditTrail:
     """One log as it stood when it was opened. Every method blocks, and may raise OSError."""
 
     def __init__(self, path: Path) -> None:
-        """Open the files; those beside the lines may be missing. Raises OSError without the lines."""
+        """Open the files; those next to the lines may be missing. Raises OSError without the lines."""
         self.paths = AuditPaths.of(path)
         self._files = ExitStack()
         try:
@@ -121,24 +136,28 @@ class AuditTrail:
 
     def find_end(self) -> Entry:
         """Return the number of whole lines and their size. Counts those after the last good entry of the index."""
-        start = last_entry(self._read_index, self._index_count, lambda entry: entry.offset < self.size)
-        if not self.is_good_entry(start):
-            start = Entry(0, 0)
-        blocks = range(start.offset, self.size, BLOCK_BYTES)
-        count = sum(self.read_lines(BLOCK_BYTES, offset).count(b"\n") for offset in blocks)
-        return Entry(start.leaf_index + count, self.size)
+        start = self._good_entry(lambda entry: entry.offset < self.size)
+        return Entry(start.leaf_index + self._count_lines(start.offset, self.size), self.size)
 
     def log_id(self) -> str:
-        """Return the id in the file beside the log, or an empty string."""
+        """Return the id in the file next to the log, or an empty string."""
         return _read_text(self.paths.log_id)
 
     def vkeys(self) -> list[str]:
-        """Return the vkeys in the file beside the log, the newest last."""
+        """Return the vkeys in the file next to the log, the newest last."""
         return _read_text(self.paths.vkey).split()
 
     def read_hash(self, number: int) -> bytes:
         """Return the hash at a stored index (see `tlog.merkle`). Raises EOFError where it is not stored."""
         return self.read_hashes(number, 1)
+
+    def check_root(self, checkpoint: Checkpoint) -> None:
+        """Raise AuditDamaged if the stored hashes do not lead to a checkpoint's root, EOFError if they are too few."""
+        if root_hash(checkpoint.size, self.read_hash) != checkpoint.root:
+            raise AuditDamaged(
+                f"audit log '{self.paths.lines}' was changed: its stored hashes are not what was signed; "
+                "`emitd audit verify` says more"
+            )
 
     def read_hashes(self, number: int, count: int) -> bytes:
         """Return `count` stored hashes from a stored index on, one after the other. Raises EOFError."""
@@ -165,7 +184,7 @@ class AuditTrail:
 
     def is_good_entry(self, entry: Entry) -> bool:
         """Return whether a line begins where an entry says, and its hash is the one stored for its number."""
-        if entry == (0, 0):
+        if entry == FIRST:
             return True
         if not 0 < entry.offset < self.size or stored_count(entry.leaf_index + 1) > self.hash_count:
             return False
@@ -180,24 +199,15 @@ class AuditTrail:
 
         Gets to the first by the sparse index where that is good, else by counting all lines before it.
         """
-        start = last_entry(self._read_index, self._index_count, lambda entry: entry.leaf_index <= first_index)
-        if not self.is_good_entry(start):
-            start = Entry(0, 0)
-        return self.lines_from(start, first_index)
+        return self.lines_from(self._good_entry(lambda entry: entry.leaf_index <= first_index), first_index)
 
     def lines_from(self, start: Entry, first_index: int = 0) -> Iterator[tuple[int, bytes]]:
         """Yield the lines as `lines` does, from where an entry says, leaving out those before `first_index`."""
-        index, offset = start
-        rest = b""
-        while offset + len(rest) < self.size:
-            data = rest + self.read_lines(BLOCK_BYTES, offset + len(rest))
-            end = data.rfind(b"\n") + 1
-            count = data.count(b"\n")
-            if index + count > first_index:
-                for number, line in enumerate(data[:end].split(b"\n")[:-1], index):
+        for block, data in line_blocks(self.read_lines, start, BLOCK_BYTES):
+            if block.leaf_index + data.count(b"\n") > first_index:
+                for number, line in enumerate(data[:-1].split(b"\n"), block.leaf_index):
                     if number >= first_index:
                         yield number, line
-            index, offset, rest = index + count, offset + end, data[end:]
 
     def line(self, index: int) -> bytes:
         """Return one line without its newline. Raises IndexError."""
@@ -223,8 +233,16 @@ class AuditTrail:
             end = start
         return 0
 
-    def _read_index(self, size: int, offset: int) -> bytes:
-        return _pread(self._index, size, offset)
+    def _good_entry(self, is_not_after: Callable[[Entry], bool]) -> Entry:
+        """Return the last entry of the index for which `is_not_after` holds, if it is good; else the first line."""
+        entry = last_entry(partial(_pread, self._index), self._index_count, is_not_after)
+        return entry if self.is_good_entry(entry) else FIRST
+
+    def _count_lines(self, start: int, end: int) -> int:
+        return sum(
+            self.read_lines(min(BLOCK_BYTES, end - offset), offset).count(b"\n")
+            for offset in range(start, end, BLOCK_BYTES)
+        )
 
 
 def _size(descriptor: int | None) -> int:
@@ -248,3 +266,118 @@ def _read_text(path: Path) -> str:
         return path.read_text(encoding="utf-8").strip()
     except (FileNotFoundError, UnicodeDecodeError):
         return ""
+
+
+class CommittedTrail(AuditTrail):
+    """One log up to its `end`: the number of committed lines, and their size in bytes.
+
+    `received_at` never decreases, so a time is found by halving the file's bytes, without any index. The number of the
+    line that was found is counted from the nearest good entry of the sparse index, or else from either end.
+
+    Its methods block, and may raise OSError, AuditDamaged, and HandlerUnavailable where the files have less than
+    was committed.
+    """
+
+    def __init__(self, path: Path, end: Entry) -> None:
+        """Open the files. Raises OSError without the lines, HandlerUnavailable without all of them."""
+        super().__init__(path)
+        self.end = end
+        if self.size < end.offset:
+            self.close()
+            raise HandlerUnavailable(f"audit log '{path}' has fewer lines than were committed to it")
+        self.size = end.offset  # the base class goes by this
+
+    def read_lines(self, size: int, offset: int) -> bytes:
+        """Return `size` bytes of the lines' file from `offset`, or up to the end."""
+        data = super().read_lines(size, offset)
+        if len(data) < min(size, self.size - offset):
+            raise HandlerUnavailable(f"audit log '{self.paths.lines}' was cut while it was read")
+        return data
+
+    def position_of(self, index: int) -> Entry:
+        """Return where a line begins; for the number of lines: where the next one will."""
+        if index >= self.end.leaf_index:
+            return self.end
+        known = self._good_entry(lambda entry: entry.leaf_index <= index)
+        count = 0
+        for start, data in line_blocks(self.read_lines, known, BLOCK_BYTES):
+            count = start.leaf_index + data.count(b"\n")
+            if count > index:
+                at = 0
+                for _ in range(index - start.leaf_index):
+                    at = data.index(b"\n", at) + 1
+                return Entry(index, start.offset + at)
+        raise self._damaged(f"has only {count} lines where there were {self.end.leaf_index}")
+
+    def position_at(self, offset: int) -> Entry:
+        """Return the number of the line that begins at an offset, with that."""
+        start = self._good_entry(lambda entry: entry.offset <= offset)
+        if offset - start.offset <= self.end.offset - offset:
+            return Entry(start.leaf_index + self._count_lines(start.offset, offset), offset)
+        return Entry(self.end.leaf_index - self._count_lines(offset, self.end.offset), offset)
+
+    def first_received(self, unix_nano: int) -> int:
+        """Return the offset of the first line that was received at a time or later; without one: the end."""
+        found = self.size
+        low, high = 0, self.size
+        while low < high:
+            middle = (low + high) // 2
+            start, end, received = self._probe(middle, high)
+            if start >= high:
+                high = middle
+            elif received >= unix_nano:
+                found, high = start, middle
+            else:
+                low = end
+        return found
+
+    def block_after(self, start: Entry, stop: int, size: int) -> bytes:
+        """Return whole lines from `start` on, up to the offset `stop`, about `size` bytes."""
+        data = self.read_lines(min(size, stop - start.offset), start.offset)
+        return data[: self._newline(data.rfind(b"\n"), start.offset)]
+
+    def block_before(self, end: Entry, stop: int, size: int) -> tuple[Entry, bytes]:
+        """Return whole lines that end before `end`, back to the offset `stop`, about `size` bytes; and their start."""
+        offset = max(stop, end.offset - size)
+        data = self.read_lines(end.offset - offset, offset)
+        if offset > stop:
+            cut = self._newline(data.find(b"\n", 0, -1), offset)
+            offset, data = offset + cut, data[cut:]
+        return Entry(end.leaf_index - data.count(b"\n"), offset), data
+
+    def _probe(self, offset: int, stop: int) -> tuple[int, int, int]:
+        """Return the first readable line that begins at an offset or later: where it begins and ends, its time.
+
+        Where none begins before `stop`: begins at `stop`.
+        """
+        data, at = self.read_lines(PROBE_BYTES, max(0, offset - 1)), 0
+        if offset > 0:
+            at = self._newline(data.find(b"\n"), offset)
+            offset += at - 1
+        while offset < stop:
+            end = data.find(b"\n", at)
+            if end < 0:
+                data, at = self.read_lines(PROBE_BYTES, offset), 0
+                end = self._newline(data.find(b"\n"), offset) - 1
+            received = received_at(data[at:end])
+            if received:
+                return offset, offset + end + 1 - at, received
+            offset, at = offset + end + 1 - at, end + 1
+        return stop, stop, 0
+
+    def _newline(self, found: int, offset: int) -> int:
+        """Return where the line after a newline begins. Raises AuditDamaged if none was found."""
+        if found < 0:
+            raise self._damaged(f"is damaged after byte {offset}: no line is so long")
+        return found + 1
+
+    def _damaged(self, how: str) -> AuditDamaged:
+        return AuditDamaged(f"audit log '{self.paths.lines}' {how}; `emitd audit verify` says more")
+
+
+def received_at(line: bytes) -> int:
+    """Return when a line was received; 0 if it is no audit line."""
+    try:
+        return parse_time(decode_line(line).received_at)
+    except ValueError:
+        return 0

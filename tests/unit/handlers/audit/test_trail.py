@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.format.line_index import Entry, pack_entry
-from emitd_handlers.audit.read import files as audit_trail
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.format.files import Entry, pack_entry
+from emitd_handlers.audit.read import trail as audit_trail
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.tlog.merkle import leaf_hash, root_hash, stored_count, stored_index
 from support.audit.sealed_log import LOG_ID, SealedLog, make_line
 

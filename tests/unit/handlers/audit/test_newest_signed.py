@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.publish.signed import SignedTree, newest_signed
-from emitd_handlers.audit.read.files import AuditTrail
+from emitd_handlers.audit.publish.prove import SignedTree, newest_signed
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
 from support.audit.sealed_log import SealedLog, make_line
 
@@ -80,7 +80,8 @@ def test_hashes_that_do_not_lead_to_the_root_are_told(log: SealedLog) -> None:
     data[-1] ^= 1
     log.paths.hashes.write_bytes(data)
     with pytest.raises(
-        AuditDamaged, match=r"do not lead to the root of its newest checkpoint; `emitd audit verify`"
+        AuditDamaged,
+        match=r"its stored hashes are not what was signed; `emitd audit verify`",
     ):
         newest(log)
     log.paths.hashes.write_bytes(data[:-32])

@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
-from emitd_handlers.audit.write import key as audit_key
-from emitd_handlers.audit.write.key import new_key_pem, read_key, read_vkeys, rotate_key
+from emitd_handlers.audit.write import identity as audit_key
+from emitd_handlers.audit.write.identity import new_key_pem, read_key, read_vkeys, rotate_key
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.note import NoteInvalid, Signer
 from support.audit.sealed_log import LOG_ID, SealedLog

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.durable.atomic_write import replace_file, sync_folder
+from emitd_handlers.durable.disk import replace_file, sync_folder
 
 
 def test_a_file_is_made_or_replaced(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from emitd_handlers.audit.write.defaults import complete_record
+from emitd_handlers.audit.write.encoder import complete_record
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
 

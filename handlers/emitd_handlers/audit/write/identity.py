@@ -1,0 +1,236 @@
+"""Name and keys of an audit log: its id, the private key that signs, and the list of the public keys.
+
+The id is made once, if the configuration gives none. The private key is an Ed25519 key in PEM. The list has a vkey a
+line, the newest last; a key is on the list before it signs anything, and stays there for good.
+"""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from cryptography.exceptions import UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import (
+    Encoding,
+    NoEncryption,
+    PrivateFormat,
+    load_pem_private_key,
+)
+
+from emitd_handlers.audit.format.files import AuditPaths
+from emitd_handlers.diagnostics import Report
+from emitd_handlers.durable.append_file import DurableFile
+from emitd_handlers.durable.disk import Disk, replace_file, sync_folder, write_all
+from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.text.uuid7 import uuid7
+from emitd_handlers.tlog.note import NoteInvalid, Signer, Verifier
+
+__all__ = [
+    "keep_log_id",
+    "new_key_pem",
+    "open_signer",
+    "read_key",
+    "read_verifiers",
+    "read_vkeys",
+    "rotate_key",
+]
+
+#: The beginning of each id made here; a UUIDv7 follows.
+ID_PREFIX = "emitd.local/"
+MAX_FILE_BYTES = 64 * 1024
+_KEY_MODE = 0o600
+#: Printable ASCII without spaces, and the newline that shows that it is whole.
+_WHOLE_ID = re.compile(rb"([!-~]+)\n")
+#: Anything that has both ends of a PEM file; a torn one has not.
+_WHOLE_PEM = re.compile(rb"-----BEGIN [^\0]*-----\s*", re.DOTALL)
+
+
+def keep_log_id(disk: Disk, log_path: Path, report: Report, *, is_new: bool, is_empty: bool) -> str:
+    """Return the id in the file `<log_path>.log_id`, which is made for a log that has none.
+
+    `is_new` says that the log's file has only now been made, `is_empty` that it has no lines. For an empty log the id
+    is then on the medium, except for its file's name. Raises HandlerUnavailable for a log that has lines and lost its
+    id: under another one its receipts would name a log that is not there. OSError.
+    """
+    path = log_path.with_name(f"{log_path.name}.log_id")
+    if not is_empty:
+        match = _WHOLE_ID.fullmatch(_read(disk, path) or b"")
+        if match is None:
+            raise HandlerUnavailable(
+                f"audit log '{log_path}' has lines, but its id is not in '{path}': restore that file, or set "
+                "`log_id` to the id that its receipts name"
+            )
+        return match[1].decode()
+    fd = disk.open(path)
+    try:
+        disk.ensure_synced(fd, 0)
+        match = _WHOLE_ID.fullmatch(disk.read(fd, MAX_FILE_BYTES, 0))
+        old = match[1].decode() if match else ""
+        if old and not is_new:
+            return old
+        log_id = ID_PREFIX + uuid7()
+        if old:
+            report(
+                f"audit log '{log_path}' was not there and is begun again, with the id '{log_id}'; "
+                f"the one before had the id '{old}'"
+            )
+        _overwrite(disk, fd, f"{log_id}\n".encode())
+        return log_id
+    finally:
+        disk.close(fd)
+
+
+def open_signer(disk: Disk, paths: AuditPaths, key: Path | None, log_id: str, *, is_signed: bool) -> Signer:
+    """Return the signer of the log `log_id`, with its public key on the list.
+
+    `key` is the file of the private key; None: the one next to the log, which is made unless `is_signed`: a log that
+    has checkpoints has had a key. Its name is not on the medium yet. Raises HandlerUnavailable, OSError.
+    """
+    if key is not None and disk.state_at(key) is None:
+        raise HandlerUnavailable(
+            f"there is no key '{key}'; `openssl genpkey -algorithm ed25519 -out FILE` makes one, and without `key` the "
+            "service makes one at its first start"
+        )
+    path = paths.key if key is None else key
+    if key is None and not is_signed:
+        _make_key(disk, path)
+    pem = _read(disk, path)
+    if pem is None:
+        raise HandlerUnavailable(
+            f"the key '{path}' is missing, which signed the log's checkpoints: restore it, or make a new one with "
+            "`emitd audit key --rotate`"
+        )
+    try:
+        signer = Signer(log_id, read_key(pem))
+    except ValueError as error:
+        raise HandlerUnavailable(f"the key '{path}' cannot be used: {error}") from None
+    _list(disk, paths.vkey, signer.verifier.vkey)
+    return signer
+
+
+def read_verifiers(disk: Disk, path: Path) -> Sequence[Verifier]:
+    """Return the public keys of a list, the newest last; none if there is no such file.
+
+    Raises HandlerUnavailable for a list with anything else on it, OSError.
+    """
+    text = _read(disk, path) or b""
+    whole = text[: text.rfind(b"\n") + 1]  # a crash may have torn the last, which has signed nothing
+    try:
+        return [Verifier.from_vkey(vkey) for vkey in whole.decode(errors="replace").split()]
+    except NoteInvalid as error:
+        raise HandlerUnavailable(f"'{path}' cannot be read: {error}") from None
+
+
+def read_vkeys(path: Path) -> list[Verifier]:
+    """Return the public keys of a list, as `read_verifiers` does, without a `Disk`.
+
+    A last key needs no newline. Raises NoteInvalid for a list with anything else on it, OSError.
+    """
+    return [Verifier.from_vkey(vkey) for vkey in _read_list(path).split()]
+
+
+def rotate_key(paths: AuditPaths, key: Path, log_id: str) -> Verifier:
+    """Make a new key for the log `log_id`, in the file `key`, and put it on the list; return its public half.
+
+    A crash leaves the old key or the new one, and the list has it. Raises HandlerUnavailable while the log is in use,
+    NoteInvalid if the list or the id is wrong, OSError.
+    """
+    disk = Disk()
+    fd = os.open(paths.lines, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        if not disk.lock(fd):
+            raise HandlerUnavailable(f"audit log '{paths.lines}' is in use: stop the service first")
+        return _replace_key(paths, key.resolve(), log_id)
+    finally:
+        disk.close(fd)
+
+
+def read_key(pem: bytes) -> Ed25519PrivateKey:
+    """Return the key of a PEM file. Raises ValueError that says what is wrong with it."""
+    try:
+        key = load_pem_private_key(pem, password=None)
+    except (ValueError, TypeError, UnsupportedAlgorithm):
+        raise ValueError("it is no private key in PEM without a password") from None
+    if not isinstance(key, Ed25519PrivateKey):
+        raise ValueError("its key is of another kind than Ed25519")
+    return key
+
+
+def new_key_pem() -> bytes:
+    """Return a new key as PEM (PKCS#8)."""
+    return Ed25519PrivateKey.generate().private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+
+
+def _make_key(disk: Disk, path: Path) -> None:
+    """Make a key, unless there is one. A crash may have left one that is torn, and has signed nothing."""
+    fd = disk.open(path)
+    try:
+        disk.ensure_synced(fd, 0)
+        if _WHOLE_PEM.fullmatch(disk.read(fd, MAX_FILE_BYTES, 0)) is None:
+            _overwrite(disk, fd, new_key_pem())
+    finally:
+        disk.close(fd)
+
+
+def _list(disk: Disk, path: Path, vkey: str) -> None:
+    """Put a public key on the list, if it is not on it."""
+    file = DurableFile(disk, path)
+    file.open()
+    try:
+        file.ensure_synced()
+        text = file.read(MAX_FILE_BYTES, 0)
+        whole = text[: text.rfind(b"\n") + 1]
+        if len(whole) < len(text):
+            file.cut(len(whole))
+        if vkey not in whole.decode().split():
+            file.append(f"{vkey}\n".encode())
+    finally:
+        file.close()
+
+
+def _replace_key(paths: AuditPaths, key: Path, log_id: str) -> Verifier:
+    names = {verifier.name for verifier in read_vkeys(paths.vkey)}
+    if names and log_id not in names:
+        raise NoteInvalid(f"'{paths.vkey}' has keys of the log '{names.pop()}', not of '{log_id}'")
+    pem = new_key_pem()
+    verifier = Signer(log_id, read_key(pem)).verifier
+    listed = "".join(f"{vkey}\n" for vkey in [*_read_list(paths.vkey).split(), verifier.vkey])
+    mode = paths.vkey.stat().st_mode & 0o777 if paths.vkey.exists() else _KEY_MODE
+    replace_file(paths.vkey, listed.encode(), mode=mode, like=paths.lines)
+    sync_folder(paths.vkey.parent)
+    replace_file(key, pem, mode=_KEY_MODE, like=key if key.exists() else paths.lines)
+    sync_folder(key.parent)
+    return verifier
+
+
+def _read_list(path: Path) -> str:
+    """Return a list without what a crash has torn at its end: a key that has signed nothing."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return ""
+    whole, newline, last = text.rpartition("\n")
+    try:
+        Verifier.from_vkey(last)
+    except NoteInvalid:
+        return whole + newline
+    return text
+
+
+def _read(disk: Disk, path: Path) -> bytes | None:
+    """Return a small file's content; None if there is none, and makes none."""
+    if disk.state_at(path) is None:
+        return None
+    fd = disk.open(path)
+    try:
+        return disk.read(fd, MAX_FILE_BYTES, 0)
+    finally:
+        disk.close(fd)
+
+
+def _overwrite(disk: Disk, fd: int, data: bytes) -> None:
+    """Replace the content of a small open file, and sync it."""
+    disk.truncate(fd, 0)
+    write_all(disk, fd, data)
+    disk.sync(fd)
