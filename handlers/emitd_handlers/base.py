@@ -68,8 +68,7 @@ class BaseLogHandler(ABC):
         self.levels = self.default_levels if levels is None else frozenset(levels)
         #: Why the handler cannot do its work now, in a line; empty: it can. The health service shows it.
         self.health_problem = ""
-        #: Called when that changes; set by whoever shows it.
-        self.on_health_change: Callable[[], None] = lambda: None
+        self._health_listeners: list[Callable[[], None]] = []
         self._thread: WorkerThread | None = None
         self._stopped = False
 
@@ -147,12 +146,25 @@ class BaseLogHandler(ABC):
         """
         if problem != self.health_problem:
             self.health_problem = problem
-            self.on_health_change()
+            for listener in self._health_listeners:
+                listener()
+
+    def add_health_listener(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, in the service's event loop, whenever `health_problem` has changed."""
+        self._health_listeners.append(listener)
 
     def refuse_if_stopped(self) -> None:
         """Raise HandlerUnavailable between `stop` and the next `start`."""
         if self._stopped:
             raise HandlerUnavailable(f"handler '{self.name}' is stopped")
+
+    def refusal(self, error: BaseException) -> Refused:
+        """Return the outcome of a record whose handling raised `error`."""
+        if isinstance(error, HandlerError):
+            return Refused(error)
+        failure = HandlerUnavailable(f"handler '{self.name}' failed: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return Refused(failure)
 
     async def _emit_async(self, record: LogRecord) -> Outcome:
         try:
@@ -161,9 +173,9 @@ class BaseLogHandler(ABC):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            return self._refused(error)  # not we were cancelled, but something that `emit` waited for
+            return self.refusal(error)  # not we were cancelled, but something that `emit` waited for
         except (Exception, SystemExit) as error:  # a handler must not end the process
-            return self._refused(error)
+            return self.refusal(error)
 
     def _emit_all(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         outcomes: list[Outcome] = []
@@ -171,16 +183,8 @@ class BaseLogHandler(ABC):
             try:
                 outcomes.append(Committed(_receipt(self.emit(record))))
             except (Exception, SystemExit, asyncio.CancelledError) as error:
-                outcomes.append(self._refused(error))
+                outcomes.append(self.refusal(error))
         return outcomes
-
-    def _refused(self, error: BaseException) -> Refused:
-        """Return the refusal of a record whose handling raised `error`."""
-        if isinstance(error, HandlerError):
-            return Refused(error)
-        failure = HandlerUnavailable(f"handler '{self.name}' failed: {type(error).__name__}: {error}")
-        failure.__cause__ = error
-        return Refused(failure)
 
 
 def _receipt(result: object) -> EmitResult:

@@ -181,7 +181,7 @@ class JsonAuditHandler(BaseLogHandler):
             try:
                 (first_index,) = await committed
             except Exception as error:
-                refused = self._refused(error)
+                refused = self.refusal(error)
                 for place in chunk.places:
                     outcomes[place] = refused
             else:
@@ -287,7 +287,7 @@ class JsonAuditHandler(BaseLogHandler):
         try:
             (first_index,) = await opened.commits.submit([chunk], chunk.size)
         except Exception as error:
-            return [self._refused(error)] * len(chunk.leaves)
+            return [self.refusal(error)] * len(chunk.leaves)
         return AllCommitted(len(chunk.leaves), _receipts(opened.log.file.log_id, chunk, first_index))
 
     def _on_check(self, log: AuditLog, reader: AuditReader) -> None:

@@ -167,7 +167,7 @@ class WebhookHandler(BaseLogHandler):
             try:
                 line = self.format(record)
             except Exception as error:  # a record that cannot be formatted must not harm its neighbours
-                outcomes[place] = self._refused(error)
+                outcomes[place] = self.refusal(error)
                 continue
             size = len(encode_body([line]))
             if size > self.settings.max_body_bytes:

@@ -15,9 +15,9 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.jobs.source import JobSource
 from emitd_handlers.settings import HandlerSettings
 from emitd_server.config.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
-from emitd_server.config.problems import ConfigError, Problem, describe, nearest
 from emitd_server.config.settings_reader import SettingsReader
 from emitd_server.config.yaml_document import Value, read_text, read_yaml
+from emitd_server.errors import ConfigError, Problem, describe, nearest
 from emitd_server.settings import ServerSettings
 
 __all__ = [

@@ -10,8 +10,8 @@ from typing import Any, TypeVar, get_args, get_origin
 import msgspec
 
 from emitd_handlers.record import Level
-from emitd_server.config.problems import Problem, nearest
 from emitd_server.config.yaml_document import Value
+from emitd_server.errors import Problem, nearest
 
 __all__ = ["SettingsReader"]
 

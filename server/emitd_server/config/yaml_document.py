@@ -9,7 +9,7 @@ import msgspec
 import yaml
 from yaml.reader import ReaderError
 
-from emitd_server.config.problems import Problem
+from emitd_server.errors import Problem
 
 __all__ = ["Value", "read_text", "read_yaml"]
 

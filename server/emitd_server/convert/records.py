@@ -1,4 +1,4 @@
-"""From the wire to `LogRecord`: the one conversion, with every check of a record on the way.
+"""From the wire to `LogRecord`, the one conversion, with every check of a record on the way; and receipts back.
 
 Runs for each record, so the reader of each kind is written out in one piece; what only bad or unusual records
 need stands in helpers.
@@ -7,15 +7,19 @@ need stands in helpers.
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.audit.format.line import audit_fingerprint, is_source_ip
 from emitd_handlers.errors import RecordInvalid
+from emitd_handlers.outcome import AuditReceipt, Committed, JobReceipt
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, content_fingerprint
+from emitd_handlers.settings import Delivery
 from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.uuid7 import uuid7
+from emitd_server.dispatch.dispatcher import Route
 from emitd_server.settings import LimitSettings
 
-__all__ = ["RecordReader"]
+__all__ = ["RecordReader", "receipt_to_wire"]
 
 _LOG_LEVELS = {level.value: level for level in Level if level < Level.AUDIT}
 # An enum's members are slow to look up through the class.
@@ -24,6 +28,10 @@ _JOB_STATUS = Level.JOB_STATUS
 _AUDIT_LEVELS = (Level.AUDIT.value, 0)
 _JOB_LEVELS = (Level.JOB_STATUS.value, 0)
 _JOB_STATES = {state.value: state for state in JobState}
+_DELIVERIES = {
+    Delivery.COMMITTED: log_service_pb2.DELIVERY_COMMITTED,
+    Delivery.QUEUED: log_service_pb2.DELIVERY_QUEUED,
+}
 #: The `assigned` of a record, by whether the time and whether the event's id were left to the server.
 _NONE_ASSIGNED: tuple[str, ...] = ()
 _TIME_ASSIGNED = ("timestamp",)
@@ -316,6 +324,31 @@ class RecordReader:
             self._check_length("job.labels", key, self._limits.max_name_bytes)
             self._check_length("job.labels", value, self._limits.max_name_bytes)
         return labels
+
+
+def receipt_to_wire(record: LogRecord, outcome: Committed, route: Route) -> log_service_pb2.Receipt:
+    """Return the receipt's message for an accepted record."""
+    receipt = log_service_pb2.Receipt(
+        record_id=record.record_id,
+        duplicate=outcome.duplicate,
+        handlers=[
+            log_service_pb2.HandlerReceipt(handler=name, delivery=_DELIVERIES[delivery])
+            for name, delivery in route.deliveries
+        ],
+    )
+    match outcome.receipt:
+        case AuditReceipt() as audit:
+            receipt.audit.log_id = audit.log_id
+            receipt.audit.event_id = audit.event_id
+            receipt.audit.leaf_index = audit.leaf_index
+            receipt.audit.leaf_hash = audit.leaf_hash
+        case JobReceipt() as job:
+            receipt.job.revision = job.revision
+            receipt.job.attempt = job.attempt
+            receipt.job.applied = job.applied
+            receipt.job.stale_reason = job.stale_reason
+            receipt.job.cancel_requested = job.cancel_requested
+    return receipt
 
 
 def _bad_event(event_name: str, user_id: str, source_ip: str) -> RecordInvalid:

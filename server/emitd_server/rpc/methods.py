@@ -12,8 +12,8 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
 
+from emitd_handlers.diagnostics import Report
 from emitd_handlers.errors import EmitdError
-from emitd_server.diagnostics import Report
 from emitd_server.errors import RequestInvalid
 from emitd_server.rpc.status import status_of
 

@@ -10,7 +10,7 @@ from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import HandlerSettings, OverflowPolicy
-from emitd_server.dispatch.queued_delivery import QueuedDelivery
+from emitd_server.dispatch.deliveries import QueuedDelivery
 
 
 class Sink(BaseLogHandler):

@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from emitd_handlers.settings import HandlerSettings
-from emitd_server.config.problems import Problem
 from emitd_server.config.settings_reader import SettingsReader
 from emitd_server.config.yaml_document import read_yaml
+from emitd_server.errors import Problem
 
 
 class Colour(IntEnum):

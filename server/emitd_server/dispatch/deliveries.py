@@ -1,22 +1,31 @@
-"""The way of records to a handler that nobody waits for: a bounded queue and a task of its own."""
+"""How records come to a handler: the sender waits for its commit, or a bounded queue and a task bring them.
+
+The dispatcher starts a delivery, gives it records by `take`, and at the end calls `drain`, `stop` and `finish`. A
+delivery never raises for a handler's failure.
+"""
 
 import asyncio
 from collections import Counter, deque
 from collections.abc import Sequence
 
 from emitd_handlers.base import BaseLogHandler
-from emitd_handlers.errors import HandlerError, RetryableError
-from emitd_handlers.outcome import AllCommitted, Committed, Outcome
+from emitd_handlers.diagnostics import Report
+from emitd_handlers.errors import (
+    HandlerBusy,
+    HandlerError,
+    HandlerTimeout,
+    HandlerUnavailable,
+    RetryableError,
+)
+from emitd_handlers.outcome import AllCommitted, Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, OverflowPolicy
 from emitd_handlers.text.escape import escape
-from emitd_server.diagnostics import Report
-from emitd_server.dispatch.handler_call import call_handler
 from emitd_server.dispatch.idempotency_window import IdempotencyWindow
 
-__all__ = ["QueuedDelivery"]
+__all__ = ["CommittedDelivery", "QueuedDelivery", "call_handler"]
 
-#: Drops are reported at once, and then at most so often.
+#: The first failure or drop is reported at once, the next ones together after this time.
 REPORT_INTERVAL_SECONDS = 10.0
 
 _QUEUED = Committed()
@@ -24,6 +33,94 @@ _QUEUED = Committed()
 
 def _no_receipt(index: int) -> None:
     return None
+
+
+class CommittedDelivery:
+    """Hands records to one committed handler, each once, and waits for its outcomes, but not for ever.
+
+    A commit runs in a task of its own that nobody cancels: when the timeout passes or the caller goes away,
+    only the waiting ends, and the outcome still enters the window.
+    """
+
+    kind = Delivery.COMMITTED
+
+    def __init__(self, handler: BaseLogHandler, window_capacity: int, report: Report) -> None:
+        self.handler = handler
+        self.levels = frozenset(level for level in Level if handler.can_handle(level))
+        self._window = IdempotencyWindow(window_capacity)
+        #: Records by what became of them: `committed`, `duplicate`, `refused`, `busy`, `timeout`.
+        self.counts: Counter[str] = self._window.counts
+        self._window_capacity = window_capacity
+        self._report = report
+        self._last_report: float | None = None
+        self._in_flight = 0
+        self._tasks: set[asyncio.Task[Sequence[Outcome]]] = set()
+
+    async def start(self) -> None:
+        """Start the handler, and learn what it committed before."""
+        await self.handler.start()
+        self._window.restore(await self.handler.recent_commits(self._window_capacity))
+
+    async def take(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        """Return the handler's outcome for each record, in order; never raises for a handler's failure."""
+        settings = self.handler.settings
+        if self._in_flight and self._in_flight + len(records) > settings.max_in_flight:
+            self.counts["busy"] += len(records)
+            busy = HandlerBusy(f"handler '{self.handler.name}' has {self._in_flight} records in flight")
+            return [Refused(busy)] * len(records)
+        task = asyncio.get_running_loop().create_task(self._commit_all(records))
+        self._tasks.add(task)
+        try:
+            async with asyncio.timeout(settings.timeout_seconds):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            self.counts["timeout"] += len(records)
+            late = HandlerTimeout(
+                f"handler '{self.handler.name}' did not answer within {settings.timeout_seconds:g} s"
+            )
+            return [Refused(late)] * len(records)
+
+    async def drain(self) -> None:
+        """Wait until no commit is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def stop(self) -> None:
+        """Stop the handler. Commits still under way are abandoned."""
+        await self.handler.stop()
+
+    def abandon(self) -> int:
+        """Give up on the commits under way; return how many records they hold."""
+        for task in self._tasks:
+            task.cancel()
+        return self._in_flight
+
+    def finish(self) -> None:
+        """Report what was not reported yet; here, nothing."""
+
+    async def _commit_all(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        self._in_flight += len(records)
+        try:
+            return await self._window.commit_once(records, self._emit_batch)
+        finally:
+            self._in_flight -= len(records)
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.discard(task)
+
+    async def _emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        outcomes = await call_handler(self.handler, records)
+        last = outcomes[-1]
+        if type(last) is Refused and isinstance(last.error, HandlerUnavailable):
+            self._report_failure(str(last.error))
+        return outcomes
+
+    def _report_failure(self, what: str) -> None:
+        """Tell the operator of a handler that does not commit, at once and then at most so often."""
+        now = asyncio.get_running_loop().time()
+        if self._last_report is None or now - self._last_report >= REPORT_INTERVAL_SECONDS:
+            self._last_report = now
+            self._report(what)
 
 
 class QueuedDelivery:
@@ -188,12 +285,32 @@ class QueuedDelivery:
         self._unreported[cause] += count
         now = asyncio.get_running_loop().time()
         if self._last_report is None or now - self._last_report >= REPORT_INTERVAL_SECONDS:
-            self.report_drops()
+            self.finish()
             self._last_report = now
 
-    def report_drops(self) -> None:
-        """Tell the operator of the drops not told yet."""
+    def finish(self) -> None:
+        """Report the drops not reported yet."""
         for cause, count in self._unreported.items():
             reason = self._reasons.pop(cause, "")
             self._report(f"handler '{self.handler.name}' dropped {count} records: {cause}{reason}")
         self._unreported.clear()
+
+
+async def call_handler(handler: BaseLogHandler, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+    """Return the handler's outcomes. An exception, or a wrong number of outcomes, refuses all records.
+
+    Only the cancellation of the calling task itself is passed on.
+    """
+    try:
+        outcomes = await handler.emit_batch(records)
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        return [handler.refusal(error)] * len(records)
+    except (Exception, SystemExit) as error:
+        return [handler.refusal(error)] * len(records)
+    if len(outcomes) == len(records):
+        return outcomes
+    wrong = f"handler '{handler.name}' gave {len(outcomes)} outcomes for {len(records)} records"
+    return [Refused(HandlerUnavailable(wrong))] * len(records)
