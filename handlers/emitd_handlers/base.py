@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import ClassVar, ParamSpec, TypeAlias, TypeVar
 
+from msgspec.structs import replace
+
 from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.errors import HandlerError, HandlerUnavailable
 from emitd_handlers.outcome import (
@@ -18,7 +20,14 @@ from emitd_handlers.outcome import (
     Refused,
 )
 from emitd_handlers.record import Level, LogRecord
-from emitd_handlers.settings import Delivery, HandlerSettings
+from emitd_handlers.settings import (
+    CommittedSettings,
+    Delivery,
+    DeliverySettings,
+    HandlerSettings,
+    QueuedSettings,
+    flat_keys,
+)
 
 __all__ = ["COMMON_LEVELS", "BaseLogHandler", "EmitResult"]
 
@@ -71,6 +80,16 @@ class BaseLogHandler(ABC):
         self._health_listeners: list[Callable[[], None]] = []
         self._thread: WorkerThread | None = None
         self._stopped = False
+
+    @property
+    def delivery(self) -> DeliverySettings:
+        """How records come: by the settings, else by the class's `default_delivery`."""
+        given = self.settings.delivery or self.default_delivery
+        if isinstance(given, Delivery):
+            given = CommittedSettings() if given is Delivery.COMMITTED else QueuedSettings()
+        # A struct of an earlier version may have given such a key a default of its own.
+        own = {new: getattr(self.settings, old, None) for old, new in flat_keys(type(given)).items()}
+        return replace(given, **{name: value for name, value in own.items() if value is not None})
 
     def can_handle(self, level: Level) -> bool:
         """Return whether records of `level` are for this handler. Asked once for each level, at start."""

@@ -269,8 +269,7 @@ class HandlerContract:
         async with _running(self.make_handler()) as handler:
             level = _levels(handler)[0]
             batches = [[self.make_record(level) for _ in range(5)] for _ in range(10)]
-            delivery = handler.settings.delivery or handler.default_delivery
-            if delivery is Delivery.COMMITTED:
+            if handler.delivery.kind is Delivery.COMMITTED:
                 answers = await asyncio.gather(*(handler.emit_batch(batch) for batch in batches))
             else:
                 answers = [await handler.emit_batch(batch) for batch in batches]

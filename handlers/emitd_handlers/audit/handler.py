@@ -41,7 +41,7 @@ from emitd_handlers.durable.disk import Disk, RealDisk
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.outcome import AllCommitted, AuditReceipt, Committed, Outcome, RecentCommit, Refused
+from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Outcomes, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 
@@ -288,7 +288,7 @@ class JsonAuditHandler(BaseLogHandler):
             (first_index,) = await opened.commits.submit([chunk], chunk.size)
         except Exception as error:
             return [self.refusal(error)] * len(chunk.leaves)
-        return AllCommitted(len(chunk.leaves), _receipts(opened.log.file.log_id, chunk, first_index))
+        return Outcomes(len(chunk.leaves), _receipts(opened.log.file.log_id, chunk, first_index))
 
     def _on_check(self, log: AuditLog, reader: AuditReader) -> None:
         self.report_health(log.problem)

@@ -6,14 +6,21 @@ problems of a file are reported at once.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.jobs.source import JobSource
-from emitd_handlers.settings import HandlerSettings
+from emitd_handlers.settings import (
+    CommittedSettings,
+    Delivery,
+    HandlerSettings,
+    QueuedSettings,
+    flat_keys,
+)
 from emitd_server.config.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
 from emitd_server.config.settings_reader import SettingsReader
 from emitd_server.config.yaml_document import Value, read_text, read_yaml
@@ -66,6 +73,8 @@ class Config(msgspec.Struct, frozen=True):
     server: ServerSettings
     #: The enabled entries, in the order of the file.
     handlers: tuple[HandlerEntry, ...]
+    #: What the operator should change although it still works, each in one line.
+    notes: tuple[str, ...] = ()
 
 
 class ConfigSurvey(msgspec.Struct, frozen=True):
@@ -133,6 +142,7 @@ class _Loader:
         self._base_dir = Path.cwd() if path is None else path.absolute().parent
         self._file = "built-in defaults" if path is None else str(path)
         self._reader = SettingsReader(self._file, self._base_dir, problems)
+        self._notes: list[str] = []
         #: The names of the active entries whose class serves jobs.
         self._job_sources: list[str] = []
         #: As in ConfigSurvey.
@@ -160,7 +170,7 @@ class _Loader:
         self.finder = HandlerFinder(self._folders(document.content.get("handler_paths", Value([], 0))))
         line = document.key_lines.get("handlers", document.line)
         self.entries = self._handlers(document.content.get("handlers", Value({}, line)), line)
-        return Config(self._path, server, self.entries) if server is not None else None
+        return Config(self._path, server, self.entries, tuple(self._notes)) if server is not None else None
 
     def _server(self, section: Value, overrides: Mapping[str, str | None]) -> ServerSettings | None:
         server = self._reader.read(ServerSettings, section, "server")
@@ -243,9 +253,11 @@ class _Loader:
         handler_class = self._class(value, line, path)
         if handler_class is None:
             # Which other keys there may be is the class's to say; those that every handler takes are checked.
-            self._settings(HandlerSettings, value, path, besides=value.content)
+            self._settings(HandlerSettings, Delivery.QUEUED, value, path, besides=value.content)
             return None
-        settings = self._settings(handler_class.Settings, value, path, besides={"type": str})
+        settings = self._settings(
+            handler_class.Settings, handler_class.default_delivery, value, path, besides=["type"]
+        )
         if _is_off(value):
             return None
         if issubclass(handler_class, JobSource):
@@ -294,16 +306,52 @@ class _Loader:
             self._reader.add(line, f"{path}.type", "is missing", _TYPE_EXPECTED)
 
     def _settings(
-        self, struct: type[HandlerSettings], entry: Value, path: str, *, besides: Mapping[str, object]
+        self,
+        struct: type[HandlerSettings],
+        default: Delivery,
+        entry: Value,
+        path: str,
+        *,
+        besides: Iterable[str],
     ) -> HandlerSettings | None:
         try:
-            return self._reader.read(struct, entry, path, besides=besides)
+            flat = _flat_keys(struct, entry)
+            settings = self._reader.read(struct, entry, path, besides=[*besides, *flat])
+            return self._with_flat(settings, default, entry, path, flat) if flat else settings
         except Exception as error:  # annotations and types of others may raise anything
             if not entry.is_whole():
                 return None
             found = f"{struct.__name__} cannot be read: {_describe(error, entry)}"
             self._reader.add(entry.line, path, found)
             return None
+
+    def _with_flat(
+        self,
+        settings: HandlerSettings | None,
+        default: Delivery,
+        entry: Value,
+        path: str,
+        flat: Sequence[str],
+    ) -> HandlerSettings | None:
+        """Return the settings with the keys that stand beside `delivery:` instead of in it, the form of 0.1."""
+        given = default if settings is None else settings.delivery or default
+        kind = given if isinstance(given, Delivery) else given.kind
+        form = ""
+        for struct in (CommittedSettings, QueuedSettings):
+            names = {old: new for old, new in flat_keys(struct).items() if old in flat}
+            values = {new: entry.content[old] for old, new in names.items()}
+            base = given if isinstance(given, struct) else None
+            spelt = {new: old for old, new in names.items()}
+            read: Any = self._reader.read(struct, Value(values, entry.line), path, base=base, spelt=spelt)
+            if struct.kind is kind and settings is not None and read is not None:
+                settings = msgspec.structs.replace(settings, delivery=read)
+                form = ", ".join(f"{key}: {value.shown()}" for key, value in values.items())
+        if settings is not None:
+            self._notes.append(
+                f"{self._file}:{entry.line}: {path}: {', '.join(flat)} belong into `delivery:`; "
+                f"write `delivery: {{kind: {kind.value}{form and ', '}{form}}}`"
+            )
+        return settings
 
     def _can_be_built(self, entry: HandlerEntry, value: Value) -> bool:
         """Constructors do no I/O: one that fails does so because of the entry or of itself."""
@@ -333,6 +381,15 @@ class _Loader:
 def _is_address(text: str) -> bool:
     match = _ADDRESS.fullmatch(text)
     return match is not None and int(match[2] or 0) <= 65_535
+
+
+def _flat_keys(struct: type[HandlerSettings], entry: Value) -> Sequence[str]:
+    """Return the keys of `delivery` that stand beside it; none if it is a mapping."""
+    delivery = entry.content.get("delivery")
+    if delivery is not None and isinstance(delivery.content, dict):
+        return []
+    known = {**flat_keys(CommittedSettings), **flat_keys(QueuedSettings)}
+    return [key for key in known if key in entry.content and key not in struct.__struct_fields__]
 
 
 def _is_off(entry: Value) -> bool:

@@ -17,9 +17,9 @@ from emitd_handlers.errors import (
     HandlerUnavailable,
     RetryableError,
 )
-from emitd_handlers.outcome import AllCommitted, Committed, Outcome, Refused
+from emitd_handlers.outcome import Committed, Outcomes, Refused
 from emitd_handlers.record import Level, LogRecord
-from emitd_handlers.settings import Delivery, OverflowPolicy
+from emitd_handlers.settings import CommittedSettings, Delivery, OverflowPolicy, QueuedSettings
 from emitd_handlers.text.escape import escape
 from emitd_server.dispatch.idempotency_window import IdempotencyWindow
 
@@ -27,8 +27,6 @@ __all__ = ["CommittedDelivery", "QueuedDelivery", "call_handler"]
 
 #: The first failure or drop is reported at once, the next ones together after this time.
 REPORT_INTERVAL_SECONDS = 10.0
-
-_QUEUED = Committed()
 
 
 def _no_receipt(index: int) -> None:
@@ -44,9 +42,12 @@ class CommittedDelivery:
 
     kind = Delivery.COMMITTED
 
-    def __init__(self, handler: BaseLogHandler, window_capacity: int, report: Report) -> None:
+    def __init__(
+        self, handler: BaseLogHandler, settings: CommittedSettings, window_capacity: int, report: Report
+    ) -> None:
         self.handler = handler
         self.levels = frozenset(level for level in Level if handler.can_handle(level))
+        self._settings = settings
         self._window = IdempotencyWindow(window_capacity)
         #: Records by what became of them: `committed`, `duplicate`, `refused`, `busy`, `timeout`.
         self.counts: Counter[str] = self._window.counts
@@ -54,31 +55,30 @@ class CommittedDelivery:
         self._report = report
         self._last_report: float | None = None
         self._in_flight = 0
-        self._tasks: set[asyncio.Task[Sequence[Outcome]]] = set()
+        self._tasks: set[asyncio.Task[Outcomes]] = set()
 
     async def start(self) -> None:
         """Start the handler, and learn what it committed before."""
         await self.handler.start()
         self._window.restore(await self.handler.recent_commits(self._window_capacity))
 
-    async def take(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+    async def take(self, records: Sequence[LogRecord]) -> Outcomes:
         """Return the handler's outcome for each record, in order; never raises for a handler's failure."""
-        settings = self.handler.settings
-        if self._in_flight and self._in_flight + len(records) > settings.max_in_flight:
+        if self._in_flight and self._in_flight + len(records) > self._settings.max_in_flight:
             self.counts["busy"] += len(records)
             busy = HandlerBusy(f"handler '{self.handler.name}' has {self._in_flight} records in flight")
-            return [Refused(busy)] * len(records)
+            return Outcomes.of([Refused(busy)] * len(records))
         task = asyncio.get_running_loop().create_task(self._commit_all(records))
         self._tasks.add(task)
         try:
-            async with asyncio.timeout(settings.timeout_seconds):
+            async with asyncio.timeout(self._settings.timeout_seconds):
                 return await asyncio.shield(task)
         except TimeoutError:
             self.counts["timeout"] += len(records)
             late = HandlerTimeout(
-                f"handler '{self.handler.name}' did not answer within {settings.timeout_seconds:g} s"
+                f"handler '{self.handler.name}' did not answer within {self._settings.timeout_seconds:g} s"
             )
-            return [Refused(late)] * len(records)
+            return Outcomes.of([Refused(late)] * len(records))
 
     async def drain(self) -> None:
         """Wait until no commit is under way."""
@@ -98,7 +98,7 @@ class CommittedDelivery:
     def finish(self) -> None:
         """Report what was not reported yet; here, nothing."""
 
-    async def _commit_all(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+    async def _commit_all(self, records: Sequence[LogRecord]) -> Outcomes:
         self._in_flight += len(records)
         try:
             return await self._window.commit_once(records, self._emit_batch)
@@ -108,9 +108,9 @@ class CommittedDelivery:
             assert task is not None
             self._tasks.discard(task)
 
-    async def _emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+    async def _emit_batch(self, records: Sequence[LogRecord]) -> Outcomes:
         outcomes = await call_handler(self.handler, records)
-        last = outcomes[-1]
+        last = outcomes.exceptional.get(len(outcomes) - 1)
         if type(last) is Refused and isinstance(last.error, HandlerUnavailable):
             self._report_failure(str(last.error))
         return outcomes
@@ -131,9 +131,12 @@ class QueuedDelivery:
 
     kind = Delivery.QUEUED
 
-    def __init__(self, handler: BaseLogHandler, window_capacity: int, report: Report) -> None:
+    def __init__(
+        self, handler: BaseLogHandler, settings: QueuedSettings, window_capacity: int, report: Report
+    ) -> None:
         self.handler = handler
         self.levels = frozenset(level for level in Level if handler.can_handle(level))
+        self._settings = settings
         #: Records by what became of them: `accepted`, `duplicate`, `delivered`, `retried`, and for those
         #: dropped `dropped_queue_full`, `dropped_refused`, `dropped_retries_exhausted`, `dropped_at_stop`.
         self.counts: Counter[str] = Counter()
@@ -155,7 +158,7 @@ class QueuedDelivery:
         await self.handler.start()
         self._task = asyncio.create_task(self._feed(), name=f"emitd-queue-{self.handler.name}")
 
-    async def take(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+    async def take(self, records: Sequence[LogRecord]) -> Outcomes:
         """Queue the records that are new; return `Committed` for each, and the first outcome for the others.
 
         Waits for room only where the handler's `overflow` is `block`. What is dropped is not refused: the
@@ -167,12 +170,14 @@ class QueuedDelivery:
             new = [record for record, answer in zip(records, answers, strict=True) if answer is None]
         self.counts["accepted"] += len(new)
         self.counts["duplicate"] += len(records) - len(new)
-        if len(self._queue) + len(new) <= self.handler.settings.queue_size:
+        if len(self._queue) + len(new) <= self._settings.max_records:
             self._queue.extend(new)
         else:
             await self._squeeze_in(new)
         self._more.set()
-        return [answer or _QUEUED for answer in answers] or AllCommitted(len(records), _no_receipt)
+        return Outcomes(
+            len(records), _no_receipt, {i: answer for i, answer in enumerate(answers) if answer is not None}
+        )
 
     async def drain(self) -> None:
         """Wait until the queue is empty and the handler has answered for all of it."""
@@ -196,10 +201,10 @@ class QueuedDelivery:
         return left
 
     async def _squeeze_in(self, records: Sequence[LogRecord]) -> None:
-        policy = self.handler.settings.overflow
+        policy = self._settings.overflow
         if policy is OverflowPolicy.BLOCK:
             records = await self._wait_for_room(records)
-        room = self.handler.settings.queue_size - len(self._queue)
+        room = self._settings.max_records - len(self._queue)
         if policy is OverflowPolicy.DROP_OLDEST:
             overflow = len(records) - room
             self._queue.extend(records)
@@ -212,11 +217,11 @@ class QueuedDelivery:
 
     async def _wait_for_room(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
         """Queue what there is room for, as room comes, up to `block_seconds`; return the rest."""
-        settings = self.handler.settings
+        settings = self._settings
         try:
             async with asyncio.timeout(settings.block_seconds):
                 while True:
-                    room = settings.queue_size - len(self._queue)
+                    room = settings.max_records - len(self._queue)
                     self._queue.extend(records[:room])
                     records = records[room:]
                     self._more.set()
@@ -233,7 +238,7 @@ class QueuedDelivery:
                 self._idle.set()
                 self._more.clear()
                 await self._more.wait()
-            size = min(len(self._queue), self.handler.settings.batch_size)
+            size = min(len(self._queue), self._settings.batch_size)
             batch = [self._queue.popleft() for _ in range(size)]
             self._room.set()
             self._offered = len(batch)
@@ -242,7 +247,7 @@ class QueuedDelivery:
 
     async def _deliver(self, batch: Sequence[LogRecord]) -> None:
         """Offer a batch until the handler has taken or finally refused every record of it."""
-        settings = self.handler.settings
+        settings = self._settings
         pause = settings.retry_initial_seconds
         for attempt in range(settings.max_retries + 1):
             outcomes = await call_handler(self.handler, batch)
@@ -256,23 +261,23 @@ class QueuedDelivery:
         self._drop("retries_exhausted", len(batch), error)
 
     def _settle(
-        self, batch: Sequence[LogRecord], outcomes: Sequence[Outcome]
+        self, batch: Sequence[LogRecord], outcomes: Outcomes
     ) -> tuple[Sequence[LogRecord], RetryableError | None]:
         """Count what is settled; return the records worth another try, and the last one's error."""
         again: list[LogRecord] = []
         error: RetryableError | None = None
         reason: HandlerError | None = None
-        delivered = refused = 0
-        for record, outcome in zip(batch, outcomes, strict=True):
-            if type(outcome) is Committed:
-                delivered += 1
-            elif isinstance(outcome.error, RetryableError):  # type: ignore[union-attr]
-                again.append(record)
-                error = outcome.error  # type: ignore[union-attr]
+        refused = 0
+        for index, outcome in outcomes.exceptional.items():
+            if isinstance(outcome, Committed):
+                continue
+            if isinstance(outcome.error, RetryableError):
+                again.append(batch[index])
+                error = outcome.error
             else:
                 refused += 1
-                reason = outcome.error  # type: ignore[union-attr]
-        self.counts["delivered"] += delivered
+                reason = outcome.error
+        self.counts["delivered"] += len(batch) - refused - len(again)
         self._drop("refused", refused, reason)
         return again, error
 
@@ -296,21 +301,22 @@ class QueuedDelivery:
         self._unreported.clear()
 
 
-async def call_handler(handler: BaseLogHandler, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+async def call_handler(handler: BaseLogHandler, records: Sequence[LogRecord]) -> Outcomes:
     """Return the handler's outcomes. An exception, or a wrong number of outcomes, refuses all records.
 
     Only the cancellation of the calling task itself is passed on.
     """
     try:
         outcomes = await handler.emit_batch(records)
+        if len(outcomes) == len(records):
+            return Outcomes.of(outcomes)
+        wrong = f"handler '{handler.name}' gave {len(outcomes)} outcomes for {len(records)} records"
+        refused = Refused(HandlerUnavailable(wrong))
     except asyncio.CancelledError as error:
         task = asyncio.current_task()
         if task is not None and task.cancelling():
             raise
-        return [handler.refusal(error)] * len(records)
+        refused = handler.refusal(error)
     except (Exception, SystemExit) as error:
-        return [handler.refusal(error)] * len(records)
-    if len(outcomes) == len(records):
-        return outcomes
-    wrong = f"handler '{handler.name}' gave {len(outcomes)} outcomes for {len(records)} records"
-    return [Refused(HandlerUnavailable(wrong))] * len(records)
+        refused = handler.refusal(error)
+    return Outcomes.of([refused] * len(records))

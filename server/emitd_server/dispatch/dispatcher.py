@@ -15,9 +15,9 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.jobs.source import JobSource, ManagedJobSource
-from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.outcome import Committed, Outcome, Outcomes, Refused
 from emitd_handlers.record import Level, LogRecord
-from emitd_handlers.settings import Delivery
+from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_server.config.loader import Config, load_config
 from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
 from emitd_server.errors import (
@@ -101,6 +101,8 @@ class Dispatcher:
         """
         if not isinstance(config, Config):
             config = load_config(Path(config) if config is not None else None)
+        for note in config.notes:
+            report(f"configuration: {note}")
         return cls([entry.build() for entry in config.handlers], settings=config.server, report=report)
 
     def register(self, handler: BaseLogHandler) -> None:
@@ -120,11 +122,11 @@ class Dispatcher:
             self._managed_jobs = handler if isinstance(handler, ManagedJobSource) else None
         if isinstance(handler, AuditSource):
             self._audit_sources.append(handler)
-        kind = handler.settings.delivery or handler.default_delivery
-        delivery_class: type[HandlerDelivery] = (
-            CommittedDelivery if kind is Delivery.COMMITTED else QueuedDelivery
-        )
-        self._deliveries.append(delivery_class(handler, self.settings.idempotency_window, self.report))
+        window, settings = self.settings.idempotency_window, handler.delivery
+        if isinstance(settings, CommittedSettings):
+            self._deliveries.append(CommittedDelivery(handler, settings, window, self.report))
+        else:
+            self._deliveries.append(QueuedDelivery(handler, settings, window, self.report))
 
     @property
     def handlers(self) -> Sequence[BaseLogHandler]:
@@ -212,7 +214,7 @@ class Dispatcher:
         if self._producer is not None:
             self._producer.open(self._loop)
 
-    async def dispatch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+    async def dispatch(self, records: Sequence[LogRecord]) -> Outcomes:
         """Give each record to every handler that takes its level; return one outcome each, in order.
 
         `Committed` means that every committed handler has the record for good and every queued one has it in
@@ -231,7 +233,7 @@ class Dispatcher:
         await asyncio.gather(*(_offer(delivery, records, outcomes) for delivery in route.committed))
         for delivery in route.queued:
             await _offer(delivery, records, outcomes)
-        return [Committed() if outcome is None else outcome for outcome in outcomes]
+        return Outcomes.of([Committed() if outcome is None else outcome for outcome in outcomes])
 
     def route(self, level: Level) -> Route:
         """Return the deliveries of records of `level`."""

@@ -7,14 +7,14 @@ from itertools import islice
 from typing import TypeAlias
 
 from emitd_handlers.errors import RecordConflict
-from emitd_handlers.outcome import AllCommitted, Committed, Outcome, RecentCommit, Refused
+from emitd_handlers.outcome import Committed, Outcome, Outcomes, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 
 __all__ = ["SMALL_BATCH_KEYS", "IdempotencyWindow"]
 
 #: A record_id, or an event_id in a tuple of its own, so that the two never meet.
 Key: TypeAlias = str | tuple[str]
-Commit: TypeAlias = Callable[[Sequence[LogRecord]], Awaitable[Sequence[Outcome]]]
+Commit: TypeAlias = Callable[[Sequence[LogRecord]], Awaitable[Outcomes]]
 
 _AUDIT = Level.AUDIT
 
@@ -104,7 +104,7 @@ class IdempotencyWindow:
             self._claim(batch)
             self._keep(batch)
 
-    async def commit_once(self, records: Sequence[LogRecord], commit: Commit) -> Sequence[Outcome]:
+    async def commit_once(self, records: Sequence[LogRecord], commit: Commit) -> Outcomes:
         """Give `commit` the records that are new, and answer the others from memory, in order.
 
         A copy of a record that is being committed, by this call or another, waits for that commit; if it
@@ -117,7 +117,7 @@ class IdempotencyWindow:
         todo: Sequence[int] = range(len(records))
         while todo:
             todo = await self._commit_some(records, todo, commit, outcomes)
-        return [outcomes[index] for index in range(len(records))]
+        return Outcomes.of([outcomes[index] for index in range(len(records))])
 
     def take_new(self, records: Sequence[LogRecord]) -> Sequence[Outcome | None]:
         """Remember the records that are new, at once, and return None for each; for others the answer.
@@ -175,43 +175,38 @@ class IdempotencyWindow:
 
     async def _commit(
         self, records: Sequence[LogRecord], keys: Sequence[Key], owners: Sequence[int], commit: Commit
-    ) -> Sequence[Outcome]:
+    ) -> Outcomes:
         """Commit new records: claim their keys, then remember those committed and free the others."""
         batch = _Batch(keys, owners, [record.fingerprint for record in records], pending=True)
         self._claim(batch)
+        outcomes: Outcomes | None = None
         try:
-            batch.outcomes = await commit(records)
+            outcomes = await commit(records)
+            return outcomes
         finally:
-            self._settle(batch)
-        return batch.outcomes
+            self._close_batch(batch, outcomes)
 
-    def _settle(self, batch: _Batch) -> None:
-        """Take over a batch's outcomes; none: the commit failed as a whole."""
-        done, batch.done = batch.done, None
-        refused: set[int] = set()
-        if type(batch.outcomes) is not AllCommitted:
-            refused = {
-                owner for owner, outcome in enumerate(batch.outcomes) if type(outcome) is not Committed
-            }
-        if refused or not batch.outcomes:
-            self._free(batch, refused)
+    def _close_batch(self, batch: _Batch, outcomes: Outcomes | None) -> None:
+        """Take over a batch's outcomes; None: the commit failed as a whole, and all its keys are free again."""
+        assert batch.done is not None
+        batch.done.set()
+        batch.done = None
+        refused = set(batch.owners)
+        if outcomes is not None:
+            batch.outcomes = outcomes
+            refused = {place for place, outcome in outcomes.exceptional.items() if type(outcome) is Refused}
+            self.counts["committed"] += len(outcomes) - len(refused)
+            self.counts["refused"] += len(refused)
+        if refused:
+            kept = []
+            for key, owner in zip(batch.keys, batch.owners, strict=True):
+                if owner in refused:
+                    del self._batch_of[key]
+                else:
+                    kept.append((key, owner))
+            batch.keys = [key for key, _ in kept]
+            batch.owners = [owner for _, owner in kept]
         self._keep(batch)
-        self.counts["committed"] += len(batch.outcomes) - len(refused)
-        self.counts["refused"] += len(refused)
-        assert done is not None
-        done.set()
-
-    def _free(self, batch: _Batch, refused: set[int]) -> None:
-        """Forget the keys of the records that were refused, or all where nothing became of the batch."""
-        kept = [
-            (key, owner)
-            for key, owner in zip(batch.keys, batch.owners, strict=True)
-            if batch.outcomes and owner not in refused
-        ]
-        for key in batch.keys:
-            del self._batch_of[key]
-        batch.keys = [key for key, _ in kept]
-        batch.owners = [owner for _, owner in kept]
 
     def _claim(self, batch: _Batch) -> None:
         self._batch_of.update(dict.fromkeys(batch.keys, batch))

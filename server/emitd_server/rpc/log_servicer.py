@@ -7,7 +7,7 @@ import grpc
 
 from emitd.v1 import job_pb2, log_service_pb2
 from emitd_handlers.errors import EmitdError
-from emitd_handlers.outcome import AllCommitted, Committed, JobReceipt, Outcome, Refused
+from emitd_handlers.outcome import Committed, JobReceipt, Outcomes, Refused
 from emitd_handlers.record import LogRecord
 from emitd_server.convert.jobs import (
     job_to_wire,
@@ -78,20 +78,17 @@ class LogServicer:
             limit = self._limits.max_batch_records
             raise RequestInvalid("records", f"has {len(wire_records)} records, more than {limit}")
         records, indexes, bad = self._reader.read_all(wire_records, len(data))
-        outcomes: Sequence[Outcome] = await self._dispatcher.dispatch(records) if records else ()
+        outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())
         refused: dict[int, EmitdError] = dict(bad)
         response = log_service_pb2.EmitBatchResponse(server_id=self._server_id)
         duplicates = 0
-        # Where all were committed without a word, there is nothing to look for.
-        for index, outcome in () if type(outcomes) is AllCommitted else zip(indexes, outcomes, strict=True):
-            if type(outcome) is Committed:
-                if outcome.duplicate:
-                    duplicates += 1
-                receipt = outcome.receipt
-                if type(receipt) is JobReceipt and (receipt.stale_reason or receipt.cancel_requested):
-                    _add_notice(response, index, receipt)
-            else:
-                refused[index] = outcome.error  # type: ignore[union-attr]
+        for place, outcome in outcomes.exceptional.items():
+            if isinstance(outcome, Refused):
+                refused[indexes[place]] = outcome.error
+                continue
+            duplicates += outcome.duplicate
+            if isinstance(outcome.receipt, JobReceipt) and outcome.receipt.is_notable:
+                _add_notice(response, indexes[place], outcome.receipt)
         response.accepted_count = len(wire_records) - len(refused) - duplicates
         response.duplicate_count = duplicates
         for index in sorted(refused):
@@ -152,7 +149,7 @@ class LogServicer:
         count: int,
         indexes: Sequence[int],
         records: Sequence[LogRecord],
-        outcomes: Sequence[Outcome],
+        outcomes: Outcomes,
     ) -> None:
         receipts = [log_service_pb2.Receipt() for _ in range(count)]
         for index, record, outcome in zip(indexes, records, outcomes, strict=True):
