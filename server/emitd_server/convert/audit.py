@@ -1,5 +1,7 @@
 """Between the audit trail and the wire: requests about it read and checked, lines and proofs written."""
 
+from msgspec.structs import asdict
+
 from emitd.v1 import audit_service_pb2 as pb
 from emitd.v1 import record_pb2
 from emitd_handlers.audit.format.line import AuditLine, is_source_ip, parse_time
@@ -10,13 +12,11 @@ from emitd_handlers.audit.source import (
     AuditQuery,
     ConsistencyProof,
     InclusionProof,
-    SignedCheckpoint,
 )
 from emitd_server.errors import RequestInvalid
 
 __all__ = [
     "batch_to_wire",
-    "checkpoint_to_wire",
     "consistency_to_wire",
     "entry_to_wire",
     "inclusion_to_wire",
@@ -77,39 +77,14 @@ def batch_to_wire(log_id: str, batch: AuditBatch) -> pb.TailAuditEventsResponse:
     )
 
 
-def checkpoint_to_wire(log_id: str, checkpoint: SignedCheckpoint) -> pb.GetCheckpointResponse:
-    """Return the checkpoint's message."""
-    return pb.GetCheckpointResponse(
-        log_id=log_id,
-        checkpoint=checkpoint.note,
-        tree_size=checkpoint.size,
-        root_hash=checkpoint.root,
-        vkeys=checkpoint.vkeys,
-    )
-
-
 def inclusion_to_wire(log_id: str, proof: InclusionProof) -> pb.GetInclusionProofResponse:
-    """Return the proof's message."""
-    return pb.GetInclusionProofResponse(
-        log_id=log_id,
-        leaf_index=proof.leaf_index,
-        leaf_hash=proof.leaf_hash,
-        line=proof.line,
-        tree_size=proof.tree_size,
-        hashes=proof.hashes,
-        checkpoint=proof.checkpoint,
-    )
+    """Return the proof's message, whose fields have the same names."""
+    return pb.GetInclusionProofResponse(log_id=log_id, **asdict(proof))
 
 
 def consistency_to_wire(log_id: str, proof: ConsistencyProof) -> pb.GetConsistencyProofResponse:
-    """Return the proof's message."""
-    return pb.GetConsistencyProofResponse(
-        log_id=log_id,
-        old_size=proof.old_size,
-        new_size=proof.new_size,
-        hashes=proof.hashes,
-        checkpoint=proof.checkpoint,
-    )
+    """Return the proof's message, whose fields have the same names."""
+    return pb.GetConsistencyProofResponse(log_id=log_id, **asdict(proof))
 
 
 def _record(line: AuditLine | None) -> record_pb2.LogRecord | None:

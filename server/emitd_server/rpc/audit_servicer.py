@@ -11,7 +11,6 @@ from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.errors import AuditNotFound, HandlerUnavailable
 from emitd_server.convert.audit import (
     batch_to_wire,
-    checkpoint_to_wire,
     consistency_to_wire,
     entry_to_wire,
     inclusion_to_wire,
@@ -19,49 +18,14 @@ from emitd_server.convert.audit import (
     read_query,
 )
 from emitd_server.dispatch.dispatcher import Dispatcher
-from emitd_server.errors import RequestInvalid, TooManyWatchers
+from emitd_server.errors import RequestInvalid
 from emitd_server.rpc.methods import Rpcs
-from emitd_server.rpc.open_streams import OpenStreams
+from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 
 __all__ = ["AuditServicer"]
 
 #: So many events of a page are made messages, about 2 ms, before others get their turn in the event loop.
 SLICE_ENTRIES = 100
-
-
-class _Tails:
-    """Serves every tail of the server."""
-
-    def __init__(self, max_tails: int, heartbeat_seconds: float, streams: OpenStreams) -> None:
-        self._max_tails = max_tails
-        self._heartbeat_seconds = heartbeat_seconds
-        self._streams = streams
-        self._open = 0
-
-    async def tail(self, source: AuditSource, request: pb.TailAuditEventsRequest) -> AsyncIterator[bytes]:
-        """Yield serialised TailAuditEventsResponse messages.
-
-        Raises TooManyWatchers, ServiceStopping, RequestInvalid, and whatever the source raises.
-        """
-        wanted = read_filter(request)
-        if self._open >= self._max_tails:
-            raise TooManyWatchers(self._max_tails, "server.audit.max_tails")
-        self._open += 1
-        try:
-            batches = source.tail(
-                wanted,
-                from_index=request.from_index if request.HasField("from_index") else None,
-                idle_seconds=self._heartbeat_seconds,
-            )
-            waiting = self._streams.waiting()
-            log_id = source.log_id
-            async with aclosing(batches):
-                while True:
-                    with waiting:
-                        batch = await anext(batches)
-                    yield batch_to_wire(log_id, batch).SerializeToString()
-        finally:
-            self._open -= 1
 
 
 class AuditServicer:
@@ -73,7 +37,9 @@ class AuditServicer:
         settings = dispatcher.settings
         self._dispatcher = dispatcher
         self._max_scan_bytes = settings.audit.max_scan_bytes
-        self._tails = _Tails(settings.audit.max_tails, settings.watch.heartbeat_seconds, streams)
+        self._heartbeat_seconds = settings.watch.heartbeat_seconds
+        self._streams = streams
+        self._tails = StreamLimit(settings.audit.max_tails, "server.audit.max_tails")
         self._rpcs = Rpcs(self.service_name, settings.limits.max_request_bytes, dispatcher.report)
         self._parse = self._rpcs.parse
 
@@ -94,7 +60,14 @@ class AuditServicer:
         checkpoint = await source.checkpoint()
         if checkpoint is None:
             raise HandlerUnavailable(f"audit log '{source.log_id}' is not signed yet")
-        return checkpoint_to_wire(source.log_id, checkpoint).SerializeToString()
+        response = pb.GetCheckpointResponse(
+            log_id=source.log_id,
+            checkpoint=checkpoint.note,
+            tree_size=checkpoint.size,
+            root_hash=checkpoint.root,
+            vkeys=checkpoint.vkeys,
+        )
+        return response.SerializeToString()
 
     async def get_inclusion_proof(self, data: bytes) -> bytes:
         """GetInclusionProof: by index, or by the event's id, which is looked for first."""
@@ -122,10 +95,24 @@ class AuditServicer:
             await asyncio.sleep(0)
         return response.SerializeToString()
 
-    def tail_audit_events(self, data: bytes) -> AsyncIterator[bytes]:
-        """TailAuditEvents."""
+    async def tail_audit_events(self, data: bytes) -> AsyncIterator[bytes]:
+        """TailAuditEvents: to the end of the server, with heartbeats."""
         request = self._parse(pb.TailAuditEventsRequest, data)
-        return self._tails.tail(self._dispatcher.audit(request.log_id), request)
+        source = self._dispatcher.audit(request.log_id)
+        wanted = read_filter(request)
+        with self._tails.counted():
+            batches = source.tail(
+                wanted,
+                from_index=request.from_index if request.HasField("from_index") else None,
+                idle_seconds=self._heartbeat_seconds,
+            )
+            waiting = self._streams.waiting()
+            log_id = source.log_id
+            async with aclosing(batches):
+                while True:
+                    with waiting:
+                        batch = await anext(batches)
+                    yield batch_to_wire(log_id, batch).SerializeToString()
 
 
 async def _leaf_index(source: AuditSource, request: pb.GetInclusionProofRequest) -> int:

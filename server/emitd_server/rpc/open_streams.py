@@ -4,13 +4,14 @@ grpc's own stop waits for every stream to end by itself, which a watch does not.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
-from emitd_server.errors import ServiceStopping
+from emitd_server.errors import ServiceStopping, TooManyWatchers
 
-__all__ = ["OpenStreams", "Waiting"]
+__all__ = ["OpenStreams", "StreamLimit", "Waiting"]
 
 T = TypeVar("T")
 
@@ -70,3 +71,23 @@ class Waiting:
         if self._streams.closed and isinstance(exception, asyncio.CancelledError):
             self._task.uncancel()
             raise ServiceStopping from None
+
+
+class StreamLimit:
+    """How many streams of a kind may be open at once; `key` is the setting that says so."""
+
+    def __init__(self, limit: int, key: str) -> None:
+        self._limit = limit
+        self._key = key
+        self._open = 0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a stream as open in the block. Raises TooManyWatchers."""
+        if self._open >= self._limit:
+            raise TooManyWatchers(self._limit, self._key)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1
