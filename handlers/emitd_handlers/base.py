@@ -31,7 +31,7 @@ from emitd_handlers.settings import (
 
 __all__ = ["COMMON_LEVELS", "BaseLogHandler", "EmitResult"]
 
-#: DEBUG to CRITICAL: what a handler takes unless its class or its entry says otherwise.
+#: DEBUG to CRITICAL: the levels of a handler unless its class or its entry has others.
 COMMON_LEVELS = frozenset({Level.DEBUG, Level.INFO, Level.WARNING, Level.ERROR, Level.CRITICAL})
 
 #: What `emit` returns: a receipt to hand to the sender, or None.
@@ -61,9 +61,9 @@ class BaseLogHandler(ABC):
     #: The struct that the entry's settings are read into. One of the handler's own derives from
     #: `HandlerSettings`; a field of type `pathlib.Path` is taken relative to the configuration file.
     Settings: ClassVar[type[HandlerSettings]] = HandlerSettings
-    #: The levels taken where the entry does not say.
+    #: The levels of a handler whose entry has no `levels`.
     default_levels: ClassVar[frozenset[Level]] = COMMON_LEVELS
-    #: How records come where the entry does not say.
+    #: The delivery of a handler whose entry has no `delivery`.
     default_delivery: ClassVar[Delivery] = Delivery.QUEUED
 
     def __init__(self, settings: HandlerSettings | None = None, *, name: str = "") -> None:
@@ -83,7 +83,7 @@ class BaseLogHandler(ABC):
 
     @property
     def delivery(self) -> DeliverySettings:
-        """How records come: by the settings, else by the class's `default_delivery`."""
+        """The delivery of the settings, else the class's `default_delivery`, with all its keys."""
         given = self.settings.delivery or self.default_delivery
         if isinstance(given, Delivery):
             given = CommittedSettings() if given is Delivery.COMMITTED else QueuedSettings()
@@ -100,15 +100,15 @@ class BaseLogHandler(ABC):
         """Do the logging action for one record: as a `def`, or as an `async def`.
 
         A plain `def` runs in the handler's own thread and may block it; an `async def` runs in the service's
-        event loop and must not block. Returning means done (for a committed handler: durably); what is
-        returned and is no receipt counts as None. Any exception refuses this record only: `RecordInvalid` for
+        event loop and must not block. Returning means done (for a committed handler: durably); a return value that
+        is no receipt counts as None. Any exception refuses this record only: `RecordInvalid` for
         good, a `RetryableError` or any other exception as something that may pass.
         """
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Take many records and return an outcome for each, in order.
 
-        Override it where a batch is cheaper than its records one by one. `records` is never empty and must
+        Override it if a batch is cheaper than its records one by one. `records` is never empty and must
         not be kept. Raising refuses the whole batch; so does a result of another length. After `stop` it
         raises HandlerUnavailable.
         """
@@ -120,8 +120,8 @@ class BaseLogHandler(ABC):
     def format(self, record: LogRecord) -> str | bytes | tuple[object, ...]:
         """Return the record in the form this handler writes: text, bytes or a row. Pure.
 
-        Not called by the service; it is where a handler's own `emit` should get its output from, so that a
-        subclass can change the form alone. Default: the message.
+        The service does not call it. A handler's `emit` should, so that a subclass can change the form alone.
+        Default: the message.
         """
         return record.message
 
@@ -133,7 +133,7 @@ class BaseLogHandler(ABC):
         self._stopped = False
 
     def introduction(self) -> str:
-        """Return a line that the server says of the handler once all are started; empty: none."""
+        """Return a line for standard error once all handlers are started; empty: none."""
         return ""
 
     async def stop(self) -> None:
@@ -146,8 +146,8 @@ class BaseLogHandler(ABC):
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
         """Return the last records committed before `start`, oldest first, at most `limit`.
 
-        Called once, after `start`. A handler whose commits outlive the process tells them here, so that a
-        retry after a restart yields the first receipt. Default: none.
+        Called once, after `start`. A handler whose commits outlive the process returns them, so that a retry after
+        a restart yields the first receipt. Default: none.
         """
         return ()
 
@@ -159,9 +159,9 @@ class BaseLogHandler(ABC):
         return self._thread.run(call, *args, **kwargs)
 
     def report_health(self, problem: str) -> None:
-        """Say, in the service's event loop, why the handler cannot do its work now; an empty text: it can again.
+        """Set, in the service's event loop, why the handler cannot do its work now; an empty text: it can again.
 
-        The health service then says NOT_SERVING for `handler/NAME`. Records still come: refusing them is up to `emit`.
+        The health service then reports NOT_SERVING for `handler/NAME`. Records still come: `emit` must refuse them.
         """
         if problem != self.health_problem:
             self.health_problem = problem

@@ -21,7 +21,7 @@ __all__ = [
 
 
 class AuditReceipt(msgspec.Struct, frozen=True, gc=False):
-    """Where an audit event stands in its log."""
+    """The place of an audit event in its log."""
 
     log_id: str
     event_id: str
@@ -45,7 +45,7 @@ class JobReceipt(msgspec.Struct, frozen=True, gc=False):
 
     @property
     def is_notable(self) -> bool:
-        """Whether the sender should know of it even if it wants no receipts."""
+        """Whether the sender should see the receipt even if it asks for none."""
         return bool(self.stale_reason) or self.cancel_requested
 
 
@@ -70,9 +70,9 @@ Outcome: TypeAlias = Committed | Refused
 
 
 class Outcomes(Sequence[Outcome]):
-    """The outcomes of a batch: those to tell the sender of, by index, and receipts for all the others.
+    """The outcomes of a batch: the exceptional ones by index, and the receipts of all others.
 
-    An outcome, and with it the receipt, is made when it is asked for: most senders want no receipts.
+    A receipt is made when it is asked for: most senders want none.
     """
 
     __slots__ = ("_count", "exceptional", "receipt")
@@ -86,7 +86,7 @@ class Outcomes(Sequence[Outcome]):
         """`receipt(index)` gives the receipt of one committed record; the same each time."""
         self._count = count
         self.receipt = receipt
-        #: What is not a plain commit: refusals, duplicates, and receipts that say more than where the record is.
+        #: Refusals, duplicates, and commits whose receipt the sender should see even if it asks for none.
         self.exceptional = exceptional
 
     @classmethod
@@ -125,7 +125,7 @@ class Outcomes(Sequence[Outcome]):
 
 
 class RecentCommit(msgspec.Struct, frozen=True, gc=False):
-    """A record that a handler committed before it was started, told so that a retry of it is recognised."""
+    """A record that a handler committed before it was started, so that a retry of it is recognised."""
 
     record_id: str
     #: The event's id for an audit event, else empty.

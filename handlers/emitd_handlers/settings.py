@@ -93,5 +93,5 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
 
 def flat_keys(kind: type[DeliverySettings]) -> Mapping[str, str]:
-    """Return how entries spelt the keys of a kind before `delivery:` could be a mapping, each with its name now."""
+    """Return the keys of a kind as entries wrote them next to `delivery:`, the old form, each with its name now."""
     return {"queue_size" if name == "max_records" else name: name for name in kind.__struct_fields__}

@@ -1,4 +1,4 @@
-"""What can go wrong in the service beyond a handler's refusal.
+"""The errors of the service and its configuration, in addition to a handler's refusals.
 
 EmitdError (emitd_handlers.errors)
 ├── HandlerError …             a record was refused
@@ -65,7 +65,7 @@ class JobNotFound(EmitdError):
 
 
 class NoJobSource(EmitdError):
-    """No active handler serves jobs, or what is asked about them."""
+    """No active handler serves jobs, or this operation on them."""
 
     def __init__(self, message: str = "") -> None:
         super().__init__(
@@ -91,7 +91,7 @@ class NoAuditSource(EmitdError):
 
 
 class TooManyWatchers(EmitdError):
-    """As many streams of a kind are open as the configuration allows."""
+    """The configuration allows no more open streams of this kind."""
 
     retry_after_seconds = 5.0
 
@@ -121,9 +121,9 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
     line: int
     #: The YAML path, such as `handlers.audit.path`; empty: the whole file.
     path: str
-    #: What is wrong: what was found there.
+    #: What was found there.
     found: str
-    #: What was expected; empty where `found` says it all.
+    #: What was expected; empty if `found` is enough.
     expected: str = ""
     #: The nearest known key or name, or empty.
     nearest: str = ""
@@ -139,7 +139,7 @@ class Problem(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class ConfigError(EmitdError):
-    """A configuration cannot be used. `problems` are all that were found, in the order of the file."""
+    """A configuration cannot be used. `problems` has every problem, in the order of the file."""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems: Sequence[Problem] = sorted(problems, key=lambda problem: problem.line)
@@ -153,6 +153,6 @@ def describe(error: BaseException) -> str:
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the known name that `name` most probably meant, or an empty string."""
+    """Return the known name that is most similar to `name`, or an empty string."""
     matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
     return matches[0] if matches else ""

@@ -79,7 +79,7 @@ def _stop_on_signals() -> asyncio.Event:
 
 
 class Watchdog:
-    """Reports when the running event loop has stood still for longer than `limit_seconds`, once each time.
+    """Reports each time that the running event loop is blocked for longer than `limit_seconds`.
 
     The loop stamps the time from a timer; a daemon thread compares. The report says which line the loop's
     thread was executing.
@@ -125,7 +125,7 @@ class Watchdog:
                 self._report(f"event loop blocked for {still_seconds:.1f} s, in {self._culprit()}")
 
     def _culprit(self) -> str:
-        """The innermost line that the loop's thread executes, and the chain of functions that led there."""
+        """Return the line that the loop's thread executes, and the functions that called it."""
         frame = sys._current_frames().get(self._loop_thread_id)
         if frame is None:
             return "a thread that has ended"

@@ -1,8 +1,8 @@
-"""From the `type:` of a handler's entry to its class, and the list of all that an entry could name.
+"""Finds the class that the `type:` of a handler's entry names, and lists every class that an entry could name.
 
 A type is looked up in this order: built-in short names, files in the folders of `handler_paths`, names of entry
-points, dotted paths. What comes first hides what comes later, so that installing a distribution never changes
-what a configuration means.
+points, dotted paths. The first match wins, so that installing a distribution never changes the meaning of a
+configuration.
 
 A distribution offers a handler by an entry point of the group `emitd.handlers` in its `pyproject.toml`:
 
@@ -69,10 +69,10 @@ class HandlerFolder(msgspec.Struct, frozen=True):
 
 
 class FoundHandler(msgspec.Struct, frozen=True):
-    """What an entry could name by its `type:`, or why it cannot."""
+    """A handler that an entry could name by its `type:`, or the reason why it cannot."""
 
     type_name: str
-    #: Where it comes from: `built in`, `file FOLDER/FILE.py`, or `entry point of DISTRIBUTION VERSION`.
+    #: Its origin: `built in`, `file FOLDER/FILE.py`, or `entry point of DISTRIBUTION VERSION`.
     origin: str
     handler_class: type[BaseLogHandler] | None = None
     #: Why it cannot be used, or empty.
@@ -87,13 +87,13 @@ class OfferedHandler(msgspec.Struct, frozen=True):
     """An entry point, not loaded."""
 
     name: str
-    #: What it stands for, as the distribution spells it, such as `acme_slack.handler:SlackHandler`.
+    #: The object that it names, as the distribution spells it, such as `acme_slack.handler:SlackHandler`.
     value: str
     #: The distribution's name and version, such as `acme-slack 1.2`.
     distribution: str
 
     def load(self) -> object:
-        """Import and return what it stands for; may raise anything that the import of the module does."""
+        """Import and return the object; may raise anything that the import of the module does."""
         point = importlib.metadata.EntryPoint(self.name, self.value, GROUP)
         if not point.pattern.match(self.value) or not point.attr:
             raise ValueError(f"'{self.value}' is no 'module:Class'")
@@ -130,9 +130,9 @@ class HandlerFinder:
         raise DiscoveryError(f"unknown handler type '{type_name}'", expected, self._nearest(type_name))
 
     def find_all(self) -> Sequence[FoundHandler]:
-        """Return everything that an entry could name, but for dotted paths; loads all of it.
+        """Load and return every handler that an entry could name, except those by dotted paths.
 
-        What cannot be loaded is listed with its problem.
+        One that cannot be loaded is listed with its problem.
         """
         built_in = [self._found(name, "built in") for name in BUILT_IN]
         files = [found for file, shown in self._all_files().items() for found in self._in_file(file, shown)]
@@ -237,7 +237,7 @@ class HandlerFinder:
 
 
 def _offered_handlers() -> Sequence[OfferedHandler]:
-    """Return what the installed distributions offer, by name; reads the metadata of each of them."""
+    """Return the handlers of the installed distributions, by name; reads the metadata of each of them."""
     found = [
         OfferedHandler(point.name, point.value, _distribution(point.dist))
         for point in importlib.metadata.entry_points(group=GROUP)
@@ -310,7 +310,7 @@ def _own_handlers(module: ModuleType) -> Sequence[type[BaseLogHandler]]:
 
 
 def _line_in(file: Path, error: BaseException) -> int | None:
-    """Return the line of `file` that an import ended in, if it can be told."""
+    """Return the line of `file` in which an import failed, if it is known."""
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
@@ -318,7 +318,7 @@ def _line_in(file: Path, error: BaseException) -> int | None:
 
 
 def _origin(error: BaseException) -> str:
-    """Return ` (FILE:LINE)` for the code that an import ended in, Python's own machinery left out."""
+    """Return ` (FILE:LINE)` for the code in which an import failed, without Python's own frames."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
     machinery = (__file__, importlib.__file__)

@@ -38,7 +38,7 @@ __all__ = [
     "survey_config",
 ]
 
-#: What a service without a configuration file runs on; paths are relative to the working directory.
+#: The configuration of a service without a file; paths are relative to the working directory.
 BUILT_IN_DEFAULTS = """\
 handlers:
   console: {type: console,      levels: [DEBUG, INFO, WARNING, ERROR, CRITICAL]}
@@ -73,17 +73,17 @@ class Config(msgspec.Struct, frozen=True):
     server: ServerSettings
     #: The enabled entries, in the order of the file.
     handlers: tuple[HandlerEntry, ...]
-    #: What the operator should change although it still works, each in one line.
+    #: What still works but should be changed, each in one line.
     notes: tuple[str, ...] = ()
 
 
 class ConfigSurvey(msgspec.Struct, frozen=True):
-    """What can be told of a configuration, also of one that cannot be used."""
+    """A configuration that may have problems, and everything known about it."""
 
-    #: None where there are problems.
+    #: None if there are problems.
     config: Config | None
     problems: Sequence[Problem]
-    #: The active entries that nothing is wrong with.
+    #: The active entries without a problem.
     entries: tuple[HandlerEntry, ...]
     #: Finds handlers as the entries do.
     finder: HandlerFinder
@@ -99,8 +99,8 @@ def load_config(
     """Read a configuration file; None: the built-in defaults.
 
     `listen` overrides `EMITD_LISTEN` of `environ` (default: the process's), which overrides `server.listen`.
-    An entry with `enabled: false` is checked as far as that is possible without running code of others: a
-    handler whose file is broken can be switched off. Raises ConfigError with every problem.
+    An entry with `enabled: false` is checked without loading its handler's file, so that a broken handler can be
+    switched off. Raises ConfigError with every problem.
     """
     survey = survey_config(path, environ=environ, listen=listen)
     if survey.config is None:
@@ -115,7 +115,7 @@ def survey_config(
     listen: str | None = None,
     text: str | None = None,
 ) -> ConfigSurvey:
-    """Read a configuration file as `load_config` does; `text` stands for the file's content, if it is given."""
+    """Read a configuration file as `load_config` does; `text` replaces the file's content."""
     environ = os.environ if environ is None else environ
     problems: list[Problem] = []
     if text is None:
@@ -236,7 +236,7 @@ class _Loader:
         return tuple(entry for entry in entries if entry is not None)
 
     def _entry(self, name: str, value: Value, line: int) -> HandlerEntry | None:
-        """Return an active entry; None for one that is not, or that something is wrong with."""
+        """Return an active entry; None if it is off or has a problem."""
         self._note(name, value)
         path = f"handlers.{name}"
         if not _ENTRY_NAME.fullmatch(name):
@@ -252,7 +252,7 @@ class _Loader:
             self._reader.add(levels.line, f"{path}.levels", "is empty", "at least one level")
         handler_class = self._class(value, line, path)
         if handler_class is None:
-            # Which other keys there may be is the class's to say; those that every handler takes are checked.
+            # Only the class knows which other keys there are; the common ones are checked.
             self._settings(HandlerSettings, Delivery.QUEUED, value, path, besides=value.content)
             return None
         settings = self._settings(
@@ -275,7 +275,7 @@ class _Loader:
             self.off.add(name)
 
     def _class(self, entry: Value, line: int, path: str) -> type[BaseLogHandler] | None:
-        """Return the entry's class; None where something is wrong, or where it should not be loaded."""
+        """Return the entry's class; None if it has a problem or should not be loaded."""
         type_ = entry.content.get("type")
         if type_ is None:
             self._report_missing_type(entry, line, path)
@@ -333,7 +333,7 @@ class _Loader:
         path: str,
         flat: Sequence[str],
     ) -> HandlerSettings | None:
-        """Return the settings with the keys that stand beside `delivery:` instead of in it, the form of 0.1."""
+        """Return the settings with the keys of `delivery:` that are written next to it, the old form."""
         given = default if settings is None else settings.delivery or default
         kind = given if isinstance(given, Delivery) else given.kind
         form = ""
@@ -354,7 +354,7 @@ class _Loader:
         return settings
 
     def _can_be_built(self, entry: HandlerEntry, value: Value) -> bool:
-        """Constructors do no I/O: one that fails does so because of the entry or of itself."""
+        """Build the handler once: its constructor does no I/O, so a failure is a problem of the entry or the class."""
         try:
             entry.build()
         except (Exception, SystemExit) as error:
@@ -384,7 +384,7 @@ def _is_address(text: str) -> bool:
 
 
 def _flat_keys(struct: type[HandlerSettings], entry: Value) -> Sequence[str]:
-    """Return the keys of `delivery` that stand beside it; none if it is a mapping."""
+    """Return the keys of `delivery` that are written next to it; none if it is a mapping."""
     delivery = entry.content.get("delivery")
     if delivery is not None and isinstance(delivery.content, dict):
         return []
@@ -400,5 +400,5 @@ def _is_off(entry: Value) -> bool:
 
 
 def _describe(error: BaseException, entry: Value) -> str:
-    """Return what an exception says; of one over an entry with values of the environment only its type."""
+    """Describe an exception; only by its type if the entry has values of the environment."""
     return type(error).__name__ if entry.secret else describe(error)

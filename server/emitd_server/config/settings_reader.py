@@ -20,10 +20,10 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class SettingsReader:
-    """Reads the sections of one file. What is wrong is added to `problems`.
+    """Reads the sections of one file and adds every problem to `problems`.
 
-    A field of type `Path` is taken relative to `base_dir`; so is one whose type has a class method
-    `resolve(text, base_dir)`, which makes it or raises ValueError; `expected` on such a type says what to write.
+    A field of type `Path` is relative to `base_dir`. A type with a class method `resolve(text, base_dir)` makes its
+    own value or raises ValueError; its attribute `expected` says what to write.
     """
 
     def __init__(self, file: str, base_dir: Path, problems: list[Problem]) -> None:
@@ -41,10 +41,10 @@ class SettingsReader:
         base: S | None = None,
         spelt: Mapping[str, str] = {},
     ) -> S | None:
-        """Return the struct that a mapping describes, or None if something is wrong with it.
+        """Return the struct that a mapping describes, or None if it has a problem.
 
-        `besides` are known keys of the mapping that are no fields of the struct. What the mapping does not say
-        is as in `base`. `spelt` has the fields that the file spells otherwise.
+        `besides` are known keys of the mapping that are no fields of the struct. Fields that the mapping lacks are
+        taken from `base`. `spelt` has the fields that the file spells differently.
         """
         if not isinstance(value.content, dict):
             if value.content is None:
@@ -93,7 +93,7 @@ class SettingsReader:
                 )
 
     def _delivery(self, value: Value, path: str, default: object) -> Delivery | DeliverySettings | None:
-        """Return the delivery that a word or a mapping names; what it does not say is as in `default`."""
+        """Return the delivery that a word or a mapping describes; keys that it lacks are taken from `default`."""
         if not isinstance(value.content, dict):
             kind: Delivery | None = self._field(Delivery | None, value, path)
             return default if isinstance(default, DeliverySettings) and default.kind is kind else kind

@@ -1,4 +1,4 @@
-"""Between the audit trail and the wire: requests about it read and checked, lines and proofs written."""
+"""Converts between the audit trail and messages: reads and checks requests, writes lines and proofs."""
 
 from msgspec.structs import asdict
 
@@ -44,7 +44,7 @@ def read_query(request: pb.ListAuditEventsRequest, max_scan_bytes: int) -> Audit
 
 
 def read_filter(request: pb.ListAuditEventsRequest | pb.TailAuditEventsRequest) -> AuditFilter:
-    """Return which events a request asks for. Raises RequestInvalid."""
+    """Return the filter of a request. Raises RequestInvalid."""
     if request.source_ip and not is_source_ip(request.source_ip):
         shown = request.source_ip[:64]
         raise RequestInvalid("source_ip", f"'{shown}' is neither an IP address nor 'unknown'")
@@ -68,7 +68,7 @@ def entry_to_wire(entry: AuditEntry) -> pb.AuditEntry:
 
 
 def batch_to_wire(log_id: str, batch: AuditBatch) -> pb.TailAuditEventsResponse:
-    """Return the message that brings a tail's batch, or a sign of life."""
+    """Return the message for a tail's batch; a heartbeat if it is empty."""
     return pb.TailAuditEventsResponse(
         log_id=log_id,
         entries=map(entry_to_wire, batch.entries),
@@ -88,7 +88,7 @@ def consistency_to_wire(log_id: str, proof: ConsistencyProof) -> pb.GetConsisten
 
 
 def _record(line: AuditLine | None) -> record_pb2.LogRecord | None:
-    """Return the record that a line tells of; None if it is damaged."""
+    """Return the record of a line; None if the line is damaged."""
     if line is None:
         return None
     try:

@@ -1,6 +1,6 @@
-"""From the wire to `LogRecord`, the one conversion, with every check of a record on the way; and receipts back.
+"""Converts messages to `LogRecord`s, with every check of a record, and outcomes to receipts.
 
-Runs for each record; what only bad or unusual records need stands in helpers.
+This runs for each record; only bad or unusual records need the helpers.
 """
 
 import time
@@ -39,7 +39,7 @@ _BOTH_ASSIGNED = ("timestamp", "event_id")
 
 
 class RecordReader:
-    """Reads the records of requests into `LogRecord`s, or says what is wrong with them.
+    """Reads the records of requests into `LogRecord`s and reports what is wrong with them.
 
     `clock` gives nanoseconds since 1970-01-01T00:00:00Z. Receipt times never decrease, and no two requests and
     no two job reports have the same, so that reports without a time keep their order.
@@ -59,7 +59,7 @@ class RecordReader:
     def read_all(
         self, records: Sequence[pb.LogRecord], request_bytes: int
     ) -> tuple[Sequence[LogRecord], Sequence[int], dict[int, RecordInvalid]]:
-        """Return the good records, the index of each in `records`, and what is wrong with the others by index.
+        """Return the good records, the index of each in `records`, and the errors of the others by index.
 
         `request_bytes` is the size of the request: a record cannot be larger than that.
         """
@@ -273,7 +273,7 @@ def _bad_event(event_name: str, user_id: str, source_ip: str) -> RecordInvalid:
     if not user_id:
         return RecordInvalid("audit.user_id", "is mandatory")
     if not source_ip:
-        return RecordInvalid("audit.source_ip", "is mandatory; say 'unknown' where there is no address")
+        return RecordInvalid("audit.source_ip", "is mandatory; write 'unknown' if there is no address")
     return RecordInvalid("audit.source_ip", f"{_shown(source_ip)} is neither an IP address nor 'unknown'")
 
 
@@ -303,5 +303,5 @@ def _numbers(members: Iterable[Level] | Iterable[JobState]) -> str:
 
 
 def _shown(text: str) -> str:
-    """Quote a sender's text for an error message, not too much of it."""
+    """Quote the beginning of a sender's text for an error message."""
     return repr(text if len(text) <= 64 else text[:64] + "…")

@@ -1,4 +1,4 @@
-"""How records come to a handler: the sender waits for its commit, or a bounded queue and a task bring them.
+"""Deliver records to a handler: directly, so that the sender waits for the commit, or through a bounded queue.
 
 The dispatcher starts a delivery, gives it records by `take`, and at the end calls `drain`, `stop` and `finish`. A
 delivery never raises for a handler's failure.
@@ -34,10 +34,10 @@ def _no_receipt(index: int) -> None:
 
 
 class CommittedDelivery:
-    """Hands records to one committed handler, each once, and waits for its outcomes, but not for ever.
+    """Gives records to one committed handler, each once, and waits for its outcomes up to a timeout.
 
-    A commit runs in a task of its own that nobody cancels: when the timeout passes or the caller goes away,
-    only the waiting ends, and the outcome still enters the window.
+    A commit runs in its own task and is never cancelled: when the timeout passes or the caller goes away, only the
+    waiting ends, and the outcome still enters the window.
     """
 
     kind = Delivery.COMMITTED
@@ -49,7 +49,7 @@ class CommittedDelivery:
         self.levels = frozenset(level for level in Level if handler.can_handle(level))
         self._settings = settings
         self._window = IdempotencyWindow(window_capacity)
-        #: Records by what became of them: `committed`, `duplicate`, `refused`, `busy`, `timeout`.
+        #: Records by outcome: `committed`, `duplicate`, `refused`, `busy`, `timeout`.
         self.counts: Counter[str] = self._window.counts
         self._window_capacity = window_capacity
         self._report = report
@@ -58,7 +58,7 @@ class CommittedDelivery:
         self._tasks: set[asyncio.Task[Outcomes]] = set()
 
     async def start(self) -> None:
-        """Start the handler, and learn what it committed before."""
+        """Start the handler, and restore the window from its last commits."""
         await self.handler.start()
         self._window.restore(await self.handler.recent_commits(self._window_capacity))
 
@@ -96,7 +96,7 @@ class CommittedDelivery:
         return self._in_flight
 
     def finish(self) -> None:
-        """Report what was not reported yet; here, nothing."""
+        """Report anything that was not reported yet: nothing."""
 
     async def _commit_all(self, records: Sequence[LogRecord]) -> Outcomes:
         self._in_flight += len(records)
@@ -116,7 +116,7 @@ class CommittedDelivery:
         return outcomes
 
     def _report_failure(self, what: str) -> None:
-        """Tell the operator of a handler that does not commit, at once and then at most so often."""
+        """Report that the handler does not commit: at once, then at most every `REPORT_INTERVAL_SECONDS`."""
         now = asyncio.get_running_loop().time()
         if self._last_report is None or now - self._last_report >= REPORT_INTERVAL_SECONDS:
             self._last_report = now
@@ -126,7 +126,7 @@ class CommittedDelivery:
 class QueuedDelivery:
     """Keeps records for one queued handler and offers them in batches, in order, with retries.
 
-    What the queue cannot hold, or the handler refuses for good, is dropped and counted by cause.
+    A record that the queue cannot hold, or that the handler refuses for good, is dropped and counted by cause.
     """
 
     kind = Delivery.QUEUED
@@ -137,7 +137,7 @@ class QueuedDelivery:
         self.handler = handler
         self.levels = frozenset(level for level in Level if handler.can_handle(level))
         self._settings = settings
-        #: Records by what became of them: `accepted`, `duplicate`, `delivered`, `retried`, and for those
+        #: Records by outcome: `accepted`, `duplicate`, `delivered`, `retried`, and for those
         #: dropped `dropped_queue_full`, `dropped_refused`, `dropped_retries_exhausted`, `dropped_at_stop`.
         self.counts: Counter[str] = Counter()
         self._window = IdempotencyWindow(window_capacity)
@@ -161,8 +161,8 @@ class QueuedDelivery:
     async def take(self, records: Sequence[LogRecord]) -> Outcomes:
         """Queue the records that are new; return `Committed` for each, and the first outcome for the others.
 
-        Waits for room only where the handler's `overflow` is `block`. What is dropped is not refused: the
-        sender could do nothing about it.
+        Waits for room only if the handler's `overflow` is `block`. A dropped record is not refused: the sender
+        could not do anything about it.
         """
         answers = self._window.take_new(records)
         new = records
@@ -194,7 +194,7 @@ class QueuedDelivery:
         await self.handler.stop()
 
     def abandon(self) -> int:
-        """Give up on what is queued; return how many records that was."""
+        """Drop the queued records; return how many they were."""
         left = len(self._queue) + self._offered
         self._drop("at_stop", left)
         self._queue.clear()
@@ -216,7 +216,7 @@ class QueuedDelivery:
         self._drop("queue_full", overflow)
 
     async def _wait_for_room(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
-        """Queue what there is room for, as room comes, up to `block_seconds`; return the rest."""
+        """Queue records as there is room for them, for at most `block_seconds`; return the rest."""
         settings = self._settings
         try:
             async with asyncio.timeout(settings.block_seconds):
@@ -246,12 +246,12 @@ class QueuedDelivery:
             self._offered = 0
 
     async def _deliver(self, batch: Sequence[LogRecord]) -> None:
-        """Offer a batch until the handler has taken or finally refused every record of it."""
+        """Offer a batch until the handler has taken or finally refused each of its records."""
         settings = self._settings
         pause = settings.retry_initial_seconds
         for attempt in range(settings.max_retries + 1):
             outcomes = await call_handler(self.handler, batch)
-            batch, error = self._settle(batch, outcomes)
+            batch, error = self._resolve(batch, outcomes)
             if error is None:
                 return
             if attempt < settings.max_retries:
@@ -260,10 +260,10 @@ class QueuedDelivery:
                 pause = min(pause * 2, settings.retry_max_seconds)
         self._drop("retries_exhausted", len(batch), error)
 
-    def _settle(
+    def _resolve(
         self, batch: Sequence[LogRecord], outcomes: Outcomes
     ) -> tuple[Sequence[LogRecord], RetryableError | None]:
-        """Count what is settled; return the records worth another try, and the last one's error."""
+        """Count the final outcomes; return the records to offer again, and the last one's error."""
         again: list[LogRecord] = []
         error: RetryableError | None = None
         reason: HandlerError | None = None

@@ -40,7 +40,7 @@ CLOSE_SECONDS = 2.0
 
 
 class Producer(Protocol):
-    """Makes records in this process. Opened once records are taken, and closed before the handlers are."""
+    """Makes records in this process. Opened after the handlers are started, closed before they are stopped."""
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to send, in the dispatcher's event loop."""
@@ -49,7 +49,7 @@ class Producer(Protocol):
         """Wait until everything made so far was sent."""
 
     async def close(self, timeout: float) -> None:
-        """Send what there is for at most `timeout` seconds, and give up on the rest."""
+        """Send for at most `timeout` seconds, and drop the rest."""
 
 
 class Route:
@@ -96,7 +96,7 @@ class Dispatcher:
 
     @classmethod
     def from_config(cls, config: Config | Path | str | None, *, report: Report = report) -> Self:
-        """Build what a configuration describes: a loaded one, a file's path, or None: the defaults.
+        """Build the service that a configuration describes: a loaded one, a file's path, or None for the defaults.
 
         Raises ConfigError with every problem of the file.
         """
@@ -288,7 +288,7 @@ class Dispatcher:
 async def _offer(
     delivery: HandlerDelivery, records: Sequence[LogRecord], outcomes: list[Outcome | None]
 ) -> None:
-    """Give a delivery, in order, the records it takes and no other refused; merge its outcomes into `outcomes`."""
+    """Give a delivery its records, in order, except those already refused; merge its outcomes into `outcomes`."""
     share = [
         index
         for index, record in enumerate(records)

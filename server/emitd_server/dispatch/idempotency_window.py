@@ -1,4 +1,4 @@
-"""The records that a handler has taken lately: the memory that makes a retry harmless."""
+"""Remembers which records a handler has taken lately, so that a retry is harmless."""
 
 import asyncio
 from collections import Counter, deque
@@ -19,12 +19,12 @@ Commit: TypeAlias = Callable[[Sequence[LogRecord]], Awaitable[Outcomes]]
 
 _AUDIT = Level.AUDIT
 _COMMITTED = Committed()
-#: The outcomes of smaller batches are made at once: kept for later they would take more memory than that.
+#: Smaller batches keep their outcomes themselves, which takes less memory than the means to make them later.
 SMALL_BATCH_RECORDS = 64
 
 
 class _Batch(msgspec.Struct, gc=False):
-    """Records that were taken together."""
+    """A batch of records that was taken."""
 
     #: None: not known yet, or each is a plain `Committed`.
     outcomes: Sequence[Outcome] | None = None
@@ -33,7 +33,7 @@ class _Batch(msgspec.Struct, gc=False):
 
 
 class _Taken(msgspec.Struct, gc=False, frozen=True):
-    """One of them."""
+    """A record of a batch."""
 
     batch: _Batch
     place: int
@@ -58,7 +58,7 @@ class IdempotencyWindow:
     """
 
     def __init__(self, capacity: int) -> None:
-        #: Records by what became of them: `committed`, `duplicate`, `refused`.
+        #: Records by outcome: `committed`, `duplicate`, `refused`.
         self.counts: Counter[str] = Counter()
         self._capacity = capacity
         self._taken: dict[Key, _Taken] = {}
@@ -69,7 +69,7 @@ class IdempotencyWindow:
         return len(self._order)
 
     def restore(self, commits: Iterable[RecentCommit]) -> None:
-        """Take over what a handler committed before it was started, oldest first."""
+        """Remember what a handler committed before it was started, oldest first."""
         for commit in commits:
             taken = _Taken(_Batch([Committed(commit.receipt)]), 0, commit.fingerprint)
             keys: list[Key] = [commit.record_id] if commit.record_id else []
@@ -83,7 +83,7 @@ class IdempotencyWindow:
         """Give `commit` the records that are new, and answer the others from memory, in order.
 
         A copy of a record that is being committed, by this call or another, waits for that commit; if it
-        fails, the copy is committed in its stead.
+        fails, the copy is committed instead.
         """
         keys, places = _keys_of_all(records)
         if self._are_new(keys):
@@ -117,7 +117,7 @@ class IdempotencyWindow:
     async def _commit_some(
         self, records: Sequence[LogRecord], todo: Sequence[int], commit: Commit, outcomes: dict[int, Outcome]
     ) -> Sequence[int]:
-        """Answer what can be answered now; return the indexes of copies that waited for another commit."""
+        """Answer the records that can be answered now; return the indexes of copies that waited for another commit."""
         fresh: dict[int, LogRecord] = {}
         claimed: set[Key] = set()
         copies: list[int] = []
@@ -159,7 +159,7 @@ class IdempotencyWindow:
     def _close_batch(
         self, batch: _Batch, keys: Sequence[Key], places: Sequence[int], outcomes: Outcomes | None
     ) -> None:
-        """Take over a batch's outcomes; None: the commit failed as a whole, and all its keys are free again."""
+        """Keep a batch's outcomes; None: the commit failed as a whole, and all its keys are free again."""
         assert batch.done is not None
         batch.done.set()
         batch.done = None
@@ -182,7 +182,7 @@ class IdempotencyWindow:
         self._taken.update(zip(keys, [taken[place] for place in places], strict=True))
 
     def _keep(self, keys: Sequence[Key]) -> None:
-        """Note that the outcomes of these keys are known, and forget the oldest."""
+        """Remember keys whose outcomes are known, and forget the oldest."""
         self._order.extend(keys)
         while len(self._order) > self._capacity:
             del self._taken[self._order.popleft()]

@@ -24,7 +24,7 @@ from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 
 __all__ = ["AuditServicer"]
 
-#: So many events of a page are made messages, about 2 ms, before others get their turn in the event loop.
+#: Events of a page that become messages in one turn of the event loop, about 2 ms.
 SLICE_ENTRIES = 100
 
 
@@ -70,7 +70,7 @@ class AuditServicer:
         return response.SerializeToString()
 
     async def get_inclusion_proof(self, data: bytes) -> bytes:
-        """GetInclusionProof: by index, or by the event's id, which is looked for first."""
+        """GetInclusionProof: by index or by the event's id."""
         request = self._parse(pb.GetInclusionProofRequest, data)
         source = self._dispatcher.audit(request.log_id)
         index = await _leaf_index(source, request)

@@ -1,4 +1,4 @@
-"""WatchJob, one stream of a job's updates to its end, and WatchJobs, one of many jobs'; both with heartbeats."""
+"""The streams of WatchJob, which ends with its job, and of WatchJobs, both with heartbeats."""
 
 from collections import OrderedDict
 from collections.abc import AsyncIterator
@@ -13,7 +13,7 @@ from emitd_server.settings import WatchSettings
 
 __all__ = ["JobWatches"]
 
-#: How many updates are kept in their serialised form.
+#: Updates kept in serialised form.
 ENCODED_UPDATES = 256
 
 
@@ -30,7 +30,7 @@ class JobWatches:
     async def watch(self, source: JobSource, request: pb.WatchJobRequest) -> AsyncIterator[bytes]:
         """Yield serialised WatchJobResponse messages until the job has ended.
 
-        Raises JobNotFound, TooManyWatchers, ServiceStopping, RequestInvalid, and whatever the source raises.
+        Raises JobNotFound, TooManyWatchers, ServiceStopping, RequestInvalid, and the errors of the source.
         """
         job_id = read_job_id(request.job_id)
         with self._limit.counted():
@@ -96,6 +96,6 @@ class JobWatches:
 
 
 def _heartbeat(job: Job | None) -> bytes:
-    """Return the sign of life of an idle stream; None: its job does not exist yet."""
+    """Return the heartbeat of an idle stream; None: its job does not exist yet."""
     message = pb.WatchJobResponse(heartbeat=True, job=None if job is None else job_to_wire(job))
     return message.SerializeToString()

@@ -34,7 +34,7 @@ class LogServicer:
 
     def __init__(self, dispatcher: Dispatcher, streams: OpenStreams) -> None:
         self._dispatcher = dispatcher
-        #: Not 0, which is none.
+        #: Never 0, which means none.
         self._server_id = secrets.randbits(64) | 1
         self._limits = dispatcher.settings.limits
         self._reader = RecordReader(self._limits)
@@ -71,7 +71,7 @@ class LogServicer:
         return log_service_pb2.EmitResponse(receipt=receipt).SerializeToString()
 
     async def emit_batch(self, data: bytes) -> bytes:
-        """EmitBatch: a verdict for each record, columnar: what went well is only counted."""
+        """EmitBatch: errors and notices by index; all other records are only counted."""
         request = self._parse(log_service_pb2.EmitBatchRequest, data)
         wire_records = request.records
         if len(wire_records) > self._limits.max_batch_records:

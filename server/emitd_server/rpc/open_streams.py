@@ -1,6 +1,6 @@
-"""The streaming calls that are open, so that they can be ended when the server goes down.
+"""The open streaming calls, so that they can be ended when the server goes down, and limits on their number.
 
-grpc's own stop waits for every stream to end by itself, which a watch does not.
+grpc's own stop waits for each stream to end by itself, which a watch does not.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ T = TypeVar("T")
 class OpenStreams:
     """Knows which streaming calls are waiting, and ends their waits when it is closed.
 
-    A call is ended where it waits, and never while it sends: it can still say why it ends.
+    A call is ended while it waits, never while it sends, so that it can still send its status.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class OpenStreams:
             task.cancel()
 
     def waiting(self) -> "Waiting":
-        """Return a context manager for what a call waits for; it can be entered again and again."""
+        """Return a context manager for the waits of one call; it can be entered many times."""
         return Waiting(self)
 
     async def iterate(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
@@ -61,7 +61,7 @@ class Waiting:
             raise ServiceStopping
         task = asyncio.current_task()
         assert task is not None
-        self._task = task  # asked anew each time: a generator can be handed from task to task
+        self._task = task  # asked each time: a generator can be handed from task to task
         self._streams.waiting_tasks.add(task)
 
     def __exit__(
