@@ -348,7 +348,7 @@ class _Loader:
                 form = ", ".join(f"{key}: {value.shown()}" for key, value in values.items())
         if settings is not None:
             self._notes.append(
-                f"{self._file}:{entry.line}: {path}: {', '.join(flat)} belong into `delivery:`; "
+                f"{self._file}:{entry.line}: {path}: {', '.join(flat)} belong in `delivery:` now; "
                 f"write `delivery: {{kind: {kind.value}{form and ', '}{form}}}`"
             )
         return settings

@@ -29,10 +29,6 @@ __all__ = ["CommittedDelivery", "QueuedDelivery", "call_handler"]
 REPORT_INTERVAL_SECONDS = 10.0
 
 
-def _no_receipt(index: int) -> None:
-    return None
-
-
 class CommittedDelivery:
     """Gives records to one committed handler, each once, and waits for its outcomes up to a timeout.
 
@@ -175,9 +171,8 @@ class QueuedDelivery:
         else:
             await self._squeeze_in(new)
         self._more.set()
-        return Outcomes(
-            len(records), _no_receipt, {i: answer for i, answer in enumerate(answers) if answer is not None}
-        )
+        known = {place: answer for place, answer in enumerate(answers) if answer is not None}
+        return Outcomes(len(records), lambda place: None, known)
 
     async def drain(self) -> None:
         """Wait until the queue is empty and the handler has answered for all of it."""

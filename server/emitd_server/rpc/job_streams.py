@@ -54,7 +54,8 @@ class JobWatches:
                     elif job is None and not request.wait_for_creation:
                         raise JobNotFound(job_id)  # it was removed just now
                     else:
-                        yield _heartbeat(job)
+                        wire_job = None if job is None else job_to_wire(job)
+                        yield pb.WatchJobResponse(heartbeat=True, job=wire_job).SerializeToString()
 
     async def watch_many(
         self, source: ManagedJobSource, request: pb.WatchJobsRequest
@@ -93,9 +94,3 @@ class JobWatches:
         if len(self._encoded) > ENCODED_UPDATES:
             self._encoded.popitem(last=False)
         return encoded
-
-
-def _heartbeat(job: Job | None) -> bytes:
-    """Return the heartbeat of an idle stream; None: its job does not exist yet."""
-    message = pb.WatchJobResponse(heartbeat=True, job=None if job is None else job_to_wire(job))
-    return message.SerializeToString()

@@ -1,14 +1,13 @@
 """The gRPC edge of `emitd.v1.LogService`; see `rpc` for how requests come in and errors go out."""
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import grpc
 
 from emitd.v1 import job_pb2, log_service_pb2
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.outcome import Committed, JobReceipt, Outcomes, Refused
-from emitd_handlers.record import LogRecord
 from emitd_server.convert.jobs import (
     job_to_wire,
     read_job_id,
@@ -88,13 +87,24 @@ class LogServicer:
                 continue
             duplicates += outcome.duplicate
             if isinstance(outcome.receipt, JobReceipt) and outcome.receipt.is_notable:
-                _add_notice(response, indexes[place], outcome.receipt)
+                response.job_notices.add(
+                    index=indexes[place],
+                    job_id=outcome.receipt.job_id,
+                    stale_reason=outcome.receipt.stale_reason,
+                    current_attempt=outcome.receipt.attempt,
+                    cancel_requested=outcome.receipt.cancel_requested,
+                )
         response.accepted_count = len(wire_records) - len(refused) - duplicates
         response.duplicate_count = duplicates
-        for index in sorted(refused):
-            _add_error(response, index, refused[index])
+        for index, error in sorted(refused.items()):
+            status = status_of(error, f"records[{index}]")
+            response.errors.add(index=index, status=status, retryable=is_retryable(error))
         if request.want_receipts:
-            self._add_receipts(response, len(wire_records), indexes, records, outcomes)
+            receipts = [log_service_pb2.Receipt() for _ in wire_records]
+            for index, record, outcome in zip(indexes, records, outcomes, strict=True):
+                if isinstance(outcome, Committed):
+                    receipts[index] = receipt_to_wire(record, outcome, self._dispatcher.route(record.level))
+            response.receipts.extend(receipts)
         return response.SerializeToString()
 
     async def get_job(self, data: bytes) -> bytes:
@@ -142,33 +152,3 @@ class LogServicer:
         if job is None:
             raise JobNotFound(job_id)
         return job_pb2.RequestCancelResponse(job=job_to_wire(job)).SerializeToString()
-
-    def _add_receipts(
-        self,
-        response: log_service_pb2.EmitBatchResponse,
-        count: int,
-        indexes: Sequence[int],
-        records: Sequence[LogRecord],
-        outcomes: Outcomes,
-    ) -> None:
-        receipts = [log_service_pb2.Receipt() for _ in range(count)]
-        for index, record, outcome in zip(indexes, records, outcomes, strict=True):
-            if isinstance(outcome, Committed):
-                receipts[index] = receipt_to_wire(record, outcome, self._dispatcher.route(record.level))
-        response.receipts.extend(receipts)
-
-
-def _add_notice(response: log_service_pb2.EmitBatchResponse, index: int, receipt: JobReceipt) -> None:
-    response.job_notices.add(
-        index=index,
-        job_id=receipt.job_id,
-        stale_reason=receipt.stale_reason,
-        current_attempt=receipt.attempt,
-        cancel_requested=receipt.cancel_requested,
-    )
-
-
-def _add_error(response: log_service_pb2.EmitBatchResponse, index: int, error: EmitdError) -> None:
-    response.errors.add(
-        index=index, status=status_of(error, f"records[{index}]"), retryable=is_retryable(error)
-    )

@@ -84,7 +84,7 @@ def test_a_delivery_is_a_word_or_a_mapping(
     assert config.handlers[0].build().delivery == expected
     form = "max_records: 5" if expected.kind is Delivery.QUEUED else "timeout_seconds: 2"
     new = f"write `delivery: {{kind: {expected.kind.value}, {form}}}`"
-    old = "handlers.d: timeout_seconds, queue_size belong into `delivery:`"
+    old = "handlers.d: timeout_seconds, queue_size belong in `delivery:` now"
     assert list(config.notes) == ([f"{folder}/c.yml:1: {old}; {new}"] if "queue_size" in delivery else [])
 
 
