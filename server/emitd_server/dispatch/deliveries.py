@@ -9,7 +9,7 @@ from collections import Counter, deque
 from collections.abc import Sequence
 
 from emitd_handlers.base import BaseLogHandler
-from emitd_handlers.diagnostics import Report
+from emitd_handlers.diagnostics import Report, Throttle
 from emitd_handlers.errors import (
     HandlerBusy,
     HandlerError,
@@ -49,7 +49,7 @@ class CommittedDelivery:
         self.counts: Counter[str] = self._window.counts
         self._window_capacity = window_capacity
         self._report = report
-        self._last_report: float | None = None
+        self._throttle = Throttle(REPORT_INTERVAL_SECONDS)
         self._in_flight = 0
         self._tasks: set[asyncio.Task[Outcomes]] = set()
 
@@ -107,16 +107,13 @@ class CommittedDelivery:
     async def _emit_batch(self, records: Sequence[LogRecord]) -> Outcomes:
         outcomes = await call_handler(self.handler, records)
         last = outcomes.exceptional.get(len(outcomes) - 1)
-        if type(last) is Refused and isinstance(last.error, HandlerUnavailable):
-            self._report_failure(str(last.error))
+        if (
+            isinstance(last, Refused)
+            and isinstance(last.error, HandlerUnavailable)
+            and self._throttle.is_due()
+        ):
+            self._report(str(last.error))
         return outcomes
-
-    def _report_failure(self, what: str) -> None:
-        """Report that the handler does not commit: at once, then at most every `REPORT_INTERVAL_SECONDS`."""
-        now = asyncio.get_running_loop().time()
-        if self._last_report is None or now - self._last_report >= REPORT_INTERVAL_SECONDS:
-            self._last_report = now
-            self._report(what)
 
 
 class QueuedDelivery:
@@ -147,7 +144,7 @@ class QueuedDelivery:
         self._unreported: Counter[str] = Counter()
         #: Why the handler refused what was last dropped, by cause.
         self._reasons: dict[str, str] = {}
-        self._last_report: float | None = None
+        self._throttle = Throttle(REPORT_INTERVAL_SECONDS)
 
     async def start(self) -> None:
         """Start the handler and the task that feeds it."""
@@ -283,10 +280,8 @@ class QueuedDelivery:
             self._reasons[cause] = f" (last: {escape(str(error))})"
         self.counts[f"dropped_{cause}"] += count
         self._unreported[cause] += count
-        now = asyncio.get_running_loop().time()
-        if self._last_report is None or now - self._last_report >= REPORT_INTERVAL_SECONDS:
+        if self._throttle.is_due():
             self.finish()
-            self._last_report = now
 
     def finish(self) -> None:
         """Report the drops not reported yet."""
