@@ -31,7 +31,7 @@ from emitd_handlers.durable.disk import Disk
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.outcome import AllCommitted, AuditReceipt, Committed, Outcome, RecentCommit, Refused
+from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Outcomes, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 
@@ -169,13 +169,13 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
             try:
                 (first_index,) = await committed
             except Exception as error:
-                refused = self._refused(error)
+                refused = self.refusal(error)
                 for place in lines.places:
                     outcomes[place] = refused
             else:
                 receipt = _receipts(opened.log.file.log_id, lines, first_index)
                 if len(lines.places) == len(records):
-                    return AllCommitted(len(records), receipt)
+                    return Outcomes(len(records), receipt)
                 for index, place in enumerate(lines.places):
                     outcomes[place] = Committed(receipt(index))
         return outcomes

@@ -34,11 +34,11 @@ from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_server.config.loader import Config
 from emitd_server.convert.jobs import job_to_wire, read_job_id, read_query
+from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import ServiceStopping
 from emitd_server.in_process.errors import client_errors
 from emitd_server.in_process.ingress import Ingress
 from emitd_server.in_process.job import InProcessJob
-from emitd_server.service import LoggingService
 
 if TYPE_CHECKING:
     from emitd.interface import AsyncLogger
@@ -54,10 +54,10 @@ class InProcessClient:
     All clients of a service share its queue of log lines (10,000 of them, 64 MiB in all), and `stats`.
     """
 
-    def __init__(self, service: LoggingService, *, source: str = "", owns_service: bool = False) -> None:
+    def __init__(self, service: Dispatcher, *, source: str = "", owns_service: bool = False) -> None:
         """Use `service`; with `owns_service`, opening and closing this client starts and stops it."""
         self._service = service
-        self._intake: Ingress = service.intake
+        self._intake = Ingress.of(service)
         self._source = as_text(source)
         self._owns_service = owns_service
         self._attributes: Mapping[str, object] = {}
@@ -70,9 +70,9 @@ class InProcessClient:
     def from_config(cls, config: Config | Path | str | None, *, source: str = "") -> Self:
         """Return a client with a service of its own, which lives as long as the client is open.
 
-        Raises ConfigError as `LoggingService.from_config` does, and opening it StartError.
+        Raises ConfigError as `Dispatcher.from_config` does, and opening it StartError.
         """
-        return cls(LoggingService.from_config(config), source=source, owns_service=True)
+        return cls(Dispatcher.from_config(config), source=source, owns_service=True)
 
     async def __aenter__(self) -> Self:
         if self._owns_service:

@@ -1,6 +1,6 @@
 """The way into the service for what is made in this process: the twin of the gRPC edge.
 
-    pb.LogRecord ─> RecordReader ─> LoggingService.dispatch ─> outcomes ─> receipt
+    pb.LogRecord ─> RecordReader ─> Dispatcher.dispatch ─> outcomes ─> receipt
 
 A record passes the same checks and limits here as there, and gets the same receipt. One intake serves all clients
 of a service.
@@ -9,22 +9,20 @@ of a service.
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.errors import EmitdError, HandlerTimeout
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import LogRecord
-from emitd_server.convert.receipts import receipt_to_wire
-from emitd_server.convert.records import RecordReader
-from emitd_server.diagnostics import Report
+from emitd_server.convert.records import RecordReader, receipt_to_wire
+from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import ServiceStopping
 from emitd_server.in_process.errors import client_error
 from emitd_server.in_process.line_queue import LineQueue
 from emitd_server.rpc.job_streams import JobWatches
 from emitd_server.rpc.open_streams import OpenStreams
-from emitd_server.service import LoggingService
 
 __all__ = ["Ingress"]
 
@@ -43,19 +41,26 @@ T = TypeVar("T")
 class Ingress:
     """Takes messages of the contract from within the process. Opened and closed by its service."""
 
-    def __init__(self, service: LoggingService, report: Report) -> None:
+    def __init__(self, service: Dispatcher) -> None:
         self.service = service
-        self.report = report
+        self.report = service.report
         #: Records by what became of them: `sent`, `failed` (its caller was told), and those dropped, by cause.
         self.counts: Counter[str] = Counter()
         #: The event loop of the service, from its start on.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.lines = LineQueue(self._send_lines, self.counts, report)
+        self.lines = LineQueue(self._send_lines, self.counts, service.report)
         self._reader = RecordReader(service.settings.limits)
         self._tasks: set[asyncio.Task[Any]] = set()
         # These streams are never closed, for that would cancel the application's own tasks. A watch ends when the
         # handler that serves jobs does, and so after the last news of jobs that the end of the application ended.
         self.watches = JobWatches(service.settings.watch, OpenStreams())
+
+    @classmethod
+    def of(cls, service: Dispatcher) -> Self:
+        """Return the ingress of a service, which all its clients share."""
+        ingress = service.producer(lambda: cls(service))
+        assert isinstance(ingress, cls)
+        return ingress
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, in the service's event loop, once the service takes records."""
@@ -69,6 +74,10 @@ class Ingress:
                 "await this in the event loop that the service was started in, such as in an `async def` route; "
                 "from elsewhere, `asyncio.run_coroutine_threadsafe` brings it there"
             )
+
+    async def flush(self) -> None:
+        """Wait until every line logged so far is with its handlers, or counted as dropped."""
+        await self.lines.flush(None)
 
     async def close(self, timeout: float) -> None:
         """Send what there is for so many seconds, and give up on the rest."""
