@@ -12,25 +12,29 @@ import asyncio
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
+from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 import grpc
 
+from emitd import requests
 from emitd.base_client import LogVerbs, MoreSettings
-from emitd.errors import JobNotFound, Unavailable
+from emitd.errors import Unavailable
 from emitd.jobs.async_reporter import RemoteJob
-from emitd.jobs.requests import list_request, watch_request
+from emitd.jobs.run_steps import drive_async
 from emitd.jobs.track import AsyncTrack
-from emitd.jobs.watch import JobWatch
 from emitd.receipt import Receipt, ReceiptState
+from emitd.receipt_proof import check_receipt, place_of
 from emitd.records.audit import audit_record
-from emitd.records.encoding import as_field
 from emitd.transport.async_reader import AsyncReader
+from emitd.v1 import audit_service_pb2 as audit_pb
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
+from emitd.watches import AuditTail, JobsWatch, JobWatch, OnOutage, Watch
 
 if TYPE_CHECKING:
+    from emitd import v1
     from emitd.interface import AsyncLogger
 
 __all__ = ["AsyncLogClient"]
@@ -133,11 +137,7 @@ class AsyncLogClient(LogVerbs):
 
     async def get_job(self, job_id: str) -> job_pb2.Job | None:
         """Return a job as it stands, or None."""
-        request = job_pb2.GetJobRequest(job_id=as_field(job_id))
-        try:
-            return (await self._reader.ask("GetJob", request, job_pb2.GetJobResponse)).job
-        except JobNotFound:
-            return None
+        return await drive_async(requests.get_job(job_id), self._ask)
 
     async def list_jobs(
         self,
@@ -146,18 +146,18 @@ class AsyncLogClient(LogVerbs):
         statuses: Iterable[str] = (),
         updated_after_unix_nano: int = 0,
         page_size: int = 100,
+        job_ids: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[job_pb2.Job, None]:
         """Yield jobs, newest first."""
-        request = list_request(job_type, statuses, updated_after_unix_nano, page_size)
-        while True:
-            page = await self._reader.ask("ListJobs", request, job_pb2.ListJobsResponse)
-            for job in page.jobs:
-                yield job
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
+        request = requests.list_request(
+            job_type, statuses, updated_after_unix_nano, page_size, job_ids=job_ids, labels=labels
+        )
+        async for page in self._pages(requests.Call("ListJobs", request, job_pb2.ListJobsResponse)):
+            for each in page.jobs:
+                yield each
 
-    async def watch_job(
+    def watch_job(
         self,
         job_id: str,
         *,
@@ -165,30 +165,92 @@ class AsyncLogClient(LogVerbs):
         wait_for_creation: bool = False,
         follow: bool = False,
         min_interval_ms: int = 0,
+        on_outage: OnOutage | None = None,
     ) -> AsyncGenerator[job_pb2.WatchJobResponse, None]:
-        """Yield the job's state and its changes, over as many connections as it takes."""
-        request = watch_request(
+        """Yield the job's state and its changes, over as many connections as it takes. See `LogClient.watch_job`."""
+        request = requests.watch_request(
             job_id,
             after_revision=after_revision,
             wait_for_creation=wait_for_creation,
             follow=follow,
             min_interval_ms=min_interval_ms,
         )
-        watch = JobWatch(request, self._settings.backoff)
-        await self.get_job(request.job_id)  # raises Unavailable in time where nobody answers
-        while True:
-            call = self._reader.stream("WatchJob", watch.request, job_pb2.WatchJobResponse)
-            try:
-                async for response in call:
-                    if watch.take(response):
-                        yield response
-                return
-            except grpc.RpcError as error:
-                self._engine.refuse_if_closed()
-                pause = watch.pause_after(error)
-            finally:
-                call.cancel()
-            await asyncio.sleep(pause)
+        return self._follow(JobWatch(request, self._settings.backoff, on_outage))
+
+    def watch_jobs(
+        self,
+        *,
+        min_interval_ms: int = 0,
+        on_outage: OnOutage | None = None,
+        **jobs: Unpack[requests.JobFilter],
+    ) -> AsyncGenerator[job_pb2.WatchJobsResponse, None]:
+        """See `LogClient.watch_jobs`."""
+        request = requests.watch_jobs_request(min_interval_ms, **jobs)
+        return self._follow(JobsWatch(request, self._settings.backoff, on_outage))
+
+    async def job_history(self, job_id: str, *, after_revision: int = 0) -> requests.JobHistory:
+        """See `LogClient.job_history`."""
+        return await drive_async(requests.job_history(job_id, after_revision), self._ask)
+
+    async def request_cancel(self, job_id: str, reason: str = "") -> job_pb2.Job:
+        """See `LogClient.request_cancel`."""
+        return (await self._ask(requests.request_cancel(job_id, reason))).job
+
+    async def audit_events(
+        self,
+        *,
+        received_after_unix_nano: int = 0,
+        received_before_unix_nano: int = 0,
+        newest_first: bool = False,
+        page_size: int = 100,
+        **events: Unpack[requests.AuditFilter],
+    ) -> AsyncGenerator[audit_pb.AuditEntry, None]:
+        """See `LogClient.audit_events`."""
+        request = requests.audit_events_request(
+            received_after_unix_nano, received_before_unix_nano, newest_first, page_size, **events
+        )
+        async for page in self._pages(requests.list_events(request)):
+            for each in page.entries:
+                yield each
+
+    def tail_audit_events(
+        self,
+        *,
+        from_index: int | None = None,
+        on_outage: OnOutage | None = None,
+        **events: Unpack[requests.AuditFilter],
+    ) -> AsyncGenerator[audit_pb.TailAuditEventsResponse, None]:
+        """See `LogClient.tail_audit_events`."""
+        request = requests.tail_request(from_index, **events)
+        return self._follow(AuditTail(request, self._settings.backoff, on_outage))
+
+    async def audit_event(self, event: str | int, *, log_id: str = "") -> audit_pb.AuditEntry | None:
+        """See `LogClient.audit_event`."""
+        return await drive_async(requests.audit_event(event, log_id), self._ask)
+
+    async def checkpoint(self, log_id: str = "") -> audit_pb.GetCheckpointResponse:
+        """See `LogClient.checkpoint`."""
+        return await self._ask(requests.checkpoint(log_id))
+
+    async def inclusion_proof(
+        self, event: str | int, *, tree_size: int = 0, log_id: str = ""
+    ) -> audit_pb.GetInclusionProofResponse:
+        """See `LogClient.inclusion_proof`."""
+        return await self._ask(requests.inclusion_proof(event, tree_size, log_id))
+
+    async def consistency_proof(
+        self, old_size: int, new_size: int = 0, *, log_id: str = ""
+    ) -> audit_pb.GetConsistencyProofResponse:
+        """See `LogClient.consistency_proof`."""
+        return await self._ask(requests.consistency_proof(old_size, new_size, log_id))
+
+    async def verify_receipt(
+        self, receipt: "Receipt | v1.AuditReceipt", vkey: str
+    ) -> audit_pb.GetInclusionProofResponse:
+        """See `LogClient.verify_receipt`."""
+        place = place_of(receipt)
+        proof = await self._ask(requests.inclusion_proof(place.leaf_index, 0, place.log_id))
+        return check_receipt(place, vkey, proof)
 
     async def flush(self, timeout: float | None = None) -> bool:
         """Wait until every line logged so far, and every job's news, is delivered or counted as dropped."""
@@ -252,6 +314,36 @@ class AsyncLogClient(LogVerbs):
         if sending.cancelled() or sending.exception() is not None:
             why = "its task was cancelled" if sending.cancelled() else str(sending.exception())
             self._engine.drop_abandoned(pb.LEVEL_AUDIT, why)
+
+    async def _ask(self, call: requests.Call[T]) -> T:
+        return await self._reader.ask(*call)
+
+    async def _pages(self, call: requests.Call[T]) -> AsyncGenerator[T, None]:
+        while True:
+            page: Any = await self._ask(call)
+            yield page
+            if not page.next_page_token:
+                return
+            call.request.page_token = page.next_page_token
+
+    async def _follow(self, watch: Watch[T]) -> AsyncGenerator[T, None]:
+        """Yield what is new in a stream, over as many connections as it takes."""
+        with suppress(watch.call.not_found):  # the stream says so itself, unless it waits for the job
+            await self._ask(watch.probe)  # raises Unavailable in time if no server answers
+        while True:
+            stream = self._reader.stream(watch.call.method, watch.call.request, watch.call.response)
+            try:
+                async for response in stream:
+                    if (news := watch.take(response)) is not None:
+                        yield news
+                watch.end()
+                return
+            except grpc.RpcError as error:
+                self._engine.refuse_if_closed()
+                pause = watch.pause_after(error)
+            finally:
+                stream.cancel()
+            await asyncio.sleep(pause)
 
     def _spawn(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work, name=name)

@@ -11,23 +11,29 @@ can help. What becomes of a record in each kind of trouble is a table in docs/cl
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from types import TracebackType
-from typing import Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import grpc
 
+from emitd import requests
 from emitd.base_client import LogVerbs
-from emitd.errors import JobNotFound, Unavailable
+from emitd.errors import Unavailable
 from emitd.jobs.reporter import JobReporter
-from emitd.jobs.requests import list_request, watch_request
+from emitd.jobs.run_steps import drive
 from emitd.jobs.track import Track
-from emitd.jobs.watch import JobWatch
 from emitd.receipt import Receipt, ReceiptState
+from emitd.receipt_proof import check_receipt, place_of
 from emitd.records.audit import audit_record
-from emitd.records.encoding import as_field
 from emitd.transport.reply import is_retryable, request_error
+from emitd.v1 import audit_service_pb2 as audit_pb
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
+from emitd.watches import AuditTail, JobsWatch, JobWatch, OnOutage, Watch
+
+if TYPE_CHECKING:
+    from emitd import v1
 
 __all__ = ["LogClient"]
 
@@ -127,12 +133,8 @@ class LogClient(LogVerbs):
         return track
 
     def get_job(self, job_id: str) -> job_pb2.Job | None:
-        """Return a job as it stands; None if nobody has reported it. Raises RequestRejected for an empty id."""
-        request = job_pb2.GetJobRequest(job_id=as_field(job_id))
-        try:
-            return self._ask("GetJob", request, job_pb2.GetJobResponse).job
-        except JobNotFound:
-            return None
+        """Return a job as it stands; None if there is none. Raises RequestRejected for an empty id."""
+        return drive(requests.get_job(job_id), self._ask)
 
     def list_jobs(
         self,
@@ -141,18 +143,18 @@ class LogClient(LogVerbs):
         statuses: Iterable[str] = (),
         updated_after_unix_nano: int = 0,
         page_size: int = 100,
+        job_ids: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
     ) -> Iterator[job_pb2.Job]:
         """Yield jobs, newest first, reading a page at a time.
 
         `statuses` are names such as `RUNNING`; none: any. Raises RequestRejected for an unknown one.
         """
-        request = list_request(job_type, statuses, updated_after_unix_nano, page_size)
-        while True:
-            page = self._ask("ListJobs", request, job_pb2.ListJobsResponse)
+        request = requests.list_request(
+            job_type, statuses, updated_after_unix_nano, page_size, job_ids=job_ids, labels=labels
+        )
+        for page in self._pages(requests.Call("ListJobs", request, job_pb2.ListJobsResponse)):
             yield from page.jobs
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def watch_job(
         self,
@@ -162,35 +164,131 @@ class LogClient(LogVerbs):
         wait_for_creation: bool = False,
         follow: bool = False,
         min_interval_ms: int = 0,
+        on_outage: OnOutage | None = None,
     ) -> Iterator[job_pb2.WatchJobResponse]:
         """Yield the job's state at once, then every change, until it has ended. See `emitd.v1.WatchJobRequest`.
 
         A connection that breaks is made again, for as long as it takes, and goes on after the last revision. Messages
-        with `heartbeat` set bring nothing new; they come when nothing else does. Raises JobNotFound; Unavailable for
-        a server that does not answer at all within `timeout`; ClientNotOpen when the client is closed.
+        with `heartbeat` set bring nothing new; they come when nothing else does. `on_outage` is called with the error
+        when a connection breaks, and with None when the server answers again; what it raises ends the watch.
+
+        Raises JobNotFound; Unavailable if no server answers within `timeout`; ClientNotOpen when the client is closed.
         """
-        request = watch_request(
+        request = requests.watch_request(
             job_id,
             after_revision=after_revision,
             wait_for_creation=wait_for_creation,
             follow=follow,
             min_interval_ms=min_interval_ms,
         )
-        watch = JobWatch(request, self._settings.backoff)
-        self.get_job(request.job_id)  # raises Unavailable in time where nobody answers
-        while True:
-            self._engine.refuse_if_closed()
-            try:
-                for response in self._engine.transport.stream(
-                    "WatchJob", watch.request, job_pb2.WatchJobResponse
-                ):
-                    if watch.take(response):
-                        yield response
-                return
-            except grpc.RpcError as error:
-                self._engine.refuse_if_closed()
-                pause = watch.pause_after(error)
-            time.sleep(pause)
+        return self._follow(JobWatch(request, self._settings.backoff, on_outage))
+
+    def watch_jobs(
+        self,
+        *,
+        min_interval_ms: int = 0,
+        on_outage: OnOutage | None = None,
+        **jobs: Unpack[requests.JobFilter],
+    ) -> Iterator[job_pb2.WatchJobsResponse]:
+        """Yield all jobs that match a filter, then every change of them, for ever. See `emitd.v1.WatchJobsResponse`.
+
+        The filter is `job_type`, `statuses`, `job_ids` and `labels`. The message with `snapshot_end` completes the jobs
+        that match now. Outages are as in `watch_job`: what changed during one comes after it, and a job that no longer
+        matches then comes with `left_filter`, its id and its last known revision alone.
+        """
+        request = requests.watch_jobs_request(min_interval_ms, **jobs)
+        return self._follow(JobsWatch(request, self._settings.backoff, on_outage))
+
+    def job_history(self, job_id: str, *, after_revision: int = 0) -> requests.JobHistory:
+        """Return the transitions of a job after a revision, over all its attempts. Raises JobNotFound."""
+        return drive(requests.job_history(job_id, after_revision), self._ask)
+
+    def request_cancel(self, job_id: str, reason: str = "") -> job_pb2.Job:
+        """Ask a job to stop by itself, and return the job. Raises JobNotFound.
+
+        Its reporter and its watchers see `cancel_requested`; the status does not change. If the job has `ended`,
+        nothing changes.
+        """
+        return self._ask(requests.request_cancel(job_id, reason)).job
+
+    def audit_events(
+        self,
+        *,
+        received_after_unix_nano: int = 0,
+        received_before_unix_nano: int = 0,
+        newest_first: bool = False,
+        page_size: int = 100,
+        **events: Unpack[requests.AuditFilter],
+    ) -> Iterator[audit_pb.AuditEntry]:
+        """Yield audit events, in the order of the log or from its end, reading a page at a time.
+
+        The filter is `event_name_prefix`, `user_id` and `source_ip`; `log_id` is needed only if the server has several
+        logs. The times are those of receipt. Raises AuditNotFound if there is no such log.
+        """
+        request = requests.audit_events_request(
+            received_after_unix_nano, received_before_unix_nano, newest_first, page_size, **events
+        )
+        for page in self._pages(requests.list_events(request)):
+            yield from page.entries
+
+    def tail_audit_events(
+        self,
+        *,
+        from_index: int | None = None,
+        on_outage: OnOutage | None = None,
+        **events: Unpack[requests.AuditFilter],
+    ) -> Iterator[audit_pb.TailAuditEventsResponse]:
+        """Yield audit events as they are committed, in order, each once, for ever.
+
+        They begin with line `from_index`; None: with the next one to come. The filter is as in `audit_events`, outages
+        and heartbeats are as in `watch_job`. Raises AuditNotFound for a line beyond the next one.
+        """
+        request = requests.tail_request(from_index, **events)
+        return self._follow(AuditTail(request, self._settings.backoff, on_outage))
+
+    def audit_event(self, event: str | int, *, log_id: str = "") -> audit_pb.AuditEntry | None:
+        """Return one audit event, by its id or by its index in the log; None if the log does not have it.
+
+        By index only what a checkpoint covers is found: for a newer line the call waits, at most `timeout` seconds.
+        """
+        return drive(requests.audit_event(event, log_id), self._ask)
+
+    def checkpoint(self, log_id: str = "") -> audit_pb.GetCheckpointResponse:
+        """Return the newest checkpoint of an audit log, as the server shows it: nothing is verified."""
+        return self._ask(requests.checkpoint(log_id))
+
+    def inclusion_proof(
+        self, event: str | int, *, tree_size: int = 0, log_id: str = ""
+    ) -> audit_pb.GetInclusionProofResponse:
+        """Return the proof that an event, by id or index, is in the tree; size 0: that of the newest checkpoint.
+
+        Nothing is verified: see `verify_receipt`. Raises AuditNotFound.
+        """
+        return self._ask(requests.inclusion_proof(event, tree_size, log_id))
+
+    def consistency_proof(
+        self, old_size: int, new_size: int = 0, *, log_id: str = ""
+    ) -> audit_pb.GetConsistencyProofResponse:
+        """Return the proof that the tree of `old_size` lines is a beginning of that of `new_size`. Nothing is verified.
+
+        `new_size` 0: that of the newest checkpoint.
+        """
+        return self._ask(requests.consistency_proof(old_size, new_size, log_id))
+
+    def verify_receipt(
+        self, receipt: "Receipt | v1.AuditReceipt", vkey: str
+    ) -> audit_pb.GetInclusionProofResponse:
+        """Prove that the event of a receipt is in the log that the key has signed; return the proof.
+
+        `vkey` is the log's public key, from a source other than this server; several are separated by spaces. The call
+        waits for a checkpoint that covers the event, at most `timeout` seconds. Needs `pip install 'emitd[audit]'`.
+
+        Raises VerificationFailed if the receipt does not hold; RequestRejected for a malformed key, and for a receipt
+        of no committed audit event; AuditNotFound; Unavailable.
+        """
+        place = place_of(receipt)
+        proof = self._ask(requests.inclusion_proof(place.leaf_index, 0, place.log_id))
+        return check_receipt(place, vkey, proof)
 
     def flush(self, timeout: float | None = None) -> bool:
         """Wait until every log line logged so far, and every job's news, is delivered or counted as dropped.
@@ -242,7 +340,7 @@ class LogClient(LogVerbs):
     def _send_report(self, record: pb.LogRecord, may_spool: bool) -> Receipt:
         return self._send(record, may_spool=may_spool and self._settings.spool_records == "all")
 
-    def _ask(self, method: str, request: object, response: type[T]) -> T:
+    def _ask(self, call: requests.Call[T]) -> T:
         """Ask something, again while that can help. Raises EmitError."""
         give_up_at = time.monotonic() + self._settings.timeout
         attempts = 0
@@ -250,9 +348,35 @@ class LogClient(LogVerbs):
             self._engine.refuse_if_closed()
             left = give_up_at - time.monotonic()
             try:
-                return self._engine.transport.call(method, request, response, max(left, 0.001))
+                return self._engine.transport.call(call.method, call.request, call.response, max(left, 0.001))
             except grpc.RpcError as error:
                 if not is_retryable(error) or left <= 0:
-                    raise request_error(error) from error
+                    raise request_error(error, call.not_found) from error
             attempts += 1
             time.sleep(min(self._settings.backoff.pause(attempts), max(give_up_at - time.monotonic(), 0)))
+
+    def _pages(self, call: requests.Call[T]) -> Iterator[T]:
+        while True:
+            page: Any = self._ask(call)
+            yield page
+            if not page.next_page_token:
+                return
+            call.request.page_token = page.next_page_token
+
+    def _follow(self, watch: Watch[T]) -> Iterator[T]:
+        """Yield what is new in a stream, over as many connections as it takes."""
+        call = watch.call
+        with suppress(call.not_found):  # the stream says so itself, unless it waits for the job
+            self._ask(watch.probe)  # raises Unavailable in time if no server answers
+        while True:
+            self._engine.refuse_if_closed()
+            try:
+                for response in self._engine.transport.stream(call.method, call.request, call.response):
+                    if (news := watch.take(response)) is not None:
+                        yield news
+                watch.end()
+                return
+            except grpc.RpcError as error:
+                self._engine.refuse_if_closed()
+                pause = watch.pause_after(error)
+            time.sleep(pause)

@@ -4,6 +4,8 @@ EmitError                  .retryable says whether the same again can help, .fie
 ├── RecordRejected         the record is at fault, its id was used before, or nobody takes its level
 ├── RequestRejected        a question makes no sense, or the service cannot answer it
 ├── JobNotFound            there is no such job
+├── AuditNotFound          there is no such audit log, line or event
+├── VerificationFailed     a receipt does not hold: its event is not in the log that was signed
 ├── JobNotApplied          a report changed nothing: .stale_reason says why
 │   └── LeaseLost          the attempt went on, or ended, without its reporter
 ├── Unavailable            not now: try again (retryable)
@@ -14,6 +16,7 @@ exception: every call of a reporter whose job went on without it raises LeaseLos
 """
 
 __all__ = [
+    "AuditNotFound",
     "ClientNotOpen",
     "EmitError",
     "JobNotApplied",
@@ -22,6 +25,7 @@ __all__ = [
     "RecordRejected",
     "RequestRejected",
     "Unavailable",
+    "VerificationFailed",
 ]
 
 
@@ -47,6 +51,14 @@ class RequestRejected(EmitError):
 
 class JobNotFound(EmitError):
     """There is no such job: no report of it was ever applied."""
+
+
+class AuditNotFound(EmitError):
+    """There is no such audit log, or it has no such line or event."""
+
+
+class VerificationFailed(EmitError):
+    """A receipt does not hold: the log does not have its event, or the key has not signed that log."""
 
 
 class JobNotApplied(EmitError):

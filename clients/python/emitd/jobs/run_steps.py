@@ -4,7 +4,7 @@ So the order, and what a refusal means, stands here once; `drive` and `drive_asy
 """
 
 from collections.abc import Awaitable, Callable, Generator
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from emitd.errors import EmitError, RecordRejected
 from emitd.jobs.run_state import JobRunState
@@ -12,6 +12,10 @@ from emitd.receipt import Receipt
 from emitd.v1 import record_pb2 as pb
 
 __all__ = ["Steps", "begin", "drive", "drive_async", "end"]
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 Steps: TypeAlias = Generator[pb.LogRecord, Receipt, None]
 
@@ -42,31 +46,33 @@ def end(run_state: JobRunState, exception: BaseException | None) -> Steps:
     run_state.take_receipt(receipt.job)
 
 
-def drive(steps: Steps, send: Callable[[pb.LogRecord], Receipt]) -> None:
-    """Take the steps, waiting in this thread."""
+def drive(steps: Generator[Question, Answer, Result], send: Callable[[Question], Answer]) -> Result:
+    """Take the steps, waiting in this thread; return what they do."""
     try:
-        record = next(steps)
+        question = next(steps)
         while True:
             try:
-                receipt = send(record)
+                answer = send(question)
             except EmitError as error:
-                record = steps.throw(error)
+                question = steps.throw(error)
             else:
-                record = steps.send(receipt)
-    except StopIteration:
-        return
+                question = steps.send(answer)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
 
 
-async def drive_async(steps: Steps, send: Callable[[pb.LogRecord], Awaitable[Receipt]]) -> None:
-    """Take the steps, waiting in this task."""
+async def drive_async(
+    steps: Generator[Question, Answer, Result], send: Callable[[Question], Awaitable[Answer]]
+) -> Result:
+    """Take the steps, waiting in this task; return what they do."""
     try:
-        record = next(steps)
+        question = next(steps)
         while True:
             try:
-                receipt = await send(record)
+                answer = await send(question)
             except EmitError as error:
-                record = steps.throw(error)
+                question = steps.throw(error)
             else:
-                record = steps.send(receipt)
-    except StopIteration:
-        return
+                question = steps.send(answer)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
