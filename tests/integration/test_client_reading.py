@@ -219,7 +219,7 @@ class TestJobs:
     def test_a_question_that_makes_no_sense_names_its_field(self, client: LogClient) -> None:
         """Before anything is sent."""
         with pytest.raises(RequestRejected, match="statuses: 'DONE'"):
-            client.watch_jobs(statuses=["DONE"])
+            next(client.watch_jobs(statuses=["DONE"]))
         with pytest.raises(RequestRejected, match="after_revision"):
             client.job_history("j", after_revision=-1)
         with pytest.raises(TypeError, match="user"):

@@ -21,11 +21,10 @@ import grpc
 from emitd import requests
 from emitd.base_client import LogVerbs, MoreSettings
 from emitd.errors import Unavailable
-from emitd.jobs.async_reporter import RemoteJob
-from emitd.jobs.run_steps import drive_async
+from emitd.jobs.reporter import RemoteJob
+from emitd.jobs.run_state import drive_async
 from emitd.jobs.track import AsyncTrack
-from emitd.receipt import Receipt, ReceiptState
-from emitd.receipt_proof import check_receipt, place_of
+from emitd.receipt import Receipt, ReceiptState, check_receipt, place_of
 from emitd.records.audit import audit_record
 from emitd.transport.async_reader import AsyncReader
 from emitd.v1 import audit_service_pb2 as audit_pb
@@ -109,10 +108,8 @@ class AsyncLogClient(LogVerbs):
         details: Mapping[str, object] | None = None,
     ) -> RemoteJob:
         """Return the reporter of one run of a job."""
-        run_state = self._run_state(
-            job_id, job_type, total=total, lease=lease, labels=labels, details=details
-        )
-        return RemoteJob(self._engine, run_state, self._send_report, self._spawn)
+        ticker = self._ticker(job_id, job_type, total=total, lease=lease, labels=labels, details=details)
+        return RemoteJob(self._engine, ticker, self._send_report, self._spawn)
 
     def track(
         self,
@@ -168,14 +165,19 @@ class AsyncLogClient(LogVerbs):
         on_outage: OnOutage | None = None,
     ) -> AsyncGenerator[job_pb2.WatchJobResponse, None]:
         """Yield the job's state and its changes, over as many connections as it takes. See `LogClient.watch_job`."""
-        request = requests.watch_request(
-            job_id,
-            after_revision=after_revision,
-            wait_for_creation=wait_for_creation,
-            follow=follow,
-            min_interval_ms=min_interval_ms,
+        return self._follow(
+            lambda: JobWatch(
+                requests.watch_request(
+                    job_id,
+                    after_revision=after_revision,
+                    wait_for_creation=wait_for_creation,
+                    follow=follow,
+                    min_interval_ms=min_interval_ms,
+                ),
+                self._settings.backoff,
+                on_outage,
+            )
         )
-        return self._follow(JobWatch(request, self._settings.backoff, on_outage))
 
     def watch_jobs(
         self,
@@ -185,8 +187,8 @@ class AsyncLogClient(LogVerbs):
         **jobs: Unpack[requests.JobFilter],
     ) -> AsyncGenerator[job_pb2.WatchJobsResponse, None]:
         """See `LogClient.watch_jobs`."""
-        request = requests.watch_jobs_request(min_interval_ms, **jobs)
-        return self._follow(JobsWatch(request, self._settings.backoff, on_outage))
+        backoff, make_request = self._settings.backoff, requests.watch_jobs_request
+        return self._follow(lambda: JobsWatch(make_request(min_interval_ms, **jobs), backoff, on_outage))
 
     async def job_history(self, job_id: str, *, after_revision: int = 0) -> requests.JobHistory:
         """See `LogClient.job_history`."""
@@ -221,8 +223,10 @@ class AsyncLogClient(LogVerbs):
         **events: Unpack[requests.AuditFilter],
     ) -> AsyncGenerator[audit_pb.TailAuditEventsResponse, None]:
         """See `LogClient.tail_audit_events`."""
-        request = requests.tail_request(from_index, **events)
-        return self._follow(AuditTail(request, self._settings.backoff, on_outage))
+        backoff = self._settings.backoff
+        return self._follow(
+            lambda: AuditTail(requests.tail_request(from_index, **events), backoff, on_outage)
+        )
 
     async def audit_event(self, event: str | int, *, log_id: str = "") -> audit_pb.AuditEntry | None:
         """See `LogClient.audit_event`."""
@@ -326,8 +330,9 @@ class AsyncLogClient(LogVerbs):
                 return
             call.request.page_token = page.next_page_token
 
-    async def _follow(self, watch: Watch[T]) -> AsyncGenerator[T, None]:
+    async def _follow(self, make: Callable[[], Watch[T]]) -> AsyncGenerator[T, None]:
         """Yield what is new in a stream, over as many connections as it takes."""
+        watch = make()
         with suppress(watch.call.not_found):  # the stream says so itself, unless it waits for the job
             await self._ask(watch.probe)  # raises Unavailable in time if no server answers
         while True:

@@ -7,6 +7,7 @@ from typing import NoReturn, Self, TypedDict, Unpack
 
 from emitd.context import current_attributes
 from emitd.jobs.run_state import JobRunState
+from emitd.jobs.ticker import JobTicker
 from emitd.records.encoding import encode_attributes
 from emitd.records.exceptions import exception_attributes
 from emitd.records.levels import is_level, level_number
@@ -142,7 +143,7 @@ class LogVerbs:
             f"<{type(self).__name__} of {self._settings.source!r} to {self._settings.address}, {self.state}>"
         )
 
-    def _run_state(
+    def _ticker(
         self,
         job_id: str,
         job_type: str,
@@ -151,8 +152,8 @@ class LogVerbs:
         lease: int | None,
         labels: Mapping[str, str] | None,
         details: Mapping[str, object] | None,
-    ) -> JobRunState:
-        """Return the state of a job's run, whose changes the engine sends. Raises what `job` raises."""
+    ) -> JobTicker:
+        """Return the state of a job's run, whose news the engine sends. Raises what `job` raises."""
         attributes_json = encode_attributes({**current_attributes(), **self._bound})
         run_state = JobRunState(
             job_id,
@@ -162,6 +163,7 @@ class LogVerbs:
             details=details,
             lease=lease,
             envelope=pb.LogRecord(source=self._settings.source, attributes_json=attributes_json),
-            on_news=lambda: self._engine.events.news(run_state),
+            on_news=lambda: self._engine.events.news(ticker),
         )
-        return run_state
+        ticker = JobTicker(run_state, self._settings.tick_interval)
+        return ticker

@@ -10,7 +10,7 @@ can help. What becomes of a record in each kind of trouble is a table in docs/cl
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
@@ -21,10 +21,9 @@ from emitd import requests
 from emitd.base_client import LogVerbs
 from emitd.errors import Unavailable
 from emitd.jobs.reporter import JobReporter
-from emitd.jobs.run_steps import drive
+from emitd.jobs.run_state import drive
 from emitd.jobs.track import Track
-from emitd.receipt import Receipt, ReceiptState
-from emitd.receipt_proof import check_receipt, place_of
+from emitd.receipt import Receipt, ReceiptState, check_receipt, place_of
 from emitd.records.audit import audit_record
 from emitd.transport.reply import is_retryable, request_error
 from emitd.v1 import audit_service_pb2 as audit_pb
@@ -103,10 +102,8 @@ class LogClient(LogVerbs):
 
         Raises TypeError as `audit` does, and ValueError naming the number that makes no sense.
         """
-        run_state = self._run_state(
-            job_id, job_type, total=total, lease=lease, labels=labels, details=details
-        )
-        return JobReporter(self._engine, run_state, self._send_report)
+        ticker = self._ticker(job_id, job_type, total=total, lease=lease, labels=labels, details=details)
+        return JobReporter(self._engine, ticker, self._send_report)
 
     def track(
         self,
@@ -174,14 +171,19 @@ class LogClient(LogVerbs):
 
         Raises JobNotFound; Unavailable if no server answers within `timeout`; ClientNotOpen when the client is closed.
         """
-        request = requests.watch_request(
-            job_id,
-            after_revision=after_revision,
-            wait_for_creation=wait_for_creation,
-            follow=follow,
-            min_interval_ms=min_interval_ms,
+        return self._follow(
+            lambda: JobWatch(
+                requests.watch_request(
+                    job_id,
+                    after_revision=after_revision,
+                    wait_for_creation=wait_for_creation,
+                    follow=follow,
+                    min_interval_ms=min_interval_ms,
+                ),
+                self._settings.backoff,
+                on_outage,
+            )
         )
-        return self._follow(JobWatch(request, self._settings.backoff, on_outage))
 
     def watch_jobs(
         self,
@@ -196,8 +198,8 @@ class LogClient(LogVerbs):
         that match now. Outages are as in `watch_job`: what changed during one comes after it, and a job that no longer
         matches then comes with `left_filter`, its id and its last known revision alone.
         """
-        request = requests.watch_jobs_request(min_interval_ms, **jobs)
-        return self._follow(JobsWatch(request, self._settings.backoff, on_outage))
+        backoff, make_request = self._settings.backoff, requests.watch_jobs_request
+        return self._follow(lambda: JobsWatch(make_request(min_interval_ms, **jobs), backoff, on_outage))
 
     def job_history(self, job_id: str, *, after_revision: int = 0) -> requests.JobHistory:
         """Return the transitions of a job after a revision, over all its attempts. Raises JobNotFound."""
@@ -243,8 +245,10 @@ class LogClient(LogVerbs):
         They begin with line `from_index`; None: with the next one to come. The filter is as in `audit_events`, outages
         and heartbeats are as in `watch_job`. Raises AuditNotFound for a line beyond the next one.
         """
-        request = requests.tail_request(from_index, **events)
-        return self._follow(AuditTail(request, self._settings.backoff, on_outage))
+        backoff = self._settings.backoff
+        return self._follow(
+            lambda: AuditTail(requests.tail_request(from_index, **events), backoff, on_outage)
+        )
 
     def audit_event(self, event: str | int, *, log_id: str = "") -> audit_pb.AuditEntry | None:
         """Return one audit event, by its id or by its index in the log; None if the log does not have it.
@@ -363,8 +367,9 @@ class LogClient(LogVerbs):
                 return
             call.request.page_token = page.next_page_token
 
-    def _follow(self, watch: Watch[T]) -> Iterator[T]:
+    def _follow(self, make: Callable[[], Watch[T]]) -> Iterator[T]:
         """Yield what is new in a stream, over as many connections as it takes."""
+        watch = make()
         call = watch.call
         with suppress(call.not_found):  # the stream says so itself, unless it waits for the job
             self._ask(watch.probe)  # raises Unavailable in time if no server answers

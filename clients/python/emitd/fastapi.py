@@ -36,19 +36,27 @@ from starlette.types import Receive, Scope, Send
 
 from emitd.errors import ClientNotOpen, EmitError, RequestRejected
 from emitd.interface import AsyncLogger
-from emitd.web.context_middleware import ContextMiddleware, context_of
-from emitd.web.job_event import describe_job, read_last_event_id
-from emitd.web.job_event_stream import JobEventStream
-from emitd.web.request_context import ContextReader
-from emitd.web.request_logger import RequestLogger
-from emitd.web.settings import WebSettings
-from emitd.web.stop_signals import on_stop_signals
+from emitd.web.context import ContextMiddleware, ContextReader, RequestLogger, WebSettings, context_of
+from emitd.web.job_events import JobEventStream, describe_job, read_last_event_id
 from emitd.web.trusted_proxies import TrustedProxies
 
 if TYPE_CHECKING:
     from emitd import v1
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
-__all__ = ["EmitdFastAPI", "JobEvents", "RequestLogger", "WebSettings", "anyone", "describe_job"]
+__all__ = [
+    "EmitdFastAPI",
+    "JobEvents",
+    "RequestLogger",
+    "WebSettings",
+    "anyone",
+    "describe_job",
+    "on_stop_signals",
+]
 
 
 def anyone(job: "v1.Job") -> bool:
@@ -164,7 +172,7 @@ class EmitdFastAPI:
         ) -> RequestLogger:
             if user_id is not None and not isinstance(user_id, str):
                 raise TypeError(f"user: must give an id as a str, or None, not {type(user_id).__name__}")
-            return RequestLogger(self.logger, context_of(connection.scope), user_id)
+            return RequestLogger(self.logger, context_of(connection.scope), user_id)  # type: ignore[abstract]
 
         return request_logger
 
@@ -267,3 +275,34 @@ class _EventResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await self._stream.run(receive, send)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def on_stop_signals(call: Callable[[], object]) -> Iterator[None]:
+    """Call `call`, from the signal handler, before whoever handles SIGINT and SIGTERM now; within the block.
+
+    Signals that nobody handles in Python are left alone, and so are all outside of the main thread.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        call()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in _SIGNALS:
+        if callable(before[number]):
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handler)

@@ -8,21 +8,25 @@
 Made by `LogClient.job`.
 """
 
+import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
 from types import TracebackType
-from typing import Self
+from typing import TYPE_CHECKING, Any, Self
 
 from emitd.errors import EmitError, LeaseLost
-from emitd.jobs.run_state import JobRunState
-from emitd.jobs.run_steps import begin, drive, end
+from emitd.jobs.run_state import begin, drive, drive_async, end
+from emitd.jobs.ticker import JobTicker
 from emitd.receipt import Receipt
-from emitd.sending.drop_report import say
+from emitd.runtime.diagnostics import report_line
 from emitd.sending.engine import Engine
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["JobReporter", "JobVerbs"]
+if TYPE_CHECKING:
+    from emitd.jobs.interface import AsyncJobReporter
+
+__all__ = ["JobReporter", "JobVerbs", "RemoteJob"]
 
 
 class JobVerbs:
@@ -31,9 +35,10 @@ class JobVerbs:
     In a forked child they do nothing: the run is its parent's.
     """
 
-    def __init__(self, engine: Engine, run_state: JobRunState) -> None:
+    def __init__(self, engine: Engine, ticker: JobTicker) -> None:
         self._engine = engine
-        self._run_state = run_state
+        self._ticker = ticker
+        self._run_state = ticker.run_state
         self._process_id = os.getpid()
         self._is_entered = False
 
@@ -97,7 +102,9 @@ class JobVerbs:
             raise RuntimeError(f"job '{self.job_id}': its attempt {self.attempt} is open already")
 
     def _say_unreported(self, error: EmitError) -> None:
-        say(f"{self._engine.settings.source}: the end of job '{self.job_id}' could not be reported: {error}")
+        report_line(
+            f"{self._engine.settings.source}: the end of job '{self.job_id}' could not be reported: {error}"
+        )
 
 
 class JobReporter(JobVerbs):
@@ -109,10 +116,10 @@ class JobReporter(JobVerbs):
     """
 
     def __init__(
-        self, engine: Engine, run_state: JobRunState, send: Callable[[pb.LogRecord, bool], Receipt]
+        self, engine: Engine, ticker: JobTicker, send: Callable[[pb.LogRecord, bool], Receipt]
     ) -> None:
         """Send by `send`: a record, and whether it may be spooled."""
-        super().__init__(engine, run_state)
+        super().__init__(engine, ticker)
         self._send = send
         self._lock = threading.Lock()
 
@@ -127,7 +134,7 @@ class JobReporter(JobVerbs):
             self._refuse_second_run()
             self._enter()
         drive(begin(self._run_state, pb.JOB_STATE_RUNNING), lambda record: self._send(record, False))
-        self._engine.events.watch(self._run_state)
+        self._engine.events.watch(self._ticker)
         return self
 
     def __exit__(
@@ -143,7 +150,7 @@ class JobReporter(JobVerbs):
         """
         if not self._is_ours():
             return
-        self._engine.events.forget(self._run_state)
+        self._engine.events.forget(self._ticker)
         try:
             drive(end(self._run_state, exception), lambda record: self._send(record, True))
         except EmitError as error:
@@ -151,3 +158,84 @@ class JobReporter(JobVerbs):
                 raise
             if not isinstance(exception, LeaseLost):  # else it is known
                 self._say_unreported(error)
+
+
+class RemoteJob(JobVerbs):
+    """One run of a job; the docstrings of `emitd.AsyncJobReporter` are the contract."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ticker: JobTicker,
+        send: Callable[[pb.LogRecord, bool], Awaitable[Receipt]],
+        spawn: "Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]",
+    ) -> None:
+        """Send by `send`: a record, and whether it may be spooled. The client's end awaits what `spawn` begins."""
+        super().__init__(engine, ticker)
+        self._send = send
+        self._spawn = spawn
+
+    async def queued(self) -> None:
+        """Open the attempt with QUEUED."""
+        self._refuse_second_opening()
+        await self._begin(pb.JOB_STATE_QUEUED)
+
+    async def __aenter__(self) -> Self:
+        """Report RUNNING."""
+        self._refuse_second_run()
+        self._enter()
+        begun = self._spawn(self._begin(pb.JOB_STATE_RUNNING), f"emitd-job-{self.job_id}")
+        try:
+            await asyncio.shield(begun)
+        except asyncio.CancelledError as error:
+            # Whether it is RUNNING by now or not: nobody will be there to end it.
+            ended = self._spawn(self._end_after(begun, error), f"emitd-job-{self.job_id}")
+            ended.add_done_callback(self._tell_failure)
+            raise
+        self._engine.events.watch(self._ticker)
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        exception: BaseException | None,
+        trace: TracebackType | None,
+        /,
+    ) -> None:
+        """Report the end."""
+        if not self._is_ours():
+            return
+        self._engine.events.forget(self._ticker)
+        # In a task of its own: cancelled once more, only the waiting ends.
+        ended = self._spawn(self._end(exception), f"emitd-job-{self.job_id}")
+        try:
+            await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            ended.add_done_callback(self._tell_failure)
+            raise
+        except EmitError as error:
+            if exception is None:
+                raise
+            if not isinstance(exception, LeaseLost):  # else it is known
+                self._say_unreported(error)
+
+    async def _begin(self, status: pb.JobState) -> None:
+        await drive_async(begin(self._run_state, status), lambda record: self._send(record, False))
+
+    async def _end(self, exception: BaseException | None) -> None:
+        await drive_async(end(self._run_state, exception), lambda record: self._send(record, True))
+
+    async def _end_after(self, begun: "asyncio.Task[None]", error: BaseException) -> None:
+        await asyncio.wait([begun])
+        if begun.exception() is None:
+            await self._end(error)
+
+    def _tell_failure(self, task: "asyncio.Task[None]") -> None:
+        """Tell what nobody waits for any more."""
+        if not task.cancelled() and isinstance(error := task.exception(), EmitError):
+            self._say_unreported(error)
+
+
+if TYPE_CHECKING:
+    #: Fails the type check where the class does not fit the interface.
+    _fits: type[AsyncJobReporter] = RemoteJob

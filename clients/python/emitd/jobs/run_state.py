@@ -14,16 +14,18 @@ make a new one than send one again that it has given up.
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import TypeAlias, TypeVar
 
-from emitd.errors import JobNotApplied, LeaseLost
+from emitd.errors import EmitError, JobNotApplied, LeaseLost, RecordRejected
+from emitd.receipt import Receipt
+from emitd.records.audit import next_record_id
 from emitd.records.encoding import as_field, as_text, encode_details
 from emitd.records.exceptions import failure_message, failure_reason
-from emitd.records.ids import next_record_id
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["JobRunState"]
+__all__ = ["JobRunState", "Steps", "begin", "drive", "drive_async", "end"]
 
 #: A message is cut to so many characters: a report must not fail for its own length.
 MAX_MESSAGE_CHARACTERS = 4_000
@@ -260,3 +262,68 @@ def _checked_lease(lease: int | None) -> int | None:
             "None: the job has no lease"
         )
     return lease
+
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+
+Steps: TypeAlias = Generator[pb.LogRecord, Receipt, None]
+
+
+def begin(run_state: JobRunState, status: pb.JobState) -> Steps:
+    """Open the attempt with QUEUED or RUNNING. Raises JobNotApplied if that changed nothing."""
+    receipt = yield run_state.report(status)
+    run_state.take_receipt(receipt.job)
+
+
+def end(run_state: JobRunState, exception: BaseException | None) -> Steps:
+    """Report COMPLETED or FAILED. Raises JobNotApplied if that changed nothing.
+
+    Where the last news is refused for good, the job ends as FAILED without it, and the refusal is raised.
+    """
+    run_state.refuse_if_lost()
+    try:
+        receipt = (
+            yield run_state.report(pb.JOB_STATE_COMPLETED)
+            if exception is None
+            else run_state.failure_report(exception)
+        )
+    except RecordRejected as error:
+        run_state.forget_refused()
+        receipt = yield run_state.failure_report(exception or error)
+        run_state.take_receipt(receipt.job)
+        raise
+    run_state.take_receipt(receipt.job)
+
+
+def drive(steps: Generator[Question, Answer, Result], send: Callable[[Question], Answer]) -> Result:
+    """Take the steps, waiting in this thread; return what they do."""
+    try:
+        question = next(steps)
+        while True:
+            try:
+                answer = send(question)
+            except EmitError as error:
+                question = steps.throw(error)
+            else:
+                question = steps.send(answer)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+async def drive_async(
+    steps: Generator[Question, Answer, Result], send: Callable[[Question], Awaitable[Answer]]
+) -> Result:
+    """Take the steps, waiting in this task; return what they do."""
+    try:
+        question = next(steps)
+        while True:
+            try:
+                answer = await send(question)
+            except EmitError as error:
+                question = steps.throw(error)
+            else:
+                question = steps.send(answer)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]

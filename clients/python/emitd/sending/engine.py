@@ -18,20 +18,18 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Protocol
 
-from emitd.context import current_attributes
+from emitd.context import current_attributes, current_span
 from emitd.errors import ClientNotOpen, Unavailable
 from emitd.receipt import Receipt, ReceiptState
+from emitd.records.audit import next_record_id
 from emitd.records.encoding import as_text, attributes_as_json
-from emitd.records.ids import next_record_id
 from emitd.runtime import process_hooks
-from emitd.runtime.threads import Senders, sending_by_itself
-from emitd.sending.deadline import TimeLeft
-from emitd.sending.drop_report import DropReport, say
+from emitd.runtime.diagnostics import report_line
+from emitd.runtime.threads import Senders, TimeLeft, sending_by_itself
 from emitd.sending.line_queue import LINE_OVERHEAD_BYTES, Line, LineQueue
 from emitd.sending.line_sender import LineSender
 from emitd.sending.scheduler import AwaitedRecord, SendScheduler
-from emitd.sending.stats import ClientStats
-from emitd.sending.tracing import current_span
+from emitd.sending.stats import ClientStats, DropReport
 from emitd.settings import ClientSettings
 from emitd.spool.manager import SpoolManager
 from emitd.transport.grpc_transport import Transport
@@ -128,7 +126,7 @@ class Engine:
         self._drop("abandoned", level, why)
 
     def drop_nested(self, level: int) -> None:
-        """Count a line that is not sent, as making others caused it: see `emitd.integrations.reentrancy`."""
+        """Count a line that is not sent, as making others caused it: see `MAX_NESTING`."""
         self._drop("nested", level)
 
     def submit(self, record: pb.LogRecord) -> AwaitedRecord:
@@ -309,7 +307,7 @@ class Engine:
         try:
             reply = self.transport.emit(records, timeout, want_receipts=want_receipts)
         except Exception as error:  # a fault of our own must not end the sending
-            say(f"internal error while sending: {_stack_of(error)}")
+            report_line(f"internal error while sending: {_stack_of(error)}")
             return Reply(again=dict.fromkeys(range(len(records)), (repr(error), 0.0)))
         self._stats.note(reply, len(records))
         if not reply.again:

@@ -13,10 +13,9 @@ from typing import NamedTuple, Protocol
 
 from emitd.errors import EmitError
 from emitd.records.encoding import as_text, encode_attributes
-from emitd.sending.deadline import TimeLeft
-from emitd.sending.drop_report import Drop, DropReport, drop_record
+from emitd.runtime.threads import TimeLeft
 from emitd.sending.line_queue import Line
-from emitd.sending.stats import ClientStats
+from emitd.sending.stats import ClientStats, Drop, DropReport, drop_record
 from emitd.settings import ClientSettings
 from emitd.spool.manager import SpoolManager
 from emitd.transport.reply import Reply

@@ -16,10 +16,10 @@ from google.protobuf.message import DecodeError
 
 from emitd.errors import Unavailable
 from emitd.runtime.backoff import Backoff
+from emitd.runtime.diagnostics import report_line
+from emitd.runtime.fork_guards import inside
 from emitd.runtime.threads import Senders
-from emitd.sending.drop_report import say
 from emitd.settings import ClientSettings
-from emitd.spool.sqlite_fork_guard import inside
 from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
 
@@ -70,7 +70,7 @@ class SpoolManager:
         """Put records on the disk. Raises Unavailable if that cannot be."""
         try:
             _load()
-            from emitd.spool.errors import SpoolError, SpoolFull
+            from emitd.spool.files import SpoolError, SpoolFull
         except ImportError:
             raise Unavailable("the interpreter is being torn down: no spool can be opened any more") from None
 
@@ -116,13 +116,13 @@ class SpoolManager:
 
     def pause(self, seconds: float) -> None:
         """Keep all threads out of SQLite for the time of a fork."""
-        gate = sys.modules.get("emitd.spool.sqlite_fork_guard")
+        gate = sys.modules.get("emitd.runtime.fork_guards")
         self._is_paused = gate is not None and gate.pause(seconds)
 
     def resume(self) -> None:
         """End the pause, in the parent."""
         if self._is_paused:
-            sys.modules["emitd.spool.sqlite_fork_guard"].resume()
+            sys.modules["emitd.runtime.fork_guards"].resume()
 
     def leave_to_parent(self) -> None:
         """Have nothing to do with the files, in a forked child."""
@@ -135,8 +135,7 @@ class SpoolManager:
 
     def _folder(self) -> Path | None:
         with inside():  # see `_load`
-            from emitd.spool.errors import SpoolError
-            from emitd.spool.folder import default_folder
+            from emitd.spool.files import SpoolError, default_folder
 
         if self._is_off:
             return None
@@ -171,7 +170,7 @@ class SpoolManager:
 
     def _do_without(self, error: Exception) -> None:
         self._is_off = True
-        say(f"{self._settings.source}: there is no spool: {error}")
+        report_line(f"{self._settings.source}: there is no spool: {error}")
 
     def _run(self) -> None:
         """Adopt what is orphaned and send until nothing waits, whenever something came, and now and then."""
@@ -191,8 +190,8 @@ class SpoolManager:
                 self._closing.wait(min(pause, threading.TIMEOUT_MAX))
 
     def _adopt(self) -> None:
-        from emitd.spool.adoption import adopt_orphans
-        from emitd.spool.errors import SpoolError
+        from emitd.spool.files import SpoolError
+        from emitd.spool.spool import adopt_orphans
 
         folder = self._folder()
         if folder is None or not folder.is_dir():
@@ -209,7 +208,7 @@ class SpoolManager:
     def _say_once(self, line: str) -> None:
         if line not in self._said:
             self._said.add(line)
-            say(f"{self._settings.source}: {line}")
+            report_line(f"{self._settings.source}: {line}")
 
     def _next(self) -> "Spool | None":
         """Return a spool with something to send; close the adopted ones that have nothing more."""
@@ -222,7 +221,7 @@ class SpoolManager:
 
     def _send_batch(self, spool: "Spool", attempts: int) -> float | None:
         """Send the oldest records; return how long to wait before the next try, None: it went well."""
-        from emitd.spool.errors import SpoolError
+        from emitd.spool.files import SpoolError
 
         try:
             return self._exchange(
@@ -256,7 +255,7 @@ class SpoolManager:
 def _load() -> None:
     """Load what uses SQLite, in no moment of a fork: one in the midst of an import leaves that undone in the child."""
     with inside():
-        import emitd.spool.adoption  # noqa: F401
+        import emitd.spool.spool  # noqa: F401
 
 
 def _level_of(record: bytes) -> int:

@@ -15,7 +15,7 @@ import grpc._channel  # now, not for the first call: a fork in the midst of an i
 from grpc.experimental import ChannelOptions
 
 from emitd.runtime import process_hooks
-from emitd.runtime.grpc_fork_guard import GrpcForkGuard
+from emitd.runtime.fork_guards import GrpcForkGuard
 from emitd.settings import ClientSettings
 from emitd.transport.call_errors import CallFailed, NoChannel
 from emitd.transport.channel import channel_options, channel_target

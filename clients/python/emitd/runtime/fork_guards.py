@@ -3,11 +3,15 @@
 A process that is forked while one of its threads is inside grpc can crash or hang its child.
 """
 
+import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import RLock
 from types import TracebackType
 
-__all__ = ["GrpcForkGuard"]
+__all__ = ["GrpcForkGuard", "inside", "pause", "resume"]
 
 
 class GrpcForkGuard:
@@ -57,3 +61,35 @@ class GrpcForkGuard:
         with self._changed:
             self._shut_times -= 1
             self._changed.notify_all()
+
+
+_gate = RLock()
+
+
+@contextmanager
+def inside() -> Iterator[None]:
+    """Run the block while no other thread is inside. The same thread may enter again."""
+    with _gate:
+        yield
+
+
+def pause(timeout_seconds: float) -> bool:
+    """Wait until no other thread is inside, and keep all out until `resume`; False if that takes too long.
+
+    For the moment of a fork. `resume` belongs to it in the parent, in the same thread and only after True; a child
+    starts with a gate of its own.
+    """
+    return _gate.acquire(timeout=timeout_seconds)
+
+
+def resume() -> None:
+    """End a pause."""
+    _gate.release()
+
+
+def _renew() -> None:
+    global _gate
+    _gate = RLock()
+
+
+os.register_at_fork(after_in_child=_renew)
