@@ -1,11 +1,10 @@
-"""`AsyncLogClient`: what `LogClient` is, for asyncio. It implements `emitd.AsyncLogger`.
+"""`AsyncLogClient`: what `LogClient` is, for asyncio. It implements `emitd.AsyncLogger`, which is the contract.
 
     async with AsyncLogClient(source="shop") as client:
         client.info("order taken", order=17)
         await client.audit("order.create", user_id="u1", source_ip="192.0.2.7", details={"order": 17})
 
-Records go the same way as those of `LogClient`, by the same threads. What reads, reads by grpc.aio, so that a thousand
-watches need no thousand threads.
+The threads of `LogClient` send the records. Reading goes by grpc.aio: a thousand watches need no thousand threads.
 """
 
 import asyncio
@@ -13,7 +12,6 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 import grpc
@@ -52,10 +50,7 @@ class AsyncLogClient(LogVerbs):
         level: str | int | None = None,
         **settings: Unpack[MoreSettings],
     ) -> None:
-        """Take settings from the arguments, else from the environment (`EMITD_ADDRESS`, ...), else the defaults.
-
-        Nothing is connected or started before the first record. Raises ValueError naming a setting that is wrong.
-        """
+        """Take settings as `LogClient` does."""
         super().__init__(address, source=source, level=level, **settings)
         self._reader = AsyncReader(self._settings, self._engine.refuse_if_closed)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -122,13 +117,11 @@ class AsyncLogClient(LogVerbs):
         labels: Mapping[str, str] | None = None,
     ) -> AsyncTrack[T]:
         """Return an iterator over `items` that reports them as a job."""
-        track = AsyncTrack(
-            items,
-            lambda job_id, total: self.job(job_id, job_type, total=total, lease=lease, labels=labels),
-            self._spawn,
-            job_id=job_id,
-            total=total,
-        )
+
+        def make_job(job_id: str, total: int | None) -> RemoteJob:
+            return self.job(job_id, job_type, total=total, lease=lease, labels=labels)
+
+        track = AsyncTrack(items, make_job, self._spawn, job_id=job_id, total=total)
         self._tracks.add(track)
         return track
 
@@ -146,13 +139,11 @@ class AsyncLogClient(LogVerbs):
         job_ids: Iterable[str] = (),
         labels: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[job_pb2.Job, None]:
-        """Yield jobs, newest first."""
-        request = requests.list_request(
-            job_type, statuses, updated_after_unix_nano, page_size, job_ids=job_ids, labels=labels
-        )
-        async for page in self._pages(requests.Call("ListJobs", request, job_pb2.ListJobsResponse)):
-            for each in page.jobs:
-                yield each
+        """Yield jobs, newest first. See `LogClient.list_jobs`."""
+        call = requests.list_jobs(job_type, statuses, updated_after_unix_nano, page_size, job_ids, labels)
+        async for page in self._pages(call):
+            for job in page.jobs:
+                yield job
 
     def watch_job(
         self,
@@ -164,31 +155,27 @@ class AsyncLogClient(LogVerbs):
         min_interval_ms: int = 0,
         on_outage: OnOutage | None = None,
     ) -> AsyncGenerator[job_pb2.WatchJobResponse, None]:
-        """Yield the job's state and its changes, over as many connections as it takes. See `LogClient.watch_job`."""
-        return self._follow(
-            lambda: JobWatch(
-                requests.watch_request(
-                    job_id,
-                    after_revision=after_revision,
-                    wait_for_creation=wait_for_creation,
-                    follow=follow,
-                    min_interval_ms=min_interval_ms,
-                ),
-                self._settings.backoff,
-                on_outage,
+        """See `LogClient.watch_job`."""
+        backoff = self._settings.backoff
+
+        def make() -> JobWatch:
+            request = requests.watch_request(
+                job_id,
+                after_revision=after_revision,
+                wait_for_creation=wait_for_creation,
+                follow=follow,
+                min_interval_ms=min_interval_ms,
             )
-        )
+            return JobWatch(request, backoff, on_outage)
+
+        return self._follow(make)
 
     def watch_jobs(
-        self,
-        *,
-        min_interval_ms: int = 0,
-        on_outage: OnOutage | None = None,
-        **jobs: Unpack[requests.JobFilter],
+        self, *, on_outage: OnOutage | None = None, **jobs: Unpack[requests.JobsFilter]
     ) -> AsyncGenerator[job_pb2.WatchJobsResponse, None]:
         """See `LogClient.watch_jobs`."""
-        backoff, make_request = self._settings.backoff, requests.watch_jobs_request
-        return self._follow(lambda: JobsWatch(make_request(min_interval_ms, **jobs), backoff, on_outage))
+        backoff = self._settings.backoff
+        return self._follow(lambda: JobsWatch(requests.watch_jobs_request(**jobs), backoff, on_outage))
 
     async def job_history(self, job_id: str, *, after_revision: int = 0) -> requests.JobHistory:
         """See `LogClient.job_history`."""
@@ -199,21 +186,12 @@ class AsyncLogClient(LogVerbs):
         return (await self._ask(requests.request_cancel(job_id, reason))).job
 
     async def audit_events(
-        self,
-        *,
-        received_after_unix_nano: int = 0,
-        received_before_unix_nano: int = 0,
-        newest_first: bool = False,
-        page_size: int = 100,
-        **events: Unpack[requests.AuditFilter],
+        self, **events: Unpack[requests.AuditQuery]
     ) -> AsyncGenerator[audit_pb.AuditEntry, None]:
         """See `LogClient.audit_events`."""
-        request = requests.audit_events_request(
-            received_after_unix_nano, received_before_unix_nano, newest_first, page_size, **events
-        )
-        async for page in self._pages(requests.list_events(request)):
-            for each in page.entries:
-                yield each
+        async for page in self._pages(requests.audit_events(**events)):
+            for entry in page.entries:
+                yield entry
 
     def tail_audit_events(
         self,
@@ -277,13 +255,7 @@ class AsyncLogClient(LogVerbs):
         self._engine.refuse_if_closed()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.close()
 
     async def _send(self, record: pb.LogRecord, timeout: float | None = None, *, may_spool: bool) -> Receipt:

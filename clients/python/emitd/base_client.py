@@ -15,7 +15,7 @@ from emitd.sending.engine import Engine
 from emitd.settings import ClientSettings
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["LogVerbs", "MoreSettings"]
+__all__ = ["JobOptions", "LogVerbs", "MoreSettings"]
 
 
 class MoreSettings(TypedDict, total=False):
@@ -41,6 +41,15 @@ class MoreSettings(TypedDict, total=False):
     unconfirmed_seconds: float | None
     unconfirmed_records: int | None
     report_interval: float | None
+
+
+class JobOptions(TypedDict, total=False):
+    """What can be said of a job when it is made: see `emitd.AsyncLogger.job`."""
+
+    total: int | None
+    lease: int | None
+    labels: Mapping[str, str] | None
+    details: Mapping[str, object] | None
 
 
 class LogVerbs:
@@ -91,11 +100,7 @@ class LogVerbs:
             self._engine.write(50, message, {**self._bound, **attributes} if self._bound else attributes)
 
     def log(self, level: str | int, message: str, /, **attributes: object) -> None:
-        """Log a line. Never raises: an attribute that is no JSON becomes its `repr`.
-
-        `level` is a name or number of Python's `logging`. Any other number means the next lower of the five, an
-        unknown name INFO; the line then says what was asked for, in the attribute `level`.
-        """
+        """Log a line. See `emitd.AsyncLogger.log`."""
         number = level_number(level)
         if self._threshold <= number:
             asked = {} if is_level(level) else {"level": level}
@@ -143,25 +148,13 @@ class LogVerbs:
             f"<{type(self).__name__} of {self._settings.source!r} to {self._settings.address}, {self.state}>"
         )
 
-    def _ticker(
-        self,
-        job_id: str,
-        job_type: str,
-        *,
-        total: int | None,
-        lease: int | None,
-        labels: Mapping[str, str] | None,
-        details: Mapping[str, object] | None,
-    ) -> JobTicker:
+    def _ticker(self, job_id: str, job_type: str, **options: Unpack[JobOptions]) -> JobTicker:
         """Return the state of a job's run, whose news the engine sends. Raises what `job` raises."""
         attributes_json = encode_attributes({**current_attributes(), **self._bound})
         run_state = JobRunState(
             job_id,
             job_type,
-            total=total,
-            labels=labels,
-            details=details,
-            lease=lease,
+            **options,
             envelope=pb.LogRecord(source=self._settings.source, attributes_json=attributes_json),
             on_news=lambda: self._engine.events.news(ticker),
         )

@@ -1,18 +1,16 @@
-"""`LogClient`: sends records of all kinds to a server, and reads jobs. For programs with threads; see `async_client`.
+"""`LogClient`: sends records of all kinds to a server, and reads jobs and the audit trail. For programs with threads.
 
     with LogClient(source="shop") as client:
         client.info("order taken", order=17)
         client.audit("order.create", user_id="u1", source_ip="192.0.2.7", details={"order": 17})
 
-There are two kinds of call. A plain one (`info`, `advance`) queues, never waits and never raises for trouble with the
-delivery. A call that waits (`audit`, `get_job`) raises `emitd.EmitError`, whose `retryable` says whether another try
-can help. What becomes of a record in each kind of trouble is a table in docs/client.md.
+The calls that `emitd.AsyncLogger` has too do what they do there; those that are awaited there wait here. docs/client.md
+has a table of what becomes of a record in each kind of trouble.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import grpc
@@ -58,18 +56,10 @@ class LogClient(LogVerbs):
         timeout: float | None = None,
         require_commit: bool = False,
     ) -> Receipt:
-        """Send an audit event, and return the receipt when it is safe: its `state` says where.
+        """Send an audit event, and return the receipt when it is safe. See `emitd.AsyncLogger.audit`.
 
-        `source_ip` is an address, or `unknown`; `time_unix_nano` is when it happened, 0: now. With a `record_id` of
-        the caller's, a second call with the same content, attributes of `bind` included, is harmless: it gets the first
-        receipt, marked `duplicate`. So that the content can be the same, such an event has no attributes of
-        `log_context`, and the time of its receipt unless the caller gives one.
-
-        COMMITTED is what the service has in its audit trail. If it is not there within `timeout` seconds (None: the
-        client's default), the event is kept on this machine's disk, where there is a spool, and sent later: SPOOLED.
-        With `require_commit`, or without a spool, that is Unavailable.
-
-        Raises RecordRejected or Unavailable, and TypeError naming the key of `details` that is no JSON.
+        If the event is not committed within `timeout` seconds, it is kept in the spool and sent later: SPOOLED. With
+        `require_commit`, or without a spool, that is Unavailable.
         """
         record = audit_record(
             event_name,
@@ -94,13 +84,9 @@ class LogClient(LogVerbs):
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
     ) -> JobReporter:
-        """Return what reports how a job fares, for `with`. Nothing is sent yet.
+        """Return the reporter of one run of a job, for `with`. See `emitd.AsyncLogger.job`.
 
-        `total` is how many steps `advance` counts up to. With a `lease`, in whole seconds, a job from which nothing
-        is heard for so long becomes FAILED by itself, with the reason LEASE_EXPIRED; the reporter renews it three times
-        as often, in the background. None: the job of a worker that dies stays RUNNING.
-
-        Raises TypeError as `audit` does, and ValueError naming the number that makes no sense.
+        The lease is renewed in the background.
         """
         ticker = self._ticker(job_id, job_type, total=total, lease=lease, labels=labels, details=details)
         return JobReporter(self._engine, ticker, self._send_report)
@@ -115,17 +101,12 @@ class LogClient(LogVerbs):
         lease: int | None = 60,
         labels: Mapping[str, str] | None = None,
     ) -> Track[T, JobReporter]:
-        """Return an iterator over `items` that reports them as a job: see `emitd.jobs.track`.
+        """Return an iterator over `items` that reports them as a job. See `emitd.AsyncLogger.track`."""
 
-        `job_id` None: a random one. `total` None: as many as `items` has, if it knows; where nobody knows, or with
-        0, the job has no percentage until it is COMPLETED. The rest is as in `job`.
-        """
-        track = Track(
-            items,
-            lambda job_id, total: self.job(job_id, job_type, total=total, lease=lease, labels=labels),
-            job_id=job_id,
-            total=total,
-        )
+        def make_job(job_id: str, total: int | None) -> JobReporter:
+            return self.job(job_id, job_type, total=total, lease=lease, labels=labels)
+
+        track = Track(items, make_job, job_id=job_id, total=total)
         self._engine.tracks.add(track)
         return track
 
@@ -145,12 +126,10 @@ class LogClient(LogVerbs):
     ) -> Iterator[job_pb2.Job]:
         """Yield jobs, newest first, reading a page at a time.
 
-        `statuses` are names such as `RUNNING`; none: any. Raises RequestRejected for an unknown one.
+        `statuses` are names such as `RUNNING`; none: any. An unknown one raises RequestRejected.
         """
-        request = requests.list_request(
-            job_type, statuses, updated_after_unix_nano, page_size, job_ids=job_ids, labels=labels
-        )
-        for page in self._pages(requests.Call("ListJobs", request, job_pb2.ListJobsResponse)):
+        call = requests.list_jobs(job_type, statuses, updated_after_unix_nano, page_size, job_ids, labels)
+        for page in self._pages(call):
             yield from page.jobs
 
     def watch_job(
@@ -165,41 +144,37 @@ class LogClient(LogVerbs):
     ) -> Iterator[job_pb2.WatchJobResponse]:
         """Yield the job's state at once, then every change, until it has ended. See `emitd.v1.WatchJobRequest`.
 
-        A connection that breaks is made again, for as long as it takes, and goes on after the last revision. Messages
-        with `heartbeat` set bring nothing new; they come when nothing else does. `on_outage` is called with the error
-        when a connection breaks, and with None when the server answers again; what it raises ends the watch.
+        A broken connection is made again, for as long as it takes, and goes on after the last revision. `on_outage` is
+        called with the error when a connection breaks, and with None when the server answers again; an exception from
+        it ends the watch. Messages with `heartbeat` set bring nothing new.
 
-        Raises JobNotFound; Unavailable if no server answers within `timeout`; ClientNotOpen when the client is closed.
+        Raises JobNotFound; Unavailable if no server answers within `timeout`; ClientNotOpen if the client is closed.
         """
-        return self._follow(
-            lambda: JobWatch(
-                requests.watch_request(
-                    job_id,
-                    after_revision=after_revision,
-                    wait_for_creation=wait_for_creation,
-                    follow=follow,
-                    min_interval_ms=min_interval_ms,
-                ),
-                self._settings.backoff,
-                on_outage,
+        backoff = self._settings.backoff
+
+        def make() -> JobWatch:
+            request = requests.watch_request(
+                job_id,
+                after_revision=after_revision,
+                wait_for_creation=wait_for_creation,
+                follow=follow,
+                min_interval_ms=min_interval_ms,
             )
-        )
+            return JobWatch(request, backoff, on_outage)
+
+        return self._follow(make)
 
     def watch_jobs(
-        self,
-        *,
-        min_interval_ms: int = 0,
-        on_outage: OnOutage | None = None,
-        **jobs: Unpack[requests.JobFilter],
+        self, *, on_outage: OnOutage | None = None, **jobs: Unpack[requests.JobsFilter]
     ) -> Iterator[job_pb2.WatchJobsResponse]:
         """Yield all jobs that match a filter, then every change of them, for ever. See `emitd.v1.WatchJobsResponse`.
 
-        The filter is `job_type`, `statuses`, `job_ids` and `labels`. The message with `snapshot_end` completes the jobs
-        that match now. Outages are as in `watch_job`: what changed during one comes after it, and a job that no longer
-        matches then comes with `left_filter`, its id and its last known revision alone.
+        The filter is `job_type`, `statuses`, `job_ids`, `labels`, and `min_interval_ms` as in `watch_job`. The message
+        with `snapshot_end` completes the jobs that match at the beginning. After an outage the changes that it hid
+        follow; a job that no longer matches has `left_filter`, and only its id and last known revision.
         """
-        backoff, make_request = self._settings.backoff, requests.watch_jobs_request
-        return self._follow(lambda: JobsWatch(make_request(min_interval_ms, **jobs), backoff, on_outage))
+        backoff = self._settings.backoff
+        return self._follow(lambda: JobsWatch(requests.watch_jobs_request(**jobs), backoff, on_outage))
 
     def job_history(self, job_id: str, *, after_revision: int = 0) -> requests.JobHistory:
         """Return the transitions of a job after a revision, over all its attempts. Raises JobNotFound."""
@@ -213,24 +188,14 @@ class LogClient(LogVerbs):
         """
         return self._ask(requests.request_cancel(job_id, reason)).job
 
-    def audit_events(
-        self,
-        *,
-        received_after_unix_nano: int = 0,
-        received_before_unix_nano: int = 0,
-        newest_first: bool = False,
-        page_size: int = 100,
-        **events: Unpack[requests.AuditFilter],
-    ) -> Iterator[audit_pb.AuditEntry]:
+    def audit_events(self, **events: Unpack[requests.AuditQuery]) -> Iterator[audit_pb.AuditEntry]:
         """Yield audit events, in the order of the log or from its end, reading a page at a time.
 
-        The filter is `event_name_prefix`, `user_id` and `source_ip`; `log_id` is needed only if the server has several
-        logs. The times are those of receipt. Raises AuditNotFound if there is no such log.
+        The query is `event_name_prefix`, `user_id`, `source_ip`, `received_after_unix_nano`,
+        `received_before_unix_nano`, `newest_first`, `page_size`, and `log_id` if the server has several logs.
+        Raises AuditNotFound if there is no such log.
         """
-        request = requests.audit_events_request(
-            received_after_unix_nano, received_before_unix_nano, newest_first, page_size, **events
-        )
-        for page in self._pages(requests.list_events(request)):
+        for page in self._pages(requests.audit_events(**events)):
             yield from page.entries
 
     def tail_audit_events(
@@ -242,8 +207,8 @@ class LogClient(LogVerbs):
     ) -> Iterator[audit_pb.TailAuditEventsResponse]:
         """Yield audit events as they are committed, in order, each once, for ever.
 
-        They begin with line `from_index`; None: with the next one to come. The filter is as in `audit_events`, outages
-        and heartbeats are as in `watch_job`. Raises AuditNotFound for a line beyond the next one.
+        The first is line `from_index`; None: the next one to come. A line beyond that raises AuditNotFound. The filter
+        is `event_name_prefix`, `user_id`, `source_ip` and `log_id`. Outages and heartbeats are as in `watch_job`.
         """
         backoff = self._settings.backoff
         return self._follow(
@@ -295,7 +260,7 @@ class LogClient(LogVerbs):
         return check_receipt(place, vkey, proof)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until every log line logged so far, and every job's news, is delivered or counted as dropped.
+        """Wait until all log lines, and the news of all jobs, are delivered or counted as dropped.
 
         Return False if `timeout` seconds were not enough; None: wait as long as it takes.
         """
@@ -313,13 +278,7 @@ class LogClient(LogVerbs):
         self._engine.refuse_if_closed()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _send(self, record: pb.LogRecord, timeout: float | None = None, *, may_spool: bool) -> Receipt:

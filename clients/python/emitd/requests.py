@@ -17,16 +17,19 @@ from emitd.v1 import record_pb2 as pb
 
 __all__ = [
     "AuditFilter",
+    "AuditQuery",
     "Call",
     "JobFilter",
     "JobHistory",
+    "JobsFilter",
     "audit_event",
-    "audit_events_request",
+    "audit_events",
     "checkpoint",
     "consistency_proof",
     "get_job",
     "inclusion_proof",
     "job_history",
+    "list_jobs",
     "list_request",
     "request_cancel",
     "tail_request",
@@ -53,7 +56,7 @@ class Call(NamedTuple, Generic[Response]):
 
 
 class JobFilter(TypedDict, total=False):
-    """Which jobs: those that match in every respect. What is empty or missing, any job matches."""
+    """Jobs that match in every respect. What is empty or missing, any job matches."""
 
     job_type: str
     #: Names such as `RUNNING`.
@@ -63,8 +66,14 @@ class JobFilter(TypedDict, total=False):
     labels: Mapping[str, str] | None
 
 
+class JobsFilter(JobFilter, total=False):
+    """What `watch_jobs` takes."""
+
+    min_interval_ms: int
+
+
 class AuditFilter(TypedDict, total=False):
-    """Which events of which log: those that match in every respect. What is empty or missing, any event matches."""
+    """Events of one log that match in every respect. What is empty or missing, any event matches."""
 
     #: Empty: the server's only log.
     log_id: str
@@ -72,6 +81,15 @@ class AuditFilter(TypedDict, total=False):
     user_id: str
     #: An address, or `unknown`.
     source_ip: str
+
+
+class AuditQuery(AuditFilter, total=False):
+    """What `audit_events` takes."""
+
+    received_after_unix_nano: int
+    received_before_unix_nano: int
+    newest_first: bool
+    page_size: int
 
 
 class JobHistory(NamedTuple):
@@ -90,18 +108,26 @@ def get_job(job_id: str) -> Generator[Call[Any], Any, job_pb2.Job | None]:
     return cast("job_pb2.Job", answer.job)
 
 
-def list_request(
+def list_jobs(
     job_type: str,
     statuses: Iterable[str],
     updated_after_unix_nano: int,
     page_size: int,
-    *,
-    job_ids: Iterable[str] = (),
-    labels: Mapping[str, str] | None = None,
+    job_ids: Iterable[str],
+    labels: Mapping[str, str] | None,
+) -> Call[job_pb2.ListJobsResponse]:
+    """Return the call for the first page of jobs."""
+    request = list_request(job_type, statuses, updated_after_unix_nano, page_size)
+    request.MergeFrom(job_pb2.ListJobsRequest(**_job_filter(job_ids=job_ids, labels=labels)))
+    return Call("ListJobs", request, job_pb2.ListJobsResponse)
+
+
+def list_request(
+    job_type: str, statuses: Iterable[str], updated_after_unix_nano: int, page_size: int
 ) -> job_pb2.ListJobsRequest:
     """Return the request for the first page of jobs."""
     return job_pb2.ListJobsRequest(
-        **_job_filter(job_type=job_type, statuses=statuses, job_ids=job_ids, labels=labels),
+        **_job_filter(job_type, statuses),
         updated_after_unix_nano=_number("updated_after_unix_nano", updated_after_unix_nano, 2**64),
         page_size=_number("page_size", page_size, 2**31),
     )
@@ -110,10 +136,10 @@ def list_request(
 def watch_request(
     job_id: str,
     *,
-    after_revision: int | None,
-    wait_for_creation: bool,
-    follow: bool,
-    min_interval_ms: int,
+    after_revision: int | None = None,
+    wait_for_creation: bool = False,
+    follow: bool = False,
+    min_interval_ms: int = 0,
 ) -> job_pb2.WatchJobRequest:
     """Return the request that begins a watch."""
     return job_pb2.WatchJobRequest(
@@ -125,7 +151,7 @@ def watch_request(
     )
 
 
-def watch_jobs_request(min_interval_ms: int, **jobs: Unpack[JobFilter]) -> job_pb2.WatchJobsRequest:
+def watch_jobs_request(min_interval_ms: int = 0, **jobs: Unpack[JobFilter]) -> job_pb2.WatchJobsRequest:
     """Return the request that begins a watch of many jobs."""
     return job_pb2.WatchJobsRequest(
         **_job_filter(**jobs), min_interval_ms=_number("min_interval_ms", min_interval_ms, 2**31)
@@ -156,21 +182,23 @@ def request_cancel(job_id: str, reason: str) -> Call[job_pb2.RequestCancelRespon
     return Call("RequestCancel", request, job_pb2.RequestCancelResponse)
 
 
-def audit_events_request(
-    received_after_unix_nano: int,
-    received_before_unix_nano: int,
-    newest_first: bool,
-    page_size: int,
+def audit_events(
+    *,
+    received_after_unix_nano: int = 0,
+    received_before_unix_nano: int = 0,
+    newest_first: bool = False,
+    page_size: int = 100,
     **events: Unpack[AuditFilter],
-) -> audit.ListAuditEventsRequest:
-    """Return the request for the first page of events."""
-    return audit.ListAuditEventsRequest(
+) -> Call[audit.ListAuditEventsResponse]:
+    """Return the call for the first page of events."""
+    request = audit.ListAuditEventsRequest(
         **_audit_filter(**events),
         received_after_unix_nano=_number("received_after_unix_nano", received_after_unix_nano, 2**64),
         received_before_unix_nano=_number("received_before_unix_nano", received_before_unix_nano, 2**64),
         newest_first=newest_first,
         page_size=_number("page_size", page_size, 2**31),
     )
+    return list_events(request)
 
 
 def tail_request(from_index: int | None, **events: Unpack[AuditFilter]) -> audit.TailAuditEventsRequest:
