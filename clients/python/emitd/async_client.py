@@ -289,7 +289,7 @@ class AsyncLogClient(LogVerbs):
     def _note_abandoned(self, sending: "asyncio.Task[Receipt]") -> None:
         if sending.cancelled() or sending.exception() is not None:
             why = "its task was cancelled" if sending.cancelled() else str(sending.exception())
-            self._engine.drop_abandoned(pb.LEVEL_AUDIT, why)
+            self._engine.drop("abandoned", pb.LEVEL_AUDIT, why)
 
     async def _ask(self, call: requests.Call[T]) -> T:
         return await self._reader.ask(*call)

@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping
-from typing import NoReturn, Self, TypedDict, Unpack
+from typing import Any, NoReturn, Self, TypedDict, Unpack
 
 from emitd.context import current_attributes
 from emitd.jobs.run_state import JobRunState
@@ -15,11 +15,11 @@ from emitd.sending.engine import Engine
 from emitd.settings import ClientSettings
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["JobOptions", "LogVerbs", "MoreSettings"]
+__all__ = ["LogVerbs", "MoreSettings"]
 
 
 class MoreSettings(TypedDict, total=False):
-    """The further settings of a client, by name; `emitd.settings` says what they mean. None: not given."""
+    """The other settings of a client: see `emitd.settings.ClientSettings`. None: not given."""
 
     timeout: float | None
     call_timeout: float | None
@@ -41,15 +41,6 @@ class MoreSettings(TypedDict, total=False):
     unconfirmed_seconds: float | None
     unconfirmed_records: int | None
     report_interval: float | None
-
-
-class JobOptions(TypedDict, total=False):
-    """What can be said of a job when it is made: see `emitd.AsyncLogger.job`."""
-
-    total: int | None
-    lease: int | None
-    labels: Mapping[str, str] | None
-    details: Mapping[str, object] | None
 
 
 class LogVerbs:
@@ -148,7 +139,7 @@ class LogVerbs:
             f"<{type(self).__name__} of {self._settings.source!r} to {self._settings.address}, {self.state}>"
         )
 
-    def _ticker(self, job_id: str, job_type: str, **options: Unpack[JobOptions]) -> JobTicker:
+    def _ticker(self, job_id: str, job_type: str, **options: Any) -> JobTicker:
         """Return the state of a job's run, whose news the engine sends. Raises what `job` raises."""
         attributes_json = encode_attributes({**current_attributes(), **self._bound})
         run_state = JobRunState(

@@ -192,8 +192,8 @@ class LogClient(LogVerbs):
         """Yield audit events, in the order of the log or from its end, reading a page at a time.
 
         The query is `event_name_prefix`, `user_id`, `source_ip`, `received_after_unix_nano`,
-        `received_before_unix_nano`, `newest_first`, `page_size`, and `log_id` if the server has several logs.
-        Raises AuditNotFound if there is no such log.
+        `received_before_unix_nano`, `newest_first`, `page_size`, and `log_id` if the server has several logs. Raises
+        AuditNotFound if there is no such log.
         """
         for page in self._pages(requests.audit_events(**events)):
             yield from page.entries

@@ -102,7 +102,7 @@ class EmitdHandler(logging.Handler):
         if is_sender():
             return False
         if depth >= MAX_NESTING:
-            self._engine.drop_nested(level_number(record.levelno))
+            self._engine.drop("nested", level_number(record.levelno))
             return False
         making.depth = depth + 1
         try:

@@ -84,7 +84,7 @@ class EmitdProcessor:
         if level < self._client._threshold:
             return
         if is_nested:
-            self._client._engine.drop_nested(level)
+            self._client._engine.drop("nested", level)
             return
         moment = _time_unix_nano(event.get("timestamp"))
         self._client._engine.write(

@@ -183,7 +183,7 @@ class TestAppending:
         self, managers: Managers, service: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where no module can be imported any more: that is unavailable, too."""
-        monkeypatch.setitem(sys.modules, "emitd.spool.files", None)
+        monkeypatch.setitem(sys.modules, "emitd.spool.spool", None)
         with pytest.raises(Unavailable, match="torn down"):
             managers.make(service).append([b"a"])
 

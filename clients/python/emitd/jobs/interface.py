@@ -10,15 +10,13 @@ __all__ = ["AsyncJobReporter"]
 class AsyncJobReporter(Protocol):
     """Reports one run of a job, from `async with` to its end.
 
-    Entering opens a new attempt, reports RUNNING and waits for the receipt. Leaving reports COMPLETED; or, with an
-    exception, FAILED with its type and message, and the exception goes on. A cancelled task's job is FAILED with
+    Entering opens a new attempt, reports RUNNING and waits for the receipt. Leaving reports COMPLETED; or, after an
+    exception, FAILED with its type and message, and the exception goes on. The job of a cancelled task is FAILED with
     the reason CANCELLED. The last report is sent even while the task is being cancelled.
 
-    The plain calls only note what is new. It is sent in the background, a few times a second at most, and only the
-    latest; nothing that was noted is lost for the last report.
-
-    Where the attempt has ended, or was superseded, without its reporter, all further plain calls raise LeaseLost, as
-    soon as a report was answered so; what is noted changes nothing any more.
+    The plain calls only note what is new. The latest state is sent in the background, a few times a second at most; the
+    last report has all of it. If the attempt has ended or was superseded without its reporter, all further plain calls
+    raise LeaseLost, as soon as an answer has said so.
     """
 
     @property
@@ -27,23 +25,20 @@ class AsyncJobReporter(Protocol):
 
     @property
     def attempt(self) -> int:
-        """Which run of the job this is, from 1; 0 before it was opened."""
+        """Which run of the job this is, from 1; 0 before it is opened."""
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether somebody wishes that the job stop. Learnt from the answers to reports, so with a `lease` soon."""
+        """Whether the job was asked to stop. The answers to reports say so; with a `lease`, soon."""
 
     def refuse_if_lost(self) -> None:
         """Raise LeaseLost if the job is lost. For work that has nothing to note."""
 
     async def queued(self) -> None:
-        """Open the attempt with QUEUED, for a job that is entered later. Optional.
-
-        From here on others can find the job. Raises what entering raises.
-        """
+        """Open the attempt with QUEUED, for a job that is entered later. Optional. Raises what entering raises."""
 
     def advance(self, steps: int = 1, /) -> None:
-        """Note that so many more of `total` steps are done. Raises ValueError if there is no `total`."""
+        """Note that further steps of `total` are done. Raises ValueError if there is no `total`."""
 
     def progress(self, percent: float, /) -> None:
         """Note the progress. Raises ValueError outside of 0 to 100."""
@@ -52,10 +47,9 @@ class AsyncJobReporter(Protocol):
         """Note what the job is doing, for people. Cut to 4,000 characters."""
 
     def details(self, details: Mapping[str, object], /) -> None:
-        """Note the job's own data; it replaces what was there. Raises TypeError naming the key that is no JSON.
+        """Note the job's own data; it replaces the earlier data. Raises TypeError naming the key that is no JSON.
 
-        Data that the service refuses, such as for its size, makes the end of the job FAILED; until then the job keeps
-        the data it had.
+        If the service refuses the data, such as for its size, the job ends as FAILED and keeps the data that it had.
         """
 
     async def __aenter__(self) -> Self:
@@ -68,7 +62,7 @@ class AsyncJobReporter(Protocol):
         trace: TracebackType | None,
         /,
     ) -> None:
-        """Report the end. If that fails, raise why, unless an exception is on its way already; so for a lost job too.
+        """Report the end. Raises if that fails or the job is lost, unless an exception is on its way already.
 
-        Where the last data or message was refused, the job is FAILED, without them.
+        If the last data or message was refused, the job is FAILED, without them.
         """

@@ -5,11 +5,13 @@ It sends nothing: its owner asks for a report when it is time for one, and hands
     advance, progress, message, details ─> JobRunState ─> report, failure_report ─> (owner sends) ─┐
                       LeaseLost <──────────────┴── take_receipt, take_notice <──────────────────┘
 
-Every report carries the whole current state (progress, message, details), so that one that was left out, or merged
-into the next, takes nothing away. It carries its own time too, always later than that of the one before, so that a
-copy that arrives late never replaces what is newer. That is by the sender's clock: where it is ahead of the service's,
-reports count from their arrival, so an owner should have one RUNNING report of a job under way at a time, and rather
-make a new one than send one again that it has given up.
+Every report carries the whole current state, so that a report that is left out takes nothing away, and its own time,
+later than that of the report before, so that a copy that arrives late never replaces newer state. If the sender's clock
+is ahead of the service's, reports count from their arrival. So an owner has one RUNNING report under way at a time, and
+makes a new one rather than send one again that it has given up.
+
+`begin` and `end` are how a run begins and ends, as steps: each yields a report to send and gets the receipt, or the
+error. `drive` and `drive_async` do the waiting.
 """
 
 import threading
@@ -63,7 +65,9 @@ class JobRunState:
             job_type=as_field(job_type),
             labels={as_text(key): as_text(value) for key, value in (labels or {}).items()},
         )
-        self._lease_seconds = _checked_lease(lease)
+        self.job_id = self._job.job_id
+        #: How long a RUNNING report keeps the job alive; None: there is no lease.
+        self.lease_seconds = _checked_lease(lease)
         self._envelope = envelope
         self._on_news = on_news
         self._total = total
@@ -73,50 +77,24 @@ class JobRunState:
         self._progress: int | None = None
         self._message = ""
         self._details_json = encode_details(details) if details is not None else ""
-        self._has_news = False
+        #: Whether something was noted since the last report.
+        self.has_news = False
         #: Whether message and details as they stand were refused.
         self._refused = False
         self._time_unix_nano = 0
         self._status: pb.JobState = pb.JOB_STATE_UNSPECIFIED
-        self._attempt = 0
+        #: Which run of the job this is; 0 before a receipt says so.
+        self.attempt = 0
         self._entered = False
-        self._stale_reason = ""
-        self._cancel_requested = False
-
-    @property
-    def job_id(self) -> str:
-        """The job's id."""
-        return self._job.job_id
-
-    @property
-    def attempt(self) -> int:
-        """Which run of the job this is; 0 before a receipt said so."""
-        return self._attempt
-
-    @property
-    def lease_seconds(self) -> int | None:
-        """How long a RUNNING report keeps the job alive; None: there is no lease."""
-        return self._lease_seconds
-
-    @property
-    def has_news(self) -> bool:
-        """Whether something was noted since the last report."""
-        return self._has_news
-
-    @property
-    def cancel_requested(self) -> bool:
-        """Whether somebody wishes that the job stop, as far as the service has answered."""
-        return self._cancel_requested
+        #: Why the run is lost; empty: it is not.
+        self.stale_reason = ""
+        #: Whether the job was asked to stop, as far as the service has answered.
+        self.cancel_requested = False
 
     @property
     def is_lost(self) -> bool:
         """Whether the attempt went on, or ended, without its reporter."""
-        return bool(self._stale_reason)
-
-    @property
-    def stale_reason(self) -> str:
-        """Why it is lost; empty if it is not."""
-        return self._stale_reason
+        return bool(self.stale_reason)
 
     def advance(self, steps: int = 1, /) -> None:
         """Note so many more steps done. Raises LeaseLost, and ValueError without a total."""
@@ -177,13 +155,13 @@ class JobRunState:
         with self._lock:
             reason = receipt.stale_reason
             if reason and self._entered and reason in _LOST:
-                self._stale_reason = reason
+                self.stale_reason = reason
             self.refuse_if_lost()
             if reason:
                 raise JobNotApplied(self.job_id, reason)
-            self._attempt = self._attempt or receipt.attempt
+            self.attempt = self.attempt or receipt.attempt
             self._entered = self._entered or self._status == pb.JOB_STATE_RUNNING
-            self._cancel_requested |= receipt.cancel_requested
+            self.cancel_requested |= receipt.cancel_requested
 
     def take_notice(self, stale_reason: str, cancel_requested: bool) -> None:
         """Note what came of a RUNNING report that nobody waited for. Never raises.
@@ -191,14 +169,14 @@ class JobRunState:
         One that was merely overtaken means nothing, and so does one that is answered after the job's own end.
         """
         with self._lock:
-            self._cancel_requested |= cancel_requested
+            self.cancel_requested |= cancel_requested
             if stale_reason in _LOST and self._entered and self._status not in _ENDED:
-                self._stale_reason = self._stale_reason or stale_reason
+                self.stale_reason = self.stale_reason or stale_reason
 
     def refuse_if_lost(self) -> None:
         """Raise LeaseLost if the job is lost."""
-        if self._stale_reason:
-            raise LeaseLost(self.job_id, self._stale_reason)
+        if self.stale_reason:
+            raise LeaseLost(self.job_id, self.stale_reason)
 
     def withhold_refused(self) -> bool:
         """Keep message and details out of RUNNING reports, because the service refused one that had them.
@@ -219,24 +197,24 @@ class JobRunState:
     def _fill(self, record: pb.LogRecord, status: pb.JobState) -> None:
         """Put into a record what changes from one report to the next."""
         self._status = status
-        self._has_news = False
+        self.has_news = False
         self._time_unix_nano = max(time.time_ns(), self._time_unix_nano + 1)
         record.time_unix_nano = self._time_unix_nano
-        record.job.attempt = self._attempt
-        record.job.new_attempt = not self._attempt
+        record.job.attempt = self.attempt
+        record.job.new_attempt = not self.attempt
         if status != pb.JOB_STATE_RUNNING or not self._refused:
             record.message = self._message
             record.job.details_json = self._details_json
         if self._progress is not None and status != pb.JOB_STATE_COMPLETED:
             record.job.progress = self._progress
-        if self._lease_seconds is not None and status == pb.JOB_STATE_RUNNING:
-            record.job.lease_seconds = self._lease_seconds
+        if self.lease_seconds is not None and status == pb.JOB_STATE_RUNNING:
+            record.job.lease_seconds = self.lease_seconds
 
     def _note_progress(self, percent: int) -> bool:
         if percent == self._progress:
             return False
         self._progress = percent
-        self._has_news = True
+        self.has_news = True
         return True
 
     def _note_texts(self, message: str | None, details_json: str | None) -> None:
@@ -249,7 +227,7 @@ class JobRunState:
                 return
             self._message, self._details_json = message, details_json
             self._refused = False
-            self._has_news = True
+            self.has_news = True
         self._on_news()
 
 

@@ -4,17 +4,16 @@
         store(row)
 
 The job is begun with the first item and COMPLETED after the last one; a step is done when the next item is asked for.
-If the items raise, it is FAILED with that. If the loop is left early, it is FAILED with the reason INCOMPLETE: from
-here a `break` and an exception in the loop's body look the same. As a context manager a track sees the difference,
-and the end of the block is the end of the job:
+If the items raise, it is FAILED with that. If the loop is left early, it is FAILED with the reason INCOMPLETE: a
+`break` and an exception in the loop's body look the same. As a context manager a track sees the difference, and the end
+of the block is the end of the job:
 
     with client.track(rows, job_type="import") as rows:
         for row in rows:
             store(row)
 
-A loop's track is nobody's once the loop is left, which ends its job at once. One that is kept under a name goes on
-with the items that are left when it is looped over again, as any iterator does; `close` ends it, and so does its
-client's `close`.
+A track without a name ends its job as soon as the loop is left. A track that is kept under a name goes on with the
+remaining items when it is looped over again, as any iterator does; its `close` ends it, and so does its client's.
 """
 
 import asyncio
@@ -51,13 +50,7 @@ class Reporter(StepReporter, Protocol):
 
     def __enter__(self) -> object: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
+    def __exit__(self, kind: object, exception: BaseException | None, trace: object, /) -> None: ...
 
 
 T = TypeVar("T")
@@ -184,13 +177,7 @@ class Track(Generic[T, R_co]):
         self._begin()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, kind: object, exception: BaseException | None, trace: object, /) -> None:
         if exception is None and not self._exhausted:
             exception = self._steps.incomplete()
         self._end(exception)
@@ -283,13 +270,7 @@ class AsyncTrack(Generic[T]):
         await self._begin()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, kind: object, exception: BaseException | None, trace: object, /) -> None:
         if exception is None and not self._exhausted:
             exception = self._steps.incomplete()
         await self._end(exception)

@@ -29,8 +29,8 @@ def is_level(level: object) -> bool:
 def level_number(level: object) -> int:
     """Return the number of the one of the five that is meant. Never raises.
 
-    Another number means the next lower one; below 10 it is DEBUG, above 50 CRITICAL. Names may be in small letters,
-    and those given to `logging.addLevelName` mean their number. Anything else is INFO.
+    Another number means the next lower one; below 10 it is DEBUG, above 50 CRITICAL. Names may be in small letters, and
+    those given to `logging.addLevelName` mean their number. Anything else is INFO.
     """
     if isinstance(level, str):
         return _number_of_name(level)

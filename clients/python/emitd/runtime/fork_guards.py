@@ -1,15 +1,15 @@
-"""`GrpcForkGuard`: who is inside grpc, so that a fork can wait until nobody is.
+"""Who is inside grpc and SQLite, so that a fork can wait until nobody is.
 
-A process that is forked while one of its threads is inside grpc can crash or hang its child.
+A process that is forked while one of its threads is inside grpc can crash or hang its child. SQLite has locks in
+memory, which a fork copies as another thread holds them: the child can hang at its first use of SQLite; under load
+about one in a hundred did.
 """
 
 import os
 import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from threading import RLock
-from types import TracebackType
 
 __all__ = ["GrpcForkGuard", "inside", "pause", "resume"]
 
@@ -30,13 +30,7 @@ class GrpcForkGuard:
                 self._changed.wait()
             self._inside += 1
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         with self._changed:
             self._inside -= 1
             if not self._inside:
@@ -63,21 +57,19 @@ class GrpcForkGuard:
             self._changed.notify_all()
 
 
+#: One thread at a time is inside SQLite, for all spools of the process, and none while the process forks.
 _gate = RLock()
 
 
-@contextmanager
-def inside() -> Iterator[None]:
-    """Run the block while no other thread is inside. The same thread may enter again."""
-    with _gate:
-        yield
+def inside() -> AbstractContextManager[object]:
+    """Return a context in which no other thread is inside SQLite. The same thread may enter again."""
+    return _gate
 
 
 def pause(timeout_seconds: float) -> bool:
-    """Wait until no other thread is inside, and keep all out until `resume`; False if that takes too long.
+    """Keep all other threads out of SQLite until `resume`, for a fork; False if one stays inside for too long.
 
-    For the moment of a fork. `resume` belongs to it in the parent, in the same thread and only after True; a child
-    starts with a gate of its own.
+    After True the parent calls `resume` in the same thread; a child starts afresh.
     """
     return _gate.acquire(timeout=timeout_seconds)
 

@@ -16,7 +16,7 @@ import traceback
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any
 
 from emitd.context import current_attributes, current_span
 from emitd.errors import ClientNotOpen, Unavailable
@@ -45,21 +45,14 @@ INTERRUPTED_SECONDS = 1.0
 _new = tuple.__new__
 
 
-class Endable(Protocol):
-    """What is to be ended before the client is, such as a loop that is a job."""
-
-    def close(self) -> None:
-        """End it."""
-
-
 class Engine:
     """For any thread."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self.settings = settings
         self._is_closed = False
-        #: Those that are still open.
-        self.tracks: weakref.WeakSet[Endable] = weakref.WeakSet()
+        #: Loops that are jobs, to be closed before the client.
+        self.tracks: weakref.WeakSet[Any] = weakref.WeakSet()
         self._start_afresh()
         process_hooks.add(self)
 
@@ -71,11 +64,11 @@ class Engine:
         self._time = TimeLeft(settings.close_timeout)
         self.transport = Transport(settings)
         self.drop_report = DropReport(settings.source, settings.report_interval)
-        self.lines = LineQueue(settings, lambda level: self._drop("queue_full", level))
+        self.lines = LineQueue(settings, lambda level: self.drop("queue_full", level))
         self._line_senders = Senders("emitd-lines", self._send_lines, settings.max_in_flight)
-        self._event_senders = Senders("emitd-events", self._send_events, settings.max_in_flight)
+        self._event_senders = Senders("emitd-events", lambda: self.events.run(), settings.max_in_flight)
         self.events = SendScheduler(settings, self._emit_events, self._event_senders.start)
-        self._spool = SpoolManager(settings, self._emit_lines, self._drop)
+        self._spool = SpoolManager(settings, self._emit_lines, self.drop)
         self._delivery = LineSender(
             settings,
             self._emit_lines,
@@ -83,7 +76,7 @@ class Engine:
             stats=self._stats,
             drop_report=self.drop_report,
             spool=self._spool,
-            on_drop=self._drop,
+            on_drop=self.drop,
         )
         #: Neither is it closed, nor the program at its end, from where on nobody comes by to send what is written.
         self._is_open = not self._is_closed and not process_hooks.is_ending()
@@ -120,14 +113,6 @@ class Engine:
             self._write_late(line)
         elif self.lines.put(line, may_block=may_block):
             self._start_line_sender()
-
-    def drop_abandoned(self, level: int, why: str) -> None:
-        """Count an awaited record that came nowhere, and whose caller does not wait for it any more."""
-        self._drop("abandoned", level, why)
-
-    def drop_nested(self, level: int) -> None:
-        """Count a line that is not sent, as making others caused it: see `MAX_NESTING`."""
-        self._drop("nested", level)
 
     def submit(self, record: pb.LogRecord) -> AwaitedRecord:
         """Send an awaited record at once. Raises ClientNotOpen."""
@@ -260,7 +245,7 @@ class Engine:
 
     def _write_late(self, line: Line) -> None:
         if self._is_closed:
-            self._drop("closed", line.level)
+            self.drop("closed", line.level)
             process_hooks.add(self)  # it has something to tell at the end
             return
         self.lines.put(line, may_block=False)
@@ -282,10 +267,8 @@ class Engine:
         if self._time.seconds() > 0:
             self._delivery.deliver(())
 
-    def _send_events(self) -> None:
-        self.events.run()
-
-    def _drop(self, cause: str, level: int, why: str = "", count: int = 1) -> None:
+    def drop(self, cause: str, level: int, why: str = "", count: int = 1) -> None:
+        """Count records that are dropped, by cause, and report them."""
         self._stats.add(f"dropped_{cause}", count)
         self.drop_report.add(cause, level, count, why)
         if self._is_open and self._has_begun:
@@ -307,7 +290,8 @@ class Engine:
         try:
             reply = self.transport.emit(records, timeout, want_receipts=want_receipts)
         except Exception as error:  # a fault of our own must not end the sending
-            report_line(f"internal error while sending: {_stack_of(error)}")
+            for line in _stack_of(error).splitlines():
+                report_line(f"internal error while sending: {line}")
             return Reply(again=dict.fromkeys(range(len(records)), (repr(error), 0.0)))
         self._stats.note(reply, len(records))
         if not reply.again:

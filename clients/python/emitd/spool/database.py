@@ -5,7 +5,6 @@ locking mode keeps everybody else out while it is open, so that nobody who looks
 the shared memory, which a forked child would share too.
 """
 
-import ctypes
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator, Sequence
@@ -15,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple
 
+from emitd.runtime.process_hooks import keep_for_ever
 from emitd.spool.files import SpoolError
 
 __all__ = [
@@ -91,8 +91,8 @@ def make_database(path: Path) -> sqlite3.Connection:
 def open_database(path: Path) -> sqlite3.Connection | None:
     """Open the database of somebody who is gone; None: it was never finished, and has nothing in it.
 
-    Raises sqlite3.Error, of which `is_damage` tells whether another try could help, and SpoolError for what is not
-    a spool, which is left as it is, or one of a newer emitd.
+    Raises sqlite3.Error, of which `is_damage` tells whether another try could help, and SpoolError for what is not a
+    spool, which is left as it is, or one of a newer emitd.
     """
     with closed_on_error(_connect(path)) as connection:
         if not _check(connection, path):
@@ -134,10 +134,9 @@ def closed_on_error(connection: sqlite3.Connection) -> Iterator[sqlite3.Connecti
 def abandon(connection: sqlite3.Connection, identity: FileIdentity) -> None:
     """Keep a connection that was the parent's from ever being closed in this forked child.
 
-    Closing it, which the end of the interpreter does too, would write to the parent's files and delete its WAL. So it
-    gets one reference more than there is. Calls nothing of SQLite, whose locks another thread may have had.
+    Closing it, which the end of the interpreter does too, would write to the parent's files and delete its WAL.
     """
-    ctypes.pythonapi.Py_IncRef(ctypes.py_object(connection))
+    keep_for_ever(connection)
     _inherited.add(identity)
 
 

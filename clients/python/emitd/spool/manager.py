@@ -6,7 +6,6 @@ comes next.
 """
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +14,13 @@ from typing import TYPE_CHECKING, TypeAlias
 from google.protobuf.message import DecodeError
 
 from emitd.errors import Unavailable
+from emitd.runtime import fork_guards
 from emitd.runtime.backoff import Backoff
 from emitd.runtime.diagnostics import report_line
 from emitd.runtime.fork_guards import inside
 from emitd.runtime.threads import Senders
 from emitd.settings import ClientSettings
+from emitd.spool.files import SpoolError, SpoolFull, default_folder
 from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
 
@@ -70,7 +71,6 @@ class SpoolManager:
         """Put records on the disk. Raises Unavailable if that cannot be."""
         try:
             _load()
-            from emitd.spool.files import SpoolError, SpoolFull
         except ImportError:
             raise Unavailable("the interpreter is being torn down: no spool can be opened any more") from None
 
@@ -116,13 +116,12 @@ class SpoolManager:
 
     def pause(self, seconds: float) -> None:
         """Keep all threads out of SQLite for the time of a fork."""
-        gate = sys.modules.get("emitd.runtime.fork_guards")
-        self._is_paused = gate is not None and gate.pause(seconds)
+        self._is_paused = fork_guards.pause(seconds)
 
     def resume(self) -> None:
         """End the pause, in the parent."""
         if self._is_paused:
-            sys.modules["emitd.runtime.fork_guards"].resume()
+            fork_guards.resume()
 
     def leave_to_parent(self) -> None:
         """Have nothing to do with the files, in a forked child."""
@@ -134,9 +133,6 @@ class SpoolManager:
         return [*self._adopted, *(() if own is None else (own,))]
 
     def _folder(self) -> Path | None:
-        with inside():  # see `_load`
-            from emitd.spool.files import SpoolError, default_folder
-
         if self._is_off:
             return None
         try:
@@ -147,7 +143,7 @@ class SpoolManager:
 
     def _open(self) -> "Spool":
         """Return this process's own spool. Raises Unavailable where there can be none."""
-        from emitd.spool.spool import Spool, SpoolError
+        from emitd.spool.spool import Spool
 
         with self._lock:
             folder = None if self._own is not None else self._folder()
@@ -190,7 +186,6 @@ class SpoolManager:
                 self._closing.wait(min(pause, threading.TIMEOUT_MAX))
 
     def _adopt(self) -> None:
-        from emitd.spool.files import SpoolError
         from emitd.spool.spool import adopt_orphans
 
         folder = self._folder()
@@ -221,8 +216,6 @@ class SpoolManager:
 
     def _send_batch(self, spool: "Spool", attempts: int) -> float | None:
         """Send the oldest records; return how long to wait before the next try, None: it went well."""
-        from emitd.spool.files import SpoolError
-
         try:
             return self._exchange(
                 spool, spool.first(self._settings.batch_records, self._settings.batch_bytes), attempts

@@ -209,8 +209,8 @@ def adopt_orphans(
 ) -> Sequence[Spool]:
     """Return the orphans of this target in which records wait, open and locked for this process.
 
-    `report` is called with one line for each that cannot be used, and says why. Never raises for one of them, nor for
-    a folder that is missing; SpoolError for one that cannot be read.
+    `report` is called with one line for each that cannot be used, and says why. Never raises for one of them, nor for a
+    folder that is missing; SpoolError for one that cannot be read.
     """
     folder = folder.absolute()
     try:

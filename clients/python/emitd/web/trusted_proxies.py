@@ -1,8 +1,8 @@
 """`TrustedProxies`: where a request came from, by those proxies only whose word counts.
 
-Each proxy appends the address that it was called from to a header, so that the header is as good as those who wrote
-its end: it is read from the right, as far as the addresses are those of trusted proxies. The first other address is
-the source. What stands left of it, the source may have made up.
+Each proxy appends the address that it was called from to a header, so that the header is as good as those who wrote its
+end: it is read from the right, as far as the addresses are those of trusted proxies. The first other address is the
+source. What stands left of it, the source may have made up.
 """
 
 import re
@@ -58,8 +58,8 @@ class TrustedProxies:
     def source_address(self, peer: str | None, values: Sequence[str]) -> str:
         """Return the address that a request came from, or `unknown`.
 
-        `peer` is who connected, `values` are those of the header, one for each time it stands in the request. Where
-        it is malformed or ends, the answer is the last address that is certain.
+        `peer` is who connected, `values` are those of the header, one for each time it stands in the request. Where it
+        is malformed or ends, the answer is the last address that is certain.
         """
         address = _address(peer or "")
         if self.trusts(peer):
