@@ -239,7 +239,7 @@ class AsyncLogClient(LogVerbs):
         return await _in_thread(self._engine.flush, timeout)
 
     async def close(self, timeout: float | None = None) -> None:
-        """Flush for so many seconds (None: `close_timeout`), then end."""
+        """Flush for at most `timeout` seconds (None: `close_timeout`), then end."""
         if self._engine.is_closed:
             return
         for track in list(self._tracks):

@@ -267,7 +267,7 @@ class LogClient(LogVerbs):
         return self._engine.flush(timeout)
 
     def close(self, timeout: float | None = None) -> None:
-        """Flush for so many seconds (None: `close_timeout`), then end; what was not delivered is spooled or counted.
+        """Flush for at most `timeout` seconds (None: `close_timeout`), then end; the rest is spooled or counted.
 
         Idempotent. Later plain calls are counted as dropped, others raise ClientNotOpen. A `track` that is still open
         ends as INCOMPLETE.

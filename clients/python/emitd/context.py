@@ -1,9 +1,10 @@
-"""`log_context`: attributes for every record that is made within a block, whoever makes it.
+"""`log_context`: attributes for every record that is made within a block, by a client or by `logging`.
 
     with log_context(request_id="r-17"):
         logger.info("order taken")          # carries request_id, and so does what `logging` sends through emitd
 
 They follow `contextvars`: each thread and each asyncio task has its own, and a task starts with those of its maker.
+Here too: the span of OpenTelemetry in which a record is made.
 """
 
 import sys

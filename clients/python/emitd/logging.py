@@ -167,7 +167,7 @@ class EmitdHandler(logging.Handler):
         self._engine = client._engine
 
     def _attributes(self, record: logging.LogRecord) -> dict[str, object]:
-        """Return what stands beside the message. The caller's own names win."""
+        """Return the attributes of a record. The names of its caller win."""
         members = record.__dict__
         attributes: dict[str, object] = {"logger.name": record.name, **self._bound}
         if record.exc_info or record.exc_text or record.stack_info:

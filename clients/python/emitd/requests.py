@@ -233,7 +233,7 @@ def audit_event(event: str | int, log_id: str) -> Generator[Call[Any], Any, audi
         request.page_token = page.next_page_token
     if by_index is None:
         return None
-    # A line that is damaged is no event any more: there is nothing to know of it but the line.
+    # A damaged line is no event: only the line itself is known.
     return audit.AuditEntry(leaf_index=by_index.leaf_index, line=by_index.line, leaf_hash=by_index.leaf_hash)
 
 

@@ -1,7 +1,7 @@
 """Streams that go on over as many connections as it takes: of one job, of many jobs, of audit events.
 
-Pure: their owner opens the connections and waits. Whether there is a server at all their owner asks first, by `probe`,
-a call with a deadline: a stream is silent while nothing happens, and cannot tell.
+Pure: the client opens the connections and waits. It first makes the call `probe`, with a deadline, to learn whether
+there is a server: a stream is silent while nothing happens.
 """
 
 from collections.abc import Callable
@@ -102,7 +102,7 @@ class JobsWatch(Watch[job_pb2.WatchJobsResponse]):
         """Watch as the request says."""
         probe = Call("ListJobs", job_pb2.ListJobsRequest(page_size=1), job_pb2.ListJobsResponse)
         super().__init__(Call("WatchJobs", request, job_pb2.WatchJobsResponse), probe, backoff, on_outage)
-        #: By id, what tells one state of a job that matches from another.
+        #: By id, what identifies the last state of a job that matches.
         self._known: dict[str, tuple[int, int, bool]] = {}
         #: The ids in the snapshot of a later connection, until it is complete.
         self._in_snapshot: set[str] | None = None

@@ -97,7 +97,7 @@ class JobRunState:
         return bool(self.stale_reason)
 
     def advance(self, steps: int = 1, /) -> None:
-        """Note so many more steps done. Raises LeaseLost, and ValueError without a total."""
+        """Note further steps. Raises LeaseLost, and ValueError without a total."""
         if self._total is None:
             raise ValueError(f"job '{self.job_id}' was made without `total`: use `progress`")
         with self._lock:
@@ -164,9 +164,9 @@ class JobRunState:
             self.cancel_requested |= receipt.cancel_requested
 
     def take_notice(self, stale_reason: str, cancel_requested: bool) -> None:
-        """Note what came of a RUNNING report that nobody waited for. Never raises.
+        """Note the answer to a RUNNING report of the background. Never raises.
 
-        One that was merely overtaken means nothing, and so does one that is answered after the job's own end.
+        A report that was overtaken means nothing, and so does an answer after the job's own end.
         """
         with self._lock:
             self.cancel_requested |= cancel_requested

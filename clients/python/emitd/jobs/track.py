@@ -39,7 +39,7 @@ class StepReporter(Protocol):
     """What counting needs of a job's reporter."""
 
     def advance(self, steps: int = 1, /) -> None:
-        """Note so many more steps done."""
+        """Note further steps."""
 
     def refuse_if_lost(self) -> None:
         """Raise LeaseLost if the job is lost."""

@@ -1,8 +1,7 @@
-"""Who is inside grpc and SQLite, so that a fork can wait until nobody is.
+"""Which threads are inside grpc and SQLite, so that a fork can wait until none is.
 
-A process that is forked while one of its threads is inside grpc can crash or hang its child. SQLite has locks in
-memory, which a fork copies as another thread holds them: the child can hang at its first use of SQLite; under load
-about one in a hundred did.
+A process that is forked while a thread is inside grpc can crash or hang its child. SQLite has locks in memory; a fork
+copies them as another thread holds them, and the child can hang at its first use of SQLite, for ever.
 """
 
 import os
@@ -15,12 +14,12 @@ __all__ = ["GrpcForkGuard", "inside", "pause", "resume"]
 
 
 class GrpcForkGuard:
-    """Every call of grpc that blocks stands in a `with` block of the gate."""
+    """Every call of grpc that blocks stands in a `with` block of the guard."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._inside = 0
-        #: By so many forks, all of one thread, which is let in: it cannot be in here when it forks.
+        #: By how many forks it is shut. All are of one thread, which is let in: it is not in here when it forks.
         self._shut_times = 0
         self._forking_thread = 0
 
@@ -37,13 +36,13 @@ class GrpcForkGuard:
                 self._changed.notify_all()
 
     def shut(self) -> None:
-        """Let no other thread in any more; who wants to waits."""
+        """Let no other thread in: it waits."""
         with self._changed:
             self._forking_thread = threading.get_ident()
             self._shut_times += 1
 
     def wait_until_empty(self, deadline: float) -> bool:
-        """Return whether nobody is inside, at the latest at this time of `time.monotonic`."""
+        """Return whether all threads are out by `deadline` (`time.monotonic`)."""
         with self._changed:
             while self._inside:
                 if not self._changed.wait(deadline - time.monotonic()) and time.monotonic() >= deadline:

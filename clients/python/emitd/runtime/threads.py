@@ -62,9 +62,9 @@ def sending_by_itself(deadline: float) -> Iterator[None]:
 
 
 class Senders:
-    """At most so many threads that run the same function until it returns.
+    """At most `max_threads` threads that run the same function until it returns.
 
-    They are daemons: the end of the program is the affair of `process_hooks`, which flushes and then lets go.
+    They are daemons: at the end of the program `process_hooks` flushes, and then lets go.
     """
 
     def __init__(self, name: str, run: Callable[[], None], max_threads: int) -> None:
@@ -75,10 +75,10 @@ class Senders:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> bool:
-        """Start one more, if there may be; return whether there is any.
+        """Start one more, if there may be; return whether there is any. Without one, the caller sends by itself.
 
-        None is started at the end of the program, where Python 3.12 refuses to, and older ones would wait for ever for
-        a thread that never runs. Where there is none, whoever waits sends by itself.
+        None is started at the end of the program: Python 3.12 refuses to, and older ones would wait for ever for a
+        thread that never runs.
         """
         with self._lock:
             if len(self._threads) < self._max_threads and not process_hooks.is_ending():
@@ -152,7 +152,7 @@ class TimeLeft:
 
     @contextmanager
     def alone(self, timeout: float = math.inf) -> Iterator[float]:
-        """Let this thread send within the block, for so long and while there is patience; give the deadline."""
+        """Let this thread send within the block, for `timeout` and while there is patience; give the deadline."""
         began = time.monotonic()
         deadline = began + max(min(timeout, self._patience), MIN_CALL_SECONDS)
         with sending_by_itself(deadline):

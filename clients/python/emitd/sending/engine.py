@@ -78,10 +78,10 @@ class Engine:
             spool=self._spool,
             on_drop=self.drop,
         )
-        #: Neither is it closed, nor the program at its end, from where on nobody comes by to send what is written.
+        #: False once it is closed or the program is at its end: no sender comes by then.
         self._is_open = not self._is_closed and not process_hooks.is_ending()
         self._is_finished = False
-        #: Whoever ends it holds this. Reentrant: a signal handler may close what is being closed.
+        #: Held by the thread that ends it. Reentrant: a signal handler may close what is being closed.
         self._finishing = threading.RLock()
         #: The threads that wait for a receipt, or spool instead.
         self._callers: list[int] = []
@@ -180,7 +180,7 @@ class Engine:
         return self.lines.flush(deadline) and self.events.flush(deadline)
 
     def close(self, timeout: float | None = None) -> None:
-        """Send what there is for so many seconds, then spool or count the rest. Idempotent."""
+        """Send for at most `timeout` seconds (None: `close_timeout`), then spool or count the rest. Idempotent."""
         seconds = self.settings.close_timeout if timeout is None else max(timeout, 0.0)
         deadline = time.monotonic() + seconds
         self._end_tracks(deadline)
@@ -202,12 +202,12 @@ class Engine:
     # Forks: see `process_hooks`.
 
     def shut_for_fork(self) -> None:
-        """Let no thread into grpc any more, and end the streams, which would not end by themselves."""
+        """Let no further thread into grpc, and end the streams, which would not end by themselves."""
         self.transport.fork_guard.shut()
         self.transport.cancel_streams()
 
     def wait_for_fork(self, began: float) -> None:
-        """See to it that no thread is inside grpc or SQLite: wait for calls under way, then interrupt them."""
+        """Get all threads out of grpc and SQLite: wait for calls under way, then interrupt them."""
         deadline = began + self.settings.fork_wait
         # Half of the time for them to end by themselves. One that is interrupted is tried again.
         if not self.transport.fork_guard.wait_until_empty(deadline - self.settings.fork_wait / 2):
@@ -246,7 +246,7 @@ class Engine:
     def _write_late(self, line: Line) -> None:
         if self._is_closed:
             self.drop("closed", line.level)
-            process_hooks.add(self)  # it has something to tell at the end
+            process_hooks.add(self)  # it has drops to report at the end
             return
         self.lines.put(line, may_block=False)
         self._start_line_sender()
@@ -256,7 +256,7 @@ class Engine:
             self._line_senders.start()
 
     def _send_lines(self, *, may_wait: bool = True) -> None:
-        """Send lines until none can come any more, or none is there; at the latest until there is no time left."""
+        """Send lines until none can come (or, without waiting, none is there), or no time is left."""
         while self._time.seconds() > 0 and (batch := self.lines.take(may_wait=may_wait)) is not None:
             if may_wait and self.lines.is_crowded:
                 self._line_senders.start()
@@ -322,7 +322,7 @@ class Engine:
             self._finishing.release()
 
     def _end(self, deadline: float) -> None:
-        """Send what there is, beside the senders; then interrupt them, and spool or count what is left."""
+        """Send what there is, as the senders do; then interrupt them, and spool or count the rest."""
         self._hurry(deadline)
         is_done = False
         try:

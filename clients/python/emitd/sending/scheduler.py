@@ -38,7 +38,7 @@ class Entry(Protocol):
     attempts: int
 
     def take(self) -> bytes | None:
-        """Return the record to send, serialised; None: nobody wants it sent any more."""
+        """Return the record to send, serialised; None: there is nothing to send."""
 
     def accept(self, receipt: log_service_pb2.Receipt) -> float:
         """Take the receipt. Return when to send again; infinity: not by itself."""
@@ -79,7 +79,7 @@ class AwaitedRecord:
         self.failure = "no answer so far"
 
     def take(self) -> bytes | None:
-        """Return the record, unless nobody waits for it any more."""
+        """Return the record, unless its future is done."""
         return None if self.future.done() else self._record
 
     def accept(self, receipt: log_service_pb2.Receipt) -> float:
@@ -167,7 +167,7 @@ class SendScheduler:
             self._send_all(entries)
 
     def flush(self, deadline: float) -> bool:
-        """Wait until nobody waits for a receipt and no news is left; return False if that is not by `deadline`."""
+        """Wait until all receipts have come and no news is left; return False if that is not by `deadline`."""
         with self._lock:
             self._hurry()
             while self._awaited or any(map(self._is_unresolved, self._watched)):
@@ -220,7 +220,7 @@ class SendScheduler:
             self._start_sender()
 
     def _take(self, deadline: float, until: AwaitedRecord | None) -> Sequence[Entry]:
-        """Wait for what is due, and return it; nothing if there is nothing to wait for any more."""
+        """Wait for what is due, and return it; nothing if there is nothing to wait for."""
         with self._lock:
             while True:
                 now = time.monotonic()
@@ -245,7 +245,7 @@ class SendScheduler:
             if due == entry.due and due > now:
                 break
             heapq.heappop(self._heap)
-            if due == entry.due:  # else it was scheduled anew
+            if due == entry.due:  # else it was scheduled again
                 entry.due = math.inf
                 self._under_way.add(entry)
                 entries.append(entry)

@@ -1,4 +1,8 @@
-"""`ClientStats`: what became of the records of one process, by fate: a client's `stats`."""
+"""What became of a client's records: `ClientStats` counts them by fate, `DropReport` reports what was dropped.
+
+Each kind of drop becomes a log line when one can be sent. Drops are also reported on standard error, at most once in
+`report_interval`.
+"""
 
 import threading
 import time
@@ -18,7 +22,7 @@ __all__ = ["ClientStats", "Confirmations", "Drop", "DropReport", "drop_record"]
 
 
 class ClientStats:
-    """For any thread. What the fates mean stands in docs/client.md."""
+    """For any thread. docs/client.md explains the fates."""
 
     def __init__(self, settings: ClientSettings) -> None:
         # Reentrant: a finalizer that logs may run in a thread that is in here already.
@@ -41,7 +45,7 @@ class ClientStats:
                 self._confirmations.accepted(lines)
 
     def note(self, reply: Reply, records: int) -> None:
-        """Count what the answer to a call of so many records, or its failure, says of earlier ones."""
+        """Count what the answer to a call of `records` records, or its failure, says of earlier ones."""
         with self._lock:
             if reply.is_broken:
                 at_risk = self._confirmations.broke()
@@ -59,10 +63,14 @@ class ClientStats:
 
 
 class Confirmations:
-    """Counts the lines at risk. For one thread at a time: its owner holds a lock."""
+    """Counts the log lines that were accepted shortly before the server died: `unconfirmed`.
+
+    An accepted line stands in a queue of the service; the client does not learn when it leaves. For one thread at a
+    time.
+    """
 
     def __init__(self, seconds: float, max_lines: int, clock: Callable[[], float] = time.monotonic) -> None:
-        """Lines are at risk for so many `seconds`; the last `max_lines` at most: what fits a server's queue."""
+        """Lines are at risk for `seconds`; the last `max_lines` at most: what fits a server's queue."""
         self._seconds = seconds
         self._max_lines = max_lines
         self._clock = clock
@@ -70,7 +78,7 @@ class Confirmations:
         self._server_id = 0
 
     def accepted(self, lines: int) -> None:
-        """Note that so many lines were accepted, now."""
+        """Note that lines were accepted, now."""
         self._accepted.append((self._clock(), lines))
         self._forget_old()
 
@@ -82,7 +90,7 @@ class Confirmations:
         return 0
 
     def broke(self) -> int:
-        """Return how many lines are unconfirmed because the connection broke. They are told once."""
+        """Return how many lines are unconfirmed because the connection broke, once."""
         self._forget_old()
         at_risk = min(sum(lines for _, lines in self._accepted), self._max_lines)
         self._accepted.clear()
@@ -95,7 +103,7 @@ class Confirmations:
 
 
 class Drop(NamedTuple):
-    """So many records of one level that were dropped for one cause."""
+    """Records of one level that were dropped for one cause."""
 
     cause: str
     level: int
@@ -107,7 +115,7 @@ class Drop(NamedTuple):
 
 
 class DropReport:
-    """For any thread."""
+    """What was dropped, until the service knows of it. For any thread."""
 
     def __init__(self, source: str, report_interval: float) -> None:
         self._source = source
@@ -158,7 +166,7 @@ class DropReport:
         return bool(self._drops)
 
     def tell(self, *, now: bool = False) -> None:
-        """Say on standard error what was dropped and not said yet, if it is time, or `now`."""
+        """Report the drops that were not reported yet, if it is time, or `now`."""
         moment = time.monotonic()
         with self._lock:
             is_early = self._last_told is not None and moment - self._last_told < self._report_interval
@@ -172,7 +180,7 @@ class DropReport:
 
 
 def drop_record(drop: Drop, source: str) -> bytes:
-    """Return the log line that tells of a drop, serialised."""
+    """Return the log line that reports a drop, serialised."""
     level = pb.Level.Name(drop.level).removeprefix("LEVEL_")
     attributes = {
         "dropped.count": drop.records,

@@ -1,8 +1,8 @@
-"""The SQLite database of a spool: how it is made, opened and checked, and left alone in a forked child.
+"""The SQLite database of a spool: how it is made, opened, checked, and left alone in a forked child; and its tables.
 
-It is in WAL mode, `synchronous=FULL`: one sync for a transaction, after which it survives a power cut. The exclusive
-locking mode keeps everybody else out while it is open, so that nobody who looks into it by hand can harm it, and saves
-the shared memory, which a forked child would share too.
+It is in WAL mode, `synchronous=FULL`: one sync for a transaction, which then survives a power cut. The exclusive
+locking mode keeps other users of the file out while it is open, and needs no shared memory, which a forked child would
+share.
 """
 
 import os
@@ -34,7 +34,7 @@ __all__ = [
 #: Says to everybody that a database is a spool: the letters "emit".
 APPLICATION_ID = 0x656D6974
 VERSION = 1
-#: How long to wait for somebody who looks into the file by hand.
+#: How long to wait for a user who looks into the file by hand.
 BUSY_SECONDS = 1.0
 #: What stays of the WAL on disk after a transaction that was larger.
 MAX_IDLE_WAL_BYTES = 4 * 1024 * 1024
@@ -89,10 +89,10 @@ def make_database(path: Path) -> sqlite3.Connection:
 
 
 def open_database(path: Path) -> sqlite3.Connection | None:
-    """Open the database of somebody who is gone; None: it was never finished, and has nothing in it.
+    """Open the database of a process that is gone; None: it was never finished, and is empty.
 
-    Raises sqlite3.Error, of which `is_damage` tells whether another try could help, and SpoolError for what is not a
-    spool, which is left as it is, or one of a newer emitd.
+    Raises sqlite3.Error (see `is_damage`), and SpoolError for a file that is no spool, or the spool of a newer emitd;
+    such a file is left as it is.
     """
     with closed_on_error(_connect(path)) as connection:
         if not _check(connection, path):
@@ -103,7 +103,7 @@ def open_database(path: Path) -> sqlite3.Connection | None:
 
 
 def is_damage(error: sqlite3.Error) -> bool:
-    """Return whether this says that the file is broken, rather than in use or on a disk in trouble."""
+    """Return whether the file is broken, rather than in use or on a disk in trouble."""
     primary_code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     return primary_code in (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
@@ -202,7 +202,7 @@ class Counts:
 
 
 class SpoolTable:
-    """The tables behind a connection. Called by one thread at a time; everything may raise sqlite3.Error."""
+    """The tables behind a connection. For one thread at a time; every method may raise sqlite3.Error."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         """Count what is there. Takes the connection over."""

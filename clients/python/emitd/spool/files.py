@@ -141,14 +141,19 @@ _FILE_MODE = 0o600
 
 
 class SpoolLock:
-    """One lock, free at first."""
+    """The lock of a spool: only the process that has it may use the spool. Free at first.
+
+    It is flock's: it ends with the process, and two clients of one process do not share it. A forked child shares it
+    until it closes its copy of the descriptor. The owner of the lock deletes the file. Another process may have opened
+    it before, and get the lock of a file without a name: so a lock counts only if the name still leads to its file.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self._descriptor = -1
 
     def take(self) -> bool:
-        """Take the lock, and make its file where there is none; False if somebody else has it. Raises OSError."""
+        """Take the lock, and make its file if it is missing; False if another process has it. Raises OSError."""
         descriptor = os.open(self.path, _OPEN_FLAGS, _FILE_MODE)
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,8 +1,7 @@
 """`SpoolManager`: a client's spools in one process, its own and those it adopted, and the thread that sends from them.
 
 A spool is made for the first record that needs one. It is replayed in order, one batch at a time; a record that the
-service refuses for good is put aside and holds up no other. What is left when the client is closed is sent by whoever
-comes next.
+service refuses for good is put aside. What is left when the client is closed is sent by the next process.
 """
 
 import os
@@ -30,13 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["SpoolManager"]
 
 OFF = "off"
-#: A server that does not answer is asked at least so often.
+#: The longest pause between two tries.
 REPLAY_PAUSE_SECONDS = 5.0
 #: How often to look for what other processes left behind.
 ADOPT_INTERVAL_SECONDS = 60.0
 
 Send: TypeAlias = Callable[[Sequence[bytes]], Reply]
-#: Told of what the service refused for good: cause, level and why.
+#: Called for each record that the service refused for good, with cause, level and error.
 OnDrop: TypeAlias = Callable[[str, int, str], None]
 
 
@@ -72,7 +71,7 @@ class SpoolManager:
         try:
             _load()
         except ImportError:
-            raise Unavailable("the interpreter is being torn down: no spool can be opened any more") from None
+            raise Unavailable("the interpreter is being torn down: no spool can be opened") from None
 
         try:
             spool = self._open()
@@ -157,7 +156,7 @@ class SpoolManager:
             return self._own
 
     def _replace(self, spool: "Spool") -> "Spool":
-        """Return another own spool than one that takes nothing any more; what it has is sent all the same."""
+        """Return another spool of this process for one that takes no more records; those it has are still sent."""
         with self._lock:
             if self._own is spool:
                 self._own = None

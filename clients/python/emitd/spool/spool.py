@@ -49,7 +49,7 @@ __all__ = ["Spool", "SpoolError", "SpoolFull", "Spooled", "adopt_orphans"]
 class Spool:
     """One file, open and locked. Every method blocks, from any thread of the process, and may raise SpoolError.
 
-    In a forked child, and after `close`, nothing can be read nor written any more. Beware: an empty one is false.
+    In a forked child, and after `close`, every use raises SpoolError. An empty spool is false.
     """
 
     def __init__(self, path: Path, lock: SpoolLock, table: SpoolTable, max_bytes: int) -> None:
@@ -106,11 +106,11 @@ class Spool:
         return self._table.counts.rejected
 
     def append(self, records: Sequence[bytes]) -> None:
-        """Let the records wait behind those that do; all or none of them, and they are on the medium on return.
+        """Append records; all or none of them, and they are on the medium on return.
 
-        Rejected records make room for them, the oldest first. Raises SpoolFull where that is not enough, SpoolError
-        where they cannot be written. A record is not there then; only where the disk failed to sync one, and the
-        process is killed before it could write again, one may be found.
+        Rejected records make room for them, the oldest first. Raises SpoolFull if that is not enough, SpoolError if
+        they cannot be written. Then no record is there; only if a sync failed, and the process is killed before its
+        next write, one may be.
         """
         size_bytes = sum(map(len, records))
         with self._use("write to") as table:
@@ -126,9 +126,9 @@ class Spool:
             return table.first(max_records, max_bytes)
 
     def delete(self, numbers: Iterable[int]) -> None:
-        """Take away what was delivered. Numbers of no record that waits are passed over.
+        """Delete records that were delivered; numbers of no such record are passed over.
 
-        On SpoolError all of them wait still: whoever goes on would send them again.
+        On SpoolError all of them still wait, and would be sent again.
         """
         with self._use("write to") as table, table.change():
             table.delete(numbers)
@@ -160,10 +160,10 @@ class Spool:
             self._file_lock.release()
 
     def leave_to_parent(self) -> None:
-        """Have nothing to do with the file any more, in a forked child: the file is the parent's.
+        """Leave the file to the parent, in a forked child. Waits for no lock. Idempotent.
 
-        The child must call it before anything else, so that the file can be adopted when the parent is dead, and that
-        the end of the child does not harm it. Waits for no lock. Idempotent.
+        The child calls it before anything else, so that the file can be adopted when the parent is dead, and the end of
+        the child does not harm it.
         """
         if self._process_id and self._process_id != os.getpid():
             self._process_id = 0
@@ -191,7 +191,7 @@ class Spool:
             )
 
     def _refuse_if_displaced(self) -> None:
-        """Refuse to write to a file that nobody would find any more, such as one that was cleaned away."""
+        """Refuse to write to a file that was deleted or replaced: no process would find it."""
         with suppress(FileNotFoundError):
             if identity_of(self.path) == self._identity:
                 return

@@ -63,7 +63,7 @@ class WebSettings:
     retry_after_seconds: int = 1
     #: When a browser comes back whose event stream broke.
     stream_retry_ms: int = 2_000
-    #: A stream without news has a sign of life so often; proxies close those that are silent.
+    #: How often a stream without news sends a sign of life; proxies close silent streams.
     stream_heartbeat_seconds: float = 15.0
     #: How long a stream may take for its last event when the application stops.
     stream_end_seconds: float = 1.0
@@ -134,8 +134,8 @@ def context_of(scope: Scope) -> RequestContext:
 class ContextMiddleware:
     """Wraps an application; its answers get the request's id as a header.
 
-    An exception that the application did not handle is logged with the request's context, for which it is too late
-    further out. Where nobody else makes an answer of it, there is a 500 with the id, by which the log line is found.
+    An exception that the application did not handle is logged with the request's context. If no other code makes an
+    answer of it, there is a 500 with the id, by which the log line is found.
     """
 
     def __init__(

@@ -1,11 +1,11 @@
-"""`JobEventStream`: tells one page of one job, from the state it stands in to its end.
+"""`JobEventStream`: the server-sent events of one job for one page, from its present state to its end.
 
     watch_job ─> job_event ─> send       until the job has ended,
                                          or the page is gone: its watcher is freed at once,
-                                         or the application stops: what is known by then is told
+                                         or the application stops: the last known state is sent
 
-A stream that ends before its job does, for whatever reason, is one that the browser opens again by itself, and
-`Last-Event-ID` then says how far it was.
+If a stream ends before its job does, the browser opens it again by itself, and `Last-Event-ID` says how far it was.
+https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 import asyncio
@@ -45,7 +45,7 @@ class JobEventStream:
         stopping: asyncio.Event,
         settings: WebSettings,
     ) -> None:
-        """Tell of the job what `describe` says of it, while `may_see` is true of it; end when `stopping` is set."""
+        """Send what `describe` says of the job, while `may_see` is true of it; end when `stopping` is set."""
         self._logger = logger
         self._job_id = job_id
         self._seen_revision = after_revision
@@ -122,7 +122,7 @@ class JobEventStream:
 
 
 async def _with_pauses(updates: AsyncGenerator[Any, None], seconds: float) -> AsyncGenerator[Any, None]:
-    """Yield the updates, and None whenever none has come for so many seconds."""
+    """Yield the updates, and None after each `seconds` without one."""
     coming: asyncio.Future[Any] | None = None
     try:
         while True:
@@ -196,12 +196,12 @@ def job_event(update: "v1.WatchJobResponse", data: Mapping[str, object]) -> byte
 
 
 def retry(milliseconds: int) -> bytes:
-    """Return what tells a browser when to come back after a break."""
+    """Return the line that says when a browser comes back after a break."""
     return b"retry: %d\n\n" % milliseconds
 
 
 def read_last_event_id(text: str) -> int | None:
-    """Return the revision that a page has seen; None where it says nothing, or nothing that makes sense."""
+    """Return the revision that a page has seen; None if the header does not say."""
     if not text.isascii() or not text.isdigit() or len(text) > len(str(_MAX_REVISION)):
         return None
     revision = int(text)
