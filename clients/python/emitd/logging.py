@@ -3,17 +3,9 @@
     logging.getLogger().addHandler(EmitdHandler(source="shop"))             # with a client of its own
     logging.getLogger().addHandler(EmitdHandler(client))                    # with yours
 
-What a record says becomes:
-
-    the message with its arguments      the message
-    extra=                              attributes, whatever their names and types
-    the logger's name                   attribute `logger.name`
-    a level that is none of the five    the next lower of them, and its name as attribute `level`
-    exc_info=                           attributes `exception.type`, `exception.message`, `exception.stacktrace`
-    stack_info=                         attribute `code.stacktrace`
-
-Attributes of `emitd.log_context` and the current span of OpenTelemetry come with it. No call waits: a record for which
-the queue has no room is dropped and counted, also where the client's direct calls would block.
+docs/client.md has a table of what each part of a record becomes. Attributes of `emitd.log_context` and the current span
+of OpenTelemetry come with it. No call waits: a record for which the queue has no room is dropped and counted, also
+where the client's direct calls would block.
 """
 
 import copy

@@ -11,6 +11,7 @@ import msgspec
 
 from emitd.errors import AuditNotFound, EmitError, JobNotFound, RequestRejected
 from emitd.records.encoding import as_field
+from emitd.records.levels import JOB_STATES
 from emitd.v1 import audit_service_pb2 as audit
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
@@ -39,7 +40,6 @@ __all__ = [
 
 Response = TypeVar("Response")
 
-_STATES = ("QUEUED", "RUNNING", "COMPLETED", "FAILED")
 #: A server sends no more in one page.
 _MAX_PAGE_SIZE = 1000
 _NANOS_PER_SECOND = 1_000_000_000
@@ -312,11 +312,11 @@ def _listed(names: Iterable[str]) -> Iterable[str]:
 
 
 def _state(name: str) -> pb.JobState:
-    if name not in _STATES:
+    if name not in JOB_STATES:
         raise RequestRejected(
-            f"statuses: '{name}' is not a job state; expected {', '.join(_STATES)}", field="statuses"
+            f"statuses: '{name}' is not a job state; expected {', '.join(JOB_STATES)}", field="statuses"
         )
-    return cast("pb.JobState", pb.JobState.Value(f"JOB_STATE_{name}"))
+    return cast("pb.JobState", JOB_STATES[name])
 
 
 def _number(field: str, value: int, limit: int) -> int:

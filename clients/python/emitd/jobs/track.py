@@ -21,40 +21,24 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 from emitd.records.exceptions import Incomplete
 
 if TYPE_CHECKING:
     from emitd.jobs.interface import AsyncJobReporter
+    from emitd.jobs.reporter import JobReporter
 import os
 import secrets
 
 from emitd.errors import ClientNotOpen
 
-__all__ = ["AsyncTrack", "StepReporter", "Track", "TrackSteps"]
-
-
-class StepReporter(Protocol):
-    """What counting needs of a job's reporter."""
-
-    def advance(self, steps: int = 1, /) -> None:
-        """Note further steps."""
-
-    def refuse_if_lost(self) -> None:
-        """Raise LeaseLost if the job is lost."""
-
-
-class Reporter(StepReporter, Protocol):
-    """What a `Track` needs of a job's reporter."""
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(self, kind: object, exception: BaseException | None, trace: object, /) -> None: ...
+__all__ = ["AsyncTrack", "Track", "TrackSteps"]
 
 
 T = TypeVar("T")
-R_co = TypeVar("R_co", bound=Reporter, covariant=True)
+#: The reporter of a job, for `with`.
+R_co = TypeVar("R_co", bound="JobReporter", covariant=True)
 
 #: Runs a coroutine in a task of its own, under a name. In the event loop only.
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None], str], object]
@@ -79,7 +63,7 @@ class TrackSteps:
         # Reentrant: the finalizer may run in a thread that is in here already.
         self._lock = threading.RLock()
 
-    def finish_item(self, reporter: StepReporter) -> None:
+    def finish_item(self, reporter: "JobReporter | AsyncJobReporter") -> None:
         """Note that the last item is done. Raises LeaseLost."""
         reporter.refuse_if_lost()
         if not self.has_item:

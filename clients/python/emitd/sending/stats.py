@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 from emitd.records.audit import next_record_id
 from emitd.records.encoding import attributes_as_json
+from emitd.records.levels import level_name
 from emitd.runtime.diagnostics import report_line
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
@@ -181,7 +182,7 @@ class DropReport:
 
 def drop_record(drop: Drop, source: str) -> bytes:
     """Return the log line that reports a drop, serialised."""
-    level = pb.Level.Name(drop.level).removeprefix("LEVEL_")
+    level = level_name(drop.level)
     attributes = {
         "dropped.count": drop.records,
         "dropped.cause": drop.cause,

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from emitd.records.encoding import encode_attributes
+from emitd.records.levels import job_state_name
 
 if TYPE_CHECKING:
     from emitd import v1
@@ -171,7 +172,7 @@ def describe_job(job: "v1.Job") -> Mapping[str, object]:
     return {
         "job_id": job.job_id,
         "job_type": job.job_type,
-        "status": _name(job.status),
+        "status": job_state_name(job.status),
         "progress": job.progress,
         "message": job.message,
         "details": msgspec.Raw(job.details_json.encode() or b"{}"),
@@ -212,13 +213,7 @@ def _describe_transition(transition: "v1.JobTransition") -> Mapping[str, object]
     return {
         "revision": transition.revision,
         "attempt": transition.attempt,
-        "status": _name(transition.status),
+        "status": job_state_name(transition.status),
         "progress": transition.progress,
         "time_unix_ms": transition.time_unix_nano // 1_000_000,  # a page's numbers end at 2^53
     }
-
-
-def _name(state: "v1.JobState") -> str:
-    from emitd import v1
-
-    return v1.JobState.Name(state).removeprefix("JOB_STATE_")
