@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 import grpc
 
 from emitd import requests
-from emitd.base_client import LogVerbs, MoreSettings
+from emitd.base_client import LogVerbs
 from emitd.errors import Unavailable
 from emitd.jobs.reporter import RemoteJob
 from emitd.jobs.run_state import drive_async
@@ -42,16 +42,7 @@ T = TypeVar("T")
 class AsyncLogClient(LogVerbs):
     """Plain calls from any thread, awaited ones from one event loop: that of the first. See `emitd.AsyncLogger`."""
 
-    def __init__(
-        self,
-        address: str | None = None,
-        *,
-        source: str | None = None,
-        level: str | int | None = None,
-        **settings: Unpack[MoreSettings],
-    ) -> None:
-        """Take settings as `LogClient` does."""
-        super().__init__(address, source=source, level=level, **settings)
+    def _prepare(self) -> None:
         self._reader = AsyncReader(self._settings, self._engine.refuse_if_closed)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._tracks: weakref.WeakSet[AsyncTrack[Any]] = weakref.WeakSet()

@@ -64,6 +64,10 @@ class LogVerbs:
         self._threshold = self._settings.threshold
         self._bound: Mapping[str, object] = {}
         self._engine = Engine(self._settings)
+        self._prepare()
+
+    def _prepare(self) -> None:
+        """Make what a kind of client has besides."""
 
     def debug(self, message: str, /, **attributes: object) -> None:
         """Log a line of level DEBUG. See `log`."""

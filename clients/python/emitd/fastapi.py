@@ -36,7 +36,7 @@ from starlette.types import Receive, Scope, Send
 
 from emitd.errors import ClientNotOpen, EmitError, RequestRejected
 from emitd.interface import AsyncLogger
-from emitd.web.context import ContextMiddleware, ContextReader, RequestLogger, WebSettings, context_of
+from emitd.web.context import ContextMiddleware, RequestLogger, WebSettings, context_of
 from emitd.web.job_events import JobEventStream, describe_job, read_last_event_id
 from emitd.web.trusted_proxies import TrustedProxies
 
@@ -95,10 +95,9 @@ class EmitdFastAPI:
         self._client = client
         self._on_stop = on_stop
         self._settings = settings or WebSettings()
-        proxies = TrustedProxies(
+        self._proxies = TrustedProxies(
             trusted_proxies, header=self._settings.forwarded_header, max_proxies=self._settings.max_proxies
         )
-        self._reader = ContextReader(proxies, self._settings)
         self._logger: AsyncLogger | None = None
         self._stopping = asyncio.Event()
         self._stop: asyncio.Task[None] | None = None
@@ -120,8 +119,8 @@ class EmitdFastAPI:
         """Give every request its context, and `EmitError` an answer. Before the application starts."""
         app.add_middleware(
             ContextMiddleware,
-            reader=self._reader,
-            id_header=self._settings.request_id_header,
+            proxies=self._proxies,
+            settings=self._settings,
             log_exception=self._log_exception,
         )
         app.add_exception_handler(EmitError, self._answer_error)
@@ -251,8 +250,8 @@ class JobEvents:
     ) -> Response:
         return _EventResponse(
             JobEventStream(
-                self._logger,
-                job_id,
+                logger=self._logger,
+                job_id=job_id,
                 after_revision=self._after_revision,
                 may_see=may_see,
                 describe=describe,

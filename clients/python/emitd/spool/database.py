@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 from emitd.runtime.process_hooks import keep_for_ever
 from emitd.spool.files import SpoolError
@@ -55,11 +55,8 @@ _SCHEMA = (
 )
 
 
-class FileIdentity(NamedTuple):
-    """Which file a name leads to."""
-
-    device: int
-    inode: int
+#: Device and inode: which file a name leads to.
+FileIdentity: TypeAlias = tuple[int, int]
 
 
 #: The databases that a parent process had open at its fork. SQLite has it in this process's memory that they are locked
@@ -70,7 +67,7 @@ _inherited: set[FileIdentity] = set()
 def identity_of(path: Path) -> FileIdentity:
     """Return which file has this name. Raises OSError, FileNotFoundError where none has."""
     state = path.stat()
-    return FileIdentity(state.st_dev, state.st_ino)
+    return state.st_dev, state.st_ino
 
 
 def make_database(path: Path) -> sqlite3.Connection:

@@ -172,13 +172,10 @@ class SpoolLock:
         if self._descriptor >= 0:
             with suppress(OSError):  # the lock is free without it, and the file is taken again by the next
                 os.unlink(self.path)
-            self._close()
+            self.leave_to_parent()
 
     def leave_to_parent(self) -> None:
         """Close what a forked child has of its parent's lock, which the parent keeps."""
-        self._close()
-
-    def _close(self) -> None:
         descriptor, self._descriptor = self._descriptor, -1
         if descriptor >= 0:
             os.close(descriptor)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
 
 __all__ = [
     "ContextMiddleware",
-    "ContextReader",
     "Message",
     "Receive",
     "RequestContext",
@@ -94,33 +93,6 @@ class RequestContext:
         return {"client_ip": self.source_ip, "request_id": self.request_id}
 
 
-class ContextReader:
-    """Reads the context of requests from their ASGI scopes."""
-
-    def __init__(self, proxies: TrustedProxies, settings: WebSettings) -> None:
-        self._proxies = proxies
-        self._forwarded_header = settings.forwarded_header.lower().encode()
-        self._request_id_header = settings.request_id_header.lower().encode()
-        self._max_request_id_characters = settings.max_request_id_characters
-
-    def read(self, scope: Scope) -> RequestContext:
-        """Return the context of a request. Its id is a trusted proxy's if that is sane, else a new one."""
-        client = scope.get("client")
-        peer = client[0] if client else None
-        return RequestContext(
-            source_ip=self._proxies.source_address(peer, _values(scope, self._forwarded_header)),
-            request_id=self._given_id(peer, scope) or secrets.token_hex(_REQUEST_ID_BYTES),
-        )
-
-    def _given_id(self, peer: str | None, scope: Scope) -> str:
-        if not self._proxies.trusts(peer):
-            return ""
-        values = _values(scope, self._request_id_header)
-        if len(values) != 1 or len(values[0]) > self._max_request_id_characters:
-            return ""
-        return values[0] if _PRINTABLE.fullmatch(values[0]) else ""
-
-
 def context_of(scope: Scope) -> RequestContext:
     """Return the context of a request. Raises RuntimeError where the middleware is not installed."""
     context = scope.get(_KEY)
@@ -139,11 +111,13 @@ class ContextMiddleware:
     """
 
     def __init__(
-        self, app: App, reader: ContextReader, id_header: str, log_exception: Callable[[str], None]
+        self, app: App, proxies: TrustedProxies, settings: WebSettings, log_exception: Callable[[str], None]
     ) -> None:
         self._app = app
-        self._reader = reader
-        self._id_header = id_header.lower().encode()
+        self._proxies = proxies
+        self._forwarded_header = settings.forwarded_header.lower().encode()
+        self._id_header = settings.request_id_header.lower().encode()
+        self._max_id_characters = settings.max_request_id_characters
         self._log_exception = log_exception
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -151,7 +125,7 @@ class ContextMiddleware:
         if scope["type"] not in ("http", "websocket"):
             await self._app(scope, receive, send)
             return
-        scope[_KEY] = context = self._reader.read(scope)
+        scope[_KEY] = context = self._read(scope)
         answer = _Answer(send, self._id_header, context.request_id.encode())
         with log_context(**context.attributes):
             try:
@@ -161,6 +135,23 @@ class ContextMiddleware:
                 if scope["type"] == "http" and not answer.has_begun and _is_left_to_us(scope):
                     await answer.apologise()
                 raise
+
+    def _read(self, scope: Scope) -> RequestContext:
+        """Return the context of a request. Its id is a trusted proxy's if that is sane, else a new one."""
+        client = scope.get("client")
+        peer = client[0] if client else None
+        return RequestContext(
+            source_ip=self._proxies.source_address(peer, _values(scope, self._forwarded_header)),
+            request_id=self._given_id(peer, scope) or secrets.token_hex(_REQUEST_ID_BYTES),
+        )
+
+    def _given_id(self, peer: str | None, scope: Scope) -> str:
+        if not self._proxies.trusts(peer):
+            return ""
+        values = _values(scope, self._id_header)
+        if len(values) != 1 or len(values[0]) > self._max_id_characters:
+            return ""
+        return values[0] if _PRINTABLE.fullmatch(values[0]) else ""
 
 
 class _Answer:

@@ -11,6 +11,7 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing, suppress
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from emitd.errors import EmitError
@@ -32,35 +33,28 @@ if TYPE_CHECKING:
 __all__ = ["HEARTBEAT", "JobEventStream", "describe_job", "job_event", "read_last_event_id", "retry"]
 
 
+@dataclass(kw_only=True)
 class JobEventStream:
     """The body of one answer. Runs once, in the event loop of its logger."""
 
-    def __init__(
-        self,
-        logger: AsyncLogger,
-        job_id: str,
-        *,
-        after_revision: int | None,
-        may_see: "Callable[[v1.Job], bool]",
-        describe: "Callable[[v1.Job], Mapping[str, object]]",
-        stopping: asyncio.Event,
-        settings: WebSettings,
-    ) -> None:
-        """Send what `describe` says of the job, while `may_see` is true of it; end when `stopping` is set."""
-        self._logger = logger
-        self._job_id = job_id
-        self._seen_revision = after_revision
-        self._may_see = may_see
-        self._describe = describe
-        self._stopping = stopping
-        self._settings = settings
-        self._has_ended = False
+    logger: AsyncLogger
+    job_id: str
+    #: The last revision that the page has seen.
+    after_revision: int | None
+    #: The stream ends when this is false of the job.
+    may_see: "Callable[[v1.Job], bool]"
+    #: What is sent of the job.
+    describe: "Callable[[v1.Job], Mapping[str, object]]"
+    #: Ends the stream.
+    stopping: asyncio.Event
+    settings: WebSettings
+    _has_ended: bool = False
 
     async def run(self, receive: Receive, send: Send) -> None:
         """Send the body of an answer whose head is sent. Its watcher is free when this returns."""
         telling = asyncio.create_task(self._tell(send))
         leaving = asyncio.create_task(_gone(receive))
-        stopping = asyncio.create_task(self._stopping.wait())
+        stopping = asyncio.create_task(self.stopping.wait())
         try:
             await asyncio.wait((telling, leaving, stopping), return_when=asyncio.FIRST_COMPLETED)
         finally:
@@ -72,7 +66,7 @@ class JobEventStream:
 
     async def _tell(self, send: Send) -> None:
         with suppress(OSError):  # how some servers say that the page is gone
-            await _send(send, retry(self._settings.stream_retry_ms))
+            await _send(send, retry(self.settings.stream_retry_ms))
             with suppress(EmitError):
                 await self._tell_all(send)
             await self._end(send)
@@ -81,7 +75,7 @@ class JobEventStream:
         watch = self._watch()
         async with (
             aclosing(watch),
-            aclosing(_with_pauses(watch, self._settings.stream_heartbeat_seconds)) as updates,
+            aclosing(_with_pauses(watch, self.settings.stream_heartbeat_seconds)) as updates,
         ):
             async for update in updates:
                 if update is None or update.heartbeat:
@@ -91,17 +85,17 @@ class JobEventStream:
                     return
                 else:
                     await _send(send, self._event(update))
-                    self._seen_revision = update.job.revision
+                    self.after_revision = update.job.revision
 
     async def _tell_last(self, send: Send) -> None:
         """Tell how the job ended if the stop has ended it, so that its page need not come back for that."""
         body = b""
         with suppress(EmitError, StopAsyncIteration, TimeoutError):
-            async with asyncio.timeout(self._settings.stream_end_seconds), aclosing(self._watch()) as watch:
+            async with asyncio.timeout(self.settings.stream_end_seconds), aclosing(self._watch()) as watch:
                 update = await anext(watch)
                 body = self._event(update) if update.job.ended else b""
         with suppress(OSError, TimeoutError):  # a page that does not read any more
-            async with asyncio.timeout(self._settings.stream_end_seconds):
+            async with asyncio.timeout(self.settings.stream_end_seconds):
                 await self._end(send, body)
 
     async def _end(self, send: Send, body: bytes = b"") -> None:
@@ -111,15 +105,15 @@ class JobEventStream:
 
     async def _watch(self) -> "AsyncGenerator[v1.WatchJobResponse, None]":
         """Watch the job for as long as the page may see it: it can become another one under the same id."""
-        watch = self._logger.watch_job(self._job_id, after_revision=self._seen_revision)
+        watch = self.logger.watch_job(self.job_id, after_revision=self.after_revision)
         async with aclosing(watch):
             async for update in watch:
-                if not update.heartbeat and not self._may_see(update.job):
+                if not update.heartbeat and not self.may_see(update.job):
                     return
                 yield update
 
     def _event(self, update: "v1.WatchJobResponse") -> bytes:
-        return job_event(update, self._describe(update.job))
+        return job_event(update, self.describe(update.job))
 
 
 async def _with_pauses(updates: AsyncGenerator[Any, None], seconds: float) -> AsyncGenerator[Any, None]:
