@@ -25,8 +25,11 @@ with `--no-proxy-headers`.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
-from contextlib import asynccontextmanager
+import signal
+import threading
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
+from types import FrameType
 from typing import TYPE_CHECKING, Annotated
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
@@ -42,11 +45,6 @@ from emitd.web.trusted_proxies import TrustedProxies
 
 if TYPE_CHECKING:
     from emitd import v1
-import signal
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from types import FrameType
 
 __all__ = [
     "EmitdFastAPI",
@@ -55,7 +53,6 @@ __all__ = [
     "WebSettings",
     "anyone",
     "describe_job",
-    "on_stop_signals",
 ]
 
 

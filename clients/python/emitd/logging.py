@@ -28,7 +28,7 @@ from emitd.runtime import process_hooks
 from emitd.runtime.threads import MAX_NESTING, is_sender, making
 from emitd.settings import ClientSettings
 
-__all__ = ["EmitdHandler", "SharedClient"]
+__all__ = ["EmitdHandler"]
 
 _FIVE: Mapping[object, int] = {level: level for level in (10, 20, 30, 40, 50)}
 #: What every record has, in this order; and what formatters add.
@@ -235,7 +235,15 @@ _shared: dict[ClientSettings, "SharedClient"] = {}
 
 
 class SharedClient:
-    """For any thread, and for forked children."""
+    """A client that handlers make for themselves: one for all handlers with the same settings. For forked children too.
+
+    `dictConfig` closes all handlers while it holds the lock of `logging`, and then makes others. So a handler leaves
+    its client without waiting, and a client without users is closed a while later, in the background. A handler that is
+    used even then, because `dictConfig` left its logger alone, gets another client.
+
+    Nothing here takes a lock: a thread that holds one may log, and then wait for that of `logging`. If threads meet,
+    there is a client too many, or a closed one; both are noticed.
+    """
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings

@@ -17,21 +17,21 @@ remaining items when it is looped over again, as any iterator does; its `close` 
 """
 
 import asyncio
+import os
+import secrets
 import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
+from emitd.errors import ClientNotOpen
 from emitd.records.exceptions import Incomplete
 
 if TYPE_CHECKING:
     from emitd.jobs.interface import AsyncJobReporter
     from emitd.jobs.reporter import JobReporter
-import os
-import secrets
 
-from emitd.errors import ClientNotOpen
 
 __all__ = ["AsyncTrack", "Track", "TrackSteps"]
 

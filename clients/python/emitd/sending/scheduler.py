@@ -4,8 +4,8 @@
                              ├─> entries by the time they are due ─> run: a call ─> receipt, error, or due again
     watch  ─> WatchedEntry ──┘
 
-What comes while a call is under way shares the next one. A failed entry is due again after its own pause, so that one
-that the service cannot take keeps no other waiting.
+Entries that come while a call is under way share the next one. A failed entry is due again after its own pause, so that
+one that the service cannot take keeps no other waiting.
 """
 
 import heapq

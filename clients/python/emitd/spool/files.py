@@ -1,7 +1,7 @@
-"""The folder of the spools: where it is, how it is made, and what the files in it are called.
+"""The files of spools: their folder, their names, their lock; and what goes wrong with them.
 
 localhost-50051-1f0c4ab3e2-4711-9a8b7c6d.db      the spool: target, its hash, process, chance
-localhost-50051-1f0c4ab3e2-4711-9a8b7c6d.lock    whoever has its lock may use the spool
+localhost-50051-1f0c4ab3e2-4711-9a8b7c6d.lock    the process that has its lock may use the spool
 """
 
 import errno
@@ -30,11 +30,21 @@ __all__ = [
     "unsafe_part",
 ]
 
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
 #: Beside the database itself, SQLite's own files, by what is added to its name.
 _SUFFIXES = ("", "-wal", "-journal", "-shm")
 #: Of the target's readable form: the rest of a name takes 40, and file systems have room for 255.
 MAX_TARGET_CHARS = 60
+
+
+class SpoolError(Exception):
+    """A spool cannot be made, read or written. What was to be written is not there."""
+
+
+class SpoolFull(SpoolError):
+    """The records would take more bytes than the spool may keep."""
 
 
 def default_folder(environ: Mapping[str, str]) -> Path:
@@ -126,18 +136,6 @@ def _prefix(target: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", target)[:MAX_TARGET_CHARS].strip("-.")
     digest = hashlib.sha256(target.encode(errors="surrogatepass")).hexdigest()[:10]
     return f"{readable or 'server'}-{digest}-"
-
-
-class SpoolError(Exception):
-    """A spool cannot be made, read or written. What was to be written is not there."""
-
-
-class SpoolFull(SpoolError):
-    """The records would take more bytes than the spool may keep."""
-
-
-_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
-_FILE_MODE = 0o600
 
 
 class SpoolLock:

@@ -1,14 +1,14 @@
 """`Spool`: records on this machine's disk that wait until the service can be reached.
 
-One file belongs to one process at a time, which has its lock. Records leave it in their order: `first` shows them,
-`delete` takes away what was delivered, `reject` puts aside what the service refused for good. When its process dies,
-another one gets the lock and sends the rest: see `adoption`.
+One file belongs to one process at a time, which has its lock. Records leave it in order: `first` shows them, `delete`
+removes delivered ones, `reject` puts aside what the service refused for good. When the process dies, another one gets
+the lock and sends the rest: see `adopt_orphans`.
 
 What `append` has returned for survives a kill and a power cut. The limit is `max_bytes` of records; on disk they take
-somewhat more, and while they are written up to as much again.
+somewhat more, and while they are written up to twice as much.
 
-Across a fork the file stays the parent's: the process calls `sqlite_fork_guard.pause` before it forks, and
-`leave_to_parent` in the child.
+Across a fork the file stays the parent's: the process calls `fork_guards.pause` before it forks, and `leave_to_parent`
+in the child.
 """
 
 import os
@@ -207,10 +207,11 @@ class Spool:
 def adopt_orphans(
     folder: Path, target: str, max_bytes: int, report: Callable[[str], None] = lambda line: None
 ) -> Sequence[Spool]:
-    """Return the orphans of this target in which records wait, open and locked for this process.
+    """Return the spools of this target that dead processes left and in which records wait, open and locked.
 
-    `report` is called with one line for each that cannot be used, and says why. Never raises for one of them, nor for a
-    folder that is missing; SpoolError for one that cannot be read.
+    A spool in use is locked, and passed over. An empty one is deleted; one with only rejected records is kept for
+    people. A damaged one gets another name. `report` is called with one line for each that cannot be used. Raises
+    SpoolError if the folder cannot be read; one that is missing has none.
     """
     folder = folder.absolute()
     try:

@@ -14,21 +14,17 @@ from contextlib import aclosing, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from emitd.errors import EmitError
 from emitd.interface import AsyncLogger
+from emitd.records.encoding import encode_attributes
+from emitd.records.levels import job_state_name
 from emitd.web.context import Receive, Send, WebSettings
 
 if TYPE_CHECKING:
     from emitd import v1
-from typing import TYPE_CHECKING
 
-import msgspec
-
-from emitd.records.encoding import encode_attributes
-from emitd.records.levels import job_state_name
-
-if TYPE_CHECKING:
-    from emitd import v1
 
 __all__ = ["HEARTBEAT", "JobEventStream", "describe_job", "job_event", "read_last_event_id", "retry"]
 
