@@ -22,14 +22,13 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from emitd.context import current_attributes
 from emitd.errors import ClientNotOpen
-from emitd.jobs.requests import list_request, watch_request
 from emitd.jobs.track import AsyncTrack
 from emitd.receipt import Receipt, ReceiptState
-from emitd.records.audit import audit_record
+from emitd.records.audit import audit_record, next_record_id
 from emitd.records.encoding import as_field, as_text, encode_attributes
 from emitd.records.exceptions import exception_attributes
-from emitd.records.ids import next_record_id
 from emitd.records.levels import is_level, level_number
+from emitd.requests import list_request, watch_request
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_server.config.loader import Config

@@ -1,6 +1,6 @@
 """`InProcessJob`: reports one run of a job to the service of this process; implements `emitd.AsyncJobReporter`.
 
-`emitd.jobs.run_state` decides what the reports say, and `emitd.jobs.run_steps` how a run begins and ends. When
+`emitd.jobs.run_state` decides what the reports say, and `emitd.jobs.run_state` how a run begins and ends. When
 reports are sent in between is decided here: news after a pause, so that it coalesces, and where there is a lease and
 no news, a heartbeat.
 """
@@ -13,8 +13,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
 from emitd.errors import EmitError, LeaseLost
-from emitd.jobs.run_state import JobRunState
-from emitd.jobs.run_steps import Steps, begin, drive_async, end
+from emitd.jobs.run_state import JobRunState, Steps, begin, drive_async, end
 from emitd.receipt import Receipt, ReceiptState
 from emitd.v1 import record_pb2 as pb
 from emitd_server.in_process.ingress import Ingress

@@ -6,6 +6,7 @@ from typing import Any, TypeVar
 
 import grpc
 
+from emitd.errors import EmitError, JobNotFound
 from emitd.settings import ClientSettings
 from emitd.transport.async_calls import AsyncCalls, AsyncStream
 from emitd.transport.reply import is_retryable, request_error
@@ -23,7 +24,13 @@ class AsyncReader:
         self._refuse_if_closed = refuse_if_closed
         self._calls = AsyncCalls(settings)
 
-    async def ask(self, method: str, request: Any, response: type[Response]) -> Response:
+    async def ask(
+        self,
+        method: str,
+        request: Any,
+        response: type[Response],
+        not_found: type[EmitError] = JobNotFound,
+    ) -> Response:
         """Ask something, again while that can help. Raises EmitError."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._settings.timeout
@@ -36,7 +43,7 @@ class AsyncReader:
             except grpc.RpcError as error:
                 self._refuse_if_closed()
                 if not is_retryable(error) or left <= 0:
-                    raise request_error(error) from error
+                    raise request_error(error, not_found) from error
             attempts += 1
             await asyncio.sleep(min(self._settings.backoff.pause(attempts), max(give_up_at - loop.time(), 0)))
 

@@ -15,7 +15,7 @@ import grpc._channel  # now, not for the first call: a fork in the midst of an i
 from grpc.experimental import ChannelOptions
 
 from emitd.runtime import process_hooks
-from emitd.runtime.grpc_fork_guard import GrpcForkGuard
+from emitd.runtime.fork_guards import GrpcForkGuard
 from emitd.settings import ClientSettings
 from emitd.transport.call_errors import CallFailed, NoChannel
 from emitd.transport.channel import channel_options, channel_target
@@ -25,6 +25,7 @@ from emitd.v1 import log_service_pb2
 
 __all__ = ["Transport", "multi_callable"]
 
+#: The service of a method that names none.
 SERVICE = "/emitd.v1.LogService/"
 #: The tag of `EmitBatchRequest.records`, and `want_receipts` set.
 _RECORDS_TAG = b"\x0a"
@@ -166,7 +167,7 @@ def _keep_grpc_running() -> None:
 def multi_callable(kind: Callable[..., Any], method: str, request: Any, response: type[Any]) -> Any:
     """Return what makes calls of a method, as `kind` of a channel does."""
     return kind(
-        SERVICE + method,
+        f"/emitd.v1.{method}" if "/" in method else SERVICE + method,
         request_serializer=type(request).SerializeToString,
         response_deserializer=response.FromString,
     )

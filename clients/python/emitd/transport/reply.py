@@ -100,12 +100,12 @@ def is_retryable(error: grpc.RpcError) -> bool:
     return error.code() in _BROKEN or retry_delay(details_of(error)) is not None
 
 
-def request_error(error: grpc.RpcError) -> EmitError:
-    """Return the client's error for the failure of a call that asks something."""
+def request_error(error: grpc.RpcError, not_found: type[EmitError] = JobNotFound) -> EmitError:
+    """Return the client's error for the failure of a call that asks something; `not_found`: for NOT_FOUND."""
     if is_retryable(error):
         return Unavailable(describe(error))
     if error.code() is grpc.StatusCode.NOT_FOUND:
-        return JobNotFound(error.details() or "")
+        return not_found(error.details() or "")
     return RequestRejected(describe(error), field=bad_field(details_of(error)))
 
 
