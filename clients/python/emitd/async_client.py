@@ -187,7 +187,7 @@ class AsyncLogClient(LogVerbs):
                 self._engine.refuse_if_closed()
                 pause = watch.pause_after(error)
             finally:
-                call.cancel()
+                await call.aclose()
             await asyncio.sleep(pause)
 
     async def flush(self, timeout: float | None = None) -> bool:

@@ -24,7 +24,7 @@ BATCH_LINES = 512
 #: Drops are reported at once, and then at most so often.
 REPORT_INTERVAL_SECONDS = 10.0
 
-#: Takes lines and their size in bytes; settles each, and counts it.
+#: Takes lines and their size in bytes; resolves each, and counts it.
 SendLines: TypeAlias = Callable[[Sequence[pb.LogRecord], int], Awaitable[None]]
 
 
@@ -57,9 +57,9 @@ class LineQueue:
         #: Whether a task is at it, or on its way.
         self._feeding = False
         self._task: asyncio.Task[None] | None = None
-        #: How many lines were ever put into the queue, and how many of these are settled.
+        #: How many lines were ever put into the queue, and how many of these are resolved.
         self._taken = 0
-        self._settled = 0
+        self._resolved = 0
         self._batch_done = asyncio.Event()
         self._unreported: Counter[str] = Counter()
         self._last_report: float | None = None
@@ -118,14 +118,14 @@ class LineQueue:
             self._report(f"dropped {count} log lines of this process: {cause}{why and f' ({why})'}")
 
     async def flush(self, timeout: float | None) -> bool:
-        """Wait until all lines that are in the queue now are settled; return False if it took too long."""
+        """Wait until all lines that are in the queue now are resolved; return False if it took too long."""
         if self._loop is None:
             return not self._queue
         with self._lock:
             target = self._taken
         try:
             async with asyncio.timeout(timeout):
-                while self._settled < target:
+                while self._resolved < target:
                     await self._batch_done.wait()
         except TimeoutError:
             return False
@@ -141,8 +141,8 @@ class LineQueue:
                 self._task.cancel()
                 await asyncio.wait([self._task])
         with self._lock:
-            self.count_drop("at_close", self._taken - self._settled)
-            self._settled = self._taken
+            self.count_drop("at_close", self._taken - self._resolved)
+            self._resolved = self._taken
             self._queue.clear()
             self._bytes = 0
             self._feeding = False
@@ -166,7 +166,7 @@ class LineQueue:
                 self._report(f"internal error while sending log lines: {traceback.format_exc()}")
                 self.drop("internal_error", len(batch))
             with self._lock:
-                self._settled += len(batch)
+                self._resolved += len(batch)
             self._batch_done.set()
             self._batch_done = asyncio.Event()
             self._tell_drops()

@@ -128,7 +128,7 @@ async def test_a_cancelled_question_is_cancelled_in_its_thread(calls: AsyncCalls
     step.cancel()
     with pytest.raises(asyncio.CancelledError):
         await step
-    stream.cancel()
+    await stream.aclose()
     assert await ask(calls) == "j"
 
 

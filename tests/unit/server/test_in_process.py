@@ -19,6 +19,8 @@ from emitd import (
     v1,
 )
 from emitd.receipt import ReceiptState
+from emitd.runtime.backoff import Backoff
+from emitd.v1 import audit_service_pb2, log_service_pb2
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import Level
 from emitd_server.in_process import ingress as intake
@@ -111,7 +113,7 @@ class TestAudit:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """While another try can help there is one, under the same id."""
-        monkeypatch.setattr(intake, "RETRY_INITIAL_SECONDS", 0.001)
+        monkeypatch.setattr(intake, "BACKOFF", Backoff(0.001, 2.0))
         memory = committed_memory(Level.AUDIT)
         memory.fail_next(2)
         async with opened([memory]) as app:
@@ -206,6 +208,17 @@ class TestReading:
             await app.service.stop()
             with pytest.raises(Unavailable, match="going down"):
                 await anext(updates)
+
+    async def test_every_rpc_of_the_contract_can_be_asked(self, app: Opened) -> None:
+        """By the name that a client has for it, whichever servicer answers."""
+        for file in (log_service_pb2, audit_service_pb2):
+            for service in file.DESCRIPTOR.services_by_name.values():
+                for rpc in service.methods:
+                    assert callable(app.logger._reader._served(f"{service.name}/{rpc.name}"))
+        page = await app.logger._reader.ask(
+            "AuditService/ListAuditEvents", v1.ListAuditEventsRequest(), v1.ListAuditEventsResponse
+        )
+        assert list(page.entries) == []
 
     async def test_without_a_handler_for_jobs_the_question_is_refused(self) -> None:
         """A service that keeps no jobs says so."""

@@ -18,7 +18,6 @@ from emitd.errors import EmitError, LeaseLost
 from emitd.jobs.run_state import JobRunState
 from emitd.jobs.run_steps import begin, drive, end
 from emitd.receipt import Receipt
-from emitd.sending.drop_report import say
 from emitd.sending.engine import Engine
 from emitd.v1 import record_pb2 as pb
 
@@ -97,7 +96,7 @@ class JobVerbs:
             raise RuntimeError(f"job '{self.job_id}': its attempt {self.attempt} is open already")
 
     def _say_unreported(self, error: EmitError) -> None:
-        say(f"{self._engine.settings.source}: the end of job '{self.job_id}' could not be reported: {error}")
+        self._engine.report_line(f"the end of job '{self.job_id}' could not be reported: {error}")
 
 
 class JobReporter(JobVerbs):

@@ -23,10 +23,12 @@ from emitd.records.ids import next_record_id
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["JobRunState"]
+__all__ = ["HEARTBEATS_A_LEASE", "JobRunState"]
 
 #: A message is cut to so many characters: a report must not fail for its own length.
 MAX_MESSAGE_CHARACTERS = 4_000
+#: A lease is renewed so many times before it would run out: two reports may fail.
+HEARTBEATS_A_LEASE = 3
 #: What the wire has room for.
 MAX_LEASE_SECONDS = 2**32 - 1
 

@@ -131,6 +131,10 @@ class Engine:
         """Count a line that is not sent, as making others caused it: see `emitd.integrations.reentrancy`."""
         self._drop("nested", level)
 
+    def report_line(self, text: str) -> None:
+        """Print a line on standard error."""
+        say(f"{self.settings.source}: {text}")
+
     def submit(self, record: pb.LogRecord) -> AwaitedRecord:
         """Send an awaited record at once. Raises ClientNotOpen."""
         self.refuse_if_closed()

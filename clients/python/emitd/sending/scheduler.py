@@ -19,16 +19,13 @@ from contextlib import suppress
 from typing import Protocol, TypeAlias
 
 from emitd.errors import EmitError, Unavailable
-from emitd.jobs.run_state import JobRunState
+from emitd.jobs.run_state import HEARTBEATS_A_LEASE, JobRunState
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
 __all__ = ["AwaitedRecord", "JobTicker", "SendScheduler"]
-
-#: A job's lease is renewed so many times before it would run out.
-BEATS_IN_A_LEASE = 3
 
 #: Sends records, and notes in the client's counts what became of them.
 Send: TypeAlias = Callable[[Sequence[bytes]], Reply]
@@ -109,7 +106,7 @@ class JobTicker:
         if self._run_state.has_news:
             return self._sent_at + self._interval
         lease = self._run_state.lease_seconds
-        return math.inf if lease is None else self._sent_at + lease / BEATS_IN_A_LEASE
+        return math.inf if lease is None else self._sent_at + lease / HEARTBEATS_A_LEASE
 
     def stop(self) -> None:
         """Send nothing any more: the job has ended, or is about to."""

@@ -1,9 +1,9 @@
-"""`AsyncCalls`: the calls of grpc.aio, awaited in any event loop, and made in a thread and a loop of their own.
+"""`AsyncReader`: the questions of an `AsyncLogClient`; `AsyncCalls`: the calls of grpc.aio that carry them.
 
-    await ask, anext(stream) ─> the thread's loop ─> grpc.aio ─> the service
+    await ask, anext(stream) ─> a loop in a thread of its own ─> grpc.aio ─> the service
 
-grpc.aio keeps a thread inside grpc for as long as it has a channel, and a child that is forked then crashes, or hangs.
-A fork can end it only from another thread than the one that forks, and that may be the one of the caller's loop.
+grpc.aio keeps a thread inside grpc while it has a channel, and a child that is forked then crashes or hangs. A fork
+can end the channel only from a thread other than the one that forks, which may run the caller's loop.
 """
 
 import asyncio
@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
+from emitd.errors import EmitError, JobNotFound
 from emitd.runtime import process_hooks
 from emitd.settings import ClientSettings
 from emitd.transport.channel import CallFailed, NoChannel, make_async_channel
@@ -29,7 +30,7 @@ Response = TypeVar("Response")
 
 
 class AsyncCalls:
-    """For any thread and event loop. A forked child has a thread and a channel of its own."""
+    """Single calls, from any thread and event loop. A forked child has a thread and a channel of its own."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self._settings = settings
@@ -39,31 +40,32 @@ class AsyncCalls:
         self._lock = threading.Lock()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
-        # From here on: for the thread alone.
+        # From here on, only the thread uses these.
         self._channel: grpc.aio.Channel | None = None
         self._asked: set[Any] = set()
-        self._streams: weakref.WeakSet[AsyncStream[Any]] = weakref.WeakSet()
-        #: Of the fork under way.
+        #: They are dropped for a fork.
+        self.open_streams: weakref.WeakSet[AsyncStream[Any]] = weakref.WeakSet()
+        # Of the fork under way.
         self._is_quiet = threading.Event()
         self._may_go_on = threading.Event()
 
     async def ask(self, method: str, request: Any, response: type[Response], timeout: float) -> Response:
-        """Ask something. Raises grpc.RpcError."""
+        """Make one call. Raises grpc.RpcError."""
         answer = await self.run(self._ask(method, request, response, timeout))
         if isinstance(answer, grpc.RpcError):
             raise answer
         return answer
 
     def stream(self, method: str, request: Any, response: type[Response]) -> "AsyncStream[Response]":
-        """Return a stream, which opens with the first message that is wanted."""
+        """Return a stream, which opens when its first message is asked for."""
         return AsyncStream(self, method, request, response)
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """Run something in the thread's loop, and wait for it."""
+        """Run something in the thread's loop and wait for it."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._start()))
 
     def close(self) -> None:
-        """End all calls, and the thread. Idempotent; blocks for a moment."""
+        """End all calls and the thread. Idempotent; blocks for a moment."""
         with self._lock:
             loop, self._loop = self._loop, None
             thread, self._thread = self._thread, None
@@ -72,8 +74,8 @@ class AsyncCalls:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(self._settings.close_timeout)
 
-    def cancel(self, stream: "AsyncStream[Any]") -> None:
-        """End a stream, soon."""
+    def end_soon(self, stream: "AsyncStream[Any]") -> None:
+        """End a stream, from any thread."""
         if (loop := self._loop) is not None:
             loop.call_soon_threadsafe(stream.drop)
 
@@ -96,16 +98,16 @@ class AsyncCalls:
         self._may_go_on.set()
 
     def start_in_child(self) -> None:
-        """Leave all that there is to the parent."""
+        """Leave everything to the parent, and start afresh."""
         process_hooks.keep_for_ever(self.__dict__.copy())
         process_hooks.remove(self)
         self._start_afresh()
 
     def hurry_at_exit(self) -> None:
-        """Do nothing: nothing waits to be sent."""
+        """Do nothing: no record waits here."""
 
     def finish_at_exit(self) -> None:
-        """End the thread: no answer is wanted any more."""
+        """End the thread."""
         self.close()
 
     # In the thread.
@@ -115,10 +117,6 @@ class AsyncCalls:
         if self._channel is None:
             self._channel = make_async_channel(self._settings.address)
         return self._channel
-
-    def add(self, stream: "AsyncStream[Any]") -> None:
-        """Note a stream that is open, and has to be dropped for a fork."""
-        self._streams.add(stream)
 
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
@@ -143,7 +141,7 @@ class AsyncCalls:
         self._may_go_on.wait()  # blocks the loop, so that nothing begins
 
     async def _end_calls(self) -> None:
-        for stream in list(self._streams):
+        for stream in list(self.open_streams):
             stream.drop()
         for call in list(self._asked):
             call.cancel()
@@ -164,12 +162,8 @@ class AsyncCalls:
             )
             self._asked.add(call)
             return await call  # type: ignore[no-any-return]
-        except grpc.RpcError as error:
-            return CallFailed.copy_of(error)
-        except (asyncio.CancelledError, grpc.aio.UsageError):
-            if _is_cancelled():
-                raise
-            return NoChannel("interrupted")
+        except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as error:
+            return _failure(error)
         finally:
             self._asked.discard(call)
             del call
@@ -188,7 +182,7 @@ class AsyncStream(Generic[Response]):
         return self
 
     async def __anext__(self) -> Response:
-        """Return the next message. Raises grpc.RpcError: of a kind that is worth another try, after a fork."""
+        """Return the next message. Raises grpc.RpcError; after a fork, one that is worth another try."""
         message = await self._calls.run(self._read())
         if message is None:
             raise StopAsyncIteration
@@ -196,9 +190,9 @@ class AsyncStream(Generic[Response]):
             raise message
         return message
 
-    def cancel(self) -> None:
-        """End it, if it has not ended."""
-        self._calls.cancel(self)
+    async def aclose(self) -> None:
+        """End it soon, if it has not ended."""
+        self._calls.end_soon(self)
 
     def drop(self) -> None:
         """End it, in the thread, and free it."""
@@ -215,27 +209,29 @@ class AsyncStream(Generic[Response]):
                 self._call = multi_callable(self._calls.open().unary_stream, method, request, response)(
                     request
                 )
-                self._calls.add(self)
+                self._calls.open_streams.add(self)
             message = await self._call.read()
             return None if message is grpc.aio.EOF else message  # type: ignore[attr-defined]
-        except grpc.RpcError as error:
-            return CallFailed.copy_of(error)
-        except (asyncio.CancelledError, grpc.aio.UsageError):
-            if _is_cancelled():
-                raise
-            return NoChannel("interrupted")
+        except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as error:
+            return _failure(error)
 
 
 class AsyncReader:
-    """The questions of an `AsyncLogClient`, asked again while that can help. For any event loop."""
+    """Asks again while that can help. For any event loop."""
 
     def __init__(self, settings: ClientSettings, refuse_if_closed: Callable[[], None]) -> None:
         self._settings = settings
         self._refuse_if_closed = refuse_if_closed
         self._calls = AsyncCalls(settings)
 
-    async def ask(self, method: str, request: Any, response: type[Response]) -> Response:
-        """Ask something, again while that can help. Raises EmitError."""
+    async def ask(
+        self,
+        method: str,
+        request: Any,
+        response: type[Response],
+        not_found: type[EmitError] = JobNotFound,
+    ) -> Response:
+        """Ask something. Raises EmitError; `not_found` for NOT_FOUND."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._settings.timeout
         attempts = 0
@@ -247,7 +243,7 @@ class AsyncReader:
             except grpc.RpcError as error:
                 self._refuse_if_closed()
                 if not is_retryable(error) or left <= 0:
-                    raise request_error(error) from error
+                    raise request_error(error, not_found) from error
             attempts += 1
             await asyncio.sleep(min(self._settings.backoff.pause(attempts), max(give_up_at - loop.time(), 0)))
 
@@ -261,7 +257,11 @@ class AsyncReader:
         self._calls.close()
 
 
-def _is_cancelled() -> bool:
-    """Return whether it is the task that was cancelled, and not its call."""
+def _failure(error: BaseException) -> CallFailed:
+    """Return how a call ended. Raises the error if the task was cancelled, and not its call."""
+    if isinstance(error, grpc.RpcError):
+        return CallFailed.copy_of(error)
     task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
+    if task is not None and task.cancelling():
+        raise error
+    return NoChannel("interrupted")

@@ -18,6 +18,7 @@ from emitd.errors import EmitError, JobNotFound, RecordRejected, RequestRejected
 from emitd.v1 import log_service_pb2
 
 __all__ = [
+    "STATUS_DETAILS",
     "Reply",
     "bad_field",
     "details_of",
@@ -45,7 +46,7 @@ AFTER_FAILURE: Mapping[grpc.StatusCode, Literal["retry", "divide"]] = {
 #: What grpc says of a call for which it had no connection: nothing was sent. If grpc changes these words, more records
 #: count as perhaps arrived than did.
 _UNSENT = ("connections to all backends failing", "failed to connect to all addresses")
-_STATUS_DETAILS = "grpc-status-details-bin"
+STATUS_DETAILS = "grpc-status-details-bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +110,12 @@ def is_retryable(error: grpc.RpcError) -> bool:
     return AFTER_FAILURE.get(error.code()) == "retry" or retry_delay(details_of(error)) is not None
 
 
-def request_error(error: grpc.RpcError) -> EmitError:
-    """Return the client's error for the failure of a call that asks something."""
+def request_error(error: grpc.RpcError, not_found: type[EmitError] = JobNotFound) -> EmitError:
+    """Return the client's error for the failure of a call that asks something; `not_found`: for NOT_FOUND."""
     if is_retryable(error):
         return Unavailable(describe(error))
     if error.code() is grpc.StatusCode.NOT_FOUND:
-        return JobNotFound(error.details() or "")
+        return not_found(error.details() or "")
     return RequestRejected(describe(error), field=bad_field(details_of(error)))
 
 
@@ -136,7 +137,7 @@ def details_of(error: grpc.RpcError) -> Sequence[Any]:
     status_pb2, _ = load_details()
     trailers: Any = error.trailing_metadata() or ()  # pairs; only those of grpc.aio have no names
     for key, value in trailers:
-        if key == _STATUS_DETAILS:
+        if key == STATUS_DETAILS:
             with suppress(DecodeError):
                 details: Sequence[Any] = status_pb2.Status.FromString(value).details
                 return details
