@@ -17,7 +17,7 @@ Response = TypeVar("Response")
 
 
 class InProcessReader:
-    """Does what `emitd.transport.async_calls.AsyncReader` does, but never tries again: the service is here."""
+    """Does what `emitd.transport.async_reader.AsyncReader` does, but never tries again: the service is here."""
 
     def __init__(self, ingress: Ingress, refuse_if_closed: Callable[[], None]) -> None:
         self._ingress = ingress

@@ -1,4 +1,4 @@
-"""`AsyncReader`: the questions of an `AsyncLogClient`; `AsyncCalls`: the calls of grpc.aio that carry them.
+"""`AsyncReader`: the questions of an `AsyncLogClient`, and the calls of grpc.aio that carry them.
 
     await ask, anext(stream) ─> a loop in a thread of its own ─> grpc.aio ─> the service
 
@@ -23,17 +23,19 @@ from emitd.transport.channel import CallFailed, NoChannel, make_async_channel
 from emitd.transport.grpc_transport import multi_callable
 from emitd.transport.reply import is_retryable, request_error
 
-__all__ = ["AsyncCalls", "AsyncReader", "AsyncStream"]
+__all__ = ["AsyncReader", "AsyncStream"]
 
 T = TypeVar("T")
 Response = TypeVar("Response")
 
 
-class AsyncCalls:
-    """Single calls, from any thread and event loop. A forked child has a thread and a channel of its own."""
+class AsyncReader:
+    """For any thread and event loop. A forked child has a thread and a channel of its own."""
 
-    def __init__(self, settings: ClientSettings) -> None:
+    def __init__(self, settings: ClientSettings, refuse_if_closed: Callable[[], None]) -> None:
+        """Ask no more once `refuse_if_closed` raises."""
         self._settings = settings
+        self._refuse_if_closed = refuse_if_closed
         self._start_afresh()
 
     def _start_afresh(self) -> None:
@@ -49,15 +51,32 @@ class AsyncCalls:
         self._is_quiet = threading.Event()
         self._may_go_on = threading.Event()
 
-    async def ask(self, method: str, request: Any, response: type[Response], timeout: float) -> Response:
-        """Make one call. Raises grpc.RpcError."""
-        answer = await self.run(self._ask(method, request, response, timeout))
-        if isinstance(answer, grpc.RpcError):
-            raise answer
-        return answer
+    async def ask(
+        self,
+        method: str,
+        request: Any,
+        response: type[Response],
+        not_found: type[EmitError] = JobNotFound,
+    ) -> Response:
+        """Ask something, again while that can help. Raises EmitError; `not_found` for NOT_FOUND."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._settings.timeout
+        attempts = 0
+        while True:
+            self._refuse_if_closed()
+            left = give_up_at - loop.time()
+            answer = await self.run(self._ask(method, request, response, max(left, 0.001)))
+            if not isinstance(answer, CallFailed):
+                return answer
+            self._refuse_if_closed()
+            if not is_retryable(answer) or left <= 0:
+                raise request_error(answer, not_found) from answer
+            attempts += 1
+            await asyncio.sleep(min(self._settings.backoff.pause(attempts), max(give_up_at - loop.time(), 0)))
 
     def stream(self, method: str, request: Any, response: type[Response]) -> "AsyncStream[Response]":
-        """Return a stream, which opens when its first message is asked for."""
+        """Return a stream, which opens when its first message is asked for. Raises ClientNotOpen."""
+        self._refuse_if_closed()
         return AsyncStream(self, method, request, response)
 
     async def run(self, work: Coroutine[Any, Any, T]) -> T:
@@ -154,7 +173,7 @@ class AsyncCalls:
 
     async def _ask(
         self, method: str, request: Any, response: type[Response], timeout: float
-    ) -> Response | grpc.RpcError:
+    ) -> Response | CallFailed:
         call = None
         try:
             call = multi_callable(self.open().unary_unary, method, request, response)(
@@ -172,8 +191,8 @@ class AsyncCalls:
 class AsyncStream(Generic[Response]):
     """The messages of a stream, for one task at a time."""
 
-    def __init__(self, calls: AsyncCalls, method: str, request: Any, response: type[Response]) -> None:
-        self._calls = calls
+    def __init__(self, reader: AsyncReader, method: str, request: Any, response: type[Response]) -> None:
+        self._reader = reader
         self._arguments = method, request, response
         self._call: Any = None
         self._is_dropped = False
@@ -183,16 +202,16 @@ class AsyncStream(Generic[Response]):
 
     async def __anext__(self) -> Response:
         """Return the next message. Raises grpc.RpcError; after a fork, one that is worth another try."""
-        message = await self._calls.run(self._read())
+        message = await self._reader.run(self._read())
         if message is None:
             raise StopAsyncIteration
-        if isinstance(message, grpc.RpcError):
+        if isinstance(message, CallFailed):
             raise message
         return message
 
     async def aclose(self) -> None:
         """End it soon, if it has not ended."""
-        self._calls.end_soon(self)
+        self._reader.end_soon(self)
 
     def drop(self) -> None:
         """End it, in the thread, and free it."""
@@ -200,61 +219,20 @@ class AsyncStream(Generic[Response]):
         if call is not None:
             call.cancel()
 
-    async def _read(self) -> Response | grpc.RpcError | None:
+    async def _read(self) -> Response | CallFailed | None:
         if self._is_dropped:
             return NoChannel("interrupted")
         try:
             if self._call is None:
                 method, request, response = self._arguments
-                self._call = multi_callable(self._calls.open().unary_stream, method, request, response)(
+                self._call = multi_callable(self._reader.open().unary_stream, method, request, response)(
                     request
                 )
-                self._calls.open_streams.add(self)
+                self._reader.open_streams.add(self)
             message = await self._call.read()
             return None if message is grpc.aio.EOF else message  # type: ignore[attr-defined]
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as error:
             return _failure(error)
-
-
-class AsyncReader:
-    """Asks again while that can help. For any event loop."""
-
-    def __init__(self, settings: ClientSettings, refuse_if_closed: Callable[[], None]) -> None:
-        self._settings = settings
-        self._refuse_if_closed = refuse_if_closed
-        self._calls = AsyncCalls(settings)
-
-    async def ask(
-        self,
-        method: str,
-        request: Any,
-        response: type[Response],
-        not_found: type[EmitError] = JobNotFound,
-    ) -> Response:
-        """Ask something. Raises EmitError; `not_found` for NOT_FOUND."""
-        loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._settings.timeout
-        attempts = 0
-        while True:
-            self._refuse_if_closed()
-            left = give_up_at - loop.time()
-            try:
-                return await self._calls.ask(method, request, response, max(left, 0.001))
-            except grpc.RpcError as error:
-                self._refuse_if_closed()
-                if not is_retryable(error) or left <= 0:
-                    raise request_error(error, not_found) from error
-            attempts += 1
-            await asyncio.sleep(min(self._settings.backoff.pause(attempts), max(give_up_at - loop.time(), 0)))
-
-    def stream(self, method: str, request: Any, response: type[Response]) -> AsyncStream[Response]:
-        """Return the messages of a stream. Raises ClientNotOpen; grpc.RpcError from its steps."""
-        self._refuse_if_closed()
-        return self._calls.stream(method, request, response)
-
-    def close(self) -> None:
-        """End all streams. Idempotent; blocks for a moment."""
-        self._calls.close()
 
 
 def _failure(error: BaseException) -> CallFailed:
