@@ -10,24 +10,28 @@ an `InProcessReader`; there is no channel, no spool and no thread.
 """
 
 import asyncio
+import re
 import time
 import weakref
-from collections.abc import Coroutine, Mapping
+from collections.abc import AsyncGenerator, Callable, Coroutine, Mapping
+from contextlib import aclosing
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from emitd.async_client import AsyncLogClient
 from emitd.context import current_attributes
-from emitd.errors import ClientNotOpen
+from emitd.errors import ClientNotOpen, EmitError, JobNotFound, Unavailable
 from emitd.jobs.track import AsyncTrack
 from emitd.receipt import Receipt, ReceiptState
 from emitd.records.encoding import as_text, encode_attributes
 from emitd.records.ids import next_record_id
 from emitd.settings import ClientSettings
+from emitd.transport.reply import is_retryable, request_error
 from emitd.v1 import record_pb2 as pb
+from emitd_handlers.errors import EmitdError
 from emitd_server.config.loader import Config
-from emitd_server.in_process.ingress import Ingress
-from emitd_server.in_process.reader import InProcessReader
+from emitd_server.errors import ServiceStopping
+from emitd_server.in_process.ingress import Ingress, call_failure
 from emitd_server.service import LoggingService
 
 if TYPE_CHECKING:
@@ -36,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = ["InProcessClient"]
 
 T = TypeVar("T")
+Response = TypeVar("Response")
 
 
 class InProcessEngine:
@@ -74,8 +79,8 @@ class InProcessEngine:
         self._ingress.refuse_other_loops()
 
     def drop_abandoned(self, level: int, why: str) -> None:
-        """Count an awaited record that was not committed, and whose caller no longer waits for it."""
-        self._ingress.lines.drop("abandoned", why=why)
+        """Report an audit event that was not committed, to the operator because its caller no longer waits."""
+        self.report_line(f"an audit event, whose caller no longer waited, was not committed: {why}")
 
     def report_line(self, text: str) -> None:
         """Report a line to the operator."""
@@ -84,6 +89,58 @@ class InProcessEngine:
     def stats(self) -> Mapping[str, int]:
         """Return what became of all records of this process."""
         return dict(self._ingress.counts)
+
+
+class InProcessReader:
+    """Does what `emitd.transport.async_reader.AsyncReader` does, but never tries again: the service is here."""
+
+    def __init__(self, ingress: Ingress, refuse_if_closed: Callable[[], None]) -> None:
+        self._ingress = ingress
+        self._refuse_if_closed = refuse_if_closed
+
+    async def ask(
+        self,
+        method: str,
+        request: Any,
+        response: type[Response],
+        not_found: type[EmitError] = JobNotFound,
+    ) -> Response:
+        """Ask something. Raises EmitError; `not_found` for NOT_FOUND."""
+        self._refuse_if_closed()
+        try:
+            answer = await self._served(method)(request.SerializeToString())
+        except EmitdError as error:
+            raise request_error(call_failure(error), not_found) from error
+        return response.FromString(answer)  # type: ignore[attr-defined, no-any-return]
+
+    def stream(self, method: str, request: Any, response: type[Response]) -> AsyncGenerator[Response, None]:
+        """Return the messages of a stream, which counts towards the service's limits.
+
+        Its steps raise Unavailable, and grpc.RpcError for what another try cannot help.
+        """
+        self._refuse_if_closed()
+        return self._messages(method, request, response)
+
+    async def _messages(
+        self, method: str, request: Any, response: type[Response]
+    ) -> AsyncGenerator[Response, None]:
+        try:
+            # Closed in any case, so that leaving early frees the watcher at once.
+            async with aclosing(self._served(method)(request.SerializeToString())) as messages:
+                async for data in messages:
+                    message = response.FromString(data)  # type: ignore[attr-defined]
+                    if message.heartbeat and not self._ingress.service.is_running:
+                        raise ServiceStopping
+                    yield message
+        except EmitdError as error:
+            failure = call_failure(error)
+            raise (Unavailable(str(error)) if is_retryable(failure) else failure) from error
+
+    def _served(self, method: str) -> Callable[[bytes], Any]:
+        """Return what serves a method: `WatchJob`, or with its service `AuditService/GetCheckpoint`."""
+        service, _, name = method.rpartition("/")
+        servicer = self._ingress.servicers[service or "LogService"]
+        return getattr(servicer, re.sub(r"\B[A-Z]", r"_\g<0>", name).lower())  # type: ignore[no-any-return]
 
 
 class InProcessClient(AsyncLogClient):

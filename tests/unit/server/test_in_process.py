@@ -21,7 +21,7 @@ from emitd import (
 from emitd.receipt import ReceiptState
 from emitd.runtime.backoff import Backoff
 from emitd.v1 import audit_service_pb2, log_service_pb2
-from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.record import Level
 from emitd_server.in_process import ingress as intake
 from emitd_server.in_process.client import InProcessClient
@@ -34,6 +34,7 @@ from support.client.in_process_client import (
     Opened,
     committed_memory,
     opened,
+    until,
 )
 
 
@@ -138,6 +139,24 @@ class TestAudit:
             with pytest.raises(Unavailable, match="may still be committed"):
                 await app.logger.audit("user.login", user_id="u1", timeout=0.05)
             memory.release()
+
+    async def test_an_event_whose_caller_was_cancelled_is_committed(self) -> None:
+        """Only the waiting ends. If it cannot be committed, the operator learns it."""
+        memory = committed_memory(Level.AUDIT)
+        async with opened([memory]) as app:
+            for is_taken in (True, False):
+                memory.hang()
+                caller = asyncio.ensure_future(app.logger.audit("user.login", user_id="u1"))
+                await until(lambda: memory.batch_sizes)
+                caller.cancel()
+                await asyncio.wait([caller])
+                if not is_taken:
+                    memory.fail_next(1, RecordInvalid("audit", "told to refuse"))
+                memory.release()
+                await until(lambda: len(memory.records) == 1 and (is_taken or app.lines))
+                memory.batch_sizes.clear()
+        assert "an audit event, whose caller no longer waited, was not committed: " in app.lines[0]
+        assert "told to refuse" in app.lines[0]
 
     async def test_no_handler_for_audit_events_is_a_refusal(self) -> None:
         """Without a handler for AUDIT an event is refused and not lost in silence."""

@@ -31,8 +31,8 @@ _WANT_RECEIPTS = b"\x10\x01"
 #: A stream is read by the thread that wants it, and not by a thread of grpc, which no fork could wait for.
 _READ_BY_THEIR_READERS = (ChannelOptions.SingleThreadedUnaryStream, 1)
 
-#: One channel, never connected, until the end of the process. When the last channel is closed, grpc ends its threads, and
-#: a fork at that moment can hang: under stress 1 in 300 did.
+#: One channel, never connected, until the end of the process. When its last channel is closed, grpc ends its threads,
+#: and a fork at that moment can hang: under stress 1 in 300 did.
 _kept: list[grpc.Channel] = []
 
 Response = TypeVar("Response")
