@@ -50,7 +50,7 @@ class InProcessEngine:
         self._ingress = ingress
         self._source = source
         self.events = ingress.tickers
-        #: Set for a client and all that were made of it by `bind`.
+        #: Set for a client and for all that `bind` made of it.
         self.is_closed = False
 
     def write(self, level: int, message: str, attributes: Mapping[str, object]) -> None:
@@ -79,7 +79,7 @@ class InProcessEngine:
         self._ingress.refuse_other_loops()
 
     def drop_abandoned(self, level: int, why: str) -> None:
-        """Report an audit event that was not committed, to the operator because its caller no longer waits."""
+        """Report to the operator that an audit event was not committed: its caller no longer waits."""
         self.report_line(f"an audit event, whose caller no longer waited, was not committed: {why}")
 
     def report_line(self, text: str) -> None:
@@ -125,7 +125,7 @@ class InProcessReader:
         self, method: str, request: Any, response: type[Response]
     ) -> AsyncGenerator[Response, None]:
         try:
-            # Closed in any case, so that leaving early frees the watcher at once.
+            # Closed here, so that leaving early frees the watcher at once.
             async with aclosing(self._served(method)(request.SerializeToString())) as messages:
                 async for data in messages:
                     message = response.FromString(data)  # type: ignore[attr-defined]
@@ -137,7 +137,7 @@ class InProcessReader:
             raise (Unavailable(str(error)) if is_retryable(failure) else failure) from error
 
     def _served(self, method: str) -> Callable[[bytes], Any]:
-        """Return what serves a method: `WatchJob`, or with its service `AuditService/GetCheckpoint`."""
+        """Return what serves a method, such as `WatchJob`, or `AuditService/GetCheckpoint` with its service."""
         service, _, name = method.rpartition("/")
         servicer = self._ingress.servicers[service or "LogService"]
         return getattr(servicer, re.sub(r"\B[A-Z]", r"_\g<0>", name).lower())  # type: ignore[no-any-return]
@@ -185,7 +185,7 @@ class InProcessClient(AsyncLogClient):
         return await self._ingress.lines.flush(timeout)
 
     async def close(self, timeout: float | None = None) -> None:
-        """Flush for so many seconds (None: `server.shutdown.drain_seconds`), and stop a service of its own."""
+        """Flush for `timeout` seconds (None: `server.shutdown.drain_seconds`), and stop a service of its own."""
         if self._engine.is_closed:
             return
         self._engine.is_closed = True

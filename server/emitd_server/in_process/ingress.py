@@ -1,9 +1,8 @@
-"""The way into the service for what is made in this process: the twin of the gRPC edge.
+"""`Ingress`: takes the records that are made in this process, as the gRPC edge takes those of others.
 
     pb.LogRecord ─> RecordReader ─> LoggingService.dispatch ─> outcomes ─> receipt
 
-A record passes the same checks and limits here as there, and gets the same receipt. All clients of a service share one
-ingress.
+A record passes the same checks and limits as there, and gets the same receipt. All clients of a service share one ingress.
 """
 
 import asyncio
@@ -40,27 +39,27 @@ RETRY_SECONDS = 10.0
 BACKOFF = Backoff(initial=0.1, maximum=2.0)
 #: How often a batch of log lines is offered again to a committed handler that failed.
 MAX_LINE_RETRIES = 5
-#: What is logged while the rest is being finished has at least so long.
+#: The least time for lines that are logged while the rest is being finished.
 LAST_LINES_SECONDS = 0.5
 
 T = TypeVar("T")
 
 
 class Ingress:
-    """Takes messages of the contract from within the process. Opened and closed by its service."""
+    """Opened and closed by its service."""
 
     def __init__(self, service: LoggingService, report: Report) -> None:
         self.service = service
         self.report = report
-        #: Records by what became of them: `sent`, `failed` (its caller was told), and those dropped, by cause.
+        #: Records by what became of them: `sent`, `failed` (their callers know), and `dropped_` with the cause.
         self.counts: Counter[str] = Counter()
         #: The event loop of the service, from its start on.
         self._loop: asyncio.AbstractEventLoop | None = None
         self.lines = LineQueue(self._send_lines, self.counts, report)
         self._reader = RecordReader(service.settings.limits)
         self._tasks: set[asyncio.Task[Any]] = set()
-        # These streams are never closed, for that would cancel the application's own tasks. A watch ends when the
-        # handler that serves jobs does, and so after the last news of jobs that the end of the application ended.
+        # These streams are never closed: that would cancel the application's own tasks. A watch ends when the handler
+        # that serves jobs does, and so after the last change of the jobs that end with the application.
         streams = OpenStreams()
         self.servicers = {
             "LogService": LogServicer(service, streams, report),
@@ -82,7 +81,7 @@ class Ingress:
             )
 
     async def close(self, timeout: float) -> None:
-        """Send what there is for so many seconds, and give up on the rest."""
+        """Send what there is for at most `timeout` seconds, and give up on the rest."""
         deadline = asyncio.get_running_loop().time() + timeout
         await asyncio.gather(self._finish_tasks(timeout), self.lines.flush(timeout))
         await self.lines.close(max(LAST_LINES_SECONDS, deadline - asyncio.get_running_loop().time()))

@@ -16,14 +16,14 @@ from emitd_server.diagnostics import Report
 
 __all__ = ["JobTickers"]
 
-#: The least time between two reports that only bring news; as often as watchers are told by default.
+#: The least time between two reports that only bring news: the default of watchers too.
 TICK_INTERVAL_SECONDS = 0.1
 
 Emit = Callable[[pb.LogRecord], Awaitable[log_service_pb2.Receipt]]
 
 
 class JobTickers:
-    """For the service's event loop, but for `news`. In process what `SendScheduler` is for running jobs."""
+    """For the service's event loop; `news` is for any thread. What `SendScheduler` does for the jobs of a remote client."""
 
     def __init__(self, emit: Emit, is_running: Callable[[], bool], report: Report) -> None:
         """Send by `emit`, while `is_running` says that the service takes records."""
@@ -101,7 +101,7 @@ class _JobTicker:
         except EmitError as error:
             self._report(f"news of job '{self._run_state.job_id}' was not taken: {error}")
             if error.retryable:
-                # The lease does not wait for news; but a service that has stopped would be asked in a circle.
+                # The lease does not wait for news. But a service that has stopped would answer at once, for ever.
                 return self._run_state.lease_seconds is not None and self._is_running()
             if self._run_state.withhold_refused():
                 return True  # the progress may be taken

@@ -31,7 +31,7 @@ OPTIONS: Sequence[Option] = (
 
 
 class CallFailed(grpc.RpcError):
-    """A call that failed. It holds nothing of grpc, as grpc's own error does: it may be freed also during a fork."""
+    """A call that failed. Unlike grpc's own error it holds nothing of grpc, so that it may be freed during a fork."""
 
     def __init__(self, code: grpc.StatusCode, details: str | None, trailers: Any = ()) -> None:
         super().__init__(f"{code.name}: {details}")
@@ -56,10 +56,10 @@ class CallFailed(grpc.RpcError):
 
 
 class NoChannel(CallFailed):
-    """A call that had no channel: a name is not known just now, or another thread interrupted it. Worth another try."""
+    """A call that had no channel, for a name is not known now, or another thread interrupted it. Worth another try."""
 
     def __init__(self, why: str) -> None:
-        # In grpc's own words for a call of which nothing was sent.
+        # As grpc says it of a call of which nothing was sent.
         super().__init__(grpc.StatusCode.UNAVAILABLE, f"failed to connect to all addresses: {why}")
 
 
