@@ -2,7 +2,8 @@
 
     pb.LogRecord ─> RecordReader ─> LoggingService.dispatch ─> outcomes ─> receipt
 
-A record passes the same checks and limits as there, and gets the same receipt. All clients of a service share one ingress.
+A record passes the same checks and limits as there, and gets the same receipt. All clients of a service share one
+ingress.
 """
 
 import asyncio
