@@ -23,7 +23,7 @@ Emit = Callable[[pb.LogRecord], Awaitable[log_service_pb2.Receipt]]
 
 
 class JobTickers:
-    """For the service's event loop; `news` is for any thread. Does what `SendScheduler` does for a remote client's jobs."""
+    """For the service's event loop; `news` is for any thread. What `SendScheduler` is for a remote client."""
 
     def __init__(self, emit: Emit, is_running: Callable[[], bool], report: Report) -> None:
         """Send by `emit`, while `is_running` says that the service takes records."""
