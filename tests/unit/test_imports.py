@@ -21,6 +21,7 @@ EMITD_EXPORTS = [
     "AsyncJobReporter",
     "AsyncLogClient",
     "AsyncLogger",
+    "AuditNotFound",
     "ClientNotOpen",
     "EmitError",
     "JobNotApplied",
@@ -33,6 +34,7 @@ EMITD_EXPORTS = [
     "RecordRejected",
     "RequestRejected",
     "Unavailable",
+    "VerificationFailed",
     "log_context",
     "v1",
 ]

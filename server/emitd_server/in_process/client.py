@@ -23,8 +23,8 @@ from emitd.context import current_attributes
 from emitd.errors import ClientNotOpen, EmitError, JobNotFound, Unavailable
 from emitd.jobs.track import AsyncTrack
 from emitd.receipt import Receipt, ReceiptState
+from emitd.records.audit import next_record_id
 from emitd.records.encoding import as_text, encode_attributes
-from emitd.records.ids import next_record_id
 from emitd.settings import ClientSettings
 from emitd.transport.reply import is_retryable, request_error
 from emitd.v1 import record_pb2 as pb
@@ -78,7 +78,7 @@ class InProcessEngine:
             raise ClientNotOpen("the service is not running: use the client inside of its `async with`")
         self._ingress.refuse_other_loops()
 
-    def drop_abandoned(self, level: int, why: str) -> None:
+    def drop(self, cause: str, level: int, why: str = "", count: int = 1) -> None:
         """Report to the operator that an audit event was not committed: its caller no longer waits."""
         self.report_line(f"an audit event, whose caller no longer waited, was not committed: {why}")
 

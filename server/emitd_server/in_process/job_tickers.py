@@ -9,7 +9,8 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from emitd.errors import EmitError
-from emitd.jobs.run_state import HEARTBEATS_A_LEASE, JobRunState
+from emitd.jobs.run_state import JobRunState
+from emitd.jobs.ticker import HEARTBEATS_A_LEASE, JobTicker
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_server.diagnostics import Report
@@ -28,24 +29,24 @@ class JobTickers:
     def __init__(self, emit: Emit, is_running: Callable[[], bool], report: Report) -> None:
         """Send by `emit`, while `is_running` says that the service takes records."""
         self._arguments = emit, is_running, report
-        self._tickers: dict[JobRunState, _JobTicker] = {}
+        self._senders: dict[JobTicker, _NewsSender] = {}
 
-    def watch(self, run_state: JobRunState) -> None:
+    def watch(self, ticker: JobTicker) -> None:
         """Send the news of a job that is RUNNING, and keep its lease, until `forget`."""
-        self._tickers[run_state] = _JobTicker(run_state, *self._arguments)
+        self._senders[ticker] = _NewsSender(ticker.run_state, *self._arguments)
 
-    def news(self, run_state: JobRunState) -> None:
-        """See to it that a job's news is sent. From any thread."""
-        if (ticker := self._tickers.get(run_state)) is not None:
-            ticker.wake()
+    def news(self, ticker: JobTicker) -> None:
+        """Send the news of a job, if it is watched, when it is due. From any thread."""
+        if (sender := self._senders.get(ticker)) is not None:
+            sender.wake()
 
-    def forget(self, run_state: JobRunState) -> None:
+    def forget(self, ticker: JobTicker) -> None:
         """Send no more for a job. A report under way may still arrive, and is stale if it is late."""
-        if (ticker := self._tickers.pop(run_state, None)) is not None:
-            ticker.stop()
+        if (sender := self._senders.pop(ticker, None)) is not None:
+            sender.stop()
 
 
-class _JobTicker:
+class _NewsSender:
     def __init__(
         self, run_state: JobRunState, emit: Emit, is_running: Callable[[], bool], report: Report
     ) -> None:

@@ -14,7 +14,7 @@ from uuid import UUID
 import pytest
 
 from emitd import AsyncJobReporter, AsyncLogClient, AsyncLogger, EmitError, JobNotApplied, Unavailable, errors
-from emitd.jobs.async_reporter import RemoteJob
+from emitd.jobs.reporter import RemoteJob
 from emitd.records.encoding import as_text, encode_attributes, encode_details
 from emitd.transport.reply import request_error
 from emitd_server.errors import StartError

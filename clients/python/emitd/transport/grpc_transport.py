@@ -15,7 +15,7 @@ import grpc._channel  # now, not with the first call: a fork during an import le
 from grpc.experimental import ChannelOptions
 
 from emitd.runtime import process_hooks
-from emitd.runtime.grpc_fork_guard import GrpcForkGuard
+from emitd.runtime.fork_guards import GrpcForkGuard
 from emitd.settings import ClientSettings
 from emitd.transport.channel import CallFailed, NoChannel, make_channel
 from emitd.transport.reply import Reply, load_details, read_failure, read_response
@@ -23,6 +23,7 @@ from emitd.v1 import log_service_pb2
 
 __all__ = ["Transport", "multi_callable"]
 
+#: The service of a method that names none.
 SERVICE = "/emitd.v1.LogService/"
 #: The tag of `EmitBatchRequest.records`, and `want_receipts` set.
 _RECORDS_TAG = b"\x0a"
@@ -147,7 +148,7 @@ def multi_callable(kind: Callable[..., Any], method: str, request: Any, response
     A request is a message, or bytes.
     """
     return kind(
-        SERVICE + method,
+        f"/emitd.v1.{method}" if "/" in method else SERVICE + method,
         request_serializer=None if isinstance(request, bytes) else type(request).SerializeToString,
         response_deserializer=response.FromString,
     )
