@@ -8,6 +8,7 @@ import msgspec
 
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.terminal.output import print_result
+from emitd_handlers.diagnostics import report
 from emitd_server.config.loader import ConfigError, load_config
 
 __all__ = ["run"]
@@ -24,6 +25,8 @@ def run(options: argparse.Namespace) -> int:
         problems = error.problems
     else:
         problems = []
+        for note in config.notes:
+            report(f"configuration: {note}")
     if options.json:
         print_result(json.dumps([msgspec.to_builtins(problem) for problem in problems]))
     elif problems:

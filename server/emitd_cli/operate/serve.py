@@ -4,8 +4,8 @@ import argparse
 from pathlib import Path
 
 from emitd_cli.exit_codes import ExitCode
+from emitd_handlers.diagnostics import report
 from emitd_server.config.loader import ConfigError, load_config
-from emitd_server.diagnostics import report
 from emitd_server.process import run as run_process
 
 __all__ = ["run"]

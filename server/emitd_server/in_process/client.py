@@ -30,9 +30,9 @@ from emitd.transport.reply import is_retryable, request_error
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.errors import EmitdError
 from emitd_server.config.loader import Config
+from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import ServiceStopping
 from emitd_server.in_process.ingress import Ingress, call_failure
-from emitd_server.service import LoggingService
 
 if TYPE_CHECKING:
     from emitd.interface import AsyncLogger
@@ -153,12 +153,12 @@ class InProcessClient(AsyncLogClient):
     _engine: InProcessEngine  # type: ignore[assignment]  # it has what the base class asks for
     _reader: InProcessReader  # type: ignore[assignment]
 
-    def __init__(self, service: LoggingService, *, source: str = "", owns_service: bool = False) -> None:
+    def __init__(self, service: Dispatcher, *, source: str = "", owns_service: bool = False) -> None:
         """Use `service`; with `owns_service`, opening and closing this client starts and stops it."""
         # Not `super().__init__`: it would make an engine with threads and a channel.
         self._service = service
         self._owns_service = owns_service
-        self._ingress = service.intake
+        self._ingress = Ingress.of(service)
         self._settings = ClientSettings(source=as_text(source))
         self._threshold = self._settings.threshold
         self._bound: Mapping[str, object] = {}
@@ -170,9 +170,9 @@ class InProcessClient(AsyncLogClient):
     def from_config(cls, config: Config | Path | str | None, *, source: str = "") -> Self:
         """Return a client with a service of its own, which lives as long as the client is open.
 
-        Raises ConfigError as `LoggingService.from_config` does, and opening it StartError.
+        Raises ConfigError as `Dispatcher.from_config` does, and opening it StartError.
         """
-        return cls(LoggingService.from_config(config), source=source, owns_service=True)
+        return cls(Dispatcher.from_config(config), source=source, owns_service=True)
 
     async def __aenter__(self) -> Self:
         if self._owns_service:

@@ -1,6 +1,6 @@
 """`Ingress`: takes the records that are made in this process, as the gRPC edge takes those of others.
 
-    pb.LogRecord ─> RecordReader ─> LoggingService.dispatch ─> outcomes ─> receipt
+    pb.LogRecord ─> RecordReader ─> Dispatcher.dispatch ─> outcomes ─> receipt
 
 A record passes the same checks and limits as there, and gets the same receipt. All clients of a service share one
 ingress.
@@ -9,7 +9,7 @@ ingress.
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
 from emitd.errors import EmitError, RecordRejected, Unavailable
 from emitd.runtime.backoff import Backoff
@@ -20,9 +20,8 @@ from emitd.v1 import record_pb2 as pb
 from emitd_handlers.errors import EmitdError, HandlerTimeout
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import LogRecord
-from emitd_server.convert.receipts import receipt_to_wire
-from emitd_server.convert.records import RecordReader
-from emitd_server.diagnostics import Report
+from emitd_server.convert.records import RecordReader, receipt_to_wire
+from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import ServiceStopping
 from emitd_server.in_process.job_tickers import JobTickers
 from emitd_server.in_process.line_queue import LineQueue
@@ -31,7 +30,6 @@ from emitd_server.rpc.log_servicer import LogServicer
 from emitd_server.rpc.methods import GRPC_CODES
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import status_of
-from emitd_server.service import LoggingService
 
 __all__ = ["Ingress", "call_failure", "record_error"]
 
@@ -49,24 +47,31 @@ T = TypeVar("T")
 class Ingress:
     """Opened and closed by its service."""
 
-    def __init__(self, service: LoggingService, report: Report) -> None:
+    def __init__(self, service: Dispatcher) -> None:
         self.service = service
-        self.report = report
+        self.report = service.report
         #: Records by what became of them: `sent`, `failed` (their callers know), and `dropped_` with the cause.
         self.counts: Counter[str] = Counter()
         #: The event loop of the service, from its start on.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.lines = LineQueue(self._send_lines, self.counts, report)
+        self.lines = LineQueue(self._send_lines, self.counts, service.report)
         self._reader = RecordReader(service.settings.limits)
         self._tasks: set[asyncio.Task[Any]] = set()
         # These streams are never closed: that would cancel the application's own tasks. A watch ends when the handler
         # that serves jobs does, and so after the last change of the jobs that end with the application.
         streams = OpenStreams()
         self.servicers = {
-            "LogService": LogServicer(service, streams, report),
-            "AuditService": AuditServicer(service, streams, report),
+            "LogService": LogServicer(service, streams),
+            "AuditService": AuditServicer(service, streams),
         }
-        self.tickers = JobTickers(self.emit, lambda: service.is_running, report)
+        self.tickers = JobTickers(self.emit, lambda: service.is_running, service.report)
+
+    @classmethod
+    def of(cls, service: Dispatcher) -> Self:
+        """Return the ingress of a service, which all its clients share."""
+        ingress = service.producer(lambda: cls(service))
+        assert isinstance(ingress, cls)
+        return ingress
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, in the service's event loop, once the service takes records."""
@@ -80,6 +85,10 @@ class Ingress:
                 "await this in the event loop that the service was started in, such as in an `async def` route; "
                 "from elsewhere, `asyncio.run_coroutine_threadsafe` brings it there"
             )
+
+    async def flush(self) -> None:
+        """Wait until every line logged so far is with its handlers, or counted as dropped."""
+        await self.lines.flush(None)
 
     async def close(self, timeout: float) -> None:
         """Send what there is for at most `timeout` seconds, and give up on the rest."""

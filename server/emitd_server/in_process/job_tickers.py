@@ -13,7 +13,7 @@ from emitd.jobs.run_state import JobRunState
 from emitd.jobs.ticker import HEARTBEATS_A_LEASE, JobTicker
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
-from emitd_server.diagnostics import Report
+from emitd_handlers.diagnostics import Report
 
 __all__ = ["JobTickers"]
 

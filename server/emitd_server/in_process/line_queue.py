@@ -15,7 +15,7 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from emitd.v1 import record_pb2 as pb
-from emitd_server.diagnostics import Report
+from emitd_handlers.diagnostics import Report
 
 __all__ = ["LineQueue"]
 

@@ -290,7 +290,7 @@ class TestLife:
                 made.append(self)
                 super().__init__(*arguments)
 
-        monkeypatch.setattr(intake, "Ingress", SlowIntake)
+        monkeypatch.setattr("emitd_server.in_process.client.Ingress", SlowIntake)
         async with LoggingService([in_memory()]) as service:
             barrier = threading.Barrier(4)
 
