@@ -7,7 +7,7 @@ from typing import TypeVar
 import grpc
 from google.rpc import status_pb2
 
-from emitd.transport.error_details import bad_field, details_of, retry_delay
+from emitd.transport.reply import bad_field, details_of, retry_delay
 from emitd.v1 import AuditServiceStub, LogServiceStub
 from emitd_cli.errors import CannotTell, Misuse, Refused
 from emitd_cli.terminal.output import say

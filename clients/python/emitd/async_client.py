@@ -246,7 +246,7 @@ class AsyncLogClient(LogVerbs):
         self._engine.refuse_if_closed()
         return self
 
-    async def __aexit__(self, *_: object) -> None:
+    async def __aexit__(self, kind: object, exception: object, trace: object, /) -> None:
         await self.close()
 
     async def _send(self, record: pb.LogRecord, timeout: float | None = None, *, may_spool: bool) -> Receipt:
@@ -310,7 +310,7 @@ class AsyncLogClient(LogVerbs):
                 self._engine.refuse_if_closed()
                 pause = watch.pause_after(error)
             finally:
-                stream.cancel()
+                await stream.aclose()
             await asyncio.sleep(pause)
 
     def _spawn(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":

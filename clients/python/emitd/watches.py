@@ -12,8 +12,7 @@ import grpc
 from emitd.errors import AuditNotFound, EmitError, Unavailable
 from emitd.requests import Call, list_events
 from emitd.runtime.backoff import Backoff
-from emitd.transport.error_details import details_of, retry_delay
-from emitd.transport.reply import is_retryable, request_error
+from emitd.transport.reply import details_of, is_retryable, request_error, retry_delay
 from emitd.v1 import audit_service_pb2 as audit
 from emitd.v1 import job_pb2
 

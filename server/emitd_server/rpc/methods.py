@@ -17,7 +17,7 @@ from emitd_handlers.errors import EmitdError
 from emitd_server.errors import RequestInvalid
 from emitd_server.rpc.status import status_of
 
-__all__ = ["Rpcs"]
+__all__ = ["GRPC_CODES", "Rpcs"]
 
 M = TypeVar("M", bound=Message)
 #: In quotes, because grpc's classes take parameters only in their stubs.
@@ -80,9 +80,9 @@ class Rpcs:
 
 
 async def _abort(context: Context, status: status_pb2.Status) -> None:
-    code: Any = _GRPC_CODES[status.code]
+    code: Any = GRPC_CODES[status.code]
     details = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(code, status.message, details)
 
 
-_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}

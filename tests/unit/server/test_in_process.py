@@ -19,7 +19,9 @@ from emitd import (
     v1,
 )
 from emitd.receipt import ReceiptState
-from emitd_handlers.errors import HandlerUnavailable
+from emitd.runtime.backoff import Backoff
+from emitd.v1 import audit_service_pb2, log_service_pb2
+from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.record import Level
 from emitd_server.in_process import ingress as intake
 from emitd_server.in_process.client import InProcessClient
@@ -32,6 +34,7 @@ from support.client.in_process_client import (
     Opened,
     committed_memory,
     opened,
+    until,
 )
 
 
@@ -111,7 +114,7 @@ class TestAudit:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """While another try can help there is one, under the same id."""
-        monkeypatch.setattr(intake, "RETRY_INITIAL_SECONDS", 0.001)
+        monkeypatch.setattr(intake, "BACKOFF", Backoff(0.001, 2.0))
         memory = committed_memory(Level.AUDIT)
         memory.fail_next(2)
         async with opened([memory]) as app:
@@ -136,6 +139,22 @@ class TestAudit:
             with pytest.raises(Unavailable, match="may still be committed"):
                 await app.logger.audit("user.login", user_id="u1", timeout=0.05)
             memory.release()
+
+    @pytest.mark.parametrize("is_refused", [False, True])
+    async def test_an_event_whose_caller_was_cancelled_is_committed(self, is_refused: bool) -> None:
+        """Only the waiting ends. If it cannot be committed, the operator learns it."""
+        memory = committed_memory(Level.AUDIT)
+        async with opened([memory]) as app:
+            memory.hang()
+            caller = asyncio.ensure_future(app.logger.audit("user.login", user_id="u1"))
+            await until(lambda: memory.batch_sizes)
+            caller.cancel()
+            await asyncio.wait([caller])
+            memory.fail_next(int(is_refused), RecordInvalid("audit", "told to refuse"))
+            memory.release()
+            await until(lambda: app.lines if is_refused else memory.records)
+        expected = ["an audit event, whose caller no longer waited, was not committed: audit: told to refuse"]
+        assert app.lines == expected * is_refused
 
     async def test_no_handler_for_audit_events_is_a_refusal(self) -> None:
         """Without a handler for AUDIT an event is refused and not lost in silence."""
@@ -206,6 +225,17 @@ class TestReading:
             await app.service.stop()
             with pytest.raises(Unavailable, match="going down"):
                 await anext(updates)
+
+    async def test_every_rpc_of_the_contract_can_be_asked(self, app: Opened) -> None:
+        """By the name that a client has for it, whichever servicer answers."""
+        for file in (log_service_pb2, audit_service_pb2):
+            for service in file.DESCRIPTOR.services_by_name.values():
+                for rpc in service.methods:
+                    assert callable(app.logger._reader._served(f"{service.name}/{rpc.name}"))
+        page = await app.logger._reader.ask(
+            "AuditService/ListAuditEvents", v1.ListAuditEventsRequest(), v1.ListAuditEventsResponse
+        )
+        assert list(page.entries) == []
 
     async def test_without_a_handler_for_jobs_the_question_is_refused(self) -> None:
         """A service that keeps no jobs says so."""

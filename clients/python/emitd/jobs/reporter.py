@@ -18,7 +18,6 @@ from emitd.errors import EmitError, LeaseLost
 from emitd.jobs.run_state import begin, drive, drive_async, end
 from emitd.jobs.ticker import JobTicker
 from emitd.receipt import Receipt
-from emitd.runtime.diagnostics import report_line
 from emitd.sending.engine import Engine
 from emitd.v1 import record_pb2 as pb
 
@@ -95,9 +94,7 @@ class JobVerbs:
             raise RuntimeError(f"job '{self.job_id}': its attempt {self.attempt} is open already")
 
     def _say_unreported(self, error: EmitError) -> None:
-        report_line(
-            f"{self._engine.settings.source}: the end of job '{self.job_id}' could not be reported: {error}"
-        )
+        self._engine.report_line(f"the end of job '{self.job_id}' could not be reported: {error}")
 
 
 class JobReporter(JobVerbs):

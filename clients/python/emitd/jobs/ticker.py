@@ -8,10 +8,10 @@ from emitd.jobs.run_state import JobRunState
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["JobTicker"]
+__all__ = ["HEARTBEATS_A_LEASE", "JobTicker"]
 
-#: A job's lease is renewed this many times before it would run out.
-BEATS_IN_A_LEASE = 3
+#: A lease is renewed this many times before it would run out: two reports may fail.
+HEARTBEATS_A_LEASE = 3
 
 
 class JobTicker:
@@ -41,7 +41,7 @@ class JobTicker:
         if self.run_state.has_news:
             return self._sent_at + self._interval
         lease = self.run_state.lease_seconds
-        return math.inf if lease is None else self._sent_at + lease / BEATS_IN_A_LEASE
+        return math.inf if lease is None else self._sent_at + lease / HEARTBEATS_A_LEASE
 
     def stop(self) -> None:
         """Send nothing more: the job has ended, or is about to."""

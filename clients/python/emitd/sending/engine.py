@@ -114,6 +114,10 @@ class Engine:
         elif self.lines.put(line, may_block=may_block):
             self._start_line_sender()
 
+    def report_line(self, text: str) -> None:
+        """Print a line on standard error."""
+        report_line(f"{self.settings.source}: {text}")
+
     def submit(self, record: pb.LogRecord) -> AwaitedRecord:
         """Send an awaited record at once. Raises ClientNotOpen."""
         self.refuse_if_closed()

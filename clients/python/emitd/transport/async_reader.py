@@ -1,28 +1,55 @@
-"""`AsyncReader`: the questions of an `AsyncLogClient`, asked again while that can help."""
+"""`AsyncReader`: the questions of an `AsyncLogClient`, and the calls of grpc.aio that carry them.
+
+    await ask, anext(stream) ─> a loop in a thread of its own ─> grpc.aio ─> the service
+
+grpc.aio keeps a thread inside grpc while it has a channel, and a child that is forked then crashes or hangs. A fork
+can end the channel only from a thread other than the one that forks, which may run the caller's loop.
+"""
 
 import asyncio
-from collections.abc import Callable
-from typing import Any, TypeVar
+import threading
+import time
+import weakref
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
 
 import grpc
+import grpc.aio
 
 from emitd.errors import EmitError, JobNotFound
+from emitd.runtime import process_hooks
 from emitd.settings import ClientSettings
-from emitd.transport.async_calls import AsyncCalls, AsyncStream
+from emitd.transport.channel import CallFailed, NoChannel, make_async_channel
+from emitd.transport.grpc_transport import multi_callable
 from emitd.transport.reply import is_retryable, request_error
 
-__all__ = ["AsyncReader"]
+__all__ = ["AsyncReader", "AsyncStream"]
 
+T = TypeVar("T")
 Response = TypeVar("Response")
 
 
 class AsyncReader:
-    """For any event loop."""
+    """For any thread and event loop. A forked child has a thread and a channel of its own."""
 
     def __init__(self, settings: ClientSettings, refuse_if_closed: Callable[[], None]) -> None:
+        """Ask no more once `refuse_if_closed` raises."""
         self._settings = settings
         self._refuse_if_closed = refuse_if_closed
-        self._calls = AsyncCalls(settings)
+        self._start_afresh()
+
+    def _start_afresh(self) -> None:
+        self._lock = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: threading.Thread | None = None
+        # From here on, only the thread uses these.
+        self._channel: grpc.aio.Channel | None = None
+        self._asked: set[Any] = set()
+        #: They are dropped for a fork.
+        self.open_streams: weakref.WeakSet[AsyncStream[Any]] = weakref.WeakSet()
+        # Of the fork under way.
+        self._is_quiet = threading.Event()
+        self._may_go_on = threading.Event()
 
     async def ask(
         self,
@@ -31,27 +58,188 @@ class AsyncReader:
         response: type[Response],
         not_found: type[EmitError] = JobNotFound,
     ) -> Response:
-        """Ask something, again while that can help. Raises EmitError."""
+        """Ask something, again while that can help. Raises EmitError; `not_found` for NOT_FOUND."""
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._settings.timeout
         attempts = 0
         while True:
             self._refuse_if_closed()
             left = give_up_at - loop.time()
-            try:
-                return await self._calls.ask(method, request, response, max(left, 0.001))
-            except grpc.RpcError as error:
-                self._refuse_if_closed()
-                if not is_retryable(error) or left <= 0:
-                    raise request_error(error, not_found) from error
+            answer = await self.run(self._ask(method, request, response, max(left, 0.001)))
+            if not isinstance(answer, CallFailed):
+                return answer
+            self._refuse_if_closed()
+            if not is_retryable(answer) or left <= 0:
+                raise request_error(answer, not_found) from answer
             attempts += 1
             await asyncio.sleep(min(self._settings.backoff.pause(attempts), max(give_up_at - loop.time(), 0)))
 
-    def stream(self, method: str, request: Any, response: type[Response]) -> AsyncStream[Response]:
-        """Return the messages of a stream. Raises ClientNotOpen; grpc.RpcError from its steps."""
+    def stream(self, method: str, request: Any, response: type[Response]) -> "AsyncStream[Response]":
+        """Return a stream, which opens when its first message is asked for. Raises ClientNotOpen."""
         self._refuse_if_closed()
-        return self._calls.stream(method, request, response)
+        return AsyncStream(self, method, request, response)
+
+    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+        """Run something in the thread's loop and wait for it."""
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._start()))
 
     def close(self) -> None:
-        """End all streams. Idempotent; blocks for a moment."""
-        self._calls.close()
+        """End all calls and the thread. Idempotent; blocks for a moment."""
+        with self._lock:
+            loop, self._loop = self._loop, None
+            thread, self._thread = self._thread, None
+        process_hooks.remove(self)
+        if loop is not None and thread is not None:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join(self._settings.close_timeout)
+
+    def end_soon(self, stream: "AsyncStream[Any]") -> None:
+        """End a stream, from any thread."""
+        if (loop := self._loop) is not None:
+            loop.call_soon_threadsafe(stream.drop)
+
+    # Forks and the end of the program: see `process_hooks`.
+
+    def shut_for_fork(self) -> None:
+        """Begin to end all calls; they are made again later."""
+        self._is_quiet.clear()
+        self._may_go_on.clear()
+        if (loop := self._loop) is not None:
+            asyncio.run_coroutine_threadsafe(self._stand_still(), loop)
+
+    def wait_for_fork(self, began: float) -> None:
+        """Wait until the thread stands still, outside of grpc."""
+        if self._loop is not None:
+            self._is_quiet.wait(began + self._settings.fork_wait - time.monotonic())
+
+    def resume_after_fork(self) -> None:
+        """Let the thread go on, in the parent."""
+        self._may_go_on.set()
+
+    def start_in_child(self) -> None:
+        """Leave everything to the parent, and start afresh."""
+        process_hooks.keep_for_ever(self.__dict__.copy())
+        process_hooks.remove(self)
+        self._start_afresh()
+
+    def hurry_at_exit(self) -> None:
+        """Do nothing: no record waits here."""
+
+    def finish_at_exit(self) -> None:
+        """End the thread."""
+        self.close()
+
+    # In the thread.
+
+    def open(self) -> grpc.aio.Channel:
+        """Return the channel. Raises NoChannel."""
+        if self._channel is None:
+            self._channel = make_async_channel(self._settings.address)
+        return self._channel
+
+    def _start(self) -> asyncio.AbstractEventLoop:
+        with self._lock:
+            if self._loop is None:
+                self._loop = asyncio.new_event_loop()
+                self._thread = threading.Thread(
+                    target=self._main, args=(self._loop,), name="emitd-reads", daemon=True
+                )
+                process_hooks.add(self)
+                self._thread.start()
+            return self._loop
+
+    def _main(self, loop: asyncio.AbstractEventLoop) -> None:
+        asyncio.set_event_loop(loop)
+        loop.run_forever()
+        loop.run_until_complete(self._end_calls())
+        loop.close()
+
+    async def _stand_still(self) -> None:
+        await self._end_calls()
+        self._is_quiet.set()
+        self._may_go_on.wait()  # blocks the loop, so that nothing begins
+
+    async def _end_calls(self) -> None:
+        for stream in list(self.open_streams):
+            stream.drop()
+        for call in list(self._asked):
+            call.cancel()
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close(None)
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        if others:
+            await asyncio.wait(others)
+
+    async def _ask(
+        self, method: str, request: Any, response: type[Response], timeout: float
+    ) -> Response | CallFailed:
+        call = None
+        try:
+            call = multi_callable(self.open().unary_unary, method, request, response)(
+                request, timeout=timeout
+            )
+            self._asked.add(call)
+            return await call  # type: ignore[no-any-return]
+        except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as error:
+            return _failure(error)
+        finally:
+            self._asked.discard(call)
+            del call
+
+
+class AsyncStream(Generic[Response]):
+    """The messages of a stream, for one task at a time."""
+
+    def __init__(self, reader: AsyncReader, method: str, request: Any, response: type[Response]) -> None:
+        self._reader = reader
+        self._arguments = method, request, response
+        self._call: Any = None
+        self._is_dropped = False
+
+    def __aiter__(self) -> "AsyncStream[Response]":
+        return self
+
+    async def __anext__(self) -> Response:
+        """Return the next message. Raises grpc.RpcError; after a fork, one that is worth another try."""
+        message = await self._reader.run(self._read())
+        if message is None:
+            raise StopAsyncIteration
+        if isinstance(message, CallFailed):
+            raise message
+        return message
+
+    async def aclose(self) -> None:
+        """End it soon, if it has not ended."""
+        self._reader.end_soon(self)
+
+    def drop(self) -> None:
+        """End it, in the thread, and free it."""
+        call, self._call, self._is_dropped = self._call, None, True
+        if call is not None:
+            call.cancel()
+
+    async def _read(self) -> Response | CallFailed | None:
+        if self._is_dropped:
+            return NoChannel("interrupted")
+        try:
+            if self._call is None:
+                method, request, response = self._arguments
+                self._call = multi_callable(self._reader.open().unary_stream, method, request, response)(
+                    request
+                )
+                self._reader.open_streams.add(self)
+            message = await self._call.read()
+            return None if message is grpc.aio.EOF else message  # type: ignore[attr-defined]
+        except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as error:
+            return _failure(error)
+
+
+def _failure(error: BaseException) -> CallFailed:
+    """Return how a call ended. Raises the error if the task was cancelled, and not its call."""
+    if isinstance(error, grpc.RpcError):
+        return CallFailed.copy_of(error)
+    task = asyncio.current_task()
+    if task is not None and task.cancelling():
+        raise error
+    return NoChannel("interrupted")
