@@ -2,7 +2,7 @@
 
     [2026-11-23 03:39:00] [INFO] User 'u1' successfully authenticated. user=u1 attempt=1
 
-One record is one line, whatever is in it (see `escape`). The message is free text and may imitate the pairs
+One record is one line, whatever text it holds (see `text.escape`). The message is free text and may imitate the pairs
 behind it: programs read the audit trail, not this. The lines of a batch go out in one write, in the handler's
 own thread, so that a slow reader of standard output blocks this handler only; one that goes away ends the
 output, not the service.
@@ -30,14 +30,14 @@ from emitd_handlers.text.escape import escape, escape_lines, quote
 
 __all__ = ["ByteStream", "ConsoleHandler", "ConsoleSettings"]
 
-#: Lines of so many different seconds are formatted without working out the date again.
+#: For how many seconds the formatted date is kept.
 CACHED_SECONDS = 4096
 #: How often a full non-blocking output is tried again.
 FULL_OUTPUT_POLL_SECONDS = 0.01
 #: OpenTelemetry's name for an exception's stack.
 STACK_ATTRIBUTE = "exception.stacktrace"
 
-#: What a write says when nobody reads the output any more: the pipe's reader or the terminal has gone.
+#: Errors of a write after the pipe's reader or the terminal has gone.
 _CLOSED_ERRNOS = frozenset({errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.EBADF, errno.ENXIO})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COMMITTED = Committed()
@@ -47,7 +47,7 @@ _encode_json = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class ConsoleSettings(HandlerSettings, frozen=True, kw_only=True):
-    """What an entry of type `console` takes beside the common keys."""
+    """The keys of an entry of type `console`, besides the common ones."""
 
     #: The time zone that times are shown in, by its IANA name, such as `Europe/Berlin`.
     timezone: str = "UTC"
@@ -78,7 +78,7 @@ class ConsoleHandler(BaseLogHandler):
     def __init__(
         self, settings: ConsoleSettings | None = None, *, name: str = "", stream: ByteStream | None = None
     ) -> None:
-        """Write to `stream`, or where it is None to what is standard output at the time.
+        """Write to `stream`; None: to the standard output of the moment.
 
         A stream's buffer is passed by: what else is written to the same stream should be flushed first.
         """
@@ -94,7 +94,7 @@ class ConsoleHandler(BaseLogHandler):
     def format(self, record: LogRecord) -> str:
         """Return the record's line, without a newline. Pure.
 
-        Whatever a subclass returns is escaped before it is written, so that it cannot span lines.
+        The text that a subclass returns is escaped before it is written, so that it cannot span lines.
         """
         text = record.message if record.payload is None else _describe(record.payload, record.message)
         # `_name_`, because Enum's `name` is a property in Python, and costs as much as the rest of the line.
@@ -237,7 +237,7 @@ def _timestamp(zone: tzinfo, second: int) -> str:
 
 
 def _zone(name: str) -> tzinfo:
-    if name == "UTC":  # there is also where no time zone database is installed
+    if name == "UTC":  # works without a time zone database
         return UTC
     try:
         return ZoneInfo(name)
@@ -250,7 +250,7 @@ def _zone(name: str) -> tzinfo:
 def _write_some(stream: ByteStream, data: memoryview) -> int:
     """Write what the stream takes at once and return how many bytes that was; if none, wait a moment."""
     try:
-        written = stream.write(data) or 0  # a raw stream says None where it would block
+        written = stream.write(data) or 0  # a raw stream returns None if it would block
     except BlockingIOError as full:
         written = full.characters_written
     if not written:

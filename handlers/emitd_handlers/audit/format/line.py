@@ -34,7 +34,7 @@ _OBJECT_OR_NOTHING = ("", "{")
 
 
 class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The members of a line, in their order; those after `received_at` are left out where they are empty."""
+    """The members of a line, in their order; those after `received_at` are left out if empty."""
 
     #: When it happened: ISO 8601, UTC, with nine decimals.
     timestamp: str
@@ -126,7 +126,7 @@ def decode_line(line: bytes) -> AuditLine:
 def recent_commit(line: bytes, log_id: str, leaf_index: int) -> RecentCommit:
     """Return what a retry of the record of a line is recognised by. Raises ValueError if it is no audit line.
 
-    `event_id` is empty where the server assigned it: a sender cannot have repeated it.
+    `event_id` is empty if the server assigned it: a sender cannot have repeated it.
     """
     parsed = decode_line(line)
     sent_event_id = "" if "event_id" in parsed.assigned else parsed.event_id

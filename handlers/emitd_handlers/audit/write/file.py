@@ -36,7 +36,7 @@ CHECKS_BEFORE_MENDING = 2
 class AuditStats(msgspec.Struct):
     """What has happened to a log since it was opened."""
 
-    #: What is on the medium: lines, the groups they came in, and their bytes, newlines included.
+    #: On the medium: lines, the groups they came in, and their bytes, newlines included.
     lines: int = 0
     groups: int = 0
     bytes: int = 0
@@ -262,7 +262,7 @@ class AuditFile:
         if displacement is Displacement.CUT:
             saved = self._file.save()
             self._set_problem(
-                f"takes no records: something else cut its file, so that acknowledged lines are lost. What is left "
+                f"takes no records: something else cut its file, so that acknowledged lines are lost. The rest "
                 f"was copied into '{saved}'. Put the whole file back, or move it away with all that is named like "
                 "it to begin a new log"
             )
