@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from functools import lru_cache, partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, BinaryIO, ClassVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -24,11 +24,11 @@ import msgspec
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import report
 from emitd_handlers.outcome import Committed, Outcome, Refused
-from emitd_handlers.record import AuditEvent, JobStatus, LogRecord, Payload
+from emitd_handlers.record import AuditEvent, LogRecord, Payload
 from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.text.escape import escape, escape_lines, quote
 
-__all__ = ["ByteStream", "ConsoleHandler", "ConsoleSettings"]
+__all__ = ["ConsoleHandler", "ConsoleSettings"]
 
 #: For how many seconds the formatted date is kept.
 CACHED_SECONDS = 4096
@@ -59,16 +59,6 @@ class ConsoleSettings(HandlerSettings, frozen=True, kw_only=True):
         _zone(self.timezone)
 
 
-class ByteStream(Protocol):
-    """What lines are written to: any binary stream of Python's, raw or buffered."""
-
-    def write(self, data: memoryview, /) -> int | None:
-        """Take as much of `data` as there is room for; return how many bytes that was."""
-
-    def flush(self) -> None:
-        """Pass on what was taken."""
-
-
 class ConsoleHandler(BaseLogHandler):
     """Writes records as lines of text, in UTF-8. Override `format` for lines of another form."""
 
@@ -76,7 +66,7 @@ class ConsoleHandler(BaseLogHandler):
     settings: ConsoleSettings
 
     def __init__(
-        self, settings: ConsoleSettings | None = None, *, name: str = "", stream: ByteStream | None = None
+        self, settings: ConsoleSettings | None = None, *, name: str = "", stream: BinaryIO | None = None
     ) -> None:
         """Write to `stream`; None: to the standard output of the moment.
 
@@ -163,7 +153,7 @@ class ConsoleHandler(BaseLogHandler):
                 self._separator = b"" if data.endswith(b"\n", 0, written) else b"\n"
         return written, None
 
-    def _raw_stream(self) -> ByteStream:
+    def _raw_stream(self) -> BinaryIO:
         """Return the stream without its buffer.
 
         A buffer would hold what a closed pipe did not take, to complain at the interpreter's exit, and a
@@ -172,7 +162,7 @@ class ConsoleHandler(BaseLogHandler):
         stream = self._stream or getattr(sys.stdout, "buffer", None)
         if stream is None:
             raise ValueError("there is no standard output that takes bytes")
-        raw: ByteStream = getattr(stream, "raw", stream)
+        raw: BinaryIO = getattr(stream, "raw", stream)
         return raw
 
     def _refuse_unwritten(self, outcomes: list[Outcome], unwritten: int, failure: Exception) -> None:
@@ -189,26 +179,21 @@ class ConsoleHandler(BaseLogHandler):
 
 def _describe(payload: Payload, message: str) -> str:
     """Return what stands in the place of the message for an audit event or a report on a job."""
-    head, fields = _audit_parts(payload) if isinstance(payload, AuditEvent) else _job_parts(payload)
+    if isinstance(payload, AuditEvent):
+        head = payload.event_name
+        fields = [("user", payload.user_id), ("ip", payload.source_ip), ("event_id", payload.event_id)]
+    else:
+        head = f"{payload.job_id} {payload.status._name_}"
+        fields = [
+            ("type", payload.job_type),
+            ("progress", "" if payload.progress is None else str(payload.progress)),
+            ("attempt", "new" if payload.new_attempt else str(payload.attempt)),
+            ("reason", payload.failure_reason),
+            ("failure", payload.failure_message),
+            *payload.labels.items(),
+        ]
     text = f"{head}: {message}" if message else head
     return text + "".join([f" {quote(key)}={quote(value)}" for key, value in fields if value])
-
-
-def _audit_parts(event: AuditEvent) -> tuple[str, Sequence[tuple[str, str]]]:
-    fields = [("user", event.user_id), ("ip", event.source_ip), ("event_id", event.event_id)]
-    return event.event_name, fields
-
-
-def _job_parts(job: JobStatus) -> tuple[str, Sequence[tuple[str, str]]]:
-    fields = [
-        ("type", job.job_type),
-        ("progress", "" if job.progress is None else str(job.progress)),
-        ("attempt", "new" if job.new_attempt else str(job.attempt)),
-        ("reason", job.failure_reason),
-        ("failure", job.failure_message),
-        *job.labels.items(),
-    ]
-    return f"{job.job_id} {job.status._name_}", fields
 
 
 def _pairs(json_object: str) -> str:
@@ -247,7 +232,7 @@ def _zone(name: str) -> tzinfo:
         ) from error
 
 
-def _write_some(stream: ByteStream, data: memoryview) -> int:
+def _write_some(stream: BinaryIO, data: memoryview) -> int:
     """Write what the stream takes at once and return how many bytes that was; if none, wait a moment."""
     try:
         written = stream.write(data) or 0  # a raw stream returns None if it would block

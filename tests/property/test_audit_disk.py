@@ -212,7 +212,7 @@ class Model:
 
     def publish(self, handler: JsonAuditHandler) -> None:
         """Note the checkpoint that whoever asks is given now."""
-        note = handler.checkpoint_note
+        note = handler.committed_log().note
         if note and note not in self.published[-1:]:
             self.published.append(note)
 

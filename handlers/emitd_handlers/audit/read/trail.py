@@ -22,13 +22,12 @@ from emitd_handlers.audit.format.files import (
     line_blocks,
     split_notes,
 )
-from emitd_handlers.audit.format.line import MAX_LINE_BYTES, decode_line
+from emitd_handlers.audit.format.line import MAX_LINE_BYTES, received_at
 from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
-from emitd_handlers.text.times import parse_time
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import HASH_BYTES, leaf_hash, root_hash, stored_count, stored_index
 
-__all__ = ["AuditTrail", "CommittedTrail", "received_at"]
+__all__ = ["AuditTrail", "CommittedTrail"]
 
 #: How much is read at once.
 BLOCK_BYTES = 1024 * 1024
@@ -373,11 +372,3 @@ class CommittedTrail(AuditTrail):
 
     def _damaged(self, how: str) -> AuditDamaged:
         return AuditDamaged(f"audit log '{self.paths.lines}' {how}; `emitd audit verify` says more")
-
-
-def received_at(line: bytes) -> int:
-    """Return when a line was received; 0 if it is no audit line."""
-    try:
-        return parse_time(decode_line(line).received_at)
-    except ValueError:
-        return 0

@@ -13,7 +13,7 @@ from itertools import islice
 import msgspec
 
 from emitd_handlers.audit.read.trail import AuditTrail
-from emitd_handlers.audit.verify.checkpoints import CheckedNote, CheckpointSummary
+from emitd_handlers.audit.verify.checkpoints import CheckpointSummary
 from emitd_handlers.audit.verify.findings import Finding, Findings, Kind, lines_in_words
 from emitd_handlers.audit.verify.hashes import LineRow, leaves_of, place_of
 from emitd_handlers.audit.verify.leaf_diff import Change, Leaves, Swap, alignment
@@ -116,7 +116,7 @@ def _add_misfits(evidence: Evidence, findings: Findings) -> None:
     checkpoints, line_count = evidence.checkpoints, evidence.row.leaf_count
     covered = checkpoints.covered
     file = evidence.trail.paths.checkpoints
-    sized = [(misfit, _size_of(misfit)) for misfit in checkpoints.misfits]
+    sized = [(misfit, misfit.checkpoint.size) for misfit in checkpoints.misfits if misfit.checkpoint]
     for misfit, size in sized:
         if size <= covered:
             message = (
@@ -161,11 +161,6 @@ def _add_about_hashes(evidence: Evidence, findings: Findings, kind: Kind, what: 
 def _hash_in_words(number: int) -> str:
     level, node = place_of(number)
     return f"the one over {lines_in_words(node << level, 1 << level)}, at byte {number * HASH_BYTES}"
-
-
-def _size_of(misfit: CheckedNote) -> int:
-    assert misfit.checkpoint is not None
-    return misfit.checkpoint.size
 
 
 class _Words(msgspec.Struct, frozen=True):
