@@ -6,9 +6,9 @@
         def emit(self, record: LogRecord) -> None:
             print(self.format(record))
 
-Here are the records, the outcomes and errors to answer them with, the settings, and the base class. Each
-built-in handler is in a module of its own (`emitd_handlers.console`, ...), so that nobody loads the drivers
-of another; `emitd_handlers.testing` has what tests of handlers need.
+This package has the records, the outcomes and errors to answer them with, the settings, and the base class. Each
+built-in handler is in a module of its own (`emitd_handlers.console`, ...), so that none loads the drivers of another.
+`emitd_handlers.testing` has helpers for tests of handlers.
 """
 
 from emitd_handlers.audit.source import (

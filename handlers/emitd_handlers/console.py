@@ -2,7 +2,7 @@
 
     [2026-11-23 03:39:00] [INFO] User 'u1' successfully authenticated. user=u1 attempt=1
 
-One record is one line, whatever is in it (see `escape`). The message is free text and may imitate the pairs
+One record is one line, whatever text it holds (see `text.escape`). The message is free text and may imitate the pairs
 behind it: programs read the audit trail, not this. The lines of a batch go out in one write, in the handler's
 own thread, so that a slow reader of standard output blocks this handler only; one that goes away ends the
 output, not the service.
@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta, tzinfo
 from decimal import Decimal
 from functools import lru_cache, partial
-from typing import Any, ClassVar, Protocol
+from typing import Any, BinaryIO, ClassVar
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -24,20 +24,20 @@ import msgspec
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import report
 from emitd_handlers.outcome import Committed, Outcome, Refused
-from emitd_handlers.record import AuditEvent, JobStatus, LogRecord, Payload
+from emitd_handlers.record import AuditEvent, LogRecord, Payload
 from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.text.escape import escape, escape_lines, quote
 
-__all__ = ["ByteStream", "ConsoleHandler", "ConsoleSettings"]
+__all__ = ["ConsoleHandler", "ConsoleSettings"]
 
-#: Lines of so many different seconds are formatted without working out the date again.
+#: For how many seconds the formatted date is kept.
 CACHED_SECONDS = 4096
 #: How often a full non-blocking output is tried again.
 FULL_OUTPUT_POLL_SECONDS = 0.01
 #: OpenTelemetry's name for an exception's stack.
 STACK_ATTRIBUTE = "exception.stacktrace"
 
-#: What a write says when nobody reads the output any more: the pipe's reader or the terminal has gone.
+#: Errors of a write after the pipe's reader or the terminal has gone.
 _CLOSED_ERRNOS = frozenset({errno.EPIPE, errno.ECONNRESET, errno.EIO, errno.EBADF, errno.ENXIO})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _COMMITTED = Committed()
@@ -47,7 +47,7 @@ _encode_json = msgspec.json.Encoder(decimal_format="number").encode
 
 
 class ConsoleSettings(HandlerSettings, frozen=True, kw_only=True):
-    """What an entry of type `console` takes beside the common keys."""
+    """The keys of an entry of type `console`, besides the common ones."""
 
     #: The time zone that times are shown in, by its IANA name, such as `Europe/Berlin`.
     timezone: str = "UTC"
@@ -59,16 +59,6 @@ class ConsoleSettings(HandlerSettings, frozen=True, kw_only=True):
         _zone(self.timezone)
 
 
-class ByteStream(Protocol):
-    """What lines are written to: any binary stream of Python's, raw or buffered."""
-
-    def write(self, data: memoryview, /) -> int | None:
-        """Take as much of `data` as there is room for; return how many bytes that was."""
-
-    def flush(self) -> None:
-        """Pass on what was taken."""
-
-
 class ConsoleHandler(BaseLogHandler):
     """Writes records as lines of text, in UTF-8. Override `format` for lines of another form."""
 
@@ -76,9 +66,9 @@ class ConsoleHandler(BaseLogHandler):
     settings: ConsoleSettings
 
     def __init__(
-        self, settings: ConsoleSettings | None = None, *, name: str = "", stream: ByteStream | None = None
+        self, settings: ConsoleSettings | None = None, *, name: str = "", stream: BinaryIO | None = None
     ) -> None:
-        """Write to `stream`, or where it is None to what is standard output at the time.
+        """Write to `stream`; None: to the standard output of the moment.
 
         A stream's buffer is passed by: what else is written to the same stream should be flushed first.
         """
@@ -94,7 +84,7 @@ class ConsoleHandler(BaseLogHandler):
     def format(self, record: LogRecord) -> str:
         """Return the record's line, without a newline. Pure.
 
-        Whatever a subclass returns is escaped before it is written, so that it cannot span lines.
+        The text that a subclass returns is escaped before it is written, so that it cannot span lines.
         """
         text = record.message if record.payload is None else _describe(record.payload, record.message)
         # `_name_`, because Enum's `name` is a property in Python, and costs as much as the rest of the line.
@@ -163,7 +153,7 @@ class ConsoleHandler(BaseLogHandler):
                 self._separator = b"" if data.endswith(b"\n", 0, written) else b"\n"
         return written, None
 
-    def _raw_stream(self) -> ByteStream:
+    def _raw_stream(self) -> BinaryIO:
         """Return the stream without its buffer.
 
         A buffer would hold what a closed pipe did not take, to complain at the interpreter's exit, and a
@@ -172,7 +162,7 @@ class ConsoleHandler(BaseLogHandler):
         stream = self._stream or getattr(sys.stdout, "buffer", None)
         if stream is None:
             raise ValueError("there is no standard output that takes bytes")
-        raw: ByteStream = getattr(stream, "raw", stream)
+        raw: BinaryIO = getattr(stream, "raw", stream)
         return raw
 
     def _refuse_unwritten(self, outcomes: list[Outcome], unwritten: int, failure: Exception) -> None:
@@ -189,26 +179,21 @@ class ConsoleHandler(BaseLogHandler):
 
 def _describe(payload: Payload, message: str) -> str:
     """Return what stands in the place of the message for an audit event or a report on a job."""
-    head, fields = _audit_parts(payload) if isinstance(payload, AuditEvent) else _job_parts(payload)
+    if isinstance(payload, AuditEvent):
+        head = payload.event_name
+        fields = [("user", payload.user_id), ("ip", payload.source_ip), ("event_id", payload.event_id)]
+    else:
+        head = f"{payload.job_id} {payload.status._name_}"
+        fields = [
+            ("type", payload.job_type),
+            ("progress", "" if payload.progress is None else str(payload.progress)),
+            ("attempt", "new" if payload.new_attempt else str(payload.attempt)),
+            ("reason", payload.failure_reason),
+            ("failure", payload.failure_message),
+            *payload.labels.items(),
+        ]
     text = f"{head}: {message}" if message else head
     return text + "".join([f" {quote(key)}={quote(value)}" for key, value in fields if value])
-
-
-def _audit_parts(event: AuditEvent) -> tuple[str, Sequence[tuple[str, str]]]:
-    fields = [("user", event.user_id), ("ip", event.source_ip), ("event_id", event.event_id)]
-    return event.event_name, fields
-
-
-def _job_parts(job: JobStatus) -> tuple[str, Sequence[tuple[str, str]]]:
-    fields = [
-        ("type", job.job_type),
-        ("progress", "" if job.progress is None else str(job.progress)),
-        ("attempt", "new" if job.new_attempt else str(job.attempt)),
-        ("reason", job.failure_reason),
-        ("failure", job.failure_message),
-        *job.labels.items(),
-    ]
-    return f"{job.job_id} {job.status._name_}", fields
 
 
 def _pairs(json_object: str) -> str:
@@ -237,7 +222,7 @@ def _timestamp(zone: tzinfo, second: int) -> str:
 
 
 def _zone(name: str) -> tzinfo:
-    if name == "UTC":  # there is also where no time zone database is installed
+    if name == "UTC":  # works without a time zone database
         return UTC
     try:
         return ZoneInfo(name)
@@ -247,10 +232,10 @@ def _zone(name: str) -> tzinfo:
         ) from error
 
 
-def _write_some(stream: ByteStream, data: memoryview) -> int:
+def _write_some(stream: BinaryIO, data: memoryview) -> int:
     """Write what the stream takes at once and return how many bytes that was; if none, wait a moment."""
     try:
-        written = stream.write(data) or 0  # a raw stream says None where it would block
+        written = stream.write(data) or 0  # a raw stream returns None if it would block
     except BlockingIOError as full:
         written = full.characters_written
     if not written:

@@ -1,6 +1,6 @@
 """`DiscardHandler`: takes records and drops them, on purpose and counted.
 
-For levels that senders emit and nobody wants: without a handler they would be refused.
+For levels that senders emit and no one needs: without a handler they would be refused.
 """
 
 from collections import Counter

@@ -37,7 +37,7 @@ class EmitdError(Exception):
     retry_after_seconds: float | None = None
     #: The path of the field at fault, as on the wire; empty: none in particular.
     field: str = ""
-    #: What is wrong with the field, without its path; empty: the message says it all.
+    #: The problem with the field, without its path; empty: see the message.
     problem: str = ""
 
 

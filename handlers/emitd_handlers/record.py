@@ -1,7 +1,7 @@
 """The records that handlers receive: `LogRecord` and its two payloads.
 
-They are immutable, carry nothing of gRPC or protobuf, and are complete: whatever the sender left to the
-server (the time, an audit event's id) has been assigned by the time a handler sees a record.
+They are immutable and free of gRPC and protobuf. They are complete when a handler sees them: the server has assigned
+the fields that the sender left to it (the time, an audit event's id).
 """
 
 import zlib
@@ -25,7 +25,7 @@ __all__ = [
     "is_source_ip",
 ]
 
-#: The `source_ip` where there is no address.
+#: The `source_ip` of an event without an address.
 UNKNOWN_ADDRESS = "unknown"
 
 
@@ -88,9 +88,9 @@ class JobStatus(msgspec.Struct, frozen=True, gc=False):
     failure_message: str = ""
     #: From 1. Meaningless with `new_attempt`.
     attempt: int = 1
-    #: Open the next attempt, whatever its number.
+    #: Open the next attempt; its number does not matter.
     new_attempt: bool = False
-    #: None: as the last report said; 0: no lease any more.
+    #: None: as in the last report; 0: end the lease.
     lease_seconds: int | None = None
 
 
@@ -100,8 +100,7 @@ Payload: TypeAlias = AuditEvent | JobStatus
 class LogRecord(msgspec.Struct, frozen=True, gc=False):
     """One record, validated and complete.
 
-    `payload` is an `AuditEvent` exactly where `level` is AUDIT, a `JobStatus` exactly where it is JOB_STATUS,
-    and None otherwise.
+    `payload` is an `AuditEvent` if `level` is AUDIT, a `JobStatus` if it is JOB_STATUS, and None otherwise.
     """
 
     level: Level
@@ -135,7 +134,7 @@ def content_fingerprint(content: tuple[object, ...]) -> int:
     """Return a 32-bit digest of a record's content, the same in every process and release.
 
     `content` holds what the sender set, in a fixed order, without the `record_id`. CRC-32 of its msgpack form:
-    it tells an honest retry from an honest mistake, and defends against nobody.
+    it tells an honest retry from an honest mistake, and is no defence against attackers.
     """
     return zlib.crc32(_encode(content))
 

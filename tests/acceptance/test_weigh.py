@@ -7,8 +7,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from emitd.settings import ClientSettings
 from emitd.fastapi import WebSettings
+from emitd.settings import ClientSettings
 from emitd_handlers.settings import HandlerSettings
 from emitd_server.config.discovery import BUILT_IN, HandlerFinder
 from emitd_server.settings import ServerSettings

@@ -1,7 +1,7 @@
 """Promises 1 and 4 on a disk that loses what was not synced, after any crash.
 
 What is acknowledged is there, once; a checkpoint that was told of is there, with all that it speaks of; and the hashes
-that it rests on need not be made anew. The real handler runs on a simulated disk, life after life, with operations that
+that it rests on need not be rebuilt. The real handler runs on a simulated disk, life after life, with operations that
 fail and crashes at any moment, and what it said is held against what a last start finds. Then each sync is left out in
 turn, and the same property must fail: there is no sync that is not needed.
 """
@@ -217,7 +217,7 @@ class Model:
 
     def publish(self, handler: JsonAuditHandler) -> None:
         """Note the checkpoint that whoever asks is given now."""
-        note = handler.checkpoint_note
+        note = handler.committed_log().note
         if note and note not in self.published[-1:]:
             self.published.append(note)
 
@@ -342,7 +342,7 @@ def check_proofs(disk: SimulatedDisk, model: Model, lines: Sequence[bytes]) -> N
         "a last start leaves nothing unsigned"
     )
     assert disk.content(paths.hashes) == stored
-    assert not [line for line in model.reports if "made anew" in line], "the hashes were not on the medium"
+    assert not [line for line in model.reports if "rebuilt" in line], "the hashes were not on the medium"
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -2,10 +2,9 @@
 
     {"timestamp":"2026-11-23T03:39:00.000000000Z","event_id":"...","event_name":"user.login.success",...}
 
-An event is acknowledged once its line is on the medium. Whatever arrives while one sync is under way shares
-the next: one write and one sync for all of it. `audit.encoder` makes the lines, `audit.log` keeps and proves them. In
-the background `audit.maintenance` has signed what was written, and looks whether somebody else touched the file;
-`audit.reader` shows it.
+An event is acknowledged once its line is on the medium. Events that arrive while one sync is under way share the next
+write and sync. `write.encoder` makes the lines, `write.log` stores and proves them. In the background
+`write.maintenance` signs new lines, and checks whether another process touched the file. `read.reader` shows them.
 """
 
 import asyncio
@@ -41,7 +40,7 @@ T = TypeVar("T")
 
 
 class JsonAuditSettings(HandlerSettings, frozen=True, kw_only=True):
-    """What an entry of type `json_audit` takes beside the common keys."""
+    """The keys of an entry of type `json_audit`, besides the common ones."""
 
     #: The log. Folders that are missing are made, with mode 0700.
     path: Path = Path("logs/audit.json.log")
@@ -59,11 +58,11 @@ class JsonAuditSettings(HandlerSettings, frozen=True, kw_only=True):
     max_group_bytes: Annotated[int, msgspec.Meta(ge=MAX_LINE_BYTES + 1, le=MAX_GROUP_BYTES)] = MAX_GROUP_BYTES
 
 
-_UNANSWERED = Refused(HandlerUnavailable("nothing became of the record"))
+_UNANSWERED = Refused(HandlerUnavailable("the record was not processed"))
 
 
 class _Open(msgspec.Struct, frozen=True):
-    """What there is between start and stop."""
+    """The parts that exist between start and stop."""
 
     log: AuditLog
     encoder: AuditEncoder
@@ -73,7 +72,7 @@ class _Open(msgspec.Struct, frozen=True):
 
 
 class JsonAuditHandler(AuditReader, BaseLogHandler):
-    """Appends audit events to its log, and answers each with its place there. Its log can be read: an AuditSource."""
+    """Appends audit events to its log, and answers each with its place there. It is an AuditSource."""
 
     Settings: ClassVar[type[HandlerSettings]] = JsonAuditSettings
     settings: JsonAuditSettings
@@ -90,21 +89,20 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
     ) -> None:
         """Use `disk` (None: the real one), and `report` for lines to the operator (by default on standard error)."""
         super().__init__(settings, name=name)
-        #: What has happened to the log since the last start.
+        #: Counts since the last start.
         self.stats = AuditStats()
         self._disk = disk or Disk()
         self._report = report
         #: None while records are refused.
         self._open: _Open | None = None
-        #: Lines and bytes on the medium, and who waits for more.
+        #: The end of the lines on the medium, and a future that readers wait on for more.
         self._committed = FIRST
         self._more_lines: asyncio.Future[None] | None = None
 
     async def start(self) -> None:
-        """Open the log. Takes the longer, the more lines a crash has left behind the last checkpoint.
+        """Open the log. The time grows with the lines that a crash has left after the last checkpoint.
 
-        Raises HandlerUnavailable if that cannot be, if another process has it, or if it is damaged in a way
-        that no crash explains.
+        Raises HandlerUnavailable if it cannot be opened, another process has it, or it is damaged as no crash does.
         """
         await super().start()
         settings = self.settings
@@ -121,12 +119,12 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         self._open.maintenance.start()
 
     def introduction(self) -> str:
-        """Tell the public key: whoever wants to verify the log later keeps it elsewhere."""
+        """Return a line with the public key, for an auditor to keep elsewhere."""
         log = self._opened().log
         return f"audit log '{log.file.path}' is signed as {log.vkey}"
 
     async def stop(self) -> None:
-        """Commit what was accepted, have it signed, and close the log."""
+        """Commit and sign the accepted records, and close the log."""
         opened, self._open = self._open, None
         if opened is not None:
             await opened.commits.drain()
@@ -136,13 +134,13 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         await super().stop()
 
     async def write_checkpoint(self) -> None:
-        """Have all that was committed signed now, rather than in a moment."""
+        """Sign all committed lines now."""
         await self._opened().maintenance.write_checkpoint()
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
-        """Read the last `limit` lines; those whose sender gave no id at all are left out.
+        """Read the last `limit` lines; those without an id from their sender are left out.
 
-        Raises HandlerUnavailable for a damaged line: a crash does not reach so far back.
+        Raises HandlerUnavailable for a damaged line.
         """
         if self._open is None:
             return ()
@@ -156,7 +154,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         return outcome.receipt
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
-        """Commit events in order, together with whatever else waits for the next sync."""
+        """Commit events in order, together with others that wait for the next sync."""
         try:
             opened = self._opened()
             self._refuse_if_unsigned(opened.log)
@@ -236,7 +234,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         )
 
     def _refuse_if_unsigned(self, log: AuditLog) -> None:
-        """Raise HandlerUnavailable where more lines wait to be signed than may be."""
+        """Raise HandlerUnavailable if too many lines wait to be signed."""
         count = log.tree.uncovered
         if count > self.settings.max_uncovered_lines:
             reason = log.tree.problem or "the disk does not keep up"
@@ -252,7 +250,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         self._note_committed(log)
 
     def _note_committed(self, log: AuditLog) -> None:
-        """Tell readers what is on the medium now, after the writer's thread was heard of."""
+        """Let readers see the lines that the writer's thread has put on the medium."""
         committed = log.file.end
         if committed != self._committed:
             self._committed = committed

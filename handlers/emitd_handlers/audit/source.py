@@ -1,4 +1,4 @@
-"""What readers see of an audit log, and `AuditSource`, the way to read one."""
+"""`AuditSource`, the protocol to read an audit log by, and the types that it returns."""
 
 from collections.abc import AsyncGenerator, Sequence
 from functools import lru_cache
@@ -31,14 +31,14 @@ class AuditEntry(msgspec.Struct, frozen=True, gc=False):
     line: bytes
     #: Of the line as it was read.
     leaf_hash: bytes
-    #: What it says; None: it is damaged, and no audit event any more.
+    #: Its members; None: the line is damaged.
     parsed: AuditLine | None
     #: When the server took it; 0 for a damaged line.
     received_unix_nano: int
 
 
 class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
-    """Which events are wanted: those that match every member that is not empty. A damaged line matches none."""
+    """The events wanted: those that match every member that is not empty. A damaged line matches none."""
 
     event_id: str = ""
     event_name_prefix: str = ""
@@ -73,7 +73,7 @@ class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
     page_size: int = 100
     #: `next_page_token` of the page before, or empty.
     page_token: str = ""
-    #: A page ends when about so much of the log was looked at.
+    #: A page ends when about this much of the log was scanned.
     max_scan_bytes: int = 64 * 1024 * 1024
 
 
@@ -86,11 +86,11 @@ class AuditPage(msgspec.Struct, frozen=True):
 
 
 class AuditBatch(msgspec.Struct, frozen=True):
-    """What a tail brings at once."""
+    """Some new lines of a tail."""
 
     #: Empty: there was nothing new.
     entries: Sequence[AuditEntry]
-    #: All lines before this one were brought, or are not wanted.
+    #: All wanted lines before this one were yielded.
     next_index: int
 
 
@@ -114,7 +114,7 @@ class InclusionProof(msgspec.Struct, frozen=True):
     tree_size: int
     #: From the leaf's sibling up.
     hashes: Sequence[bytes]
-    #: The newest checkpoint's note, where it is of this size; else empty.
+    #: The newest checkpoint's note, if it is of this size; else empty.
     checkpoint: bytes
 
 
@@ -124,17 +124,16 @@ class ConsistencyProof(msgspec.Struct, frozen=True):
     old_size: int
     new_size: int
     hashes: Sequence[bytes]
-    #: The newest checkpoint's note, where it is of the new size; else empty.
+    #: The newest checkpoint's note, if it is of the new size; else empty.
     checkpoint: bytes
 
 
 @runtime_checkable
 class AuditSource(Protocol):
-    """What a handler offers beside `emit` so that AuditService can be served from its log.
+    """The methods by which a handler serves AuditService from its log. Several handlers of a service may have them.
 
-    Several active handlers of a service may. All methods are called from the service's event loop, any number of
-    them at once, and must not block it. Only what is on the medium may be shown. They may raise
-    `HandlerUnavailable`, and `AuditDamaged` where the files are not what was signed.
+    They are called from the service's event loop, any number at once, and must not block it. They show only lines that
+    are on the medium. They may raise `HandlerUnavailable`, and `AuditDamaged` if the files are not what was signed.
     """
 
     @property
@@ -159,12 +158,12 @@ class AuditSource(Protocol):
         """
 
     async def find(self, event_id: str) -> AuditEntry | None:
-        """Return the newest line with this event id, or None. It may take a while: a scan from the end on."""
+        """Return the newest line with this event id, or None. It scans from the end, which may take a while."""
 
     async def list(self, query: AuditQuery) -> AuditPage:
         """Return a page of events. It may be short, even empty, without being the last.
 
-        Pages go by line, so that none is repeated or left out however much is written meanwhile. Raises
+        No event is repeated or left out between pages, however much is written between the calls. Raises
         `AuditQueryInvalid` for a token that was not made for this query and this log.
         """
 
@@ -177,10 +176,10 @@ class AuditSource(Protocol):
     ) -> AsyncGenerator[AuditBatch, None]:
         """Yield the lines from one on (None: the next one to come) as they are committed: in order, each once.
 
-        The first batch comes at once, without entries, to tell where the tail begins. So do those that come when
-        there was nothing for `idle_seconds` (None: never), so that whoever sends them on can send a sign of life.
-        Raises AuditNotFound for a line beyond the next one. The iterator does not end by itself; closing it, or
-        cancelling the task that waits for it, frees whatever it holds.
+        The first batch comes at once, without entries, and says where the tail begins. A batch without entries also
+        comes after `idle_seconds` without a line (None: never), for a heartbeat. Raises AuditNotFound for a line
+        beyond the next one. The iterator does not end by itself; closing it, or cancelling the task that waits for it,
+        frees it.
         """
 
 

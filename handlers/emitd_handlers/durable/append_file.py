@@ -12,7 +12,7 @@ from pathlib import Path
 
 from emitd_handlers.durable.disk import Disk, write_all
 
-__all__ = ["Displacement", "DurableFile", "FileDisplaced", "create_beside", "reason_of"]
+__all__ = ["Displacement", "DurableFile", "FileDisplaced", "create_next_to", "reason_of"]
 
 COPY_BLOCK_BYTES = 4 * 1024 * 1024
 #: How many of the last bytes are remembered, to tell a file that grew from one that was cut and grew again.
@@ -20,17 +20,17 @@ TAIL_BYTES = 4096
 
 
 class Displacement(Enum):
-    """What somebody else can do to a file that is open here."""
+    """What another process can do to a file that is open here."""
 
     GONE = "its file was deleted or renamed"
     REPLACED = "another file was put in its place"
     CUT = "something else cut its file"
     GROWN = "something else wrote to its file"
-    PROTECTED = "its file must not be written any more"
+    PROTECTED = "its file may no longer be written"
 
 
 class FileDisplaced(Exception):
-    """The file's name no longer leads to the file as it was written, or it must not be written any more."""
+    """The file's name no longer leads to the file as it was written, or it may no longer be written."""
 
     def __init__(self, displacement: Displacement) -> None:
         super().__init__(displacement.value)
@@ -44,7 +44,7 @@ class DurableFile:
         self.disk = disk
         self.path = path
         self.fd = -1
-        #: What is on the medium and counts. What a failed append leaves behind it does not count.
+        #: How many bytes are on the medium and count; leftovers of a failed append do not.
         self.size = 0
         #: The last bytes of what counts.
         self._tail = b""
@@ -75,20 +75,20 @@ class DurableFile:
         return self.disk.read(self.fd, size, offset) if size > 0 else b""
 
     def ensure_synced(self, offset: int = 0) -> None:
-        """Make sure that what can be read from `offset` on is what is on the medium (see `Disk.ensure_synced`)."""
+        """Make sure that the bytes read from `offset` on are those on the medium (see `Disk.ensure_synced`)."""
         self.disk.ensure_synced(self.fd, offset)
         self.take_over(self.disk.state(self.fd).size)
 
     def append(self, data: bytes) -> None:
         """Append, and return when it is on the medium under the file's name.
 
-        Otherwise nothing of it counts: raises OSError where it could not be written, FileDisplaced where it was
-        written to a file that no longer has the name.
+        Otherwise nothing of it counts: raises OSError if it could not be written, FileDisplaced if the file it was
+        written to no longer has the name.
         """
         self._write(data)
         displacement = self._displacement(self.size + len(data))
         if displacement is not None:
-            # Among bytes of somebody else, ours are no leftovers to be cut off: all are evidence.
+            # Among foreign bytes, ours are no leftovers to be cut off: all are evidence.
             self._has_leftovers = displacement is not Displacement.GROWN
             raise FileDisplaced(displacement)
         self._has_leftovers = False
@@ -111,7 +111,7 @@ class DurableFile:
         """Cut the file back to what counts, if an append that failed may have left more.
 
         Pages whose sync failed are gone for good that way: a second sync would pass over them and succeed. Without
-        a sync of the cut, what comes next could mix with them in a power cut. Raises FileDisplaced where the file
+        a sync of the cut, later bytes could mix with them in a power cut. Raises FileDisplaced if the file
         holds less than that.
         """
         if not self._has_leftovers:
@@ -129,11 +129,11 @@ class DurableFile:
         self.disk.sync(self.fd)
 
     def displacement(self) -> Displacement | None:
-        """Return what somebody else has done to the file; None: its name leads to it, and it holds what counts."""
+        """Return what another process has done to the file; None: it has its name, and the bytes that count."""
         return self._displacement(None if self._has_leftovers else self.size)
 
     def _displacement(self, size: int | None) -> Displacement | None:
-        """As `displacement`; `size` is what the file must have, None where that is not known."""
+        """As `displacement`; `size` is the size that the file must have, None if that is not known."""
         written = self.disk.state(self.fd)
         named = self.disk.state_at(self.path)
         if written.size != size and not self._is_tail_there():
@@ -204,7 +204,7 @@ class DurableFile:
         return intruder
 
     def _copy_aside(self, kind: str, offset: int, end: int) -> Path:
-        path, fd = create_beside(self.disk, self.path, kind)
+        path, fd = create_next_to(self.disk, self.path, kind)
         try:
             while data := self.disk.read(self.fd, min(COPY_BLOCK_BYTES, end - offset), offset):
                 write_all(self.disk, fd, data)
@@ -220,22 +220,22 @@ class DurableFile:
 
     def _move_intruder(self) -> Path | None:
         """Give what has the file's name another one, if there is anything: also a link that leads nowhere."""
-        for beside in _names_beside(self.path, "displaced"):
+        for free_path in _names_next_to(self.path, "displaced"):
             with suppress(FileExistsError):
                 try:
-                    self.disk.link(self.path, beside)
+                    self.disk.link(self.path, free_path)
                 except FileNotFoundError:
                     return None
                 self.disk.remove(self.path)
-                return beside
+                return free_path
         raise AssertionError("there is always another name")
 
 
-def create_beside(disk: Disk, path: Path, kind: str) -> tuple[Path, int]:
-    """Make and open a new file beside `path`, named by what it is for and the time; return its path and descriptor."""
-    for beside in _names_beside(path, kind):
+def create_next_to(disk: Disk, path: Path, kind: str) -> tuple[Path, int]:
+    """Make and open a file next to `path`, named by its purpose and the time; return its path and descriptor."""
+    for free_path in _names_next_to(path, kind):
         with suppress(FileExistsError):
-            return beside, disk.create(beside)
+            return free_path, disk.create(free_path)
     raise AssertionError("there is always another name")
 
 
@@ -245,6 +245,6 @@ def reason_of(error: OSError) -> str:
     return f"{reason}: '{error.filename}'" if error.filename else reason
 
 
-def _names_beside(path: Path, kind: str) -> Iterator[Path]:
+def _names_next_to(path: Path, kind: str) -> Iterator[Path]:
     stem = f"{path.name}.{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     return (path.with_name(f"{stem}-{number}") for number in count(1))

@@ -88,7 +88,7 @@ class Disk:
             fcntl.fcntl(fd, _F_FULLFSYNC)
 
     def ensure_synced(self, fd: int, offset: int) -> None:
-        """Make what can be read from `offset` on what is on the medium: sync it, and forget it in memory.
+        """Make the bytes read from `offset` on those on the medium: sync them, and forget them in memory.
 
         For bytes that another process wrote: it may have been killed before its sync, or its sync may have failed,
         after which the system takes the bytes in its memory for written. Where there is no posix_fadvise, only syncs.

@@ -1,4 +1,4 @@
-"""Group commit: whatever arrives while one commit is under way goes into the next, together.
+"""Group commit: items that arrive while one commit is under way go into the next, together.
 
 One commit costs a sync of the disk whatever its size, so the cost for each record falls as load rises. A lone record
 waits for company one turn of the event loop, and no longer.
@@ -33,7 +33,7 @@ class GroupCommit(Generic[T, R]):
     that group; so does a result of another length, as a RuntimeError. A submission is never split over two
     groups; a group holds whole submissions up to `max_size` in all (by the sizes given), and at least one.
 
-    Whatever else is done to what the groups are committed to takes its turn among them, by `run`.
+    Other work on the same store takes its turn between groups, by `run`.
     """
 
     def __init__(self, commit: Callable[[Sequence[T]], Awaitable[Sequence[R]]], *, max_size: int) -> None:
@@ -61,7 +61,7 @@ class GroupCommit(Generic[T, R]):
         return await future
 
     async def drain(self) -> None:
-        """Wait until nothing waits any more: all has been committed, or has failed."""
+        """Return when all submissions have been committed, or have failed."""
         while self._task is not None:
             await asyncio.wait([self._task])
 
@@ -121,7 +121,7 @@ _Submission: TypeAlias = tuple[Sequence[T], int, asyncio.Future[Sequence[R]]]
 
 
 async def _take(turn: _Turn) -> None:
-    if turn.future.done():  # nobody waits for it any more
+    if turn.future.done():  # its caller was cancelled
         return
     try:
         result = await turn.call()
@@ -135,7 +135,7 @@ async def _take(turn: _Turn) -> None:
 def _fail(
     futures: "Sequence[asyncio.Future[Sequence[R]] | asyncio.Future[object]]", error: BaseException
 ) -> None:
-    """Tell those who wait; raise again what must end the task."""
+    """Fail the futures; raise an error again that must end the task."""
     failure = error if isinstance(error, Exception) else RuntimeError(f"cut off by {error!r}")
     for future in futures:
         if not future.done():

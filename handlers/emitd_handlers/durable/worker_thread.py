@@ -41,10 +41,10 @@ class WorkerThread:
         def work() -> None:
             try:
                 result = call(*args, **kwargs)
-            except BaseException as error:  # whatever it is belongs to the waiter, not to this thread
-                _tell(loop, _fail, future, error)
+            except BaseException as error:  # it belongs to the waiter, not to this thread
+                _call_in(loop, _fail, future, error)
             else:
-                _tell(loop, _succeed, future, result)
+                _call_in(loop, _succeed, future, result)
 
         if self._thread is None:
             thread = threading.Thread(target=self._loop, name=self._name, daemon=True)
@@ -64,7 +64,7 @@ class WorkerThread:
             return
         loop = asyncio.get_running_loop()
         done: asyncio.Future[None] = loop.create_future()
-        self._calls.put(lambda: _tell(loop, _succeed, done, None))
+        self._calls.put(lambda: _call_in(loop, _succeed, done, None))
         self._calls.put(None)
         await done
         thread.join()
@@ -74,8 +74,8 @@ class WorkerThread:
             work()
 
 
-def _tell(loop: asyncio.AbstractEventLoop, *callback_and_args: Any) -> None:
-    with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+def _call_in(loop: asyncio.AbstractEventLoop, *callback_and_args: Any) -> None:
+    with suppress(RuntimeError):  # the loop is closed
         loop.call_soon_threadsafe(*callback_and_args)
 
 

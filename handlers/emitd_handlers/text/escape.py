@@ -1,12 +1,12 @@
-r"""Text for output where one record is one line (CWE-117), and where no record can disguise another.
+r"""Escapes text so that one record is one line (CWE-117), and no record can disguise another.
 
-What is escaped: the control characters of ASCII and Latin-1 (C0, DEL, C1), the line and paragraph separators
+Escaped are the control characters of ASCII and Latin-1 (C0, DEL, C1), the line and paragraph separators
 U+2028 and U+2029, the bidirectional embeddings, overrides and isolates, which make a terminal show text in
 another order than it stands (CVE-2021-42574), and lone surrogates, which have no UTF-8. Each becomes
 `\n`, `\r`, `\t` or `\uXXXX`: the escapes of JSON, so that quoted JSON stays JSON.
 
-A backslash stays as it is, so that paths and patterns remain readable, and so that what is escaped already
-does not change again. The price: an escaped newline and the two characters `\n` look the same.
+A backslash stays as it is, so that paths and patterns remain readable, and escaped text does not change again. The
+price: an escaped newline and the two characters `\n` look the same.
 """
 
 import json
@@ -42,8 +42,8 @@ def escape_lines(lines: Sequence[str]) -> bytes:
 def quote(text: str) -> str:
     """Return `text` as the key or the value of a `key=value` pair.
 
-    As it is where that is unmistakable; as a JSON string where it is empty or has white space, quotation
-    marks, equals signs or characters that cannot be shown.
+    Plain text stays as it is; text that is empty or has white space, quotation marks, equals signs or unprintable
+    characters becomes a JSON string.
     """
     # Of white space, only the plain space counts as printable.
     if text and text.isprintable() and " " not in text and '"' not in text and "=" not in text:

@@ -29,7 +29,7 @@ def test_a_good_log(log: SealedLog) -> None:
         "good: 40 lines, 2 checkpoints, each the continuation of the one before, the last over 40 lines, "
         f"signed by {name}+{key_id}"
     )
-    assert note.startswith("note: the public key is the one beside the log")
+    assert note.startswith("note: the public key is the one next to the log")
 
 
 def test_a_key_as_a_text_and_as_a_file(log: SealedLog, tmp_path: Path) -> None:

@@ -19,8 +19,10 @@ __all__ = [
     "MAX_JSON_DEPTH",
     "MAX_LINE_BYTES",
     "AuditLine",
+    "check_json",
     "decode_line",
     "encode_line",
+    "received_at",
     "recent_commit",
 ]
 
@@ -34,7 +36,7 @@ _OBJECT_OR_NOTHING = ("", "{")
 
 
 class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The members of a line, in their order; those after `received_at` are left out where they are empty."""
+    """The members of a line, in their order; those after `received_at` are left out if empty."""
 
     #: When it happened: ISO 8601, UTC, with nine decimals.
     timestamp: str
@@ -109,6 +111,14 @@ def encode_line(record: LogRecord) -> bytes:
     raise _what_is_wrong(record)
 
 
+def check_json(field: str, text: str) -> str:
+    """Return the JSON of a field on one line (see `check_json_object`). Raises RecordInvalid."""
+    try:
+        return check_json_object(text, max_bytes=MAX_LINE_BYTES, max_depth=MAX_JSON_DEPTH)
+    except ValueError as error:
+        raise RecordInvalid(field, str(error)) from None
+
+
 def decode_line(line: bytes) -> AuditLine:
     """Return the members of a line without its newline.
 
@@ -123,10 +133,18 @@ def decode_line(line: bytes) -> AuditLine:
     return parsed
 
 
+def received_at(line: bytes) -> int:
+    """Return when a line was received; 0 if it is no audit line."""
+    try:
+        return parse_time(decode_line(line).received_at)
+    except ValueError:
+        return 0
+
+
 def recent_commit(line: bytes, log_id: str, leaf_index: int) -> RecentCommit:
     """Return what a retry of the record of a line is recognised by. Raises ValueError if it is no audit line.
 
-    `event_id` is empty where the server assigned it: a sender cannot have repeated it.
+    `event_id` is empty if the server assigned it: a sender cannot have repeated it.
     """
     parsed = decode_line(line)
     sent_event_id = "" if "event_id" in parsed.assigned else parsed.event_id
@@ -168,16 +186,11 @@ def _what_is_wrong(record: LogRecord) -> RecordInvalid:
     if not is_source_ip(event.source_ip):
         shown = event.source_ip[:64]
         return RecordInvalid("audit.source_ip", f"'{shown}' is neither an IP address nor '{UNKNOWN_ADDRESS}'")
-    return (
-        _json_problem("audit.details_json", event.details_json)
-        or _json_problem("attributes_json", record.attributes_json or "{}")
-        or RecordInvalid("time_unix_nano", "is outside of the years 1 to 9999")
-    )
-
-
-def _json_problem(field: str, text: str) -> RecordInvalid | None:
-    try:
-        line = check_json_object(text, max_bytes=MAX_LINE_BYTES, max_depth=MAX_JSON_DEPTH)
-    except ValueError as error:
-        return RecordInvalid(field, str(error))
-    return None if line == text else RecordInvalid(field, "must be on one line")
+    texts = {"audit.details_json": event.details_json, "attributes_json": record.attributes_json or "{}"}
+    for field, text in texts.items():
+        try:
+            if check_json(field, text) != text:
+                return RecordInvalid(field, "must be on one line")
+        except RecordInvalid as error:
+            return error
+    return RecordInvalid("time_unix_nano", "is outside of the years 1 to 9999")

@@ -2,9 +2,9 @@
 
     newest checkpoint ─> tiles, from the top level down ─> bundles of lines ─> `checkpoint`
 
-Each file is checked against the one above it before it is written, from the root on: nothing comes into the folder that
-was not signed. `checkpoint` comes last, when all else is on the medium, so that no reader meets one whose tiles are
-missing. What the folder's own checkpoint covers is there already, and is not read again.
+Each file is checked against the one above it before it is written, from the root on: only signed data comes into the
+folder. `checkpoint` is written last, when all else is on the medium, so that its tiles are never missing. The lines
+that the folder's own checkpoint covers are not read again.
 """
 
 import fcntl
@@ -41,7 +41,7 @@ _PARTIAL = re.compile(r"[0-9]{3}\.p")
 
 
 class FolderMismatch(EmitdError):
-    """What the folder has is not of this log, or not of this log as it is now."""
+    """The folder has another log, or this log in another state."""
 
 
 class Export(msgspec.Struct):
@@ -55,10 +55,10 @@ class Export(msgspec.Struct):
 
 
 def export_log(path: Path, folder: Path) -> Export:
-    """Write a log into a folder, which is made where it is not there, or bring the folder up to date.
+    """Write a log into a folder, which is made if it is missing, or bring the folder up to date.
 
-    Raises HandlerUnavailable where nothing is signed, or another export is under way; FolderMismatch; AuditDamaged
-    where the log's files are not what was signed; OSError.
+    Raises HandlerUnavailable if nothing is signed or another export runs; FolderMismatch; AuditDamaged if the log's
+    files are not what was signed; OSError.
     """
     with AuditTrail(path) as trail:
         end = trail.find_end()
@@ -177,7 +177,7 @@ class _Exporter:
         return True
 
     def _touch(self, folder: Path) -> None:
-        """Make a folder, and remember to make sure of its names."""
+        """Make a folder, and remember to sync its names."""
         if folder not in self._touched:
             folder.mkdir(exist_ok=True, parents=True)
             self._touched.update(
@@ -195,13 +195,13 @@ class _Exporter:
             found = sum(_size_of(self._folder / Tile(0, number).bundle_path) for number in range(count))
         except FileNotFoundError:
             return False
-        # Of each line, a bundle has two bytes for its length where the log has one for its newline.
+        # A bundle has two bytes for the length of each line, the log one for its newline.
         return found == self._trail.position_of(count * TILE_WIDTH).offset + count * TILE_WIDTH
 
     def _remove_outgrown(self) -> None:
-        """Remove what were tiles at the right edge once, if the full ones were there before this export already.
+        """Remove partial tiles whose full ones were there before this export.
 
-        Who has read the checkpoint before this one still finds all that is named by it.
+        A reader of the checkpoint before this one still finds all tiles that it names.
         """
         for folder, names, _ in os.walk(self._folder / "tile"):
             for name in filter(_PARTIAL.fullmatch, names):
@@ -222,7 +222,7 @@ def _size_of(path: Path) -> int:
 
 
 def _remove_folder(path: Path) -> None:
-    with suppress(OSError):  # it harms nobody where it is
+    with suppress(OSError):  # it does no harm there
         for file in path.iterdir():
             file.unlink()
         path.rmdir()

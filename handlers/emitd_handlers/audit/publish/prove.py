@@ -25,11 +25,11 @@ from emitd_handlers.tlog.proof_file import ProofInvalid, TlogProof
 
 __all__ = ["SUFFIX", "ProvedEvent", "SignedTree", "check_proof", "newest_signed", "proof_name", "prove_event"]
 
-#: So many checkpoints are looked at before it is given up: some hours of a busy log's.
+#: How many checkpoints are tried: some hours of a busy log.
 LOOK_BACK = 10_000
 SUFFIX = ".tlog-proof"
 MAX_NAME_LETTERS = 100
-#: What is left of a digest where a name alone would not tell two events apart.
+#: How much of a digest is added to a name that would not be unique.
 DIGEST_LETTERS = 12
 _UNSAFE = re.compile(r"[^A-Za-z0-9._-]|^[.-]")
 
@@ -39,15 +39,15 @@ class SignedTree(msgspec.Struct, frozen=True):
 
     note: bytes
     checkpoint: Checkpoint
-    #: The keys that signed it, and all keys beside the log, the newest last.
+    #: The keys that signed it, and all listed keys of the log, the newest last.
     signed_by: Sequence[Verifier]
     verifiers: Sequence[Verifier]
 
 
 def newest_signed(trail: AuditTrail) -> SignedTree:
-    """Return the newest checkpoint that one of the keys beside the log signed.
+    """Return the newest checkpoint that one of the log's listed keys signed.
 
-    Raises HandlerUnavailable where there is none, AuditDamaged where the stored hashes are others, OSError.
+    Raises HandlerUnavailable if there is none, AuditDamaged if the stored hashes do not fit it, OSError.
     """
     path = trail.paths.lines
     try:
@@ -55,7 +55,7 @@ def newest_signed(trail: AuditTrail) -> SignedTree:
     except NoteInvalid as error:
         raise AuditDamaged(f"'{trail.paths.vkey}' is damaged: {error}") from None
     if not verifiers:
-        raise HandlerUnavailable(f"audit log '{path}' has no public key beside it, in '{trail.paths.vkey}'")
+        raise HandlerUnavailable(f"audit log '{path}' has no public key, in '{trail.paths.vkey}'")
     for _, note in islice(trail.checkpoints_backward(), LOOK_BACK):
         try:
             parsed = Note.parse(note)
@@ -71,7 +71,7 @@ def newest_signed(trail: AuditTrail) -> SignedTree:
             ) from None
         return signed
     if trail.checkpoint_bytes:
-        raise HandlerUnavailable(f"no key beside the audit log '{path}' has signed its last checkpoints")
+        raise HandlerUnavailable(f"no listed key of the audit log '{path}' has signed its last checkpoints")
     raise HandlerUnavailable(f"audit log '{path}' is not signed yet: it has no checkpoint")
 
 

@@ -43,9 +43,9 @@ __all__ = ["AuditReader", "CommittedLog"]
 
 #: A page, and a batch of a tail, end with the entry that makes them this large.
 MAX_PAGE_BYTES = 2 * 1024 * 1024
-#: The most that a tail brings at once: what is done with a batch in the event loop must not take long.
+#: The most that a tail yields at once, because a batch is handled in the event loop.
 MAX_BATCH_ENTRIES = 200
-#: A tail that has caught up looks for more no sooner than this: a busy log commits many times a second.
+#: A tail that has caught up waits this long: a busy log commits many times a second.
 MIN_INTERVAL_SECONDS = 0.05
 
 P = ParamSpec("P")
@@ -259,7 +259,7 @@ def _prove_consistency(
 class _Token(msgspec.Struct, frozen=True, array_like=True):
     #: A digest of the log and the query's filters.
     made_for: bytes
-    #: The line to go on with; where the newest come first, that after it.
+    #: The line to go on with; if the newest come first, the one after it.
     index: int
 
 

@@ -22,13 +22,12 @@ from emitd_handlers.audit.format.files import (
     line_blocks,
     split_notes,
 )
-from emitd_handlers.audit.format.line import MAX_LINE_BYTES, decode_line
+from emitd_handlers.audit.format.line import MAX_LINE_BYTES, received_at
 from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
-from emitd_handlers.text.times import parse_time
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import HASH_BYTES, leaf_hash, root_hash, stored_count, stored_index
 
-__all__ = ["AuditTrail", "CommittedTrail", "received_at"]
+__all__ = ["AuditTrail", "CommittedTrail"]
 
 #: How much is read at once.
 BLOCK_BYTES = 1024 * 1024
@@ -51,7 +50,7 @@ class AuditTrail:
             self._hashes = self._open(self.paths.hashes)
             #: How many whole hashes are stored.
             self.hash_count = _size(self._hashes) // HASH_BYTES
-            #: What is stored beyond them: part of a hash, while or since something was cut off.
+            #: The bytes after the last whole hash.
             self.torn_hash_bytes = _size(self._hashes) % HASH_BYTES
             self._index = self._open(self.paths.index)
             self._index_count = _size(self._index) // ENTRY_BYTES
@@ -106,7 +105,7 @@ class AuditTrail:
         )
 
     def checkpoints(self) -> Iterator[tuple[int, bytes]]:
-        """Yield each checkpoint's offset and note, unverified, oldest first; empty where there is no such file."""
+        """Yield each checkpoint's offset and note, unverified, oldest first."""
         descriptor, size = self._checkpoints
         # Some hundred bytes a second of a busy log: a year's are read in pieces.
         offset, rest = 0, b""
@@ -148,7 +147,7 @@ class AuditTrail:
         return _read_text(self.paths.vkey).split()
 
     def read_hash(self, number: int) -> bytes:
-        """Return the hash at a stored index (see `tlog.merkle`). Raises EOFError where it is not stored."""
+        """Return the hash at a stored index (see `tlog.merkle`). Raises EOFError if it is not stored."""
         return self.read_hashes(number, 1)
 
     def check_root(self, checkpoint: Checkpoint) -> None:
@@ -166,7 +165,7 @@ class AuditTrail:
         return _pread(self._hashes, count * HASH_BYTES, number * HASH_BYTES)
 
     def read_stored(self, size: int, offset: int) -> bytes:
-        """Return up to `size` bytes of the hashes' file from `offset`, what is torn included."""
+        """Return up to `size` bytes of the hashes' file from `offset`, a torn hash included."""
         whole = self.hash_count * HASH_BYTES + self.torn_hash_bytes
         return _pread(self._hashes, min(size, whole - offset), offset) if offset < whole else b""
 
@@ -197,7 +196,7 @@ class AuditTrail:
     def lines(self, first_index: int = 0) -> Iterator[tuple[int, bytes]]:
         """Yield the lines from one on: each one's number, and it without its newline.
 
-        Gets to the first by the sparse index where that is good, else by counting all lines before it.
+        Finds the first by the sparse index if that is good, else by counting all lines before it.
         """
         return self.lines_from(self._good_entry(lambda entry: entry.leaf_index <= first_index), first_index)
 
@@ -250,7 +249,7 @@ def _size(descriptor: int | None) -> int:
 
 
 def _pread(descriptor: int | None, size: int, offset: int) -> bytes:
-    """Read so many bytes, or up to the end of the file."""
+    """Read `size` bytes, or up to the end of the file."""
     assert descriptor is not None
     data = os.pread(descriptor, size, offset)
     while 0 < len(data) < size:
@@ -274,8 +273,8 @@ class CommittedTrail(AuditTrail):
     `received_at` never decreases, so a time is found by halving the file's bytes, without any index. The number of the
     line that was found is counted from the nearest good entry of the sparse index, or else from either end.
 
-    Its methods block, and may raise OSError, AuditDamaged, and HandlerUnavailable where the files have less than
-    was committed.
+    Its methods block, and may raise OSError, AuditDamaged, and HandlerUnavailable if the files have less than was
+    committed.
     """
 
     def __init__(self, path: Path, end: Entry) -> None:
@@ -295,7 +294,7 @@ class CommittedTrail(AuditTrail):
         return data
 
     def position_of(self, index: int) -> Entry:
-        """Return where a line begins; for the number of lines: where the next one will."""
+        """Return the place of a line; for the number of lines, that of the next one."""
         if index >= self.end.leaf_index:
             return self.end
         known = self._good_entry(lambda entry: entry.leaf_index <= index)
@@ -307,7 +306,7 @@ class CommittedTrail(AuditTrail):
                 for _ in range(index - start.leaf_index):
                     at = data.index(b"\n", at) + 1
                 return Entry(index, start.offset + at)
-        raise self._damaged(f"has only {count} lines where there were {self.end.leaf_index}")
+        raise self._damaged(f"has only {count} lines of {self.end.leaf_index}")
 
     def position_at(self, offset: int) -> Entry:
         """Return the number of the line that begins at an offset, with that."""
@@ -348,7 +347,7 @@ class CommittedTrail(AuditTrail):
     def _probe(self, offset: int, stop: int) -> tuple[int, int, int]:
         """Return the first readable line that begins at an offset or later: where it begins and ends, its time.
 
-        Where none begins before `stop`: begins at `stop`.
+        If none begins before `stop`: begins at `stop`.
         """
         data, at = self.read_lines(PROBE_BYTES, max(0, offset - 1)), 0
         if offset > 0:
@@ -373,11 +372,3 @@ class CommittedTrail(AuditTrail):
 
     def _damaged(self, how: str) -> AuditDamaged:
         return AuditDamaged(f"audit log '{self.paths.lines}' {how}; `emitd audit verify` says more")
-
-
-def received_at(line: bytes) -> int:
-    """Return when a line was received; 0 if it is no audit line."""
-    try:
-        return parse_time(decode_line(line).received_at)
-    except ValueError:
-        return 0

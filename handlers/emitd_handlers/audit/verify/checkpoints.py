@@ -1,7 +1,7 @@
 """The checkpoints of a log: their form, their signatures, and whether the lines are those that they were signed over.
 
-Each is held against the root over the log's own first lines. Where it is the same for all of them, each checkpoint is
-a continuation of the one before it: no consistency proof could say more.
+Each is compared with the root over the log's own first lines. If the roots are the same for all of them, each
+checkpoint continues the one before it: no consistency proof could say more.
 """
 
 import re
@@ -23,9 +23,9 @@ from emitd_handlers.tlog.note import Note, NoteInvalid, UnknownKey, Verifier
 
 __all__ = ["CheckedNote", "CheckpointJudge", "CheckpointSummary", "check_checkpoints", "short_name"]
 
-#: So many are given to a worker at once: some 40 ms of work.
+#: How many are given to a worker at once: some 40 ms of work.
 NOTES_AT_ONCE = 256
-#: So many checkpoints that do not fit the lines are kept; the others are counted.
+#: How many checkpoints that do not fit the lines are kept; the others are counted.
 MAX_MISFITS = 1000
 #: A signature of Ed25519 with its key's id, in base64.
 SIGNATURE_LENGTH = 92
@@ -38,12 +38,12 @@ _Numbered: TypeAlias = tuple[int, int, bytes]
 
 
 class CheckedNote(msgspec.Struct, frozen=True):
-    """What was found out about one checkpoint."""
+    """One checkpoint, checked."""
 
     #: Its place among the checkpoints, from 0, and in their file.
     number: int
     offset: int
-    #: None where it is not to be trusted: `finding` says why.
+    #: None if it is not to be trusted: `finding` says why.
     checkpoint: Checkpoint | None = None
     #: Which keys signed it, as `NAME+ID`.
     signed_by: Sequence[str] = ()
@@ -54,7 +54,7 @@ class CheckedNote(msgspec.Struct, frozen=True):
 
 
 class CheckpointSummary(msgspec.Struct):
-    """What was found out about all of them."""
+    """All checkpoints, checked."""
 
     count: int = 0
     #: The last one over most lines that is to be trusted and fits the lines.
@@ -76,7 +76,7 @@ class CheckpointSummary(msgspec.Struct):
 
 
 class CheckpointJudge(msgspec.Struct, frozen=True):
-    """By what checkpoints are judged; `verifiers` may be empty: then signatures are not looked at."""
+    """Checks checkpoints; if `verifiers` is empty, signatures are not checked."""
 
     trail: AuditTrail
     row: LineRow
@@ -84,7 +84,7 @@ class CheckpointJudge(msgspec.Struct, frozen=True):
     log_id: str
 
     def look_at(self, batch: Sequence[_Numbered]) -> list[CheckedNote]:
-        """Look at some notes."""
+        """Check some notes."""
         return [self._look(*numbered) for numbered in batch]
 
     def _look(self, number: int, offset: int, data: bytes) -> CheckedNote:
@@ -121,7 +121,7 @@ class CheckpointJudge(msgspec.Struct, frozen=True):
 
 
 def check_checkpoints(judge: CheckpointJudge, workers: int, findings: Findings) -> CheckpointSummary:
-    """Look at all of them, add what is wrong with them, but for what the lines may be to blame for; sum them up."""
+    """Check all checkpoints, and sum them up. Adds what is wrong, except a root that does not fit the lines."""
     summary = CheckpointSummary()
     size_before = 0
     numbered = _numbered(judge, summary)
@@ -197,5 +197,5 @@ def _fits(checkpoint: Checkpoint, leaf_count: int, read: ReadHash) -> bool:
 
 
 def short_name(verifier: Verifier) -> str:
-    """Return how a key is spoken of."""
+    """Return the short name of a key."""
     return f"{verifier.name}+{verifier.key_id.hex()}"

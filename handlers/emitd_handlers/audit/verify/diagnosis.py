@@ -13,7 +13,7 @@ from itertools import islice
 import msgspec
 
 from emitd_handlers.audit.read.trail import AuditTrail
-from emitd_handlers.audit.verify.checkpoints import CheckedNote, CheckpointSummary
+from emitd_handlers.audit.verify.checkpoints import CheckpointSummary
 from emitd_handlers.audit.verify.findings import Finding, Findings, Kind, lines_in_words
 from emitd_handlers.audit.verify.hashes import LineRow, leaves_of, place_of
 from emitd_handlers.audit.verify.leaf_diff import Change, Leaves, Swap, alignment
@@ -21,16 +21,16 @@ from emitd_handlers.tlog.merkle import HASH_BYTES, stored_count
 
 __all__ = ["Evidence", "diagnose"]
 
-#: So many hashes are compared at once.
+#: How many hashes are compared at once.
 HASHES_AT_ONCE = 16_384
-#: So many differences are looked at; what is told of more would not be read.
+#: How many differences are described; more would not be read.
 MAX_DIFFERENCES = 1000
 #: How many lines are read at once to look for a line's twin.
 LINES_AT_ONCE = 8192
 
 
 class Evidence(msgspec.Struct, frozen=True):
-    """What is known of a log once all of it was read."""
+    """A log, all of which was read."""
 
     trail: AuditTrail
     #: The hashes that its lines give.
@@ -45,9 +45,9 @@ def diagnose(evidence: Evidence, findings: Findings) -> None:
     """Add what was done to lines and stored hashes."""
     if evidence.checkpoints.misfit_count:
         are_hashes_signed = evidence.checkpoints.do_hashes_fit
-        if not (are_hashes_signed and _tell_lines(evidence, evidence.good_leaves, findings, is_certain=True)):
-            _tell_misfits(evidence, findings)
-            _tell_lines(evidence, evidence.good_leaves, findings, is_certain=False)
+        if not (are_hashes_signed and _add_lines(evidence, evidence.good_leaves, findings, is_certain=True)):
+            _add_misfits(evidence, findings)
+            _add_lines(evidence, evidence.good_leaves, findings, is_certain=False)
         return
     trail, covered = evidence.trail, evidence.checkpoints.covered
     needed = stored_count(covered)
@@ -58,11 +58,11 @@ def diagnose(evidence: Evidence, findings: Findings) -> None:
         for number in _differing(evidence, stored_count(evidence.good_leaves), needed):
             what = f"has a wrong hash: {_hash_in_words(number)}; the lines are as they were signed"
             _add_about_hashes(evidence, findings, Kind.HASHES_CHANGED, what, number)
-    _tell_uncovered(evidence, findings)
+    _add_uncovered(evidence, findings)
 
 
-def _tell_uncovered(evidence: Evidence, findings: Findings) -> None:
-    """Add what is wrong behind the last checkpoint, where nothing says whether it is the lines or the hashes."""
+def _add_uncovered(evidence: Evidence, findings: Findings) -> None:
+    """Add what is wrong after the last checkpoint. There nothing decides between the lines and the hashes."""
     trail, covered = evidence.trail, evidence.checkpoints.covered
     if evidence.is_row_good and trail.leaf_count <= evidence.row.leaf_count:
         more = trail.hash_count * HASH_BYTES + trail.torn_hash_bytes
@@ -73,7 +73,7 @@ def _tell_uncovered(evidence: Evidence, findings: Findings) -> None:
             _add_about_hashes(evidence, findings, Kind.HASHES_CHANGED, what, number)
         return
     start = max(covered, evidence.good_leaves)
-    if _tell_lines(evidence, start, findings, is_certain=False):
+    if _add_lines(evidence, start, findings, is_certain=False):
         return
     numbers = list(islice(_differing(evidence, stored_count(start), trail.hash_count), MAX_DIFFERENCES))
     if not numbers and not findings:
@@ -83,7 +83,7 @@ def _tell_uncovered(evidence: Evidence, findings: Findings) -> None:
         _add_about_hashes(evidence, findings, Kind.HASH_MISMATCH, what, number)
 
 
-def _tell_lines(evidence: Evidence, start: int, findings: Findings, *, is_certain: bool) -> bool:
+def _add_lines(evidence: Evidence, start: int, findings: Findings, *, is_certain: bool) -> bool:
     """Add how the lines differ from those that the hashes were stored for; return whether they do."""
     trail, row = evidence.trail, evidence.row
     stored = Leaves(trail.leaf_count, partial(leaves_of, trail))
@@ -93,11 +93,11 @@ def _tell_lines(evidence: Evidence, start: int, findings: Findings, *, is_certai
     findings.extend(_describe(changes, present, words))
     if changes or not is_certain:
         return bool(changes)
-    return _tell_smallest_subtrees(evidence, findings)
+    return _add_smallest_subtrees(evidence, findings)
 
 
-def _tell_smallest_subtrees(evidence: Evidence, findings: Findings) -> bool:
-    """Add where lines were changed together with their own hashes, but not those above; return whether that is so."""
+def _add_smallest_subtrees(evidence: Evidence, findings: Findings) -> bool:
+    """Add lines that were changed with their own hashes, but not with those above; return whether there are any."""
     end = min(evidence.trail.hash_count, stored_count(evidence.row.leaf_count))
     numbers = islice(_differing(evidence, stored_count(evidence.good_leaves), end), MAX_DIFFERENCES)
     places = [place_of(number) for number in numbers]
@@ -111,17 +111,17 @@ def _tell_smallest_subtrees(evidence: Evidence, findings: Findings) -> bool:
     return bool(places)
 
 
-def _tell_misfits(evidence: Evidence, findings: Findings) -> None:
+def _add_misfits(evidence: Evidence, findings: Findings) -> None:
     """Add which checkpoints the lines do not fit, and between which lines that begins."""
     checkpoints, line_count = evidence.checkpoints, evidence.row.leaf_count
     covered = checkpoints.covered
     file = evidence.trail.paths.checkpoints
-    sized = [(misfit, _size_of(misfit)) for misfit in checkpoints.misfits]
+    sized = [(misfit, misfit.checkpoint.size) for misfit in checkpoints.misfits if misfit.checkpoint]
     for misfit, size in sized:
         if size <= covered:
             message = (
                 f"checkpoint {misfit.number} was signed over {size} other lines, though one over {covered} fits: "
-                "somebody who has the log's key signed another log"
+                "another log was signed with this log's key"
             )
             findings.add(Kind.CHECKPOINT_MISMATCH, file, message, offset=misfit.offset)
     within = [(misfit, size) for misfit, size in sized if covered < size <= line_count]
@@ -163,13 +163,8 @@ def _hash_in_words(number: int) -> str:
     return f"the one over {lines_in_words(node << level, 1 << level)}, at byte {number * HASH_BYTES}"
 
 
-def _size_of(misfit: CheckedNote) -> int:
-    assert misfit.checkpoint is not None
-    return misfit.checkpoint.size
-
-
 class _Words(msgspec.Struct, frozen=True):
-    """What all of the sentences share."""
+    """The common part of all sentences."""
 
     #: The lines' file.
     file: str
@@ -181,7 +176,7 @@ class _Words(msgspec.Struct, frozen=True):
     def finding(self, kind: Kind, message: str, index: int) -> Finding:
         """Return a finding about a line."""
         if not self.is_certain:
-            message += "; or that was done to the stored hashes: no checkpoint tells"
+            message += "; or that was done to the stored hashes: no checkpoint decides"
         return Finding(kind, self.file, message, index)
 
 
@@ -242,7 +237,7 @@ def _describe_new(
 
 
 def _find_twins(changes: Iterable[Change | Swap], present: Leaves) -> dict[bytes, list[int]]:
-    """Return where the lines that were put in stand, each in all places."""
+    """Return all places of each line that was put in."""
     twins: dict[bytes, list[int]] = {}
     for change in changes:
         if isinstance(change, Change) and change.old_count == 0:

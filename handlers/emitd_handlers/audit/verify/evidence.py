@@ -1,15 +1,13 @@
-"""Whether what somebody else holds of a log is still in it: an older checkpoint, a proof with one, a receipt.
+"""Compares a log with evidence kept elsewhere: an older checkpoint, a proof with one, a receipt.
 
-An older checkpoint finds what nothing in the log can tell any more: that its end was cut, or that all of it was built
-anew and signed. A receipt finds it for one line; nobody signed it, so it is a reminder rather than evidence.
+An older checkpoint finds what nothing in the log can show: that its end was cut, or that all of it was rebuilt and
+signed again. A receipt finds this for one line; it is not signed, so it is a reminder rather than evidence.
 """
 
-from base64 import b64decode
-from binascii import Error as Base64Error
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
@@ -43,12 +41,12 @@ class HeldElsewhere(msgspec.Struct, frozen=True):
 
 
 class HeldReceipt(msgspec.Struct, frozen=True):
-    """What a sender was told of an audit event."""
+    """The receipt that a sender got for an audit event."""
 
     log_id: str
     event_id: str
-    leaf_index: int
-    leaf_hash: bytes
+    leaf_hash: Annotated[bytes, msgspec.Meta(min_length=HASH_BYTES, max_length=HASH_BYTES)]
+    leaf_index: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
 class HeldCheckpoint(msgspec.Struct, frozen=True):
@@ -181,38 +179,10 @@ def _read_receipt(data: bytes) -> HeldReceipt:
         # The receipt of a call has that of its audit event inside.
         for name in ("receipt", "audit"):
             members = members.get(name, members)
-        return HeldReceipt(
-            _text(members["log_id"]),
-            _text(members["event_id"]),
-            _read_index(members.get("leaf_index", 0)),
-            _read_hash(members["leaf_hash"]),
-        )
-    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise EvidenceInvalid(f"no audit receipt as `emitd emit --json` prints it: {error!r}") from None
-
-
-def _read_index(value: int | str) -> int:
-    """Read a number that JSON may have as a text, as it has all of 64 bits."""
-    index = int(value)
-    if index < 0:
-        raise ValueError("leaf_index is not the number of a line")
-    return index
-
-
-def _read_hash(text: str) -> bytes:
-    try:
-        hashed = b64decode(text, validate=True)
-    except Base64Error:
-        hashed = b""
-    if len(hashed) != HASH_BYTES:
-        raise ValueError("leaf_hash is not that of a line")
-    return hashed
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise TypeError("not a text")
-    return value
+        # Not strict, because JSON may have a number of 64 bits as a text.
+        return msgspec.convert(members, HeldReceipt, strict=False)
+    except (ValueError, AttributeError, RecursionError) as error:
+        raise EvidenceInvalid(f"no audit receipt as `emitd emit --json` prints it: {error}") from None
 
 
 def _event_id(line: bytes) -> str:

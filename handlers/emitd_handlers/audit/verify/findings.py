@@ -1,4 +1,4 @@
-"""What `audit.verify` reports of a log: what is wrong with it, where, and what is worth knowing beside that."""
+"""The report of a verification: what is wrong with a log, and where."""
 
 from collections import Counter
 from collections.abc import Iterable
@@ -9,7 +9,7 @@ import msgspec
 
 __all__ = ["MAX_LISTED", "Finding", "Findings", "Kind", "Verdict", "VerifyReport", "lines_in_words"]
 
-#: So many findings of one kind are listed; the others are counted.
+#: How many findings of one kind are listed; the others are counted.
 MAX_LISTED = 20
 
 
@@ -24,7 +24,7 @@ class Verdict(StrEnum):
 
 
 class Kind(StrEnum):
-    """What is wrong. Programs may rely on these words."""
+    """A kind of finding. Programs may rely on these words."""
 
     LINE_CHANGED = "LINE_CHANGED"
     LINE_DELETED = "LINE_DELETED"
@@ -33,7 +33,7 @@ class Kind(StrEnum):
     LINES_SWAPPED = "LINES_SWAPPED"
     #: Lines at the end are gone.
     LOG_CUT = "LOG_CUT"
-    #: The first lines are not those that a checkpoint kept elsewhere was signed over.
+    #: The first lines are not those of a checkpoint that was kept elsewhere.
     LOG_REBUILT = "LOG_REBUILT"
     #: The log has another id than it must: another one was put in its place.
     LOG_ID_WRONG = "LOG_ID_WRONG"
@@ -69,14 +69,14 @@ class Finding(msgspec.Struct, frozen=True):
     file: str
     #: A sentence for an auditor. May hold text from the files: escape it before it goes to a terminal.
     message: str
-    #: The line that it is about, from 0, where it is about one.
+    #: The line that it is about, from 0, if any.
     index: int | None = None
-    #: Where in the file it is, where that says more than the line.
+    #: Its place in the file, if that says more than the line.
     offset: int | None = None
 
 
 class Findings:
-    """Collects what is wrong: the first of each kind, and how many more there are."""
+    """Collects findings: the first of each kind, and how many more there are."""
 
     def __init__(self) -> None:
         self.listed: list[Finding] = []
@@ -88,7 +88,7 @@ class Findings:
     def add(
         self, kind: Kind, file: Path, message: str, index: int | None = None, offset: int | None = None
     ) -> None:
-        """Add what is wrong in a file."""
+        """Add a finding."""
         self.extend([Finding(kind, str(file), message, index, offset)])
 
     def extend(self, findings: Iterable[Finding]) -> None:
@@ -114,7 +114,7 @@ class Findings:
 
 
 class VerifyReport(msgspec.Struct, frozen=True):
-    """What was found out about a log."""
+    """The result of a verification."""
 
     verdict: Verdict
     #: How many whole lines it has, and how many checkpoints.
@@ -134,5 +134,5 @@ class VerifyReport(msgspec.Struct, frozen=True):
 
 
 def lines_in_words(first: int, count: int) -> str:
-    """Return how to speak of some lines."""
+    """Return the name of some lines in a sentence."""
     return f"line {first}" if count == 1 else f"lines {first} to {first + count - 1}"

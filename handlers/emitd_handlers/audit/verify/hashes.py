@@ -23,7 +23,7 @@ from emitd_handlers.tlog.merkle import (
 
 __all__ = ["HashRow", "LineRow", "leaves_of", "place_of", "row_of"]
 
-#: How many lines are hashed at once where the row is computed anew.
+#: How many lines are hashed at once.
 LINES_AT_ONCE = 8192
 
 
@@ -31,7 +31,7 @@ class HashRow(Protocol):
     """A row of hashes."""
 
     def read_hashes(self, number: int, count: int) -> bytes:
-        """Return `count` hashes from a number on, one after the other. Raises EOFError where they are not there."""
+        """Return `count` hashes from a number on, one after the other. Raises EOFError if it has fewer."""
 
 
 def row_of(first_leaf: int, leaves: Sequence[bytes], read: ReadHash) -> bytes:
@@ -62,7 +62,7 @@ def leaves_of(row: HashRow, first_leaf: int, count: int) -> list[bytes]:
 class LineRow:
     """The row that all lines of a log give: as stored up to where that was found right, from there on computed.
 
-    What is computed goes to a temporary file of 64 bytes a line.
+    The computed part is in a temporary file of 64 bytes a line.
     """
 
     def __init__(self, trail: AuditTrail, good_end: Entry) -> None:

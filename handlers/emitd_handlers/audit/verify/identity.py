@@ -1,4 +1,4 @@
-"""Whose log it is, and by which keys its signatures are judged: whether the small files beside it agree on that."""
+"""The id and the keys of a log under verification, and whether its small files agree on them."""
 
 from collections.abc import Sequence
 from itertools import islice
@@ -13,7 +13,7 @@ from emitd_handlers.tlog.note import Note, NoteInvalid, Verifier
 
 __all__ = ["Identity", "identify"]
 
-#: So many checkpoints are asked whose they are.
+#: How many checkpoints are read for their origin.
 ASKED_NOTES = 100
 #: Far more than either of the small files has.
 MAX_FILE_BYTES = 1024 * 1024
@@ -22,20 +22,20 @@ _VKEY_REST = 1 + 8 + 1 + 44
 
 
 class Identity(msgspec.Struct):
-    """Whose log it is."""
+    """The id and the keys of a log."""
 
     #: Empty where nothing says it.
     log_id: str
     verifiers: Sequence[Verifier]
-    #: Whether the keys are those beside the log.
-    is_key_beside: bool
+    #: Whether the keys are those listed next to the log.
+    is_key_listed: bool
     notes: list[str]
 
 
 def identify(
     trail: AuditTrail, keys: Sequence[Verifier] | None, configured_id: str, findings: Findings
 ) -> Identity:
-    """Find out whose log it is; add what does not agree. `keys` is None where none are held elsewhere."""
+    """Find out the log's id and keys; add what does not agree. `keys` is None if none were given."""
     notes: list[str] = []
     kept_id = "" if configured_id else _kept_id(trail, findings)
     claimed = configured_id or kept_id
@@ -43,10 +43,10 @@ def identify(
     log_id = claimed if claimed in origins or not origins else origins[0]
     if claimed and log_id != claimed:
         _add_other_id(trail, configured_id, kept_id, log_id, findings)
-    beside = _keys_beside(trail, log_id, findings, notes)
+    listed = _listed_keys(trail, log_id, findings, notes)
     if keys is None:
-        log_id = log_id or (beside[-1].name if beside else "")
-        return Identity(log_id, beside, True, notes)
+        log_id = log_id or (listed[-1].name if listed else "")
+        return Identity(log_id, listed, True, notes)
     named = {verifier.name for verifier in keys}
     log_id = log_id or min(named)
     if log_id not in named:
@@ -56,7 +56,7 @@ def identify(
         )
         findings.add(Kind.LOG_ID_WRONG, trail.paths.lines, message)
         keys = []
-    elif beside and not {key.vkey for key in keys} & {key.vkey for key in beside}:
+    elif listed and not {key.vkey for key in keys} & {key.vkey for key in listed}:
         notes.append(f"'{trail.paths.vkey}' has none of the keys given")
     return Identity(log_id, keys, False, notes)
 
@@ -98,8 +98,8 @@ def _origins(trail: AuditTrail) -> Sequence[str]:
     return origins
 
 
-def _keys_beside(trail: AuditTrail, log_id: str, findings: Findings, notes: list[str]) -> Sequence[Verifier]:
-    """Return the keys on the list beside the log; add what is wrong with it."""
+def _listed_keys(trail: AuditTrail, log_id: str, findings: Findings, notes: list[str]) -> Sequence[Verifier]:
+    """Return the keys on the list next to the log; add what is wrong with it."""
     text = _read(trail.paths.vkey)
     verifiers: list[Verifier] = []
     *whole, rest = (text or "").split("\n")

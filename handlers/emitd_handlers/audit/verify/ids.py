@@ -1,7 +1,7 @@
 """Whether an id stands in a log twice.
 
 Repeated ids are found by hashes of 64 bits, 8 bytes an id, and confirmed by the lines. The hashes are those of `hash`,
-of use within one process and those forked from it; nobody can foresee them.
+of use within one process and those forked from it; an attacker cannot foresee them.
 """
 
 from array import array

@@ -11,9 +11,9 @@ import msgspec
 
 __all__ = ["Change", "Leaves", "Swap", "alignment"]
 
-#: So many leaves are compared at once.
+#: How many leaves are compared at once.
 BLOCK_LEAVES = 8192
-#: So many are aligned at once; more where none of them is in both.
+#: How many are aligned at once; more if none of them is in both.
 WINDOW_LEAVES = 1024
 MAX_WINDOW_LEAVES = 65_536
 #: With more differences than this, leaves are not taken to be in their places.
@@ -24,7 +24,7 @@ class Leaves(msgspec.Struct, frozen=True):
     """The hashes of some leaves."""
 
     count: int
-    #: Returns so many from one on.
+    #: Returns a number of hashes from one on.
     read: Callable[[int, int], Sequence[bytes]]
 
     def up_to(self, first: int, limit: int) -> Sequence[bytes]:
@@ -61,7 +61,7 @@ class Swap(msgspec.Struct, frozen=True):
 def alignment(old: Leaves, new: Leaves, start: int) -> Iterator[Change | Swap]:
     """Yield how `old` became `new`, in order; both are the same before `start`.
 
-    What `new` has more at its end is not told: it was appended.
+    Leaves that `new` has at its end in addition are not a change: they were appended.
     """
     in_place = _in_place(old, new, start)
     yield from _joined(_moved(old, new, start)) if in_place is None else in_place

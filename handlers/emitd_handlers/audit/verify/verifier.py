@@ -1,12 +1,12 @@
 """Verifies an audit log: reads every byte of its files, and says what is wrong, in which file, at which line.
 
-    lines, in chunks ─> their form, times, ids; their hashes against those stored     (verify_lines)
-    checkpoints      ─> their form and signatures; their roots against the lines      (verify_checkpoints)
-    small files      ─> the log's id, its keys, the index                             (verify_identity)
-    what is wrong    ─> what was done, and where                                      (audit_diagnosis)
-    held elsewhere   ─> is it still in the log?                                       (audit_evidence)
+    lines, in chunks    ─> their form, times, ids; their hashes against those stored     (lines)
+    checkpoints         ─> their form and signatures; their roots against the lines      (checkpoints)
+    small files         ─> the log's id, its keys, the index                             (identity)
+    what is wrong       ─> what was done, and where                                      (diagnosis)
+    evidence elsewhere  ─> is it still in the log?                                       (evidence)
 
-Needs the files and a public key, no service; it reads beside one that is writing. Memory grows by 16 bytes a line.
+It needs the files and a public key, no service, and works while a service writes. Memory grows by 16 bytes a line.
 """
 
 import fcntl
@@ -55,10 +55,10 @@ def verify_log(
     workers: int | None = None,
     advance: Advance = lambda size, total: None,
 ) -> VerifyReport:
-    """Verify the log whose lines are in the file `path`, and report. Raises OSError where it cannot be read.
+    """Verify the log whose lines are in the file `path`, and report. Raises OSError if it cannot be read.
 
-    `keys` are the public keys held elsewhere; None: those beside the log are used, which proves less. `log_id` is the
-    id that the log must have, where it is configured. `workers`, the number of processes, is chosen by the log's size.
+    `keys` are the public keys kept elsewhere; None: those next to the log are used, which proves less. `log_id` is the
+    configured id, if any. `workers`, the number of processes, is by default chosen by the log's size.
     """
     with AuditTrail(path) as trail:
         if workers is None:
@@ -69,9 +69,9 @@ def verify_log(
         except EOFError:
             if not trail.is_cut():
                 raise
-            raise _cut_meanwhile() from None
+            raise _was_cut() from None
         if report.findings and trail.is_cut():
-            raise _cut_meanwhile()
+            raise _was_cut()
         return report
 
 
@@ -83,15 +83,15 @@ class _LogVerifier:
         self._workers = workers
         self._advance = advance
         self._findings = Findings()
-        #: What is wrong with the form of lines, and with the index: told after what was done to the log.
+        #: Findings about the form of lines and about the index; they come last in the report.
         self._form = Findings()
         self._index = Findings()
         self._notes: list[str] = []
-        #: Why it cannot be told that all is right.
+        #: The reasons why the verdict cannot be good.
         self._doubts: list[str] = []
         self._line_count = 0
         self._last_time = ""
-        #: Where the lines end whose stored hashes are all right, and whether that is as far as there are any.
+        #: The end of the lines whose stored hashes are all right, and whether all stored hashes are.
         self._good_end = FIRST
         self._is_row_good = True
         #: By the fields whose ids stand once: the hashes of all ids.
@@ -115,7 +115,7 @@ class _LogVerifier:
             for held in against:
                 self._hold_against(held, row, identity)
         findings.merge(self._form)
-        if not checkpoints.misfit_count:  # an index that was right for other lines is not what is wrong
+        if not checkpoints.misfit_count:  # else the index may be right for the lines as they were
             findings.merge(self._index)
         return self._report(identity, checkpoints)
 
@@ -174,7 +174,7 @@ class _LogVerifier:
             try:
                 id_ = getattr(decode_verified(line), field)
             except (ValueError, RecursionError):
-                continue  # told already
+                continue  # found already
             if id_:
                 yield index, id_
 
@@ -185,10 +185,10 @@ class _LogVerifier:
             self._doubts.append("there are no checkpoints: nothing of this log is signed")
         elif not identity.verifiers:
             self._doubts.append("there is no public key: signatures were not verified; --key gives it")
-        elif identity.is_key_beside:
+        elif identity.is_key_listed:
             self._notes.append(
-                f"the public key is the one beside the log ('{trail.paths.vkey}'), which proves less: whoever can "
-                "change the log can change that too. --key takes one that was kept elsewhere"
+                f"the public key is the one next to the log ('{trail.paths.vkey}'), which proves less: an attacker "
+                "who can change the log can change that too. --key takes one that was kept elsewhere"
             )
         if checkpoints.count and signed < self._line_count:
             them = lines_in_words(signed, self._line_count - signed)
@@ -233,13 +233,13 @@ class _LogVerifier:
         )
 
 
-def _cut_meanwhile() -> OSError:
-    """A service that starts cuts off what a crash has left: then what was found may be nothing."""
+def _was_cut() -> OSError:
+    """Return the error for a log that a starting service repaired during the verification."""
     return OSError("its files were cut while they were read; verify it again")
 
 
 def _is_in_use(path: Path) -> bool:
-    """Return whether a service has the log open: what is torn is being written then."""
+    """Return whether a service has the log open: then a torn end is being written."""
     descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         # Only where something is torn: a service that starts at this instant would find the log in use.

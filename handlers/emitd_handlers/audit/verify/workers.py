@@ -15,7 +15,7 @@ __all__ = ["in_order", "processor_count"]
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 
-#: So many tasks are given to a worker before its first result is taken: it never waits for the next one.
+#: How many tasks a worker is given before its first result is taken, so that it never waits for one.
 TASKS_AHEAD = 2
 
 
@@ -77,7 +77,7 @@ def _serve(job: Callable[[Task], Result], connection: Connection, inherited: lis
         while True:
             connection.send(_do(job, connection.recv()))
     except (EOFError, BrokenPipeError, ConnectionResetError):
-        pass  # nobody waits for more
+        pass  # no result is wanted
 
 
 def _do(job: Callable[[Task], Result], task: Task) -> Result | _Failed:

@@ -10,16 +10,10 @@ from time import time_ns
 import msgspec
 from msgspec.structs import replace
 
-from emitd_handlers.audit.format.line import (
-    MAX_JSON_DEPTH,
-    MAX_LINE_BYTES,
-    decode_line,
-    encode_line,
-)
+from emitd_handlers.audit.format.line import check_json, decode_line, encode_line
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import AuditEvent, LogRecord
-from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.uuid7 import uuid7
 from emitd_handlers.tlog.merkle import leaf_hash
 
@@ -122,18 +116,11 @@ def _fill_in(record: LogRecord, event: AuditEvent) -> LogRecord:
         record,
         time_unix_nano=record.time_unix_nano or received,
         received_unix_nano=received,
-        attributes_json=_check("attributes_json", attributes_json) if attributes_json else "",
+        attributes_json=check_json("attributes_json", attributes_json) if attributes_json else "",
         payload=replace(
             event,
             event_id=event.event_id or uuid7(),
-            details_json=_check("audit.details_json", event.details_json),
+            details_json=check_json("audit.details_json", event.details_json),
         ),
         assigned=assigned,
     )
-
-
-def _check(field: str, text: str) -> str:
-    try:
-        return check_json_object(text, max_bytes=MAX_LINE_BYTES, max_depth=MAX_JSON_DEPTH)
-    except ValueError as error:
-        raise RecordInvalid(field, str(error)) from None

@@ -8,7 +8,7 @@ from pathlib import Path
 import msgspec
 
 from emitd_handlers.audit.format.files import FIRST, Entry
-from emitd_handlers.audit.format.line import decode_line
+from emitd_handlers.audit.format.line import received_at
 from emitd_handlers.audit.write.identity import keep_log_id
 from emitd_handlers.audit.write.recovery import (
     MAX_GROUP_BYTES,
@@ -20,7 +20,6 @@ from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import Displacement, DurableFile, FileDisplaced, reason_of
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.text.times import parse_time
 
 __all__ = ["AuditFile", "AuditStats"]
 
@@ -36,7 +35,7 @@ CHECKS_BEFORE_MENDING = 2
 class AuditStats(msgspec.Struct):
     """What has happened to a log since it was opened."""
 
-    #: What is on the medium: lines, the groups they came in, and their bytes, newlines included.
+    #: On the medium: lines, the groups they came in, and their bytes, newlines included.
     lines: int = 0
     groups: int = 0
     bytes: int = 0
@@ -220,10 +219,10 @@ class AuditFile:
 
     def _read_last_received(self) -> int:
         for _, offset, line in self.last_lines(1):
-            try:
-                return parse_time(decode_line(line).received_at)
-            except ValueError:
-                raise damaged_beyond_repair(self.path, offset) from None
+            received = received_at(line)
+            if not received:
+                raise damaged_beyond_repair(self.path, offset)
+            return received
         return 0
 
     def _give_up_group(self, problem: str) -> HandlerUnavailable:
@@ -262,7 +261,7 @@ class AuditFile:
         if displacement is Displacement.CUT:
             saved = self._file.save()
             self._set_problem(
-                f"takes no records: something else cut its file, so that acknowledged lines are lost. What is left "
+                f"takes no records: something else cut its file, so that acknowledged lines are lost. The rest "
                 f"was copied into '{saved}'. Put the whole file back, or move it away with all that is named like "
                 "it to begin a new log"
             )

@@ -26,7 +26,7 @@ __all__ = ["AuditLog"]
 
 
 class _Loss(NamedTuple):
-    """What a log was when lines of it were destroyed."""
+    """A log at the time when lines of it were destroyed."""
 
     problem: str
     end: Entry
@@ -34,7 +34,7 @@ class _Loss(NamedTuple):
 
 
 class _Refusal(NamedTuple):
-    """What was at the place of such a log when it was tried in vain to go on with that, and why it was in vain."""
+    """The files that were found in the place of such a log and refused, and why."""
 
     states: Sequence[FileState | None]
     reason: str
@@ -49,7 +49,7 @@ class AuditLog:
     def __init__(
         self, path: Path, disk: Disk, report: Report, *, log_id: str = "", key: Path | None = None
     ) -> None:
-        """Name the log's file; an empty `log_id` and no `key` mean those kept beside it."""
+        """Name the log's file; an empty `log_id` and no `key` mean those next to it."""
         self.file = AuditFile(path, disk, report, log_id=log_id)
         self.paths = AuditPaths.of(self.file.path)
         self.tree = AuditTree(self.paths, disk, report)
@@ -63,7 +63,7 @@ class AuditLog:
 
     @property
     def problem(self) -> str:
-        """Why the log takes no records now, or cannot be signed; empty: neither is so."""
+        """Why the log takes no records now, or cannot be signed; empty: all is well."""
         return self.file.problem or self.tree.problem
 
     @property
@@ -108,12 +108,12 @@ class AuditLog:
         return first
 
     def write_checkpoint(self) -> None:
-        """Sign all lines there are; where that fails, `tree.problem` says so."""
+        """Sign all lines; if that fails, `tree.problem` says so."""
         if not self.file.is_lost:
             self.tree.write_checkpoint()
 
     def check(self, *, at_once: bool = False) -> None:
-        """Look whether the log is still what it should be; mend it if not, or say in `problem` why that cannot be."""
+        """Look whether the log is in order; mend it if not, or say in `problem` why that cannot be done."""
         self.file.check(at_once=at_once)
         if self.file.is_lost:
             self._open_again()
@@ -142,10 +142,10 @@ class AuditLog:
             )
 
     def _open_again(self) -> None:
-        """Go on with what was put in the place of a log of which lines were lost, or begin a new one.
+        """Go on with the files put in the place of a log that lost lines, or begin a new log.
 
-        What lacks a line that was acknowledged is not taken: all of those are signed first, for the tree still knows
-        their hashes.
+        Files that lack an acknowledged line are refused: all of those are signed first, for the tree still knows their
+        hashes.
         """
         file = self.file
         if self._loss is None:
@@ -171,7 +171,9 @@ class AuditLog:
         )
 
     def _refuse(self, states: Sequence[FileState | None], reason: str) -> None:
-        """Remember what was not taken. That the log that lost lines will not do itself has been said before."""
+        """Remember the refused files; report a new reason, but not the first: that is about the damaged log itself."""
         if self._refusal is not None and self._refusal.reason != reason:
-            self._report(f"what is at the place of audit log '{self.file.path}' now is not taken: {reason}")
+            self._report(
+                f"the files now in the place of audit log '{self.file.path}' are not taken: {reason}"
+            )
         self._refusal = _Refusal(states, reason)

@@ -1,4 +1,4 @@
-"""What is done for an audit log in the background: its lines are signed, and its file is looked after."""
+"""Signs the lines of an audit log in the background, and checks its files."""
 
 import asyncio
 from collections.abc import Callable, Coroutine
@@ -11,16 +11,16 @@ from emitd_handlers.durable.worker_thread import WorkerThread
 
 __all__ = ["AuditMaintenance"]
 
-#: How often the file is looked at; what somebody does to it must be noticed within a second.
+#: How often the file is checked: a change by another process must be noticed within a second.
 CHECK_SECONDS = 0.5
-#: How often it is asked what is to be done.
+#: How often the task wakes up.
 TURN_SECONDS = 0.2
 
 
 class AuditMaintenance:
     """Does one thing at a time for one log, in a task of its own.
 
-    The log is looked at in the thread that writes it, and signed in another one: no commit waits for a signature.
+    The log is checked in the thread that writes it, and signed in another one: no commit waits for a signature.
     """
 
     def __init__(
@@ -31,7 +31,7 @@ class AuditMaintenance:
         checkpoint_seconds: float,
         on_check: Callable[[], None],
     ) -> None:
-        """`on_check` is called in the event loop whenever the log was looked at."""
+        """`on_check` is called in the event loop after each check."""
         self._log = log
         self._run_in_writer = run_in_writer
         self._on_check = on_check
@@ -48,19 +48,19 @@ class AuditMaintenance:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="audit-maintenance")
 
     async def stop(self) -> None:
-        """End the task, and have the rest mended and signed. Nothing is added to the log any more."""
+        """End the task, then mend and sign the rest. Nothing may be added to the log after this."""
         task, self._task = self._task, None
         if task is None:
             return
         self._stopping.set()
         await asyncio.wait([task])
-        # Once the file is closed, lines that have no name any more would be gone.
+        # Closing a file that lost its name would lose its lines.
         await self._guarded(self._check_file(at_once=True))
         await self.write_checkpoint()
         await self._thread.stop()
 
     async def write_checkpoint(self) -> None:
-        """Have all lines signed that there are now; where that fails, the next turn tries again."""
+        """Sign all lines; if that fails, the next turn tries again."""
         async with self._turn:
             await self._thread.run(self._log.write_checkpoint)
 
@@ -99,8 +99,8 @@ class AuditMaintenance:
             await self._run_in_writer(self._log.check, at_once=at_once)
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """Whatever goes wrong with one turn, there is a next one."""
+        """Do one turn; an error is reported, and does not end the task."""
         try:
             await work
         except Exception as error:
-            self._report(f"audit log '{self._log.file.path}' could not be looked after: {error!r}")
+            self._report(f"audit log '{self._log.file.path}' could not be checked: {error!r}")

@@ -1,9 +1,8 @@
-"""What a crash can do to an audit file, and its repair at the next start.
+"""The damage that a crash can do to an audit file.
 
-A group of lines is synced before the next one is written, so a crash harms nothing but the file's last bytes,
-at most one group of them, none of which was acknowledged, and none that a checkpoint covers. From the first damaged
-line among them onward everything is moved into a file of its own. Damage further back was done by something else: it is
-never cut.
+A group of lines is synced before the next one is written, so a crash harms only the file's last bytes: at most one
+group, not acknowledged, and not covered by a checkpoint. From the first damaged line on, all of them are moved into a
+file of their own. Damage further back was done by something else: it is never cut.
 """
 
 from collections.abc import Iterator

@@ -1,10 +1,10 @@
 """What proves an audit log: the tree over its lines, and the checkpoints that sign it.
 
-    lines on the medium ─> add ─> cover: their hashes, stored and synced ─> a checkpoint, signed, stored and synced
+    lines on the medium ─> add ─> write_checkpoint: hashes, stored and synced ─> a checkpoint, signed, stored, synced
 
-Lines come here only when they are on the medium, and a checkpoint is told of only when it is. So none of the two can
-outlive what it speaks of. What a crash leaves behind the last checkpoint is made anew from the lines: the tree of a
-log is that of its lines. Memory holds only the tree's right edge and the leaves that wait for `write_checkpoint`.
+Lines come here only when they are on the medium, and a checkpoint is shown only when it is. So neither can outlive
+what it proves. After a crash the tree behind the last checkpoint is computed from the lines again: the lines are the
+log. Memory holds only the tree's right edge and the leaves that wait for `write_checkpoint`.
 """
 
 from collections.abc import Iterator, Sequence
@@ -41,11 +41,11 @@ from emitd_handlers.tlog.note import Note, NoteInvalid, Signer, UnknownKey, Veri
 
 __all__ = ["AuditTree"]
 
-#: An entry of the sparse index comes with the first group of lines after so many bytes.
+#: An entry of the index comes with the first group of lines after this many bytes.
 INDEX_INTERVAL_BYTES = 256 * 1024
 #: There is no more between two of them: an index with larger gaps is not the log's.
 MAX_UNINDEXED_BYTES = 4 * (INDEX_INTERVAL_BYTES + MAX_GROUP_BYTES)
-#: How much is read at once where lines are hashed again.
+#: How much is read at once to hash lines again.
 BLOCK_BYTES = 4 * 1024 * 1024
 #: Far more than the last two checkpoints take.
 LAST_NOTES_BYTES = 64 * 1024
@@ -88,10 +88,10 @@ class AuditTree:
         return self._frontier.size + len(self._leaves) - self.covered
 
     def open(self, read_lines: ReadBytes, verifiers: Sequence[Verifier]) -> Entry:
-        """Open the files, and return where the lines end that the last checkpoint covers.
+        """Open the files, and return the end of the lines that the last checkpoint covers.
 
-        Stored hashes that are missing or damaged are made anew from the lines. Raises HandlerUnavailable where the
-        lines are not those that the checkpoint was signed over, or a checkpoint is not one of `verifiers`; OSError.
+        Missing or damaged hashes are rebuilt from the lines. Raises HandlerUnavailable if the lines are not those that
+        the checkpoint was signed over, or it was not signed by one of `verifiers`; OSError.
         """
         self.problem = ""
         for file in (self._hashes, self._checkpoints, self._index):
@@ -108,10 +108,7 @@ class AuditTree:
         return end
 
     def check_lines(self, read_lines: ReadBytes) -> None:
-        """Hold each line that the last checkpoint covers against it, which `open` does not.
-
-        Raises HandlerUnavailable where they are not those that it was signed over.
-        """
+        """Hash each line that the last checkpoint covers, which `open` does not. Raises HandlerUnavailable."""
         if self.checkpoint is None:
             return
         frontier, size = Frontier(), self.checkpoint.size
@@ -145,7 +142,7 @@ class AuditTree:
             self._leaves += leaves
 
     def write_checkpoint(self) -> None:
-        """Store the hashes of all that was added, and sign them; where that fails, say so in `problem`."""
+        """Store the hashes of all added lines, and sign them; if that fails, say so in `problem`."""
         if not self.uncovered:
             return
         try:
@@ -229,14 +226,14 @@ class AuditTree:
         return True
 
     def _cut_torn(self, offset: int) -> None:
-        """Cut off what a crash left of a checkpoint that nobody was told of."""
+        """Cut off a checkpoint that a crash has torn; it was never shown."""
         torn = self._checkpoints.size - offset
         if torn > 0:
             self._report(f"'{self.paths.checkpoints}': its last {torn} bytes were torn, and are cut off")
             self._checkpoints.cut(offset)
 
     def _find_end(self, read_lines: ReadBytes, size: int) -> Entry | None:
-        """Return where line `size` begins; None where hashes, index or lines are not as the last checkpoint says.
+        """Return where line `size` begins; None if hashes, index or lines do not fit the last checkpoint.
 
         Reads the lines after the last entry of the index, and none before it.
         """
@@ -260,11 +257,11 @@ class AuditTree:
         return None
 
     def _rebuild(self, read_lines: ReadBytes, size: int) -> Entry:
-        """Make the hashes and the index of the first `size` lines anew; return where those end."""
+        """Rebuild the hashes and the index of the first `size` lines; return where those end."""
         if sum(len(lines) for _, lines in _blocks(read_lines, FIRST)) < size:
             raise self._lacking(size)
         self._report(
-            f"audit log '{self.paths.lines}': its hashes and its index are made anew from {size} lines"
+            f"audit log '{self.paths.lines}': its hashes and its index are rebuilt from {size} lines"
         )
         if self._hashes.size:
             self._hashes.save("damaged")

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from emitd_handlers.audit.format.files import Entry, pack_entry
-from emitd_handlers.audit.format.line import MAX_LINE_BYTES
-from emitd_handlers.audit.read.trail import CommittedTrail, received_at
+from emitd_handlers.audit.format.line import MAX_LINE_BYTES, received_at
+from emitd_handlers.audit.read.trail import CommittedTrail
 from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
 from support.audit.sealed_log import TIME, SealedLog, make_line
 

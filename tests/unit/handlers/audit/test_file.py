@@ -347,7 +347,7 @@ def protect(path: Path) -> None:
         (cut, "something else cut its file"),
         (empty, "something else cut its file"),
         (append_a_line, "something else wrote to its file"),
-        (protect, "its file must not be written any more"),
+        (protect, "its file may no longer be written"),
     ],
 )
 def test_a_file_that_somebody_touched_takes_nothing(

@@ -127,7 +127,7 @@ def test_a_copy_that_was_changed_is_not_taken_back(path: Path, reports: list[str
         check(log)
         assert_refuses(log)
         (said,) = reports
-        assert "is not taken" in said
+        assert "are not taken" in said
         assert "its first 40 lines are not those" in said
         assert path.read_bytes() == changed
         assert notes(path) == signed

@@ -53,7 +53,7 @@ def test_one_that_another_key_signed_is_passed_over(log: SealedLog) -> None:
 def test_without_a_key_nothing_can_be_told(log: SealedLog) -> None:
     """It says where the keys should be."""
     log.paths.vkey.unlink()
-    with pytest.raises(HandlerUnavailable, match=r"has no public key beside it, in '.*vkey'"):
+    with pytest.raises(HandlerUnavailable, match=r"has no public key, in '.*vkey'"):
         newest(log)
 
 
@@ -61,7 +61,7 @@ def test_without_a_checkpoint_nothing_can_be_told(log: SealedLog) -> None:
     """Neither where there is none, nor where none is signed by a key of the log."""
     other = SealedLog(log.path.with_name("other.log"))
     log.paths.vkey.write_text(other.vkeys[0])
-    with pytest.raises(HandlerUnavailable, match=r"no key beside the audit log '.*' has signed its last"):
+    with pytest.raises(HandlerUnavailable, match=r"no listed key of the audit log '.*' has signed its last"):
         newest(log)
     with pytest.raises(HandlerUnavailable, match="is not signed yet"):
         newest(other)

@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.format.line import decode_line
+from emitd_handlers.audit.format.line import decode_line, received_at
 from emitd_handlers.audit.read import reader as audit_reader
 from emitd_handlers.audit.read import scan as audit_scan
 from emitd_handlers.audit.read.reader import AuditReader
-from emitd_handlers.audit.read.trail import AuditTrail, received_at
+from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.source import AuditBatch, AuditEntry, AuditFilter, AuditQuery, AuditSource
 from emitd_handlers.errors import AuditDamaged, AuditNotFound, AuditQueryInvalid, HandlerUnavailable
 from emitd_handlers.tlog.merkle import EMPTY_ROOT, leaf_hash, node_hash, root_of_inclusion, verify_consistency

@@ -49,7 +49,7 @@ def test_receipts(log: SealedLog, shape: str) -> None:
     bare = audit_receipt(log, 7)
     whole = {"bare": bare, "audit": {"audit": bare}, "receipt": {"receipt": {"audit": bare}}}[shape]
     read = read_evidence(json.dumps(whole, indent=2).encode())
-    assert read == HeldReceipt(LOG_ID, "event-000007", 7, leaf_hash(log.lines[7]))
+    assert read == HeldReceipt(LOG_ID, "event-000007", leaf_hash(log.lines[7]), 7)
     report = against(log, whole)
     assert (report.verdict, report.notes[-1]) == (
         Verdict.GOOD,

@@ -13,7 +13,7 @@ from emitd_handlers.durable.append_file import (
     Displacement,
     DurableFile,
     FileDisplaced,
-    create_beside,
+    create_next_to,
 )
 from emitd_handlers.durable.disk import Disk
 from support.audit.simulated_disk import SimulatedDisk
@@ -260,7 +260,7 @@ def test_names_beside_do_not_collide(tmp_path: Path) -> None:
     """Within one second each file gets another name."""
     found = []
     for _ in range(3):
-        path, fd = create_beside(Disk(), tmp_path / "file", "kind")
+        path, fd = create_next_to(Disk(), tmp_path / "file", "kind")
         os.close(fd)
         found.append(path)
     assert len(set(found)) == 3
