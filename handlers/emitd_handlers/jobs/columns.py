@@ -45,13 +45,11 @@ TRANSITION_READ_COLUMNS = (
 TRANSITION_COLUMNS = ("job_id", *TRANSITION_READ_COLUMNS.split(", "), "opened_by")
 NULLABLE = frozenset({"details", "failure_reason", "failure_message", "cancel_reason", "opened_by"})
 
-_FIELDS = tuple(JOB_COLUMNS.values())
-_values_of = attrgetter(*_FIELDS)
+_values_of = attrgetter(*JOB_COLUMNS.values())
 _PLACES = {name: place for place, name in enumerate(JOB_COLUMNS)}
-_STATUS, _LABELS, _CANCEL_REQUESTED = (_PLACES[name] for name in ("status", "labels", "cancel_requested"))
+_STATUS, _LABELS = _PLACES["status"], _PLACES["labels"]
 _TIMES = tuple([place for name, place in _PLACES.items() if name.endswith("_at")])
 _UPDATED_TIMES = tuple([place for place in _TIMES if place != _PLACES["created_at"]])
-_TEXTS = tuple([place for name, place in _PLACES.items() if name in NULLABLE])
 
 #: By number.
 _STATUS_TEXTS = ("", *(state.name for state in JobState))
@@ -62,17 +60,55 @@ _decode_transitions = msgspec.json.Decoder(
 ).decode
 
 
-def job_from_row(row: Iterable[Any], read_time: Callable[[Any], int]) -> Job:
-    """Return the job in a row of JOB_COLUMNS. `read_time` also takes NULL, as None."""
-    values = list(row)
-    values[_STATUS] = _STATES[values[_STATUS]]
-    values[_LABELS] = {} if values[_LABELS] == "{}" else _decode_labels(values[_LABELS])
-    values[_CANCEL_REQUESTED] = bool(values[_CANCEL_REQUESTED])
-    for place in _TIMES:
-        values[place] = read_time(values[place])
-    for place in _TEXTS:
-        values[place] = values[place] or ""
-    return Job(**dict(zip(_FIELDS, values, strict=True)))
+def job_from_row(read_time: Callable[[Any], int], row: Iterable[Any]) -> Job:
+    """Return the job in a row of JOB_COLUMNS."""
+    # Written out, because it runs for each report in PostgreSQL: a loop over the columns takes twice as long.
+    (
+        job_id,
+        job_type,
+        status,
+        progress,
+        message,
+        details,
+        labels,
+        source,
+        attempt,
+        revision,
+        created_at,
+        updated_at,
+        event_time,
+        lease_seconds,
+        lease_expires_at,
+        failure_reason,
+        failure_message,
+        cancel_requested,
+        cancel_reason,
+        started_at,
+        ended_at,
+    ) = row
+    return Job(
+        job_id=job_id,
+        job_type=job_type,
+        status=_STATES[status],
+        progress=progress,
+        message=message,
+        details_json=details or "",
+        labels={} if labels == "{}" else _decode_labels(labels),
+        source=source,
+        attempt=attempt,
+        revision=revision,
+        create_time_unix_nano=read_time(created_at),
+        update_time_unix_nano=read_time(updated_at),
+        event_time_unix_nano=event_time,
+        lease_seconds=lease_seconds,
+        lease_expire_time_unix_nano=0 if lease_expires_at is None else read_time(lease_expires_at),
+        failure_reason=failure_reason or "",
+        failure_message=failure_message or "",
+        cancel_requested=bool(cancel_requested),
+        cancel_reason=cancel_reason or "",
+        start_time_unix_nano=0 if started_at is None else read_time(started_at),
+        end_time_unix_nano=0 if ended_at is None else read_time(ended_at),
+    )
 
 
 def job_to_row(

@@ -4,7 +4,8 @@ Times are microseconds since 2000-01-01T00:00:00Z here, as `Database` exchanges 
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
 from msgspec.structs import replace
@@ -50,9 +51,8 @@ def _time_or_none(unix_nano: int) -> int | None:
 JOB_NAMES = ", ".join(JOB_COLUMNS)
 
 
-def job_from_row(row: Iterable[Any]) -> Job:
-    """Return the job in a row of JOB_NAMES."""
-    return columns.job_from_row(row, unix_nano)
+#: Returns the job in a row of JOB_NAMES.
+job_from_row = partial(columns.job_from_row, unix_nano)
 
 
 def job_to_row(job: Job) -> Values:

@@ -7,7 +7,7 @@ NULL is written as ''.
 import sqlite3
 from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any
 
 import msgspec
@@ -102,9 +102,8 @@ UPDATE_TICKS = ManyRows(
 INSERT_TRANSITIONS = ManyRows("INSERT INTO job_transitions", f"({_marks(TRANSITION_COLUMNS)})")
 
 
-def job_from_row(row: Iterable[Any]) -> Job:
-    """Return the job in a row of JOB_NAMES."""
-    return columns.job_from_row(row, read_time)
+#: Returns the job in a row of JOB_NAMES.
+job_from_row = partial(columns.job_from_row, read_time)
 
 
 def job_to_row(job: Job, *, is_new: bool) -> list[Any]:
