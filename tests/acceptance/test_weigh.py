@@ -8,8 +8,8 @@ from typing import get_args
 import msgspec
 import pytest
 
+from emitd.fastapi import WebSettings
 from emitd.settings import ClientSettings
-from emitd.web.settings import WebSettings
 from emitd_handlers.settings import HandlerSettings
 from emitd_server.config.discovery import BUILT_IN, HandlerFinder
 from emitd_server.settings import ServerSettings
