@@ -32,7 +32,7 @@ from emitd_handlers.errors import EmitdError
 from emitd_server.config.loader import Config
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import ServiceStopping
-from emitd_server.in_process.ingress import Ingress, call_failure
+from emitd_server.in_process.ingress import BACKOFF, RETRY_SECONDS, Ingress, call_failure
 
 if TYPE_CHECKING:
     from emitd.interface import AsyncLogger
@@ -92,7 +92,7 @@ class InProcessEngine:
 
 
 class InProcessReader:
-    """Does what `emitd.transport.async_reader.AsyncReader` does, but never tries again: the service is here."""
+    """Does what `emitd.transport.async_reader.AsyncReader` does, but a stream that breaks is not opened again."""
 
     def __init__(self, ingress: Ingress, refuse_if_closed: Callable[[], None]) -> None:
         self._ingress = ingress
@@ -105,13 +105,21 @@ class InProcessReader:
         response: type[Response],
         not_found: type[EmitError] = JobNotFound,
     ) -> Response:
-        """Ask something. Raises EmitError; `not_found` for NOT_FOUND."""
+        """Ask something, again while that can help. Raises EmitError; `not_found` for NOT_FOUND."""
         self._refuse_if_closed()
-        try:
-            answer = await self._served(method)(request.SerializeToString())
-        except EmitdError as error:
-            raise request_error(call_failure(error), not_found) from error
-        return response.FromString(answer)  # type: ignore[attr-defined, no-any-return]
+        give_up_at = time.monotonic() + RETRY_SECONDS
+        attempts = 0
+        while True:
+            try:
+                answer = await self._served(method)(request.SerializeToString())
+                return response.FromString(answer)  # type: ignore[attr-defined, no-any-return]
+            except EmitdError as error:
+                failure = call_failure(error)
+                can_help = is_retryable(failure) and self._ingress.service.is_running
+                if not can_help or time.monotonic() >= give_up_at:
+                    raise request_error(failure, not_found) from error
+            attempts += 1
+            await asyncio.sleep(BACKOFF.pause(attempts))
 
     def stream(self, method: str, request: Any, response: type[Response]) -> AsyncGenerator[Response, None]:
         """Return the messages of a stream, which counts towards the service's limits.

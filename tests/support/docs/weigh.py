@@ -62,8 +62,8 @@ def weigh(root: Path, files: Iterable[str]) -> dict[str, int]:
 def count_settings(sources: Iterable[str]) -> int:
     """Return how many keys the classes named `...Settings` have.
 
-    A section (a key whose type is another such class) counts as its keys. An inherited key counts once, also if a
-    class gives it another default.
+    A section (a key whose type is another such class, and nothing else) counts as its keys. An inherited key counts
+    once, also if a class gives it another default.
     """
     classes = {
         node.name: node
@@ -120,7 +120,9 @@ def _keys(node: ast.ClassDef) -> dict[str, str]:
     return {
         item.target.id: ast.unparse(item.annotation)
         for item in node.body
-        if isinstance(item, ast.AnnAssign) and isinstance(item.target, ast.Name)
+        if isinstance(item, ast.AnnAssign)
+        and isinstance(item.target, ast.Name)
+        and "ClassVar" not in ast.unparse(item.annotation)
     }
 
 

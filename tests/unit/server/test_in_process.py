@@ -5,12 +5,14 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emitd import (
+    AuditNotFound,
     ClientNotOpen,
     JobNotFound,
     RecordRejected,
@@ -232,10 +234,28 @@ class TestReading:
             for service in file.DESCRIPTOR.services_by_name.values():
                 for rpc in service.methods:
                     assert callable(app.logger._reader._served(f"{service.name}/{rpc.name}"))
-        page = await app.logger._reader.ask(
-            "AuditService/ListAuditEvents", v1.ListAuditEventsRequest(), v1.ListAuditEventsResponse
-        )
-        assert list(page.entries) == []
+
+    async def test_whatever_a_remote_client_reads_can_be_read_here(self, app: Opened) -> None:
+        """The audit trail too; a stream ends with its reader, and says what is not there."""
+        logger = app.logger
+        receipt = await logger.audit("user.login", user_id="u1")
+        (entry,) = [entry async for entry in logger.audit_events()]
+        assert entry == await logger.audit_event(0)
+        assert (await logger.checkpoint()).log_id == receipt.audit.log_id
+        async with aclosing(logger.tail_audit_events(from_index=0)) as tail:
+            async for message in tail:
+                if message.entries:
+                    break
+            assert list(message.entries) == [entry]
+        with pytest.raises(AuditNotFound, match="no-such-log"):
+            await logger.checkpoint("no-such-log")
+        async with logger.job("j1", "sync"), aclosing(logger.watch_jobs()) as jobs:
+            assert [change.job.job_id for change in (await anext(jobs)).changes] == ["j1"]
+            assert (await logger.request_cancel("j1", "enough")).cancel_requested
+        history = await logger.job_history("j1")
+        assert [transition.status for transition in history.transitions][-1] == v1.JOB_STATE_COMPLETED
+        with pytest.raises(JobNotFound):
+            await logger.job_history("nobody's")
 
     async def test_without_a_handler_for_jobs_the_question_is_refused(self) -> None:
         """A service that keeps no jobs says so."""
