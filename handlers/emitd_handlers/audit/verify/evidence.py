@@ -125,8 +125,8 @@ def _is_in(held: HeldCheckpoint, row: LineRow, identity: Identity, add: "partial
         return False
     if root_hash(size, row.read_hash) != held.checkpoint.root:
         message = (
-            f"the first {size} lines are not those that were signed: the log was changed before line {size}, or built "
-            "anew"
+            f"the first {size} lines are not those that were signed: the log was changed before line {size}, or "
+            "rebuilt"
         )
         add(Kind.LOG_REBUILT, message)
         return False
