@@ -19,6 +19,7 @@ from emitd_handlers.jobs import handler as database_job
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.jobs.source import Job, JobQuery, JobSource
+from emitd_handlers.jobs.sqlite import queries
 from emitd_handlers.jobs.sqlite.database import SqliteConnection, make_database_file
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
@@ -397,6 +398,19 @@ async def test_reading_does_not_wait_for_the_writer(handler: DatabaseJobHandler)
             assert (await anext(handler.watch("j", after_revision=0))).job.revision == 1
     finally:
         gate.set()
+
+
+async def test_what_is_acknowledged_is_read_even_while_a_page_is(
+    handler: DatabaseJobHandler, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A query that begins while another one is read would otherwise share its older snapshot."""
+    monkeypatch.setattr(queries, "ROWS_AT_ONCE", 1)
+    await handler.emit_batch([report(f"j{number}") for number in range(100)])
+    listing = asyncio.create_task(handler.list(JobQuery(page_size=100)))
+    await asyncio.sleep(0.003)
+    await handler.emit(report())
+    assert (await get(handler)).revision == 1
+    assert len((await listing).jobs) == 100
 
 
 async def test_jobs_are_listed_page_by_page(handler: DatabaseJobHandler) -> None:
