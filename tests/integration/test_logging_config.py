@@ -78,7 +78,7 @@ logging.shutdown()
 
 FORK = """
 import os, time
-from emitd.integrations import shared_client
+import emitd.logging as shared_client
 shared_client.IDLE_SECONDS = 0.1
 handler = logging.getLogger().handlers[0]
 configure({"class": "emitd.logging.EmitdHandler", "address": address, "source": "shop", "linger": 5})
