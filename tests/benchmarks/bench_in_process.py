@@ -41,7 +41,7 @@ class LoopTransport(Transport):
     def __init__(self, settings: Any, service: LoggingService) -> None:
         super().__init__(settings)
         self._loop = asyncio.get_running_loop()
-        self._servicer = LogServicer(service, OpenStreams(), print)
+        self._servicer = LogServicer(service, OpenStreams())
 
     def emit(self, records: Sequence[bytes], timeout: float, *, want_receipts: bool) -> Reply:
         """Wait in this thread for what the loop does."""

@@ -25,7 +25,6 @@ from emitd.transport.reply import is_retryable, request_error
 
 __all__ = ["AsyncReader", "AsyncStream"]
 
-T = TypeVar("T")
 Response = TypeVar("Response")
 
 
@@ -79,7 +78,7 @@ class AsyncReader:
         self._refuse_if_closed()
         return AsyncStream(self, method, request, response)
 
-    async def run(self, work: Coroutine[Any, Any, T]) -> T:
+    async def run(self, work: Coroutine[Any, Any, Response]) -> Response:
         """Run something in the thread's loop and wait for it."""
         return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._start()))
 
@@ -92,11 +91,6 @@ class AsyncReader:
         if loop is not None and thread is not None:
             loop.call_soon_threadsafe(loop.stop)
             thread.join(self._settings.close_timeout)
-
-    def end_soon(self, stream: "AsyncStream[Any]") -> None:
-        """End a stream, from any thread."""
-        if (loop := self._loop) is not None:
-            loop.call_soon_threadsafe(stream.drop)
 
     # Forks and the end of the program: see `process_hooks`.
 
@@ -125,9 +119,7 @@ class AsyncReader:
     def hurry_at_exit(self) -> None:
         """Do nothing: no record waits here."""
 
-    def finish_at_exit(self) -> None:
-        """End the thread."""
-        self.close()
+    finish_at_exit = close
 
     # In the thread.
 
@@ -211,7 +203,8 @@ class AsyncStream(Generic[Response]):
 
     async def aclose(self) -> None:
         """End it soon, if it has not ended."""
-        self._reader.end_soon(self)
+        if (loop := self._reader._loop) is not None:
+            loop.call_soon_threadsafe(self.drop)
 
     def drop(self) -> None:
         """End it, in the thread, and free it."""

@@ -85,11 +85,10 @@ def target_of(address: str) -> str:
     if len(parts) == 1:
         return parts[0]
     found = list(dict.fromkeys(endpoint for part in parts for endpoint in _look_up(part)))
-    families = {"ipv6" if endpoint.startswith("[") else "ipv4" for endpoint in found}
-    if len(families) > 1:  # grpc takes one kind; an IPv4 address has a form among those of IPv6
-        found = [_as_ipv6(endpoint) for endpoint in found]
-        families = {"ipv6"}
-    return f"{families.pop()}:{','.join(found)}"
+    if not any(endpoint.startswith("[") for endpoint in found):
+        return f"ipv4:{','.join(found)}"
+    # grpc takes one kind; an IPv4 address has a form among those of IPv6.
+    return f"ipv6:{','.join(map(_as_ipv6, found))}"
 
 
 def _look_up(endpoint: str) -> Iterator[str]:

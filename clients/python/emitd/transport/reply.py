@@ -2,8 +2,7 @@
 
     read_response, read_failure  ─>  Reply: which records are resolved, which are worth another try and when
 
-Details of google.rpc that do not parse, such as a proxy's own, count as none. Pure; the codes are explained in
-`emitd/v1/log_service.proto`.
+Pure. `emitd/v1/log_service.proto` explains the codes. Details of google.rpc that do not parse count as none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
