@@ -13,8 +13,6 @@ from emitd_cli.command_line.parser import HelpFormatter, Parser
 from emitd_cli.emit.arguments import add_emit
 from emitd_cli.jobs.arguments import add_job
 
-__all__ = ["make_parser"]
-
 
 def make_parser() -> argparse.ArgumentParser:
     """Return the parser of all commands; what it parses has the command's `module`."""

@@ -12,19 +12,6 @@ from emitd.v1 import AuditServiceStub, LogServiceStub
 from emitd_cli.errors import CannotTell, Misuse, Refused
 from emitd_cli.terminal.output import say
 
-__all__ = [
-    "cannot_tell",
-    "connect",
-    "connect_audit",
-    "describe",
-    "is_refusal",
-    "is_retryable",
-    "refused",
-    "result_of",
-    "retry_delay_seconds",
-    "retry_seconds",
-]
-
 Response = TypeVar("Response")
 
 MAX_RECEIVE_BYTES = 64 * 1024 * 1024

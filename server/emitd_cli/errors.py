@@ -9,8 +9,6 @@ CommandError            the message is one line: what is wrong, and what to do
 
 from emitd_cli.exit_codes import ExitCode
 
-__all__ = ["CannotRun", "CannotTell", "CommandError", "Misuse", "Refused"]
-
 
 class CommandError(Exception):
     """Ends the command with `exit_code`.

@@ -15,8 +15,6 @@ from emitd_cli.errors import CannotRun, CannotTell, CommandError
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.terminal.output import discard_output, set_json, tell
 
-__all__ = ["main"]
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: the process's) name; return its exit code."""

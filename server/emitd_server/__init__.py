@@ -8,14 +8,15 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emitd_server.config.loader import ConfigError, load_config
+    from emitd_server.config.loader import load_config
+    from emitd_server.errors import ConfigError
     from emitd_server.in_process.client import InProcessClient
     from emitd_server.service import LoggingService
 
 __all__ = ["ConfigError", "InProcessClient", "LoggingService", "load_config"]
 
 _MODULES = {
-    "ConfigError": "config.loader",
+    "ConfigError": "errors",
     "InProcessClient": "in_process.client",
     "LoggingService": "service",
     "load_config": "config.loader",

@@ -18,8 +18,6 @@ from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.server import GrpcServer, Servicer
 from emitd_server.service import LoggingService
 
-__all__ = ["EXIT_CANNOT_RUN", "EXIT_GOOD", "Watchdog", "make_grpc_server", "run"]
-
 EXIT_GOOD = 0
 EXIT_CANNOT_RUN = 5
 

@@ -34,8 +34,6 @@ from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Outcomes, R
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 
-__all__ = ["JsonAuditHandler", "JsonAuditSettings"]
-
 T = TypeVar("T")
 
 

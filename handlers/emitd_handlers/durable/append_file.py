@@ -12,8 +12,6 @@ from pathlib import Path
 
 from emitd_handlers.durable.disk import Disk, write_all
 
-__all__ = ["Displacement", "DurableFile", "FileDisplaced", "create_next_to", "reason_of"]
-
 COPY_BLOCK_BYTES = 4 * 1024 * 1024
 #: How many of the last bytes are remembered, to tell a file that grew from one that was cut and grew again.
 TAIL_BYTES = 4096

@@ -10,8 +10,6 @@ from mmap import PAGESIZE
 from pathlib import Path
 from typing import NamedTuple
 
-__all__ = ["Disk", "FileState", "replace_file", "sync_folder", "write_all"]
-
 _OPEN_FLAGS = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700

@@ -9,8 +9,6 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, NamedTuple, TypeAlias, TypeVar
 
-__all__ = ["GroupCommit"]
-
 #: How many turns of the loop a group waits for company at most.
 MAX_TURNS = 8
 

@@ -9,8 +9,6 @@ from typing import Any, ParamSpec, TypeVar
 
 from emitd_handlers.errors import HandlerUnavailable
 
-__all__ = ["WorkerThread"]
-
 P = ParamSpec("P")
 T = TypeVar("T")
 

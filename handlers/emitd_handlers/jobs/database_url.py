@@ -4,8 +4,6 @@ from pathlib import Path
 from typing import Self
 from urllib.parse import urlsplit, urlunsplit
 
-__all__ = ["DatabaseUrl"]
-
 _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql", "postgres")
 _EXPECTED = f"expected {_SQLITE}PATH or postgresql://USER@HOST:PORT/NAME"

@@ -32,8 +32,6 @@ from emitd_handlers.outcome import Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 
-__all__ = ["DatabaseJobHandler", "DatabaseJobSettings", "JobMaintenance"]
-
 #: Reports in one transaction, unless a single batch has more.
 MAX_GROUP_RECORDS = 4096
 

@@ -24,19 +24,6 @@ from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.record import JobState, JobStatus, LogRecord
 
-__all__ = [
-    "ATTEMPT_ENDED",
-    "LEASE_EXPIRED",
-    "MAX_ATTEMPT",
-    "OUT_OF_ORDER",
-    "SUPERSEDED",
-    "Merged",
-    "expire",
-    "merge",
-    "put_off",
-    "request_cancel",
-]
-
 #: A newer attempt has replaced the report's.
 SUPERSEDED = "SUPERSEDED"
 #: The report's attempt has ended.

@@ -9,8 +9,6 @@ from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition, Tr
 from emitd_handlers.outcome import Outcome, RecentCommit
 from emitd_handlers.record import LogRecord
 
-__all__ = ["Applied", "JobHistory", "JobStore", "Removed", "Retention", "SharedJobStore"]
-
 
 class JobHistory(msgspec.Struct, frozen=True):
     """A job and its last changes of status."""

@@ -13,8 +13,6 @@ import json
 import re
 from collections.abc import Sequence
 
-__all__ = ["escape", "escape_lines", "quote"]
-
 _unsafe = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
 _encode_json_string = json.JSONEncoder(ensure_ascii=False).encode
 

@@ -10,8 +10,6 @@ from typing import Any
 
 import msgspec
 
-__all__ = ["check_json_object"]
-
 _decode = msgspec.json.Decoder().decode
 #: Decodes nothing, and so takes numbers of any size.
 _check_syntax = msgspec.json.Decoder(msgspec.Raw).decode

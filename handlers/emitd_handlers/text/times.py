@@ -3,8 +3,6 @@
 from datetime import datetime, timedelta
 from functools import lru_cache
 
-__all__ = ["format_time", "parse_time"]
-
 _NANOS_PER_SECOND = 1_000_000_000
 _EPOCH = datetime(1970, 1, 1)
 

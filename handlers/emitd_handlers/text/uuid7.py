@@ -6,8 +6,6 @@ import threading
 from itertools import count
 from time import time_ns
 
-__all__ = ["uuid7"]
-
 #: The millisecond of the last id, the first 24 characters of its ids, and what counts their last 48 bits.
 _series: "tuple[int, str, count[int]]"
 _lock: threading.Lock

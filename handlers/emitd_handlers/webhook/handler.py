@@ -47,8 +47,6 @@ try:
 except ModuleNotFoundError as error:
     raise ImportError("the webhook handler needs httpx: pip install 'emitd[webhook]'") from error
 
-__all__ = ["WebhookHandler", "WebhookSettings", "WebhookUrl"]
-
 #: How much of a response is read, so that its connection can be used again; a longer one costs the connection.
 MAX_REPLY_BYTES = 64 * 1024
 

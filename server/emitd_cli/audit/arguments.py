@@ -13,8 +13,6 @@ from emitd_cli.command_line.flags import (
 )
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 
-__all__ = ["add_audit"]
-
 
 def add_audit(commands: Commands) -> None:
     """Add the commands."""

@@ -17,8 +17,6 @@ from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.note import Note, NoteInvalid, UnknownKey, Verifier
 from emitd_handlers.tlog.proof_file import MAX_PROOF_BYTES, ProofInvalid, TlogProof
 
-__all__ = ["run"]
-
 
 def run(options: argparse.Namespace) -> int:
     """Say what the proof proves; return 0.

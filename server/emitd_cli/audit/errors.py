@@ -8,8 +8,6 @@ from emitd_handlers.durable.append_file import reason_of
 from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
 from emitd_handlers.tlog.note import NoteInvalid
 
-__all__ = ["files_to_errors"]
-
 
 @contextmanager
 def files_to_errors() -> Iterator[None]:

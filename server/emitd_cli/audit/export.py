@@ -11,8 +11,6 @@ from emitd_cli.exit_codes import ExitCode
 from emitd_cli.terminal.output import one_line, print_result
 from emitd_handlers.audit.publish.export import Export, FolderMismatch, export_log
 
-__all__ = ["run"]
-
 
 def run(options: argparse.Namespace) -> int:
     """Write the folder, or bring it up to date; return 0. Raises CommandError if it has another log."""

@@ -13,8 +13,6 @@ from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.write.identity import read_vkeys, rotate_key
 from emitd_handlers.tlog.note import Verifier
 
-__all__ = ["run"]
-
 
 def run(options: argparse.Namespace) -> int:
     """Print the keys, the newest last; return 0. Raises CannotTell if there is none."""

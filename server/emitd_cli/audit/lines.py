@@ -10,8 +10,6 @@ from emitd.v1 import AuditEntry
 from emitd_cli.terminal.columns import aligned, clip, pad
 from emitd_cli.terminal.output import one_line
 
-__all__ = ["describe_event", "event_line", "event_lines", "print_json_lines", "terminal_width"]
-
 HEADINGS = ("RECEIVED", "EVENT", "USER", "SOURCE IP", "DETAILS")
 #: Of a line that comes alone, whose neighbours are not known. The last column has what is left.
 WIDTHS = (24, 20, 12, 15, 0)

@@ -12,8 +12,6 @@ from emitd_cli.connection import cannot_tell, connect_audit, is_refusal, refused
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.terminal.output import say
 
-__all__ = ["run"]
-
 CALL_SECONDS = 30.0
 #: A server sends no more events in one answer.
 MAX_PAGE_SIZE = 1000

@@ -12,8 +12,6 @@ from emitd_cli.terminal.output import one_line, print_result
 from emitd_handlers.audit.publish.prove import ProvedEvent, proof_name, prove_event
 from emitd_handlers.durable.disk import replace_file
 
-__all__ = ["run"]
-
 
 def run(options: argparse.Namespace) -> int:
     """Write the proof; return 0. Raises CannotTell if there is no such event, or no checkpoint covers it yet."""

@@ -20,8 +20,6 @@ from emitd_cli.exit_codes import ExitCode
 from emitd_cli.terminal.output import print_result
 from emitd_handlers.tlog.merkle import leaf_hash
 
-__all__ = ["run"]
-
 CALL_SECONDS = 30.0
 
 

@@ -20,8 +20,6 @@ from emitd_cli.connection import (
 from emitd_cli.errors import CannotTell
 from emitd_cli.terminal.output import say
 
-__all__ = ["run"]
-
 
 def run(options: argparse.Namespace) -> int:
     """Print events until it is interrupted. Raises Refused, and CannotTell without a server."""

@@ -10,8 +10,6 @@ from emitd_cli.errors import CannotRun, CannotTell, Misuse
 from emitd_handlers.audit.format.files import AuditPaths
 from emitd_handlers.tlog.note import NoteInvalid, Verifier
 
-__all__ = ["AuditTarget", "find_log", "keys_beside", "keys_from_flags"]
-
 DEFAULT_CONFIG = Path("logging_config.yml")
 
 

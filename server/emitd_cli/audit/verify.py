@@ -15,8 +15,6 @@ from emitd_handlers.audit.verify.evidence import HeldElsewhere
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 
-__all__ = ["run"]
-
 EXIT_CODES = {
     Verdict.GOOD: ExitCode.GOOD,
     Verdict.BAD: ExitCode.BAD,

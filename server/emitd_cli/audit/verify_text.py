@@ -10,8 +10,6 @@ from emitd_cli.terminal.output import one_line
 from emitd_handlers.audit.verify.findings import Finding, Verdict, VerifyReport
 from emitd_handlers.audit.verify.verifier import Advance
 
-__all__ = ["report_in_words", "show_progress"]
-
 #: A smaller log is verified before anybody has read a bar.
 MIN_BYTES_FOR_BAR = 64 * 1024 * 1024
 

@@ -8,8 +8,6 @@ from typing import NoReturn
 
 from emitd_cli.errors import Misuse
 
-__all__ = ["check_details"]
-
 #: So much of the text is shown on each side of an error.
 SHOWN_CHARACTERS = 12
 

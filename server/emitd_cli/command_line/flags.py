@@ -7,18 +7,6 @@ from typing import TypeAlias
 
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 
-__all__ = [
-    "EXIT_CODES",
-    "JSON_HELP",
-    "Commands",
-    "add_address",
-    "add_command",
-    "percent",
-    "positive",
-    "seconds",
-    "whole",
-]
-
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 #: With it, errors are JSON as well: the same sentence at every command that has the flag.

@@ -4,8 +4,6 @@ from collections.abc import Sequence
 
 from emitd_cli.errors import Misuse
 
-__all__ = ["pairs_from_flag"]
-
 
 def pairs_from_flag(flag: str, pairs: Sequence[str]) -> dict[str, str]:
     """Return what the flag was given, by key. Raises Misuse for what is no pair, and for a key that comes twice."""

@@ -12,8 +12,6 @@ from typing import Any, NoReturn
 from emitd_cli.command_line.suggestions import did_you_mean, not_one_of
 from emitd_cli.errors import Misuse
 
-__all__ = ["HelpFormatter", "Parser"]
-
 HELP_COLUMNS = 80
 
 

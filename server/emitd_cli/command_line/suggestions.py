@@ -2,8 +2,6 @@
 
 from collections.abc import Iterable, Mapping
 
-__all__ = ["did_you_mean", "not_one_of"]
-
 _NO_OTHER_NAMES: Mapping[str, str] = {}
 
 

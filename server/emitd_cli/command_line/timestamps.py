@@ -6,8 +6,6 @@ from datetime import UTC, datetime, timedelta
 
 from emitd_cli.errors import Misuse
 
-__all__ = ["ago", "iso_time", "moment_from_flag"]
-
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
 _DURATION = re.compile(r"(?:(\d{1,9})d)?(?:(\d{1,9})h)?(?:(\d{1,9})m)?(?:(\d{1,9})s)?", re.ASCII)
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)

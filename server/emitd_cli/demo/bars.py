@@ -16,8 +16,6 @@ from emitd_cli.jobs.text import job_line, last_words, status_name, transition_li
 from emitd_cli.terminal.console import STATUS_COLOURS
 from emitd_cli.terminal.output import one_line
 
-__all__ = ["JobBars", "JobLines", "show_jobs"]
-
 BAR_WIDTH = 21
 REFRESHES_PER_SECOND = 15
 

@@ -30,8 +30,6 @@ except ModuleNotFoundError as error:
         raise
     raise CannotRun("there is no module 'rich'; pip install 'emitd[server,cli]' brings it") from error
 
-__all__ = ["run"]
-
 #: What ends the demo as Ctrl-C does: it has a process to stop and a folder to remove.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 

@@ -12,8 +12,6 @@ from rich.terminal_theme import TerminalTheme
 
 from emitd_cli.errors import CannotTell
 
-__all__ = ["picture_console", "save_picture"]
-
 #: In characters.
 WIDTH, HEIGHT = 100, 80
 

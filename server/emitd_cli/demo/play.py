@@ -24,8 +24,6 @@ from emitd_cli.demo.watches import JobWatches
 from emitd_cli.jobs.text import status_name
 from emitd_cli.terminal.output import one_line
 
-__all__ = ["DemoPlay"]
-
 CALL_SECONDS = 30.0
 
 

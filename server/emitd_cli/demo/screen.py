@@ -13,8 +13,6 @@ from rich.text import Text
 
 from emitd_cli.terminal.output import one_line
 
-__all__ = ["INDENT", "DemoConsole", "Screen"]
-
 INDENT = "  "
 _LEVEL_STYLES = {"DEBUG": "dim", "INFO": "green", "WARNING": "yellow", "ERROR": "bold red"}
 #: A later one goes first where they overlap.

@@ -12,8 +12,6 @@ from typing import IO, Self
 
 from emitd_cli.errors import CannotRun
 
-__all__ = ["COMMAND", "DemoService", "Lines"]
-
 #: What it is started with, as one would type it.
 COMMAND: Sequence[str] = ("serve", "--config", "demo.yml", "--listen", "127.0.0.1:0")
 #: How long it may take to start, to write a line, and to stop; a loaded machine is slow.

@@ -23,8 +23,6 @@ from emitd.v1 import (
     LogRecord,
 )
 
-__all__ = ["AUDIT_EVENT", "CONFIG", "JOB_ENDS", "LOG_LINES", "JobStory", "Report", "job_reports"]
-
 #: The whole configuration of the demo's service.
 CONFIG = """\
 handlers:

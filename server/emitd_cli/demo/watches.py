@@ -11,8 +11,6 @@ import grpc
 from emitd.v1 import LogServiceStub, WatchJobRequest, WatchJobResponse
 from emitd_cli.errors import CommandError
 
-__all__ = ["JobWatches"]
-
 #: A stream that takes longer is broken; the demo takes a quarter of it.
 WATCH_SECONDS = 60.0
 #: How often it is looked whether all have ended.

@@ -11,8 +11,6 @@ from emitd_cli.command_line.flags import (
     whole,
 )
 
-__all__ = ["add_emit"]
-
 
 def add_emit(commands: Commands) -> None:
     """Add the command."""

@@ -30,8 +30,6 @@ from emitd_cli.errors import CannotTell
 from emitd_cli.terminal.console import make_console
 from emitd_cli.terminal.output import say, tell
 
-__all__ = ["BatchSender", "SendSummary", "show_progress"]
-
 CALLS_IN_FLIGHT = 4
 CALL_SECONDS = 60.0
 #: The code of a line that makes no record: the server's own for a record that is wrong.

@@ -16,8 +16,6 @@ from emitd_cli.errors import CannotTell, Misuse
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.terminal.output import one_line, print_result, to_json
 
-__all__ = ["run"]
-
 CALL_SECONDS = 30.0
 
 

@@ -23,8 +23,6 @@ from emitd_cli.command_line.suggestions import not_one_of
 from emitd_cli.errors import Misuse
 from emitd_cli.jobs.text import STATUSES, status_from_flag
 
-__all__ = ["level_of_lines", "record_from_flags"]
-
 _LEVELS = {
     "DEBUG": LEVEL_DEBUG,
     "INFO": LEVEL_INFO,

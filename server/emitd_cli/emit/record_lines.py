@@ -10,8 +10,6 @@ from google.protobuf import json_format
 
 from emitd.v1 import Level, LogRecord
 
-__all__ = ["Line", "open_lines", "read_batches"]
-
 READ_BYTES = 256 * 1024
 #: A batch has no more bytes of input than this, unless it is a single line; a server takes 16 MiB by default.
 MAX_BATCH_BYTES = 4 * 1024 * 1024

@@ -12,8 +12,6 @@ from emitd_cli.command_line.flags import (
 )
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 
-__all__ = ["add_job"]
-
 JSON_LINES = JSON_HELP.format("JSON, one object a line")
 
 

@@ -13,8 +13,6 @@ from emitd_cli.jobs.text import last_words, status_name
 from emitd_cli.terminal.output import one_line
 from emitd_cli.terminal.table import Cell, Column, draw_columns, fitting, text_column
 
-__all__ = ["bars_frame", "draw_bars"]
-
 BAR_COLUMNS = 16
 NARROW_BAR_COLUMNS = 10
 #: In a narrower terminal bars are short.

@@ -9,8 +9,6 @@ from emitd.v1 import Job, JobChange, WatchJobResponse, WatchJobsResponse
 from emitd_cli.jobs.durations import ServerClock
 from emitd_cli.jobs.text import has_ended
 
-__all__ = ["BoardChange", "JobBoard", "Row", "active_first"]
-
 #: So long a job that matches no longer stays in sight.
 LEFT_SECONDS = 5.0
 

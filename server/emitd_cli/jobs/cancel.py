@@ -10,8 +10,6 @@ from emitd_cli.exit_codes import ExitCode
 from emitd_cli.jobs.text import has_ended, job_line, status_name
 from emitd_cli.terminal.output import print_result, say, to_json
 
-__all__ = ["run"]
-
 CALL_SECONDS = 30.0
 
 

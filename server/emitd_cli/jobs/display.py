@@ -14,8 +14,6 @@ from emitd_cli.terminal.columns import columns_of
 from emitd_cli.terminal.live_frame import LiveFrame
 from emitd_cli.terminal.output import one_line, to_json
 
-__all__ = ["Display", "JsonDisplay", "LineDisplay", "LiveDisplay", "live"]
-
 #: A frame is drawn at most so often, and at least.
 MIN_FRAME_SECONDS = 0.1
 MAX_FRAME_SECONDS = 1.0

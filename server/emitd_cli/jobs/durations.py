@@ -5,8 +5,6 @@ from collections.abc import Callable
 
 from emitd.v1 import JOB_STATE_RUNNING, Job
 
-__all__ = ["NOTHING", "ServerClock", "duration_text", "elapsed_nanos", "remaining_nanos"]
-
 NANOS = 1_000_000_000
 #: Stands where there is nothing sensible to tell.
 NOTHING = "–"

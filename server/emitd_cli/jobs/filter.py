@@ -7,8 +7,6 @@ from emitd.v1 import JobState, ListJobsRequest, WatchJobsRequest
 from emitd_cli.command_line.pairs import pairs_from_flag
 from emitd_cli.jobs.text import status_from_flag
 
-__all__ = ["JobFilter", "filter_from_flags"]
-
 
 class JobFilter(NamedTuple):
     """Jobs that match in every respect; what is empty, any job matches."""

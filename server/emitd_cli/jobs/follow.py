@@ -17,8 +17,6 @@ from emitd_cli.connection import cannot_tell, describe, is_refusal, is_retryable
 from emitd_cli.errors import CannotTell
 from emitd_cli.jobs.streams import Arrived, JobStreams, Note
 
-__all__ = ["FilterFollower", "JobFollower", "Patience"]
-
 
 class Patience:
     """How long a server that went away is waited for: one for all the streams of a command, which tells it once.

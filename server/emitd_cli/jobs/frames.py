@@ -9,8 +9,6 @@ from emitd_cli.jobs.lines import job_lines
 from emitd_cli.jobs.text import STATUSES
 from emitd_cli.terminal.columns import clip
 
-__all__ = ["frame_lines", "lines_frame", "watch_rows"]
-
 #: Draws a heading and a line for each of some rows.
 DrawRows: TypeAlias = Callable[[Sequence[Row]], Sequence[str]]
 

@@ -10,8 +10,6 @@ from emitd_cli.exit_codes import ExitCode
 from emitd_cli.jobs.text import describe_job
 from emitd_cli.terminal.output import print_result, to_json
 
-__all__ = ["run"]
-
 CALL_SECONDS = 30.0
 
 

@@ -14,8 +14,6 @@ from emitd_cli.jobs.status_periods import Stay, stay_lines, stays_of
 from emitd_cli.terminal.console import is_terminal, make_console
 from emitd_cli.terminal.output import say, to_json
 
-__all__ = ["run"]
-
 CALL_SECONDS = 30.0
 #: A server sends no more transitions in one answer.
 PAGE_SIZE = 1000

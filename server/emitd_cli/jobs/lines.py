@@ -8,8 +8,6 @@ from emitd_cli.jobs.text import last_words, status_name
 from emitd_cli.terminal.columns import aligned
 from emitd_cli.terminal.output import one_line
 
-__all__ = ["job_lines"]
-
 HEADINGS = ("JOB", "TYPE", "STATUS", "PROGRESS", "ATTEMPT", "UPDATED", "MESSAGE")
 
 

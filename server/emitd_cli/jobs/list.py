@@ -18,8 +18,6 @@ from emitd_cli.jobs.filter import JobFilter, filter_from_flags
 from emitd_cli.terminal.console import can_redraw, is_terminal, make_console
 from emitd_cli.terminal.output import say, to_json
 
-__all__ = ["run"]
-
 CALL_SECONDS = 30.0
 #: A server sends no more jobs in one answer.
 MAX_PAGE_SIZE = 1000

@@ -10,8 +10,6 @@ from emitd_cli.jobs.text import failure_text, status_name
 from emitd_cli.terminal.columns import aligned
 from emitd_cli.terminal.output import one_line
 
-__all__ = ["Stay", "lasted_text", "stay_lines", "stays_of"]
-
 HEADINGS = ("TIME", "REVISION", "ATTEMPT", "STATUS", "PROGRESS", "LASTED", "FAILURE")
 #: A shorter time is told with a decimal.
 MINUTE_NANOS = 60 * NANOS

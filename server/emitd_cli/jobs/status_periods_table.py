@@ -12,8 +12,6 @@ from emitd_cli.terminal.console import STATUS_COLOURS
 from emitd_cli.terminal.output import one_line
 from emitd_cli.terminal.table import draw_columns, fitting, text_column
 
-__all__ = ["draw_stays"]
-
 GIVE_WAY = ("REVISION", "DONE", "LASTED")
 
 

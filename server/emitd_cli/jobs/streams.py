@@ -13,8 +13,6 @@ from typing import Any, NamedTuple, TypeAlias
 
 from emitd.v1 import WatchJobResponse, WatchJobsResponse
 
-__all__ = ["Arrived", "Ended", "Item", "JobStreams", "Note", "StreamsClosed", "job_streams"]
-
 #: So many items may wait to be taken.
 ROOM = 16
 #: How often a thread that waits for room looks whether anybody still takes anything.

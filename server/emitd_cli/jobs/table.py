@@ -15,8 +15,6 @@ from emitd_cli.terminal.console import STATUS_COLOURS
 from emitd_cli.terminal.output import one_line
 from emitd_cli.terminal.table import Column, draw_columns, fitting, text_column
 
-__all__ = ["bar", "draw_table", "message_colour", "short_ids", "status_colour", "table_frame", "texts"]
-
 BAR_COLUMNS = 14
 MAX_TYPE_COLUMNS = 24
 #: A job's id is what one copies: it is never cut off, unless each job must have one line. One that needs more than

@@ -16,19 +16,6 @@ from emitd_cli.errors import Misuse
 from emitd_cli.terminal.columns import columns_of
 from emitd_cli.terminal.output import one_line
 
-__all__ = [
-    "STATUSES",
-    "describe_job",
-    "failure_text",
-    "has_ended",
-    "is_asked_to_stop",
-    "job_line",
-    "last_words",
-    "status_from_flag",
-    "status_name",
-    "transition_line",
-]
-
 STATUSES = {
     "QUEUED": JOB_STATE_QUEUED,
     "RUNNING": JOB_STATE_RUNNING,

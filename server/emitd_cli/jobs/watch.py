@@ -23,8 +23,6 @@ from emitd_cli.jobs.streams import Arrived, Ended, JobStreams, Note, job_streams
 from emitd_cli.terminal.console import can_redraw
 from emitd_cli.terminal.output import say, tell
 
-__all__ = ["run", "watch_filter"]
-
 #: More streams than this are a job for one with a filter.
 MAX_IDS = 100
 #: For jobs that are named by their ids.

@@ -9,9 +9,8 @@ import msgspec
 from emitd_cli.exit_codes import ExitCode
 from emitd_cli.terminal.output import print_result
 from emitd_handlers.diagnostics import report
-from emitd_server.config.loader import ConfigError, load_config
-
-__all__ = ["run"]
+from emitd_server.config.loader import load_config
+from emitd_server.errors import ConfigError
 
 
 def run(options: argparse.Namespace) -> int:

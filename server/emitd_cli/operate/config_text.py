@@ -8,8 +8,6 @@ import textwrap
 
 import yaml
 
-__all__ = ["CannotInsert", "add_entry", "add_folder"]
-
 INDENT = "  "
 
 

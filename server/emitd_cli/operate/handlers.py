@@ -24,8 +24,6 @@ from emitd_server.config.discovery import DiscoveryError, FoundHandler
 from emitd_server.config.loader import ConfigSurvey, HandlerEntry, survey_config
 from emitd_server.errors import describe
 
-__all__ = ["run"]
-
 DEFAULT_FILE = Path("logging_config.yml")
 #: The width of text that is not for a terminal.
 PLAIN_WIDTH = 110

@@ -18,8 +18,6 @@ from emitd_cli.operate.config_text import CannotInsert, add_entry, add_folder
 from emitd_server.config.discovery import BUILT_IN
 from emitd_server.config.loader import BUILT_IN_DEFAULTS, ConfigSurvey, survey_config
 
-__all__ = ["run"]
-
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 

@@ -5,10 +5,9 @@ from pathlib import Path
 
 from emitd_cli.exit_codes import ExitCode
 from emitd_handlers.diagnostics import report
-from emitd_server.config.loader import ConfigError, load_config
+from emitd_server.config.loader import load_config
+from emitd_server.errors import ConfigError
 from emitd_server.process import run as run_process
-
-__all__ = ["run"]
 
 DEFAULT_FILE = Path("logging_config.yml")
 

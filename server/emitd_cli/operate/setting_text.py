@@ -16,8 +16,6 @@ import msgspec
 from emitd_handlers.record import Level
 from emitd_handlers.settings import DeliverySettings, HandlerSettings
 
-__all__ = ["SettingText", "describe_settings"]
-
 _TYPE_NAMES: Mapping[object, str] = {
     str: "text",
     int: "whole number",

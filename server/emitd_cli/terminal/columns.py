@@ -3,8 +3,6 @@
 import unicodedata
 from collections.abc import Iterator, Sequence
 
-__all__ = ["aligned", "clip", "clip_middle", "columns_of", "pad"]
-
 #: One column that is wider than this no longer widens the others' lines.
 MAX_PADDING = 60
 GAP = "  "

@@ -6,8 +6,6 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["STATUS_COLOURS", "can_redraw", "is_terminal", "make_console"]
-
 STATUS_COLOURS = {"QUEUED": "yellow", "RUNNING": "cyan", "COMPLETED": "green", "FAILED": "red"}
 
 

@@ -11,8 +11,6 @@ from typing import TextIO
 
 from emitd_cli.terminal.columns import columns_of
 
-__all__ = ["LiveFrame"]
-
 #: A terminal that knows it shows all that stands between at once; others ignore it.
 BEGIN_UPDATE, END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
 ERASE_BELOW = "\x1b[J"

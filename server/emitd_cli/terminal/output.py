@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING, TextIO
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-__all__ = ["discard_output", "one_line", "print_result", "say", "set_json", "tell", "to_json"]
-
 # Whether standard error is for programs: the command was called with --json. One process runs one command.
 _as_json = False
 

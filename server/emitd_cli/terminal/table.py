@@ -14,8 +14,6 @@ from rich.text import Text
 
 from emitd_cli.terminal.console import make_console
 
-__all__ = ["Cell", "Column", "draw_columns", "fitting", "text_column"]
-
 GAP_COLUMNS = 2
 #: Other columns give way to the last, the message, until it has so much room.
 MIN_MESSAGE_COLUMNS = 24

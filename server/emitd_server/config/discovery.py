@@ -30,8 +30,6 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.settings import HandlerSettings
 from emitd_server.errors import describe, nearest
 
-__all__ = ["BUILT_IN", "DiscoveryError", "FoundHandler", "HandlerFinder", "HandlerFolder"]
-
 #: The short names of the handlers that come with emitd. Imported when they are asked for.
 BUILT_IN: Mapping[str, str] = {
     "console": "emitd_handlers.console.ConsoleHandler",

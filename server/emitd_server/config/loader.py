@@ -27,17 +27,6 @@ from emitd_server.config.yaml_document import Value, read_text, read_yaml
 from emitd_server.errors import ConfigError, Problem, describe, nearest
 from emitd_server.settings import ServerSettings
 
-__all__ = [
-    "BUILT_IN_DEFAULTS",
-    "Config",
-    "ConfigError",
-    "ConfigSurvey",
-    "HandlerEntry",
-    "Problem",
-    "load_config",
-    "survey_config",
-]
-
 #: The configuration of a service without a file; paths are relative to the working directory.
 BUILT_IN_DEFAULTS = """\
 handlers:

@@ -14,8 +14,6 @@ from emitd_handlers.settings import CommittedSettings, Delivery, DeliverySetting
 from emitd_server.config.yaml_document import Value
 from emitd_server.errors import Problem, nearest
 
-__all__ = ["SettingsReader"]
-
 S = TypeVar("S", bound=msgspec.Struct)
 
 

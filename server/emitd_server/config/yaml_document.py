@@ -11,8 +11,6 @@ from yaml.reader import ReaderError
 
 from emitd_server.errors import Problem
 
-__all__ = ["Value", "read_text", "read_yaml"]
-
 #: Problems show at most this many characters of a text.
 SHOWN_CHARACTERS = 80
 

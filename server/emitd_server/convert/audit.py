@@ -17,15 +17,6 @@ from emitd_handlers.record import is_source_ip
 from emitd_handlers.text.times import parse_time
 from emitd_server.errors import RequestInvalid
 
-__all__ = [
-    "batch_to_wire",
-    "consistency_to_wire",
-    "entry_to_wire",
-    "inclusion_to_wire",
-    "read_filter",
-    "read_query",
-]
-
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 

@@ -16,17 +16,6 @@ from emitd_handlers.jobs.source import (
 from emitd_handlers.record import JobState
 from emitd_server.errors import RequestInvalid
 
-__all__ = [
-    "changes_to_wire",
-    "job_to_wire",
-    "read_filter",
-    "read_job_id",
-    "read_query",
-    "read_transition_query",
-    "transitions_to_wire",
-    "update_to_wire",
-]
-
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 #: Ids in one filter.

@@ -26,8 +26,6 @@ from emitd_handlers.text.uuid7 import uuid7
 from emitd_server.dispatch.dispatcher import Route
 from emitd_server.settings import LimitSettings
 
-__all__ = ["RecordReader", "receipt_to_wire"]
-
 _LOG_LEVELS = {level.value: level for level in Level if level < Level.AUDIT}
 # An enum's members are slow to look up through the class.
 _AUDIT = Level.AUDIT

@@ -23,8 +23,6 @@ from emitd_handlers.settings import CommittedSettings, Delivery, OverflowPolicy,
 from emitd_handlers.text.escape import escape
 from emitd_server.dispatch.idempotency_window import IdempotencyWindow
 
-__all__ = ["CommittedDelivery", "QueuedDelivery", "call_handler"]
-
 #: The first failure or drop is reported at once, the next ones together after this time.
 REPORT_INTERVAL_SECONDS = 10.0
 

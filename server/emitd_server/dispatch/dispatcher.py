@@ -31,8 +31,6 @@ from emitd_server.errors import (
 )
 from emitd_server.settings import ServerSettings
 
-__all__ = ["Dispatcher", "Producer", "Route"]
-
 HandlerDelivery: TypeAlias = CommittedDelivery | QueuedDelivery
 
 #: How long a handler that has nothing left to do may take to close.

@@ -11,8 +11,6 @@ from emitd_handlers.errors import RecordConflict
 from emitd_handlers.outcome import Committed, Outcome, Outcomes, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 
-__all__ = ["IdempotencyWindow"]
-
 #: A record_id, or an event_id in a tuple of its own, so that the two never meet.
 Key: TypeAlias = str | tuple[str]
 Commit: TypeAlias = Callable[[Sequence[LogRecord]], Awaitable[Outcomes]]

@@ -37,8 +37,6 @@ from emitd_server.in_process.ingress import BACKOFF, RETRY_SECONDS, Ingress, cal
 if TYPE_CHECKING:
     from emitd.interface import AsyncLogger
 
-__all__ = ["InProcessClient"]
-
 T = TypeVar("T")
 Response = TypeVar("Response")
 

@@ -31,8 +31,6 @@ from emitd_server.rpc.methods import GRPC_CODES
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import status_of
 
-__all__ = ["Ingress", "call_failure", "record_error"]
-
 #: How long an awaited record is tried again, while that can help, if its caller does not say.
 RETRY_SECONDS = 10.0
 BACKOFF = Backoff(initial=0.1, maximum=2.0)

@@ -15,8 +15,6 @@ from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.diagnostics import Report
 
-__all__ = ["JobTickers"]
-
 #: The least time between two reports that only bring news: the default of watchers too.
 TICK_INTERVAL_SECONDS = 0.1
 

@@ -17,8 +17,6 @@ from typing import TypeAlias
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.diagnostics import Report
 
-__all__ = ["LineQueue"]
-
 MAX_LINES = 10_000
 MAX_BYTES = 64 * 1024 * 1024
 BATCH_LINES = 512

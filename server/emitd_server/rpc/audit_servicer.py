@@ -22,8 +22,6 @@ from emitd_server.errors import RequestInvalid
 from emitd_server.rpc.methods import Rpcs
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 
-__all__ = ["AuditServicer"]
-
 #: Events of a page that become messages in one turn of the event loop, about 2 ms.
 SLICE_ENTRIES = 100
 

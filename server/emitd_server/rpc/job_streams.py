@@ -11,8 +11,6 @@ from emitd_server.errors import JobNotFound
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 from emitd_server.settings import WatchSettings
 
-__all__ = ["JobWatches"]
-
 #: Updates kept in serialised form.
 ENCODED_UPDATES = 256
 

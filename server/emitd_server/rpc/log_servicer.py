@@ -23,8 +23,6 @@ from emitd_server.rpc.methods import Rpcs
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import is_retryable, status_of
 
-__all__ = ["LogServicer"]
-
 
 class LogServicer:
     """Serves the RPCs of LogService from what a `Dispatcher` holds."""

@@ -17,8 +17,6 @@ from emitd_handlers.errors import EmitdError
 from emitd_server.errors import RequestInvalid
 from emitd_server.rpc.status import status_of
 
-__all__ = ["GRPC_CODES", "Rpcs"]
-
 M = TypeVar("M", bound=Message)
 #: In quotes, because grpc's classes take parameters only in their stubs.
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"

@@ -11,8 +11,6 @@ from typing import Any, TypeVar
 
 from emitd_server.errors import ServiceStopping, TooManyWatchers
 
-__all__ = ["OpenStreams", "StreamLimit", "Waiting"]
-
 T = TypeVar("T")
 
 

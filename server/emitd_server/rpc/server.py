@@ -13,8 +13,6 @@ from emitd_server.errors import ServiceStopping, StartError
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.settings import ServerSettings
 
-__all__ = ["GrpcServer", "Servicer"]
-
 
 class Servicer(Protocol):
     """Serves one service of a contract."""

@@ -29,8 +29,6 @@ from emitd_server.errors import (
     TooManyWatchers,
 )
 
-__all__ = ["CODES", "is_retryable", "status_of"]
-
 #: The gRPC code of every error that can reach a caller. The numbers are those of google.rpc.Code.
 CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     RecordInvalid: code_pb2.INVALID_ARGUMENT,

@@ -4,8 +4,6 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self
 
-__all__ = ["AsyncJobReporter"]
-
 
 class AsyncJobReporter(Protocol):
     """Reports one run of a job, from `async with` to its end.

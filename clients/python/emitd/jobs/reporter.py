@@ -24,8 +24,6 @@ from emitd.v1 import record_pb2 as pb
 if TYPE_CHECKING:
     from emitd.jobs.interface import AsyncJobReporter
 
-__all__ = ["JobReporter", "JobVerbs", "RemoteJob"]
-
 
 class JobVerbs:
     """The plain calls of both reporters, for any thread. In a forked child they do nothing: the run is its parent's."""

@@ -8,8 +8,6 @@ from emitd.jobs.run_state import JobRunState
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["HEARTBEATS_A_LEASE", "JobTicker"]
-
 #: A lease is renewed this many times before it would run out: two reports may fail.
 HEARTBEATS_A_LEASE = 3
 

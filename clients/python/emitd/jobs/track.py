@@ -33,9 +33,6 @@ if TYPE_CHECKING:
     from emitd.jobs.reporter import JobReporter
 
 
-__all__ = ["AsyncTrack", "Track", "TrackSteps"]
-
-
 T = TypeVar("T")
 #: The reporter of a job, for `with`.
 R_co = TypeVar("R_co", bound="JobReporter", covariant=True)

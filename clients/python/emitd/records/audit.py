@@ -13,8 +13,6 @@ from emitd.context import current_attributes
 from emitd.records.encoding import as_field, encode_attributes, encode_details
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["audit_record", "next_record_id"]
-
 
 def audit_record(
     event_name: str,

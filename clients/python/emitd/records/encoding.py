@@ -9,8 +9,6 @@ from collections.abc import Mapping
 
 import msgspec
 
-__all__ = ["as_field", "as_text", "attributes_as_json", "encode_attributes", "encode_details"]
-
 #: What msgspec raises for what it cannot write: an unknown type or key, half a surrogate pair, a reference cycle.
 _UNWRITABLE = (TypeError, ValueError, OverflowError, RecursionError, msgspec.MsgspecError)
 

@@ -9,8 +9,6 @@ import traceback
 
 from emitd.records.encoding import as_text
 
-__all__ = ["Incomplete", "exception_attributes", "exception_of", "failure_message", "failure_reason"]
-
 #: The last part of a longer stack is kept: it says where the exception was raised.
 MAX_STACK_CHARACTERS = 16_000
 #: A job's reason and message are cut to so many characters: a report must not fail for its own length.

@@ -6,8 +6,6 @@ The levels of log lines are DEBUG to CRITICAL. Their numbers are the same in Pyt
 import sys
 from collections.abc import Mapping
 
-__all__ = ["JOB_STATES", "LEVELS", "is_level", "job_state_name", "level_name", "level_number"]
-
 _DEBUG, _INFO, _CRITICAL = 10, 20, 50
 #: Of `emitd.v1.Level`; the first five are levels of log lines.
 LEVELS: Mapping[str, int] = {

@@ -3,8 +3,6 @@
 import sys
 from contextlib import suppress
 
-__all__ = ["report_line"]
-
 
 def report_line(text: str) -> None:
     """Print one line, if there is a standard error. What would begin another line, or steer a terminal, is escaped."""

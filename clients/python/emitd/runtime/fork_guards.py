@@ -10,8 +10,6 @@ import time
 from contextlib import AbstractContextManager
 from threading import RLock
 
-__all__ = ["GrpcForkGuard", "inside", "pause", "resume"]
-
 
 class GrpcForkGuard:
     """Every call of grpc that blocks stands in a `with` block of the guard."""

@@ -16,8 +16,6 @@ import time
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-__all__ = ["Client", "add", "begin", "ending_seconds", "is_ending", "keep_for_ever", "remove"]
-
 
 class Client(Protocol):
     """What the hooks ask of a client."""

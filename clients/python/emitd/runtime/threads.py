@@ -12,17 +12,6 @@ from contextlib import contextmanager, suppress
 
 from emitd.runtime import process_hooks
 
-__all__ = [
-    "MAX_NESTING",
-    "Senders",
-    "TimeLeft",
-    "is_sender",
-    "making",
-    "sending_by_itself",
-    "sending_deadline",
-]
-
-
 #: The least that a call gets, however late it is: enough for a service that is there.
 MIN_CALL_SECONDS = 0.01
 #: A record, and one that comes of it, are sent; the next is counted as dropped, as `nested`. Without a limit there

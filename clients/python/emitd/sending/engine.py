@@ -37,8 +37,6 @@ from emitd.transport.reply import Reply
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["Engine"]
-
 #: How long calls under way, and those who wait for them, have to come back once they were interrupted.
 INTERRUPTED_SECONDS = 1.0
 

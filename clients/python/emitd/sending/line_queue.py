@@ -14,8 +14,6 @@ from typing import NamedTuple, TypeAlias
 
 from emitd.settings import ClientSettings, Overflow
 
-__all__ = ["Line", "LineBatch", "LineQueue"]
-
 #: What a line takes besides its texts: the tuple, the objects in it, its place in the queue; bytes, measured.
 LINE_OVERHEAD_BYTES = 360
 

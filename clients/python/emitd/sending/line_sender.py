@@ -21,8 +21,6 @@ from emitd.spool.manager import SpoolManager
 from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["LineSender"]
-
 #: With `spool_records="all"`, log lines are spooled after this many tries.
 TRIES_BEFORE_SPOOLING = 3
 #: The field of a record that is not worth losing its line for.
@@ -41,8 +39,8 @@ class Item(NamedTuple):
     is_mended: bool = False
 
 
-class OnDrop(Protocol):
-    """Told of lines that are dropped."""
+class _OnDrop(Protocol):
+    """Counts dropped lines."""
 
     def __call__(self, cause: str, level: int, why: str = "", count: int = 1) -> None: ...
 
@@ -59,7 +57,7 @@ class LineSender:
         stats: ClientStats,
         drop_report: DropReport,
         spool: SpoolManager,
-        on_drop: OnDrop,
+        on_drop: _OnDrop,
     ) -> None:
         self._source = settings.source
         self._spools_lines = settings.spool_records == "all"

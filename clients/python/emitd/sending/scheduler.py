@@ -24,8 +24,6 @@ from emitd.transport.reply import Reply
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["AwaitedRecord", "Entry", "SendScheduler", "WatchedEntry"]
-
 #: Sends records, and notes in the client's counts what became of them.
 Send: TypeAlias = Callable[[Sequence[bytes]], Reply]
 

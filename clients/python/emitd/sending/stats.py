@@ -19,8 +19,6 @@ from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["ClientStats", "Confirmations", "Drop", "DropReport", "drop_record"]
-
 
 class ClientStats:
     """For any thread. docs/client.md explains the fates."""

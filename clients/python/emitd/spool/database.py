@@ -17,20 +17,6 @@ from typing import NamedTuple, TypeAlias
 from emitd.runtime.process_hooks import keep_for_ever
 from emitd.spool.files import SpoolError
 
-__all__ = [
-    "Counts",
-    "FileIdentity",
-    "SpoolTable",
-    "Spooled",
-    "abandon",
-    "closed_on_error",
-    "identity_of",
-    "is_damage",
-    "make_database",
-    "open_database",
-    "transaction",
-]
-
 #: Says to everybody that a database is a spool: the letters "emit".
 APPLICATION_ID = 0x656D6974
 VERSION = 1

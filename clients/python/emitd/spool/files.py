@@ -15,21 +15,6 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-__all__ = [
-    "SpoolError",
-    "SpoolFull",
-    "SpoolLock",
-    "default_folder",
-    "lock_path",
-    "make_folder",
-    "new_path",
-    "parts_of",
-    "remove_files",
-    "spool_paths",
-    "sync_folder",
-    "unsafe_part",
-]
-
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700

@@ -24,9 +24,8 @@ from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
 
 if TYPE_CHECKING:
-    from emitd.spool.spool import Spool, Spooled
-
-__all__ = ["SpoolManager"]
+    from emitd.spool.database import Spooled
+    from emitd.spool.spool import Spool
 
 OFF = "off"
 #: The longest pause between two tries.

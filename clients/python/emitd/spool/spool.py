@@ -43,8 +43,6 @@ from emitd.spool.files import (
     unsafe_part,
 )
 
-__all__ = ["Spool", "SpoolError", "SpoolFull", "Spooled", "adopt_orphans"]
-
 
 class Spool:
     """One file, open and locked. Every method blocks, from any thread of the process, and may raise SpoolError.

@@ -23,8 +23,6 @@ from emitd.transport.channel import CallFailed, NoChannel, make_async_channel
 from emitd.transport.grpc_transport import multi_callable
 from emitd.transport.reply import is_retryable, request_error
 
-__all__ = ["AsyncReader", "AsyncStream"]
-
 Response = TypeVar("Response")
 
 

@@ -12,8 +12,6 @@ import grpc.aio
 
 from emitd.settings import address_problem
 
-__all__ = ["CallFailed", "NoChannel", "make_async_channel", "make_channel", "target_of"]
-
 Option = tuple[str, Any]
 
 OPTIONS: Sequence[Option] = (

@@ -21,8 +21,6 @@ from emitd.transport.channel import CallFailed, NoChannel, make_channel
 from emitd.transport.reply import Reply, load_details, read_failure, read_response
 from emitd.v1 import log_service_pb2
 
-__all__ = ["Transport", "multi_callable"]
-
 #: The service of a method that names none.
 SERVICE = "/emitd.v1.LogService/"
 #: The tag of `EmitBatchRequest.records`, and `want_receipts` set.

@@ -17,19 +17,6 @@ from google.protobuf.message import DecodeError
 from emitd.errors import EmitError, JobNotFound, RecordRejected, RequestRejected, Unavailable
 from emitd.v1 import log_service_pb2
 
-__all__ = [
-    "STATUS_DETAILS",
-    "Reply",
-    "bad_field",
-    "details_of",
-    "is_retryable",
-    "load_details",
-    "read_failure",
-    "read_response",
-    "request_error",
-    "retry_delay",
-]
-
 #: What to do after a call that failed. `retry`: the status says nothing about what was sent; the same call may succeed
 #: later, and may have been carried out. `divide`: one of its records may be to blame; in halves the others get through.
 #: A status that is not here: give up. Any status with RetryInfo: `retry`.

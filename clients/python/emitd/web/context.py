@@ -20,18 +20,6 @@ from emitd.web.trusted_proxies import TrustedProxies
 if TYPE_CHECKING:
     from emitd.receipt import Receipt
 
-__all__ = [
-    "ContextMiddleware",
-    "Message",
-    "Receive",
-    "RequestContext",
-    "RequestLogger",
-    "Scope",
-    "Send",
-    "WebSettings",
-    "context_of",
-]
-
 # Of ASGI.
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]

@@ -26,9 +26,6 @@ if TYPE_CHECKING:
     from emitd import v1
 
 
-__all__ = ["HEARTBEAT", "JobEventStream", "describe_job", "job_event", "read_last_event_id", "retry"]
-
-
 @dataclass(kw_only=True)
 class JobEventStream:
     """The body of one answer. Runs once, in the event loop of its logger."""

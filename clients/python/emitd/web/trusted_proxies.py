@@ -10,8 +10,6 @@ from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_add
 from itertools import islice
 from typing import TypeAlias
 
-__all__ = ["UNIX", "UNKNOWN", "TrustedProxies"]
-
 #: Stands among the trusted proxies for all clients of a Unix socket.
 UNIX = "unix"
 #: The `source_ip` where there is no address.

@@ -20,21 +20,6 @@ from typing import NamedTuple, TypeAlias
 
 import msgspec
 
-__all__ = [
-    "ENTRY_BYTES",
-    "FIRST",
-    "AuditPaths",
-    "Entry",
-    "ReadBytes",
-    "count_entries",
-    "frame_note",
-    "last_entry",
-    "line_blocks",
-    "pack_entry",
-    "read_entry",
-    "split_notes",
-]
-
 
 class AuditPaths(msgspec.Struct, frozen=True):
     """The paths of one log's files."""

@@ -15,17 +15,6 @@ from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.times import format_time, parse_time
 from emitd_handlers.tlog.merkle import leaf_hash
 
-__all__ = [
-    "MAX_JSON_DEPTH",
-    "MAX_LINE_BYTES",
-    "AuditLine",
-    "check_json",
-    "decode_line",
-    "encode_line",
-    "received_at",
-    "recent_commit",
-]
-
 #: The longest line without its newline: the largest entry that C2SP tlog-tiles can hold.
 MAX_LINE_BYTES = 65_535
 #: How deep the JSON of a record made in process may nest; the server's edge has a setting of its own.

@@ -35,8 +35,6 @@ from emitd_handlers.tlog.tiles import (
     top_level,
 )
 
-__all__ = ["Export", "FolderMismatch", "export_log"]
-
 _PARTIAL = re.compile(r"[0-9]{3}\.p")
 
 

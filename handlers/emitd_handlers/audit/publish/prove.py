@@ -23,8 +23,6 @@ from emitd_handlers.tlog.merkle import inclusion_proof, leaf_hash
 from emitd_handlers.tlog.note import Note, NoteInvalid, Verifier
 from emitd_handlers.tlog.proof_file import ProofInvalid, TlogProof
 
-__all__ = ["SUFFIX", "ProvedEvent", "SignedTree", "check_proof", "newest_signed", "proof_name", "prove_event"]
-
 #: How many checkpoints are tried: some hours of a busy log.
 LOOK_BACK = 10_000
 SUFFIX = ".tlog-proof"

@@ -39,8 +39,6 @@ from emitd_handlers.tlog.merkle import (
 )
 from emitd_handlers.tlog.note import Note
 
-__all__ = ["AuditReader", "CommittedLog"]
-
 #: A page, and a batch of a tail, end with the entry that makes them this large.
 MAX_PAGE_BYTES = 2 * 1024 * 1024
 #: The most that a tail yields at once, because a batch is handled in the event loop.

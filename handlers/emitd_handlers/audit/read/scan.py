@@ -17,8 +17,6 @@ from emitd_handlers.audit.source import AuditEntry, AuditFilter
 from emitd_handlers.text.times import parse_time
 from emitd_handlers.tlog.merkle import leaf_hash
 
-__all__ = ["Room", "Scan", "Step", "entry_of", "needle_of", "scan_block"]
-
 #: How much is looked at in one step: less where each line will be decoded.
 BLOCK_BYTES = 1024 * 1024
 NEEDLE_BLOCK_BYTES = 4 * 1024 * 1024

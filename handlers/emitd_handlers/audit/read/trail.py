@@ -27,8 +27,6 @@ from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import HASH_BYTES, leaf_hash, root_hash, stored_count, stored_index
 
-__all__ = ["AuditTrail", "CommittedTrail"]
-
 #: How much is read at once.
 BLOCK_BYTES = 1024 * 1024
 #: How much is read at once of the checkpoints from the end on: mostly it is the last that is wanted.

@@ -21,8 +21,6 @@ from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import ReadHash, root_hash
 from emitd_handlers.tlog.note import Note, NoteInvalid, UnknownKey, Verifier
 
-__all__ = ["CheckedNote", "CheckpointJudge", "CheckpointSummary", "check_checkpoints", "short_name"]
-
 #: How many are given to a worker at once: some 40 ms of work.
 NOTES_AT_ONCE = 256
 #: How many checkpoints that do not fit the lines are kept; the others are counted.

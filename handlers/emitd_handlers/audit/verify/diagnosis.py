@@ -19,8 +19,6 @@ from emitd_handlers.audit.verify.hashes import LineRow, leaves_of, place_of
 from emitd_handlers.audit.verify.leaf_diff import Change, Leaves, Swap, alignment
 from emitd_handlers.tlog.merkle import HASH_BYTES, stored_count
 
-__all__ = ["Evidence", "diagnose"]
-
 #: How many hashes are compared at once.
 HASHES_AT_ONCE = 16_384
 #: How many differences are described; more would not be read.

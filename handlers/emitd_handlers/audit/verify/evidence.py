@@ -22,15 +22,6 @@ from emitd_handlers.tlog.merkle import HASH_BYTES, root_hash, stored_index
 from emitd_handlers.tlog.note import Note, NoteInvalid, UnknownKey
 from emitd_handlers.tlog.proof_file import HEADER
 
-__all__ = [
-    "EvidenceInvalid",
-    "HeldCheckpoint",
-    "HeldElsewhere",
-    "HeldReceipt",
-    "check_evidence",
-    "read_evidence",
-]
-
 
 class HeldElsewhere(msgspec.Struct, frozen=True):
     """A file that was kept elsewhere."""

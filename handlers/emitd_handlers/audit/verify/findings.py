@@ -7,8 +7,6 @@ from pathlib import Path
 
 import msgspec
 
-__all__ = ["MAX_LISTED", "Finding", "Findings", "Kind", "Verdict", "VerifyReport", "lines_in_words"]
-
 #: How many findings of one kind are listed; the others are counted.
 MAX_LISTED = 20
 

@@ -12,8 +12,6 @@ from emitd_handlers.audit.format.line import MAX_LINE_BYTES
 from emitd_handlers.audit.verify.findings import Findings, Kind
 from emitd_handlers.text.times import parse_time
 
-__all__ = ["VerifiedLine", "check_form", "decode_verified"]
-
 _TIME_LENGTH = 30
 #: The characters of a time that are not digits, by place.
 _TIME_MARKS = {4: "-", 7: "-", 10: "T", 13: ":", 16: ":", 19: ".", 29: "Z"}

@@ -21,8 +21,6 @@ from emitd_handlers.tlog.merkle import (
     stored_count,
 )
 
-__all__ = ["HashRow", "LineRow", "leaves_of", "place_of", "row_of"]
-
 #: How many lines are hashed at once.
 LINES_AT_ONCE = 8192
 

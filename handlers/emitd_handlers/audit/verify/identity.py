@@ -11,8 +11,6 @@ from emitd_handlers.audit.verify.findings import Findings, Kind
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.note import Note, NoteInvalid, Verifier
 
-__all__ = ["Identity", "identify"]
-
 #: How many checkpoints are read for their origin.
 ASKED_NOTES = 100
 #: Far more than either of the small files has.

@@ -9,8 +9,6 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
-__all__ = ["RepeatedId", "find_repeated", "pack_hashes", "repeated_hashes"]
-
 #: About this many hashes are looked at together: as objects they take ten times as much memory.
 HASHES_AT_ONCE = 1_000_000
 

@@ -9,8 +9,6 @@ from difflib import SequenceMatcher
 
 import msgspec
 
-__all__ = ["Change", "Leaves", "Swap", "alignment"]
-
 #: How many leaves are compared at once.
 BLOCK_LEAVES = 8192
 #: How many are aligned at once; more if none of them is in both.

@@ -20,8 +20,6 @@ from emitd_handlers.audit.verify.ids import pack_hashes
 from emitd_handlers.audit.verify.workers import in_order
 from emitd_handlers.tlog.merkle import HASH_BYTES, stored_count
 
-__all__ = ["Chunk", "ChunkReport", "NumberedEntry", "check_chunks"]
-
 #: How much a chunk has, but for the end of its last line. All that is made of it is in memory at once: with more,
 #: the system takes memory back and gives it out again from chunk to chunk, which costs a tenth of the time.
 CHUNK_BYTES = 256 * 1024

@@ -36,8 +36,6 @@ from emitd_handlers.audit.verify.lines import ChunkReport, NumberedEntry, check_
 from emitd_handlers.audit.verify.workers import in_order, processor_count
 from emitd_handlers.tlog.note import Verifier
 
-__all__ = ["Advance", "verify_log"]
-
 #: A smaller log is verified before other processes are there.
 MIN_BYTES_FOR_WORKERS = 32 * 1024 * 1024
 MAX_WORKERS = 8

@@ -10,8 +10,6 @@ from multiprocessing import get_context
 from multiprocessing.connection import Connection
 from typing import TypeVar
 
-__all__ = ["in_order", "processor_count"]
-
 Task = TypeVar("Task")
 Result = TypeVar("Result")
 

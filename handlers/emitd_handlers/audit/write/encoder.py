@@ -17,8 +17,6 @@ from emitd_handlers.record import AuditEvent, LogRecord
 from emitd_handlers.text.uuid7 import uuid7
 from emitd_handlers.tlog.merkle import leaf_hash
 
-__all__ = ["AuditEncoder", "EncodedLines", "complete_record"]
-
 
 class EncodedLines(msgspec.Struct):
     """Lines of one batch that go into one group; mostly all of them."""

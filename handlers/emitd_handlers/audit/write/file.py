@@ -21,8 +21,6 @@ from emitd_handlers.durable.append_file import Displacement, DurableFile, FileDi
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 
-__all__ = ["AuditFile", "AuditStats"]
-
 #: How much is read at once to count lines.
 COUNT_BLOCK_BYTES = 1024 * 1024
 #: How much is written, and cut off again, to see whether a file can be written to again.

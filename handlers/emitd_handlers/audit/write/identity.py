@@ -26,16 +26,6 @@ from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.text.uuid7 import uuid7
 from emitd_handlers.tlog.note import NoteInvalid, Signer, Verifier
 
-__all__ = [
-    "keep_log_id",
-    "new_key_pem",
-    "open_signer",
-    "read_key",
-    "read_verifiers",
-    "read_vkeys",
-    "rotate_key",
-]
-
 #: The beginning of each id made here; a UUIDv7 follows.
 ID_PREFIX = "emitd.local/"
 MAX_FILE_BYTES = 64 * 1024

@@ -22,8 +22,6 @@ from emitd_handlers.durable.disk import Disk, FileState
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.note import Signer
 
-__all__ = ["AuditLog"]
-
 
 class _Loss(NamedTuple):
     """A log at the time when lines of it were destroyed."""

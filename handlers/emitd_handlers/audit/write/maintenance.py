@@ -9,8 +9,6 @@ from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.worker_thread import WorkerThread
 
-__all__ = ["AuditMaintenance"]
-
 #: How often the file is checked: a change by another process must be noticed within a second.
 CHECK_SECONDS = 0.5
 #: How often the task wakes up.

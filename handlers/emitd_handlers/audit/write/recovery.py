@@ -13,8 +13,6 @@ from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 
-__all__ = ["MAX_GROUP_BYTES", "damaged_beyond_repair", "find_damage", "lines_backward"]
-
 #: The most that is written between two syncs, and so the most that a crash can damage.
 MAX_GROUP_BYTES = 8 * 1024 * 1024
 #: How much is read at once; far more than the longest line.

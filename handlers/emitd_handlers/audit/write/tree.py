@@ -39,8 +39,6 @@ from emitd_handlers.tlog.merkle import (
 )
 from emitd_handlers.tlog.note import Note, NoteInvalid, Signer, UnknownKey, Verifier
 
-__all__ = ["AuditTree"]
-
 #: An entry of the index comes with the first group of lines after this many bytes.
 INDEX_INTERVAL_BYTES = 256 * 1024
 #: There is no more between two of them: an index with larger gaps is not the log's.

@@ -32,7 +32,8 @@ from emitd_handlers.webhook.message import (
     retry_after_seconds,
     split,
 )
-from emitd_server.config.loader import ConfigError, load_config
+from emitd_server.config.loader import load_config
+from emitd_server.errors import ConfigError
 from support.processes.http_receiver import CLOSE, HANG, Answer, HttpReceiver, Received
 
 ORIGIN = "https://logs.example.com"
