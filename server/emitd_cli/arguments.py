@@ -54,9 +54,10 @@ def _add_serve(commands: Commands) -> None:
     parser = add_command(
         commands,
         "serve",
-        "operate.serve",
+        "operate.config:run_serve",
         "Run the service until SIGTERM or Ctrl-C.",
         "  emitd serve\n  emitd serve --config /etc/emitd.yml --listen 0.0.0.0:50051\n",
+        extra="server",
     )
     parser.add_argument(
         "--config",
@@ -74,9 +75,10 @@ def _add_check_config(commands: Commands) -> None:
     parser = add_command(
         commands,
         "check-config",
-        "operate.check_config",
+        "operate.config:run_check",
         "Report every problem of a configuration file. Exits with 1 if there is one, also if there is no file.",
         "  emitd check-config\n  emitd check-config /etc/emitd.yml --json\n",
+        extra="server",
     )
     parser.add_argument(
         "file",
@@ -94,11 +96,12 @@ def _add_handlers(commands: Commands) -> None:
     parser = add_command(
         commands,
         "handlers",
-        "operate.handlers",
+        "operate.handlers:run",
         "List every handler that an entry can name, and what its entry takes. Exits\n"
         "with 1 if the configuration, a file of its folders or an entry point is wrong;\n"
         "that is in the list.",
         "  emitd handlers\n  emitd handlers --config /etc/emitd.yml --json\n",
+        extra="server",
     )
     parser.add_argument(
         "--config",
@@ -112,21 +115,23 @@ def _add_new_handler(commands: Commands) -> None:
     parser = add_command(
         commands,
         "new-handler",
-        "operate.new_handler",
-        "Write a handler to start from, its test and its entry. Overwrites nothing.\n"
-        "Exits with 1 if a file or an entry of that name is there already, or if the\n"
-        "entry could not be added: then it is printed.",
+        "operate.new_handler:run",
+        "Write a handler to start from and its test, and print its entry. Overwrites\n"
+        "nothing. Exits with 1 if there is already a file or an entry of that name.",
         "  emitd new-handler slack\n  emitd new-handler slack --folder plugins --config /etc/emitd.yml\n",
+        extra="server",
     )
     parser.add_argument("name", metavar="NAME", help="lower-case letters, digits and '_', such as slack")
     parser.add_argument(
-        "--folder", metavar="FOLDER", help="where handlers lie (default: handlers, beside the configuration)"
+        "--folder",
+        metavar="FOLDER",
+        help="the folder of handlers (default: handlers, next to the configuration)",
     )
     parser.add_argument(
         "--config",
         metavar="FILE",
         default="logging_config.yml",
-        help="the configuration that gets the entry; made if it is not there (default: logging_config.yml)",
+        help="the configuration that will get the entry (default: logging_config.yml)",
     )
 
 
@@ -134,10 +139,10 @@ def _add_demo(commands: Commands) -> None:
     parser = add_command(
         commands,
         "demo",
-        "demo.command",
+        "demo.command:run",
         "Show the whole service in a quarter of a minute, with data of its own. It leaves nothing behind, and exits\n"
         "with 1 if anything is not as it should be.",
-        "  emitd demo\n  emitd demo --fast\n  emitd demo --picture demo.svg\n",
+        "  emitd demo\n  emitd demo --fast\n",
+        extra="server,cli",
     )
     parser.add_argument("--fast", action="store_true", help="without the pauses that let people follow")
-    parser.add_argument("--picture", metavar="FILE", help="draw into an SVG file instead of on the screen")

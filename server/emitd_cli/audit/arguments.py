@@ -40,13 +40,14 @@ def _add_verify(actions: Commands) -> None:
     parser = add_command(
         actions,
         "verify",
-        "audit.verify",
+        "audit.verify:run",
         "Read a log whole and hold it against its checkpoints. Exits with 0 if all is as\n"
         "it was signed, 1 if it was tampered with or is damaged, 4 if that cannot be told.\n"
         "Needs no server: a copy of the files will do, also while the service writes.",
         "  emitd audit verify\n"
         "  emitd audit verify /backup/audit.json.log --key auditor.vkey\n"
         "  emitd audit verify --against checkpoint-of-last-year --against receipt.json\n",
+        extra="audit",
     )
     _add_log(parser)
     _add_key_flag(parser)
@@ -64,12 +65,13 @@ def _add_prove(actions: Commands) -> None:
     parser = add_command(
         actions,
         "prove",
-        "audit.prove",
+        "audit.proofs:run_prove",
         "Write a proof that an event is in the log: one file, to be checked anywhere with\n"
         "the log's public key alone. Exits with 4 if there is no such event, or no\n"
         "checkpoint covers it yet.",
         "  emitd audit prove 0197a5c0-7c00-7000-8000-000000000001\n"
         "  emitd audit prove login-17 --log /backup/audit.json.log --output login-17.tlog-proof\n",
+        extra="audit",
     )
     parser.add_argument("event_id", metavar="EVENT_ID", help="the event's id")
     _add_log_flag(parser)
@@ -83,10 +85,11 @@ def _add_check(actions: Commands) -> None:
     parser = add_command(
         actions,
         "check",
-        "audit.check",
+        "audit.proofs:run_check",
         "Check a proof that `emitd audit prove` wrote. Needs nothing but the file and the\n"
         "log's public key. Exits with 0 if it is good, 1 if it is not, 4 without a key.",
         "  emitd audit check login-17.tlog-proof --key auditor.vkey\n",
+        extra="audit",
     )
     parser.add_argument("file", metavar="FILE", help="the proof")
     _add_key_flag(parser)
@@ -98,10 +101,11 @@ def _add_export(actions: Commands) -> None:
     parser = add_command(
         actions,
         "export",
-        "audit.export",
+        "audit.proofs:run_export",
         "Write the log as a folder of tiles (C2SP tlog-tiles), which public readers\n"
         "understand over plain HTTP; run again, it brings the folder up to date.",
         "  emitd audit export /srv/www/audit\n  emitd audit export tiles --log /backup/audit.json.log\n",
+        extra="audit",
     )
     parser.add_argument("folder", metavar="DIR", help="the folder; made if it is not there")
     _add_log_flag(parser)
@@ -112,10 +116,11 @@ def _add_key(actions: Commands) -> None:
     parser = add_command(
         actions,
         "key",
-        "audit.key",
+        "audit.proofs:run_key",
         "Print the public keys of a log, one a line, the newest last. They are what an\n"
         "auditor keeps elsewhere. With --rotate, sign with a new key from now on.",
         "  emitd audit key > auditor.vkey\n  emitd audit key --rotate        # while the service is stopped\n",
+        extra="audit",
     )
     _add_log(parser)
     parser.add_argument(
@@ -128,11 +133,12 @@ def _add_list(actions: Commands) -> None:
     parser = add_command(
         actions,
         "list",
-        "audit.list",
+        "audit.events:run_list",
         "List audit events, the newest first.",
         "  emitd audit list\n"
         "  emitd audit list --since 1h --event user.login. --user u1\n"
         "  emitd audit list --since 2026-11-23T08:00 --until 2026-11-23T09:00 --json\n",
+        extra="audit",
     )
     add_address(parser)
     _add_filters(parser)
@@ -157,9 +163,10 @@ def _add_tail(actions: Commands) -> None:
     parser = add_command(
         actions,
         "tail",
-        "audit.tail",
+        "audit.events:run_tail",
         "Follow the log: print each event once it is committed, until Ctrl-C.",
         "  emitd audit tail\n  emitd audit tail --from 0 --json\n",
+        extra="audit",
     )
     add_address(parser)
     _add_filters(parser)
@@ -179,9 +186,10 @@ def _add_show(actions: Commands) -> None:
     parser = add_command(
         actions,
         "show",
-        "audit.show",
+        "audit.events:run_show",
         "Show one event with its place in the log. Exits with 4 if there is none.",
         "  emitd audit show 0197a5c0-7c00-7000-8000-000000000001\n",
+        extra="audit",
     )
     parser.add_argument("event_id", metavar="EVENT_ID", help="the event's id")
     add_address(parser)

@@ -38,9 +38,16 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def add_command(
-    commands: Commands, name: str, module: str, description: str, examples: str, usage: str | None = None
+    commands: Commands,
+    name: str,
+    run: str,
+    description: str,
+    examples: str,
+    usage: str | None = None,
+    *,
+    extra: str = "",
 ) -> Parser:
-    """Add the command `emitd ... NAME`, which is `run` of `emitd_cli.MODULE`."""
+    """Add the command `emitd ... NAME`. `run` is MODULE:FUNCTION in `emitd_cli`; `extra` is the pip extra it needs."""
     parser = commands.add_parser(
         name,
         help=description[0].lower() + description[1:].partition(".")[0],
@@ -49,7 +56,7 @@ def add_command(
         epilog=f"examples:\n{examples}\n{EXIT_CODES}",
         formatter_class=HelpFormatter,
     )
-    parser.set_defaults(module=module)
+    parser.set_defaults(run=run, extra=extra)
     return parser
 
 

@@ -1,18 +1,17 @@
-"""The parser of command lines: the same help text everywhere, and misuse told with what helps.
+"""The parser of command lines: one layout of help on every terminal, and errors that suggest the right word.
 
-`argparse` lays help out by the width of the terminal, and a little differently in each release of Python. Help is
-compared with the README, so that the layout is fixed here.
+`argparse` lays help out by the width of the terminal, and differently in each release of Python. A test compares help
+with the documentation, so the layout is fixed here.
 """
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from emitd_cli.command_line.suggestions import did_you_mean, not_one_of
 from emitd_cli.errors import Misuse
 
-__all__ = ["HelpFormatter", "Parser"]
+__all__ = ["HelpFormatter", "Parser", "did_you_mean", "not_one_of"]
 
 HELP_COLUMNS = 80
 
@@ -91,3 +90,26 @@ def _place(action: argparse.Action) -> str:
     if action.nargs == argparse.PARSER:
         return f"{name} ..."
     return f"[{name}]" if action.nargs in ("?", "*") else name
+
+
+_NO_OTHER_NAMES: Mapping[str, str] = {}
+
+
+def not_one_of(word: str, known: Iterable[str], other_names: Mapping[str, str] = _NO_OTHER_NAMES) -> str:
+    """Say that `word` is not one of those known, and which it probably meant.
+
+    `other_names` are words that people know from elsewhere, each with the one that it has here.
+    """
+    known = tuple(known)
+    return f"'{word}' is not one of {', '.join(known)}{did_you_mean(word, known, other_names)}"
+
+
+def did_you_mean(word: str, known: Iterable[str], other_names: Mapping[str, str] = _NO_OTHER_NAMES) -> str:
+    """Return `; did you mean 'X'?`, or nothing where no known word is near. Case does not matter."""
+    # Loaded here: a command that is called well does not need it.
+    from difflib import get_close_matches
+
+    by_folded = {name.casefold(): name for name in known}
+    by_folded |= {name.casefold(): meant for name, meant in other_names.items()}
+    near = get_close_matches(word.casefold(), by_folded, n=1)
+    return f"; did you mean '{by_folded[near[0]]}'?" if near else ""

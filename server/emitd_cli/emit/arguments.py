@@ -19,7 +19,7 @@ def add_emit(commands: Commands) -> None:
     parser = add_command(
         commands,
         "emit",
-        "emit.command",
+        "emit.command:run",
         "Emit one record from flags, or many from a file or standard input.",
         '  emitd emit "User u1 logged in" --level INFO --source shop -a cart=17\n'
         "  emitd emit --audit user.login --user u1 --source-ip 203.0.113.7 --details '{\"mfa\":true}'\n"

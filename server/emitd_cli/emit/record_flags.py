@@ -17,9 +17,8 @@ from emitd.v1 import (
     Level,
     LogRecord,
 )
-from emitd_cli.command_line.details import check_details
-from emitd_cli.command_line.pairs import pairs_from_flag
-from emitd_cli.command_line.suggestions import not_one_of
+from emitd_cli.command_line.parser import not_one_of
+from emitd_cli.command_line.values import check_details, pairs_from_flag
 from emitd_cli.errors import Misuse
 from emitd_cli.jobs.text import STATUSES, status_from_flag
 

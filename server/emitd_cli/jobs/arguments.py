@@ -38,7 +38,7 @@ def _add_list(actions: Commands) -> None:
     parser = add_command(
         actions,
         "list",
-        "jobs.list",
+        "jobs.commands:run_list",
         "List jobs, the newest first. Exits with 0 however the jobs fare, also if there are none.",
         "  emitd job list\n"
         "  emitd job list --type backup --status RUNNING --status QUEUED --watch\n"
@@ -71,7 +71,7 @@ def _add_get(actions: Commands) -> None:
     parser = add_command(
         actions,
         "get",
-        "jobs.get",
+        "jobs.commands:run_get",
         "Show one job. Exits with 0 for any job that has not FAILED, 1 for FAILED, 4 if there is none.",
         "  emitd job get nightly-1\n  emitd job get nightly-1 --json\n",
     )
@@ -82,7 +82,7 @@ def _add_watch(actions: Commands) -> None:
     parser = add_command(
         actions,
         "watch",
-        "jobs.watch",
+        "jobs.watch:run",
         "Follow jobs live. Those that are named are followed to their end: exits with 0 if all are\n"
         "COMPLETED, 1 if one has FAILED, 4 when it cannot tell. Those that match a filter are\n"
         "followed until Ctrl-C, or --timeout, which is then exit code 0.",
@@ -119,7 +119,7 @@ def _add_history(actions: Commands) -> None:
     parser = add_command(
         actions,
         "history",
-        "jobs.history",
+        "jobs.commands:run_history",
         "Show the history of one job. All attempts, the oldest first, and how long each status\n"
         "lasted. Exits with 0 however the job fares, 4 if there is none.",
         "  emitd job history nightly-1\n  emitd job history nightly-1 --after-revision 17 --json\n",
@@ -134,7 +134,7 @@ def _add_cancel(actions: Commands) -> None:
     parser = add_command(
         actions,
         "cancel",
-        "jobs.cancel",
+        "jobs.commands:run_cancel",
         "Ask a job to stop. Its worker is told with the next report, and ends it by itself.\n"
         "Exits with 0 also if the job has ended, 4 if there is none.",
         "  emitd job cancel nightly-1 --reason 'runs into the working day'\n",

@@ -13,10 +13,9 @@ from pathlib import Path
 
 import msgspec
 
-from emitd_cli.exit_codes import ExitCode
+from emitd_cli.errors import ExitCode
 from emitd_cli.operate.setting_text import SettingText, describe_settings
-from emitd_cli.terminal.console import is_terminal
-from emitd_cli.terminal.output import one_line
+from emitd_cli.terminal.output import is_terminal, one_line
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.record import Level
 from emitd_handlers.settings import HandlerSettings

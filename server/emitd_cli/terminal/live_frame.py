@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from os import terminal_size
 from typing import TextIO
 
-from emitd_cli.terminal.columns import columns_of
+from emitd_cli.terminal.output import columns_of
 
 __all__ = ["LiveFrame"]
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_cli.audit.target import AuditTarget, find_log, keys_beside, keys_from_flags
+from emitd_cli.audit.log_files import AuditTarget, find_log, keys_beside, keys_from_flags
 from emitd_cli.errors import CannotTell, CommandError, Misuse
 from emitd_handlers.tlog.note import NoteInvalid
 from support.audit.sealed_log import SealedLog

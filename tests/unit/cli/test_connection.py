@@ -2,7 +2,6 @@
 
 import socket
 import threading
-from types import ModuleType
 
 import grpc
 import pytest
@@ -14,22 +13,18 @@ from emitd_cli.connection import (
     describe,
     is_refusal,
     is_retryable,
-    result_of,
     retry_delay_seconds,
     retry_seconds,
 )
-from emitd_cli.emit import command as emit
-from emitd_cli.jobs import get as job_get
-from emitd_cli.jobs import list as job_list
 from support.client.fake_log_service import fail, fake_log_service, make_status
 from support.processes.run_main import run_main
 
 
 def call(code: grpc.StatusCode, message: str, retry_after: float | None = None) -> grpc.RpcError:
     """The error of a call that a server ends so."""
-    with fake_log_service(fail(code, message, retry_after)) as service, connect(service.address) as stub:
+    with fake_log_service(fail(code, message, retry_after)) as service, connect(service.address) as server:
         with pytest.raises(grpc.RpcError) as raised:
-            stub.Emit(EmitRequest(), timeout=20)
+            server.log.Emit(EmitRequest(), timeout=20)
         return raised.value
 
 
@@ -37,8 +32,8 @@ def call(code: grpc.StatusCode, message: str, retry_after: float | None = None) 
 def unreachable() -> grpc.RpcError:
     with fake_log_service(fail(grpc.StatusCode.INTERNAL, "")) as service:
         address = service.address
-    with connect(address) as stub, pytest.raises(grpc.RpcError) as raised:
-        stub.Emit(EmitRequest(), timeout=20)
+    with connect(address) as server, pytest.raises(grpc.RpcError) as raised:
+        server.log.Emit(EmitRequest(), timeout=20)
     return raised.value
 
 
@@ -101,22 +96,17 @@ def test_waiting_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert released.wait(20)
         return EmitResponse(receipt=Receipt(record_id="late"))
 
-    with fake_log_service(answer) as service, connect(service.address) as stub:
-        call = stub.Emit.future(EmitRequest(), timeout=20)
-        assert result_of(call, service.address, say).receipt.record_id == "late"
+    with fake_log_service(answer) as service, connect(service.address) as server:
+        call = server.log.Emit.future(EmitRequest(), timeout=20)
+        assert server.result_of(call, say).receipt.record_id == "late"
     assert said == [f"no answer from {service.address} yet; still waiting (Ctrl-C ends it)"]
 
 
-@pytest.mark.parametrize(
-    ("module", "arguments"),
-    [(emit, ["emit", "x"]), (job_get, ["job", "get", "j"]), (job_list, ["job", "list"])],
-)
-def test_a_port_that_takes_calls_and_is_silent(
-    monkeypatch: pytest.MonkeyPatch, module: ModuleType, arguments: list[str]
-) -> None:
+@pytest.mark.parametrize("arguments", [["emit", "x"], ["job", "get", "j"], ["job", "list"]], ids=" ".join)
+def test_a_port_that_takes_calls_and_is_silent(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     """The command says that it waits, and at the end that there was no answer: exit code 4."""
     monkeypatch.setattr(connection, "SILENT_SECONDS", 0.05)
-    monkeypatch.setattr(module, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "CALL_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         done = run_main(*arguments, "--address", address)

@@ -6,12 +6,12 @@ import pytest
 from rich.cells import cell_len
 
 from emitd.v1 import JOB_STATE_COMPLETED, JOB_STATE_FAILED, JOB_STATE_QUEUED, JOB_STATE_RUNNING, Job
-from emitd_cli.jobs.lines import job_lines
 from emitd_cli.jobs.table import draw_table
+from emitd_cli.jobs.text import job_lines
 
 NOW = 1_800_000_000 * 1_000_000_000
 EVIL = "a\x1b[2J\nb\u202ec"
-ESCAPED = "a\\x1b[2J\\nb\\u202ec"
+ESCAPED = "a\\u001b[2J\\nb\\u202ec"
 COLOUR = re.compile(r"\x1b\[([\d;]*)m")
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emitd_cli.command_line.timestamps import ago, iso_time, moment_from_flag
+from emitd_cli.command_line.values import ago, iso_time, moment_from_flag
 from emitd_cli.errors import Misuse
 
 SECOND = 1_000_000_000

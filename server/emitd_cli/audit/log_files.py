@@ -1,16 +1,19 @@
-"""Which log a command is about, and by which public keys its signatures are judged."""
+"""The log that a command reads on this machine, the public keys that judge it, and what errors of its files mean."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from emitd_cli.errors import CannotRun, CannotTell, Misuse
+from emitd_cli.errors import CannotRun, CannotTell, CommandError, Misuse
 from emitd_handlers.audit.format.paths import AuditPaths
+from emitd_handlers.durable.append_file import reason_of
+from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
 from emitd_handlers.tlog.note import NoteInvalid, Verifier
 
-__all__ = ["AuditTarget", "find_log", "keys_beside", "keys_from_flags"]
+__all__ = ["AuditTarget", "files_to_errors", "find_log", "keys_beside", "keys_from_flags"]
 
 DEFAULT_CONFIG = Path("logging_config.yml")
 
@@ -111,3 +114,20 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a vkey can be longer than a name may be
         return False
+
+
+@contextmanager
+def files_to_errors() -> Iterator[None]:
+    """Turn what reading and writing a log's files may raise into what ends the command."""
+    try:
+        yield
+    except AuditDamaged as error:
+        raise CommandError(str(error), code="DAMAGED") from error
+    except AuditNotFound as error:
+        raise CannotTell(str(error), code="NOT_FOUND") from error
+    except HandlerUnavailable as error:
+        raise CannotTell(str(error)) from error
+    except NoteInvalid as error:
+        raise CommandError(str(error), code="KEYS_WRONG") from error
+    except OSError as error:
+        raise CannotTell(reason_of(error)) from error
