@@ -8,9 +8,8 @@ from typing import Any, TypeVar
 import grpc
 from google.rpc import status_pb2
 
-from emitd.transport.channel import channel_options
-from emitd.transport.error_details import bad_field, details_of, retry_delay
-from emitd.transport.reply import is_retryable
+from emitd.transport.channel import NoChannel, make_async_channel, make_channel
+from emitd.transport.reply import bad_field, details_of, is_retryable, retry_delay
 from emitd.v1 import AuditServiceStub, LogServiceStub
 from emitd_cli.errors import CannotTell, CommandError, Misuse, Refused
 from emitd_cli.terminal.output import say
@@ -19,13 +18,13 @@ __all__ = [
     "Outage",
     "Server",
     "connect",
+    "connect_async",
     "describe",
     "error_of",
     "is_refusal",
     "is_retryable",
     "retry_delay_seconds",
     "retry_seconds",
-    "target_of",
 ]
 
 Response = TypeVar("Response")
@@ -119,18 +118,27 @@ class Outage:
 
 @contextmanager
 def connect(address: str) -> Iterator[Server]:
-    """Give the server at `address`; calls wait for nothing but their own deadline. Raises Misuse."""
-    with grpc.insecure_channel(target_of(address), options=channel_options()) as channel:
+    """Give the server at `address`; calls wait for nothing but their own deadline. Raises Misuse, CannotTell."""
+    with _address_errors(address):
+        channel = make_channel(address)
+    with channel:
         yield Server(address, channel)
 
 
-def target_of(address: str) -> str:
-    """Return grpc's target for an address from the command line. Raises Misuse."""
-    if not address.strip():
-        raise Misuse("--address: is empty; give HOST:PORT", field="--address")
-    if "://" in address:
-        raise Misuse(f"--address: '{address}' is a URL; give HOST:PORT", field="--address")
-    return address
+def connect_async(address: str) -> grpc.aio.Channel:
+    """Return a channel of grpc.aio to the server at `address`. Raises Misuse, CannotTell."""
+    with _address_errors(address):
+        return make_async_channel(address)
+
+
+@contextmanager
+def _address_errors(address: str) -> Iterator[None]:
+    try:
+        yield
+    except ValueError as error:
+        raise Misuse(f"--address: {error}", field="--address") from error
+    except NoChannel as error:
+        raise error_of(error, address) from error
 
 
 def error_of(error: grpc.RpcError, address: str, and_so: str = "") -> CommandError:

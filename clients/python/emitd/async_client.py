@@ -26,7 +26,7 @@ from emitd.jobs.watch import JobWatch
 from emitd.receipt import Receipt, ReceiptState
 from emitd.records.audit import audit_record
 from emitd.records.encoding import as_field
-from emitd.transport.async_reader import AsyncReader
+from emitd.transport.async_calls import AsyncReader
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
 

@@ -15,7 +15,7 @@ from emitd.records.encoding import as_text
 from emitd.records.levels import is_level, level_number
 from emitd.runtime.backoff import Backoff
 
-__all__ = ["ClientSettings", "Overflow"]
+__all__ = ["ClientSettings", "Overflow", "address_problem"]
 
 _ENVIRONMENT_PREFIX = "EMITD_"
 _BLOCK = re.compile(r"block(?:\(\s*(\d+(?:\.\d+)?)\s*\))?")
@@ -127,7 +127,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         """Yield the settings that their types alone do not show to be wrong, and what is wrong with each."""
-        if why := _wrong_address(self.address):
+        if why := address_problem(self.address):
             yield "address", why
         if isinstance(self.level, str) and not is_level(self.level.upper()):
             yield "level", f"'{self.level}' is not DEBUG, INFO, WARNING, ERROR or CRITICAL"
@@ -139,11 +139,13 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             yield "spool_records", f"'{self.spool_records}' is not audit or all"
 
 
-def _wrong_address(address: str) -> str:
-    """Return what is wrong with the form of an address; empty: nothing. Whether it is there shows when it is used."""
+def address_problem(address: str) -> str:
+    """Return why a text is no address of a server, or "". Whether a server is there shows when it is used."""
     parts = [part.strip() for part in address.split(",") if part.strip()]
     if not parts:
         return "is empty; give HOST:PORT"
+    if parts[0].startswith(("http://", "https://")):
+        return f"'{parts[0]}' is a URL; give HOST:PORT"
     if len(parts) == 1:
         is_good = ":" in parts[0].lstrip(":")
         return "" if is_good else f"'{parts[0]}' is not HOST:PORT, nor a URI such as dns:///HOST:PORT"

@@ -12,7 +12,7 @@ from typing import NamedTuple, TypeAlias
 
 import grpc
 
-from emitd.transport.error_details import bad_field
+from emitd.transport.reply import bad_field
 from emitd.v1 import DELIVERY_COMMITTED, EmitBatchRequest, EmitBatchResponse, RecordError
 from emitd_cli.connection import (
     Server,

@@ -15,7 +15,6 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from emitd.transport.channel import channel_options
 from emitd.v1 import (
     JOB_STATE_FAILED,
     Job,
@@ -25,7 +24,7 @@ from emitd.v1 import (
     WatchJobsRequest,
     WatchJobsResponse,
 )
-from emitd_cli.connection import Outage, error_of, is_refusal, target_of
+from emitd_cli.connection import Outage, connect_async, error_of, is_refusal
 from emitd_cli.errors import CannotTell, CommandError, ExitCode, Misuse
 from emitd_cli.jobs.board import JobBoard
 from emitd_cli.jobs.commands import filter_from_flags
@@ -136,8 +135,7 @@ class JobWatch:
         asyncio.run(self._run(followers))
 
     async def _run(self, followers: Sequence[Follower]) -> None:
-        target, options = target_of(self._options.address), channel_options()
-        async with grpc.aio.insecure_channel(target, options=options) as channel:
+        async with connect_async(self._options.address) as channel:
             stub = LogServiceStub(channel)
             tasks = [asyncio.ensure_future(follower(stub)) for follower in followers]
             try:

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from emitd import v1
 from emitd.settings import ClientSettings
 from emitd.transport import channel
-from emitd.transport.call_errors import NoChannel
-from emitd.transport.channel import channel_target
+from emitd.transport.channel import NoChannel, make_channel, target_of
 from emitd.transport.grpc_transport import Transport, batch_request
 from support.client.fake_log_service import accept, fail, fake_log_service
 
@@ -128,7 +127,12 @@ class TestTarget:
     )
     def test_each_form_of_an_address_is_a_target(self, address: str, target: str) -> None:
         """One stands as it is; several become addresses of one kind."""
-        assert channel_target(address) == target
+        assert target_of(address) == target
+
+    def test_what_is_no_address_has_no_target(self) -> None:
+        """A channel to it would only never connect."""
+        with pytest.raises(ValueError, match=r"^'http://h:1' is a URL; give HOST:PORT$"):
+            make_channel("http://h:1")
 
     def test_names_among_several_are_looked_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """All that a name stands for, by IPv4, and each once."""
@@ -139,7 +143,7 @@ class TestTarget:
             return [(0, 0, 0, "", ("10.0.0.1", 5)), (0, 0, 0, "", ("10.0.0.2", 5))]
 
         monkeypatch.setattr(channel.socket, "getaddrinfo", look_up)
-        assert channel_target("logs:5,10.0.0.2:5,10.0.0.3:6") == "ipv4:10.0.0.1:5,10.0.0.2:5,10.0.0.3:6"
+        assert target_of("logs:5,10.0.0.2:5,10.0.0.3:6") == "ipv4:10.0.0.1:5,10.0.0.2:5,10.0.0.3:6"
         assert [(host, port) for host, port, *_ in asked] == [("logs", 5)]
 
     def test_a_name_that_is_not_known_is_worth_another_try(

@@ -187,6 +187,7 @@ class TestRefusal:
             ("address", "localhost", "'localhost' is not HOST:PORT, nor a URI such as dns:///HOST:PORT"),
             ("address", ":50051", "':50051' is not HOST:PORT, nor a URI such as dns:///HOST:PORT"),
             ("address", " , ", "is empty; give HOST:PORT"),
+            ("address", "http://h:1", "'http://h:1' is a URL; give HOST:PORT"),
             ("address", "a:1,b", "'b' is not HOST:PORT; among several nothing else can stand"),
             ("address", "a:1,:2", "':2' is not HOST:PORT; among several nothing else can stand"),
             ("address", "a:1,b:x", "'b:x' is not HOST:PORT; among several nothing else can stand"),

@@ -10,7 +10,7 @@ import asyncio
 import threading
 import time
 import weakref
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 import grpc
@@ -18,11 +18,11 @@ import grpc.aio
 
 from emitd.runtime import process_hooks
 from emitd.settings import ClientSettings
-from emitd.transport.call_errors import CallFailed, NoChannel
-from emitd.transport.channel import channel_options, channel_target
+from emitd.transport.channel import CallFailed, NoChannel, make_async_channel
 from emitd.transport.grpc_transport import multi_callable
+from emitd.transport.reply import is_retryable, request_error
 
-__all__ = ["AsyncCalls", "AsyncStream"]
+__all__ = ["AsyncCalls", "AsyncReader", "AsyncStream"]
 
 T = TypeVar("T")
 Response = TypeVar("Response")
@@ -113,9 +113,7 @@ class AsyncCalls:
     def open(self) -> grpc.aio.Channel:
         """Return the channel. Raises NoChannel."""
         if self._channel is None:
-            self._channel = grpc.aio.insecure_channel(
-                channel_target(self._settings.address), options=channel_options()
-            )
+            self._channel = make_async_channel(self._settings.address)
         return self._channel
 
     def add(self, stream: "AsyncStream[Any]") -> None:
@@ -167,7 +165,7 @@ class AsyncCalls:
             self._asked.add(call)
             return await call  # type: ignore[no-any-return]
         except grpc.RpcError as error:
-            return CallFailed(error)
+            return CallFailed.copy_of(error)
         except (asyncio.CancelledError, grpc.aio.UsageError):
             if _is_cancelled():
                 raise
@@ -221,11 +219,46 @@ class AsyncStream(Generic[Response]):
             message = await self._call.read()
             return None if message is grpc.aio.EOF else message  # type: ignore[attr-defined]
         except grpc.RpcError as error:
-            return CallFailed(error)
+            return CallFailed.copy_of(error)
         except (asyncio.CancelledError, grpc.aio.UsageError):
             if _is_cancelled():
                 raise
             return NoChannel("interrupted")
+
+
+class AsyncReader:
+    """The questions of an `AsyncLogClient`, asked again while that can help. For any event loop."""
+
+    def __init__(self, settings: ClientSettings, refuse_if_closed: Callable[[], None]) -> None:
+        self._settings = settings
+        self._refuse_if_closed = refuse_if_closed
+        self._calls = AsyncCalls(settings)
+
+    async def ask(self, method: str, request: Any, response: type[Response]) -> Response:
+        """Ask something, again while that can help. Raises EmitError."""
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._settings.timeout
+        attempts = 0
+        while True:
+            self._refuse_if_closed()
+            left = give_up_at - loop.time()
+            try:
+                return await self._calls.ask(method, request, response, max(left, 0.001))
+            except grpc.RpcError as error:
+                self._refuse_if_closed()
+                if not is_retryable(error) or left <= 0:
+                    raise request_error(error) from error
+            attempts += 1
+            await asyncio.sleep(min(self._settings.backoff.pause(attempts), max(give_up_at - loop.time(), 0)))
+
+    def stream(self, method: str, request: Any, response: type[Response]) -> AsyncStream[Response]:
+        """Return the messages of a stream. Raises ClientNotOpen; grpc.RpcError from its steps."""
+        self._refuse_if_closed()
+        return self._calls.stream(method, request, response)
+
+    def close(self) -> None:
+        """End all streams. Idempotent; blocks for a moment."""
+        self._calls.close()
 
 
 def _is_cancelled() -> bool:

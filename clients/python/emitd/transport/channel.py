@@ -1,47 +1,86 @@
-"""What every channel to a server is made with: its options, and its target."""
+"""The channel to a server: its address, its options, and the failures of its calls."""
 
 import ipaddress
 import json
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from typing import Any
 
-from emitd.transport.call_errors import NoChannel
+import grpc
+import grpc.aio
 
-__all__ = ["channel_options", "channel_target"]
+from emitd.settings import address_problem
 
-MAX_RECEIVE_BYTES = 64 * 1024 * 1024
-#: grpc's own pauses between attempts to connect would grow to two minutes.
-MIN_RECONNECT_MILLISECONDS = 100
-MAX_RECONNECT_MILLISECONDS = 1_000
-#: How long a server may take to greet, in spite of the option's name: one that is busy, or far away.
-CONNECT_MILLISECONDS = 5_000
-#: A connection on which nothing comes back for so long is dead.
-KEEPALIVE_MILLISECONDS = 30_000
-KEEPALIVE_TIMEOUT_MILLISECONDS = 10_000
+__all__ = ["CallFailed", "NoChannel", "make_async_channel", "make_channel", "target_of"]
 
+Option = tuple[str, Any]
 
-def channel_options() -> Sequence[tuple[str, Any]]:
-    """Return the options of every channel to a server."""
-    balanced: Mapping[str, Any] = {"loadBalancingConfig": [{"round_robin": {}}]}
-    return [
-        ("grpc.service_config", json.dumps(balanced)),
-        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
-        ("grpc.initial_reconnect_backoff_ms", MIN_RECONNECT_MILLISECONDS),
-        ("grpc.min_reconnect_backoff_ms", CONNECT_MILLISECONDS),
-        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_MILLISECONDS),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MILLISECONDS),
-        ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MILLISECONDS),
-    ]
+OPTIONS: Sequence[Option] = (
+    ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
+    ("grpc.max_receive_message_length", 64 * 1024 * 1024),
+    # grpc's own pauses between attempts to connect would grow to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    # In spite of its name: how long a server may take to greet, if it is busy or far away.
+    ("grpc.min_reconnect_backoff_ms", 5_000),
+    # A connection on which nothing comes back for this long is dead.
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 10_000),
+)
 
 
-def channel_target(address: str) -> str:
-    """Return grpc's target for one HOST:PORT, a URI such as `dns:///emitd:50051`, or several HOST:PORT with commas.
+class CallFailed(grpc.RpcError):
+    """A call that failed. It holds nothing of grpc, as grpc's own error does: it may be freed also during a fork."""
 
-    It is of one of these forms, as ClientSettings are. Names among several are looked up once; raises NoChannel for one
-    that is not known.
+    def __init__(self, code: grpc.StatusCode, details: str | None, trailers: Any = ()) -> None:
+        super().__init__(f"{code.name}: {details}")
+        self._code, self._details, self._trailers = code, details, trailers
+
+    @classmethod
+    def copy_of(cls, error: grpc.RpcError) -> "CallFailed":
+        """Return what an error of grpc says."""
+        return CallFailed(error.code(), error.details(), error.trailing_metadata())
+
+    def code(self) -> grpc.StatusCode:
+        """Return the status."""
+        return self._code
+
+    def details(self) -> str | None:
+        """Return the status's text."""
+        return self._details
+
+    def trailing_metadata(self) -> Any:
+        """Return the trailers."""
+        return self._trailers
+
+
+class NoChannel(CallFailed):
+    """A call that had no channel: a name is not known just now, or another thread interrupted it. Worth another try."""
+
+    def __init__(self, why: str) -> None:
+        # In grpc's own words for a call of which nothing was sent.
+        super().__init__(grpc.StatusCode.UNAVAILABLE, f"failed to connect to all addresses: {why}")
+
+
+def make_channel(address: str, *options: Option) -> grpc.Channel:
+    """Return a channel to `address`, in any form that the setting `address` of a client may have.
+
+    Nothing is connected before the first call; names among several addresses are looked up now. Raises ValueError for
+    an address of no such form, and NoChannel for a name that is not known.
     """
+    return grpc.insecure_channel(target_of(address), [*OPTIONS, *options])
+
+
+def make_async_channel(address: str) -> grpc.aio.Channel:
+    """Return a channel of grpc.aio, as `make_channel` does."""
+    return grpc.aio.insecure_channel(target_of(address), OPTIONS)
+
+
+def target_of(address: str) -> str:
+    """Return grpc's target for an address. Raises as `make_channel` does."""
+    if problem := address_problem(address):
+        raise ValueError(problem)
     parts = [part.strip() for part in address.split(",") if part.strip()]
     if len(parts) == 1:
         return parts[0]

@@ -17,10 +17,8 @@ from grpc.experimental import ChannelOptions
 from emitd.runtime import process_hooks
 from emitd.runtime.grpc_fork_guard import GrpcForkGuard
 from emitd.settings import ClientSettings
-from emitd.transport.call_errors import CallFailed, NoChannel
-from emitd.transport.channel import channel_options, channel_target
-from emitd.transport.error_details import load
-from emitd.transport.reply import Reply, read_failure, read_response
+from emitd.transport.channel import CallFailed, NoChannel, make_channel
+from emitd.transport.reply import Reply, load_details, read_failure, read_response
 from emitd.v1 import log_service_pb2
 
 __all__ = ["Transport", "multi_callable"]
@@ -109,7 +107,7 @@ class Transport:
             with _channel_closed_under_us():
                 return ask(request, timeout=timeout)  # type: ignore[no-any-return]
         except grpc.RpcError as error:
-            return CallFailed(error)
+            return CallFailed.copy_of(error)
 
     def _next(self, messages: Iterator[Response]) -> "Response | CallFailed | None":
         with self.fork_guard:
@@ -117,7 +115,7 @@ class Transport:
                 with _channel_closed_under_us():
                     return next(messages, None)
             except grpc.RpcError as error:  # it is the call, and its frames have it too
-                return CallFailed(error.with_traceback(None))
+                return CallFailed.copy_of(error.with_traceback(None))
 
     def cancel_streams(self) -> None:
         """End the streams that are open; who reads them gets CANCELLED."""
@@ -138,7 +136,7 @@ class Transport:
         """Return the channel. Raises NoChannel."""
         with self._lock:
             if self._opened is None:
-                load()
+                load_details()
                 channel = self._make_channel()
                 emit_batch: EmitBatch = channel.unary_unary(
                     SERVICE + "EmitBatch",
@@ -150,8 +148,7 @@ class Transport:
 
     def _make_channel(self) -> grpc.Channel:
         _keep_grpc_running()
-        options = [*channel_options(), _READ_BY_THEIR_READERS]
-        return grpc.insecure_channel(channel_target(self._settings.address), options)
+        return make_channel(self._settings.address, _READ_BY_THEIR_READERS)
 
 
 def _keep_grpc_running() -> None:

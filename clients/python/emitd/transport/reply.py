@@ -5,38 +5,47 @@
 Pure; see `emitd/v1/log_service.proto` for the codes.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cache
+from typing import Any, Literal
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from emitd.errors import EmitError, JobNotFound, RecordRejected, RequestRejected, Unavailable
-from emitd.transport.error_details import bad_field, details_of, retry_delay
 from emitd.v1 import log_service_pb2
 
-__all__ = ["Reply", "is_retryable", "read_failure", "read_response", "request_error"]
+__all__ = [
+    "Reply",
+    "bad_field",
+    "details_of",
+    "is_retryable",
+    "load_details",
+    "read_failure",
+    "read_response",
+    "request_error",
+    "retry_delay",
+]
 
-#: Statuses that say nothing about what was sent: the same call may succeed later, and may have been carried out.
-_BROKEN = frozenset(
-    {
-        grpc.StatusCode.UNAVAILABLE,
-        grpc.StatusCode.DEADLINE_EXCEEDED,
-        grpc.StatusCode.CANCELLED,
-        grpc.StatusCode.ABORTED,
-    }
-)
-#: What grpc says of a call for which it had no connection: nothing was sent. Where it puts this otherwise one day, more
-#: counts as perhaps arrived than is true.
+#: What to do after a call that failed. `retry`: the status says nothing about what was sent; the same call may succeed
+#: later, and may have been carried out. `divide`: one of its records may be to blame; in halves the others get through.
+#: A status that is not here: give up. Any status with RetryInfo: `retry`.
+AFTER_FAILURE: Mapping[grpc.StatusCode, Literal["retry", "divide"]] = {
+    grpc.StatusCode.UNAVAILABLE: "retry",
+    grpc.StatusCode.DEADLINE_EXCEEDED: "retry",
+    grpc.StatusCode.CANCELLED: "retry",
+    grpc.StatusCode.ABORTED: "retry",
+    grpc.StatusCode.RESOURCE_EXHAUSTED: "divide",
+    grpc.StatusCode.INVALID_ARGUMENT: "divide",
+    grpc.StatusCode.INTERNAL: "divide",
+    grpc.StatusCode.UNKNOWN: "divide",
+}
+#: What grpc says of a call for which it had no connection: nothing was sent. If grpc changes these words, more records
+#: count as perhaps arrived than did.
 _UNSENT = ("connections to all backends failing", "failed to connect to all addresses")
-#: Statuses of a call that one of its records may be to blame for: sent in halves, the others get through.
-_DIVISIBLE = frozenset(
-    {
-        grpc.StatusCode.RESOURCE_EXHAUSTED,
-        grpc.StatusCode.INVALID_ARGUMENT,
-        grpc.StatusCode.INTERNAL,
-        grpc.StatusCode.UNKNOWN,
-    }
-)
+_STATUS_DETAILS = "grpc-status-details-bin"
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +91,7 @@ def read_failure(error: grpc.RpcError, count: int) -> Reply:
     """Return what the failure of a whole call means for its `count` records."""
     code, details = error.code(), details_of(error)
     delay = retry_delay(details)
-    if code in _BROKEN or delay is not None:
+    if is_retryable(error):
         why = describe(error)
         return Reply(
             again=dict.fromkeys(range(count), (why, delay or 0.0)),
@@ -90,14 +99,14 @@ def read_failure(error: grpc.RpcError, count: int) -> Reply:
             may_have_arrived=delay is None and not any([text in why for text in _UNSENT]),
         )
     refused = RecordRejected(describe(error), field=bad_field(details))
-    if code in _DIVISIBLE:
+    if AFTER_FAILURE.get(code) == "divide":
         return Reply(divide=refused)
     return Reply(rejected=dict.fromkeys(range(count), refused), is_call_refused=True)
 
 
 def is_retryable(error: grpc.RpcError) -> bool:
     """Return whether the same request may succeed later."""
-    return error.code() in _BROKEN or retry_delay(details_of(error)) is not None
+    return AFTER_FAILURE.get(error.code()) == "retry" or retry_delay(details_of(error)) is not None
 
 
 def request_error(error: grpc.RpcError) -> EmitError:
@@ -112,3 +121,47 @@ def request_error(error: grpc.RpcError) -> EmitError:
 def describe(error: grpc.RpcError) -> str:
     """Return a call's failure in one line."""
     return f"{error.code().name}: {error.details()}"
+
+
+@cache
+def load_details() -> tuple[Any, Any]:
+    """Return the modules of the details' messages, which only trouble needs."""
+    from google.rpc import error_details_pb2, status_pb2
+
+    return status_pb2, error_details_pb2
+
+
+def details_of(error: grpc.RpcError) -> Sequence[Any]:
+    """Return the details of a call's failure, packed; none where it has none."""
+    status_pb2, _ = load_details()
+    trailers: Any = error.trailing_metadata() or ()  # pairs; only those of grpc.aio have no names
+    for key, value in trailers:
+        if key == _STATUS_DETAILS:
+            with suppress(DecodeError):
+                details: Sequence[Any] = status_pb2.Status.FromString(value).details
+                return details
+    return ()
+
+
+def retry_delay(details: Sequence[Any]) -> float | None:
+    """Return the seconds after which another try can help, by RetryInfo; None: it does not say."""
+    _, error_details_pb2 = load_details()
+    info = _unpacked(details, error_details_pb2.RetryInfo)
+    return None if info is None else float(info.retry_delay.ToNanoseconds() / 1e9)
+
+
+def bad_field(details: Sequence[Any]) -> str:
+    """Return the path of the field at fault, by BadRequest, or an empty text."""
+    _, error_details_pb2 = load_details()
+    bad = _unpacked(details, error_details_pb2.BadRequest)
+    return str(bad.field_violations[0].field) if bad is not None and bad.field_violations else ""
+
+
+def _unpacked(details: Sequence[Any], kind: Callable[[], Any]) -> Any:
+    """Return the first detail of a kind; None: there is none that can be read."""
+    for packed in details:
+        message = kind()
+        with suppress(DecodeError):
+            if packed.Unpack(message):
+                return message
+    return None
