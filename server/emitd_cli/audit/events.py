@@ -12,10 +12,11 @@ from typing import Any
 import grpc
 
 from emitd.v1 import AuditEntry, GetCheckpointRequest, ListAuditEventsRequest, TailAuditEventsRequest
+from emitd_cli.audit.log_files import event_fields
 from emitd_cli.command_line.values import moment_from_flag
 from emitd_cli.connection import Outage, Server, connect, error_of, is_refusal
 from emitd_cli.errors import CannotTell, ExitCode, Misuse
-from emitd_cli.terminal.output import aligned, clip, one_line, pad, print_result, say
+from emitd_cli.terminal.output import aligned, clip, field_lines, one_line, pad, print_result, say
 from emitd_handlers.tlog.merkle import leaf_hash
 
 __all__ = ["event_line", "event_lines", "print_json_lines", "run_list", "run_show", "run_tail"]
@@ -101,7 +102,13 @@ def run_show(options: argparse.Namespace) -> int:
     coverage = f"by the checkpoint over {tree_size} lines"
     if not is_covered:
         coverage = problem or f"by no checkpoint yet; the newest is over {tree_size} lines"
-    print_result(_describe_event(entry, log_id, leaf, coverage))
+    place = {
+        "log": log_id,
+        "index": str(entry.leaf_index),
+        "leaf hash": leaf.hex(),
+        "covered": coverage,
+    }
+    print_result(field_lines(event_fields(entry.line) | place))
     return ExitCode.GOOD
 
 
@@ -189,31 +196,6 @@ def _newest_checkpoint(server: Server, log_id: str) -> tuple[int, str]:
         return 0, f"by no checkpoint that the server can show: {cause.details()}"
 
 
-def _describe_event(entry: AuditEntry, log_id: str, leaf_hash: bytes, coverage: str) -> str:
-    """Return everything known of an event, a line for each field."""
-    record, audit = entry.record, entry.record.audit
-    fields = {
-        "event": audit.event_name,
-        "event id": audit.event_id,
-        "user": audit.user_id,
-        "source ip": audit.source_ip,
-        "details": audit.details_json,
-        "happened": _time(record.time_unix_nano, 9),
-        "received": _time(entry.receive_time_unix_nano, 9),
-        "source": record.source,
-        "record id": record.record_id,
-        "message": record.message,
-        "attributes": record.attributes_json,
-        "trace id": record.trace_id.hex(),
-        "span id": record.span_id.hex(),
-        "log": log_id,
-        "index": str(entry.leaf_index),
-        "leaf hash": leaf_hash.hex(),
-        "covered": coverage,
-    }
-    return "\n".join(f"{name:<10}  {one_line(value)}" for name, value in fields.items() if value)
-
-
 def print_json_lines(entries: Iterable[AuditEntry]) -> None:
     """Print lines of the log, byte for byte; on a terminal, with control characters escaped."""
     buffer = getattr(sys.stdout, "buffer", None)
@@ -246,9 +228,9 @@ def _cells(entry: AuditEntry) -> tuple[str, ...]:
     return tuple(map(one_line, cells))
 
 
-def _time(unix_nano: int, decimals: int = 3) -> str:
-    """Return a moment in ISO 8601, in UTC; empty for none."""
+def _time(unix_nano: int) -> str:
+    """Return a moment in ISO 8601, to the millisecond, in UTC; empty for none."""
     if not unix_nano:
         return ""
     seconds, nanos = divmod(unix_nano, 1_000_000_000)
-    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{f'{nanos:09}'[:decimals]}Z"
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanos // 1_000_000:03}Z"

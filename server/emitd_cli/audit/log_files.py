@@ -8,12 +8,13 @@ from pathlib import Path
 import msgspec
 
 from emitd_cli.errors import CannotRun, CannotTell, CommandError, Misuse
+from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.audit.format.paths import AuditPaths
 from emitd_handlers.durable.append_file import reason_of
 from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
 from emitd_handlers.tlog.note import NoteInvalid, Verifier
 
-__all__ = ["AuditTarget", "files_to_errors", "find_log", "keys_beside", "keys_from_flags"]
+__all__ = ["AuditTarget", "event_fields", "files_to_errors", "find_log", "keys_from_flags"]
 
 DEFAULT_CONFIG = Path("logging_config.yml")
 
@@ -23,7 +24,7 @@ class AuditTarget(msgspec.Struct, frozen=True):
 
     #: The file of the lines.
     path: Path
-    #: The log's id, and the file of its private key, where the configuration gives them.
+    #: The log's id, and the file of its private key, if the configuration gives them.
     log_id: str = ""
     key: Path | None = None
 
@@ -60,13 +61,28 @@ def keys_from_flags(keys: Sequence[str]) -> list[Verifier]:
     return verifiers
 
 
-def keys_beside(path: Path) -> list[Verifier]:
-    """Return the public keys in the file beside a log; none where there is none. Raises NoteInvalid."""
+def event_fields(line: bytes) -> dict[str, str]:
+    """Return what a line of the log says, a text for each field; of a line that is no event, the line."""
     try:
-        text = AuditPaths.of(path).vkey.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    return [Verifier.from_vkey(vkey) for vkey in text.split()]
+        event = decode_line(line)
+    except ValueError:
+        return {"line": line.decode(errors="backslashreplace")}
+    return {
+        "event": event.event_name,
+        "event id": event.event_id,
+        "user": event.user_id,
+        "source ip": event.source_ip,
+        "details": str(event.details, errors="backslashreplace"),
+        "happened": event.timestamp,
+        "received": event.received_at,
+        "source": event.source,
+        "record id": event.record_id,
+        "message": event.message,
+        "attributes": str(event.attributes, errors="backslashreplace"),
+        "trace id": event.trace_id,
+        "span id": event.span_id,
+        "assigned": ", ".join(event.assigned),
+    }
 
 
 def _configured(config: str | None) -> AuditTarget:
@@ -77,7 +93,7 @@ def _configured(config: str | None) -> AuditTarget:
     except ModuleNotFoundError as error:
         raise CannotRun(
             f"name the log: to find it by the configuration, '{error.name}' is missing; "
-            "pip install 'emitd[server]' brings it"
+            "install emitd with the extra [server]"
         ) from error
     survey = survey_config(path if config or path.exists() else None)
     found = [
@@ -99,7 +115,7 @@ def _configured(config: str | None) -> AuditTarget:
 
 
 def _only_log(folder: Path) -> Path:
-    """Return the one log of a folder: a file that has checkpoints beside it."""
+    """Return the one log of a folder: a file that has checkpoints next to it."""
     logs = [
         path.with_name(path.name.removesuffix(".checkpoints"))
         for path in sorted(folder.glob("*.checkpoints"))
@@ -118,7 +134,7 @@ def _is_file(path: Path) -> bool:
 
 @contextmanager
 def files_to_errors() -> Iterator[None]:
-    """Turn what reading and writing a log's files may raise into what ends the command."""
+    """Turn the errors of a log's files into those that end a command."""
     try:
         yield
     except AuditDamaged as error:

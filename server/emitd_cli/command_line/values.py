@@ -9,7 +9,7 @@ from typing import NoReturn
 
 from emitd_cli.errors import Misuse
 
-__all__ = ["ago", "check_details", "iso_time", "moment_from_flag", "pairs_from_flag"]
+__all__ = ["check_details", "iso_time", "moment_from_flag", "pairs_from_flag", "utc_text"]
 
 
 def pairs_from_flag(flag: str, pairs: Sequence[str]) -> dict[str, str]:
@@ -114,12 +114,6 @@ def iso_time(unix_nano: int) -> str:
     return datetime.fromtimestamp(unix_nano // 1_000_000_000, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def ago(unix_nano: int, now_unix_nano: int) -> str:
-    """Return how long ago a moment was, in its largest unit: `3 h ago`; `-` for none."""
-    if not unix_nano:
-        return "-"
-    seconds = (now_unix_nano - unix_nano) // 1_000_000_000
-    for unit, size in (("d", 86_400), ("h", 3_600), ("min", 60), ("s", 1)):
-        if seconds >= size:
-            return f"{seconds // size} {unit} ago"
-    return "now"  # also where the clocks of two machines differ
+def utc_text(unix_nano: int) -> str:
+    """Return a moment for people, to the second, in UTC; empty for none."""
+    return iso_time(unix_nano).replace("T", " ").replace("Z", " UTC") if unix_nano else ""

@@ -160,7 +160,7 @@ def _show_jobs(jobs: list[Job], *, is_filtered: bool) -> None:
         from emitd_cli.jobs.table import draw_table
         from emitd_cli.terminal.table import terminal_width
 
-        print(draw_table(jobs, time.time_ns(), terminal_width()), end="")
+        print(draw_table(jobs, terminal_width()), end="")
     else:
         print("\n".join(job_lines(jobs)))
 

@@ -1,19 +1,68 @@
 """What a watch of jobs shows: JSON, lines, or frames that are drawn over one another."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeAlias
+from os import terminal_size
+from typing import TextIO, TypeAlias
 
 from emitd.v1 import WatchJobResponse, WatchJobsResponse
 from emitd_cli.jobs.board import BoardChange, JobBoard
 from emitd_cli.jobs.text import job_line, transition_line
-from emitd_cli.terminal.live_frame import LiveFrame
 from emitd_cli.terminal.output import columns_of, one_line, to_json
 
-__all__ = ["Display", "Draw", "JsonDisplay", "LineDisplay", "LiveDisplay", "live"]
+__all__ = ["Display", "Draw", "JsonDisplay", "LineDisplay", "LiveDisplay", "LiveFrame", "live"]
+
+#: A terminal that knows these shows what is between them at once; others ignore them.
+BEGIN_UPDATE, END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
+ERASE_BELOW = "\x1b[J"
+
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
+
+
+class LiveFrame:
+    """Draws lines at the end of a terminal's output, one frame over the other.
+
+    Nothing has to be restored if the process is killed: it hides no cursor and opens no second screen. A terminal that
+    became narrower may have broken the lines of the last frame. The cursor stands at the end of the last line.
+    """
+
+    def __init__(self, stream: TextIO, size: Callable[[], terminal_size]) -> None:
+        self._stream = stream
+        self._size = size
+        #: How many columns each line of the frame takes.
+        self._widths: list[int] = []
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Draw a frame: lines no wider than the terminal, with no sequences in them but for colours."""
+        self._write(BEGIN_UPDATE + self._erase() + "\n".join(lines) + END_UPDATE)
+        self._widths = [columns_of(_COLOURS.sub("", line)) for line in lines]
+
+    def erase(self) -> None:
+        """Remove the frame, so that something else may be written; the next frame stands below."""
+        self._write(self._erase())
+        self._widths = []
+
+    def finish(self) -> None:
+        """Keep the frame, and go on in the line below."""
+        if self._widths:
+            self._write("\n")
+        self._widths = []
+
+    def _erase(self) -> str:
+        if not self._widths:
+            return ""
+        columns = max(self._size().columns, 1)
+        rows = sum(max(-(-width // columns), 1) for width in self._widths)
+        return "\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + ERASE_BELOW
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
 
 #: The time between two frames, if something has changed, and if nothing has: a frame also shows how long jobs have run.
 MIN_FRAME_SECONDS = 0.1

@@ -6,29 +6,29 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from emitd.v1 import JOB_STATE_FAILED, Job, JobTransition
-from emitd_cli.command_line.values import ago, iso_time
 from emitd_cli.jobs.board import JobBoard, Row, frame_lines, watch_rows
 from emitd_cli.jobs.text import (
+    HISTORY_HEADINGS,
+    JOB_HEADINGS,
     StatusPeriod,
     duration_text,
     elapsed_nanos,
-    failure_text,
     is_asked_to_stop,
+    job_cells,
     last_words,
-    lasted_text,
+    period_cells,
     remaining_nanos,
     status_name,
 )
 from emitd_cli.terminal.output import clip_middle, one_line
-from emitd_cli.terminal.table import Column, draw_columns, fitting, text_column
+from emitd_cli.terminal.table import Column, draw_columns, fitting, text_columns
 
 __all__ = ["bars_frame", "draw_bars", "draw_history", "draw_table", "table_frame"]
 
 STATUS_COLOURS = {"QUEUED": "yellow", "RUNNING": "cyan", "COMPLETED": "green", "FAILED": "red"}
 
-#: A table's columns, those that give way first, and the greatest widths.
-TABLE_GIVE_WAY = ("PROGRESS", "ATTEMPT", "TYPE", "UPDATED")
-TABLE_BAR_COLUMNS = 14
+#: The columns of a table that give way, the first to go first.
+TABLE_GIVE_WAY = ("ATTEMPT", "TYPE", "UPDATED")
 MAX_TABLE_TYPE_COLUMNS = 24
 #: A job's id is there to be copied: it is cut only if each job must have one line. Otherwise an id that needs more than
 #: this share of the width goes on in the next line.
@@ -49,45 +49,37 @@ MIN_BAR_MESSAGE_COLUMNS = 16
 STATUS_COLUMNS = 9
 TIME_COLUMNS = 7
 
-HISTORY_GIVE_WAY = ("REVISION", "DONE", "LASTED")
+HISTORY_GIVE_WAY = ("REVISION", "PROGRESS", "LASTED")
 
 
 def draw_table(
     jobs: Sequence[Job],
-    now_unix_nano: int,
     width: int | None = None,
     *,
     one_line_each: bool = False,
     dimmed: Collection[int] = (),
 ) -> str:
-    """Return the table of one or more jobs, with colours; ages are counted back from `now_unix_nano`.
+    """Return the table of one or more jobs: the columns of a pipe, with colours.
 
     `width` None: as wide as it must be to cut nothing off. `one_line_each`: long ids lose their middle. `dimmed`: the
     jobs to dim, counted from 0.
     """
-    short = _short_id_columns(width) if width is not None and one_line_each else None
-    columns = [
-        text_column("JOB", jobs, lambda job: _id(job, short), overflow="fold"),
-        text_column("TYPE", jobs, lambda job: job.job_type),
-        text_column("STATUS", jobs, lambda job: status_name(job.status), _colour),
-        _bars(jobs, TABLE_BAR_COLUMNS),
-        text_column("DONE", jobs, lambda job: f"{job.progress} %", right=True),
-        text_column("ATTEMPT", jobs, lambda job: str(job.attempt), right=True),
-        text_column("UPDATED", jobs, lambda job: ago(job.update_time_unix_nano, now_unix_nano), right=True),
-        text_column("MESSAGE", jobs, last_words, _message_colour),
-    ]
-    id_columns = max(MIN_ID_COLUMNS, int((width or 0) * MAX_ID_SHARE))
-    limits = {"JOB": id_columns, "TYPE": MAX_TABLE_TYPE_COLUMNS}
+    columns = text_columns(JOB_HEADINGS, map(job_cells, jobs), right=("PROGRESS", "ATTEMPT"))
+    if width is not None and one_line_each:
+        columns[0] = _id_column(jobs, _short_id_columns(width))
+    columns[0] = columns[0]._replace(overflow="fold")
+    columns[2] = columns[2].styled(map(_colour, jobs))
+    columns[-1] = columns[-1].styled(map(_message_colour, jobs))
+    limits = {"JOB": max(MIN_ID_COLUMNS, int((width or 0) * MAX_ID_SHARE)), "TYPE": MAX_TABLE_TYPE_COLUMNS}
     return draw_columns(fitting(columns, width, TABLE_GIVE_WAY, limits), dimmed)
 
 
 def table_frame(board: JobBoard, width: int, height: int, is_final: bool, *, most: int) -> list[str]:
     """Return a frame of `emitd job list --watch`, with at most `most` jobs; those that have left are dim."""
     del is_final  # the last one is like the others
-    now = board.clock.now_unix_nano()
 
     def draw(rows: Sequence[Row]) -> str:
-        return draw_table([row.job for row in rows], now, width, one_line_each=True, dimmed=_left_rows(rows))
+        return draw_table([row.job for row in rows], width, one_line_each=True, dimmed=_left_rows(rows))
 
     return frame_lines(board.newest_first(), width, height, draw, most) if board.is_complete else []
 
@@ -108,36 +100,24 @@ def draw_bars(rows: Sequence[Row], now_unix_nano: int, width: int, *, is_final: 
 
     `is_final`: nothing will be drawn over it, so the reason of a failure may go on in further lines.
     """
-    id_columns = _short_id_columns(width)
+    jobs = [row.job for row in rows]
+    headings = ("JOB", "TYPE", "STATUS", "DONE", "ATTEMPT", "ELAPSED", "LEFT", "MESSAGE")
+    cells = [_bar_cells(row, now_unix_nano) for row in rows]
+    _, kind, status, done, attempt, elapsed, left, message = text_columns(
+        headings, cells, right=("DONE", "ATTEMPT", "ELAPSED", "LEFT")
+    )
+    if is_final and any(job.status == JOB_STATE_FAILED for job in jobs):
+        message = message._replace(overflow="fold")
     columns = [
-        text_column("JOB", rows, lambda row: _id(row.job, id_columns), lambda _: "bold"),
-        text_column("TYPE", rows, lambda row: row.job.job_type),
-        text_column(
-            "STATUS",
-            rows,
-            lambda row: _status(row.job),
-            lambda row: _colour(row.job),
-            min_width=STATUS_COLUMNS,
-        ),
-        _bars([row.job for row in rows], BAR_COLUMNS if width >= WIDE_COLUMNS else NARROW_BAR_COLUMNS),
-        text_column("DONE", rows, lambda row: f"{row.job.progress} %", right=True, min_width=len("100 %")),
-    ]
-    if any(row.job.attempt > 1 for row in rows):
-        columns.append(text_column("ATTEMPT", rows, lambda row: str(row.job.attempt), right=True))
-
-    def elapsed(row: Row) -> str:
-        return duration_text(elapsed_nanos(row.job, now_unix_nano))
-
-    def left(row: Row) -> str:
-        return duration_text(remaining_nanos(row.job, row.start_progress, now_unix_nano))
-
-    folds = is_final and any(row.job.status == JOB_STATE_FAILED for row in rows)
-    columns += [
-        text_column("ELAPSED", rows, elapsed, right=True, min_width=TIME_COLUMNS),
-        text_column("LEFT", rows, left, right=True, min_width=TIME_COLUMNS),
-        text_column(
-            "MESSAGE", rows, _row_message, _row_message_colour, overflow="fold" if folds else "ellipsis"
-        ),
+        _id_column(jobs, _short_id_columns(width)).styled(["bold"] * len(jobs)),
+        kind,
+        status.styled(map(_colour, jobs)).at_least(STATUS_COLUMNS),
+        _progress_column(jobs, BAR_COLUMNS if width >= WIDE_COLUMNS else NARROW_BAR_COLUMNS),
+        done.at_least(len("100 %")),
+        *([attempt] if any(job.attempt > 1 for job in jobs) else ()),
+        elapsed.at_least(TIME_COLUMNS),
+        left.at_least(TIME_COLUMNS),
+        message.styled("red" if row.problem else _message_colour(row.job) for row in rows),
     ]
     limits = {"TYPE": MAX_BAR_TYPE_COLUMNS}
     fitted = fitting(columns, width, BARS_GIVE_WAY, limits, MIN_BAR_MESSAGE_COLUMNS)
@@ -145,27 +125,34 @@ def draw_bars(rows: Sequence[Row], now_unix_nano: int, width: int, *, is_final: 
 
 
 def draw_history(periods: Sequence[StatusPeriod], width: int | None = None) -> str:
-    """Return the table of one or more transitions, with colours; reports of mere progress are dim.
+    """Return the table of one or more transitions: the columns of a pipe, with colours; mere progress is dim.
 
     `width` None: as wide as it must be to cut nothing off. A failure goes on in the next line.
     """
-    rows = [period.transition for period in periods]
-    columns = [
-        text_column("TIME", rows, lambda row: iso_time(row.time_unix_nano)),
-        text_column("REVISION", rows, lambda row: str(row.revision), right=True),
-        text_column("ATTEMPT", rows, lambda row: str(row.attempt), right=True),
-        text_column(
-            "STATUS", rows, lambda row: "" if row.progress_only else status_name(row.status), _colour
-        ),
-        text_column("DONE", rows, lambda row: f"{row.progress} %", right=True),
-        text_column("LASTED", periods, lasted_text, right=True),
-        text_column("FAILURE", rows, failure_text, lambda _: "red", overflow="fold"),
-    ]
-    dimmed = [number for number, row in enumerate(rows) if row.progress_only]
+    right = ("REVISION", "ATTEMPT", "PROGRESS", "LASTED")
+    columns = text_columns(HISTORY_HEADINGS, map(period_cells, periods), right=right)
+    columns[3] = columns[3].styled(_colour(period.transition) for period in periods)
+    columns[-1] = columns[-1].styled(["red"] * len(periods))._replace(overflow="fold")
+    dimmed = [number for number, period in enumerate(periods) if period.transition.progress_only]
     return draw_columns(fitting(columns, width, HISTORY_GIVE_WAY, {}), dimmed)
 
 
-def _bars(jobs: Sequence[Job], width: int) -> Column:
+def _bar_cells(row: Row, now_unix_nano: int) -> Sequence[str]:
+    job = row.job
+    message = last_words(job) if job.status else "no report yet"
+    return (
+        job.job_id,
+        job.job_type,
+        status_name(job.status) if job.status else "",
+        f"{job.progress} %",
+        str(job.attempt),
+        duration_text(elapsed_nanos(job, now_unix_nano)),
+        duration_text(remaining_nanos(job, row.start_progress, now_unix_nano)),
+        row.problem or message,
+    )
+
+
+def _progress_column(jobs: Sequence[Job], width: int) -> Column:
     cells = [
         ProgressBar(100, job.progress, width, complete_style=_colour(job), finished_style=_colour(job))
         if job.status
@@ -175,9 +162,10 @@ def _bars(jobs: Sequence[Job], width: int) -> Column:
     return Column("PROGRESS", cells, width)
 
 
-def _id(job: Job, width: int | None) -> str:
-    text = one_line(job.job_id)
-    return text if width is None else clip_middle(text, width)
+def _id_column(jobs: Sequence[Job], width: int) -> Column:
+    """Return the ids, each without its middle if it is longer: ids mostly differ at the end."""
+    (column,) = text_columns(("JOB",), [(clip_middle(one_line(job.job_id), width),) for job in jobs])
+    return column
 
 
 def _short_id_columns(width: int) -> int:
@@ -186,10 +174,6 @@ def _short_id_columns(width: int) -> int:
 
 def _left_rows(rows: Sequence[Row]) -> list[int]:
     return [number for number, row in enumerate(rows) if row.left_at is not None]
-
-
-def _status(job: Job) -> str:
-    return status_name(job.status) if job.status else ""
 
 
 def _colour(job: Job | JobTransition) -> str:
@@ -201,13 +185,3 @@ def _message_colour(job: Job) -> str:
     if is_asked_to_stop(job):
         return "yellow"
     return "red" if job.status == JOB_STATE_FAILED else ""
-
-
-def _row_message(row: Row) -> str:
-    if row.problem:
-        return row.problem
-    return last_words(row.job) if row.job.status else "no report yet"
-
-
-def _row_message_colour(row: Row) -> str:
-    return "red" if row.problem else _message_colour(row.job)

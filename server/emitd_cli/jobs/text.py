@@ -1,7 +1,6 @@
 """Jobs and their history in words: one line, several fields, or plain columns for a pipe."""
 
 from collections.abc import Iterator, Sequence
-from datetime import UTC, datetime
 from typing import NamedTuple
 
 from emitd.v1 import (
@@ -14,11 +13,13 @@ from emitd.v1 import (
     JobTransition,
 )
 from emitd_cli.command_line.parser import not_one_of
-from emitd_cli.command_line.values import iso_time
+from emitd_cli.command_line.values import iso_time, utc_text
 from emitd_cli.errors import Misuse
-from emitd_cli.terminal.output import aligned, columns_of, one_line
+from emitd_cli.terminal.output import aligned, columns_of, field_lines, one_line
 
 __all__ = [
+    "HISTORY_HEADINGS",
+    "JOB_HEADINGS",
     "NOTHING",
     "STATUSES",
     "StatusPeriod",
@@ -29,10 +30,11 @@ __all__ = [
     "has_ended",
     "history_lines",
     "is_asked_to_stop",
+    "job_cells",
     "job_line",
     "job_lines",
     "last_words",
-    "lasted_text",
+    "period_cells",
     "remaining_nanos",
     "status_from_flag",
     "status_name",
@@ -133,13 +135,13 @@ def describe_job(job: Job) -> str:
         "source": job.source,
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
         "details": job.details_json,
-        "created": _time(job.create_time_unix_nano),
-        "started": _time(job.start_time_unix_nano),
-        "updated": _time(job.update_time_unix_nano),
-        "ended": _time(job.end_time_unix_nano),
-        "lease ends": _time(job.lease_expire_time_unix_nano),
+        "created": utc_text(job.create_time_unix_nano),
+        "started": utc_text(job.start_time_unix_nano),
+        "updated": utc_text(job.update_time_unix_nano),
+        "ended": utc_text(job.end_time_unix_nano),
+        "lease ends": utc_text(job.lease_expire_time_unix_nano),
     }
-    return "\n".join(f"{name:<10}  {one_line(value)}" for name, value in fields.items() if value)
+    return field_lines(fields)
 
 
 def _line(job_id: str, status: JobState, progress: int, attempt: int, id_width: int) -> str:
@@ -155,12 +157,6 @@ def _with(line: str, text: str) -> str:
 
 def _reason(job: Job) -> str:
     return f": {job.cancel_reason}" if job.cancel_reason else ""
-
-
-def _time(unix_nano: int) -> str:
-    if not unix_nano:
-        return ""
-    return datetime.fromtimestamp(unix_nano // 1_000_000_000, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 
 def elapsed_nanos(job: Job, now_unix_nano: int) -> int | None:
@@ -195,10 +191,11 @@ def duration_text(nanos: int | None) -> str:
 
 def job_lines(jobs: Sequence[Job]) -> Iterator[str]:
     """Yield a heading and a line for each job; nothing is cut off, and the message is the last column."""
-    return aligned([JOB_HEADINGS, *map(_job_cells, jobs)])
+    return aligned([JOB_HEADINGS, *map(job_cells, jobs)])
 
 
-def _job_cells(job: Job) -> tuple[str, ...]:
+def job_cells(job: Job) -> tuple[str, ...]:
+    """Return a job's cells under JOB_HEADINGS."""
     cells = (
         job.job_id,
         job.job_type,
@@ -248,10 +245,11 @@ def lasted_text(period: StatusPeriod) -> str:
 
 def history_lines(periods: Sequence[StatusPeriod]) -> Iterator[str]:
     """Yield a heading and a line for each; nothing is cut off."""
-    return aligned([HISTORY_HEADINGS, *map(_period_cells, periods)])
+    return aligned([HISTORY_HEADINGS, *map(period_cells, periods)])
 
 
-def _period_cells(period: StatusPeriod) -> tuple[str, ...]:
+def period_cells(period: StatusPeriod) -> tuple[str, ...]:
+    """Return a period's cells under HISTORY_HEADINGS; none but the last is empty, so that programs can split lines."""
     transition = period.transition
     cells = (
         iso_time(transition.time_unix_nano),
@@ -262,5 +260,4 @@ def _period_cells(period: StatusPeriod) -> tuple[str, ...]:
         lasted_text(period),
         failure_text(transition),
     )
-    # No column but the last is empty, for programs that split lines into fields.
     return (*(cell or "-" for cell in cells[:-1]), one_line(cells[-1]))

@@ -4,7 +4,7 @@ import json
 import os
 import sys
 import unicodedata
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ __all__ = [
     "columns_of",
     "discard_output",
     "draws_tables",
+    "field_lines",
     "is_terminal",
     "one_line",
     "pad",
@@ -87,6 +88,11 @@ def draws_tables(stream: TextIO) -> bool:
 def one_line(text: str) -> str:
     """Return the text with all that would break its line or move a terminal's cursor escaped, as JSON escapes it."""
     return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def field_lines(fields: Mapping[str, str], width: int = 10) -> str:
+    """Return a line for each field that is not empty, escaped, with the values in a column."""
+    return "\n".join(f"{name:<{width}}  {one_line(value)}" for name, value in fields.items() if value)
 
 
 def to_json(message: "Message") -> str:

@@ -6,9 +6,9 @@ rich itself would squeeze every column alike until none can be read, so the widt
 import os
 import re
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Literal, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from rich.cells import cell_len
 from rich.console import Console
@@ -25,7 +25,7 @@ __all__ = [
     "fitting",
     "make_console",
     "terminal_width",
-    "text_column",
+    "text_columns",
     "transfer_bar",
 ]
 
@@ -37,10 +37,7 @@ MIN_LAST_COLUMNS = 8
 
 _SPACES_AT_END = re.compile(r" +((?:\x1b\[[\d;]*m)*)$", re.MULTILINE)
 
-Item = TypeVar("Item")
 Cell: TypeAlias = Text | ProgressBar
-#: `fold`: what does not fit goes on in the next line.
-Overflow: TypeAlias = Literal["fold", "ellipsis"]
 
 
 class Column(NamedTuple):
@@ -50,7 +47,17 @@ class Column(NamedTuple):
     cells: Sequence[Cell]
     width: int
     justify: Literal["left", "right"] = "left"
-    overflow: Overflow = "ellipsis"
+    #: `fold`: what does not fit goes on in the next line.
+    overflow: Literal["fold", "ellipsis"] = "ellipsis"
+
+    def styled(self, styles: Iterable[str]) -> "Column":
+        """Return the column with a style for each cell."""
+        texts = [Text(str(cell), style) for cell, style in zip(self.cells, styles, strict=True)]
+        return self._replace(cells=texts)
+
+    def at_least(self, width: int) -> "Column":
+        """Return the column with at least this width, so that it does not move all the time."""
+        return self._replace(width=max(self.width, width))
 
 
 def make_console(**settings: Any) -> Console:
@@ -65,20 +72,16 @@ def terminal_width() -> int | None:
     return make_console().width if sys.stdout.isatty() else None
 
 
-def text_column(
-    heading: str,
-    items: Sequence[Item],
-    text: Callable[[Item], str],
-    style: Callable[[Item], str] = lambda _: "",
-    *,
-    right: bool = False,
-    overflow: Overflow = "ellipsis",
-    min_width: int = 0,
-) -> Column:
-    """Return a column with the text of each item, escaped; it is as wide as its widest cell."""
-    cells = [Text(one_line(text(item)), style=style(item)) for item in items]
-    width = max(cell_len(cell) for cell in (heading, *(cell.plain for cell in cells)))
-    return Column(heading, cells, max(width, min_width), "right" if right else "left", overflow)
+def text_columns(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], right: Collection[str] = ()
+) -> list[Column]:
+    """Return the columns of one or more rows of texts, escaped, each as wide as its widest cell."""
+    columns = []
+    for heading, *texts in zip(headings, *rows, strict=True):
+        cells = [Text(one_line(text)) for text in texts]
+        width = max(cell_len(heading), *(cell.cell_len for cell in cells))
+        columns.append(Column(heading, cells, width, "right" if heading in right else "left"))
+    return columns
 
 
 def fitting(
