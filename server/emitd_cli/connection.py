@@ -1,5 +1,6 @@
 """A command's connection to its server, and how the errors of calls end a command."""
 
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -30,6 +31,8 @@ __all__ = [
 Response = TypeVar("Response")
 
 CALL_SECONDS = 30.0
+#: A server sends no more jobs, transitions or events in one answer.
+MAX_PAGE_SIZE = 1000
 #: After this time a command says that it waits for an answer.
 SILENT_SECONDS = 3.0
 #: The pause before the next try if the server does not say, and the shortest one if it does.
@@ -61,6 +64,21 @@ class Server:
             return self.result_of(method.future(request, timeout=CALL_SECONDS))
         except grpc.RpcError as error:
             raise error_of(error, self.address) from error
+
+    def pages(self, method: Any, request: Any, items: str = "", limit: int = sys.maxsize) -> Iterator[Any]:
+        """Yield the responses to a request, page by page, up to `limit` of the field `items` in them.
+
+        Then the request's `page_token` is not empty if there are more. Raises as `ask` does.
+        """
+        size = request.page_size or MAX_PAGE_SIZE
+        while limit > 0:
+            request.page_size = min(limit, size)
+            response = self.ask(method, request)
+            request.page_token = response.next_page_token
+            yield response
+            if not request.page_token:
+                return
+            limit -= len(getattr(response, items)) if items else 0
 
     def result_of(self, call: "grpc.Future[Response]", say_waiting: Callable[[str], None] = say) -> Response:
         """Return a call's response; say once if it does not come soon. Raises grpc.RpcError."""

@@ -21,9 +21,6 @@ from emitd_handlers.tlog.merkle import leaf_hash
 
 __all__ = ["event_line", "event_lines", "print_json_lines", "run_list", "run_show", "run_tail"]
 
-#: A server sends no more events in one answer.
-MAX_PAGE_SIZE = 1000
-
 HEADINGS = ("RECEIVED", "EVENT", "USER", "SOURCE IP", "DETAILS")
 #: The widths of a line that is printed alone. The last column gets the rest.
 WIDTHS = (24, 20, 12, 15, 0)
@@ -38,14 +35,14 @@ def run_list(options: argparse.Namespace) -> int:
     if options.until is not None:
         request.received_before_unix_nano = moment_from_flag("--until", options.until)
     with connect(options.address) as server:
-        pages = _Pages(server, request, options.limit)
+        pages = server.pages(server.audit.ListAuditEvents, request, "entries", options.limit)
         if options.json:
             for page in pages:
-                print_json_lines(page)
+                print_json_lines(page.entries)
         else:
             is_filtered = any(filters.values()) or options.since is not None or options.until is not None
-            _show([entry for page in pages for entry in page], is_filtered=is_filtered)
-    if pages.was_cut:
+            _show([entry for page in pages for entry in page.entries], is_filtered=is_filtered)
+    if request.page_token:
         # With a filter, further events would have to be searched for.
         verb = "may be" if any(filters.values()) else "are"
         say(f"there {verb} more than {options.limit} such events; --limit N shows more")
@@ -112,28 +109,6 @@ def run_show(options: argparse.Namespace) -> int:
     return ExitCode.GOOD
 
 
-class _Pages:
-    """The events that a request asks for, page by page, up to the limit; then `was_cut` says if there are more."""
-
-    def __init__(self, server: Server, request: ListAuditEventsRequest, limit: int) -> None:
-        self._server = server
-        self._request = request
-        self._limit = limit
-        self.was_cut = False
-
-    def __iter__(self) -> Iterator[Sequence[AuditEntry]]:
-        left = self._limit
-        while left > 0:
-            self._request.page_size = min(left, MAX_PAGE_SIZE)
-            response = self._server.ask(self._server.audit.ListAuditEvents, self._request)
-            yield response.entries
-            left -= len(response.entries)
-            if not response.next_page_token:
-                return
-            self._request.page_token = response.next_page_token
-        self.was_cut = True
-
-
 def event_lines(entries: Sequence[AuditEntry], width: int | None = None) -> Iterator[str]:
     """Yield a heading and a line for each event; `width` None: nothing is cut off."""
     for line in aligned([HEADINGS, *map(_cells, entries)]):
@@ -174,15 +149,10 @@ def _find(server: Server, options: argparse.Namespace) -> tuple[str, AuditEntry]
     request = ListAuditEventsRequest(
         log_id=options.log_id, event_id=options.event_id, newest_first=True, page_size=1
     )
-    while True:
-        response = server.ask(server.audit.ListAuditEvents, request)
-        if response.entries:
-            return response.log_id, response.entries[0]
-        if not response.next_page_token:
-            raise CannotTell(
-                f"there is no event '{options.event_id}' in the log '{response.log_id}'", code="NOT_FOUND"
-            )
-        request.page_token = response.next_page_token
+    for page in server.pages(server.audit.ListAuditEvents, request):
+        if page.entries:
+            return page.log_id, page.entries[0]
+    raise CannotTell(f"there is no event '{options.event_id}' in the log '{page.log_id}'", code="NOT_FOUND")
 
 
 def _newest_checkpoint(server: Server, log_id: str) -> tuple[int, str]:

@@ -1,19 +1,97 @@
-"""Values that flags take: JSON objects, KEY=VALUE pairs and times."""
+"""Values that flags take: names of levels and statuses, KEY=VALUE pairs, JSON objects and times."""
 
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import NoReturn
 
+from emitd.v1 import (
+    JOB_STATE_COMPLETED,
+    JOB_STATE_FAILED,
+    JOB_STATE_QUEUED,
+    JOB_STATE_RUNNING,
+    LEVEL_CRITICAL,
+    LEVEL_DEBUG,
+    LEVEL_ERROR,
+    LEVEL_INFO,
+    LEVEL_WARNING,
+    JobState,
+    Level,
+)
+from emitd_cli.command_line.parser import not_one_of
 from emitd_cli.errors import Misuse
 
-__all__ = ["check_details", "iso_time", "moment_from_flag", "pairs_from_flag", "utc_text"]
+__all__ = [
+    "LEVELS",
+    "STATUSES",
+    "check_details",
+    "iso_time",
+    "level_from_flag",
+    "moment_from_flag",
+    "pairs_from_flag",
+    "status_from_flag",
+    "status_name",
+    "utc_text",
+]
+
+STATUSES: Mapping[str, JobState] = {
+    "QUEUED": JOB_STATE_QUEUED,
+    "RUNNING": JOB_STATE_RUNNING,
+    "COMPLETED": JOB_STATE_COMPLETED,
+    "FAILED": JOB_STATE_FAILED,
+}
+LEVELS: Mapping[str, Level] = {
+    "DEBUG": LEVEL_DEBUG,
+    "INFO": LEVEL_INFO,
+    "WARNING": LEVEL_WARNING,
+    "ERROR": LEVEL_ERROR,
+    "CRITICAL": LEVEL_CRITICAL,
+}
+#: What other systems and loggers call them.
+_OTHER_STATUS_NAMES = {
+    **dict.fromkeys(("PENDING", "WAITING"), "QUEUED"),
+    **dict.fromkeys(("STARTED", "ACTIVE"), "RUNNING"),
+    **dict.fromkeys(("DONE", "FINISHED", "SUCCESS", "SUCCEEDED"), "COMPLETED"),
+    **dict.fromkeys(("ERROR", "CRASHED"), "FAILED"),
+}
+_OTHER_LEVEL_NAMES = {
+    "TRACE": "DEBUG",
+    "NOTICE": "INFO",
+    "WARN": "WARNING",
+    "ERR": "ERROR",
+    "FATAL": "CRITICAL",
+}
+#: Levels that a payload fixes, and the flag that gives the payload.
+_LEVELS_OF_PAYLOADS = {"AUDIT": "--audit EVENT_NAME", "JOB_STATUS": "--job JOB_ID"}
+
+
+def status_from_flag(name: str) -> JobState:
+    """Return the status of this name, in any case. Raises Misuse, which suggests one."""
+    status = STATUSES.get(name.upper())
+    if status is None:
+        raise Misuse(f"--status: {not_one_of(name, STATUSES, _OTHER_STATUS_NAMES)}", field="--status")
+    return status
+
+
+def status_name(status: JobState) -> str:
+    """Return a status without its prefix: `RUNNING`."""
+    return JobState.Name(status).removeprefix("JOB_STATE_")
+
+
+def level_from_flag(name: str) -> Level:
+    """Return the level of this name, in any case. Raises Misuse, which suggests one."""
+    if payload := _LEVELS_OF_PAYLOADS.get(name.upper()):
+        raise Misuse(f"--level: {name.upper()} is not given by itself; use {payload}", field="--level")
+    level = LEVELS.get(name.upper())
+    if level is None:
+        raise Misuse(f"--level: {not_one_of(name, LEVELS, _OTHER_LEVEL_NAMES)}", field="--level")
+    return level
 
 
 def pairs_from_flag(flag: str, pairs: Sequence[str]) -> dict[str, str]:
-    """Return what the flag was given, by key. Raises Misuse for what is no pair, and for a key that comes twice."""
+    """Return the flag's values by their keys. Raises Misuse for a value that is no pair, and for a key given twice."""
     found: dict[str, str] = {}
     for pair in pairs:
         key, equals, value = pair.partition("=")
@@ -25,7 +103,7 @@ def pairs_from_flag(flag: str, pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-#: So much of the text is shown on each side of an error.
+#: Of the text, shown on each side of an error.
 SHOWN_CHARACTERS = 12
 
 
@@ -54,7 +132,7 @@ def _place(error: json.JSONDecodeError) -> str:
 
 
 def _quoting(text: str) -> str:
-    """What helps where the shell has taken the quotation marks away, or single ones stand in their place."""
+    """Return a hint for a text whose quotation marks the shell has removed, or that has single ones."""
     if '"' in text:
         return ""
     return '; write it in single quotes, with double quotes inside: --details \'{"key": "value"}\''
@@ -83,7 +161,7 @@ MAX_UNIX_NANO = 2**64 - 1
 
 
 def moment_from_flag(flag: str, text: str, now_unix_nano: int | None = None) -> int:
-    """Return a moment in nanoseconds since 1970: ISO 8601 (UTC where it does not say), or a time ago. Raises Misuse."""
+    """Return a moment in nanoseconds since 1970: ISO 8601 (UTC if it does not say), or a time ago. Raises Misuse."""
     now = time.time_ns() if now_unix_nano is None else now_unix_nano
     duration = _DURATION.fullmatch(text)
     if text and duration is not None:
@@ -96,7 +174,7 @@ def moment_from_flag(flag: str, text: str, now_unix_nano: int | None = None) -> 
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise Misuse(
-            f"{flag}: '{text}' is neither a time, such as 2026-11-23T08:00, nor so long ago, such as 15m or 2h30m",
+            f"{flag}: '{text}' is neither a time, such as 2026-11-23T08:00, nor a time ago, such as 15m or 2h30m",
             field=flag,
         ) from None
     if moment.tzinfo is None:

@@ -18,6 +18,7 @@ from functools import partial
 from pathlib import Path
 
 from emitd.v1 import EmitRequest, LogRecord, LogServiceStub, Receipt, WatchJobRequest, WatchJobResponse
+from emitd_cli.command_line.values import status_name
 from emitd_cli.connection import Server, connect
 from emitd_cli.demo.screen import INDENT, Screen
 from emitd_cli.demo.service import COMMAND, DemoService
@@ -25,7 +26,7 @@ from emitd_cli.demo.story import AUDIT_EVENT, CONFIG, JOB_ENDS, LOG_LINES, job_r
 from emitd_cli.jobs.board import BoardChange, JobBoard
 from emitd_cli.jobs.display import JsonDisplay, Response, live
 from emitd_cli.jobs.table import bars_frame
-from emitd_cli.jobs.text import job_line, status_name, transition_line
+from emitd_cli.jobs.text import job_line, transition_line
 from emitd_cli.jobs.watch import JobWatch
 from emitd_cli.terminal.output import one_line
 

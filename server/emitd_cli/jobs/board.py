@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from emitd.v1 import Job, JobChange, WatchJobResponse, WatchJobsResponse
-from emitd_cli.jobs.text import STATUSES, has_ended
+from emitd_cli.command_line.values import STATUSES
+from emitd_cli.jobs.text import has_ended
 from emitd_cli.terminal.output import clip
 
 __all__ = ["BoardChange", "JobBoard", "Row", "ServerClock", "active_first", "frame_lines", "watch_rows"]

@@ -3,7 +3,6 @@
 import argparse
 import sys
 import time
-from collections.abc import Iterator
 from functools import partial
 from typing import Any
 
@@ -17,25 +16,13 @@ from emitd.v1 import (
     RequestCancelRequest,
     WatchJobsRequest,
 )
-from emitd_cli.command_line.values import moment_from_flag, pairs_from_flag
-from emitd_cli.connection import Server, connect
+from emitd_cli.command_line.values import moment_from_flag, pairs_from_flag, status_from_flag, status_name
+from emitd_cli.connection import connect
 from emitd_cli.errors import CannotTell, ExitCode, Misuse, Refused
-from emitd_cli.jobs.text import (
-    describe_job,
-    has_ended,
-    history_lines,
-    job_line,
-    job_lines,
-    status_from_flag,
-    status_name,
-    status_periods,
-)
+from emitd_cli.jobs.text import describe_job, has_ended, history_lines, job_line, job_lines, status_periods
 from emitd_cli.terminal.output import can_redraw, draws_tables, print_result, say, to_json
 
 __all__ = ["filter_from_flags", "run_cancel", "run_get", "run_history", "run_list"]
-
-#: A server sends no more jobs, or transitions, in one answer.
-MAX_PAGE_SIZE = 1000
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -47,13 +34,15 @@ def run_list(options: argparse.Namespace) -> int:
     if options.updated_after is not None:
         request.updated_after_unix_nano = moment_from_flag("--updated-after", options.updated_after)
     with connect(options.address) as server:
-        jobs = _Jobs(server, request, options.limit)
+        pages = server.pages(server.log.ListJobs, request, "jobs", options.limit)
         if options.json:
-            for job in jobs:
-                print(to_json(job))
+            for page in pages:
+                for job in page.jobs:
+                    print(to_json(job))
         else:
-            _show_jobs(list(jobs), is_filtered=any(filters.values()) or options.updated_after is not None)
-    if jobs.has_more:
+            is_filtered = any(filters.values()) or options.updated_after is not None
+            _show_jobs([job for page in pages for job in page.jobs], is_filtered=is_filtered)
+    if request.page_token:
         say(f"there are more than {options.limit} such jobs; --limit N shows more")
     return ExitCode.GOOD
 
@@ -73,20 +62,14 @@ def run_history(options: argparse.Namespace) -> int:
     """Print the history, the oldest first; return 0. Raises Refused, and CannotTell without a job or a server."""
     is_truncated = False
     transitions: list[JobTransition] = []
-    request = ListJobTransitionsRequest(
-        job_id=options.job_id, after_revision=options.after_revision, page_size=MAX_PAGE_SIZE
-    )
+    request = ListJobTransitionsRequest(job_id=options.job_id, after_revision=options.after_revision)
     with connect(options.address) as server:
-        while True:
-            page = server.ask(server.log.ListJobTransitions, request)
+        for page in server.pages(server.log.ListJobTransitions, request):
             is_truncated = is_truncated or page.history_truncated
+            transitions += page.transitions
             if options.json:
                 for transition in page.transitions:
                     print(to_json(transition))
-            transitions += page.transitions
-            if not page.next_page_token:
-                break
-            request.page_token = page.next_page_token
     if is_truncated:
         say("some of this history is gone: the server keeps it for a limited time")
     if not options.json:
@@ -113,28 +96,6 @@ def filter_from_flags(options: argparse.Namespace) -> dict[str, Any]:
         "job_ids": getattr(options, "id", ()),
         "labels": pairs_from_flag("--label", options.label),
     }
-
-
-class _Jobs:
-    """The jobs that a request asks for, page by page, up to the limit; then `has_more` says if there are more."""
-
-    def __init__(self, server: Server, request: ListJobsRequest, limit: int) -> None:
-        self._server = server
-        self._request = request
-        self._limit = limit
-        self.has_more = False
-
-    def __iter__(self) -> Iterator[Job]:
-        left = self._limit
-        while left > 0:
-            self._request.page_size = min(left, MAX_PAGE_SIZE)
-            response = self._server.ask(self._server.log.ListJobs, self._request)
-            yield from response.jobs
-            left -= len(response.jobs)
-            if not response.next_page_token:
-                return
-            self._request.page_token = response.next_page_token
-        self.has_more = True
 
 
 def _watch_list(filters: dict[str, Any], options: argparse.Namespace) -> int:

@@ -6,6 +6,7 @@ from rich.progress_bar import ProgressBar
 from rich.text import Text
 
 from emitd.v1 import JOB_STATE_FAILED, Job, JobTransition
+from emitd_cli.command_line.values import status_name
 from emitd_cli.jobs.board import JobBoard, Row, frame_lines, watch_rows
 from emitd_cli.jobs.text import (
     HISTORY_HEADINGS,
@@ -18,7 +19,6 @@ from emitd_cli.jobs.text import (
     last_words,
     period_cells,
     remaining_nanos,
-    status_name,
 )
 from emitd_cli.terminal.output import clip_middle, one_line
 from emitd_cli.terminal.table import Column, draw_columns, fitting, text_columns

@@ -6,22 +6,18 @@ from typing import NamedTuple
 from emitd.v1 import (
     JOB_STATE_COMPLETED,
     JOB_STATE_FAILED,
-    JOB_STATE_QUEUED,
     JOB_STATE_RUNNING,
     Job,
     JobState,
     JobTransition,
 )
-from emitd_cli.command_line.parser import not_one_of
-from emitd_cli.command_line.values import iso_time, utc_text
-from emitd_cli.errors import Misuse
+from emitd_cli.command_line.values import iso_time, status_name, utc_text
 from emitd_cli.terminal.output import aligned, columns_of, field_lines, one_line
 
 __all__ = [
     "HISTORY_HEADINGS",
     "JOB_HEADINGS",
     "NOTHING",
-    "STATUSES",
     "StatusPeriod",
     "describe_job",
     "duration_text",
@@ -36,18 +32,10 @@ __all__ = [
     "last_words",
     "period_cells",
     "remaining_nanos",
-    "status_from_flag",
-    "status_name",
     "status_periods",
     "transition_line",
 ]
 
-STATUSES = {
-    "QUEUED": JOB_STATE_QUEUED,
-    "RUNNING": JOB_STATE_RUNNING,
-    "COMPLETED": JOB_STATE_COMPLETED,
-    "FAILED": JOB_STATE_FAILED,
-}
 NANOS = 1_000_000_000
 #: Shorter periods are shown with a decimal.
 MINUTE_NANOS = 60 * NANOS
@@ -58,33 +46,6 @@ MIN_MEASURED_NANOS = 2 * NANOS
 
 JOB_HEADINGS = ("JOB", "TYPE", "STATUS", "PROGRESS", "ATTEMPT", "UPDATED", "MESSAGE")
 HISTORY_HEADINGS = ("TIME", "REVISION", "ATTEMPT", "STATUS", "PROGRESS", "LASTED", "FAILURE")
-
-#: What other systems call them.
-_OTHER_STATUS_NAMES = {
-    "PENDING": "QUEUED",
-    "WAITING": "QUEUED",
-    "STARTED": "RUNNING",
-    "ACTIVE": "RUNNING",
-    "DONE": "COMPLETED",
-    "FINISHED": "COMPLETED",
-    "SUCCESS": "COMPLETED",
-    "SUCCEEDED": "COMPLETED",
-    "ERROR": "FAILED",
-    "CRASHED": "FAILED",
-}
-
-
-def status_from_flag(name: str) -> JobState:
-    """Return the status of this name, in any case. Raises Misuse, which suggests one."""
-    status = STATUSES.get(name.upper())
-    if status is None:
-        raise Misuse(f"--status: {not_one_of(name, STATUSES, _OTHER_STATUS_NAMES)}", field="--status")
-    return status
-
-
-def status_name(status: JobState) -> str:
-    """Return a status without its prefix: `RUNNING`."""
-    return JobState.Name(status).removeprefix("JOB_STATE_")
 
 
 def has_ended(job: Job) -> bool:

@@ -11,7 +11,9 @@ from emitd_handlers.tlog.proof_file import TlogProof
 from support.audit.sealed_log import LOG_ID, SealedLog, make_line
 from support.processes.run_main import Done, run_main
 
-LESS = "the key is the one next to the log on this machine, which proves less than one that was kept elsewhere"
+LESS = (
+    "the key is the one next to the log on this machine, which proves less than one that was kept elsewhere"
+)
 
 
 @pytest.fixture(autouse=True)

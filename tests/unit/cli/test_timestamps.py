@@ -44,7 +44,7 @@ def test_a_time_in_iso_8601(text: str, unix_nano: int) -> None:
 )
 def test_what_is_no_moment(text: str) -> None:
     """The flag, what was found and both forms are told."""
-    with pytest.raises(Misuse, match=f"--f: '{text}' is neither a time, .* nor so long ago, ") as raised:
+    with pytest.raises(Misuse, match=f"--f: '{text}' is neither a time, .* nor a time ago, ") as raised:
         moment_from_flag("--f", text)
     assert raised.value.field == "--f"
 
