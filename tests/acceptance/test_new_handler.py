@@ -34,10 +34,9 @@ def project(folder: Path, kind: str) -> None:
         (folder / "logging_config.yml").write_text("handlers:\n  console: {type: console}\n")
 
 
-def paste(folder: Path, shown: str) -> None:
+def paste(folder: Path, printed: str) -> None:
     """Add the printed entry to the configuration, as its user would."""
     config = folder / "logging_config.yml"
-    printed = shown.partition(":\n\n")[2].partition("Then try it:")[0]
     if config.exists():
         before, after = re.split(r"(?m)^handlers:.*\n", config.read_text(), maxsplit=1)
         paths, _, entry = printed.partition("handlers:\n")

@@ -4,6 +4,7 @@ import argparse
 import keyword
 import os
 import re
+import sys
 import textwrap
 import unicodedata
 from importlib import resources
@@ -40,20 +41,21 @@ def run(options: argparse.Namespace) -> int:
     }
     for file, template in ((handler, "handler.py.txt"), (test, "test_handler.py.txt")):
         _write(file, _fill(template, texts))
-        print(f"wrote {file}")
-    entry = textwrap.indent(_fill("entry.yml.txt", texts), "  ")
-    section = (BUILT_IN_DEFAULTS if not config.exists() else "handlers:\n") + entry
+        _note(f"wrote {file}")
+    is_new = not config.exists() or not config.stat().st_size
+    section = BUILT_IN_DEFAULTS if is_new else "handlers:\n"
+    section += textwrap.indent(_fill("entry.yml.txt", texts), "  ")
     if not has_folder:
         section = f"handler_paths: {msgspec.json.encode([listed_folder]).decode()}\n\n{section}"
-    if config.exists():
-        print(f"\nAdd this to {config}:\n")
-    else:
-        print(
-            f"\nThere is no {config} yet. Make it of this, which is the built-in defaults and the handler:\n"
-        )
-    print(section)
-    print(f"Then try it:  emitd check-config {config}\n              pytest {test}")
+    _note(f"\nMake {config} of the defaults and the entry:" if is_new else f"\nAdd this to {config}:")
+    print(section, end="", flush=True)
+    _note(f"Then try it:  emitd check-config {config}\n              pytest {test}")
     return ExitCode.GOOD
+
+
+def _note(text: str) -> None:
+    """Write to standard error, so that standard output has the YAML alone."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _check_name(name: str) -> None:
@@ -97,7 +99,7 @@ def _check_free(name: str, handler: Path, test: Path, config: Path) -> bool:
     for file in (handler, test):
         if file.exists() or file.is_symlink():
             raise CommandError(f"{file} is there already; nothing was written. Choose another name")
-    if not config.exists():
+    if not config.exists() or not config.stat().st_size:
         return False
     survey = survey_config(config)
     if name in survey.types:
