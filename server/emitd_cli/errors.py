@@ -22,7 +22,7 @@ class ExitCode(IntEnum):
     MISUSE = 2
     #: `serve`: the configuration is bad.
     BAD_CONFIGURATION = 3
-    #: It cannot be told, or the server cannot be reached.
+    #: The command cannot tell, or cannot reach the server.
     CANNOT_TELL = 4
     #: `serve`: the service could not start or run.
     CANNOT_RUN = 5

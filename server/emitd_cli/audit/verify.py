@@ -27,7 +27,7 @@ EXIT_CODES = {
 def run(options: argparse.Namespace) -> int:
     """Verify; return 0 if the log is good, 1 if it is not, 4 if that cannot be told.
 
-    Raises Misuse, and CannotTell where there is no log or it cannot be read.
+    Raises Misuse, and CannotTell if there is no log or it cannot be read.
     """
     target = find_log(options)
     keys = keys_from_flags(options.key) if options.key else None
@@ -54,7 +54,7 @@ def _read_against(files: Sequence[str]) -> list[HeldElsewhere]:
         raise Misuse(message, field="--against") from error
 
 
-#: A smaller log is verified before anybody has read a bar.
+#: A smaller log is verified before a bar could be read.
 MIN_BYTES_FOR_BAR = 64 * 1024 * 1024
 
 

@@ -39,7 +39,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises Misuse, in one line, instead of ending the process. Flags are not to be shortened."""
+    """Raises Misuse with a message of one line, instead of ending the process. Takes no shortened flags."""
 
     #: What to do about an argument too many.
     too_many_hint = ""
@@ -49,14 +49,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **{"allow_abbrev": False, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; what is left over is refused here, where the flags that might be meant are known."""
+        """Parse; refuse what is left over here, since this parser knows the flags that might be meant."""
         known, rest = super().parse_known_args(args, namespace)
         if rest and self._subparsers is None:
             self._refuse(rest[0])
         return known, rest
 
     def format_help(self) -> str:
-        """Return the help text; a usage that nobody wrote is a short one."""
+        """Return the help text, with a short usage if the command has none."""
         if self.usage is None:
             self.usage = self._short_usage()
         return super().format_help()
@@ -105,7 +105,7 @@ def not_one_of(word: str, known: Iterable[str], other_names: Mapping[str, str] =
 
 
 def did_you_mean(word: str, known: Iterable[str], other_names: Mapping[str, str] = _NO_OTHER_NAMES) -> str:
-    """Return `; did you mean 'X'?`, or nothing where no known word is near. Case does not matter."""
+    """Return `; did you mean 'X'?`, or nothing if no known word is near. Case does not matter."""
     # Loaded here: a command that is called well does not need it.
     from difflib import get_close_matches
 

@@ -168,7 +168,7 @@ class JobWatch:
             known = response.job
             request.after_revision = known.revision
             if response.history_truncated:
-                self._say(f"some changes of '{known.job_id}' are not known any more")
+                self._say(f"some changes of '{known.job_id}' are no longer known")
             if is_news:
                 self._show(response, begins)
 

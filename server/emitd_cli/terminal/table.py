@@ -68,7 +68,7 @@ def make_console(**settings: Any) -> Console:
 
 
 def terminal_width() -> int | None:
-    """Return the width for a table; None in a pipe that wants colours, where nothing may be cut off."""
+    """Return the width for a table; None in a pipe with FORCE_COLOR: there nothing may be cut off."""
     return make_console().width if sys.stdout.isatty() else None
 
 

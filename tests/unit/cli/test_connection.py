@@ -114,3 +114,28 @@ def test_a_port_that_takes_calls_and_is_silent(monkeypatch: pytest.MonkeyPatch, 
     waiting, end = done.stderr.splitlines()
     assert waiting == f"emitd: no answer from {address} yet; still waiting (Ctrl-C ends it)"
     assert end.startswith("emitd: DEADLINE_EXCEEDED: ")
+
+
+@pytest.mark.parametrize("form", ["{}", "dns:///{}", "ipv4:{}", "{0},{0}"])
+@pytest.mark.parametrize("command", ["emit x", "job watch --type t", "audit tail"])
+def test_an_address_may_have_every_form_that_a_client_takes(form: str, command: str) -> None:
+    """A URI, or several servers: the call arrives."""
+    with fake_log_service(fail(grpc.StatusCode.INVALID_ARGUMENT, "it arrived")) as service:
+        done = run_main(*command.split(), "--address", form.format(service.address))
+    assert done == (1, "", "emitd: INVALID_ARGUMENT: it arrived\n")
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (" ", "--address: is empty; give HOST:PORT"),
+        ("http://h:1", "--address: 'http://h:1' is a URL; give HOST:PORT"),
+        ("h", "--address: 'h' is not HOST:PORT"),
+        ("a:1,b", "--address: 'b' is not HOST:PORT"),
+    ],
+)
+def test_what_is_no_address_is_misuse(address: str, told: str) -> None:
+    """No call is made."""
+    done = run_main("job", "list", "--address", address)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"emitd: {told}")

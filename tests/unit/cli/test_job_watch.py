@@ -107,7 +107,7 @@ def test_history_that_exists_no_more() -> None:
     response = WatchJobResponse(job=DONE.job, history_truncated=True)
     with fake_log_service(stream(response)) as service:
         done = watch(service, "--after-revision", "0")
-    assert done == (0, "j  COMPLETED  100 %\n", "emitd: some changes of 'j' are not known any more\n")
+    assert done == (0, "j  COMPLETED  100 %\n", "emitd: some changes of 'j' are no longer known\n")
 
 
 def test_a_lost_connection_is_resumed(naps: list[float]) -> None:
