@@ -118,8 +118,9 @@ def _add_reading(actions: Commands) -> None:
         "  emitd audit list --since 2026-11-23T08:00 --until 2026-11-23T09:00 --json\n",
     )
     _add_filters(listing)
-    option(listing, "--since WHEN", "only events received at or after this time, or time ago: 90s, 15m, 7d")
-    option(listing, "--until WHEN", "only events received before this time, or time ago")
+    since = "only events received at WHEN or later: a time, or a time ago, such as 90s, 15m or 7d"
+    option(listing, "--since WHEN", since)
+    option(listing, "--until WHEN", "only events received before WHEN")
     option(listing, "--oldest-first", "begin with the oldest")
     option(listing, "--limit N", "at most N events (default: 50)", type=positive, default=50)
     add_json(listing, LINES)
