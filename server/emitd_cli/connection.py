@@ -2,12 +2,11 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import grpc
-from google.rpc import status_pb2
 
 from emitd.transport.channel import NoChannel, make_async_channel, make_channel
 from emitd.transport.reply import bad_field, details_of, is_retryable, retry_delay
@@ -24,7 +23,6 @@ __all__ = [
     "error_of",
     "is_refusal",
     "is_retryable",
-    "retry_delay_seconds",
     "retry_seconds",
 ]
 
@@ -122,7 +120,7 @@ class Outage:
         )
         if not is_retryable(error) or not self._is_patient:
             raise end from error
-        now, seconds = time.monotonic(), retry_seconds(error)
+        now, seconds = time.monotonic(), retry_seconds(details_of(error))
         since = now if self._lost_at is None else self._lost_at
         if self._retry_seconds is not None and now + seconds > since + self._retry_seconds:
             raise end from error
@@ -179,15 +177,7 @@ def is_refusal(error: grpc.RpcError) -> bool:
     return error.code() in _REFUSALS and not is_retryable(error)
 
 
-def retry_seconds(error: grpc.RpcError) -> float:
-    """Return how long to wait before the call is tried again."""
-    return _bounded(retry_delay(details_of(error)))
-
-
-def retry_delay_seconds(status: status_pb2.Status) -> float:
-    """Return how long to wait before a record that was refused with `status` is sent again."""
-    return _bounded(retry_delay(status.details))
-
-
-def _bounded(seconds: float | None) -> float:
+def retry_seconds(details: Sequence[Any]) -> float:
+    """Return how long to wait before another try, by the details of a failed call or of a refused record."""
+    seconds = retry_delay(details)
     return DEFAULT_RETRY_SECONDS if seconds is None else max(seconds, MIN_RETRY_SECONDS)

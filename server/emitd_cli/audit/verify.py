@@ -59,7 +59,7 @@ MIN_BYTES_FOR_BAR = 64 * 1024 * 1024
 
 
 def report_in_words(report: VerifyReport, path: Path) -> str:
-    """Return the verdict, what is wrong, and what is worth knowing, one a line, fit for a terminal."""
+    """Return the verdict, the findings and the notes, one a line, escaped."""
     lines = [_verdict(report, path)]
     lines += [_finding(finding) for finding in report.findings]
     lines += [f"  {kind}: and {count} more" for kind, count in report.unlisted.items()]

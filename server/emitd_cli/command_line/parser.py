@@ -49,7 +49,7 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **{"allow_abbrev": False, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; refuse what is left over here, since this parser knows the flags that might be meant."""
+        """Parse; refuse leftover arguments here, since this parser knows the flags that might be meant."""
         known, rest = super().parse_known_args(args, namespace)
         if rest and self._subparsers is None:
             self._refuse(rest[0])

@@ -108,7 +108,7 @@ SHOWN_CHARACTERS = 12
 
 
 def check_details(text: str | None) -> str:
-    """Return the text as it is, or empty for None. Raises Misuse for what is not one JSON object."""
+    """Return the text, or empty for None. Raises Misuse for anything but one JSON object."""
     if not text:
         return ""
     try:

@@ -1,6 +1,6 @@
 """The course of `emitd demo`: five chapters, each of which checks what it shows.
 
-    1  the service starts        3  an audit event, and its line      5  it stops; what is on disk
+    1  the service starts        3  an audit event, and its line      5  it stops; the files on disk
     2  log lines                 4  three jobs, watched live
 
 Everything goes over gRPC to a real process, as it would from any other program.
@@ -132,7 +132,7 @@ class DemoPlay:
 
     def _stop(self, service: DemoService) -> None:
         screen = self._screen
-        screen.chapter("A clean stop", "by SIGTERM; then what is there is counted")
+        screen.chapter("A clean stop", "by SIGTERM; then everything is counted")
         code = service.stop()
         for line in service.said.rest():
             screen.said(line)

@@ -12,14 +12,13 @@ from typing import NamedTuple, TypeAlias
 
 import grpc
 
-from emitd.transport.reply import bad_field
+from emitd.transport.reply import bad_field, details_of
 from emitd.v1 import DELIVERY_COMMITTED, EmitBatchRequest, EmitBatchResponse, RecordError
 from emitd_cli.connection import (
     Server,
     error_of,
     is_refusal,
     is_retryable,
-    retry_delay_seconds,
     retry_seconds,
 )
 from emitd_cli.emit.record_lines import Line
@@ -135,7 +134,7 @@ class BatchSender:
         except grpc.RpcError as error:
             reason = error_of(error, self._server.address)
             if is_retryable(error):
-                return _Again(lines, retry_seconds(error), reason)
+                return _Again(lines, retry_seconds(details_of(error)), reason)
             if not is_refusal(error):
                 raise _gave_up(reason, lines) from error
             for line in lines:
@@ -145,7 +144,7 @@ class BatchSender:
         retryable = [error for error in response.errors if error.retryable]
         if not retryable:
             return None
-        pause = max(retry_delay_seconds(error.status) for error in retryable)
+        pause = max(retry_seconds(error.status.details) for error in retryable)
         reason = CannotTell(_problem(retryable[0]), code=_code(retryable[0]), field=_field(retryable[0]))
         return _Again([lines[error.index] for error in retryable], pause, reason)
 

@@ -18,7 +18,7 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class Line(NamedTuple):
-    """One line of the input: its number from 1, its size in bytes, and its record or what is wrong with it."""
+    """One line of the input: its number from 1, its size in bytes, and its record or the problem with it."""
 
     number: int
     size: int

@@ -1,4 +1,4 @@
-"""`JobBoard`: what is known of the jobs that a command watches, and which of them a frame has room for."""
+"""`JobBoard`: the state of the jobs that a command watches, and which of them fit into a frame."""
 
 import time
 from collections import Counter
@@ -96,7 +96,7 @@ class JobBoard:
         self._is_snapshot = True
 
     def take(self, response: WatchJobResponse | WatchJobsResponse, *, begins: bool) -> list[BoardChange]:
-        """Take a message, and return what is new in it; `begins`: it is the first of its connection."""
+        """Take a message, and return the changes in it; `begins`: it is the first of its connection."""
         if isinstance(response, WatchJobsResponse):
             return self._take_many(response, begins=begins)
         self.is_complete = True
@@ -201,7 +201,7 @@ def frame_lines(
 
 
 def _version(job: Job) -> tuple[int, int]:
-    """Return what is greater in a later state; a job that was removed and made again starts at revision 1."""
+    """Return a key that grows with each state; a job that was removed and made again starts at revision 1."""
     return job.create_time_unix_nano, job.revision
 
 

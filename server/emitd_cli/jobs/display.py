@@ -77,7 +77,7 @@ class JsonDisplay:
     """Prints every message as one object; the base of the other displays, which show it in their own way."""
 
     def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
-        """Show a message, and what is new in it."""
+        """Show a message, and the changes in it."""
         print(to_json(response), flush=True)
 
     def aside(self, write: Callable[[], None]) -> None:
@@ -98,7 +98,7 @@ class LineDisplay(JsonDisplay):
         self._id_width = max((columns_of(one_line(job_id)) for job_id in job_ids), default=0)
 
     def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
-        """Print what is new."""
+        """Print the changes."""
         if isinstance(response, WatchJobResponse):
             for transition in response.transitions:
                 if transition.revision != response.job.revision:

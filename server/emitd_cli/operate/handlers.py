@@ -191,7 +191,7 @@ def _print(
 
 
 def _rows(handler: Listed) -> Iterator[tuple[str, str]]:
-    """Yield what is printed of a handler: a label and a text for each row."""
+    """Yield the rows of a handler: a label and a text."""
     uses = "; ".join(map(_use_text, handler.used_by))
     rows = {
         "": handler.summary,

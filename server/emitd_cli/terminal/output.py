@@ -44,7 +44,7 @@ def set_json(as_json: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Write to standard error what is no error, such as that a call is tried again."""
+    """Write a note to standard error, such as that a call is tried again."""
     _write(json.dumps({"note": text}) if _as_json else text)
 
 
@@ -66,7 +66,7 @@ def print_result(text: str) -> None:
 
 
 def discard_output() -> None:
-    """Discard what is still buffered and what is printed later, so that it does not fail again at exit."""
+    """Discard buffered and later output, so that a closed pipe does not fail again at exit."""
     _discard(sys.stdout)
 
 

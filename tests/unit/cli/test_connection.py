@@ -6,6 +6,7 @@ import threading
 import grpc
 import pytest
 
+from emitd.transport.reply import details_of
 from emitd.v1 import EmitRequest, EmitResponse, Receipt
 from emitd_cli import connection
 from emitd_cli.connection import (
@@ -13,7 +14,6 @@ from emitd_cli.connection import (
     describe,
     is_refusal,
     is_retryable,
-    retry_delay_seconds,
     retry_seconds,
 )
 from support.client.fake_log_service import fail, fake_log_service, make_status
@@ -42,14 +42,14 @@ def test_no_server(unreachable: grpc.RpcError) -> None:
     assert describe(unreachable, "h:1").startswith("cannot reach h:1; is the service running there?")
     assert is_retryable(unreachable)
     assert not is_refusal(unreachable)
-    assert retry_seconds(unreachable) == 0.5
+    assert retry_seconds(details_of(unreachable)) == 0.5
 
 
 def test_a_server_that_says_when_to_come_back() -> None:
     """It is not taken for one that cannot be reached."""
     error = call(grpc.StatusCode.UNAVAILABLE, "disk is full", 2.5)
     assert describe(error, "h:1") == "UNAVAILABLE: disk is full"
-    assert retry_seconds(error) == 2.5
+    assert retry_seconds(details_of(error)) == 2.5
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_verdicts(code: grpc.StatusCode, retry_after: float | None, retryable: b
 def test_the_pause_for_a_record() -> None:
     """As its status says, never none at all, and half a second where it does not say."""
     unavailable = grpc.StatusCode.UNAVAILABLE
-    assert retry_delay_seconds(make_status(unavailable, "x", 3.0)) == 3.0
-    assert retry_delay_seconds(make_status(unavailable, "x", 0.0)) == 0.05
-    assert retry_delay_seconds(make_status(unavailable, "x", None)) == 0.5
+    assert retry_seconds(make_status(unavailable, "x", 3.0).details) == 3.0
+    assert retry_seconds(make_status(unavailable, "x", 0.0).details) == 0.05
+    assert retry_seconds(make_status(unavailable, "x", None).details) == 0.5
 
 
 def test_waiting_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
