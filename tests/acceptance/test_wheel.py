@@ -203,4 +203,4 @@ def test_a_command_that_needs_an_extra_names_it(
     )
     assert "Traceback" not in done.stderr
     assert done.returncode == 5
-    assert f"pip install 'emitd[{extra}]'" in done.stderr
+    assert f"install emitd with the extra [{extra}]\n" in done.stderr
