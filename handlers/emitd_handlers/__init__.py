@@ -60,7 +60,13 @@ from emitd_handlers.outcome import (
     Refused,
 )
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, Payload
-from emitd_handlers.settings import Delivery, HandlerSettings, OverflowPolicy
+from emitd_handlers.settings import (
+    CommittedSettings,
+    Delivery,
+    HandlerSettings,
+    OverflowPolicy,
+    QueuedSettings,
+)
 
 __all__ = [
     "COMMON_LEVELS",
@@ -77,6 +83,7 @@ __all__ = [
     "AuditSource",
     "BaseLogHandler",
     "Committed",
+    "CommittedSettings",
     "ConsistencyProof",
     "Delivery",
     "EmitResult",
@@ -105,6 +112,7 @@ __all__ = [
     "Outcome",
     "OverflowPolicy",
     "Payload",
+    "QueuedSettings",
     "Receipt",
     "RecentCommit",
     "RecordConflict",

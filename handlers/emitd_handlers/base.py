@@ -6,6 +6,8 @@ from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import ClassVar, ParamSpec, TypeAlias, TypeVar
 
+from msgspec.structs import replace
+
 from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.errors import HandlerError, HandlerUnavailable
 from emitd_handlers.outcome import (
@@ -18,11 +20,18 @@ from emitd_handlers.outcome import (
     Refused,
 )
 from emitd_handlers.record import Level, LogRecord
-from emitd_handlers.settings import Delivery, HandlerSettings
+from emitd_handlers.settings import (
+    CommittedSettings,
+    Delivery,
+    DeliverySettings,
+    HandlerSettings,
+    QueuedSettings,
+    flat_keys,
+)
 
 __all__ = ["COMMON_LEVELS", "BaseLogHandler", "EmitResult"]
 
-#: DEBUG to CRITICAL: what a handler takes unless its class or its entry says otherwise.
+#: DEBUG to CRITICAL: the levels of a handler unless its class or its entry has others.
 COMMON_LEVELS = frozenset({Level.DEBUG, Level.INFO, Level.WARNING, Level.ERROR, Level.CRITICAL})
 
 #: What `emit` returns: a receipt to hand to the sender, or None.
@@ -52,9 +61,9 @@ class BaseLogHandler(ABC):
     #: The struct that the entry's settings are read into. One of the handler's own derives from
     #: `HandlerSettings`; a field of type `pathlib.Path` is taken relative to the configuration file.
     Settings: ClassVar[type[HandlerSettings]] = HandlerSettings
-    #: The levels taken where the entry does not say.
+    #: The levels of a handler whose entry has no `levels`.
     default_levels: ClassVar[frozenset[Level]] = COMMON_LEVELS
-    #: How records come where the entry does not say.
+    #: The delivery of a handler whose entry has no `delivery`.
     default_delivery: ClassVar[Delivery] = Delivery.QUEUED
 
     def __init__(self, settings: HandlerSettings | None = None, *, name: str = "") -> None:
@@ -68,10 +77,19 @@ class BaseLogHandler(ABC):
         self.levels = self.default_levels if levels is None else frozenset(levels)
         #: Why the handler cannot do its work now, in a line; empty: it can. The health service shows it.
         self.health_problem = ""
-        #: Called when that changes; set by whoever shows it.
-        self.on_health_change: Callable[[], None] = lambda: None
+        self._health_listeners: list[Callable[[], None]] = []
         self._thread: WorkerThread | None = None
         self._stopped = False
+
+    @property
+    def delivery(self) -> DeliverySettings:
+        """The delivery of the settings, else the class's `default_delivery`, with all its keys."""
+        given = self.settings.delivery or self.default_delivery
+        if isinstance(given, Delivery):
+            given = CommittedSettings() if given is Delivery.COMMITTED else QueuedSettings()
+        # A struct of an earlier version may have given such a key a default of its own.
+        own = {new: getattr(self.settings, old, None) for old, new in flat_keys(type(given)).items()}
+        return replace(given, **{name: value for name, value in own.items() if value is not None})
 
     def can_handle(self, level: Level) -> bool:
         """Return whether records of `level` are for this handler. Asked once for each level, at start."""
@@ -82,15 +100,15 @@ class BaseLogHandler(ABC):
         """Do the logging action for one record: as a `def`, or as an `async def`.
 
         A plain `def` runs in the handler's own thread and may block it; an `async def` runs in the service's
-        event loop and must not block. Returning means done (for a committed handler: durably); what is
-        returned and is no receipt counts as None. Any exception refuses this record only: `RecordInvalid` for
+        event loop and must not block. Returning means done (for a committed handler: durably); a return value that
+        is no receipt counts as None. Any exception refuses this record only: `RecordInvalid` for
         good, a `RetryableError` or any other exception as something that may pass.
         """
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Take many records and return an outcome for each, in order.
 
-        Override it where a batch is cheaper than its records one by one. `records` is never empty and must
+        Override it if a batch is cheaper than its records one by one. `records` is never empty and must
         not be kept. Raising refuses the whole batch; so does a result of another length. After `stop` it
         raises HandlerUnavailable.
         """
@@ -102,8 +120,8 @@ class BaseLogHandler(ABC):
     def format(self, record: LogRecord) -> str | bytes | tuple[object, ...]:
         """Return the record in the form this handler writes: text, bytes or a row. Pure.
 
-        Not called by the service; it is where a handler's own `emit` should get its output from, so that a
-        subclass can change the form alone. Default: the message.
+        The service does not call it. A handler's `emit` should, so that a subclass can change the form alone.
+        Default: the message.
         """
         return record.message
 
@@ -115,7 +133,7 @@ class BaseLogHandler(ABC):
         self._stopped = False
 
     def introduction(self) -> str:
-        """Return a line that the server says of the handler once all are started; empty: none."""
+        """Return a line for standard error once all handlers are started; empty: none."""
         return ""
 
     async def stop(self) -> None:
@@ -128,8 +146,8 @@ class BaseLogHandler(ABC):
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
         """Return the last records committed before `start`, oldest first, at most `limit`.
 
-        Called once, after `start`. A handler whose commits outlive the process tells them here, so that a
-        retry after a restart yields the first receipt. Default: none.
+        Called once, after `start`. A handler whose commits outlive the process returns them, so that a retry after
+        a restart yields the first receipt. Default: none.
         """
         return ()
 
@@ -141,18 +159,31 @@ class BaseLogHandler(ABC):
         return self._thread.run(call, *args, **kwargs)
 
     def report_health(self, problem: str) -> None:
-        """Say, in the service's event loop, why the handler cannot do its work now; an empty text: it can again.
+        """Set, in the service's event loop, why the handler cannot do its work now; an empty text: it can again.
 
-        The health service then says NOT_SERVING for `handler/NAME`. Records still come: refusing them is up to `emit`.
+        The health service then reports NOT_SERVING for `handler/NAME`. Records still come: `emit` must refuse them.
         """
         if problem != self.health_problem:
             self.health_problem = problem
-            self.on_health_change()
+            for listener in self._health_listeners:
+                listener()
+
+    def add_health_listener(self, listener: Callable[[], None]) -> None:
+        """Call `listener`, in the service's event loop, whenever `health_problem` has changed."""
+        self._health_listeners.append(listener)
 
     def refuse_if_stopped(self) -> None:
         """Raise HandlerUnavailable between `stop` and the next `start`."""
         if self._stopped:
             raise HandlerUnavailable(f"handler '{self.name}' is stopped")
+
+    def refusal(self, error: BaseException) -> Refused:
+        """Return the outcome of a record whose handling raised `error`."""
+        if isinstance(error, HandlerError):
+            return Refused(error)
+        failure = HandlerUnavailable(f"handler '{self.name}' failed: {type(error).__name__}: {error}")
+        failure.__cause__ = error
+        return Refused(failure)
 
     async def _emit_async(self, record: LogRecord) -> Outcome:
         try:
@@ -161,9 +192,9 @@ class BaseLogHandler(ABC):
             task = asyncio.current_task()
             if task is not None and task.cancelling():
                 raise
-            return self._refused(error)  # not we were cancelled, but something that `emit` waited for
+            return self.refusal(error)  # not we were cancelled, but something that `emit` waited for
         except (Exception, SystemExit) as error:  # a handler must not end the process
-            return self._refused(error)
+            return self.refusal(error)
 
     def _emit_all(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         outcomes: list[Outcome] = []
@@ -171,16 +202,8 @@ class BaseLogHandler(ABC):
             try:
                 outcomes.append(Committed(_receipt(self.emit(record))))
             except (Exception, SystemExit, asyncio.CancelledError) as error:
-                outcomes.append(self._refused(error))
+                outcomes.append(self.refusal(error))
         return outcomes
-
-    def _refused(self, error: BaseException) -> Refused:
-        """Return the refusal of a record whose handling raised `error`."""
-        if isinstance(error, HandlerError):
-            return Refused(error)
-        failure = HandlerUnavailable(f"handler '{self.name}' failed: {type(error).__name__}: {error}")
-        failure.__cause__ = error
-        return Refused(failure)
 
 
 def _receipt(result: object) -> EmitResult:

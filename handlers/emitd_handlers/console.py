@@ -138,7 +138,7 @@ class ConsoleHandler(BaseLogHandler):
                 if not isinstance(line, str):
                     raise TypeError(f"format returned {type(line).__name__}, not str")
             except (Exception, SystemExit) as error:  # a subclass must not end the process
-                outcomes.append(self._refused(error))
+                outcomes.append(self.refusal(error))
             else:
                 lines.append(line)
                 outcomes.append(_COMMITTED)
@@ -184,7 +184,7 @@ class ConsoleHandler(BaseLogHandler):
             return
         formatted = [index for index, outcome in enumerate(outcomes) if outcome is _COMMITTED]
         for index in formatted[len(formatted) - unwritten :]:
-            outcomes[index] = self._refused(failure)
+            outcomes[index] = self.refusal(failure)
 
 
 def _describe(payload: Payload, message: str) -> str:

@@ -1,4 +1,4 @@
-"""What the service and its handlers say about themselves: lines on standard error, nothing else."""
+"""The diagnostics of the service and its handlers: lines on standard error, nothing else."""
 
 import sys
 from collections.abc import Callable
@@ -12,6 +12,6 @@ Report: TypeAlias = Callable[[str], None]
 
 
 def report(line: str) -> None:
-    """Write `emitd LINE` to standard error; if nobody reads it any more, go on without."""
+    """Write `emitd LINE` to standard error; ignore that it is closed."""
     with suppress(OSError, ValueError):  # a closed pipe, or a closed file
         print(f"emitd {line}", file=sys.stderr, flush=True)

@@ -1,6 +1,7 @@
 """What a handler answers for a record: `Committed` with a receipt, or `Refused` with an error."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import TypeAlias, overload
 
 import msgspec
@@ -8,11 +9,11 @@ import msgspec
 from emitd_handlers.errors import HandlerError
 
 __all__ = [
-    "AllCommitted",
     "AuditReceipt",
     "Committed",
     "JobReceipt",
     "Outcome",
+    "Outcomes",
     "Receipt",
     "RecentCommit",
     "Refused",
@@ -20,7 +21,7 @@ __all__ = [
 
 
 class AuditReceipt(msgspec.Struct, frozen=True, gc=False):
-    """Where an audit event stands in its log."""
+    """The place of an audit event in its log."""
 
     log_id: str
     event_id: str
@@ -41,6 +42,11 @@ class JobReceipt(msgspec.Struct, frozen=True, gc=False):
     #: Why the report was not applied: `SUPERSEDED`, `ATTEMPT_ENDED` or `OUT_OF_ORDER`; empty if it was.
     stale_reason: str = ""
     cancel_requested: bool = False
+
+    @property
+    def is_notable(self) -> bool:
+        """Whether the sender should see the receipt even if it asks for none."""
+        return bool(self.stale_reason) or self.cancel_requested
 
 
 Receipt: TypeAlias = AuditReceipt | JobReceipt
@@ -63,21 +69,47 @@ class Refused(msgspec.Struct, frozen=True):
 Outcome: TypeAlias = Committed | Refused
 
 
-class AllCommitted(Sequence[Outcome]):
-    """The outcomes of a batch of which every record was committed, and none needs a word to its sender.
+class Outcomes(Sequence[Outcome]):
+    """The outcomes of a batch: the exceptional ones by index, and the receipts of all others.
 
-    Each outcome is made when it is asked for: most senders want no receipts.
+    A receipt is made when it is asked for: most senders want none.
     """
 
-    __slots__ = ("_count", "_receipt")
+    __slots__ = ("_count", "exceptional", "receipt")
 
-    def __init__(self, count: int, receipt: Callable[[int], Receipt | None]) -> None:
-        """`receipt(index)` gives the receipt of one record; the same each time."""
+    def __init__(
+        self,
+        count: int,
+        receipt: Callable[[int], Receipt | None],
+        exceptional: Mapping[int, Outcome] = MappingProxyType({}),
+    ) -> None:
+        """`receipt(index)` gives the receipt of one committed record; the same each time."""
         self._count = count
-        self._receipt = receipt
+        self.receipt = receipt
+        #: Refusals, duplicates, and commits whose receipt the sender should see even if it asks for none.
+        self.exceptional = exceptional
+
+    @classmethod
+    def of(cls, outcomes: Sequence[Outcome]) -> "Outcomes":
+        """Return a sequence of outcomes in this form."""
+        if type(outcomes) is Outcomes:
+            return outcomes
+        exceptional = {
+            index: outcome
+            for index, outcome in enumerate(outcomes)
+            if type(outcome) is not Committed
+            or outcome.duplicate
+            or (type(outcome.receipt) is JobReceipt and outcome.receipt.is_notable)
+        }
+        return cls(len(outcomes), lambda index: outcomes[index].receipt, exceptional)  # type: ignore[union-attr]
 
     def __len__(self) -> int:
         return self._count
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Sequence) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]  # as a list has none
 
     @overload
     def __getitem__(self, index: int) -> Outcome: ...
@@ -88,11 +120,12 @@ class AllCommitted(Sequence[Outcome]):
             return [self[place] for place in range(*index.indices(self._count))]
         if not -self._count <= index < self._count:
             raise IndexError(index)
-        return Committed(self._receipt(index % self._count))
+        index %= self._count
+        return self.exceptional.get(index) or Committed(self.receipt(index))
 
 
 class RecentCommit(msgspec.Struct, frozen=True, gc=False):
-    """A record that a handler committed before it was started, told so that a retry of it is recognised."""
+    """A record that a handler committed before it was started, so that a retry of it is recognised."""
 
     record_id: str
     #: The event's id for an audit event, else empty.

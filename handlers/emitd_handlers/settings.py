@@ -1,14 +1,26 @@
-"""The keys that every handler's entry in `logging_config.yml` takes beside its own."""
+"""The keys that every handler's entry in `logging_config.yml` takes, in addition to its own."""
 
+from collections.abc import Mapping
 from enum import Enum
-from typing import Annotated, TypeAlias
+from typing import Annotated, ClassVar, TypeAlias
 
 import msgspec
 from msgspec import Meta
 
 from emitd_handlers.record import Level
 
-__all__ = ["Delivery", "HandlerSettings", "OverflowPolicy", "PositiveInt", "PositiveSeconds", "Seconds"]
+__all__ = [
+    "CommittedSettings",
+    "Delivery",
+    "DeliverySettings",
+    "HandlerSettings",
+    "OverflowPolicy",
+    "PositiveInt",
+    "PositiveSeconds",
+    "QueuedSettings",
+    "Seconds",
+    "flat_keys",
+]
 
 #: Types for settings: the loader of the configuration checks their bounds.
 PositiveInt: TypeAlias = Annotated[int, Meta(ge=1)]
@@ -21,7 +33,7 @@ class Delivery(Enum):
 
     #: The reply to the sender waits until the handler has committed, and reports its failure.
     COMMITTED = "committed"
-    #: Records go through a bounded queue to a task of the handler's own; the reply does not wait.
+    #: Records go through a bounded queue to the handler; the reply does not wait.
     QUEUED = "queued"
 
 
@@ -34,6 +46,41 @@ class OverflowPolicy(Enum):
     DROP_OLDEST = "drop_oldest"
 
 
+class CommittedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of `delivery: {kind: committed, ...}`."""
+
+    kind: ClassVar[Delivery] = Delivery.COMMITTED
+
+    #: How long a reply waits for the handler, in seconds.
+    timeout_seconds: PositiveSeconds = 10.0
+    #: How many records may wait for the handler's commit before senders get RESOURCE_EXHAUSTED.
+    max_in_flight: PositiveInt = 65_536
+
+
+class QueuedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The keys of `delivery: {kind: queued, ...}`."""
+
+    kind: ClassVar[Delivery] = Delivery.QUEUED
+
+    #: How many records the queue holds.
+    max_records: PositiveInt = 10_000
+    #: What happens to a record that finds the queue full.
+    overflow: OverflowPolicy = OverflowPolicy.DROP_NEWEST
+    #: With `overflow: block`: how long a sender waits for room, in seconds.
+    block_seconds: Seconds = 1.0
+    #: The most records that the handler gets at once.
+    batch_size: PositiveInt = 512
+    #: How often a record that the handler refused as retryable is offered again before it is dropped.
+    max_retries: Annotated[int, Meta(ge=0)] = 5
+    #: The wait before the first retry, in seconds; it doubles with each, up to `retry_max_seconds`.
+    retry_initial_seconds: PositiveSeconds = 0.1
+    #: The longest wait before a retry, in seconds.
+    retry_max_seconds: PositiveSeconds = 10.0
+
+
+DeliverySettings: TypeAlias = CommittedSettings | QueuedSettings
+
+
 class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What every entry takes. A handler with settings of its own derives its struct from this one."""
 
@@ -41,24 +88,10 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     enabled: bool = True
     #: Which levels the handler takes; None: its class's `default_levels`.
     levels: tuple[Level, ...] | None = None
-    #: None: its class's `default_delivery`.
-    delivery: Delivery | None = None
+    #: A word, `committed` or `queued`, or a mapping with `kind` and its keys; None: its class's `default_delivery`.
+    delivery: Delivery | DeliverySettings | None = None
 
-    #: Committed: how long a reply waits for the handler, in seconds.
-    timeout_seconds: PositiveSeconds = 10.0
-    #: Committed: how many records may wait for the handler's commit before senders get RESOURCE_EXHAUSTED.
-    max_in_flight: PositiveInt = 65_536
 
-    #: Queued: how many records the queue holds.
-    queue_size: PositiveInt = 10_000
-    #: Queued: what happens to a record that finds the queue full.
-    overflow: OverflowPolicy = OverflowPolicy.DROP_NEWEST
-    #: Queued with `overflow: block`: how long a sender waits for room, in seconds.
-    block_seconds: Seconds = 1.0
-    #: Queued: how many records the handler gets at once, at most.
-    batch_size: PositiveInt = 512
-    #: Queued: how often a record that the handler refused as retryable is offered again before it is dropped.
-    max_retries: Annotated[int, Meta(ge=0)] = 5
-    #: Queued: the wait before the first retry, in seconds; it doubles with each, up to `retry_max_seconds`.
-    retry_initial_seconds: PositiveSeconds = 0.1
-    retry_max_seconds: PositiveSeconds = 10.0
+def flat_keys(kind: type[DeliverySettings]) -> Mapping[str, str]:
+    """Return the keys of a kind as entries wrote them next to `delivery:`, the old form, each with its name now."""
+    return {"queue_size" if name == "max_records" else name: name for name in kind.__struct_fields__}

@@ -1,4 +1,4 @@
-"""What tests of and with handlers need: records, a handler that keeps them, and the contract as a test suite.
+"""For tests of handlers and with handlers: records, a handler that keeps them, and the contract as a test suite.
 
     class TestMyHandler(HandlerContract):
         def make_handler(self) -> MyHandler:
@@ -28,7 +28,7 @@ from emitd_handlers.settings import Delivery, HandlerSettings
 
 __all__ = ["HandlerContract", "InMemoryHandler", "make_record"]
 
-#: How long a thread that has been told to end may take to be gone.
+#: How long a thread may take to end.
 THREAD_END_SECONDS = 1.0
 
 Contract = TypeVar("Contract", bound="HandlerContract")
@@ -59,7 +59,7 @@ def _make_payload(level: Level) -> Payload | None:
 
 
 class InMemoryHandler(BaseLogHandler):
-    """Keeps the records it gets, in a list, and fails where a test tells it to.
+    """Keeps the records it gets, in a list, and fails if a test asks it to.
 
     Takes every level unless its settings say otherwise; queued, unless they say `delivery: committed`.
     """
@@ -114,7 +114,7 @@ class InMemoryHandler(BaseLogHandler):
         return self.records
 
     async def emit(self, record: LogRecord) -> None:
-        """Keep the record, or raise what the handler was told to fail with."""
+        """Keep the record, or raise the error of `fail_next`."""
         if self._failures_left:
             self._failures_left -= 1
             raise self._failure
@@ -269,8 +269,7 @@ class HandlerContract:
         async with _running(self.make_handler()) as handler:
             level = _levels(handler)[0]
             batches = [[self.make_record(level) for _ in range(5)] for _ in range(10)]
-            delivery = handler.settings.delivery or handler.default_delivery
-            if delivery is Delivery.COMMITTED:
+            if handler.delivery.kind is Delivery.COMMITTED:
                 answers = await asyncio.gather(*(handler.emit_batch(batch) for batch in batches))
             else:
                 answers = [await handler.emit_batch(batch) for batch in batches]
@@ -306,7 +305,7 @@ class HandlerContract:
 
     @_in_event_loop
     async def test_recent_commits_keep_to_their_limit(self) -> None:
-        """What it committed before its start is told as `RecentCommit`, not more of it than asked for."""
+        """`recent_commits` returns at most `limit` commits."""
         async with _running(self.make_handler()) as handler:
             commits = await handler.recent_commits(1)
             assert len(commits) <= 1
@@ -327,7 +326,7 @@ def _levels(handler: BaseLogHandler) -> Sequence[Level]:
 
 
 def _open_files() -> set[str]:
-    """Return the process's open file descriptors, where the platform lists them."""
+    """Return the process's open file descriptors, if the platform lists them."""
     return set(os.listdir("/dev/fd")) if os.path.isdir("/dev/fd") else set()
 
 

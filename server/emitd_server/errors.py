@@ -1,4 +1,4 @@
-"""What can go wrong in the service beyond a handler's refusal.
+"""The errors of the service and its configuration, in addition to a handler's refusals.
 
 EmitdError (emitd_handlers.errors)
 ├── HandlerError …             a record was refused
@@ -10,24 +10,33 @@ EmitdError (emitd_handlers.errors)
 ├── NoAuditSource              no active handler keeps a log that can be read
 ├── TooManyWatchers            back-pressure on streams
 ├── ServiceStopping            the service is going down: try again, elsewhere or later
-└── StartError                 the service could not start
+├── StartError                 the service could not start
+└── ConfigError                the configuration cannot be used; holds every `Problem` of it
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from difflib import get_close_matches
+
+import msgspec
 
 from emitd_handlers.errors import EmitdError, HandlerError
 from emitd_handlers.record import Level
+from emitd_handlers.text.escape import escape
 
 __all__ = [
     "AuditLogNotFound",
+    "ConfigError",
     "JobNotFound",
     "NoAuditSource",
     "NoHandler",
     "NoJobSource",
+    "Problem",
     "RequestInvalid",
     "ServiceStopping",
     "StartError",
     "TooManyWatchers",
+    "describe",
+    "nearest",
 ]
 
 
@@ -56,12 +65,12 @@ class JobNotFound(EmitdError):
 
 
 class NoJobSource(EmitdError):
-    """No active handler serves jobs, or what is asked about them."""
+    """No active handler serves jobs, or this operation on them."""
 
-    def __init__(
-        self, message: str = "no active handler serves jobs; configure one such as 'type: database_job'"
-    ) -> None:
-        super().__init__(message)
+    def __init__(self, message: str = "") -> None:
+        super().__init__(
+            message or "no active handler serves jobs; configure one such as 'type: database_job'"
+        )
 
 
 class AuditLogNotFound(EmitdError):
@@ -82,7 +91,7 @@ class NoAuditSource(EmitdError):
 
 
 class TooManyWatchers(EmitdError):
-    """As many streams of a kind are open as the configuration allows."""
+    """The configuration allows no more open streams of this kind."""
 
     retry_after_seconds = 5.0
 
@@ -101,3 +110,49 @@ class ServiceStopping(EmitdError):
 
 class StartError(EmitdError):
     """The service could not start; the message is one line that says what and what to do."""
+
+
+class Problem(msgspec.Struct, frozen=True, kw_only=True):
+    """One problem of a configuration."""
+
+    #: The file's path as given, or `built-in defaults`; empty: the environment or the command line.
+    file: str
+    #: From 1; 0: no line in particular.
+    line: int
+    #: The YAML path, such as `handlers.audit.path`; empty: the whole file.
+    path: str
+    #: What was found there.
+    found: str
+    #: What was expected; empty if `found` is enough.
+    expected: str = ""
+    #: The nearest known key or name, or empty.
+    nearest: str = ""
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}: " if self.line else f"{self.file}: " if self.file else ""
+        text = place + (f"{self.path}: " if self.path else "") + self.found
+        if self.expected:
+            text += f"; expected {self.expected}"
+        if self.nearest:
+            text += f"; did you mean '{self.nearest}'?"
+        return escape(text)  # one problem is one line, whatever a key or an exception holds
+
+
+class ConfigError(EmitdError):
+    """A configuration cannot be used. `problems` has every problem, in the order of the file."""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems: Sequence[Problem] = sorted(problems, key=lambda problem: problem.line)
+        super().__init__("\n".join(map(str, self.problems)))
+
+
+def describe(error: BaseException) -> str:
+    """Return an exception's type and message, in one line."""
+    message = " ".join(str(error).split())
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return the known name that is most similar to `name`, or an empty string."""
+    matches = get_close_matches(name, list(known), n=1, cutoff=0.6)
+    return matches[0] if matches else ""

@@ -15,7 +15,7 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 class LimitSettings(_Section, frozen=True, kw_only=True):
-    """What is refused as too large, each with INVALID_ARGUMENT naming the field. Sizes are in bytes of UTF-8."""
+    """Larger requests are refused with INVALID_ARGUMENT naming the field. Sizes are in bytes of UTF-8."""
 
     #: A whole request, and so a batch.
     max_request_bytes: PositiveInt = 16 * 1024 * 1024
@@ -38,20 +38,20 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
 class WatchSettings(_Section, frozen=True, kw_only=True):
     """WatchJob and WatchJobs; the heartbeat also of TailAuditEvents."""
 
-    #: After so long without news a watcher gets a heartbeat.
+    #: A watcher gets a heartbeat after this long without an update.
     heartbeat_seconds: PositiveSeconds = 15.0
-    #: The least time between two messages that only bring progress, where the request does not say.
+    #: The least time between two messages that only have progress, unless the request sets it.
     min_interval_ms: PositiveInt = 100
     #: Watch streams open at once; more get RESOURCE_EXHAUSTED.
     max_watchers: PositiveInt = 10_000
-    #: Jobs that one WatchJobs stream may be about; more are refused.
+    #: Jobs in one WatchJobs stream; more are refused.
     max_jobs: PositiveInt = 10_000
 
 
 class AuditSettings(_Section, frozen=True, kw_only=True):
     """AuditService."""
 
-    #: How much of a log is looked at for one page of ListAuditEvents; it then ends early.
+    #: How much of a log is read for one page of ListAuditEvents; the page then ends early.
     max_scan_bytes: PositiveInt = 64 * 1024 * 1024
     #: TailAuditEvents streams open at once; more get RESOURCE_EXHAUSTED.
     max_tails: PositiveInt = 1000
@@ -60,9 +60,9 @@ class AuditSettings(_Section, frozen=True, kw_only=True):
 class ShutdownSettings(_Section, frozen=True, kw_only=True):
     """What happens at SIGTERM."""
 
-    #: How long to report NOT_SERVING before calls are refused, so that load balancers can turn away.
+    #: How long to report NOT_SERVING before calls are refused, so that load balancers notice.
     not_serving_seconds: Seconds = 0.0
-    #: How long calls under way and queues have to finish, after that.
+    #: How long calls and queues have to finish, after that.
     drain_seconds: Seconds = 10.0
 
 
@@ -71,9 +71,9 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
 
     #: Host and port; port 0 picks a free one.
     listen: str = "127.0.0.1:50051"
-    #: How many ids given by senders each handler remembers, to recognise retries.
+    #: How many ids of senders each handler remembers, to recognise retries.
     idempotency_window: PositiveInt = 100_000
-    #: The event loop standing still for so long is reported on standard error, with what it was running.
+    #: An event loop blocked for longer is reported on standard error, with the line that blocks it.
     watchdog_seconds: PositiveSeconds = 0.5
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()

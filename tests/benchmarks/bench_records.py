@@ -23,7 +23,10 @@ HERE = Path(__file__).parent
 CONFIG = """
 server: {listen: "127.0.0.1:0"}
 handlers:
-  console: {type: console, levels: [DEBUG, INFO, WARNING, ERROR, CRITICAL], queue_size: 1000000}
+  console:
+    type: console
+    levels: [DEBUG, INFO, WARNING, ERROR, CRITICAL]
+    delivery: {kind: queued, max_records: 1000000}
   audit: {type: json_audit, levels: [AUDIT], path: audit.json.log}
   jobs: {type: database_job, levels: [JOB_STATUS], database: "sqlite:///jobs.db"}
 """

@@ -97,7 +97,7 @@ async def whole_way(batch: int, folder: Path) -> float:
     file.write_text(CONFIG)
     best = float("inf")
     async with LoggingService.from_config(load_config(file, environ={})) as service:
-        servicer = LogServicer(service, OpenStreams(), print)
+        servicer = LogServicer(service, OpenStreams())
         for data in requests("audit", batch, ROUNDS, count()):
             begin = time.process_time()
             await servicer.emit_batch(data)

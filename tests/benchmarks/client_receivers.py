@@ -22,7 +22,7 @@ CONFIG = """
 server: {{listen: "127.0.0.1:0"}}
 handler_paths: [{handlers}]
 handlers:
-  lines: {{type: counted_discard.CountedDiscardHandler, queue_size: 1000000}}
+  lines: {{type: counted_discard.CountedDiscardHandler, delivery: {{kind: queued, max_records: 1000000}}}}
 """
 #: After a sender has closed, for what is still on its way within the receiver.
 ARRIVAL_SECONDS = 3.0

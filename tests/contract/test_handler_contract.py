@@ -52,7 +52,7 @@ class ForgetsItsSettings(InMemoryHandler):
     """Does not pass its settings on."""
 
     def __init__(self, settings: HandlerSettings | None = None, *, name: str = "") -> None:
-        super().__init__(HandlerSettings(queue_size=1) if name == "" else None, name=name)
+        super().__init__(HandlerSettings(levels=(Level.INFO,)) if name == "" else None, name=name)
 
 
 class Fickle(InMemoryHandler):

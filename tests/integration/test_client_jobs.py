@@ -142,7 +142,7 @@ class TestRun:
         """For more than two leases, without a call; a lease that nobody keeps runs out meanwhile."""
         left = client.job("left", "sync", lease=1)
         left.__enter__()
-        client._engine.events.forget(left._notes)
+        client._engine.events.forget(left._ticker)
         with client.job("j", "sync", lease=1) as job:
             end = time.monotonic() + 2.5
             while time.monotonic() < end:

@@ -12,7 +12,7 @@ from emitd.v1 import log_service_pb2 as service_pb2
 from emitd.v1 import record_pb2
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import LogRecord
-from emitd_handlers.settings import Delivery, OverflowPolicy
+from emitd_handlers.settings import CommittedSettings, OverflowPolicy, QueuedSettings
 from emitd_handlers.testing import make_record
 from emitd_handlers.webhook.handler import WebhookHandler, WebhookSettings
 from emitd_handlers.webhook.url import WebhookUrl
@@ -32,9 +32,20 @@ def receiver() -> Iterator[HttpReceiver]:
         yield receiver
 
 
-def hook(receiver: HttpReceiver, **settings: Any) -> WebhookHandler:
+def hook(
+    receiver: HttpReceiver,
+    *,
+    request_timeout_seconds: float = 10.0,
+    delivery: CommittedSettings | None = None,
+    **queue: Any,
+) -> WebhookHandler:
     fast = {"retry_initial_seconds": 0.01, "retry_max_seconds": 0.05, "max_retries": 1000}
-    return WebhookHandler(WebhookSettings(url=WebhookUrl(receiver.url), **(fast | settings)), name="hook")
+    settings = WebhookSettings(
+        url=WebhookUrl(receiver.url),
+        request_timeout_seconds=request_timeout_seconds,
+        delivery=delivery or QueuedSettings(**(fast | queue)),
+    )
+    return WebhookHandler(settings, name="hook")
 
 
 @asynccontextmanager
@@ -154,7 +165,7 @@ async def test_overflow_while_hanging_is_counted(
     """The sender is not held up; what the queue cannot hold is dropped by its policy and counted."""
     receiver.plan(lambda request: HANG)
     told: list[str] = []
-    handler = hook(receiver, request_timeout_seconds=LONG_SECONDS, queue_size=2, overflow=overflow)
+    handler = hook(receiver, request_timeout_seconds=LONG_SECONDS, max_records=2, overflow=overflow)
     async with serving(handler, told) as service:
         await service.dispatch(lines(0))
         await receiver.wait_until(lambda: len(receiver.requests) == 1)
@@ -219,7 +230,7 @@ async def emit(stub: Any, message: str) -> None:
 
 async def test_a_committed_reply_waits_for_the_receiver(receiver: HttpReceiver) -> None:
     """OK means that the receiver said so."""
-    async with running([hook(receiver, delivery=Delivery.COMMITTED)]) as server:
+    async with running([hook(receiver, delivery=CommittedSettings())]) as server:
         await emit(server.stub, "1")
         assert receiver.taken_messages == ["1"]
 
@@ -238,7 +249,7 @@ async def test_a_committed_failure_reaches_the_sender(
 ) -> None:
     """The status says whether to send it again, and when; then it is taken, once."""
     receiver.will(answer)
-    async with running([hook(receiver, delivery=Delivery.COMMITTED)]) as server:
+    async with running([hook(receiver, delivery=CommittedSettings())]) as server:
         with pytest.raises(grpc.aio.AioRpcError) as raised:
             await emit(server.stub, "1")
         assert raised.value.code() == code
@@ -253,7 +264,7 @@ async def test_a_committed_receiver_that_hangs(receiver: HttpReceiver) -> None:
     """The sender's wait ends with `timeout_seconds`; the request goes on, and its outcome counts."""
     receiver.will(HANG)
     handler = hook(
-        receiver, delivery=Delivery.COMMITTED, timeout_seconds=0.1, request_timeout_seconds=LONG_SECONDS
+        receiver, delivery=CommittedSettings(timeout_seconds=0.1), request_timeout_seconds=LONG_SECONDS
     )
     record = make_record(message="1")
     async with serving(handler) as service:
@@ -273,7 +284,7 @@ async def test_stopping_a_committed_receiver_that_hangs(receiver: HttpReceiver) 
     """`stop` ends within its deadline and says what was left; nothing runs on."""
     receiver.plan(lambda request: HANG)
     told: list[str] = []
-    handler = hook(receiver, delivery=Delivery.COMMITTED, request_timeout_seconds=LONG_SECONDS)
+    handler = hook(receiver, delivery=CommittedSettings(), request_timeout_seconds=LONG_SECONDS)
     before = asyncio.all_tasks()
     service = LoggingService([handler], report=told.append)
     await service.start()

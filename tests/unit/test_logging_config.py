@@ -7,7 +7,7 @@ import msgspec
 import yaml
 
 from emitd_handlers.discard import DiscardHandler
-from emitd_handlers.settings import HandlerSettings
+from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings
 from emitd_handlers.webhook.handler import WebhookHandler
 from emitd_server.config.discovery import BUILT_IN, HandlerFinder
 from emitd_server.config.loader import BUILT_IN_DEFAULTS, load_config
@@ -68,14 +68,19 @@ def test_each_handler_lists_every_key_with_its_default() -> None:
         handler_class = finder.find(str(entry.pop("type")))
         expected = defaults_of(handler_class.Settings)
         expected["levels"] = [level.name for level in sorted(handler_class.default_levels)]
-        expected["delivery"] = handler_class.default_delivery.value
+        if handler_class is WebhookHandler:  # what it has unlike the common defaults
+            expected["delivery"] = {"kind": "queued", "max_retries": 12, "retry_max_seconds": 60.0}
+        else:
+            is_committed = handler_class.default_delivery is Delivery.COMMITTED
+            delivery = CommittedSettings if is_committed else QueuedSettings
+            expected["delivery"] = {"kind": delivery.kind.value, **defaults_of(delivery)}
         if handler_class is DiscardHandler:  # the common keys only, and they stand above three times
             assert set(expected) == set(defaults_of(HandlerSettings))
             assert entry == {}
         elif handler_class is WebhookHandler:  # what it has beyond or unlike the common keys
             mandatory = entry.pop("url")
             assert str(mandatory).startswith("https://")
-            common = defaults_of(HandlerSettings) | {key: expected[key] for key in ("levels", "delivery")}
+            common = defaults_of(HandlerSettings) | {key: expected[key] for key in ("levels",)}
             assert entry == {key: value for key, value in expected.items() if common.get(key, "") != value}
         else:
             assert entry == expected

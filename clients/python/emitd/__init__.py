@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from emitd.client import LogClient
     from emitd.context import log_context
     from emitd.errors import (
+        AuditNotFound,
         ClientNotOpen,
         EmitError,
         JobNotApplied,
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
         RecordRejected,
         RequestRejected,
         Unavailable,
+        VerificationFailed,
     )
     from emitd.interface import AsyncJobReporter, AsyncLogger
     from emitd.jobs.reporter import JobReporter
@@ -31,6 +33,7 @@ __all__ = [
     "AsyncJobReporter",
     "AsyncLogClient",
     "AsyncLogger",
+    "AuditNotFound",
     "ClientNotOpen",
     "EmitError",
     "JobNotApplied",
@@ -43,6 +46,7 @@ __all__ = [
     "RecordRejected",
     "RequestRejected",
     "Unavailable",
+    "VerificationFailed",
     "log_context",
     "v1",
 ]

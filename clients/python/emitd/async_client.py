@@ -1,36 +1,37 @@
-"""`AsyncLogClient`: what `LogClient` is, for asyncio. It implements `emitd.AsyncLogger`.
+"""`AsyncLogClient`: what `LogClient` is, for asyncio. It implements `emitd.AsyncLogger`, which is the contract.
 
     async with AsyncLogClient(source="shop") as client:
         client.info("order taken", order=17)
         await client.audit("order.create", user_id="u1", source_ip="192.0.2.7", details={"order": 17})
 
-Records go the same way as those of `LogClient`, by the same threads. What reads, reads by grpc.aio, so that a thousand
-watches need no thousand threads.
+The threads of `LogClient` send the records. Reading goes by grpc.aio: a thousand watches need no thousand threads.
 """
 
 import asyncio
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
-from types import TracebackType
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
 
 import grpc
 
+from emitd import requests
 from emitd.base_client import LogVerbs, MoreSettings
-from emitd.errors import JobNotFound, Unavailable
-from emitd.jobs.async_reporter import RemoteJob
-from emitd.jobs.requests import list_request, watch_request
+from emitd.errors import Unavailable
+from emitd.jobs.reporter import RemoteJob
+from emitd.jobs.run_state import drive_async
 from emitd.jobs.track import AsyncTrack
-from emitd.jobs.watch import JobWatch
-from emitd.receipt import Receipt, ReceiptState
+from emitd.receipt import Receipt, ReceiptState, check_receipt, place_of
 from emitd.records.audit import audit_record
-from emitd.records.encoding import as_field
-from emitd.transport.async_calls import AsyncReader
+from emitd.transport.async_reader import AsyncReader
+from emitd.v1 import audit_service_pb2 as audit_pb
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
+from emitd.watches import AuditTail, JobsWatch, JobWatch, OnOutage, Watch
 
 if TYPE_CHECKING:
+    from emitd import v1
     from emitd.interface import AsyncLogger
 
 __all__ = ["AsyncLogClient"]
@@ -49,10 +50,7 @@ class AsyncLogClient(LogVerbs):
         level: str | int | None = None,
         **settings: Unpack[MoreSettings],
     ) -> None:
-        """Take settings from the arguments, else from the environment (`EMITD_ADDRESS`, ...), else the defaults.
-
-        Nothing is connected or started before the first record. Raises ValueError naming a setting that is wrong.
-        """
+        """Take settings as `LogClient` does."""
         super().__init__(address, source=source, level=level, **settings)
         self._reader = AsyncReader(self._settings, self._engine.refuse_if_closed)
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -105,10 +103,8 @@ class AsyncLogClient(LogVerbs):
         details: Mapping[str, object] | None = None,
     ) -> RemoteJob:
         """Return the reporter of one run of a job."""
-        run_state = self._run_state(
-            job_id, job_type, total=total, lease=lease, labels=labels, details=details
-        )
-        return RemoteJob(self._engine, run_state, self._send_report, self._spawn)
+        ticker = self._ticker(job_id, job_type, total=total, lease=lease, labels=labels, details=details)
+        return RemoteJob(self._engine, ticker, self._send_report, self._spawn)
 
     def track(
         self,
@@ -121,23 +117,17 @@ class AsyncLogClient(LogVerbs):
         labels: Mapping[str, str] | None = None,
     ) -> AsyncTrack[T]:
         """Return an iterator over `items` that reports them as a job."""
-        track = AsyncTrack(
-            items,
-            lambda job_id, total: self.job(job_id, job_type, total=total, lease=lease, labels=labels),
-            self._spawn,
-            job_id=job_id,
-            total=total,
-        )
+
+        def make_job(job_id: str, total: int | None) -> RemoteJob:
+            return self.job(job_id, job_type, total=total, lease=lease, labels=labels)
+
+        track = AsyncTrack(items, make_job, self._spawn, job_id=job_id, total=total)
         self._tracks.add(track)
         return track
 
     async def get_job(self, job_id: str) -> job_pb2.Job | None:
         """Return a job as it stands, or None."""
-        request = job_pb2.GetJobRequest(job_id=as_field(job_id))
-        try:
-            return (await self._reader.ask("GetJob", request, job_pb2.GetJobResponse)).job
-        except JobNotFound:
-            return None
+        return await drive_async(requests.get_job(job_id), self._ask)
 
     async def list_jobs(
         self,
@@ -146,18 +136,16 @@ class AsyncLogClient(LogVerbs):
         statuses: Iterable[str] = (),
         updated_after_unix_nano: int = 0,
         page_size: int = 100,
+        job_ids: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
     ) -> AsyncGenerator[job_pb2.Job, None]:
-        """Yield jobs, newest first."""
-        request = list_request(job_type, statuses, updated_after_unix_nano, page_size)
-        while True:
-            page = await self._reader.ask("ListJobs", request, job_pb2.ListJobsResponse)
+        """Yield jobs, newest first. See `LogClient.list_jobs`."""
+        call = requests.list_jobs(job_type, statuses, updated_after_unix_nano, page_size, job_ids, labels)
+        async for page in self._pages(call):
             for job in page.jobs:
                 yield job
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
-    async def watch_job(
+    def watch_job(
         self,
         job_id: str,
         *,
@@ -165,37 +153,93 @@ class AsyncLogClient(LogVerbs):
         wait_for_creation: bool = False,
         follow: bool = False,
         min_interval_ms: int = 0,
+        on_outage: OnOutage | None = None,
     ) -> AsyncGenerator[job_pb2.WatchJobResponse, None]:
-        """Yield the job's state and its changes, over as many connections as it takes."""
-        request = watch_request(
-            job_id,
-            after_revision=after_revision,
-            wait_for_creation=wait_for_creation,
-            follow=follow,
-            min_interval_ms=min_interval_ms,
+        """See `LogClient.watch_job`."""
+        backoff = self._settings.backoff
+
+        def make() -> JobWatch:
+            request = requests.watch_request(
+                job_id,
+                after_revision=after_revision,
+                wait_for_creation=wait_for_creation,
+                follow=follow,
+                min_interval_ms=min_interval_ms,
+            )
+            return JobWatch(request, backoff, on_outage)
+
+        return self._follow(make)
+
+    def watch_jobs(
+        self, *, on_outage: OnOutage | None = None, **jobs: Unpack[requests.JobsFilter]
+    ) -> AsyncGenerator[job_pb2.WatchJobsResponse, None]:
+        """See `LogClient.watch_jobs`."""
+        backoff = self._settings.backoff
+        return self._follow(lambda: JobsWatch(requests.watch_jobs_request(**jobs), backoff, on_outage))
+
+    async def job_history(self, job_id: str, *, after_revision: int = 0) -> requests.JobHistory:
+        """See `LogClient.job_history`."""
+        return await drive_async(requests.job_history(job_id, after_revision), self._ask)
+
+    async def request_cancel(self, job_id: str, reason: str = "") -> job_pb2.Job:
+        """See `LogClient.request_cancel`."""
+        return (await self._ask(requests.request_cancel(job_id, reason))).job
+
+    async def audit_events(
+        self, **events: Unpack[requests.AuditQuery]
+    ) -> AsyncGenerator[audit_pb.AuditEntry, None]:
+        """See `LogClient.audit_events`."""
+        async for page in self._pages(requests.audit_events(**events)):
+            for entry in page.entries:
+                yield entry
+
+    def tail_audit_events(
+        self,
+        *,
+        from_index: int | None = None,
+        on_outage: OnOutage | None = None,
+        **events: Unpack[requests.AuditFilter],
+    ) -> AsyncGenerator[audit_pb.TailAuditEventsResponse, None]:
+        """See `LogClient.tail_audit_events`."""
+        backoff = self._settings.backoff
+        return self._follow(
+            lambda: AuditTail(requests.tail_request(from_index, **events), backoff, on_outage)
         )
-        watch = JobWatch(request, self._settings.backoff)
-        await self.get_job(request.job_id)  # raises Unavailable in time where nobody answers
-        while True:
-            call = self._reader.stream("WatchJob", watch.request, job_pb2.WatchJobResponse)
-            try:
-                async for response in call:
-                    if watch.take(response):
-                        yield response
-                return
-            except grpc.RpcError as error:
-                self._engine.refuse_if_closed()
-                pause = watch.pause_after(error)
-            finally:
-                call.cancel()
-            await asyncio.sleep(pause)
+
+    async def audit_event(self, event: str | int, *, log_id: str = "") -> audit_pb.AuditEntry | None:
+        """See `LogClient.audit_event`."""
+        return await drive_async(requests.audit_event(event, log_id), self._ask)
+
+    async def checkpoint(self, log_id: str = "") -> audit_pb.GetCheckpointResponse:
+        """See `LogClient.checkpoint`."""
+        return await self._ask(requests.checkpoint(log_id))
+
+    async def inclusion_proof(
+        self, event: str | int, *, tree_size: int = 0, log_id: str = ""
+    ) -> audit_pb.GetInclusionProofResponse:
+        """See `LogClient.inclusion_proof`."""
+        return await self._ask(requests.inclusion_proof(event, tree_size, log_id))
+
+    async def consistency_proof(
+        self, old_size: int, new_size: int = 0, *, log_id: str = ""
+    ) -> audit_pb.GetConsistencyProofResponse:
+        """See `LogClient.consistency_proof`."""
+        return await self._ask(requests.consistency_proof(old_size, new_size, log_id))
+
+    async def verify_receipt(
+        self, receipt: "Receipt | v1.AuditReceipt", vkey: str
+    ) -> audit_pb.GetInclusionProofResponse:
+        """See `LogClient.verify_receipt`."""
+        place = place_of(receipt)
+        proof = await self._ask(requests.inclusion_proof(place.leaf_index, 0, place.log_id))
+        return check_receipt(place, vkey, proof)
 
     async def flush(self, timeout: float | None = None) -> bool:
         """Wait until every line logged so far, and every job's news, is delivered or counted as dropped."""
         return await _in_thread(self._engine.flush, timeout)
 
     async def close(self, timeout: float | None = None) -> None:
-        """Flush for so many seconds (None: `close_timeout`), then end."""
+        """Flush for at most `timeout` seconds (None: `close_timeout`), then end."""
         if self._engine.is_closed:
             return
         for track in list(self._tracks):
@@ -211,13 +255,7 @@ class AsyncLogClient(LogVerbs):
         self._engine.refuse_if_closed()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, kind: object, exception: object, trace: object, /) -> None:
         await self.close()
 
     async def _send(self, record: pb.LogRecord, timeout: float | None = None, *, may_spool: bool) -> Receipt:
@@ -251,7 +289,38 @@ class AsyncLogClient(LogVerbs):
     def _note_abandoned(self, sending: "asyncio.Task[Receipt]") -> None:
         if sending.cancelled() or sending.exception() is not None:
             why = "its task was cancelled" if sending.cancelled() else str(sending.exception())
-            self._engine.drop_abandoned(pb.LEVEL_AUDIT, why)
+            self._engine.drop("abandoned", pb.LEVEL_AUDIT, why)
+
+    async def _ask(self, call: requests.Call[T]) -> T:
+        return await self._reader.ask(*call)
+
+    async def _pages(self, call: requests.Call[T]) -> AsyncGenerator[T, None]:
+        while True:
+            page: Any = await self._ask(call)
+            yield page
+            if not page.next_page_token:
+                return
+            call.request.page_token = page.next_page_token
+
+    async def _follow(self, make: Callable[[], Watch[T]]) -> AsyncGenerator[T, None]:
+        """Yield what is new in a stream, over as many connections as it takes."""
+        watch = make()
+        with suppress(watch.call.not_found):  # the stream says so itself, unless it waits for the job
+            await self._ask(watch.probe)  # raises Unavailable in time if no server answers
+        while True:
+            stream = self._reader.stream(watch.call.method, watch.call.request, watch.call.response)
+            try:
+                async for response in stream:
+                    if (news := watch.take(response)) is not None:
+                        yield news
+                watch.end()
+                return
+            except grpc.RpcError as error:
+                self._engine.refuse_if_closed()
+                pause = watch.pause_after(error)
+            finally:
+                await stream.aclose()
+            await asyncio.sleep(pause)
 
     def _spawn(self, work: Coroutine[Any, Any, T], name: str) -> "asyncio.Task[T]":
         task = asyncio.get_running_loop().create_task(work, name=name)

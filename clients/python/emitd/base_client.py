@@ -3,10 +3,11 @@
 import os
 import sys
 from collections.abc import Mapping
-from typing import NoReturn, Self, TypedDict, Unpack
+from typing import Any, NoReturn, Self, TypedDict, Unpack
 
 from emitd.context import current_attributes
 from emitd.jobs.run_state import JobRunState
+from emitd.jobs.ticker import JobTicker
 from emitd.records.encoding import encode_attributes
 from emitd.records.exceptions import exception_attributes
 from emitd.records.levels import is_level, level_number
@@ -18,7 +19,7 @@ __all__ = ["LogVerbs", "MoreSettings"]
 
 
 class MoreSettings(TypedDict, total=False):
-    """The further settings of a client, by name; `emitd.settings` says what they mean. None: not given."""
+    """The other settings of a client: see `emitd.settings.ClientSettings`. None: not given."""
 
     timeout: float | None
     call_timeout: float | None
@@ -90,11 +91,7 @@ class LogVerbs:
             self._engine.write(50, message, {**self._bound, **attributes} if self._bound else attributes)
 
     def log(self, level: str | int, message: str, /, **attributes: object) -> None:
-        """Log a line. Never raises: an attribute that is no JSON becomes its `repr`.
-
-        `level` is a name or number of Python's `logging`. Any other number means the next lower of the five, an
-        unknown name INFO; the line then says what was asked for, in the attribute `level`.
-        """
+        """Log a line. See `emitd.AsyncLogger.log`."""
         number = level_number(level)
         if self._threshold <= number:
             asked = {} if is_level(level) else {"level": level}
@@ -142,26 +139,15 @@ class LogVerbs:
             f"<{type(self).__name__} of {self._settings.source!r} to {self._settings.address}, {self.state}>"
         )
 
-    def _run_state(
-        self,
-        job_id: str,
-        job_type: str,
-        *,
-        total: int | None,
-        lease: int | None,
-        labels: Mapping[str, str] | None,
-        details: Mapping[str, object] | None,
-    ) -> JobRunState:
-        """Return the state of a job's run, whose changes the engine sends. Raises what `job` raises."""
+    def _ticker(self, job_id: str, job_type: str, **options: Any) -> JobTicker:
+        """Return the state of a job's run, whose news the engine sends. Raises what `job` raises."""
         attributes_json = encode_attributes({**current_attributes(), **self._bound})
         run_state = JobRunState(
             job_id,
             job_type,
-            total=total,
-            labels=labels,
-            details=details,
-            lease=lease,
+            **options,
             envelope=pb.LogRecord(source=self._settings.source, attributes_json=attributes_json),
-            on_news=lambda: self._engine.events.news(run_state),
+            on_news=lambda: self._engine.events.news(ticker),
         )
-        return run_state
+        ticker = JobTicker(run_state, self._settings.tick_interval)
+        return ticker

@@ -1,33 +1,36 @@
-"""`LogClient`: sends records of all kinds to a server, and reads jobs. For programs with threads; see `async_client`.
+"""`LogClient`: sends records of all kinds to a server, and reads jobs and the audit trail. For programs with threads.
 
     with LogClient(source="shop") as client:
         client.info("order taken", order=17)
         client.audit("order.create", user_id="u1", source_ip="192.0.2.7", details={"order": 17})
 
-There are two kinds of call. A plain one (`info`, `advance`) queues, never waits and never raises for trouble with the
-delivery. A call that waits (`audit`, `get_job`) raises `emitd.EmitError`, whose `retryable` says whether another try
-can help. What becomes of a record in each kind of trouble is a table in docs/client.md.
+The calls that `emitd.AsyncLogger` has too do what they do there; those that are awaited there wait here. docs/client.md
+has a table of what becomes of a record in each kind of trouble.
 """
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from types import TracebackType
-from typing import Self, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 import grpc
 
+from emitd import requests
 from emitd.base_client import LogVerbs
-from emitd.errors import JobNotFound, Unavailable
+from emitd.errors import Unavailable
 from emitd.jobs.reporter import JobReporter
-from emitd.jobs.requests import list_request, watch_request
+from emitd.jobs.run_state import drive
 from emitd.jobs.track import Track
-from emitd.jobs.watch import JobWatch
-from emitd.receipt import Receipt, ReceiptState
+from emitd.receipt import Receipt, ReceiptState, check_receipt, place_of
 from emitd.records.audit import audit_record
-from emitd.records.encoding import as_field
 from emitd.transport.reply import is_retryable, request_error
+from emitd.v1 import audit_service_pb2 as audit_pb
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
+from emitd.watches import AuditTail, JobsWatch, JobWatch, OnOutage, Watch
+
+if TYPE_CHECKING:
+    from emitd import v1
 
 __all__ = ["LogClient"]
 
@@ -53,18 +56,10 @@ class LogClient(LogVerbs):
         timeout: float | None = None,
         require_commit: bool = False,
     ) -> Receipt:
-        """Send an audit event, and return the receipt when it is safe: its `state` says where.
+        """Send an audit event, and return the receipt when it is safe. See `emitd.AsyncLogger.audit`.
 
-        `source_ip` is an address, or `unknown`; `time_unix_nano` is when it happened, 0: now. With a `record_id` of
-        the caller's, a second call with the same content, attributes of `bind` included, is harmless: it gets the first
-        receipt, marked `duplicate`. So that the content can be the same, such an event has no attributes of
-        `log_context`, and the time of its receipt unless the caller gives one.
-
-        COMMITTED is what the service has in its audit trail. If it is not there within `timeout` seconds (None: the
-        client's default), the event is kept on this machine's disk, where there is a spool, and sent later: SPOOLED.
-        With `require_commit`, or without a spool, that is Unavailable.
-
-        Raises RecordRejected or Unavailable, and TypeError naming the key of `details` that is no JSON.
+        If the event is not committed within `timeout` seconds, it is kept in the spool and sent later: SPOOLED. With
+        `require_commit`, or without a spool, that is Unavailable.
         """
         record = audit_record(
             event_name,
@@ -89,18 +84,12 @@ class LogClient(LogVerbs):
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
     ) -> JobReporter:
-        """Return what reports how a job fares, for `with`. Nothing is sent yet.
+        """Return the reporter of one run of a job, for `with`. See `emitd.AsyncLogger.job`.
 
-        `total` is how many steps `advance` counts up to. With a `lease`, in whole seconds, a job from which nothing
-        is heard for so long becomes FAILED by itself, with the reason LEASE_EXPIRED; the reporter renews it three times
-        as often, in the background. None: the job of a worker that dies stays RUNNING.
-
-        Raises TypeError as `audit` does, and ValueError naming the number that makes no sense.
+        The lease is renewed in the background.
         """
-        run_state = self._run_state(
-            job_id, job_type, total=total, lease=lease, labels=labels, details=details
-        )
-        return JobReporter(self._engine, run_state, self._send_report)
+        ticker = self._ticker(job_id, job_type, total=total, lease=lease, labels=labels, details=details)
+        return JobReporter(self._engine, ticker, self._send_report)
 
     def track(
         self,
@@ -112,27 +101,18 @@ class LogClient(LogVerbs):
         lease: int | None = 60,
         labels: Mapping[str, str] | None = None,
     ) -> Track[T, JobReporter]:
-        """Return an iterator over `items` that reports them as a job: see `emitd.jobs.track`.
+        """Return an iterator over `items` that reports them as a job. See `emitd.AsyncLogger.track`."""
 
-        `job_id` None: a random one. `total` None: as many as `items` has, if it knows; where nobody knows, or with
-        0, the job has no percentage until it is COMPLETED. The rest is as in `job`.
-        """
-        track = Track(
-            items,
-            lambda job_id, total: self.job(job_id, job_type, total=total, lease=lease, labels=labels),
-            job_id=job_id,
-            total=total,
-        )
+        def make_job(job_id: str, total: int | None) -> JobReporter:
+            return self.job(job_id, job_type, total=total, lease=lease, labels=labels)
+
+        track = Track(items, make_job, job_id=job_id, total=total)
         self._engine.tracks.add(track)
         return track
 
     def get_job(self, job_id: str) -> job_pb2.Job | None:
-        """Return a job as it stands; None if nobody has reported it. Raises RequestRejected for an empty id."""
-        request = job_pb2.GetJobRequest(job_id=as_field(job_id))
-        try:
-            return self._ask("GetJob", request, job_pb2.GetJobResponse).job
-        except JobNotFound:
-            return None
+        """Return a job as it stands; None if there is none. Raises RequestRejected for an empty id."""
+        return drive(requests.get_job(job_id), self._ask)
 
     def list_jobs(
         self,
@@ -141,18 +121,16 @@ class LogClient(LogVerbs):
         statuses: Iterable[str] = (),
         updated_after_unix_nano: int = 0,
         page_size: int = 100,
+        job_ids: Iterable[str] = (),
+        labels: Mapping[str, str] | None = None,
     ) -> Iterator[job_pb2.Job]:
         """Yield jobs, newest first, reading a page at a time.
 
-        `statuses` are names such as `RUNNING`; none: any. Raises RequestRejected for an unknown one.
+        `statuses` are names such as `RUNNING`; none: any. An unknown one raises RequestRejected.
         """
-        request = list_request(job_type, statuses, updated_after_unix_nano, page_size)
-        while True:
-            page = self._ask("ListJobs", request, job_pb2.ListJobsResponse)
+        call = requests.list_jobs(job_type, statuses, updated_after_unix_nano, page_size, job_ids, labels)
+        for page in self._pages(call):
             yield from page.jobs
-            if not page.next_page_token:
-                return
-            request.page_token = page.next_page_token
 
     def watch_job(
         self,
@@ -162,45 +140,134 @@ class LogClient(LogVerbs):
         wait_for_creation: bool = False,
         follow: bool = False,
         min_interval_ms: int = 0,
+        on_outage: OnOutage | None = None,
     ) -> Iterator[job_pb2.WatchJobResponse]:
         """Yield the job's state at once, then every change, until it has ended. See `emitd.v1.WatchJobRequest`.
 
-        A connection that breaks is made again, for as long as it takes, and goes on after the last revision. Messages
-        with `heartbeat` set bring nothing new; they come when nothing else does. Raises JobNotFound; Unavailable for
-        a server that does not answer at all within `timeout`; ClientNotOpen when the client is closed.
+        A broken connection is made again, for as long as it takes, and goes on after the last revision. `on_outage` is
+        called with the error when a connection breaks, and with None when the server answers again; an exception from
+        it ends the watch. Messages with `heartbeat` set bring nothing new.
+
+        Raises JobNotFound; Unavailable if no server answers within `timeout`; ClientNotOpen if the client is closed.
         """
-        request = watch_request(
-            job_id,
-            after_revision=after_revision,
-            wait_for_creation=wait_for_creation,
-            follow=follow,
-            min_interval_ms=min_interval_ms,
+        backoff = self._settings.backoff
+
+        def make() -> JobWatch:
+            request = requests.watch_request(
+                job_id,
+                after_revision=after_revision,
+                wait_for_creation=wait_for_creation,
+                follow=follow,
+                min_interval_ms=min_interval_ms,
+            )
+            return JobWatch(request, backoff, on_outage)
+
+        return self._follow(make)
+
+    def watch_jobs(
+        self, *, on_outage: OnOutage | None = None, **jobs: Unpack[requests.JobsFilter]
+    ) -> Iterator[job_pb2.WatchJobsResponse]:
+        """Yield all jobs that match a filter, then every change of them, for ever. See `emitd.v1.WatchJobsResponse`.
+
+        The filter is `job_type`, `statuses`, `job_ids`, `labels`, and `min_interval_ms` as in `watch_job`. The message
+        with `snapshot_end` completes the jobs that match at the beginning. After an outage the changes that it hid
+        follow; a job that no longer matches has `left_filter`, and only its id and last known revision.
+        """
+        backoff = self._settings.backoff
+        return self._follow(lambda: JobsWatch(requests.watch_jobs_request(**jobs), backoff, on_outage))
+
+    def job_history(self, job_id: str, *, after_revision: int = 0) -> requests.JobHistory:
+        """Return the transitions of a job after a revision, over all its attempts. Raises JobNotFound."""
+        return drive(requests.job_history(job_id, after_revision), self._ask)
+
+    def request_cancel(self, job_id: str, reason: str = "") -> job_pb2.Job:
+        """Ask a job to stop by itself, and return the job. Raises JobNotFound.
+
+        Its reporter and its watchers see `cancel_requested`; the status does not change. If the job has `ended`,
+        nothing changes.
+        """
+        return self._ask(requests.request_cancel(job_id, reason)).job
+
+    def audit_events(self, **events: Unpack[requests.AuditQuery]) -> Iterator[audit_pb.AuditEntry]:
+        """Yield audit events, in the order of the log or from its end, reading a page at a time.
+
+        The query is `event_name_prefix`, `user_id`, `source_ip`, `received_after_unix_nano`,
+        `received_before_unix_nano`, `newest_first`, `page_size`, and `log_id` if the server has several logs. Raises
+        AuditNotFound if there is no such log.
+        """
+        for page in self._pages(requests.audit_events(**events)):
+            yield from page.entries
+
+    def tail_audit_events(
+        self,
+        *,
+        from_index: int | None = None,
+        on_outage: OnOutage | None = None,
+        **events: Unpack[requests.AuditFilter],
+    ) -> Iterator[audit_pb.TailAuditEventsResponse]:
+        """Yield audit events as they are committed, in order, each once, for ever.
+
+        The first is line `from_index`; None: the next one to come. A line beyond that raises AuditNotFound. The filter
+        is `event_name_prefix`, `user_id`, `source_ip` and `log_id`. Outages and heartbeats are as in `watch_job`.
+        """
+        backoff = self._settings.backoff
+        return self._follow(
+            lambda: AuditTail(requests.tail_request(from_index, **events), backoff, on_outage)
         )
-        watch = JobWatch(request, self._settings.backoff)
-        self.get_job(request.job_id)  # raises Unavailable in time where nobody answers
-        while True:
-            self._engine.refuse_if_closed()
-            try:
-                for response in self._engine.transport.stream(
-                    "WatchJob", watch.request, job_pb2.WatchJobResponse
-                ):
-                    if watch.take(response):
-                        yield response
-                return
-            except grpc.RpcError as error:
-                self._engine.refuse_if_closed()
-                pause = watch.pause_after(error)
-            time.sleep(pause)
+
+    def audit_event(self, event: str | int, *, log_id: str = "") -> audit_pb.AuditEntry | None:
+        """Return one audit event, by its id or by its index in the log; None if the log does not have it.
+
+        By index only what a checkpoint covers is found: for a newer line the call waits, at most `timeout` seconds.
+        """
+        return drive(requests.audit_event(event, log_id), self._ask)
+
+    def checkpoint(self, log_id: str = "") -> audit_pb.GetCheckpointResponse:
+        """Return the newest checkpoint of an audit log, as the server shows it: nothing is verified."""
+        return self._ask(requests.checkpoint(log_id))
+
+    def inclusion_proof(
+        self, event: str | int, *, tree_size: int = 0, log_id: str = ""
+    ) -> audit_pb.GetInclusionProofResponse:
+        """Return the proof that an event, by id or index, is in the tree; size 0: that of the newest checkpoint.
+
+        Nothing is verified: see `verify_receipt`. Raises AuditNotFound.
+        """
+        return self._ask(requests.inclusion_proof(event, tree_size, log_id))
+
+    def consistency_proof(
+        self, old_size: int, new_size: int = 0, *, log_id: str = ""
+    ) -> audit_pb.GetConsistencyProofResponse:
+        """Return the proof that the tree of `old_size` lines is a beginning of that of `new_size`. Nothing is verified.
+
+        `new_size` 0: that of the newest checkpoint.
+        """
+        return self._ask(requests.consistency_proof(old_size, new_size, log_id))
+
+    def verify_receipt(
+        self, receipt: "Receipt | v1.AuditReceipt", vkey: str
+    ) -> audit_pb.GetInclusionProofResponse:
+        """Prove that the event of a receipt is in the log that the key has signed; return the proof.
+
+        `vkey` is the log's public key, from a source other than this server; several are separated by spaces. The call
+        waits for a checkpoint that covers the event, at most `timeout` seconds. Needs `pip install 'emitd[audit]'`.
+
+        Raises VerificationFailed if the receipt does not hold; RequestRejected for a malformed key, and for a receipt
+        of no committed audit event; AuditNotFound; Unavailable.
+        """
+        place = place_of(receipt)
+        proof = self._ask(requests.inclusion_proof(place.leaf_index, 0, place.log_id))
+        return check_receipt(place, vkey, proof)
 
     def flush(self, timeout: float | None = None) -> bool:
-        """Wait until every log line logged so far, and every job's news, is delivered or counted as dropped.
+        """Wait until all log lines, and the news of all jobs, are delivered or counted as dropped.
 
         Return False if `timeout` seconds were not enough; None: wait as long as it takes.
         """
         return self._engine.flush(timeout)
 
     def close(self, timeout: float | None = None) -> None:
-        """Flush for so many seconds (None: `close_timeout`), then end; what was not delivered is spooled or counted.
+        """Flush for at most `timeout` seconds (None: `close_timeout`), then end; the rest is spooled or counted.
 
         Idempotent. Later plain calls are counted as dropped, others raise ClientNotOpen. A `track` that is still open
         ends as INCOMPLETE.
@@ -211,13 +278,7 @@ class LogClient(LogVerbs):
         self._engine.refuse_if_closed()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def _send(self, record: pb.LogRecord, timeout: float | None = None, *, may_spool: bool) -> Receipt:
@@ -242,7 +303,7 @@ class LogClient(LogVerbs):
     def _send_report(self, record: pb.LogRecord, may_spool: bool) -> Receipt:
         return self._send(record, may_spool=may_spool and self._settings.spool_records == "all")
 
-    def _ask(self, method: str, request: object, response: type[T]) -> T:
+    def _ask(self, call: requests.Call[T]) -> T:
         """Ask something, again while that can help. Raises EmitError."""
         give_up_at = time.monotonic() + self._settings.timeout
         attempts = 0
@@ -250,9 +311,36 @@ class LogClient(LogVerbs):
             self._engine.refuse_if_closed()
             left = give_up_at - time.monotonic()
             try:
-                return self._engine.transport.call(method, request, response, max(left, 0.001))
+                return self._engine.transport.call(call.method, call.request, call.response, max(left, 0.001))
             except grpc.RpcError as error:
                 if not is_retryable(error) or left <= 0:
-                    raise request_error(error) from error
+                    raise request_error(error, call.not_found) from error
             attempts += 1
             time.sleep(min(self._settings.backoff.pause(attempts), max(give_up_at - time.monotonic(), 0)))
+
+    def _pages(self, call: requests.Call[T]) -> Iterator[T]:
+        while True:
+            page: Any = self._ask(call)
+            yield page
+            if not page.next_page_token:
+                return
+            call.request.page_token = page.next_page_token
+
+    def _follow(self, make: Callable[[], Watch[T]]) -> Iterator[T]:
+        """Yield what is new in a stream, over as many connections as it takes."""
+        watch = make()
+        call = watch.call
+        with suppress(call.not_found):  # the stream says so itself, unless it waits for the job
+            self._ask(watch.probe)  # raises Unavailable in time if no server answers
+        while True:
+            self._engine.refuse_if_closed()
+            try:
+                for response in self._engine.transport.stream(call.method, call.request, call.response):
+                    if (news := watch.take(response)) is not None:
+                        yield news
+                watch.end()
+                return
+            except grpc.RpcError as error:
+                self._engine.refuse_if_closed()
+                pause = watch.pause_after(error)
+            time.sleep(pause)

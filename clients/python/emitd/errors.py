@@ -1,19 +1,22 @@
 """What a client raises: one small tree, the same in process and over the network.
 
 EmitError                  .retryable says whether the same again can help, .field which field is at fault
-├── RecordRejected         the record is at fault, its id was used before, or nobody takes its level
-├── RequestRejected        a question makes no sense, or the service cannot answer it
+├── RecordRejected         the record is at fault, its id was used before, or no handler takes its level
+├── RequestRejected        a request makes no sense, or the service cannot answer it
 ├── JobNotFound            there is no such job
+├── AuditNotFound          there is no such audit log, line or event
+├── VerificationFailed     a receipt does not hold: its event is not in the log that was signed
 ├── JobNotApplied          a report changed nothing: .stale_reason says why
 │   └── LeaseLost          the attempt went on, or ended, without its reporter
 ├── Unavailable            not now: try again (retryable)
 └── ClientNotOpen          misuse: the client is closed, or not open yet
 
-Only awaited calls raise these. A plain call, such as `info`, counts its trouble instead: see `stats`. The one
-exception: every call of a reporter whose job went on without it raises LeaseLost.
+Only awaited calls raise these. A plain call, such as `info`, counts its trouble instead: see `stats`. One exception:
+every call of a reporter whose job went on without it raises LeaseLost.
 """
 
 __all__ = [
+    "AuditNotFound",
     "ClientNotOpen",
     "EmitError",
     "JobNotApplied",
@@ -22,6 +25,7 @@ __all__ = [
     "RecordRejected",
     "RequestRejected",
     "Unavailable",
+    "VerificationFailed",
 ]
 
 
@@ -42,11 +46,19 @@ class RecordRejected(EmitError):
 
 
 class RequestRejected(EmitError):
-    """A question makes no sense, such as one for jobs of an unknown status, or no handler can answer it."""
+    """A request makes no sense, such as one for jobs of an unknown status, or no handler can answer it."""
 
 
 class JobNotFound(EmitError):
     """There is no such job: no report of it was ever applied."""
+
+
+class AuditNotFound(EmitError):
+    """There is no such audit log, or it has no such line or event."""
+
+
+class VerificationFailed(EmitError):
+    """A receipt does not hold: the log does not have its event, or the key has not signed that log."""
 
 
 class JobNotApplied(EmitError):
@@ -64,14 +76,14 @@ class JobNotApplied(EmitError):
 class LeaseLost(JobNotApplied):
     """The attempt of a running reporter has ended or was superseded: its lease ran out, or another run began.
 
-    Whoever gets this should stop working: what it reports changes nothing any more.
+    Stop working: further reports change nothing.
     """
 
 
 class Unavailable(EmitError):
-    """The record was not committed in time, or it is not known whether it was. Another try is safe.
+    """The record was not committed in time, or it is not known whether it was.
 
-    Safe under the same `record_id`, that is: a call without one is another record.
+    Another try is safe under the same `record_id`; without one it makes another record.
     """
 
     retryable = True

@@ -36,23 +36,31 @@ from starlette.types import Receive, Scope, Send
 
 from emitd.errors import ClientNotOpen, EmitError, RequestRejected
 from emitd.interface import AsyncLogger
-from emitd.web.context_middleware import ContextMiddleware, context_of
-from emitd.web.job_event import describe_job, read_last_event_id
-from emitd.web.job_event_stream import JobEventStream
-from emitd.web.request_context import ContextReader
-from emitd.web.request_logger import RequestLogger
-from emitd.web.settings import WebSettings
-from emitd.web.stop_signals import on_stop_signals
+from emitd.web.context import ContextMiddleware, ContextReader, RequestLogger, WebSettings, context_of
+from emitd.web.job_events import JobEventStream, describe_job, read_last_event_id
 from emitd.web.trusted_proxies import TrustedProxies
 
 if TYPE_CHECKING:
     from emitd import v1
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
 
-__all__ = ["EmitdFastAPI", "JobEvents", "RequestLogger", "WebSettings", "anyone", "describe_job"]
+__all__ = [
+    "EmitdFastAPI",
+    "JobEvents",
+    "RequestLogger",
+    "WebSettings",
+    "anyone",
+    "describe_job",
+    "on_stop_signals",
+]
 
 
 def anyone(job: "v1.Job") -> bool:
-    """Return True: for `may_see`, where whoever knows a job's id may follow it."""
+    """Return True: for `may_see`, if all who know a job's id may follow it."""
     return True
 
 
@@ -78,9 +86,9 @@ class EmitdFastAPI:
     ) -> None:
         """Make the logger by `client` when the application starts.
 
-        `user` is a dependency, with parameters as those of a route, that returns the id of who is logged in, or None.
-        `trusted_proxies` are addresses and networks, and `unix` for a proxy that comes by a Unix socket. `on_stop` is
-        awaited when the server is told to stop, before event streams are ended: cancel here what reports jobs.
+        `user` is a dependency, with parameters like a route's, that returns the id of the user who is logged in, or
+        None. `trusted_proxies` are addresses and networks, and `unix` for a proxy on a Unix socket. `on_stop` is
+        awaited when the server begins to stop, before event streams are ended: cancel the tasks that report jobs here.
 
         Raises ValueError naming a setting that is wrong.
         """
@@ -122,7 +130,7 @@ class EmitdFastAPI:
     async def lifespan(self, app: FastAPI) -> AsyncIterator[None]:
         """Open the logger, and close it at the end; for `FastAPI(lifespan=...)`.
 
-        In a lifespan of one's own: `async with emitd_web.lifespan(app): ...`. Raises what opening the client raises.
+        In another lifespan: `async with emitd_web.lifespan(app): ...`. Raises what opening the client raises.
         """
         if self._logger is not None:
             raise RuntimeError("the application is running already: make an EmitdFastAPI for each")
@@ -139,8 +147,8 @@ class EmitdFastAPI:
     async def stop(self) -> None:
         """Do `on_stop`, then end all event streams. Idempotent.
 
-        SIGTERM and SIGINT bring it about, and the end of the lifespan. Whoever stops a server in another way calls it
-        first: a server waits for the streams before it ends the lifespan.
+        SIGTERM, SIGINT and the end of the lifespan call it. If a server is stopped in another way, call it first: a
+        server waits for the streams before it ends the lifespan.
         """
         await asyncio.shield(self._begin_stop())
 
@@ -164,7 +172,7 @@ class EmitdFastAPI:
         ) -> RequestLogger:
             if user_id is not None and not isinstance(user_id, str):
                 raise TypeError(f"user: must give an id as a str, or None, not {type(user_id).__name__}")
-            return RequestLogger(self.logger, context_of(connection.scope), user_id)
+            return RequestLogger(self.logger, context_of(connection.scope), user_id)  # type: ignore[abstract]
 
         return request_logger
 
@@ -179,7 +187,7 @@ class EmitdFastAPI:
         return job_events
 
     async def _answer_error(self, request: Request, error: Exception) -> Response:
-        """Answer 503 where another try can help, else 500. What the answer does not tell is logged."""
+        """Answer 503 if another try can help, else 500. The log has the details."""
         what = f"{request.method} {request.url.path}"
         if not isinstance(error, EmitError) or not error.retryable:
             self._log_exception(f"{what} failed")
@@ -211,13 +219,13 @@ class JobEvents:
         may_see: "Callable[[v1.Job], bool]",
         describe: "Callable[[v1.Job], Mapping[str, object]]" = describe_job,
     ) -> Response:
-        """Return the answer of a route: `progress` for each news of the job, and at last `end`.
+        """Return the answer of a route: an event `progress` for each news of the job, and at last `end`.
 
-        The data are what `describe` returns, as JSON, and under `transitions` the changes of status since the event
-        before, oldest first; an event's id is the job's revision. A page that comes back with `Last-Event-ID` is told
-        the state and all changes that it missed, or, if it knows the end, by 204 that it need not come again.
+        The data are what `describe` returns, as JSON, with the transitions since the event before, oldest first, under
+        `transitions`; an event's id is the job's revision. A page that comes back with `Last-Event-ID` gets the state
+        and all changes that it missed; if it knows the end, 204, so that it does not come again.
 
-        Raises HTTPException 404 for a job that is not there, or that `may_see` is false for.
+        Raises HTTPException 404 if there is no such job, or `may_see` is false for it.
         """
         try:
             job = await self._logger.get_job(job_id)
@@ -267,3 +275,36 @@ class _EventResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": self.raw_headers})
         await self._stream.run(receive, send)
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+@contextmanager
+def on_stop_signals(call: Callable[[], object]) -> Iterator[None]:
+    """Within the block, call `call` from the signal handler, before the present handlers of SIGINT and SIGTERM.
+
+    An ASGI server tells the application of its end only when all answers are finished, and waits for event streams that
+    would end if they knew. Signals without a handler in Python are left alone, and so are threads other than the main
+    one.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in _SIGNALS}
+
+    def handle(number: int, frame: FrameType | None) -> None:
+        call()
+        handler = before[signal.Signals(number)]
+        if callable(handler):
+            handler(number, frame)
+
+    for number in _SIGNALS:
+        if callable(before[number]):
+            signal.signal(number, handle)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handler)

@@ -5,23 +5,25 @@ An application that asks for an `AsyncLogger` names its client on one line, the 
     from emitd_server.in_process.client import InProcessClient
     async with InProcessClient.from_config("logging_config.yml", source="shop") as logger: ...
 
-Another client needs another such line and nothing else; the one that sends to a server:
+The line for a client that sends to a server:
 
     from emitd import AsyncLogClient
     async with AsyncLogClient("emitd.example:50051", source="shop") as logger: ...
 
-There are two kinds of call. A plain one (`info`, `advance`) never waits and never raises for trouble with the
-delivery: what cannot be delivered is counted by cause, in `stats`, and told on standard error. An awaited one
-(`audit`, `get_job`) raises `emitd.errors.EmitError`, whose `retryable` says whether another try can help. The one
-exception: plain calls of a reporter whose job went on without it raise `emitd.errors.LeaseLost`.
+A plain call (`info`, `advance`) never waits and never raises for trouble with the delivery: records that cannot be
+delivered are counted by cause in `stats`, and reported on standard error. An awaited call (`audit`, `get_job`) raises
+`emitd.errors.EmitError`, whose `retryable` says whether another try can help. One exception: the plain calls of a
+reporter whose job went on without it raise `emitd.errors.LeaseLost`.
 
-Plain calls may come from any thread; awaited ones from the event loop that the client was opened in, and elsewhere
-raise RuntimeError.
+Plain calls may come from any thread. Awaited calls come from the event loop that the client was opened in; elsewhere
+they raise RuntimeError.
 """
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+
+from emitd.jobs.interface import AsyncJobReporter
 
 if TYPE_CHECKING:
     from emitd.jobs.track import AsyncTrack
@@ -57,15 +59,14 @@ class AsyncLogger(Protocol):
     def log(self, level: str | int, message: str, /, **attributes: object) -> None:
         """Log a line. Never waits, never raises: an attribute that is no JSON becomes its `repr`.
 
-        `level` is a name or number of Python's `logging`. Any other number means the next lower of the five, an
-        unknown name INFO; the line then says what was asked for, in the attribute `level`.
+        `level` is a name or number of Python's `logging`. Any other number means the next lower of the five, an unknown
+        name INFO; the line then says what was asked for, in the attribute `level`.
         """
 
     def exception(self, message: str, /, **attributes: object) -> None:
         """Log a line of level ERROR with the exception that is being handled.
 
-        It becomes the attributes `exception.type`, `exception.message` and `exception.stacktrace`, as OpenTelemetry
-        names them.
+        It becomes OpenTelemetry's attributes `exception.type`, `exception.message` and `exception.stacktrace`.
         """
 
     def bind(self, **attributes: object) -> Self:
@@ -89,18 +90,18 @@ class AsyncLogger(Protocol):
     ) -> "Receipt":
         """Send an audit event, and return the receipt when it is safe: its `state` says where.
 
-        `source_ip` is an address, or `unknown`; `time_unix_nano` is when it happened, 0: now. With a `record_id` of
-        the caller's, a second call with the same content, attributes of `bind` included, is harmless: it gets the first
-        receipt, marked `duplicate`. So that the content can be the same, such an event has no attributes of
-        `log_context`, and the time of its receipt unless the caller gives one. While another try can help, there is
-        one, until `timeout` seconds have passed (None: the client's default).
+        `source_ip` is an address, or `unknown`; `time_unix_nano` is when it happened, 0: now. A call with the
+        `record_id` and content of an earlier one, attributes of `bind` included, is harmless: it gets the first
+        receipt, marked `duplicate`. So an event with a `record_id` has no attributes of `log_context`, and the time of
+        its receipt unless the caller gives one. The call tries again while that can help, for `timeout` seconds (None:
+        the client's default).
 
-        COMMITTED is what the service has in its audit trail. A client of a server that cannot be reached in time
-        keeps the event on this machine's disk, where it has a spool, and sends it later: SPOOLED. With
-        `require_commit`, or without a spool, that is Unavailable. In process it is COMMITTED or an error.
+        COMMITTED: the service has it in its audit trail. SPOOLED: no server was reached in time; the event is in the
+        spool on this machine's disk, and is sent later. With `require_commit`, or without a spool, that is Unavailable.
+        In process there is no spool.
 
-        Raises RecordRejected or Unavailable, and TypeError naming the key of `details` that is no JSON: an object of
-        one's own, NaN, an infinity.
+        Raises RecordRejected or Unavailable, and TypeError naming the key of `details` that is no JSON: an object of an
+        unknown class, NaN, an infinity.
         """
 
     def job(
@@ -112,12 +113,12 @@ class AsyncLogger(Protocol):
         lease: int | None = None,
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
-    ) -> "AsyncJobReporter":
-        """Return what reports how a job fares, for `async with`. Nothing is sent yet.
+    ) -> AsyncJobReporter:
+        """Return the reporter of one run of a job, for `async with`. Nothing is sent yet.
 
-        `total` is how many steps `advance` counts up to. With a `lease`, in whole seconds, a job from which nothing
-        is heard for so long becomes FAILED by itself, with the reason LEASE_EXPIRED; while the event loop turns, the
-        reporter renews it three times as often. None: the job of a worker that dies stays RUNNING.
+        `total` is how many steps `advance` counts up to. With a `lease`, in whole seconds, a job without reports for
+        that long becomes FAILED by itself, with the reason LEASE_EXPIRED; the reporter renews it three times as often,
+        while the event loop turns. Without one the job of a worker that dies stays RUNNING.
 
         Raises TypeError as `audit` does, and ValueError naming the number that makes no sense.
         """
@@ -134,13 +135,12 @@ class AsyncLogger(Protocol):
     ) -> "AsyncTrack[T]":
         """Return an iterator over `items`, for `async for`, that reports them as a job: see `emitd.jobs.track`.
 
-        `job_id` None: a random one. `total` None: as many as `items` has, if it knows; where nobody knows, or with
-        0, the job has no percentage until it is COMPLETED. The rest is as in `job`. The steps of the loop raise what
-        a job's reporter raises, LeaseLost included.
+        `job_id` None: a random one. `total` None: the length of `items`, if it has one. Without a length, or with 0,
+        the job has no percentage until it is COMPLETED. The steps of the loop raise what a job's reporter raises.
         """
 
     async def get_job(self, job_id: str) -> "Job | None":
-        """Return a job as it stands; None if nobody has reported it. Raises RequestRejected for an empty id."""
+        """Return a job as it stands; None if there is none. Raises RequestRejected for an empty id."""
 
     def list_jobs(
         self,
@@ -194,70 +194,3 @@ class AsyncLogger(Protocol):
         trace: TracebackType | None,
         /,
     ) -> None: ...
-
-
-class AsyncJobReporter(Protocol):
-    """Reports one run of a job, from `async with` to its end.
-
-    Entering opens a new attempt, reports RUNNING and waits for the receipt. Leaving reports COMPLETED; or, with an
-    exception, FAILED with its type and message, and the exception goes on. A cancelled task's job is FAILED with
-    the reason CANCELLED. The last report is sent even while the task is being cancelled.
-
-    The plain calls only note what is new. It is sent in the background, a few times a second at most, and only the
-    latest; nothing that was noted is lost for the last report.
-
-    Where the attempt has ended, or was superseded, without its reporter, all further plain calls raise LeaseLost, as
-    soon as a report was answered so; what is noted changes nothing any more.
-    """
-
-    @property
-    def job_id(self) -> str:
-        """The job's id."""
-
-    @property
-    def attempt(self) -> int:
-        """Which run of the job this is, from 1; 0 before it was opened."""
-
-    @property
-    def cancel_requested(self) -> bool:
-        """Whether somebody wishes that the job stop. Learnt from the answers to reports, so with a `lease` soon."""
-
-    def refuse_if_lost(self) -> None:
-        """Raise LeaseLost if the job is lost. For work that has nothing to note."""
-
-    async def queued(self) -> None:
-        """Open the attempt with QUEUED, for a job that is entered later. Optional.
-
-        From here on others can find the job. Raises what entering raises.
-        """
-
-    def advance(self, steps: int = 1, /) -> None:
-        """Note that so many more of `total` steps are done. Raises ValueError if there is no `total`."""
-
-    def progress(self, percent: float, /) -> None:
-        """Note the progress. Raises ValueError outside of 0 to 100."""
-
-    def message(self, text: str, /) -> None:
-        """Note what the job is doing, for people. Cut to 4,000 characters."""
-
-    def details(self, details: Mapping[str, object], /) -> None:
-        """Note the job's own data; it replaces what was there. Raises TypeError naming the key that is no JSON.
-
-        Data that the service refuses, such as for its size, makes the end of the job FAILED; until then the job keeps
-        the data it had.
-        """
-
-    async def __aenter__(self) -> Self:
-        """Report RUNNING. Raises JobNotApplied, RecordRejected, Unavailable or ClientNotOpen."""
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        """Report the end. If that fails, raise why, unless an exception is on its way already; so for a lost job too.
-
-        Where the last data or message was refused, the job is FAILED, without them.
-        """

@@ -3,36 +3,32 @@
     logging.getLogger().addHandler(EmitdHandler(source="shop"))             # with a client of its own
     logging.getLogger().addHandler(EmitdHandler(client))                    # with yours
 
-What a record says becomes:
-
-    the message with its arguments      the message
-    extra=                              attributes, whatever their names and types
-    the logger's name                   attribute `logger.name`
-    a level that is none of the five    the next lower of them, and its name as attribute `level`
-    exc_info=                           attributes `exception.type`, `exception.message`, `exception.stacktrace`
-    stack_info=                         attribute `code.stacktrace`
-
-Attributes of `emitd.log_context` and the current span of OpenTelemetry come with it. No call waits: a record for which
-the queue has no room is dropped and counted, also where the client's direct calls would block.
+docs/client.md has a table of what each part of a record becomes. Attributes of `emitd.log_context` and the current span
+of OpenTelemetry come with it. No call waits: a record for which the queue has no room is dropped and counted, also
+where the client's direct calls would block.
 """
 
 import copy
 import logging
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from typing import Unpack
 
+import msgspec
+
 from emitd.base_client import LogVerbs, MoreSettings
-from emitd.integrations.reentrancy import MAX_NESTING, making
-from emitd.integrations.shared_client import SharedClient
+from emitd.client import LogClient
 from emitd.records.encoding import as_text
 from emitd.records.exceptions import MAX_STACK_CHARACTERS, exception_attributes, exception_of
 from emitd.records.levels import level_number
-from emitd.runtime.threads import is_sender
+from emitd.runtime import process_hooks
+from emitd.runtime.threads import MAX_NESTING, is_sender, making
 from emitd.settings import ClientSettings
 
-__all__ = ["EmitdHandler"]
+__all__ = ["EmitdHandler", "SharedClient"]
 
 _FIVE: Mapping[object, int] = {level: level for level in (10, 20, 30, 40, 50)}
 #: What every record has, in this order; and what formatters add.
@@ -98,7 +94,7 @@ class EmitdHandler(logging.Handler):
         if is_sender():
             return False
         if depth >= MAX_NESTING:
-            self._engine.drop_nested(level_number(record.levelno))
+            self._engine.drop("nested", level_number(record.levelno))
             return False
         making.depth = depth + 1
         try:
@@ -163,7 +159,7 @@ class EmitdHandler(logging.Handler):
         self._engine = client._engine
 
     def _attributes(self, record: logging.LogRecord) -> dict[str, object]:
-        """Return what stands beside the message. The caller's own names win."""
+        """Return the attributes of a record. The names of its caller win."""
         members = record.__dict__
         attributes: dict[str, object] = {"logger.name": record.name, **self._bound}
         if record.exc_info or record.exc_text or record.stack_info:
@@ -230,3 +226,58 @@ def _stacks(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
         yield "exception.stacktrace", record.exc_text[-MAX_STACK_CHARACTERS:]
     if record.stack_info:
         yield "code.stacktrace", record.stack_info[-MAX_STACK_CHARACTERS:]
+
+
+#: How long a client is kept that has no user: for the next configuration, and for records on their way to it.
+IDLE_SECONDS = 1.0
+
+_shared: dict[ClientSettings, "SharedClient"] = {}
+
+
+class SharedClient:
+    """For any thread, and for forked children."""
+
+    def __init__(self, settings: ClientSettings) -> None:
+        self._settings = settings
+        self.client = LogClient(**msgspec.structs.asdict(settings))
+        self._users: set[int] = set()
+        self._left = threading.Event()
+        self._closer: threading.Thread | None = None
+
+    @classmethod
+    def join(cls, settings: ClientSettings, user: object) -> "SharedClient":
+        """Return the open client of these settings, for this user too."""
+        shared = _shared.get(settings)
+        if shared is None or shared.client.state == "closed":
+            shared = _shared[settings] = cls(settings)
+        shared._users.add(id(user))
+        return shared
+
+    def leave(self, user: object) -> None:
+        """Note that a user needs it no more. Waits for nothing."""
+        self._users.discard(id(user))
+        if not self._users and not process_hooks.is_ending():  # where it is, all clients are flushed
+            self._see_to_closing()
+
+    def _see_to_closing(self) -> None:
+        if self._closer is None or not self._closer.is_alive():  # as in a forked child
+            self._left = threading.Event()
+            self._closer = threading.Thread(
+                target=self._close_once_left, args=(self._left,), name="emitd-closing", daemon=True
+            )
+            with suppress(RuntimeError):  # too many threads: then the end of the program closes it
+                self._closer.start()
+        self._left.set()
+
+    def _close_once_left(self, left: threading.Event) -> None:
+        while True:
+            left.wait()
+            left.clear()
+            time.sleep(IDLE_SECONDS)
+            if process_hooks.is_ending():
+                return
+            if not self._users:
+                break
+        if _shared.get(self._settings) is self:
+            del _shared[self._settings]
+        self.client.close()

@@ -21,14 +21,14 @@ _ENVIRONMENT_PREFIX = "EMITD_"
 _BLOCK = re.compile(r"block(?:\(\s*(\d+(?:\.\d+)?)\s*\))?")
 
 _Count = Annotated[int, Meta(ge=1)]
-#: Longer than this no thread can be told to wait.
+#: The longest that a thread can wait.
 _MAX_SECONDS = threading.TIMEOUT_MAX
 _Seconds = Annotated[float, Meta(ge=0, le=_MAX_SECONDS)]
 _PositiveSeconds = Annotated[float, Meta(gt=0, le=_MAX_SECONDS)]
 
 
 class Overflow(msgspec.Struct, frozen=True):
-    """What happens to a log line for which the queue has no room."""
+    """What happens to a log line if the queue has no room."""
 
     #: Make room by dropping the oldest line; else the new one is dropped.
     drops_oldest: bool = False
@@ -37,7 +37,7 @@ class Overflow(msgspec.Struct, frozen=True):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Read `drop_newest`, `drop_oldest`, or `block(SECONDS)`: after so many (`block`: 1) it is dropped."""
+        """Read `drop_newest`, `drop_oldest`, or `block(SECONDS)`, after which the new line is dropped (`block`: 1)."""
         if text == "drop_newest":
             return cls()
         if text == "drop_oldest":
@@ -50,9 +50,9 @@ class Overflow(msgspec.Struct, frozen=True):
 class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of a client. Each can stand in the environment, as `EMITD_` and its name in capitals."""
 
-    #: HOST:PORT of the server; several, with commas, are used in turn, as are all that a `dns:///NAME:PORT` stands for.
+    #: HOST:PORT of the server. Several, separated by commas, or all addresses of `dns:///NAME:PORT`, are used in turn.
     address: str = "127.0.0.1:50051"
-    #: Who sends: `source` of every record. Default: the program's name.
+    #: `source` of every record. Default: the program's name.
     source: str = ""
     #: Log lines below this level are not made.
     level: str | int = "DEBUG"
@@ -69,7 +69,7 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     max_queue_bytes: _Count = 64 * 1024 * 1024
     #: `drop_newest`, `drop_oldest` or `block(SECONDS)`: for log lines that find no room.
     overflow: str = "drop_newest"
-    #: A batch has at most so many records and bytes, and a log line waits for it at most so long.
+    #: The most records and bytes of a batch, and how long a log line waits for it to fill.
     batch_records: _Count = 512
     batch_bytes: _Count = 1024 * 1024
     linger: _Seconds = 0.1
@@ -85,17 +85,17 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     #: What is spooled: `audit`, or `all` records.
     spool_records: str = "audit"
     max_spool_bytes: _Count = 64 * 1024 * 1024
-    #: Lines accepted so shortly before a server died, at most so many, count as `unconfirmed`.
+    #: Lines accepted this shortly before a server died, up to this many, count as `unconfirmed`.
     unconfirmed_seconds: _Seconds = 60.0
     unconfirmed_records: _Count = 10_000
-    #: What was dropped is told on standard error at most so often.
+    #: The least time between two reports of drops on standard error.
     report_interval: _PositiveSeconds = 60.0
 
     @classmethod
     def read(cls, given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Self:
-        """Return the settings: those given that are not None, else those in the environment, else the defaults.
+        """Return the given settings that are not None, else those in the environment, else the defaults.
 
-        Raises ValueError naming the setting that is wrong, and TypeError for one that there is not.
+        Raises ValueError naming the setting that is wrong, and TypeError for an unknown one.
         """
         if unknown := sorted(given.keys() - set(cls.__struct_fields__)):
             raise TypeError(f"there is no setting '{unknown[0]}'")

@@ -20,11 +20,10 @@ from datetime import datetime
 from typing import Any
 
 from emitd.base_client import LogVerbs
-from emitd.integrations.reentrancy import MAX_NESTING, making
 from emitd.records.encoding import as_text
 from emitd.records.exceptions import MAX_STACK_CHARACTERS, exception_attributes, exception_of
 from emitd.records.levels import is_level, level_number
-from emitd.runtime.threads import is_sender
+from emitd.runtime.threads import MAX_NESTING, is_sender, making
 
 __all__ = ["EmitdProcessor"]
 
@@ -85,7 +84,7 @@ class EmitdProcessor:
         if level < self._client._threshold:
             return
         if is_nested:
-            self._client._engine.drop_nested(level)
+            self._client._engine.drop("nested", level)
             return
         moment = _time_unix_nano(event.get("timestamp"))
         self._client._engine.write(

@@ -41,7 +41,7 @@ from emitd_handlers.durable.disk import Disk, RealDisk
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.outcome import AllCommitted, AuditReceipt, Committed, Outcome, RecentCommit, Refused
+from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Outcomes, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 
@@ -181,7 +181,7 @@ class JsonAuditHandler(BaseLogHandler):
             try:
                 (first_index,) = await committed
             except Exception as error:
-                refused = self._refused(error)
+                refused = self.refusal(error)
                 for place in chunk.places:
                     outcomes[place] = refused
             else:
@@ -287,8 +287,8 @@ class JsonAuditHandler(BaseLogHandler):
         try:
             (first_index,) = await opened.commits.submit([chunk], chunk.size)
         except Exception as error:
-            return [self._refused(error)] * len(chunk.leaves)
-        return AllCommitted(len(chunk.leaves), _receipts(opened.log.file.log_id, chunk, first_index))
+            return [self.refusal(error)] * len(chunk.leaves)
+        return Outcomes(len(chunk.leaves), _receipts(opened.log.file.log_id, chunk, first_index))
 
     def _on_check(self, log: AuditLog, reader: AuditReader) -> None:
         self.report_health(log.problem)

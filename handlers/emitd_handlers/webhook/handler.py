@@ -16,16 +16,23 @@ from collections import deque
 from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import Annotated, ClassVar, TypeAlias
+from typing import ClassVar, TypeAlias
 
-from msgspec import Meta, field
+from msgspec import field
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerError, HandlerUnavailable, RecordInvalid, RetryableError
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import LogRecord
 from emitd_handlers.secret_text import SecretText
-from emitd_handlers.settings import HandlerSettings, PositiveInt, PositiveSeconds
+from emitd_handlers.settings import (
+    Delivery,
+    DeliverySettings,
+    HandlerSettings,
+    PositiveInt,
+    PositiveSeconds,
+    QueuedSettings,
+)
 from emitd_handlers.webhook.body import encode_body, encode_record, idempotency_key, split
 from emitd_handlers.webhook.response import PAYLOAD_TOO_LARGE, Reply
 from emitd_handlers.webhook.url import WebhookUrl
@@ -66,10 +73,8 @@ class WebhookSettings(HandlerSettings, frozen=True, kw_only=True):
     #: A PEM file with the certificate authorities to trust instead of those that come with httpx.
     ca_file: Path | None = None
 
-    #: Queued: how often a batch is offered again; with `retry_max_seconds` that is for about four minutes.
-    max_retries: Annotated[int, Meta(ge=0)] = 12
-    #: Queued: the longest wait before a retry, in seconds, also where the receiver asks for a longer one.
-    retry_max_seconds: PositiveSeconds = 60.0
+    #: A batch is offered again for about four minutes, and no wait is longer than a minute, whatever the receiver asks.
+    delivery: Delivery | DeliverySettings | None = QueuedSettings(max_retries=12, retry_max_seconds=60.0)
 
     def __post_init__(self) -> None:
         """Raise ValueError, without the value, if a header cannot be sent."""
@@ -167,7 +172,7 @@ class WebhookHandler(BaseLogHandler):
             try:
                 line = self.format(record)
             except Exception as error:  # a record that cannot be formatted must not harm its neighbours
-                outcomes[place] = self._refused(error)
+                outcomes[place] = self.refusal(error)
                 continue
             size = len(encode_body([line]))
             if size > self.settings.max_body_bytes:

@@ -8,8 +8,8 @@ import msgspec
 
 from emitd_cli.errors import ExitCode
 from emitd_cli.terminal.output import print_result
+from emitd_handlers.diagnostics import report
 from emitd_server.config.loader import ConfigError, load_config
-from emitd_server.diagnostics import report
 
 __all__ = ["run_check", "run_serve"]
 
@@ -46,6 +46,8 @@ def run_check(options: argparse.Namespace) -> int:
         problems = error.problems
     else:
         problems = []
+        for note in config.notes:
+            report(f"configuration: {note}")
     if options.json:
         print_result(json.dumps([msgspec.to_builtins(problem) for problem in problems]))
     elif problems:

@@ -21,7 +21,7 @@ from emitd_handlers.record import Level
 from emitd_handlers.settings import HandlerSettings
 from emitd_server.config.discovery import DiscoveryError, FoundHandler
 from emitd_server.config.loader import ConfigSurvey, HandlerEntry, survey_config
-from emitd_server.config.problems import describe
+from emitd_server.errors import describe
 
 __all__ = ["run"]
 

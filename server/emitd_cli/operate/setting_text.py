@@ -6,7 +6,7 @@ import io
 import textwrap
 import tokenize
 import types
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from emitd_handlers.record import Level
-from emitd_handlers.settings import HandlerSettings
+from emitd_handlers.settings import DeliverySettings, HandlerSettings
 
 __all__ = ["SettingText", "describe_settings"]
 
@@ -42,23 +42,30 @@ class SettingText(msgspec.Struct, frozen=True):
 
 
 def describe_settings(struct: type[HandlerSettings]) -> Sequence[SettingText]:
-    """Return the keys that entries with this struct take, in the order of the struct."""
+    """Return the keys that entries with this struct take, in the order of the struct.
+
+    After a key that can be a mapping come the keys of the mapping, such as `delivery.overflow`.
+    """
+    return list(_describe(struct, ""))
+
+
+def _describe(struct: type[msgspec.Struct], prefix: str) -> Iterator[SettingText]:
     comments = {
         name: text
         for cls in reversed(struct.__mro__)
-        if issubclass(cls, HandlerSettings)
+        if issubclass(cls, msgspec.Struct) and cls is not msgspec.Struct
         for name, text in _comments(cls).items()
     }
-    return [
-        SettingText(
-            name=field.encode_name,
+    for field in msgspec.structs.fields(struct):
+        yield SettingText(
+            name=prefix + field.encode_name,
             type=_type_text(field.type),
             required=field.required,
             default=None if field.required else _default(field),
             comment=comments.get(field.name, ""),
         )
-        for field in msgspec.structs.fields(struct)
-    ]
+        for inner in filter(_is_struct, get_args(field.type)):
+            yield from _describe(inner, f"{field.encode_name}.")
 
 
 def _type_text(annotation: Any) -> str:
@@ -69,7 +76,7 @@ def _type_text(annotation: Any) -> str:
     if origin is Annotated:
         return " ".join([_type_text(arguments[0]), *map(_bounds, arguments[1:])]).strip()
     if origin in (Union, types.UnionType):
-        return " or ".join(map(_type_text, arguments))
+        return " or ".join(dict.fromkeys(map(_type_text, arguments)))
     if origin is Literal:
         return " or ".join(map(str, arguments))
     if origin in (tuple, list, set, frozenset):
@@ -78,9 +85,15 @@ def _type_text(annotation: Any) -> str:
         return f"mapping of {_type_text(arguments[0])} to {_type_text(arguments[1])}"
     if isinstance(annotation, type) and issubclass(annotation, Enum):
         return " or ".join(str(member.value) for member in annotation)
+    if _is_struct(annotation):
+        return "mapping"
     if hasattr(annotation, "resolve"):  # as `SettingsReader` has it: made from a text
         return "text"
     return str(getattr(annotation, "__name__", annotation))
+
+
+def _is_struct(annotation: object) -> bool:
+    return isinstance(annotation, type) and issubclass(annotation, msgspec.Struct)
 
 
 def _bounds(meta: object) -> str:
@@ -104,6 +117,9 @@ def _plain(value: object) -> object:
         return value.value
     if isinstance(value, (tuple, list, set, frozenset)):
         return [_plain(item) for item in value]
+    if isinstance(value, DeliverySettings):
+        usual, own = msgspec.structs.asdict(type(value)()), msgspec.structs.asdict(value)
+        return {"kind": value.kind.value, **{key: _plain(own[key]) for key in own if own[key] != usual[key]}}
     if isinstance(value, dict):
         return {str(key): _plain(item) for key, item in value.items()}
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)

@@ -1,19 +1,25 @@
-"""From the `type:` of a handler's entry to its class, and the list of all that an entry could name.
+"""Finds the class that the `type:` of a handler's entry names, and lists every class that an entry could name.
 
 A type is looked up in this order: built-in short names, files in the folders of `handler_paths`, names of entry
-points, dotted paths. What comes first hides what comes later, so that installing a distribution never changes
-what a configuration means.
+points, dotted paths. The first match wins, so that installing a distribution never changes the meaning of a
+configuration.
+
+A distribution offers a handler by an entry point of the group `emitd.handlers` in its `pyproject.toml`:
+
+    [project.entry-points."emitd.handlers"]
+    slack = "acme_slack.handler:SlackHandler"
 """
 
 import ast
 import importlib
+import importlib.metadata
 import importlib.util
 import inspect
 import re
 import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, reduce
 from itertools import count
 from pathlib import Path
 from types import ModuleType
@@ -22,9 +28,7 @@ import msgspec
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.settings import HandlerSettings
-from emitd_server.config import entry_points
-from emitd_server.config.entry_points import OfferedHandler, offered_handlers
-from emitd_server.config.problems import describe, nearest
+from emitd_server.errors import describe, nearest
 
 __all__ = ["BUILT_IN", "DiscoveryError", "FoundHandler", "HandlerFinder", "HandlerFolder"]
 
@@ -36,6 +40,9 @@ BUILT_IN: Mapping[str, str] = {
     "discard": "emitd_handlers.discard.DiscardHandler",
     "webhook": "emitd_handlers.webhook.handler.WebhookHandler",
 }
+
+#: The group of entry points by which a distribution offers handlers.
+GROUP = "emitd.handlers"
 
 _DOTTED = re.compile(r"[\w-]+(\.[\w-]+)+")
 #: Tells modules loaded from files apart, also those of an earlier configuration.
@@ -62,10 +69,10 @@ class HandlerFolder(msgspec.Struct, frozen=True):
 
 
 class FoundHandler(msgspec.Struct, frozen=True):
-    """What an entry could name by its `type:`, or why it cannot."""
+    """A handler that an entry could name by its `type:`, or the reason why it cannot."""
 
     type_name: str
-    #: Where it comes from: `built in`, `file FOLDER/FILE.py`, or `entry point of DISTRIBUTION VERSION`.
+    #: Its origin: `built in`, `file FOLDER/FILE.py`, or `entry point of DISTRIBUTION VERSION`.
     origin: str
     handler_class: type[BaseLogHandler] | None = None
     #: Why it cannot be used, or empty.
@@ -74,6 +81,25 @@ class FoundHandler(msgspec.Struct, frozen=True):
     note: str = ""
     #: Whether an entry of this type names something else.
     is_hidden: bool = False
+
+
+class OfferedHandler(msgspec.Struct, frozen=True):
+    """An entry point, not loaded."""
+
+    name: str
+    #: The object that it names, as the distribution spells it, such as `acme_slack.handler:SlackHandler`.
+    value: str
+    #: The distribution's name and version, such as `acme-slack 1.2`.
+    distribution: str
+
+    def load(self) -> object:
+        """Import and return the object; may raise anything that the import of the module does."""
+        point = importlib.metadata.EntryPoint(self.name, self.value, GROUP)
+        if not point.pattern.match(self.value) or not point.attr:
+            raise ValueError(f"'{self.value}' is no 'module:Class'")
+        # Not `point.load()`, which knows no better, and whose frames would stand in the message.
+        module = importlib.import_module(point.module)
+        return reduce(getattr, point.attr.split("."), module)
 
 
 class HandlerFinder:
@@ -104,9 +130,9 @@ class HandlerFinder:
         raise DiscoveryError(f"unknown handler type '{type_name}'", expected, self._nearest(type_name))
 
     def find_all(self) -> Sequence[FoundHandler]:
-        """Return everything that an entry could name, but for dotted paths; loads all of it.
+        """Load and return every handler that an entry could name, except those by dotted paths.
 
-        What cannot be loaded is listed with its problem.
+        One that cannot be loaded is listed with its problem.
         """
         built_in = [self._found(name, "built in") for name in BUILT_IN]
         files = [found for file, shown in self._all_files().items() for found in self._in_file(file, shown)]
@@ -114,7 +140,7 @@ class HandlerFinder:
 
     @cached_property
     def _offered(self) -> Sequence[OfferedHandler]:
-        return offered_handlers()
+        return _offered_handlers()
 
     def _find_by_path(self, dotted: str) -> type[BaseLogHandler]:
         module_name, _, class_name = dotted.rpartition(".")
@@ -210,6 +236,25 @@ class HandlerFinder:
         return known.get(nearest(type_name, known), "")
 
 
+def _offered_handlers() -> Sequence[OfferedHandler]:
+    """Return the handlers of the installed distributions, by name; reads the metadata of each of them."""
+    found = [
+        OfferedHandler(point.name, point.value, _distribution(point.dist))
+        for point in importlib.metadata.entry_points(group=GROUP)
+    ]
+    return sorted(found, key=lambda offered: (offered.name, offered.distribution))
+
+
+def _distribution(distribution: importlib.metadata.Distribution | None) -> str:
+    if distribution is None:
+        return "an unknown distribution"
+    fields = distribution.metadata  # of a damaged one either may be missing
+    return (
+        " ".join(str(fields[key]) for key in ("Name", "Version") if key in fields)
+        or "an unnamed distribution"
+    )
+
+
 def _load_file(file: Path, shown: str) -> ModuleType | DiscoveryError:
     name = f"emitd_handler_file_{next(_numbers)}_{file.stem}"
     spec = importlib.util.spec_from_file_location(name, file)
@@ -265,7 +310,7 @@ def _own_handlers(module: ModuleType) -> Sequence[type[BaseLogHandler]]:
 
 
 def _line_in(file: Path, error: BaseException) -> int | None:
-    """Return the line of `file` that an import ended in, if it can be told."""
+    """Return the line of `file` in which an import failed, if it is known."""
     if isinstance(error, SyntaxError) and error.filename == str(file):
         return error.lineno
     frames = traceback.extract_tb(error.__traceback__)
@@ -273,10 +318,10 @@ def _line_in(file: Path, error: BaseException) -> int | None:
 
 
 def _origin(error: BaseException) -> str:
-    """Return ` (FILE:LINE)` for the code that an import ended in, Python's own machinery left out."""
+    """Return ` (FILE:LINE)` for the code in which an import failed, without Python's own frames."""
     if isinstance(error, SyntaxError) and error.filename:
         return f" ({error.filename}:{error.lineno})"
-    machinery = (__file__, entry_points.__file__, importlib.__file__)
+    machinery = (__file__, importlib.__file__)
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
         if frame.filename not in machinery and not frame.filename.startswith("<frozen importlib"):
             return f" ({frame.filename}:{frame.lineno})"

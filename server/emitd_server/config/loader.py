@@ -6,18 +6,25 @@ problems of a file are reported at once.
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.jobs.source import JobSource
-from emitd_handlers.settings import HandlerSettings
+from emitd_handlers.settings import (
+    CommittedSettings,
+    Delivery,
+    HandlerSettings,
+    QueuedSettings,
+    flat_keys,
+)
 from emitd_server.config.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
-from emitd_server.config.problems import ConfigError, Problem, describe, nearest
 from emitd_server.config.settings_reader import SettingsReader
 from emitd_server.config.yaml_document import Value, read_text, read_yaml
+from emitd_server.errors import ConfigError, Problem, describe, nearest
 from emitd_server.settings import ServerSettings
 
 __all__ = [
@@ -31,7 +38,7 @@ __all__ = [
     "survey_config",
 ]
 
-#: What a service without a configuration file runs on; paths are relative to the working directory.
+#: The configuration of a service without a file; paths are relative to the working directory.
 BUILT_IN_DEFAULTS = """\
 handlers:
   console: {type: console,      levels: [DEBUG, INFO, WARNING, ERROR, CRITICAL]}
@@ -66,15 +73,17 @@ class Config(msgspec.Struct, frozen=True):
     server: ServerSettings
     #: The enabled entries, in the order of the file.
     handlers: tuple[HandlerEntry, ...]
+    #: What still works but should be changed, each in one line.
+    notes: tuple[str, ...] = ()
 
 
 class ConfigSurvey(msgspec.Struct, frozen=True):
-    """What can be told of a configuration, also of one that cannot be used."""
+    """A configuration that may have problems, and everything known about it."""
 
-    #: None where there are problems.
+    #: None if there are problems.
     config: Config | None
     problems: Sequence[Problem]
-    #: The active entries that nothing is wrong with.
+    #: The active entries without a problem.
     entries: tuple[HandlerEntry, ...]
     #: Finds handlers as the entries do.
     finder: HandlerFinder
@@ -90,8 +99,8 @@ def load_config(
     """Read a configuration file; None: the built-in defaults.
 
     `listen` overrides `EMITD_LISTEN` of `environ` (default: the process's), which overrides `server.listen`.
-    An entry with `enabled: false` is checked as far as that is possible without running code of others: a
-    handler whose file is broken can be switched off. Raises ConfigError with every problem.
+    An entry with `enabled: false` is checked without loading its handler's file, so that a broken handler can be
+    switched off. Raises ConfigError with every problem.
     """
     survey = survey_config(path, environ=environ, listen=listen)
     if survey.config is None:
@@ -106,7 +115,7 @@ def survey_config(
     listen: str | None = None,
     text: str | None = None,
 ) -> ConfigSurvey:
-    """Read a configuration file as `load_config` does; `text` stands for the file's content, if it is given."""
+    """Read a configuration file as `load_config` does; `text` replaces the file's content."""
     environ = os.environ if environ is None else environ
     problems: list[Problem] = []
     if text is None:
@@ -133,6 +142,7 @@ class _Loader:
         self._base_dir = Path.cwd() if path is None else path.absolute().parent
         self._file = "built-in defaults" if path is None else str(path)
         self._reader = SettingsReader(self._file, self._base_dir, problems)
+        self._notes: list[str] = []
         #: The names of the active entries whose class serves jobs.
         self._job_sources: list[str] = []
         #: As in ConfigSurvey.
@@ -160,7 +170,7 @@ class _Loader:
         self.finder = HandlerFinder(self._folders(document.content.get("handler_paths", Value([], 0))))
         line = document.key_lines.get("handlers", document.line)
         self.entries = self._handlers(document.content.get("handlers", Value({}, line)), line)
-        return Config(self._path, server, self.entries) if server is not None else None
+        return Config(self._path, server, self.entries, tuple(self._notes)) if server is not None else None
 
     def _server(self, section: Value, overrides: Mapping[str, str | None]) -> ServerSettings | None:
         server = self._reader.read(ServerSettings, section, "server")
@@ -226,7 +236,7 @@ class _Loader:
         return tuple(entry for entry in entries if entry is not None)
 
     def _entry(self, name: str, value: Value, line: int) -> HandlerEntry | None:
-        """Return an active entry; None for one that is not, or that something is wrong with."""
+        """Return an active entry; None if it is off or has a problem."""
         self._note(name, value)
         path = f"handlers.{name}"
         if not _ENTRY_NAME.fullmatch(name):
@@ -242,10 +252,12 @@ class _Loader:
             self._reader.add(levels.line, f"{path}.levels", "is empty", "at least one level")
         handler_class = self._class(value, line, path)
         if handler_class is None:
-            # Which other keys there may be is the class's to say; those that every handler takes are checked.
-            self._settings(HandlerSettings, value, path, besides=value.content)
+            # Only the class knows which other keys there are; the common ones are checked.
+            self._settings(HandlerSettings, Delivery.QUEUED, value, path, besides=value.content)
             return None
-        settings = self._settings(handler_class.Settings, value, path, besides={"type": str})
+        settings = self._settings(
+            handler_class.Settings, handler_class.default_delivery, value, path, besides=["type"]
+        )
         if _is_off(value):
             return None
         if issubclass(handler_class, JobSource):
@@ -263,7 +275,7 @@ class _Loader:
             self.off.add(name)
 
     def _class(self, entry: Value, line: int, path: str) -> type[BaseLogHandler] | None:
-        """Return the entry's class; None where something is wrong, or where it should not be loaded."""
+        """Return the entry's class; None if it has a problem or should not be loaded."""
         type_ = entry.content.get("type")
         if type_ is None:
             self._report_missing_type(entry, line, path)
@@ -294,10 +306,18 @@ class _Loader:
             self._reader.add(line, f"{path}.type", "is missing", _TYPE_EXPECTED)
 
     def _settings(
-        self, struct: type[HandlerSettings], entry: Value, path: str, *, besides: Mapping[str, object]
+        self,
+        struct: type[HandlerSettings],
+        default: Delivery,
+        entry: Value,
+        path: str,
+        *,
+        besides: Iterable[str],
     ) -> HandlerSettings | None:
         try:
-            return self._reader.read(struct, entry, path, besides=besides)
+            flat = _flat_keys(struct, entry)
+            settings = self._reader.read(struct, entry, path, besides=[*besides, *flat])
+            return self._with_flat(settings, default, entry, path, flat) if flat else settings
         except Exception as error:  # annotations and types of others may raise anything
             if not entry.is_whole():
                 return None
@@ -305,8 +325,36 @@ class _Loader:
             self._reader.add(entry.line, path, found)
             return None
 
+    def _with_flat(
+        self,
+        settings: HandlerSettings | None,
+        default: Delivery,
+        entry: Value,
+        path: str,
+        flat: Sequence[str],
+    ) -> HandlerSettings | None:
+        """Return the settings with the keys of `delivery:` that are written next to it, the old form."""
+        given = default if settings is None else settings.delivery or default
+        kind = given if isinstance(given, Delivery) else given.kind
+        form = ""
+        for struct in (CommittedSettings, QueuedSettings):
+            names = {old: new for old, new in flat_keys(struct).items() if old in flat}
+            values = {new: entry.content[old] for old, new in names.items()}
+            base = given if isinstance(given, struct) else None
+            spelt = {new: old for old, new in names.items()}
+            read: Any = self._reader.read(struct, Value(values, entry.line), path, base=base, spelt=spelt)
+            if struct.kind is kind and settings is not None and read is not None:
+                settings = msgspec.structs.replace(settings, delivery=read)
+                form = ", ".join(f"{key}: {value.shown()}" for key, value in values.items())
+        if settings is not None:
+            self._notes.append(
+                f"{self._file}:{entry.line}: {path}: {', '.join(flat)} belong in `delivery:` now; "
+                f"write `delivery: {{kind: {kind.value}{form and ', '}{form}}}`"
+            )
+        return settings
+
     def _can_be_built(self, entry: HandlerEntry, value: Value) -> bool:
-        """Constructors do no I/O: one that fails does so because of the entry or of itself."""
+        """Build the handler once: its constructor does no I/O, so a failure is a problem of the entry or the class."""
         try:
             entry.build()
         except (Exception, SystemExit) as error:
@@ -335,6 +383,15 @@ def _is_address(text: str) -> bool:
     return match is not None and int(match[2] or 0) <= 65_535
 
 
+def _flat_keys(struct: type[HandlerSettings], entry: Value) -> Sequence[str]:
+    """Return the keys of `delivery` that are written next to it; none if it is a mapping."""
+    delivery = entry.content.get("delivery")
+    if delivery is not None and isinstance(delivery.content, dict):
+        return []
+    known = {**flat_keys(CommittedSettings), **flat_keys(QueuedSettings)}
+    return [key for key in known if key in entry.content and key not in struct.__struct_fields__]
+
+
 def _is_off(entry: Value) -> bool:
     if not isinstance(entry.content, dict):
         return False
@@ -343,5 +400,5 @@ def _is_off(entry: Value) -> bool:
 
 
 def _describe(error: BaseException, entry: Value) -> str:
-    """Return what an exception says; of one over an entry with values of the environment only its type."""
+    """Describe an exception; only by its type if the entry has values of the environment."""
     return type(error).__name__ if entry.secret else describe(error)

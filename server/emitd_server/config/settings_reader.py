@@ -2,16 +2,17 @@
 
 import os
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from enum import Enum
 from pathlib import Path
-from typing import Any, TypeVar, get_args, get_origin
+from typing import Any, TypeVar, cast, get_args, get_origin
 
 import msgspec
 
 from emitd_handlers.record import Level
-from emitd_server.config.problems import Problem, nearest
+from emitd_handlers.settings import CommittedSettings, Delivery, DeliverySettings, QueuedSettings
 from emitd_server.config.yaml_document import Value
+from emitd_server.errors import Problem, nearest
 
 __all__ = ["SettingsReader"]
 
@@ -19,10 +20,10 @@ S = TypeVar("S", bound=msgspec.Struct)
 
 
 class SettingsReader:
-    """Reads the sections of one file. What is wrong is added to `problems`.
+    """Reads the sections of one file and adds every problem to `problems`.
 
-    A field of type `Path` is taken relative to `base_dir`; so is one whose type has a class method
-    `resolve(text, base_dir)`, which makes it or raises ValueError; `expected` on such a type says what to write.
+    A field of type `Path` is relative to `base_dir`. A type with a class method `resolve(text, base_dir)` makes its
+    own value or raises ValueError; its attribute `expected` says what to write.
     """
 
     def __init__(self, file: str, base_dir: Path, problems: list[Problem]) -> None:
@@ -31,11 +32,19 @@ class SettingsReader:
         self._problems = problems
 
     def read(
-        self, struct: type[S], value: Value, path: str, *, besides: Mapping[str, object] = {}
+        self,
+        struct: type[S],
+        value: Value,
+        path: str,
+        *,
+        besides: Iterable[str] = (),
+        base: S | None = None,
+        spelt: Mapping[str, str] = {},
     ) -> S | None:
-        """Return the struct that a mapping describes, or None where something is wrong with it.
+        """Return the struct that a mapping describes, or None if it has a problem.
 
-        `besides` are known keys of the mapping that are no fields of the struct.
+        `besides` are known keys of the mapping that are no fields of the struct. Fields that the mapping lacks are
+        taken from `base`. `spelt` has the fields that the file spells differently.
         """
         if not isinstance(value.content, dict):
             if value.content is None:
@@ -48,15 +57,18 @@ class SettingsReader:
         self._refuse_unknown(value, path, [*besides, *fields])
         given: dict[str, Any] = {}
         for key, field in fields.items():
-            inner = f"{path}.{key}"
-            if key in value.content:
+            inner = f"{path}.{spelt.get(key, key)}"
+            if key not in value.content:
+                if field.required:
+                    self.add(value.line, inner, "is missing", _type_name(field.type))
+            elif QueuedSettings in _types_in(field.type):
+                given[field.name] = self._delivery(value.content[key], inner, field.default)
+            else:
                 given[field.name] = self._field(field.type, value.content[key], inner)
-            elif field.required:
-                self.add(value.line, inner, "is missing", _type_name(field.type))
         if len(self._problems) > before or not value.is_whole():
             return None
         try:
-            return struct(**given)
+            return struct(**given) if base is None else msgspec.structs.replace(base, **given)
         except ValueError as error:  # a struct's own check, over several fields; it may repeat their values
             self.add(
                 value.line, path, f"{struct.__name__} refuses the values" if value.secret else str(error)
@@ -79,6 +91,21 @@ class SettingsReader:
                     f"one of {', '.join(known)}",
                     nearest(key, known),
                 )
+
+    def _delivery(self, value: Value, path: str, default: object) -> Delivery | DeliverySettings | None:
+        """Return the delivery that a word or a mapping describes; keys that it lacks are taken from `default`."""
+        if not isinstance(value.content, dict):
+            kind: Delivery | None = self._field(Delivery | None, value, path)
+            return default if isinstance(default, DeliverySettings) and default.kind is kind else kind
+        if "kind" not in value.content:
+            self.add(value.line, f"{path}.kind", "is missing", "committed or queued")
+            return None
+        kind = self._field(Delivery, value.content["kind"], f"{path}.kind")
+        if kind is None:
+            return None
+        base = default if isinstance(default, DeliverySettings) and default.kind is kind else None
+        struct: Any = CommittedSettings if kind is Delivery.COMMITTED else QueuedSettings
+        return cast("DeliverySettings | None", self.read(struct, value, path, besides=["kind"], base=base))
 
     def _field(self, field_type: Any, value: Value, path: str) -> Any:
         if value.unreadable:

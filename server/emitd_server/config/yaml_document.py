@@ -9,31 +9,31 @@ import msgspec
 import yaml
 from yaml.reader import ReaderError
 
-from emitd_server.config.problems import Problem
+from emitd_server.errors import Problem
 
 __all__ = ["Value", "read_text", "read_yaml"]
 
-#: Of a long text, problems show so many characters.
+#: Problems show at most this many characters of a text.
 SHOWN_CHARACTERS = 80
 
 
 class Value(msgspec.Struct, frozen=True):
-    """A value and the line it stands on, from 1."""
+    """A value and its line, from 1."""
 
     #: A scalar, a list of Value, or a dict of str to Value.
     content: Any
     line: int
     #: For a mapping: the line of each key.
     key_lines: Mapping[str, int] = {}
-    #: The value is or holds text of the environment, and must not be shown.
+    #: The value contains text of the environment and must not be shown.
     secret: bool = False
-    #: The value could not be read, and that has been told: it is not worth another word.
+    #: The value could not be read; the problem was already added.
     unreadable: bool = False
     #: A scalar as it is spelt in the file.
     spelling: str = ""
 
     def plain(self) -> Any:
-        """Return the content without lines, and without the members of mappings that could not be read."""
+        """Return the content without lines and without unreadable members of mappings."""
         if isinstance(self.content, dict):
             return {key: value.plain() for key, value in self.content.items() if not value.unreadable}
         if isinstance(self.content, list):
@@ -41,7 +41,7 @@ class Value(msgspec.Struct, frozen=True):
         return self.content
 
     def is_whole(self) -> bool:
-        """Return whether the value and all that is in it could be read."""
+        """Return whether the value and all its members could be read."""
         if isinstance(self.content, dict):
             return all(value.is_whole() for value in self.content.values())
         return not self.unreadable  # a list is unreadable where one of its items is
@@ -62,10 +62,10 @@ class Value(msgspec.Struct, frozen=True):
 def read_yaml(
     text: str, file: str, problems: list[Problem], expand: Callable[[str], tuple[str, bool]]
 ) -> Value | None:
-    """Return the document's value, or None where its syntax is wrong; adds to `problems`.
+    """Return the document's value, or None if its syntax is wrong; adds to `problems`.
 
-    `expand` gets each string and returns it with its variables replaced, and whether there were any; it raises
-    ValueError for one that cannot be.
+    `expand` returns a string with its variables replaced, and whether there were any; it raises ValueError if one is
+    unknown.
     """
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
@@ -156,7 +156,7 @@ class _Reader:
 
 
 def read_text(path: Path, problems: list[Problem]) -> str | None:
-    """Return a file's text, or None where it cannot be read; adds to `problems`."""
+    """Return a file's text, or None if it cannot be read; adds to `problems`."""
     try:
         return path.read_text(encoding="utf-8")
     except OSError as error:

@@ -1,4 +1,6 @@
-"""Between the audit trail and the wire: requests about it read and checked, lines and proofs written."""
+"""Converts between the audit trail and messages: reads and checks requests, writes lines and proofs."""
+
+from msgspec.structs import asdict
 
 from emitd.v1 import audit_service_pb2 as pb
 from emitd.v1 import record_pb2
@@ -10,13 +12,11 @@ from emitd_handlers.audit.source import (
     AuditQuery,
     ConsistencyProof,
     InclusionProof,
-    SignedCheckpoint,
 )
 from emitd_server.errors import RequestInvalid
 
 __all__ = [
     "batch_to_wire",
-    "checkpoint_to_wire",
     "consistency_to_wire",
     "entry_to_wire",
     "inclusion_to_wire",
@@ -44,7 +44,7 @@ def read_query(request: pb.ListAuditEventsRequest, max_scan_bytes: int) -> Audit
 
 
 def read_filter(request: pb.ListAuditEventsRequest | pb.TailAuditEventsRequest) -> AuditFilter:
-    """Return which events a request asks for. Raises RequestInvalid."""
+    """Return the filter of a request. Raises RequestInvalid."""
     if request.source_ip and not is_source_ip(request.source_ip):
         shown = request.source_ip[:64]
         raise RequestInvalid("source_ip", f"'{shown}' is neither an IP address nor 'unknown'")
@@ -68,7 +68,7 @@ def entry_to_wire(entry: AuditEntry) -> pb.AuditEntry:
 
 
 def batch_to_wire(log_id: str, batch: AuditBatch) -> pb.TailAuditEventsResponse:
-    """Return the message that brings a tail's batch, or a sign of life."""
+    """Return the message for a tail's batch; a heartbeat if it is empty."""
     return pb.TailAuditEventsResponse(
         log_id=log_id,
         entries=map(entry_to_wire, batch.entries),
@@ -77,43 +77,18 @@ def batch_to_wire(log_id: str, batch: AuditBatch) -> pb.TailAuditEventsResponse:
     )
 
 
-def checkpoint_to_wire(log_id: str, checkpoint: SignedCheckpoint) -> pb.GetCheckpointResponse:
-    """Return the checkpoint's message."""
-    return pb.GetCheckpointResponse(
-        log_id=log_id,
-        checkpoint=checkpoint.note,
-        tree_size=checkpoint.size,
-        root_hash=checkpoint.root,
-        vkeys=checkpoint.vkeys,
-    )
-
-
 def inclusion_to_wire(log_id: str, proof: InclusionProof) -> pb.GetInclusionProofResponse:
-    """Return the proof's message."""
-    return pb.GetInclusionProofResponse(
-        log_id=log_id,
-        leaf_index=proof.leaf_index,
-        leaf_hash=proof.leaf_hash,
-        line=proof.line,
-        tree_size=proof.tree_size,
-        hashes=proof.hashes,
-        checkpoint=proof.checkpoint,
-    )
+    """Return the proof's message, whose fields have the same names."""
+    return pb.GetInclusionProofResponse(log_id=log_id, **asdict(proof))
 
 
 def consistency_to_wire(log_id: str, proof: ConsistencyProof) -> pb.GetConsistencyProofResponse:
-    """Return the proof's message."""
-    return pb.GetConsistencyProofResponse(
-        log_id=log_id,
-        old_size=proof.old_size,
-        new_size=proof.new_size,
-        hashes=proof.hashes,
-        checkpoint=proof.checkpoint,
-    )
+    """Return the proof's message, whose fields have the same names."""
+    return pb.GetConsistencyProofResponse(log_id=log_id, **asdict(proof))
 
 
 def _record(line: AuditLine | None) -> record_pb2.LogRecord | None:
-    """Return the record that a line tells of; None if it is damaged."""
+    """Return the record of a line; None if the line is damaged."""
     if line is None:
         return None
     try:

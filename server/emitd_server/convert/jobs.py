@@ -1,4 +1,4 @@
-"""Between jobs and the wire: requests about jobs read and checked, jobs and updates written."""
+"""Converts between jobs and messages: reads and checks requests, writes jobs and updates."""
 
 from collections.abc import Sequence
 
@@ -56,7 +56,7 @@ def read_query(request: pb.ListJobsRequest) -> JobQuery:
 
 
 def read_filter(request: pb.ListJobsRequest | pb.WatchJobsRequest) -> JobFilter:
-    """Return which jobs a request is about. Raises RequestInvalid."""
+    """Return the filter of a request. Raises RequestInvalid."""
     if len(request.job_ids) > MAX_JOB_IDS:
         raise RequestInvalid("job_ids", f"has {len(request.job_ids)} ids, more than {MAX_JOB_IDS}")
     for index, job_id in enumerate(request.job_ids):
@@ -71,7 +71,7 @@ def read_filter(request: pb.ListJobsRequest | pb.WatchJobsRequest) -> JobFilter:
 
 
 def read_transition_query(request: pb.ListJobTransitionsRequest) -> TransitionQuery:
-    """Return which part of a job's history a request is about. Raises RequestInvalid."""
+    """Return the query for a part of a job's history. Raises RequestInvalid."""
     return TransitionQuery(
         job_id=read_job_id(request.job_id),
         after_revision=request.after_revision,
@@ -107,7 +107,7 @@ def job_to_wire(job: Job) -> pb.Job:
 
 
 def update_to_wire(update: JobUpdate) -> pb.WatchJobResponse:
-    """Return the message that tells a watcher of an update."""
+    """Return the message for an update of one job."""
     return pb.WatchJobResponse(
         job=job_to_wire(update.job),
         transitions=[_transition_to_wire(transition) for transition in update.transitions],
@@ -117,7 +117,7 @@ def update_to_wire(update: JobUpdate) -> pb.WatchJobResponse:
 
 
 def changes_to_wire(changes: Sequence[JobChange]) -> pb.WatchJobsResponse:
-    """Return the message that tells a watcher of changes of many jobs."""
+    """Return the message for changes of many jobs."""
     return pb.WatchJobsResponse(
         changes=[
             pb.JobChange(

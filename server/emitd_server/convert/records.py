@@ -1,21 +1,24 @@
-"""From the wire to `LogRecord`: the one conversion, with every check of a record on the way.
+"""Converts messages to `LogRecord`s, with every check of a record, and outcomes to receipts.
 
-Runs for each record, so the reader of each kind is written out in one piece; what only bad or unusual records
-need stands in helpers.
+This runs for each record; only bad or unusual records need the helpers.
 """
 
 import time
 from collections.abc import Callable, Iterable, Sequence
 
+from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.audit.format.line import audit_fingerprint, is_source_ip
 from emitd_handlers.errors import RecordInvalid
+from emitd_handlers.outcome import AuditReceipt, Committed, JobReceipt
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, content_fingerprint
+from emitd_handlers.settings import Delivery
 from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.uuid7 import uuid7
+from emitd_server.dispatch.dispatcher import Route
 from emitd_server.settings import LimitSettings
 
-__all__ = ["RecordReader"]
+__all__ = ["RecordReader", "receipt_to_wire"]
 
 _LOG_LEVELS = {level.value: level for level in Level if level < Level.AUDIT}
 # An enum's members are slow to look up through the class.
@@ -24,6 +27,10 @@ _JOB_STATUS = Level.JOB_STATUS
 _AUDIT_LEVELS = (Level.AUDIT.value, 0)
 _JOB_LEVELS = (Level.JOB_STATUS.value, 0)
 _JOB_STATES = {state.value: state for state in JobState}
+_DELIVERIES = {
+    Delivery.COMMITTED: log_service_pb2.DELIVERY_COMMITTED,
+    Delivery.QUEUED: log_service_pb2.DELIVERY_QUEUED,
+}
 #: The `assigned` of a record, by whether the time and whether the event's id were left to the server.
 _NONE_ASSIGNED: tuple[str, ...] = ()
 _TIME_ASSIGNED = ("timestamp",)
@@ -32,7 +39,7 @@ _BOTH_ASSIGNED = ("timestamp", "event_id")
 
 
 class RecordReader:
-    """Reads the records of requests into `LogRecord`s, or says what is wrong with them.
+    """Reads the records of requests into `LogRecord`s and reports what is wrong with them.
 
     `clock` gives nanoseconds since 1970-01-01T00:00:00Z. Receipt times never decrease, and no two requests and
     no two job reports have the same, so that reports without a time keep their order.
@@ -45,18 +52,19 @@ class RecordReader:
         self._clock = clock
         #: The receipt time of the request being read; job reports count on from it.
         self._received = 0
-        # A string of so many characters is within every limit on names and ids, however it is encoded.
+        # A string of so few characters is within every limit on names and ids, however it is encoded. Measured:
+        # saves 0.3 of 3.4 µs an audit record.
         self._surely_short = min(limits.max_id_bytes, limits.max_name_bytes) // 4
 
     def read_all(
         self, records: Sequence[pb.LogRecord], request_bytes: int
     ) -> tuple[Sequence[LogRecord], Sequence[int], dict[int, RecordInvalid]]:
-        """Return the good records, the index of each in `records`, and what is wrong with the others by index.
+        """Return the good records, the index of each in `records`, and the errors of the others by index.
 
         `request_bytes` is the size of the request: a record cannot be larger than that.
         """
         self._received = max(self._clock(), self._received + 1)
-        if request_bytes <= self._limits.max_record_bytes:
+        if request_bytes <= self._limits.max_record_bytes:  # measured: saves 0.5 of 3.9 µs an audit record
             try:
                 return [self._read(record) for record in records], range(len(records)), {}
             except RecordInvalid:
@@ -74,193 +82,63 @@ class RecordReader:
         return good, indexes, bad
 
     def _read(self, record: pb.LogRecord) -> LogRecord:
-        if record.HasField("audit"):
-            return self._read_audit(record)
-        if record.HasField("job"):
-            return self._read_job(record)
-        return self._read_log_line(record)
-
-    def _read_audit(self, record: pb.LogRecord) -> LogRecord:
-        if record.level not in _AUDIT_LEVELS:
-            raise _wrong_level(record.level, "audit", Level.AUDIT)
-        audit = record.audit
         record_id = record.record_id
         sent_time = record.time_unix_nano
-        received = self._received
         message = record.message
         source = record.source
         attributes_json = record.attributes_json
         trace_id = record.trace_id
         span_id = record.span_id
-        event_id = sent_event_id = audit.event_id
-        event_name = audit.event_name
-        user_id = audit.user_id
-        source_ip = audit.source_ip
-        short = self._surely_short
-        if (
-            len(record_id) > short
-            or len(source) > short
-            or len(event_id) > short
-            or len(event_name) > short
-            or len(user_id) > short
-        ):
-            self._check_envelope(record)
-            self._check_length("audit.event_id", event_id, self._limits.max_id_bytes)
-            self._check_length("audit.event_name", event_name, self._limits.max_name_bytes)
-            self._check_length("audit.user_id", user_id, self._limits.max_name_bytes)
-        if not event_name or not user_id or not is_source_ip(source_ip):
-            raise _bad_event(event_name, user_id, source_ip)
+        if len(record_id) > self._surely_short or len(source) > self._surely_short:
+            self._check_length("record_id", record_id, self._limits.max_id_bytes)
+            self._check_length("source", source, self._limits.max_name_bytes)
         if trace_id or span_id or attributes_json:
             attributes_json = self._check_context(trace_id, span_id, attributes_json)
-        try:
-            details_json = check_json_object(
-                audit.details_json, max_bytes=self._max_json_bytes, max_depth=self._max_json_depth
-            )
-        except ValueError as error:
-            raise RecordInvalid("audit.details_json", str(error)) from None
-        assigned = _NONE_ASSIGNED
-        if not event_id:
-            event_id = uuid7()
-            assigned = _EVENT_ID_ASSIGNED
-        if not sent_time:
-            assigned = _TIME_ASSIGNED if sent_event_id else _BOTH_ASSIGNED
-        return LogRecord(
-            _AUDIT,
-            message,
-            record_id,
-            sent_time or received,
-            received,
-            source,
-            attributes_json,
-            trace_id,
-            span_id,
-            AuditEvent(event_id, event_name, user_id, source_ip, details_json),
-            assigned,
-            audit_fingerprint(
+        assigned = _NONE_ASSIGNED if sent_time else _TIME_ASSIGNED
+        payload: AuditEvent | JobStatus | None = None
+        received = self._received
+        if record.HasField("audit"):
+            if record.level not in _AUDIT_LEVELS:
+                raise _wrong_level(record.level, "audit", Level.AUDIT)
+            level = _AUDIT
+            audit = record.audit
+            sent_event_id = audit.event_id
+            payload = event = self._read_audit(audit, sent_event_id)
+            if not sent_event_id:
+                assigned = _EVENT_ID_ASSIGNED if sent_time else _BOTH_ASSIGNED
+            fingerprint = audit_fingerprint(
                 message,
                 source,
                 attributes_json,
                 trace_id,
                 span_id,
                 sent_event_id,
-                event_name,
-                user_id,
-                source_ip,
-                details_json,
+                event.event_name,
+                event.user_id,
+                event.source_ip,
+                event.details_json,
                 sent_time,
-            ),
-        )
-
-    def _read_job(self, record: pb.LogRecord) -> LogRecord:
-        if record.level not in _JOB_LEVELS:
-            raise _wrong_level(record.level, "job", Level.JOB_STATUS)
-        job = record.job
-        record_id = record.record_id
-        sent_time = record.time_unix_nano
-        received = self._received = self._received + 1
-        message = record.message
-        source = record.source
-        attributes_json = record.attributes_json
-        trace_id = record.trace_id
-        span_id = record.span_id
-        job_id = job.job_id
-        job_type = job.job_type
-        status = _JOB_STATES.get(job.status)
-        details_json = job.details_json
-        failure_reason = job.failure_reason
-        attempt = job.attempt
-        new_attempt = job.new_attempt
-        progress = job.progress if job.HasField("progress") else None
-        lease_seconds = job.lease_seconds if job.HasField("lease_seconds") else None
-        short = self._surely_short
-        if (
-            len(record_id) > short
-            or len(source) > short
-            or len(job_id) > short
-            or len(job_type) > short
-            or len(failure_reason) > short
-        ):
-            self._check_envelope(record)
-            self._check_length("job.job_id", job_id, self._limits.max_name_bytes)
-            self._check_length("job.job_type", job_type, self._limits.max_name_bytes)
-            self._check_length("job.failure_reason", failure_reason, self._limits.max_name_bytes)
-        if not job_id:
-            raise RecordInvalid("job.job_id", "is mandatory")
-        if status is None:
-            raise _bad_status(job.status)
-        if progress is not None and not 0 <= progress <= 100:
-            raise RecordInvalid("job.progress", f"{progress} is not a percentage from 0 to 100")
-        if attempt and new_attempt:
-            raise RecordInvalid("job.attempt", "must be 0 where `new_attempt` asks for the next one")
-        if trace_id or span_id or attributes_json:
-            attributes_json = self._check_context(trace_id, span_id, attributes_json)
-        if details_json:
-            details_json = self._check_json("job.details_json", details_json)
-        labels = self._read_labels(job)
-        return LogRecord(
-            _JOB_STATUS,
-            message,
-            record_id,
-            sent_time or received,
-            received,
-            source,
-            attributes_json,
-            trace_id,
-            span_id,
-            JobStatus(
-                job_id,
-                job_type,
-                status,
-                progress,
-                details_json,
-                labels,
-                failure_reason,
-                job.failure_message,
-                attempt or 1,
-                new_attempt,
-                lease_seconds,
-            ),
-            _NONE_ASSIGNED if sent_time else _TIME_ASSIGNED,
-            content_fingerprint(
-                (
-                    message,
-                    source,
-                    attributes_json,
-                    trace_id,
-                    span_id,
-                    job_id,
-                    job_type,
-                    status,
-                    progress,
-                    details_json,
-                    sorted(labels.items()) if labels else None,
-                    failure_reason,
-                    job.failure_message,
-                    attempt,
-                    new_attempt,
-                    lease_seconds,
-                    sent_time,
-                )
-            ),
-        )
-
-    def _read_log_line(self, record: pb.LogRecord) -> LogRecord:
-        level = _LOG_LEVELS.get(record.level)
-        if level is None:
-            raise _bad_level(record.level)
-        record_id = record.record_id
-        sent_time = record.time_unix_nano
-        received = self._received
-        message = record.message
-        source = record.source
-        attributes_json = record.attributes_json
-        trace_id = record.trace_id
-        span_id = record.span_id
-        short = self._surely_short
-        if len(record_id) > short or len(source) > short:
-            self._check_envelope(record)
-        if trace_id or span_id or attributes_json:
-            attributes_json = self._check_context(trace_id, span_id, attributes_json)
+            )
+        elif record.HasField("job"):
+            if record.level not in _JOB_LEVELS:
+                raise _wrong_level(record.level, "job", Level.JOB_STATUS)
+            level = _JOB_STATUS
+            payload = job = self._read_job(record.job)
+            received = self._received = received + 1
+            labels = sorted(job.labels.items()) if job.labels else None
+            content = (
+                *(message, source, attributes_json, trace_id, span_id),
+                *(job.job_id, job.job_type, job.status, job.progress, job.details_json, labels),
+                *(job.failure_reason, job.failure_message, record.job.attempt, job.new_attempt),
+                *(job.lease_seconds, sent_time),
+            )
+            fingerprint = content_fingerprint(content)
+        else:
+            known = _LOG_LEVELS.get(record.level)
+            if known is None:
+                raise _bad_level(record.level)
+            level = known
+            fingerprint = hash((level, message, source, attributes_json, trace_id, span_id, sent_time))
         return LogRecord(
             level,
             message,
@@ -271,19 +149,65 @@ class RecordReader:
             attributes_json,
             trace_id,
             span_id,
-            None,
-            _NONE_ASSIGNED if sent_time else _TIME_ASSIGNED,
-            hash((level, message, source, attributes_json, trace_id, span_id, sent_time)),
+            payload,
+            assigned,
+            fingerprint,
+        )
+
+    def _read_audit(self, audit: pb.AuditEvent, event_id: str) -> AuditEvent:
+        event_name = audit.event_name
+        user_id = audit.user_id
+        source_ip = audit.source_ip
+        short = self._surely_short
+        if len(event_id) > short or len(event_name) > short or len(user_id) > short:
+            self._check_length("audit.event_id", event_id, self._limits.max_id_bytes)
+            self._check_length("audit.event_name", event_name, self._limits.max_name_bytes)
+            self._check_length("audit.user_id", user_id, self._limits.max_name_bytes)
+        if not event_name or not user_id or not is_source_ip(source_ip):
+            raise _bad_event(event_name, user_id, source_ip)
+        details_json = self._check_json("audit.details_json", audit.details_json)
+        return AuditEvent(event_id or uuid7(), event_name, user_id, source_ip, details_json)
+
+    def _read_job(self, job: pb.JobStatus) -> JobStatus:
+        job_id = job.job_id
+        job_type = job.job_type
+        status = _JOB_STATES.get(job.status)
+        details_json = job.details_json
+        failure_reason = job.failure_reason
+        progress = job.progress if job.HasField("progress") else None
+        short = self._surely_short
+        if len(job_id) > short or len(job_type) > short or len(failure_reason) > short:
+            self._check_length("job.job_id", job_id, self._limits.max_name_bytes)
+            self._check_length("job.job_type", job_type, self._limits.max_name_bytes)
+            self._check_length("job.failure_reason", failure_reason, self._limits.max_name_bytes)
+        if not job_id:
+            raise RecordInvalid("job.job_id", "is mandatory")
+        if status is None:
+            raise _bad_status(job.status)
+        if progress is not None and not 0 <= progress <= 100:
+            raise RecordInvalid("job.progress", f"{progress} is not a percentage from 0 to 100")
+        if job.attempt and job.new_attempt:
+            raise RecordInvalid("job.attempt", "must be 0 if `new_attempt` asks for the next one")
+        if details_json:
+            details_json = self._check_json("job.details_json", details_json)
+        return JobStatus(
+            job_id,
+            job_type,
+            status,
+            progress,
+            details_json,
+            self._read_labels(job),
+            failure_reason,
+            job.failure_message,
+            job.attempt or 1,
+            job.new_attempt,
+            job.lease_seconds if job.HasField("lease_seconds") else None,
         )
 
     def _check_size(self, record: pb.LogRecord) -> None:
         size = record.ByteSize()
         if size > self._limits.max_record_bytes:
             raise RecordInvalid("", f"the record has {size} bytes, more than {self._limits.max_record_bytes}")
-
-    def _check_envelope(self, record: pb.LogRecord) -> None:
-        self._check_length("record_id", record.record_id, self._limits.max_id_bytes)
-        self._check_length("source", record.source, self._limits.max_name_bytes)
 
     def _check_length(self, field: str, text: str, limit: int) -> None:
         if len(text) > limit or (not text.isascii() and len(text.encode()) > limit):
@@ -318,13 +242,38 @@ class RecordReader:
         return labels
 
 
+def receipt_to_wire(record: LogRecord, outcome: Committed, route: Route) -> log_service_pb2.Receipt:
+    """Return the receipt's message for an accepted record."""
+    receipt = log_service_pb2.Receipt(
+        record_id=record.record_id,
+        duplicate=outcome.duplicate,
+        handlers=[
+            log_service_pb2.HandlerReceipt(handler=name, delivery=_DELIVERIES[delivery])
+            for name, delivery in route.deliveries
+        ],
+    )
+    match outcome.receipt:
+        case AuditReceipt() as audit:
+            receipt.audit.log_id = audit.log_id
+            receipt.audit.event_id = audit.event_id
+            receipt.audit.leaf_index = audit.leaf_index
+            receipt.audit.leaf_hash = audit.leaf_hash
+        case JobReceipt() as job:
+            receipt.job.revision = job.revision
+            receipt.job.attempt = job.attempt
+            receipt.job.applied = job.applied
+            receipt.job.stale_reason = job.stale_reason
+            receipt.job.cancel_requested = job.cancel_requested
+    return receipt
+
+
 def _bad_event(event_name: str, user_id: str, source_ip: str) -> RecordInvalid:
     if not event_name:
         return RecordInvalid("audit.event_name", "is mandatory")
     if not user_id:
         return RecordInvalid("audit.user_id", "is mandatory")
     if not source_ip:
-        return RecordInvalid("audit.source_ip", "is mandatory; say 'unknown' where there is no address")
+        return RecordInvalid("audit.source_ip", "is mandatory; write 'unknown' if there is no address")
     return RecordInvalid("audit.source_ip", f"{_shown(source_ip)} is neither an IP address nor 'unknown'")
 
 
@@ -354,5 +303,5 @@ def _numbers(members: Iterable[Level] | Iterable[JobState]) -> str:
 
 
 def _shown(text: str) -> str:
-    """Quote a sender's text for an error message, not too much of it."""
+    """Quote the beginning of a sender's text for an error message."""
     return repr(text if len(text) <= 64 else text[:64] + "…")

@@ -1,61 +1,77 @@
-"""The way into the service for what is made in this process: the twin of the gRPC edge.
+"""`Ingress`: takes the records that are made in this process, as the gRPC edge takes those of others.
 
-    pb.LogRecord ─> RecordReader ─> LoggingService.dispatch ─> outcomes ─> receipt
+    pb.LogRecord ─> RecordReader ─> Dispatcher.dispatch ─> outcomes ─> receipt
 
-A record passes the same checks and limits here as there, and gets the same receipt. One intake serves all clients
-of a service.
+A record passes the same checks and limits as there, and gets the same receipt. All clients of a service share one
+ingress.
 """
 
 import asyncio
 from collections import Counter
 from collections.abc import Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any, Self, TypeVar
 
+from emitd.errors import EmitError, RecordRejected, Unavailable
+from emitd.runtime.backoff import Backoff
+from emitd.transport.channel import CallFailed
+from emitd.transport.reply import STATUS_DETAILS, is_retryable
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.errors import EmitdError, HandlerTimeout
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import LogRecord
-from emitd_server.convert.receipts import receipt_to_wire
-from emitd_server.convert.records import RecordReader
-from emitd_server.diagnostics import Report
+from emitd_server.convert.records import RecordReader, receipt_to_wire
+from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import ServiceStopping
-from emitd_server.in_process.errors import client_error
+from emitd_server.in_process.job_tickers import JobTickers
 from emitd_server.in_process.line_queue import LineQueue
-from emitd_server.rpc.job_streams import JobWatches
+from emitd_server.rpc.audit_servicer import AuditServicer
+from emitd_server.rpc.log_servicer import LogServicer
+from emitd_server.rpc.methods import GRPC_CODES
 from emitd_server.rpc.open_streams import OpenStreams
-from emitd_server.service import LoggingService
+from emitd_server.rpc.status import status_of
 
-__all__ = ["Ingress"]
+__all__ = ["Ingress", "call_failure", "record_error"]
 
-#: How long an awaited record is tried again, while that can help, where its caller does not say.
+#: How long an awaited record is tried again, while that can help, if its caller does not say.
 RETRY_SECONDS = 10.0
-RETRY_INITIAL_SECONDS = 0.1
-RETRY_MAX_SECONDS = 2.0
+BACKOFF = Backoff(initial=0.1, maximum=2.0)
 #: How often a batch of log lines is offered again to a committed handler that failed.
 MAX_LINE_RETRIES = 5
-#: What is logged while the rest is being finished has at least so long.
+#: The least time for lines that are logged while the rest is being finished.
 LAST_LINES_SECONDS = 0.5
 
 T = TypeVar("T")
 
 
 class Ingress:
-    """Takes messages of the contract from within the process. Opened and closed by its service."""
+    """Opened and closed by its service."""
 
-    def __init__(self, service: LoggingService, report: Report) -> None:
+    def __init__(self, service: Dispatcher) -> None:
         self.service = service
-        self.report = report
-        #: Records by what became of them: `sent`, `failed` (its caller was told), and those dropped, by cause.
+        self.report = service.report
+        #: Records by what became of them: `sent`, `failed` (their callers know), and `dropped_` with the cause.
         self.counts: Counter[str] = Counter()
         #: The event loop of the service, from its start on.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.lines = LineQueue(self._send_lines, self.counts, report)
+        self.lines = LineQueue(self._send_lines, self.counts, service.report)
         self._reader = RecordReader(service.settings.limits)
         self._tasks: set[asyncio.Task[Any]] = set()
-        # These streams are never closed, for that would cancel the application's own tasks. A watch ends when the
-        # handler that serves jobs does, and so after the last news of jobs that the end of the application ended.
-        self.watches = JobWatches(service.settings.watch, OpenStreams())
+        # These streams are never closed: that would cancel the application's own tasks. A watch ends when the handler
+        # that serves jobs does, and so after the last change of the jobs that end with the application.
+        streams = OpenStreams()
+        self.servicers = {
+            "LogService": LogServicer(service, streams),
+            "AuditService": AuditServicer(service, streams),
+        }
+        self.tickers = JobTickers(self.emit, lambda: service.is_running, service.report)
+
+    @classmethod
+    def of(cls, service: Dispatcher) -> Self:
+        """Return the ingress of a service, which all its clients share."""
+        ingress = service.producer(lambda: cls(service))
+        assert isinstance(ingress, cls)
+        return ingress
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin, in the service's event loop, once the service takes records."""
@@ -70,8 +86,12 @@ class Ingress:
                 "from elsewhere, `asyncio.run_coroutine_threadsafe` brings it there"
             )
 
+    async def flush(self) -> None:
+        """Wait until every line logged so far is with its handlers, or counted as dropped."""
+        await self.lines.flush(None)
+
     async def close(self, timeout: float) -> None:
-        """Send what there is for so many seconds, and give up on the rest."""
+        """Send what there is for at most `timeout` seconds, and give up on the rest."""
         deadline = asyncio.get_running_loop().time() + timeout
         await asyncio.gather(self._finish_tasks(timeout), self.lines.flush(timeout))
         await self.lines.close(max(LAST_LINES_SECONDS, deadline - asyncio.get_running_loop().time()))
@@ -100,7 +120,7 @@ class Ingress:
             receipt = await self._emit(record, RETRY_SECONDS if timeout is None else timeout)
         except EmitdError as error:
             self.counts["failed"] += 1
-            raise client_error(error) from error
+            raise record_error(error) from error
         self.counts["sent"] += 1
         return receipt
 
@@ -109,7 +129,7 @@ class Ingress:
         if bad:
             raise bad[0]
         failure: EmitdError = HandlerTimeout(f"no outcome within {timeout:g} s; it may still be committed")
-        pause = RETRY_INITIAL_SECONDS
+        attempts = 0
         try:
             async with asyncio.timeout(timeout):
                 while True:
@@ -119,8 +139,8 @@ class Ingress:
                     failure = outcome.error
                     if failure.retry_after_seconds is None:
                         raise failure
-                    await asyncio.sleep(pause)
-                    pause = min(pause * 2, RETRY_MAX_SECONDS)
+                    attempts += 1
+                    await asyncio.sleep(BACKOFF.pause(attempts))
         except TimeoutError:
             raise failure from None
 
@@ -128,22 +148,20 @@ class Ingress:
         records, _, bad = self._reader.read_all(lines, size)
         for error in bad.values():
             self.lines.drop("invalid", why=str(error))
-        pause = RETRY_INITIAL_SECONDS
         for attempt in range(MAX_LINE_RETRIES + 1):
             if not records:
                 return
             if attempt:
-                await asyncio.sleep(pause)
-                pause = min(pause * 2, RETRY_MAX_SECONDS)
+                await asyncio.sleep(BACKOFF.pause(attempt))
             try:
-                records = self._settle(records, await self.service.dispatch(records))
+                records = self._resolve(records, await self.service.dispatch(records))
             except ServiceStopping:
                 self.lines.drop("closed", len(records))
                 return
         self.lines.drop("retries_exhausted", len(records))
 
-    def _settle(self, records: Sequence[LogRecord], outcomes: Sequence[Outcome]) -> Sequence[LogRecord]:
-        """Count what is settled; return the records that are worth another try."""
+    def _resolve(self, records: Sequence[LogRecord], outcomes: Sequence[Outcome]) -> Sequence[LogRecord]:
+        """Count what is resolved; return the records that are worth another try."""
         again: list[LogRecord] = []
         for record, outcome in zip(records, outcomes, strict=True):
             if isinstance(outcome, Committed):
@@ -153,3 +171,18 @@ class Ingress:
             else:
                 self.lines.drop("refused", why=str(outcome.error))
         return again
+
+
+def call_failure(error: EmitdError) -> CallFailed:
+    """Return an error of the service as a call of a remote client would have failed."""
+    status = status_of(error)
+    return CallFailed(
+        GRPC_CODES[status.code], status.message, ((STATUS_DETAILS, status.SerializeToString()),)
+    )
+
+
+def record_error(error: EmitdError) -> EmitError:
+    """Return the client's error for a record that the service refused."""
+    if is_retryable(call_failure(error)):
+        return Unavailable(str(error), field=error.field)
+    return RecordRejected(str(error), field=error.field)

@@ -1,9 +1,10 @@
-"""The log lines of this process that wait to be dispatched: a bounded queue, filled from any thread.
+"""`LineQueue`: the log lines of this process that wait to be dispatched; bounded, and filled from any thread.
 
-One task at a time empties it, in order and in batches; there is one only while there is something to do.
+One task empties it, in order and in batches; there is a task only while there is a line.
 """
 
 import asyncio
+import math
 import threading
 import time
 import traceback
@@ -14,25 +15,22 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from emitd.v1 import record_pb2 as pb
-from emitd_server.diagnostics import Report
+from emitd_handlers.diagnostics import Report
 
-__all__ = ["LineQueue", "SendLines"]
+__all__ = ["LineQueue"]
 
 MAX_LINES = 10_000
 MAX_BYTES = 64 * 1024 * 1024
 BATCH_LINES = 512
-#: Drops are reported at once, and then at most so often.
+#: Drops are reported at once, and then at most this often.
 REPORT_INTERVAL_SECONDS = 10.0
 
-#: Takes lines and their size in bytes; settles each, and counts it.
+#: Takes lines and their size in bytes; counts what became of each.
 SendLines: TypeAlias = Callable[[Sequence[pb.LogRecord], int], Awaitable[None]]
 
 
 class LineQueue:
-    """Give it lines with `put`, from any thread and at any time; everything else is for one event loop.
-
-    Lines put before `open` wait for it.
-    """
+    """`put` and `drop` are for any thread, at any time; the rest is for one event loop. Lines wait for `open`."""
 
     def __init__(
         self,
@@ -54,17 +52,17 @@ class LineQueue:
         self._bytes = 0
         self._loop: asyncio.AbstractEventLoop | None = None
         self._closed = False
-        #: Whether a task is at it, or on its way.
+        #: Whether a task empties the queue, or is about to.
         self._feeding = False
         self._task: asyncio.Task[None] | None = None
-        #: How many lines were ever put into the queue, and how many of these are settled.
+        #: How many lines were ever queued, and how many of these were sent or dropped.
         self._taken = 0
-        self._settled = 0
+        self._resolved = 0
         self._batch_done = asyncio.Event()
         self._unreported: Counter[str] = Counter()
-        self._last_report: float | None = None
-        # Also at the end of the process, where a start was forgotten, or a stop.
-        weakref.finalize(self, _tell_lost, self._queue, report)
+        self._reported_at = -math.inf
+        # At the end of the process too, if the service was not started or not stopped.
+        weakref.finalize(self, _report_lost, self._queue, report)
 
     def open(self, loop: asyncio.AbstractEventLoop) -> None:
         """Begin to send, in this event loop. From any thread."""
@@ -77,62 +75,49 @@ class LineQueue:
         """Queue a line, or drop and count it if there is no room. Never waits, never raises."""
         size = line.ByteSize()
         with self._lock:
-            if self._closed:
-                self.count_drop("closed")
-            elif len(self._queue) >= self._max_lines or self._bytes + size > self._max_bytes:
-                self.count_drop("queue_full")
-            else:
+            is_full = len(self._queue) >= self._max_lines or self._bytes + size > self._max_bytes
+            if not self._closed and not is_full:
                 self._queue.append((line, size))
                 self._bytes += size
                 self._taken += 1
                 self._wake()
-            has_sender = self._loop is not None and not self._closed
-        if not has_sender:  # then this is the one occasion to tell
-            self._tell_drops()
+                return
+        self.drop("closed" if self._closed else "queue_full")
 
     def drop(self, cause: str, count: int = 1, why: str = "") -> None:
-        """Count lines that were lost, and tell the operator, but not each time. From any thread."""
-        self.count_drop(cause, count)
-        self._tell_drops(why)
-
-    def count_drop(self, cause: str, count: int = 1) -> None:
-        """Count lines that were lost. From any thread."""
-        if count:
-            with self._lock:
-                self._counts[f"dropped_{cause}"] += count
-                self._unreported[cause] += count
-
-    def _tell_drops(self, why: str = "") -> None:
-        if not self._unreported:
-            return
-        now = time.monotonic()
-        if self._last_report is None or now - self._last_report >= REPORT_INTERVAL_SECONDS:
-            self._last_report = now
-            self.report_drops(why)
-
-    def report_drops(self, why: str = "") -> None:
-        """Tell the operator of the drops not told yet."""
+        """Count lines that were dropped, and report them if it is time."""
         with self._lock:
+            self._counts[f"dropped_{cause}"] += count
+            self._unreported[cause] += count
+        self._report_drops(why)
+
+    def _report_drops(self, why: str = "", *, at_once: bool = False) -> None:
+        now = time.monotonic()
+        with self._lock:
+            if not at_once and now - self._reported_at < REPORT_INTERVAL_SECONDS:
+                return
             drops, self._unreported = self._unreported, Counter()
+            if drops:
+                self._reported_at = now
         for cause, count in drops.items():
             self._report(f"dropped {count} log lines of this process: {cause}{why and f' ({why})'}")
 
     async def flush(self, timeout: float | None) -> bool:
-        """Wait until all lines that are in the queue now are settled; return False if it took too long."""
+        """Wait until all lines that are queued now were sent or dropped; return False if that took too long."""
         if self._loop is None:
             return not self._queue
         with self._lock:
             target = self._taken
         try:
             async with asyncio.timeout(timeout):
-                while self._settled < target:
+                while self._resolved < target:
                     await self._batch_done.wait()
         except TimeoutError:
             return False
         return True
 
     async def close(self, timeout: float | None) -> None:
-        """Refuse further lines, send what is queued for so many seconds, and count the rest as dropped."""
+        """Refuse further lines, send the queued ones for at most `timeout` seconds, and drop the rest."""
         with self._lock:
             self._closed = True
         if self._loop is not None:
@@ -141,17 +126,18 @@ class LineQueue:
                 self._task.cancel()
                 await asyncio.wait([self._task])
         with self._lock:
-            self.count_drop("at_close", self._taken - self._settled)
-            self._settled = self._taken
+            left, self._resolved = self._taken - self._resolved, self._taken
             self._queue.clear()
             self._bytes = 0
             self._feeding = False
-        self.report_drops()
+        if left:
+            self.drop("at_close", left)
+        self._report_drops(at_once=True)
 
     def _wake(self) -> None:
         if self._feeding or not self._queue or self._loop is None:
             return
-        with suppress(RuntimeError):  # the loop was closed under us: nobody is left to send
+        with suppress(RuntimeError):  # the loop was closed: no task is left to send
             self._loop.call_soon_threadsafe(self._start_feeding)
             self._feeding = True
 
@@ -166,10 +152,10 @@ class LineQueue:
                 self._report(f"internal error while sending log lines: {traceback.format_exc()}")
                 self.drop("internal_error", len(batch))
             with self._lock:
-                self._settled += len(batch)
+                self._resolved += len(batch)
             self._batch_done.set()
             self._batch_done = asyncio.Event()
-            self._tell_drops()
+            self._report_drops()
 
     def _take_batch(self) -> Sequence[tuple[pb.LogRecord, int]]:
         with self._lock:
@@ -179,6 +165,6 @@ class LineQueue:
         return batch
 
 
-def _tell_lost(queue: deque[tuple[pb.LogRecord, int]], report: Report) -> None:
+def _report_lost(queue: deque[tuple[pb.LogRecord, int]], report: Report) -> None:
     if queue:
         report(f"lost {len(queue)} log lines of this process: the service was not started, or not stopped")

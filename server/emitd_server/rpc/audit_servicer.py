@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import grpc
 
@@ -9,35 +10,37 @@ from emitd.v1 import audit_service_pb2 as pb
 from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.errors import AuditNotFound, HandlerUnavailable
 from emitd_server.convert.audit import (
-    checkpoint_to_wire,
+    batch_to_wire,
     consistency_to_wire,
     entry_to_wire,
     inclusion_to_wire,
+    read_filter,
     read_query,
 )
-from emitd_server.diagnostics import Report
+from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import RequestInvalid
-from emitd_server.rpc.audit_streams import AuditTails
 from emitd_server.rpc.methods import Rpcs
-from emitd_server.rpc.open_streams import OpenStreams
-from emitd_server.service import LoggingService
+from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 
-__all__ = ["SERVICE_NAME", "AuditServicer"]
+__all__ = ["AuditServicer"]
 
-SERVICE_NAME = "emitd.v1.AuditService"
-#: So many events of a page are made messages, about 2 ms, before others get their turn in the event loop.
+#: Events of a page that become messages in one turn of the event loop, about 2 ms.
 SLICE_ENTRIES = 100
 
 
 class AuditServicer:
     """Serves the RPCs of AuditService from the handlers that keep audit logs."""
 
-    def __init__(self, service: LoggingService, streams: OpenStreams, report: Report) -> None:
-        settings = service.settings
-        self._service = service
+    service_name = "emitd.v1.AuditService"
+
+    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams) -> None:
+        settings = dispatcher.settings
+        self._dispatcher = dispatcher
         self._max_scan_bytes = settings.audit.max_scan_bytes
-        self._tails = AuditTails(settings.audit.max_tails, settings.watch.heartbeat_seconds, streams)
-        self._rpcs = Rpcs(SERVICE_NAME, settings.limits.max_request_bytes, report)
+        self._heartbeat_seconds = settings.watch.heartbeat_seconds
+        self._streams = streams
+        self._tails = StreamLimit(settings.audit.max_tails, "server.audit.max_tails")
+        self._rpcs = Rpcs(self.service_name, settings.limits.max_request_bytes, dispatcher.report)
         self._parse = self._rpcs.parse
 
     def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
@@ -49,20 +52,27 @@ class AuditServicer:
             "ListAuditEvents": self._rpcs.unary(self.list_audit_events),
             "TailAuditEvents": self._rpcs.stream(self.tail_audit_events),
         }
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+        return grpc.method_handlers_generic_handler(self.service_name, methods)
 
     async def get_checkpoint(self, data: bytes) -> bytes:
         """GetCheckpoint."""
-        source = self._service.audit(self._parse(pb.GetCheckpointRequest, data).log_id)
+        source = self._dispatcher.audit(self._parse(pb.GetCheckpointRequest, data).log_id)
         checkpoint = await source.checkpoint()
         if checkpoint is None:
             raise HandlerUnavailable(f"audit log '{source.log_id}' is not signed yet")
-        return checkpoint_to_wire(source.log_id, checkpoint).SerializeToString()
+        response = pb.GetCheckpointResponse(
+            log_id=source.log_id,
+            checkpoint=checkpoint.note,
+            tree_size=checkpoint.size,
+            root_hash=checkpoint.root,
+            vkeys=checkpoint.vkeys,
+        )
+        return response.SerializeToString()
 
     async def get_inclusion_proof(self, data: bytes) -> bytes:
-        """GetInclusionProof: by index, or by the event's id, which is looked for first."""
+        """GetInclusionProof: by index or by the event's id."""
         request = self._parse(pb.GetInclusionProofRequest, data)
-        source = self._service.audit(request.log_id)
+        source = self._dispatcher.audit(request.log_id)
         index = await _leaf_index(source, request)
         proof = await source.inclusion_proof(index, request.tree_size or None)
         return inclusion_to_wire(source.log_id, proof).SerializeToString()
@@ -70,14 +80,14 @@ class AuditServicer:
     async def get_consistency_proof(self, data: bytes) -> bytes:
         """GetConsistencyProof."""
         request = self._parse(pb.GetConsistencyProofRequest, data)
-        source = self._service.audit(request.log_id)
+        source = self._dispatcher.audit(request.log_id)
         proof = await source.consistency_proof(request.old_size, request.new_size or None)
         return consistency_to_wire(source.log_id, proof).SerializeToString()
 
     async def list_audit_events(self, data: bytes) -> bytes:
         """ListAuditEvents."""
         request = self._parse(pb.ListAuditEventsRequest, data)
-        source = self._service.audit(request.log_id)
+        source = self._dispatcher.audit(request.log_id)
         page = await source.list(read_query(request, self._max_scan_bytes))
         response = pb.ListAuditEventsResponse(log_id=source.log_id, next_page_token=page.next_page_token)
         for start in range(0, len(page.entries), SLICE_ENTRIES):
@@ -85,10 +95,24 @@ class AuditServicer:
             await asyncio.sleep(0)
         return response.SerializeToString()
 
-    def tail_audit_events(self, data: bytes) -> AsyncIterator[bytes]:
-        """TailAuditEvents."""
+    async def tail_audit_events(self, data: bytes) -> AsyncIterator[bytes]:
+        """TailAuditEvents: to the end of the server, with heartbeats."""
         request = self._parse(pb.TailAuditEventsRequest, data)
-        return self._tails.tail(self._service.audit(request.log_id), request)
+        source = self._dispatcher.audit(request.log_id)
+        wanted = read_filter(request)
+        with self._tails.counted():
+            batches = source.tail(
+                wanted,
+                from_index=request.from_index if request.HasField("from_index") else None,
+                idle_seconds=self._heartbeat_seconds,
+            )
+            waiting = self._streams.waiting()
+            log_id = source.log_id
+            async with aclosing(batches):
+                while True:
+                    with waiting:
+                        batch = await anext(batches)
+                    yield batch_to_wire(log_id, batch).SerializeToString()
 
 
 async def _leaf_index(source: AuditSource, request: pb.GetInclusionProofRequest) -> int:

@@ -1,14 +1,13 @@
 """The gRPC edge of `emitd.v1.LogService`; see `rpc` for how requests come in and errors go out."""
 
 import secrets
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 
 import grpc
 
 from emitd.v1 import job_pb2, log_service_pb2
 from emitd_handlers.errors import EmitdError
-from emitd_handlers.outcome import AllCommitted, Committed, JobReceipt, Outcome, Refused
-from emitd_handlers.record import LogRecord
+from emitd_handlers.outcome import Committed, JobReceipt, Outcomes, Refused
 from emitd_server.convert.jobs import (
     job_to_wire,
     read_job_id,
@@ -16,32 +15,30 @@ from emitd_server.convert.jobs import (
     read_transition_query,
     transitions_to_wire,
 )
-from emitd_server.convert.receipts import receipt_to_wire
-from emitd_server.convert.records import RecordReader
-from emitd_server.diagnostics import Report
+from emitd_server.convert.records import RecordReader, receipt_to_wire
+from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import JobNotFound, RequestInvalid
 from emitd_server.rpc.job_streams import JobWatches
 from emitd_server.rpc.methods import Rpcs
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import is_retryable, status_of
-from emitd_server.service import LoggingService
 
-__all__ = ["SERVICE_NAME", "LogServicer"]
-
-SERVICE_NAME = "emitd.v1.LogService"
+__all__ = ["LogServicer"]
 
 
 class LogServicer:
-    """Serves the RPCs of LogService from one `LoggingService`."""
+    """Serves the RPCs of LogService from what a `Dispatcher` holds."""
 
-    def __init__(self, service: LoggingService, streams: OpenStreams, report: Report) -> None:
-        self._service = service
-        #: Not 0, which is none.
+    service_name = "emitd.v1.LogService"
+
+    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams) -> None:
+        self._dispatcher = dispatcher
+        #: Never 0, which means none.
         self._server_id = secrets.randbits(64) | 1
-        self._limits = service.settings.limits
+        self._limits = dispatcher.settings.limits
         self._reader = RecordReader(self._limits)
-        self._watches = JobWatches(service.settings.watch, streams)
-        self._rpcs = Rpcs(SERVICE_NAME, self._limits.max_request_bytes, report)
+        self._watches = JobWatches(dispatcher.settings.watch, streams)
+        self._rpcs = Rpcs(self.service_name, self._limits.max_request_bytes, dispatcher.report)
         self._parse = self._rpcs.parse
 
     def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
@@ -56,7 +53,7 @@ class LogServicer:
             "WatchJob": self._rpcs.stream(self.watch_job),
             "WatchJobs": self._rpcs.stream(self.watch_jobs),
         }
-        return grpc.method_handlers_generic_handler(SERVICE_NAME, methods)
+        return grpc.method_handlers_generic_handler(self.service_name, methods)
 
     async def emit(self, data: bytes) -> bytes:
         """Emit: one record, a batch of one."""
@@ -66,47 +63,55 @@ class LogServicer:
         records, _, bad = self._reader.read_all([request.record], len(data))
         if bad:
             raise bad[0]
-        (outcome,) = await self._service.dispatch(records)
+        (outcome,) = await self._dispatcher.dispatch(records)
         if isinstance(outcome, Refused):
             raise outcome.error
-        receipt = receipt_to_wire(records[0], outcome, self._service.route(records[0].level))
+        receipt = receipt_to_wire(records[0], outcome, self._dispatcher.route(records[0].level))
         return log_service_pb2.EmitResponse(receipt=receipt).SerializeToString()
 
     async def emit_batch(self, data: bytes) -> bytes:
-        """EmitBatch: a verdict for each record, columnar: what went well is only counted."""
+        """EmitBatch: errors and notices by index; all other records are only counted."""
         request = self._parse(log_service_pb2.EmitBatchRequest, data)
         wire_records = request.records
         if len(wire_records) > self._limits.max_batch_records:
             limit = self._limits.max_batch_records
             raise RequestInvalid("records", f"has {len(wire_records)} records, more than {limit}")
         records, indexes, bad = self._reader.read_all(wire_records, len(data))
-        outcomes: Sequence[Outcome] = await self._service.dispatch(records) if records else ()
+        outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())
         refused: dict[int, EmitdError] = dict(bad)
         response = log_service_pb2.EmitBatchResponse(server_id=self._server_id)
         duplicates = 0
-        # Where all were committed without a word, there is nothing to look for.
-        for index, outcome in () if type(outcomes) is AllCommitted else zip(indexes, outcomes, strict=True):
-            if type(outcome) is Committed:
-                if outcome.duplicate:
-                    duplicates += 1
-                receipt = outcome.receipt
-                if type(receipt) is JobReceipt and (receipt.stale_reason or receipt.cancel_requested):
-                    _add_notice(response, index, receipt)
-            else:
-                refused[index] = outcome.error  # type: ignore[union-attr]
+        for place, outcome in outcomes.exceptional.items():
+            if isinstance(outcome, Refused):
+                refused[indexes[place]] = outcome.error
+                continue
+            duplicates += outcome.duplicate
+            if isinstance(outcome.receipt, JobReceipt) and outcome.receipt.is_notable:
+                response.job_notices.add(
+                    index=indexes[place],
+                    job_id=outcome.receipt.job_id,
+                    stale_reason=outcome.receipt.stale_reason,
+                    current_attempt=outcome.receipt.attempt,
+                    cancel_requested=outcome.receipt.cancel_requested,
+                )
         response.accepted_count = len(wire_records) - len(refused) - duplicates
         response.duplicate_count = duplicates
-        for index in sorted(refused):
-            _add_error(response, index, refused[index])
+        for index, error in sorted(refused.items()):
+            status = status_of(error, f"records[{index}]")
+            response.errors.add(index=index, status=status, retryable=is_retryable(error))
         if request.want_receipts:
-            self._add_receipts(response, len(wire_records), indexes, records, outcomes)
+            receipts = [log_service_pb2.Receipt() for _ in wire_records]
+            for index, record, outcome in zip(indexes, records, outcomes, strict=True):
+                if isinstance(outcome, Committed):
+                    receipts[index] = receipt_to_wire(record, outcome, self._dispatcher.route(record.level))
+            response.receipts.extend(receipts)
         return response.SerializeToString()
 
     async def get_job(self, data: bytes) -> bytes:
         """GetJob."""
         request = self._parse(job_pb2.GetJobRequest, data)
         job_id = read_job_id(request.job_id)
-        job = await self._service.jobs.get(job_id)
+        job = await self._dispatcher.jobs.get(job_id)
         if job is None:
             raise JobNotFound(job_id)
         return job_pb2.GetJobResponse(job=job_to_wire(job)).SerializeToString()
@@ -114,7 +119,7 @@ class LogServicer:
     async def list_jobs(self, data: bytes) -> bytes:
         """ListJobs."""
         query = read_query(self._parse(job_pb2.ListJobsRequest, data))
-        page = await self._service.jobs.list(query)
+        page = await self._dispatcher.jobs.list(query)
         response = job_pb2.ListJobsResponse(
             jobs=[job_to_wire(job) for job in page.jobs], next_page_token=page.next_page_token
         )
@@ -122,17 +127,17 @@ class LogServicer:
 
     def watch_job(self, data: bytes) -> AsyncIterator[bytes]:
         """WatchJob."""
-        return self._watches.watch(self._service.jobs, self._parse(job_pb2.WatchJobRequest, data))
+        return self._watches.watch(self._dispatcher.jobs, self._parse(job_pb2.WatchJobRequest, data))
 
     def watch_jobs(self, data: bytes) -> AsyncIterator[bytes]:
         """WatchJobs."""
         request = self._parse(job_pb2.WatchJobsRequest, data)
-        return self._watches.watch_many(self._service.managed_jobs, request)
+        return self._watches.watch_many(self._dispatcher.managed_jobs, request)
 
     async def list_job_transitions(self, data: bytes) -> bytes:
         """ListJobTransitions."""
         query = read_transition_query(self._parse(job_pb2.ListJobTransitionsRequest, data))
-        page = await self._service.managed_jobs.list_transitions(query)
+        page = await self._dispatcher.managed_jobs.list_transitions(query)
         if page is None:
             raise JobNotFound(query.job_id)
         return transitions_to_wire(page).SerializeToString()
@@ -143,37 +148,7 @@ class LogServicer:
         job_id = read_job_id(request.job_id)
         if len(request.reason.encode()) > self._limits.max_name_bytes:
             raise RequestInvalid("reason", f"has more than {self._limits.max_name_bytes} bytes")
-        job = await self._service.managed_jobs.request_cancel(job_id, request.reason)
+        job = await self._dispatcher.managed_jobs.request_cancel(job_id, request.reason)
         if job is None:
             raise JobNotFound(job_id)
         return job_pb2.RequestCancelResponse(job=job_to_wire(job)).SerializeToString()
-
-    def _add_receipts(
-        self,
-        response: log_service_pb2.EmitBatchResponse,
-        count: int,
-        indexes: Sequence[int],
-        records: Sequence[LogRecord],
-        outcomes: Sequence[Outcome],
-    ) -> None:
-        receipts = [log_service_pb2.Receipt() for _ in range(count)]
-        for index, record, outcome in zip(indexes, records, outcomes, strict=True):
-            if isinstance(outcome, Committed):
-                receipts[index] = receipt_to_wire(record, outcome, self._service.route(record.level))
-        response.receipts.extend(receipts)
-
-
-def _add_notice(response: log_service_pb2.EmitBatchResponse, index: int, receipt: JobReceipt) -> None:
-    response.job_notices.add(
-        index=index,
-        job_id=receipt.job_id,
-        stale_reason=receipt.stale_reason,
-        current_attempt=receipt.attempt,
-        cancel_requested=receipt.cancel_requested,
-    )
-
-
-def _add_error(response: log_service_pb2.EmitBatchResponse, index: int, error: EmitdError) -> None:
-    response.errors.add(
-        index=index, status=status_of(error, f"records[{index}]"), retryable=is_retryable(error)
-    )

@@ -1,7 +1,7 @@
-"""What the servicers of the gRPC edge share: request bytes in, reply bytes out, errors as google.rpc status.
+"""Shared by the servicers: request bytes in, reply bytes out, errors as google.rpc status.
 
-It parses requests itself, so that one that does not parse is INVALID_ARGUMENT (grpc would say UNKNOWN) and its
-size is known before it becomes objects.
+Requests are parsed here, so that one that does not parse is INVALID_ARGUMENT (grpc would say UNKNOWN), and so that
+its size is known before it is parsed.
 """
 
 import traceback
@@ -12,12 +12,12 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from google.rpc import code_pb2, status_pb2
 
+from emitd_handlers.diagnostics import Report
 from emitd_handlers.errors import EmitdError
-from emitd_server.diagnostics import Report
 from emitd_server.errors import RequestInvalid
 from emitd_server.rpc.status import status_of
 
-__all__ = ["Rpcs"]
+__all__ = ["GRPC_CODES", "Rpcs"]
 
 M = TypeVar("M", bound=Message)
 #: In quotes, because grpc's classes take parameters only in their stubs.
@@ -27,7 +27,7 @@ Stream: TypeAlias = Callable[[bytes], AsyncIterator[bytes]]
 
 
 class Rpcs:
-    """Makes grpc's method handlers of methods that take a request's bytes and return or yield those of replies."""
+    """Makes grpc's method handlers from methods that take a request's bytes and return or yield a reply's bytes."""
 
     def __init__(self, service_name: str, max_request_bytes: int, report: Report) -> None:
         self._service_name = service_name
@@ -46,7 +46,7 @@ class Rpcs:
             raise RequestInvalid("", f"{problem}; every string must be UTF-8") from None
 
     def unary(self, method: Unary, prefix: str = "") -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Serve a method that returns one reply; `prefix` is the path of the record that its errors are about."""
+        """Serve a method that returns one reply; `prefix` is the path of the record in its errors."""
 
         async def answer(data: bytes, context: Context) -> bytes:
             try:
@@ -74,15 +74,15 @@ class Rpcs:
         return grpc.unary_stream_rpc_method_handler(answer)
 
     async def _abort_internal(self, context: Context) -> None:
-        """Answer a fault of our own: the whole story to the operator, no detail to the caller."""
+        """Report an unexpected exception with its traceback, and tell the caller only INTERNAL."""
         self._report(f"internal error in {self._service_name}: {traceback.format_exc()}")
         await _abort(context, status_pb2.Status(code=code_pb2.INTERNAL, message="internal error"))
 
 
 async def _abort(context: Context, status: status_pb2.Status) -> None:
-    code: Any = _GRPC_CODES[status.code]
+    code: Any = GRPC_CODES[status.code]
     details = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(code, status.message, details)
 
 
-_GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}
+GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}

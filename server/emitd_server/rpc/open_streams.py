@@ -1,16 +1,17 @@
-"""The streaming calls that are open, so that they can be ended when the server goes down.
+"""The open streaming calls, so that they can be ended when the server goes down, and limits on their number.
 
-grpc's own stop waits for every stream to end by itself, which a watch does not.
+grpc's own stop waits for each stream to end by itself, which a watch does not.
 """
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
-from emitd_server.errors import ServiceStopping
+from emitd_server.errors import ServiceStopping, TooManyWatchers
 
-__all__ = ["OpenStreams", "Waiting"]
+__all__ = ["OpenStreams", "StreamLimit", "Waiting"]
 
 T = TypeVar("T")
 
@@ -18,7 +19,7 @@ T = TypeVar("T")
 class OpenStreams:
     """Knows which streaming calls are waiting, and ends their waits when it is closed.
 
-    A call is ended where it waits, and never while it sends: it can still say why it ends.
+    A call is ended while it waits, never while it sends, so that it can still send its status.
     """
 
     def __init__(self) -> None:
@@ -32,7 +33,7 @@ class OpenStreams:
             task.cancel()
 
     def waiting(self) -> "Waiting":
-        """Return a context manager for what a call waits for; it can be entered again and again."""
+        """Return a context manager for the waits of one call; it can be entered many times."""
         return Waiting(self)
 
     async def iterate(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
@@ -60,7 +61,7 @@ class Waiting:
             raise ServiceStopping
         task = asyncio.current_task()
         assert task is not None
-        self._task = task  # asked anew each time: a generator can be handed from task to task
+        self._task = task  # asked each time: a generator can be handed from task to task
         self._streams.waiting_tasks.add(task)
 
     def __exit__(
@@ -70,3 +71,23 @@ class Waiting:
         if self._streams.closed and isinstance(exception, asyncio.CancelledError):
             self._task.uncancel()
             raise ServiceStopping from None
+
+
+class StreamLimit:
+    """How many streams of a kind may be open at once; `key` is the setting that says so."""
+
+    def __init__(self, limit: int, key: str) -> None:
+        self._limit = limit
+        self._key = key
+        self._open = 0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a stream as open in the block. Raises TooManyWatchers."""
+        if self._open >= self._limit:
+            raise TooManyWatchers(self._limit, self._key)
+        self._open += 1
+        try:
+            yield
+        finally:
+            self._open -= 1

@@ -52,19 +52,19 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     NoAuditSource: code_pb2.UNIMPLEMENTED,
 }
 
-#: Keeps a status under 4 KiB whatever the sender's texts: larger trailers break the call at many clients.
+#: Keeps a status under 4 KiB however long the sender's texts are: larger trailers break the call at many clients.
 MAX_TEXT_CHARACTERS = 300
 
 
 def is_retryable(error: EmitdError) -> bool:
-    """Return whether sending the same again can help."""
+    """Return whether a retry can help."""
     return error.retry_after_seconds is not None
 
 
 def status_of(error: EmitdError, prefix: str = "") -> status_pb2.Status:
-    """Return the status for an error, with BadRequest and RetryInfo where they apply.
+    """Return the status for an error, with BadRequest and RetryInfo if they apply.
 
-    `prefix` is the path of the record that the error is about: `record` or `records[3]`.
+    `prefix` is the path of the record in the request: `record` or `records[3]`.
     """
     parts = (prefix, error.field) if isinstance(error, HandlerError) else (error.field,)
     field = ".".join(part for part in parts if part)

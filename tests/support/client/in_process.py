@@ -14,6 +14,7 @@ from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.testing import InMemoryHandler
+from emitd_server.process import make_grpc_server
 from emitd_server.rpc.server import GrpcServer
 from emitd_server.service import LoggingService
 from emitd_server.settings import ServerSettings
@@ -44,15 +45,14 @@ async def running(
     settings = settings or ServerSettings(listen="127.0.0.1:0")
     service = LoggingService(handlers, settings=settings, report=lines.append)
     await service.start()
-    server = GrpcServer(service, lines.append)
+    server = make_grpc_server(service)
     address = await server.start()
     channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     try:
         yield Running(service, server, address, channel, log_service_pb2_grpc.LogServiceStub(channel), lines)
     finally:
         await channel.close()
-        await server.stop()
-        await service.stop()
+        await service.stop(await server.stop())
 
 
 def in_memory() -> InMemoryHandler:

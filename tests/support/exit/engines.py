@@ -6,7 +6,7 @@ from contextlib import contextmanager
 from typing import Any, TypeAlias
 
 from emitd.runtime import process_hooks
-from emitd.runtime.grpc_fork_guard import GrpcForkGuard
+from emitd.runtime.fork_guards import GrpcForkGuard
 from emitd.sending.engine import Engine
 from emitd.sending.line_queue import Line
 from emitd.settings import ClientSettings

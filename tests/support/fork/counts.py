@@ -18,7 +18,7 @@ __all__ = ["CONFIG", "assert_once", "keys_in_audit", "keys_in_lines", "program",
 CONFIG = """
 server: {listen: "127.0.0.1:0"}
 handlers:
-  console: {type: console, queue_size: 100000}
+  console: {type: console, delivery: {kind: queued, max_records: 100000}}
   audit: {type: json_audit, path: logs/audit.json.log}
   jobs: {type: database_job, database: "sqlite:///logs/jobs.db"}
 """

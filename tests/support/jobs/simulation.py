@@ -74,7 +74,7 @@ class JobSimulation:
     async def start(self) -> None:
         self._streams = OpenStreams()
         self._handler = handler = self.database.make_handler(**self._retention)
-        handler.on_health_change = lambda: self._on_health_change(handler.health_problem)
+        handler.add_health_listener(lambda: self._on_health_change(handler.health_problem))
         self._senders.handler = handler
         self._readers.serve(handler, self._streams)
         await handler.start()

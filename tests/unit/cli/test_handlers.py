@@ -110,9 +110,10 @@ def test_its_settings(folder: Path) -> None:
         ("queue_size", "whole number", False, 99, "More than others."),
     ]
     common = {setting["name"]: setting for setting in listed["common_settings"]}
-    assert [*common] == list(HandlerSettings.__struct_fields__)
-    assert common["overflow"]["type"] == "block or drop_newest or drop_oldest"
-    assert common["overflow"]["default"] == "drop_newest"
+    assert [name for name in common if "." not in name] == list(HandlerSettings.__struct_fields__)
+    assert common["delivery"]["type"] == "committed or queued or mapping or null"
+    assert common["delivery.overflow"]["type"] == "block or drop_newest or drop_oldest"
+    assert common["delivery.overflow"]["default"] == "drop_newest"
 
 
 def test_a_built_in_handler(folder: Path) -> None:

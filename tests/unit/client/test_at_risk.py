@@ -2,7 +2,7 @@
 
 import pytest
 
-from emitd.sending.at_risk import Confirmations
+from emitd.sending.stats import Confirmations
 
 
 class Clock:

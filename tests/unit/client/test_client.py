@@ -91,7 +91,7 @@ class TestConstruction:
         """No thread, no connection and no file before the first record; nor does its end."""
         threads = threading.active_count()
         client = make(spool="/nowhere/that/could/be/made")
-        assert (threading.active_count(), client._engine.transport._opened) == (threads, None)
+        assert (threading.active_count(), client._engine.transport._channel) == (threads, None)
         assert client.flush(0)
         client.close()
         assert threading.active_count() == threads

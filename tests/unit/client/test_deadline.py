@@ -6,8 +6,7 @@ import time
 
 import pytest
 
-from emitd.runtime.threads import is_sender
-from emitd.sending.deadline import MIN_CALL_SECONDS, TimeLeft
+from emitd.runtime.threads import MIN_CALL_SECONDS, TimeLeft, is_sender
 
 
 @pytest.fixture

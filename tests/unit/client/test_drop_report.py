@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from emitd import v1
-from emitd.sending import drop_report as module
-from emitd.sending.drop_report import Drop, DropReport, drop_record, say
+from emitd.runtime.diagnostics import report_line
+from emitd.sending import stats as module
+from emitd.sending.stats import Drop, DropReport, drop_record
 
 MINUTE = 60.0
 
@@ -230,7 +231,7 @@ class TestSay:
     ) -> None:
         """And not on standard output either, which belongs to the program."""
         monkeypatch.setattr(sys, "stderr", None)
-        say("hello")
+        report_line("hello")
         assert capsys.readouterr().out == ""
 
     @pytest.mark.parametrize("error", [BrokenPipeError(), ValueError("closed"), AttributeError("write")])
@@ -244,7 +245,7 @@ class TestSay:
                 raise error
 
         monkeypatch.setattr(sys, "stderr", Broken())
-        say("hello")
+        report_line("hello")
 
     def test_it_is_written_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Not kept in a buffer until the end of the program, which may be a kill."""
@@ -259,5 +260,5 @@ class TestSay:
                 done.append("<flush>")
 
         monkeypatch.setattr(sys, "stderr", Noted())
-        say("hello")
+        report_line("hello")
         assert "".join(done) == "emitd: hello\n<flush>"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitd.web.settings import WebSettings
+from emitd.web.context import WebSettings
 from emitd.web.trusted_proxies import TrustedProxies
 
 PROXIES = TrustedProxies(["127.0.0.1", "10.0.0.0/8", "fd00::/8"])

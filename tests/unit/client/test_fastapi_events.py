@@ -14,9 +14,8 @@ from fastapi import Depends, FastAPI, Response
 
 from emitd import v1
 from emitd.errors import EmitError, JobNotFound, RequestRejected, Unavailable
-from emitd.fastapi import EmitdFastAPI, JobEvents, WebSettings, anyone, describe_job
-from emitd.web.job_event import job_event, read_last_event_id
-from emitd.web.stop_signals import on_stop_signals
+from emitd.fastapi import EmitdFastAPI, JobEvents, WebSettings, anyone, describe_job, on_stop_signals
+from emitd.web.job_events import job_event, read_last_event_id
 from emitd_server.config.loader import load_config
 from emitd_server.in_process.client import InProcessClient
 from emitd_server.service import LoggingService

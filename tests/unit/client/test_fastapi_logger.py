@@ -7,8 +7,7 @@ import pytest
 
 from emitd.errors import RecordRejected
 from emitd.interface import AsyncLogger
-from emitd.web.request_context import RequestContext
-from emitd.web.request_logger import RequestLogger
+from emitd.web.context import RequestContext, RequestLogger
 
 CONTEXT = RequestContext(source_ip="192.0.2.1", request_id="r1")
 #: Of these the logger of a request has its own opinion.

@@ -4,7 +4,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from emitd.runtime.grpc_fork_guard import GrpcForkGuard
+from emitd.runtime.fork_guards import GrpcForkGuard
 
 
 def in_thread(work: Callable[[], object]) -> threading.Thread:

@@ -188,10 +188,10 @@ class TestCalls:
         with fake_log_service(accept) as service:
             transport = made(service.address)
             transport.prepare()
-            opened = transport._opened
+            opened = transport._channel
             transport.emit([RECORD], 10, want_receipts=False)
             transport.call("EmitBatch", v1.EmitBatchRequest(), v1.EmitBatchResponse, 10)
-            assert transport._opened is opened is not None
+            assert transport._channel is opened is not None
 
     def test_a_server_that_is_not_there_is_a_reply_too(self, made: Callable[[str], Transport]) -> None:
         """Emitting never raises."""
@@ -299,7 +299,7 @@ class TestInterruption:
         transport = made(NOWHERE)
         closed = transport._open()
         transport.interrupt()
-        monkeypatch.setattr(transport, "_opened", closed)
+        monkeypatch.setattr(transport, "_channel", closed)
         reply = transport.emit([RECORD], 1, want_receipts=False)
         assert (set(reply.again), reply.is_broken, reply.may_have_arrived) == ({0}, True, False)
         for ask in (

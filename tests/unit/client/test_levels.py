@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from emitd import v1
-from emitd.records.levels import is_level, level_number
+from emitd.records.levels import JOB_STATES, LEVELS, is_level, job_state_name, level_name, level_number
 
 FIVE = {"DEBUG": 10, "INFO": 20, "WARNING": 30, "ERROR": 40, "CRITICAL": 50}
 
@@ -70,3 +70,12 @@ def test_logging_is_not_loaded_for_this() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["20", "30", "False"]
+
+
+def test_the_tables_are_those_of_the_contract() -> None:
+    """Each name and number, and no other."""
+    levels = {name.removeprefix("LEVEL_"): number for name, number in v1.Level.items() if number}
+    states = {name.removeprefix("JOB_STATE_"): number for name, number in v1.JobState.items() if number}
+    assert (levels, states) == (LEVELS, JOB_STATES)
+    assert [level_name(number) for number in (60, 61)] == ["AUDIT", "61"]
+    assert [job_state_name(number) for number in (4, 5)] == ["FAILED", "5"]

@@ -7,11 +7,10 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from emitd.errors import RecordRejected, Unavailable
-from emitd.sending.deadline import TimeLeft
-from emitd.sending.drop_report import DropReport
+from emitd.runtime.threads import TimeLeft
 from emitd.sending.line_queue import Line
 from emitd.sending.line_sender import TRIES_BEFORE_SPOOLING, LineSender
-from emitd.sending.stats import ClientStats
+from emitd.sending.stats import ClientStats, DropReport
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
 from emitd.v1 import LogRecord

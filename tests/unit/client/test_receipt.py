@@ -42,3 +42,21 @@ def test_it_cannot_be_changed() -> None:
     """Nor can a misspelt attribute be put on it: an error names it."""
     with pytest.raises(dataclasses.FrozenInstanceError, match="state"):
         COMMITTED.state = ReceiptState.SPOOLED  # type: ignore[misc]
+
+
+def test_it_prints_as_one_line() -> None:
+    """Its state, and where the record is: an event by its line, a job by its revision."""
+    event = v1.AuditReceipt(event_id="e1", log_id="example.com/log", leaf_index=7)
+    message = v1.Receipt(record_id="r1", audit=event)
+    assert (
+        str(Receipt(ReceiptState.COMMITTED, message)) == "COMMITTED r1: event e1, line 7 of example.com/log"
+    )
+    message = v1.Receipt(record_id="r1", duplicate=True, job=v1.JobReceipt(revision=3, attempt=1))
+    assert (
+        str(Receipt(ReceiptState.COMMITTED, message)) == "COMMITTED r1 (duplicate): job revision 3, attempt 1"
+    )
+    message = v1.Receipt(record_id="r1", job=v1.JobReceipt(revision=3, attempt=2, stale_reason="SUPERSEDED"))
+    assert str(Receipt(ReceiptState.COMMITTED, message)) == (
+        "COMMITTED r1: job revision 3, attempt 2, not applied: SUPERSEDED"
+    )
+    assert str(Receipt(ReceiptState.SPOOLED, v1.Receipt(record_id="r1"))) == "SPOOLED r1"

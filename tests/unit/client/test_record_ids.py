@@ -1,11 +1,11 @@
-"""`emitd.records.ids`: ids that no two records share."""
+"""`emitd.records.audit`: ids that no two records share."""
 
 import subprocess
 import sys
 import threading
 
-from emitd.records import ids as module
-from emitd.records.ids import next_record_id
+from emitd.records import audit as module
+from emitd.records.audit import next_record_id
 
 
 def test_ids_of_one_process_share_a_random_prefix() -> None:
@@ -43,7 +43,7 @@ def test_threads_share_no_id() -> None:
 
 FORKS = """
 import os
-from emitd.records.ids import next_record_id
+from emitd.records.audit import next_record_id
 print(next_record_id(), flush=True)
 if not os.fork():
     print(next_record_id(), flush=True)

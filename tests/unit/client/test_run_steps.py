@@ -1,4 +1,4 @@
-"""`emitd.jobs.run_steps`: how a run begins and ends."""
+"""`emitd.jobs.run_state`: how a run begins and ends."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
@@ -7,8 +7,7 @@ import pytest
 
 from emitd import JobNotApplied, Receipt, ReceiptState, RecordRejected, Unavailable, v1
 from emitd.errors import LeaseLost
-from emitd.jobs.run_state import JobRunState
-from emitd.jobs.run_steps import Steps, begin, drive, drive_async, end
+from emitd.jobs.run_state import JobRunState, Steps, begin, drive, drive_async, end
 
 QUEUED, RUNNING = v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING
 COMPLETED, FAILED = v1.JOB_STATE_COMPLETED, v1.JOB_STATE_FAILED

@@ -11,13 +11,17 @@ from typing import Any, TypeAlias
 import pytest
 
 from emitd import EmitError, RecordRejected, Unavailable, v1
+from emitd.jobs import ticker as ticker_module
 from emitd.jobs.run_state import JobRunState
+from emitd.jobs.ticker import JobTicker
 from emitd.sending import scheduler as module
-from emitd.sending.scheduler import AwaitedRecord, JobTicker, SendScheduler
+from emitd.sending.scheduler import AwaitedRecord, SendScheduler
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
 
 RUNNING = v1.JOB_STATE_RUNNING
+#: Of the jobs that are watched.
+TICKERS: dict[JobRunState, JobTicker] = {}
 Answer: TypeAlias = Callable[[Sequence[v1.LogRecord]], Reply]
 
 
@@ -34,6 +38,7 @@ class Clock:
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
     monkeypatch.setattr(module, "time", clock)
+    monkeypatch.setattr(ticker_module, "time", clock)
     return clock
 
 
@@ -106,12 +111,13 @@ def running(scheduler: SendScheduler, job_id: str = "j", **fields: Any) -> JobRu
         job_id,
         "sync",
         envelope=v1.LogRecord(),
-        on_news=lambda: scheduler.news(run_state),
+        on_news=lambda: scheduler.news(ticker),
         **(nothing | fields),
     )
     run_state.report(RUNNING)
     run_state.take_receipt(v1.JobReceipt(attempt=1, applied=True))
-    scheduler.watch(run_state)
+    ticker = TICKERS[run_state] = JobTicker(run_state, scheduler._settings.tick_interval)
+    scheduler.watch(ticker)
     return run_state
 
 
@@ -421,8 +427,8 @@ class TestNews:
     ) -> None:
         """It has not begun, or has ended."""
         run_state = running(scheduler)
-        scheduler.forget(run_state)
-        scheduler.forget(run_state)
+        scheduler.forget(TICKERS[run_state])
+        scheduler.forget(TICKERS[run_state])
         run_state.progress(5)
         clock.now += 100
         run(scheduler)
@@ -499,7 +505,7 @@ class TestLease:
         run_state = running(scheduler, lease=3)
         submit(scheduler, "a")
         clock.now += 1
-        scheduler.forget(run_state)
+        scheduler.forget(TICKERS[run_state])
         run(scheduler)
         assert service.ids == [["a"]]
         assert scheduler._under_way == set()
@@ -638,7 +644,7 @@ class TestFlush:
         flushed: list[bool] = []
         thread = thread_of(lambda: flushed.append(scheduler.flush(time.monotonic() + 10)))
         until(lambda: scheduler._changed._waiters)  # type: ignore[attr-defined]
-        scheduler.forget(run_state) if way == "forget" else scheduler.abandon()
+        scheduler.forget(TICKERS[run_state]) if way == "forget" else scheduler.abandon()
         thread.join(5)
         assert flushed == [True]
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from emitd.integrations import shared_client
+from emitd import logging as shared_client
 from emitd.logging import EmitdHandler
 from support.client.fake_log_service import FakeLogService, accept, fake_log_service
 from support.client.sent_lines import records_of, sent_lines

@@ -13,8 +13,7 @@ from pathlib import Path
 import pytest
 
 from emitd.spool import spool as spool_module
-from emitd.spool.adoption import adopt_orphans
-from emitd.spool.spool import Spool, Spooled, SpoolError, SpoolFull
+from emitd.spool.spool import Spool, Spooled, SpoolError, SpoolFull, adopt_orphans
 
 TARGET = "localhost:50051"
 MAX_BYTES = 1000

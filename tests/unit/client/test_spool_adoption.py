@@ -10,9 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd.spool.adoption import adopt_orphans
-from emitd.spool.lock import SpoolLock
-from emitd.spool.spool import Spool, SpoolError
+from emitd.spool.files import SpoolLock
+from emitd.spool.spool import Spool, SpoolError, adopt_orphans
 
 TARGET = "localhost:50051"
 MAX_BYTES = 10**6
@@ -92,7 +91,7 @@ def test_several_processes_share_the_orphans(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from emitd.spool.adoption import adopt_orphans
+from emitd.spool.spool import adopt_orphans
 print("ready", flush=True)
 sys.stdin.readline()
 spools = adopt_orphans(Path({str(tmp_path)!r}), {TARGET!r}, 10**6, lambda line: print("reported:", line))

@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd.spool.errors import SpoolError
-from emitd.spool.folder import default_folder, new_path, spool_paths
+from emitd.spool.files import SpoolError, default_folder, new_path, spool_paths
 
 
 @pytest.mark.parametrize(

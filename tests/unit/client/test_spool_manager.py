@@ -12,8 +12,8 @@ import pytest
 
 from emitd import EmitError, RecordRejected, Unavailable, v1
 from emitd.settings import ClientSettings
-from emitd.spool import adoption as spool_adoption
 from emitd.spool import manager as module
+from emitd.spool import spool as spool_adoption
 from emitd.spool.manager import SpoolManager
 from emitd.spool.spool import Spool, SpoolError
 from emitd.transport.reply import Reply
@@ -183,7 +183,7 @@ class TestAppending:
         self, managers: Managers, service: Service, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where no module can be imported any more: that is unavailable, too."""
-        monkeypatch.setitem(sys.modules, "emitd.spool.errors", None)
+        monkeypatch.setitem(sys.modules, "emitd.spool.spool", None)
         with pytest.raises(Unavailable, match="torn down"):
             managers.make(service).append([b"a"])
 

@@ -10,8 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd.spool.adoption import adopt_orphans
-from emitd.spool.spool import Spool
+from emitd.spool.spool import Spool, adopt_orphans
 
 TARGET = "localhost:50051"
 MAX_BYTES = 10**9
@@ -20,8 +19,8 @@ HEAD = """
 import gc, os, signal, sys, threading, time
 from pathlib import Path
 from emitd.spool.spool import Spool
-from emitd.spool.adoption import adopt_orphans
-from emitd.spool.sqlite_fork_guard import pause, resume
+from emitd.spool.spool import adopt_orphans
+from emitd.runtime.fork_guards import pause, resume
 folder, target, max_bytes = Path(sys.argv[1]), "localhost:50051", 10**9
 
 def show(*words):

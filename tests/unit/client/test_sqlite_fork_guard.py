@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd.spool.adoption import adopt_orphans
-from emitd.spool.spool import Spool
-from emitd.spool.sqlite_fork_guard import inside, pause, resume
+from emitd.runtime.fork_guards import inside, pause, resume
+from emitd.spool.spool import Spool, adopt_orphans
 
 TARGET = "localhost:50051"
 

@@ -10,8 +10,8 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ALWAYS_ON, Sampler
 
+from emitd.context import NO_SPAN, current_span
 from emitd.logging import EmitdHandler
-from emitd.sending.tracing import NO_SPAN, current_span
 from support.client.sent_lines import SentLines, sent_lines
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from emitd_handlers.outcome import AllCommitted, AuditReceipt, Committed
+from emitd_handlers.errors import HandlerError
+from emitd_handlers.outcome import AuditReceipt, Committed, JobReceipt, Outcomes, Refused
 
 
 def receipt(index: int) -> AuditReceipt:
@@ -11,7 +12,7 @@ def receipt(index: int) -> AuditReceipt:
 
 def test_all_committed_is_the_sequence_it_stands_for() -> None:
     """Length, order, places from either end, and slices."""
-    outcomes = AllCommitted(3, receipt)
+    outcomes = Outcomes(3, receipt)
     expected = [Committed(receipt(index)) for index in range(3)]
     assert list(outcomes) == expected
     assert len(outcomes) == 3
@@ -30,7 +31,23 @@ def test_a_receipt_is_made_only_when_it_is_asked_for() -> None:
     def noting(index: int) -> None:
         made.append(index)
 
-    outcomes = AllCommitted(1000, noting)
+    outcomes = Outcomes(1000, noting)
     assert made == []
     assert outcomes[7] == Committed(None)
     assert made == [7]
+
+
+def test_what_the_sender_should_know_stands_apart() -> None:
+    """Refusals, duplicates and notices of jobs, by index; the rest is told by its receipt."""
+    given = [
+        Committed(receipt(0)),
+        Refused(HandlerError("no")),
+        Committed(receipt(2), duplicate=True),
+        Committed(JobReceipt("j", 2, 1, applied=True)),
+        Committed(JobReceipt("j", 3, 1, applied=True, cancel_requested=True)),
+    ]
+    outcomes = Outcomes.of(given)
+    assert list(outcomes) == given
+    assert [*outcomes.exceptional] == [1, 2, 4]
+    assert outcomes.receipt(3) == JobReceipt("j", 2, 1, applied=True)
+    assert Outcomes.of(outcomes) is outcomes

@@ -9,8 +9,8 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerBusy, HandlerTimeout, HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
-from emitd_handlers.settings import HandlerSettings
-from emitd_server.dispatch.committed_delivery import CommittedDelivery
+from emitd_handlers.settings import CommittedSettings, HandlerSettings
+from emitd_server.dispatch.deliveries import CommittedDelivery
 
 
 class Gated(BaseLogHandler):
@@ -36,7 +36,9 @@ class Gated(BaseLogHandler):
 
 def lane_of(handler: BaseLogHandler) -> tuple[CommittedDelivery, list[str]]:
     lines: list[str] = []
-    return CommittedDelivery(handler, 100, lines.append), lines
+    settings = handler.settings.delivery
+    assert settings is None or isinstance(settings, CommittedSettings)
+    return CommittedDelivery(handler, settings or CommittedSettings(), 100, lines.append), lines
 
 
 def line(record_id: str = "") -> LogRecord:
@@ -45,7 +47,7 @@ def line(record_id: str = "") -> LogRecord:
 
 async def test_a_hanging_handler_costs_its_timeout_and_its_outcome_still_counts() -> None:
     """The waiting ends with HandlerTimeout; the commit goes on, and a retry finds it."""
-    handler = Gated(HandlerSettings(timeout_seconds=0.05))
+    handler = Gated(HandlerSettings(delivery=CommittedSettings(timeout_seconds=0.05)))
     handler.gate.clear()
     delivery, _ = lane_of(handler)
     (late,) = await delivery.take([line("a")])
@@ -75,7 +77,7 @@ async def test_a_caller_that_goes_away_cancels_nothing() -> None:
 
 async def test_commits_in_flight_are_bounded() -> None:
     """What exceeds `max_in_flight` is refused as back-pressure, and taken once there is room."""
-    handler = Gated(HandlerSettings(max_in_flight=3))
+    handler = Gated(HandlerSettings(delivery=CommittedSettings(max_in_flight=3)))
     handler.gate.clear()
     delivery, _ = lane_of(handler)
     first = asyncio.create_task(delivery.take([line(), line()]))
@@ -90,7 +92,7 @@ async def test_commits_in_flight_are_bounded() -> None:
 
 async def test_a_single_batch_may_be_larger_than_the_bound() -> None:
     """An idle handler takes a batch of any size; otherwise it could never be sent."""
-    delivery, _ = lane_of(Gated(HandlerSettings(max_in_flight=1)))
+    delivery, _ = lane_of(Gated(HandlerSettings(delivery=CommittedSettings(max_in_flight=1))))
     assert await delivery.take([line(), line()]) == [Committed(), Committed()]
 
 

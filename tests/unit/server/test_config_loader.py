@@ -5,8 +5,10 @@ from pathlib import Path
 import pytest
 
 from emitd_handlers.record import Level
-from emitd_handlers.settings import Delivery
+from emitd_handlers.settings import CommittedSettings, Delivery, OverflowPolicy, QueuedSettings
 from emitd_server.config.loader import Config, ConfigError, load_config
+
+FIVE_BLOCK = QueuedSettings(max_records=5, overflow=OverflowPolicy.BLOCK)
 
 
 @pytest.fixture
@@ -44,10 +46,7 @@ handlers:
   c: {levels: [INFO]}
   d: {type: discard, delivery: maybe}
 """
-    known = (
-        "type, enabled, levels, delivery, timeout_seconds, max_in_flight, queue_size, overflow, block_seconds, "
-        "batch_size, max_retries, retry_initial_seconds, retry_max_seconds"
-    )
+    known = "type, enabled, levels, delivery"
     assert problems(folder, text) == [
         "c.yml:2: server.listn: unknown key 'listn'; expected one of listen, idempotency_window, "
         "watchdog_seconds, limits, watch, audit, shutdown; did you mean 'listen'?",
@@ -67,8 +66,55 @@ handlers:
 
 
 @pytest.mark.parametrize(
+    ("delivery", "expected"),
+    [
+        ("queued", QueuedSettings()),
+        ("committed", CommittedSettings()),
+        ("{kind: queued, max_records: 5, overflow: block}", FIVE_BLOCK),
+        ("{kind: committed, timeout_seconds: 2}", CommittedSettings(timeout_seconds=2)),
+        ("queued, queue_size: 5, timeout_seconds: 2", QueuedSettings(max_records=5)),
+        ("committed, queue_size: 5, timeout_seconds: 2", CommittedSettings(timeout_seconds=2)),
+    ],
+)
+def test_a_delivery_is_a_word_or_a_mapping(
+    folder: Path, delivery: str, expected: CommittedSettings | QueuedSettings
+) -> None:
+    """The keys that stood beside the word in 0.1 still count, and a note says where they belong."""
+    config = load(folder, f"handlers: {{d: {{type: discard, delivery: {delivery}}}}}\n")
+    assert config.handlers[0].build().delivery == expected
+    form = "max_records: 5" if expected.kind is Delivery.QUEUED else "timeout_seconds: 2"
+    new = f"write `delivery: {{kind: {expected.kind.value}, {form}}}`"
+    old = "handlers.d: timeout_seconds, queue_size belong in `delivery:` now"
+    assert list(config.notes) == ([f"{folder}/c.yml:1: {old}; {new}"] if "queue_size" in delivery else [])
+
+
+def test_a_delivery_keeps_what_its_class_has_by_default(folder: Path) -> None:
+    """A mapping changes only what it says; a word changes nothing; another kind has its own defaults."""
+    for delivery, expected in {
+        "queued": QueuedSettings(max_retries=12, retry_max_seconds=60.0),
+        "{kind: queued, max_retries: 3}": QueuedSettings(max_retries=3, retry_max_seconds=60.0),
+        "committed": CommittedSettings(),
+    }.items():
+        text = f"handlers: {{w: {{type: webhook, url: 'http://h/', delivery: {delivery}}}}}\n"
+        assert load(folder, text).handlers[0].build().delivery == expected
+
+
+@pytest.mark.parametrize(
     ("text", "expected"),
     [
+        ("handlers: {d: {type: discard, delivery: {max_records: 5}}}\n", "delivery.kind: is missing"),
+        (
+            "handlers: {d: {type: discard, delivery: {kind: never}}}\n",
+            "delivery.kind: found 'never'; expected one of",
+        ),
+        (
+            "handlers: {d: {type: discard, delivery: {kind: committed, overflow: block}}}\n",
+            "unknown key 'overflow'",
+        ),
+        (
+            "handlers: {d: {type: discard, delivery: {kind: queued}, queue_size: 5}}\n",
+            "unknown key 'queue_size'",
+        ),
         ("handlers: {d: {type: discard}}\nhandlers: {}\n", "handlers: the key 'handlers' stands here again"),
         ("handlers: [\n", "not YAML"),
         ("- a\n", "found a list"),

@@ -5,12 +5,14 @@ import json
 import threading
 import time
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from emitd import (
+    AuditNotFound,
     ClientNotOpen,
     JobNotFound,
     RecordRejected,
@@ -19,7 +21,9 @@ from emitd import (
     v1,
 )
 from emitd.receipt import ReceiptState
-from emitd_handlers.errors import HandlerUnavailable
+from emitd.runtime.backoff import Backoff
+from emitd.v1 import audit_service_pb2, log_service_pb2
+from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.record import Level
 from emitd_server.in_process import ingress as intake
 from emitd_server.in_process.client import InProcessClient
@@ -32,6 +36,7 @@ from support.client.in_process_client import (
     Opened,
     committed_memory,
     opened,
+    until,
 )
 
 
@@ -111,7 +116,7 @@ class TestAudit:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """While another try can help there is one, under the same id."""
-        monkeypatch.setattr(intake, "RETRY_INITIAL_SECONDS", 0.001)
+        monkeypatch.setattr(intake, "BACKOFF", Backoff(0.001, 2.0))
         memory = committed_memory(Level.AUDIT)
         memory.fail_next(2)
         async with opened([memory]) as app:
@@ -136,6 +141,22 @@ class TestAudit:
             with pytest.raises(Unavailable, match="may still be committed"):
                 await app.logger.audit("user.login", user_id="u1", timeout=0.05)
             memory.release()
+
+    @pytest.mark.parametrize("is_refused", [False, True])
+    async def test_an_event_whose_caller_was_cancelled_is_committed(self, is_refused: bool) -> None:
+        """Only the waiting ends. If it cannot be committed, the operator learns it."""
+        memory = committed_memory(Level.AUDIT)
+        async with opened([memory]) as app:
+            memory.hang()
+            caller = asyncio.ensure_future(app.logger.audit("user.login", user_id="u1"))
+            await until(lambda: memory.batch_sizes)
+            caller.cancel()
+            await asyncio.wait([caller])
+            memory.fail_next(int(is_refused), RecordInvalid("audit", "told to refuse"))
+            memory.release()
+            await until(lambda: app.lines if is_refused else memory.records)
+        expected = ["an audit event, whose caller no longer waited, was not committed: audit: told to refuse"]
+        assert app.lines == expected * is_refused
 
     async def test_no_handler_for_audit_events_is_a_refusal(self) -> None:
         """Without a handler for AUDIT an event is refused and not lost in silence."""
@@ -207,6 +228,35 @@ class TestReading:
             with pytest.raises(Unavailable, match="going down"):
                 await anext(updates)
 
+    async def test_every_rpc_of_the_contract_can_be_asked(self, app: Opened) -> None:
+        """By the name that a client has for it, whichever servicer answers."""
+        for file in (log_service_pb2, audit_service_pb2):
+            for service in file.DESCRIPTOR.services_by_name.values():
+                for rpc in service.methods:
+                    assert callable(app.logger._reader._served(f"{service.name}/{rpc.name}"))
+
+    async def test_whatever_a_remote_client_reads_can_be_read_here(self, app: Opened) -> None:
+        """The audit trail too; a stream ends with its reader, and says what is not there."""
+        logger = app.logger
+        receipt = await logger.audit("user.login", user_id="u1")
+        (entry,) = [entry async for entry in logger.audit_events()]
+        assert entry == await logger.audit_event(0)
+        assert (await logger.checkpoint()).log_id == receipt.audit.log_id
+        async with aclosing(logger.tail_audit_events(from_index=0)) as tail:
+            async for message in tail:
+                if message.entries:
+                    break
+            assert list(message.entries) == [entry]
+        with pytest.raises(AuditNotFound, match="no-such-log"):
+            await logger.checkpoint("no-such-log")
+        async with logger.job("j1", "sync"), aclosing(logger.watch_jobs()) as jobs:
+            assert [change.job.job_id for change in (await anext(jobs)).changes] == ["j1"]
+            assert (await logger.request_cancel("j1", "enough")).cancel_requested
+        history = await logger.job_history("j1")
+        assert [transition.status for transition in history.transitions][-1] == v1.JOB_STATE_COMPLETED
+        with pytest.raises(JobNotFound):
+            await logger.job_history("nobody's")
+
     async def test_without_a_handler_for_jobs_the_question_is_refused(self) -> None:
         """A service that keeps no jobs says so."""
         async with opened([in_memory()]) as app:
@@ -260,7 +310,7 @@ class TestLife:
                 made.append(self)
                 super().__init__(*arguments)
 
-        monkeypatch.setattr(intake, "Ingress", SlowIntake)
+        monkeypatch.setattr("emitd_server.in_process.client.Ingress", SlowIntake)
         async with LoggingService([in_memory()]) as service:
             barrier = threading.Barrier(4)
 

@@ -9,10 +9,11 @@ import pytest
 
 from emitd import JobNotApplied, RecordRejected, v1
 from emitd.records import exceptions as failure
+from emitd.runtime.backoff import Backoff
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import JobStatus, Level
 from emitd_server.in_process import ingress as intake
-from emitd_server.in_process import job as in_process_job
+from emitd_server.in_process import job_tickers
 from support.client.in_process import three_handlers
 from support.client.in_process_client import (
     Opened,
@@ -71,7 +72,7 @@ class TestJob:
 
     async def test_ticks_coalesce(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is noted between two ticks is one report, the latest; the end does not wait for the next tick."""
-        monkeypatch.setattr(in_process_job, "TICK_INTERVAL_SECONDS", 3600)
+        monkeypatch.setattr(job_tickers, "TICK_INTERVAL_SECONDS", 3600)
         memory = committed_memory(Level.JOB_STATUS)
         async with opened([memory]) as app, app.logger.job("j1", "sync", total=1000) as job:
             for _ in range(990):
@@ -129,7 +130,7 @@ class TestJob:
 
     async def test_a_task_cancelled_twice_still_reports(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """The last report is tried again although nobody waits for it any more, before the service has stopped."""
-        monkeypatch.setattr(intake, "RETRY_INITIAL_SECONDS", 0.2)
+        monkeypatch.setattr(intake, "BACKOFF", Backoff(0.2, 2.0))
         memory = committed_memory(Level.JOB_STATUS)
         async with opened([memory]) as app:
             begun = asyncio.Event()

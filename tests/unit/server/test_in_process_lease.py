@@ -10,13 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from emitd import JobNotApplied, RecordRejected, Unavailable, v1
+from emitd import AsyncJobReporter, JobNotApplied, RecordRejected, Unavailable, v1
 from emitd.errors import LeaseLost
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import JobStatus, Level
 from emitd_server.in_process import ingress as intake
-from emitd_server.in_process import job as in_process_job
-from emitd_server.in_process.job import InProcessJob
+from emitd_server.in_process import job_tickers
 from support.client.in_process import three_handlers
 from support.client.in_process_client import Opened, committed_memory, opened, states, until
 
@@ -27,7 +26,7 @@ async def app(tmp_path: Path) -> AsyncIterator[Opened]:
         yield opening
 
 
-async def is_lost(job: InProcessJob) -> None:
+async def is_lost(job: AsyncJobReporter) -> None:
     """Wait until the reporter knows that it is."""
 
     def raises() -> bool:
@@ -64,7 +63,7 @@ class TestKept:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """And with one, news counts as a heartbeat."""
-        monkeypatch.setattr(in_process_job, "HEARTBEATS_A_LEASE", 2)  # each second
+        monkeypatch.setattr(job_tickers, "HEARTBEATS_A_LEASE", 2)  # each second
         async with opened([committed_memory(Level.JOB_STATUS)]) as app:
             async with app.logger.job("j1", "sync"):
                 await asyncio.sleep(1.2)
@@ -79,7 +78,7 @@ class TestKept:
     async def test_a_lease_outlives_a_failing_handler(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """After heartbeats that failed the next is sent at once, and each failure is told."""
         monkeypatch.setattr(intake, "RETRY_SECONDS", 0.05)
-        monkeypatch.setattr(in_process_job, "HEARTBEATS_A_LEASE", 10)
+        monkeypatch.setattr(job_tickers, "HEARTBEATS_A_LEASE", 10)
         memory = committed_memory(Level.JOB_STATUS)
         async with opened([memory]) as app, app.logger.job("j1", "sync", lease=10):  # a heartbeat each second
             memory.fail_next(2)
@@ -109,8 +108,8 @@ class TestKept:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Where no report can be taken, news does not repeat it ten times a second; a heartbeat looks again."""
-        monkeypatch.setattr(in_process_job, "TICK_INTERVAL_SECONDS", 0.01)
-        monkeypatch.setattr(in_process_job, "HEARTBEATS_A_LEASE", 2)
+        monkeypatch.setattr(job_tickers, "TICK_INTERVAL_SECONDS", 0.01)
+        monkeypatch.setattr(job_tickers, "HEARTBEATS_A_LEASE", 2)
         memory = committed_memory(Level.JOB_STATUS)
         async with opened([memory]) as app, app.logger.job("j1", "sync", total=10, lease=4) as job:
             memory.fail_next(1, RecordInvalid("job", "told to refuse"))
@@ -148,8 +147,8 @@ class TestKept:
         self, app: Opened, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """A job that outlives it tells so for its news and for its end, and not for every heartbeat."""
-        monkeypatch.setattr(in_process_job, "HEARTBEATS_A_LEASE", 20)
-        monkeypatch.setattr(in_process_job, "TICK_INTERVAL_SECONDS", 0.01)
+        monkeypatch.setattr(job_tickers, "HEARTBEATS_A_LEASE", 20)
+        monkeypatch.setattr(job_tickers, "TICK_INTERVAL_SECONDS", 0.01)
         with pytest.raises(Unavailable):
             async with app.logger.job("j1", "sync", lease=1) as job:
                 await app.service.stop()
@@ -187,7 +186,7 @@ class TestLost:
 
     async def test_a_lease_that_ran_out_is_lost(self, app: Opened, monkeypatch: pytest.MonkeyPatch) -> None:
         """The job is FAILED by itself; its reporter gets LeaseLost, and cannot end it as COMPLETED."""
-        monkeypatch.setattr(in_process_job, "HEARTBEATS_A_LEASE", 0.01)  # too late
+        monkeypatch.setattr(job_tickers, "HEARTBEATS_A_LEASE", 0.01)  # too late
         with pytest.raises(LeaseLost, match="ATTEMPT_ENDED"):
             async with app.logger.job("j1", "sync", lease=1) as job:
                 async for update in app.logger.watch_job("j1"):

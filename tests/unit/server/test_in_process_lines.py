@@ -13,6 +13,7 @@ from emitd import (
     v1,
 )
 from emitd.context import log_context
+from emitd.runtime.backoff import Backoff
 from emitd_handlers.base import COMMON_LEVELS
 from emitd_handlers.record import Level
 from emitd_server.in_process import ingress as intake
@@ -240,7 +241,7 @@ class TestQueue:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Lines are offered again in order while a retry can help, and the failure costs none."""
-        monkeypatch.setattr(intake, "RETRY_INITIAL_SECONDS", 0.001)
+        monkeypatch.setattr(intake, "BACKOFF", Backoff(0.001, 2.0))
         memory = committed_memory(*COMMON_LEVELS)
         memory.fail_next(2)
         async with opened([memory]) as app:
@@ -255,7 +256,7 @@ class TestQueue:
         self, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """After the last retry lines are counted as dropped, and those behind them go on."""
-        monkeypatch.setattr(intake, "RETRY_INITIAL_SECONDS", 0.001)
+        monkeypatch.setattr(intake, "BACKOFF", Backoff(0.001, 2.0))
         memory = committed_memory(*COMMON_LEVELS)
         memory.fail_next(1 + intake.MAX_LINE_RETRIES)
         async with opened([memory]) as app:

@@ -9,8 +9,8 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
-from emitd_handlers.settings import HandlerSettings, OverflowPolicy
-from emitd_server.dispatch.queued_delivery import QueuedDelivery
+from emitd_handlers.settings import HandlerSettings, OverflowPolicy, QueuedSettings
+from emitd_server.dispatch.deliveries import QueuedDelivery
 
 
 class Sink(BaseLogHandler):
@@ -44,7 +44,9 @@ def lines(*messages: str) -> list[LogRecord]:
 
 async def started(handler: BaseLogHandler) -> tuple[QueuedDelivery, list[str]]:
     told: list[str] = []
-    delivery = QueuedDelivery(handler, 100, told.append)
+    settings = handler.delivery
+    assert isinstance(settings, QueuedSettings)
+    delivery = QueuedDelivery(handler, settings, 100, told.append)
     await delivery.start()
     return delivery, told
 
@@ -62,7 +64,7 @@ async def closed_gate(settings: HandlerSettings) -> tuple[Sink, QueuedDelivery, 
 
 async def test_records_are_delivered_in_order_in_batches() -> None:
     """What piles up while the handler works comes as one batch, in order."""
-    sink, delivery, _ = await closed_gate(HandlerSettings(batch_size=3))
+    sink, delivery, _ = await closed_gate(HandlerSettings(delivery=QueuedSettings(batch_size=3)))
     await delivery.take(lines("1", "2", "3", "4"))
     sink.gate.set()
     await delivery.drain()
@@ -78,7 +80,9 @@ async def test_records_are_delivered_in_order_in_batches() -> None:
 )
 async def test_a_full_queue_sheds_by_policy_and_counts(policy: OverflowPolicy, kept: list[str]) -> None:
     """The sender is not refused; the drop is counted and reported."""
-    sink, delivery, told = await closed_gate(HandlerSettings(queue_size=2, overflow=policy))
+    sink, delivery, told = await closed_gate(
+        HandlerSettings(delivery=QueuedSettings(max_records=2, overflow=policy))
+    )
     assert list(await delivery.take(lines("1", "2", "3"))) == [Committed()] * 3
     assert delivery.counts["dropped_queue_full"] == 1
     assert told == ["handler 'sink' dropped 1 records: queue_full"]
@@ -90,7 +94,9 @@ async def test_a_full_queue_sheds_by_policy_and_counts(policy: OverflowPolicy, k
 
 async def test_block_waits_for_room() -> None:
     """With `overflow: block` the sender waits, and nothing is lost when room comes in time."""
-    settings = HandlerSettings(queue_size=1, overflow=OverflowPolicy.BLOCK, block_seconds=30)
+    settings = HandlerSettings(
+        delivery=QueuedSettings(max_records=1, overflow=OverflowPolicy.BLOCK, block_seconds=30)
+    )
     sink, delivery, _ = await closed_gate(settings)
     waiting = asyncio.create_task(delivery.take(lines("1", "2", "3")))
     await asyncio.sleep(0)
@@ -105,7 +111,8 @@ async def test_block_waits_for_room() -> None:
 
 async def test_block_gives_up_after_its_time() -> None:
     """What found no room within `block_seconds` is dropped and counted."""
-    settings = HandlerSettings(queue_size=1, overflow=OverflowPolicy.BLOCK, block_seconds=0.02)
+    queue = QueuedSettings(max_records=1, overflow=OverflowPolicy.BLOCK, block_seconds=0.02)
+    settings = HandlerSettings(delivery=queue)
     sink, delivery, _ = await closed_gate(settings)
     await delivery.take(lines("1", "2", "3"))
     assert delivery.counts["dropped_queue_full"] == 2
@@ -117,7 +124,7 @@ async def test_block_gives_up_after_its_time() -> None:
 
 async def test_a_failing_handler_is_offered_the_batch_again() -> None:
     """Retries with back-off deliver everything once the handler recovers."""
-    sink = Sink(HandlerSettings(retry_initial_seconds=0.001))
+    sink = Sink(HandlerSettings(delivery=QueuedSettings(retry_initial_seconds=0.001)))
     sink.fail_next = 2
     delivery, _ = await started(sink)
     await delivery.take(lines("1", "2"))
@@ -151,7 +158,7 @@ async def test_a_handler_is_left_alone_as_long_as_it_asks(
 
     pauses: list[float] = []
     monkeypatch.setattr(asyncio, "sleep", sleep)
-    sink = Busy(HandlerSettings(retry_initial_seconds=0.001, retry_max_seconds=9))
+    sink = Busy(HandlerSettings(delivery=QueuedSettings(retry_initial_seconds=0.001, retry_max_seconds=9)))
     delivery, _ = await started(sink)
     await delivery.take(lines("1"))
     await delivery.drain()
@@ -162,14 +169,14 @@ async def test_a_handler_is_left_alone_as_long_as_it_asks(
 
 async def test_the_operator_is_told_why_a_handler_refused() -> None:
     """The report of a drop ends with the last refusal, each cause with its own."""
-    sink = Sink(HandlerSettings(retry_initial_seconds=0.001, max_retries=0))
+    sink = Sink(HandlerSettings(delivery=QueuedSettings(retry_initial_seconds=0.001, max_retries=0)))
     sink.fail_next = 1
     delivery, told = await started(sink)
     await delivery.take(lines("1"))
     await delivery.drain()
     await delivery.take(lines("bad"))
     await delivery.drain()
-    delivery.report_drops()
+    delivery.finish()
     assert told == [
         "handler 'sink' dropped 1 records: retries_exhausted (last: down)",
         "handler 'sink' dropped 1 records: refused (last: message: is bad)",
@@ -179,7 +186,7 @@ async def test_the_operator_is_told_why_a_handler_refused() -> None:
 
 async def test_retries_end() -> None:
     """After `max_retries` the batch is dropped and counted, and the next is served."""
-    sink = Sink(HandlerSettings(retry_initial_seconds=0.001, max_retries=1))
+    sink = Sink(HandlerSettings(delivery=QueuedSettings(retry_initial_seconds=0.001, max_retries=1)))
     sink.fail_next = 2
     delivery, _ = await started(sink)
     await delivery.take(lines("1"))
@@ -213,7 +220,7 @@ async def test_an_exception_of_any_kind_is_retried() -> None:
                 raise KeyError("x")
             return await super().emit_batch(records)
 
-    sink = Flaky(HandlerSettings(retry_initial_seconds=0.001))
+    sink = Flaky(HandlerSettings(delivery=QueuedSettings(retry_initial_seconds=0.001)))
     delivery, _ = await started(sink)
     await delivery.take(lines("1"))
     await delivery.drain()

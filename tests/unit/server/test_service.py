@@ -10,7 +10,7 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerTimeout, HandlerUnavailable
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord
-from emitd_handlers.settings import Delivery, HandlerSettings
+from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings
 from emitd_server.errors import NoHandler, NoJobSource, ServiceStopping, StartError
 from emitd_server.service import LoggingService
 
@@ -23,12 +23,12 @@ class Recorder(BaseLogHandler):
     def __init__(
         self, name: str, *levels: Level, delivery: Delivery = COMMITTED, timeout: float = 10.0
     ) -> None:
-        super().__init__(
-            HandlerSettings(
-                levels=levels, delivery=delivery, timeout_seconds=timeout, retry_initial_seconds=0.001
-            ),
-            name=name,
+        settings = (
+            CommittedSettings(timeout_seconds=timeout)
+            if delivery is COMMITTED
+            else QueuedSettings(retry_initial_seconds=0.001)
         )
+        super().__init__(HandlerSettings(levels=levels, delivery=settings), name=name)
         self.messages: list[str] = []
         self.failing = False
         self.life: list[str] = []
@@ -112,7 +112,9 @@ class Blocking(BaseLogHandler):
     """A plain `def` that blocks its thread until told otherwise."""
 
     def __init__(self, name: str, *levels: Level) -> None:
-        super().__init__(HandlerSettings(levels=levels, delivery=COMMITTED, timeout_seconds=0.05), name=name)
+        super().__init__(
+            HandlerSettings(levels=levels, delivery=CommittedSettings(timeout_seconds=0.05)), name=name
+        )
         self.release = threading.Event()
 
     def emit(self, record: LogRecord) -> None:

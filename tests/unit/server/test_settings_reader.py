@@ -7,9 +7,9 @@ import msgspec
 import pytest
 
 from emitd_handlers.settings import HandlerSettings
-from emitd_server.config.problems import Problem
 from emitd_server.config.settings_reader import SettingsReader
 from emitd_server.config.yaml_document import read_yaml
+from emitd_server.errors import Problem
 
 
 class Colour(IntEnum):
@@ -47,10 +47,10 @@ def read(text: str) -> tuple[PaintSettings | None, list[str]]:
 )
 def test_a_bad_field_does_not_hide_the_next(text: str, expected: str) -> None:
     """Whatever is in it, it is one problem at its own key, and the other fields are read."""
-    settings, problems = read(f"{text}\nqueue_size: 0\n")
+    settings, problems = read(f"{text}\ndelivery: {{kind: queued, max_records: 0}}\n")
     assert settings is None
     assert any(problem.startswith(expected) for problem in problems)
-    assert "p.queue_size: found 0; int >= 1" in problems
+    assert "p.delivery.max_records: found 0; int >= 1" in problems
 
 
 def test_an_unknown_home_is_a_name_like_any_other() -> None:

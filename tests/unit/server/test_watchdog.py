@@ -3,7 +3,7 @@
 import asyncio
 import time
 
-from emitd_server.watchdog import Watchdog
+from emitd_server.process import Watchdog
 
 
 async def test_a_blocked_loop_is_named_once() -> None:

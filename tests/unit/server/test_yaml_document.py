@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from emitd_server.config.problems import Problem
 from emitd_server.config.yaml_document import Value, read_text, read_yaml
+from emitd_server.errors import Problem
 
 SECRET = "hunter2"
 

@@ -1,39 +1,39 @@
-"""`JobReporter`: reports one run of a job to a server, from `with` to its end.
+"""`JobReporter` and `RemoteJob`: report one run of a job to a server, for `with` and for `async with`.
 
     with client.job("sync-42", "sync", total=1000, lease=60) as job:
         for row in rows:
             store(row)
             job.advance()
 
-Made by `LogClient.job`.
+Made by `LogClient.job` and `AsyncLogClient.job`. `emitd.AsyncJobReporter` is the contract of both.
 """
 
+import asyncio
 import os
 import threading
-from collections.abc import Callable, Mapping
-from types import TracebackType
-from typing import Self
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from emitd.errors import EmitError, LeaseLost
-from emitd.jobs.run_state import JobRunState
-from emitd.jobs.run_steps import begin, drive, end
+from emitd.jobs.run_state import begin, drive, drive_async, end
+from emitd.jobs.ticker import JobTicker
 from emitd.receipt import Receipt
-from emitd.sending.drop_report import say
 from emitd.sending.engine import Engine
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["JobReporter", "JobVerbs"]
+if TYPE_CHECKING:
+    from emitd.jobs.interface import AsyncJobReporter
+
+__all__ = ["JobReporter", "JobVerbs", "RemoteJob"]
 
 
 class JobVerbs:
-    """The plain calls of both reporters, for any thread. They only note what is new, for the background to send.
+    """The plain calls of both reporters, for any thread. In a forked child they do nothing: the run is its parent's."""
 
-    In a forked child they do nothing: the run is its parent's.
-    """
-
-    def __init__(self, engine: Engine, run_state: JobRunState) -> None:
+    def __init__(self, engine: Engine, ticker: JobTicker) -> None:
         self._engine = engine
-        self._run_state = run_state
+        self._ticker = ticker
+        self._run_state = ticker.run_state
         self._process_id = os.getpid()
         self._is_entered = False
 
@@ -49,33 +49,30 @@ class JobVerbs:
 
     @property
     def cancel_requested(self) -> bool:
-        """Whether somebody wishes that the job stop. Learnt from the answers to reports, so with a `lease` soon."""
+        """Whether the job was asked to stop, as far as the answers to its reports say."""
         return self._run_state.cancel_requested
 
     def refuse_if_lost(self) -> None:
-        """Raise LeaseLost if the job is lost. For work that has nothing to note."""
+        """Raise LeaseLost if the job is lost."""
         self._run_state.refuse_if_lost()
 
     def advance(self, steps: int = 1, /) -> None:
-        """Note that so many more of `total` steps are done. Raises LeaseLost, and ValueError without a `total`."""
+        """Note that further steps of `total` are done."""
         if self._is_ours():
             self._run_state.advance(steps)
 
     def progress(self, percent: float, /) -> None:
-        """Note the progress. Raises LeaseLost, and ValueError outside of 0 to 100."""
+        """Note the progress, in percent."""
         if self._is_ours():
             self._run_state.progress(percent)
 
     def message(self, text: str, /) -> None:
-        """Note what the job is doing, for people. Cut to 4,000 characters. Raises LeaseLost."""
+        """Note what the job is doing, for people."""
         if self._is_ours():
             self._run_state.message(text)
 
     def details(self, details: Mapping[str, object], /) -> None:
-        """Note the job's own data; it replaces what was there. Raises LeaseLost, and TypeError for what is no JSON.
-
-        Data that the service refuses, such as for its size, makes the end of the job FAILED.
-        """
+        """Note the job's own data; it replaces the earlier data."""
         if self._is_ours():
             self._run_state.details(details)
 
@@ -97,53 +94,39 @@ class JobVerbs:
             raise RuntimeError(f"job '{self.job_id}': its attempt {self.attempt} is open already")
 
     def _say_unreported(self, error: EmitError) -> None:
-        say(f"{self._engine.settings.source}: the end of job '{self.job_id}' could not be reported: {error}")
+        self._engine.report_line(f"the end of job '{self.job_id}' could not be reported: {error}")
 
 
 class JobReporter(JobVerbs):
-    """One run of a job.
-
-    Entering opens a new attempt, reports RUNNING and waits for the receipt. Leaving reports COMPLETED; or, with an
-    exception, FAILED with its type and message, and the exception goes on. In between, news is sent in the background,
-    a few times a second at most, and the lease is renewed also while nothing is noted.
-    """
+    """One run of a job: what `emitd.AsyncJobReporter` is, for `with`."""
 
     def __init__(
-        self, engine: Engine, run_state: JobRunState, send: Callable[[pb.LogRecord, bool], Receipt]
+        self, engine: Engine, ticker: JobTicker, send: Callable[[pb.LogRecord, bool], Receipt]
     ) -> None:
         """Send by `send`: a record, and whether it may be spooled."""
-        super().__init__(engine, run_state)
+        super().__init__(engine, ticker)
         self._send = send
         self._lock = threading.Lock()
 
     def queued(self) -> None:
-        """Open the attempt with QUEUED, for a job that is entered later. Optional. Raises what entering raises."""
+        """Open the attempt with QUEUED."""
         self._refuse_second_opening()
         drive(begin(self._run_state, pb.JOB_STATE_QUEUED), lambda record: self._send(record, False))
 
     def __enter__(self) -> Self:
-        """Report RUNNING. Raises JobNotApplied, RecordRejected, Unavailable or ClientNotOpen."""
+        """Report RUNNING."""
         with self._lock:
             self._refuse_second_run()
             self._enter()
         drive(begin(self._run_state, pb.JOB_STATE_RUNNING), lambda record: self._send(record, False))
-        self._engine.events.watch(self._run_state)
+        self._engine.events.watch(self._ticker)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
-        """Report the end. If that fails, raise why, unless an exception is on its way already; so for a lost job too.
-
-        Where the last data or message was refused, the job is FAILED, without them.
-        """
+    def __exit__(self, kind: object, exception: BaseException | None, trace: object, /) -> None:
+        """Report the end."""
         if not self._is_ours():
             return
-        self._engine.events.forget(self._run_state)
+        self._engine.events.forget(self._ticker)
         try:
             drive(end(self._run_state, exception), lambda record: self._send(record, True))
         except EmitError as error:
@@ -151,3 +134,78 @@ class JobReporter(JobVerbs):
                 raise
             if not isinstance(exception, LeaseLost):  # else it is known
                 self._say_unreported(error)
+
+
+class RemoteJob(JobVerbs):
+    """One run of a job: an `emitd.AsyncJobReporter`."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        ticker: JobTicker,
+        send: Callable[[pb.LogRecord, bool], Awaitable[Receipt]],
+        spawn: "Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]",
+    ) -> None:
+        """Send by `send`: a record, and whether it may be spooled. The client's end awaits what `spawn` begins."""
+        super().__init__(engine, ticker)
+        self._send = send
+        self._spawn = spawn
+
+    async def queued(self) -> None:
+        """Open the attempt with QUEUED."""
+        self._refuse_second_opening()
+        await self._begin(pb.JOB_STATE_QUEUED)
+
+    async def __aenter__(self) -> Self:
+        """Report RUNNING."""
+        self._refuse_second_run()
+        self._enter()
+        begun = self._spawn(self._begin(pb.JOB_STATE_RUNNING), f"emitd-job-{self.job_id}")
+        try:
+            await asyncio.shield(begun)
+        except asyncio.CancelledError as error:
+            # Whether it is RUNNING by now or not: nobody will be there to end it.
+            ended = self._spawn(self._end_after(begun, error), f"emitd-job-{self.job_id}")
+            ended.add_done_callback(self._tell_failure)
+            raise
+        self._engine.events.watch(self._ticker)
+        return self
+
+    async def __aexit__(self, kind: object, exception: BaseException | None, trace: object, /) -> None:
+        """Report the end."""
+        if not self._is_ours():
+            return
+        self._engine.events.forget(self._ticker)
+        # In a task of its own: cancelled once more, only the waiting ends.
+        ended = self._spawn(self._end(exception), f"emitd-job-{self.job_id}")
+        try:
+            await asyncio.shield(ended)
+        except asyncio.CancelledError:
+            ended.add_done_callback(self._tell_failure)
+            raise
+        except EmitError as error:
+            if exception is None:
+                raise
+            if not isinstance(exception, LeaseLost):  # else it is known
+                self._say_unreported(error)
+
+    async def _begin(self, status: pb.JobState) -> None:
+        await drive_async(begin(self._run_state, status), lambda record: self._send(record, False))
+
+    async def _end(self, exception: BaseException | None) -> None:
+        await drive_async(end(self._run_state, exception), lambda record: self._send(record, True))
+
+    async def _end_after(self, begun: "asyncio.Task[None]", error: BaseException) -> None:
+        await asyncio.wait([begun])
+        if begun.exception() is None:
+            await self._end(error)
+
+    def _tell_failure(self, task: "asyncio.Task[None]") -> None:
+        """Report a failure for which nobody waits."""
+        if not task.cancelled() and isinstance(error := task.exception(), EmitError):
+            self._say_unreported(error)
+
+
+if TYPE_CHECKING:
+    #: Fails the type check where the class does not fit the interface.
+    _fits: type[AsyncJobReporter] = RemoteJob

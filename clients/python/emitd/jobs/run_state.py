@@ -5,25 +5,29 @@ It sends nothing: its owner asks for a report when it is time for one, and hands
     advance, progress, message, details ─> JobRunState ─> report, failure_report ─> (owner sends) ─┐
                       LeaseLost <──────────────┴── take_receipt, take_notice <──────────────────┘
 
-Every report carries the whole current state (progress, message, details), so that one that was left out, or merged
-into the next, takes nothing away. It carries its own time too, always later than that of the one before, so that a
-copy that arrives late never replaces what is newer. That is by the sender's clock: where it is ahead of the service's,
-reports count from their arrival, so an owner should have one RUNNING report of a job under way at a time, and rather
-make a new one than send one again that it has given up.
+Every report carries the whole current state, so that a report that is left out takes nothing away, and its own time,
+later than that of the report before, so that a copy that arrives late never replaces newer state. If the sender's clock
+is ahead of the service's, reports count from their arrival. So an owner has one RUNNING report under way at a time, and
+makes a new one rather than send one again that it has given up.
+
+`begin` and `end` are how a run begins and ends, as steps: each yields a report to send and gets the receipt, or the
+error. `drive` and `drive_async` do the waiting.
 """
 
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Generator, Mapping
+from typing import TypeAlias, TypeVar
 
-from emitd.errors import JobNotApplied, LeaseLost
+from emitd.errors import EmitError, JobNotApplied, LeaseLost, RecordRejected
+from emitd.receipt import Receipt
+from emitd.records.audit import next_record_id
 from emitd.records.encoding import as_field, as_text, encode_details
 from emitd.records.exceptions import failure_message, failure_reason
-from emitd.records.ids import next_record_id
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["JobRunState"]
+__all__ = ["JobRunState", "Steps", "begin", "drive", "drive_async", "end"]
 
 #: A message is cut to so many characters: a report must not fail for its own length.
 MAX_MESSAGE_CHARACTERS = 4_000
@@ -43,10 +47,10 @@ class JobRunState:
         job_id: str,
         job_type: str,
         *,
-        total: int | None,
-        labels: Mapping[str, str] | None,
-        details: Mapping[str, object] | None,
-        lease: int | None,
+        total: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        details: Mapping[str, object] | None = None,
+        lease: int | None = None,
         envelope: pb.LogRecord,
         on_news: Callable[[], None],
     ) -> None:
@@ -61,7 +65,9 @@ class JobRunState:
             job_type=as_field(job_type),
             labels={as_text(key): as_text(value) for key, value in (labels or {}).items()},
         )
-        self._lease_seconds = _checked_lease(lease)
+        self.job_id = self._job.job_id
+        #: How long a RUNNING report keeps the job alive; None: there is no lease.
+        self.lease_seconds = _checked_lease(lease)
         self._envelope = envelope
         self._on_news = on_news
         self._total = total
@@ -71,53 +77,27 @@ class JobRunState:
         self._progress: int | None = None
         self._message = ""
         self._details_json = encode_details(details) if details is not None else ""
-        self._has_news = False
+        #: Whether something was noted since the last report.
+        self.has_news = False
         #: Whether message and details as they stand were refused.
         self._refused = False
         self._time_unix_nano = 0
         self._status: pb.JobState = pb.JOB_STATE_UNSPECIFIED
-        self._attempt = 0
+        #: Which run of the job this is; 0 before a receipt says so.
+        self.attempt = 0
         self._entered = False
-        self._stale_reason = ""
-        self._cancel_requested = False
-
-    @property
-    def job_id(self) -> str:
-        """The job's id."""
-        return self._job.job_id
-
-    @property
-    def attempt(self) -> int:
-        """Which run of the job this is; 0 before a receipt said so."""
-        return self._attempt
-
-    @property
-    def lease_seconds(self) -> int | None:
-        """How long a RUNNING report keeps the job alive; None: there is no lease."""
-        return self._lease_seconds
-
-    @property
-    def has_news(self) -> bool:
-        """Whether something was noted since the last report."""
-        return self._has_news
-
-    @property
-    def cancel_requested(self) -> bool:
-        """Whether somebody wishes that the job stop, as far as the service has answered."""
-        return self._cancel_requested
+        #: Why the run is lost; empty: it is not.
+        self.stale_reason = ""
+        #: Whether the job was asked to stop, as far as the service has answered.
+        self.cancel_requested = False
 
     @property
     def is_lost(self) -> bool:
         """Whether the attempt went on, or ended, without its reporter."""
-        return bool(self._stale_reason)
-
-    @property
-    def stale_reason(self) -> str:
-        """Why it is lost; empty if it is not."""
-        return self._stale_reason
+        return bool(self.stale_reason)
 
     def advance(self, steps: int = 1, /) -> None:
-        """Note so many more steps done. Raises LeaseLost, and ValueError without a total."""
+        """Note further steps. Raises LeaseLost, and ValueError without a total."""
         if self._total is None:
             raise ValueError(f"job '{self.job_id}' was made without `total`: use `progress`")
         with self._lock:
@@ -175,28 +155,28 @@ class JobRunState:
         with self._lock:
             reason = receipt.stale_reason
             if reason and self._entered and reason in _LOST:
-                self._stale_reason = reason
+                self.stale_reason = reason
             self.refuse_if_lost()
             if reason:
                 raise JobNotApplied(self.job_id, reason)
-            self._attempt = self._attempt or receipt.attempt
+            self.attempt = self.attempt or receipt.attempt
             self._entered = self._entered or self._status == pb.JOB_STATE_RUNNING
-            self._cancel_requested |= receipt.cancel_requested
+            self.cancel_requested |= receipt.cancel_requested
 
     def take_notice(self, stale_reason: str, cancel_requested: bool) -> None:
-        """Note what came of a RUNNING report that nobody waited for. Never raises.
+        """Note the answer to a RUNNING report of the background. Never raises.
 
-        One that was merely overtaken means nothing, and so does one that is answered after the job's own end.
+        A report that was overtaken means nothing, and so does an answer after the job's own end.
         """
         with self._lock:
-            self._cancel_requested |= cancel_requested
+            self.cancel_requested |= cancel_requested
             if stale_reason in _LOST and self._entered and self._status not in _ENDED:
-                self._stale_reason = self._stale_reason or stale_reason
+                self.stale_reason = self.stale_reason or stale_reason
 
     def refuse_if_lost(self) -> None:
         """Raise LeaseLost if the job is lost."""
-        if self._stale_reason:
-            raise LeaseLost(self.job_id, self._stale_reason)
+        if self.stale_reason:
+            raise LeaseLost(self.job_id, self.stale_reason)
 
     def withhold_refused(self) -> bool:
         """Keep message and details out of RUNNING reports, because the service refused one that had them.
@@ -217,24 +197,24 @@ class JobRunState:
     def _fill(self, record: pb.LogRecord, status: pb.JobState) -> None:
         """Put into a record what changes from one report to the next."""
         self._status = status
-        self._has_news = False
+        self.has_news = False
         self._time_unix_nano = max(time.time_ns(), self._time_unix_nano + 1)
         record.time_unix_nano = self._time_unix_nano
-        record.job.attempt = self._attempt
-        record.job.new_attempt = not self._attempt
+        record.job.attempt = self.attempt
+        record.job.new_attempt = not self.attempt
         if status != pb.JOB_STATE_RUNNING or not self._refused:
             record.message = self._message
             record.job.details_json = self._details_json
         if self._progress is not None and status != pb.JOB_STATE_COMPLETED:
             record.job.progress = self._progress
-        if self._lease_seconds is not None and status == pb.JOB_STATE_RUNNING:
-            record.job.lease_seconds = self._lease_seconds
+        if self.lease_seconds is not None and status == pb.JOB_STATE_RUNNING:
+            record.job.lease_seconds = self.lease_seconds
 
     def _note_progress(self, percent: int) -> bool:
         if percent == self._progress:
             return False
         self._progress = percent
-        self._has_news = True
+        self.has_news = True
         return True
 
     def _note_texts(self, message: str | None, details_json: str | None) -> None:
@@ -247,7 +227,7 @@ class JobRunState:
                 return
             self._message, self._details_json = message, details_json
             self._refused = False
-            self._has_news = True
+            self.has_news = True
         self._on_news()
 
 
@@ -260,3 +240,68 @@ def _checked_lease(lease: int | None) -> int | None:
             "None: the job has no lease"
         )
     return lease
+
+
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+Result = TypeVar("Result")
+
+Steps: TypeAlias = Generator[pb.LogRecord, Receipt, None]
+
+
+def begin(run_state: JobRunState, status: pb.JobState) -> Steps:
+    """Open the attempt with QUEUED or RUNNING. Raises JobNotApplied if that changed nothing."""
+    receipt = yield run_state.report(status)
+    run_state.take_receipt(receipt.job)
+
+
+def end(run_state: JobRunState, exception: BaseException | None) -> Steps:
+    """Report COMPLETED or FAILED. Raises JobNotApplied if that changed nothing.
+
+    Where the last news is refused for good, the job ends as FAILED without it, and the refusal is raised.
+    """
+    run_state.refuse_if_lost()
+    try:
+        receipt = (
+            yield run_state.report(pb.JOB_STATE_COMPLETED)
+            if exception is None
+            else run_state.failure_report(exception)
+        )
+    except RecordRejected as error:
+        run_state.forget_refused()
+        receipt = yield run_state.failure_report(exception or error)
+        run_state.take_receipt(receipt.job)
+        raise
+    run_state.take_receipt(receipt.job)
+
+
+def drive(steps: Generator[Question, Answer, Result], send: Callable[[Question], Answer]) -> Result:
+    """Take the steps, waiting in this thread; return what they do."""
+    try:
+        question = next(steps)
+        while True:
+            try:
+                answer = send(question)
+            except EmitError as error:
+                question = steps.throw(error)
+            else:
+                question = steps.send(answer)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]
+
+
+async def drive_async(
+    steps: Generator[Question, Answer, Result], send: Callable[[Question], Awaitable[Answer]]
+) -> Result:
+    """Take the steps, waiting in this task; return what they do."""
+    try:
+        question = next(steps)
+        while True:
+            try:
+                answer = await send(question)
+            except EmitError as error:
+                question = steps.throw(error)
+            else:
+                question = steps.send(answer)
+    except StopIteration as end:
+        return end.value  # type: ignore[no-any-return]

@@ -4,17 +4,16 @@
         store(row)
 
 The job is begun with the first item and COMPLETED after the last one; a step is done when the next item is asked for.
-If the items raise, it is FAILED with that. If the loop is left early, it is FAILED with the reason INCOMPLETE: from
-here a `break` and an exception in the loop's body look the same. As a context manager a track sees the difference,
-and the end of the block is the end of the job:
+If the items raise, it is FAILED with that. If the loop is left early, it is FAILED with the reason INCOMPLETE: a
+`break` and an exception in the loop's body look the same. As a context manager a track sees the difference, and the end
+of the block is the end of the job:
 
     with client.track(rows, job_type="import") as rows:
         for row in rows:
             store(row)
 
-A loop's track is nobody's once the loop is left, which ends its job at once. One that is kept under a name goes on
-with the items that are left when it is looped over again, as any iterator does; `close` ends it, and so does its
-client's `close`.
+A track without a name ends its job as soon as the loop is left. A track that is kept under a name goes on with the
+remaining items when it is looped over again, as any iterator does; its `close` ends it, and so does its client's.
 """
 
 import asyncio
@@ -22,36 +21,83 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
-from emitd.jobs.track_steps import StepReporter, TrackSteps
 from emitd.records.exceptions import Incomplete
 
 if TYPE_CHECKING:
-    from emitd.interface import AsyncJobReporter
+    from emitd.jobs.interface import AsyncJobReporter
+    from emitd.jobs.reporter import JobReporter
+import os
+import secrets
 
-__all__ = ["AsyncTrack", "Track"]
+from emitd.errors import ClientNotOpen
 
-
-class Reporter(StepReporter, Protocol):
-    """What a `Track` needs of a job's reporter."""
-
-    def __enter__(self) -> object: ...
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None: ...
+__all__ = ["AsyncTrack", "Track", "TrackSteps"]
 
 
 T = TypeVar("T")
-R_co = TypeVar("R_co", bound=Reporter, covariant=True)
+#: The reporter of a job, for `with`.
+R_co = TypeVar("R_co", bound="JobReporter", covariant=True)
 
 #: Runs a coroutine in a task of its own, under a name. In the event loop only.
 Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None], str], object]
+
+
+class TrackSteps:
+    """Counts the steps, and sees to it that the end of the job is reported once. `take_end` is for any thread."""
+
+    def __init__(self, items: object, job_id: str | None, total: int | None) -> None:
+        self.job_id = job_id or secrets.token_hex(16)
+        count = _length(items) if total is None else total
+        self.total = count or None  # there is no percentage of no items
+        self.done = 0
+        #: Whether the job was begun; its end is to be reported then, once.
+        self.begun = False
+        self.ended = False
+        #: Whether an item was handed out.
+        self.has_item = False
+        #: Whether a `with` block decides on the end.
+        self.in_block = False
+        self._process_id = 0
+        # Reentrant: the finalizer may run in a thread that is in here already.
+        self._lock = threading.RLock()
+
+    def finish_item(self, reporter: "JobReporter | AsyncJobReporter") -> None:
+        """Note that the last item is done. Raises LeaseLost."""
+        reporter.refuse_if_lost()
+        if not self.has_item:
+            return
+        self.done += 1
+        if self.total is not None:
+            reporter.advance()
+
+    def note_begun(self) -> bool:
+        """Note that there is an end to report from now on; return False where `take_end` came first."""
+        with self._lock:
+            self.begun = True
+            self._process_id = os.getpid()
+            return not self.ended
+
+    def take_end(self) -> bool:
+        """Return whether the end is to be reported now, by the caller; true only once.
+
+        Never in a forked child, which may unwind a copy of its parent's loop: the job is the parent's.
+        """
+        with self._lock:
+            is_due = self.begun and not self.ended
+            self.ended = True
+            return is_due and self._process_id == os.getpid()
+
+    def refuse_if_ended(self) -> None:
+        """Raise ClientNotOpen for who wants another item of a track that was closed under the loop."""
+        if self.ended:
+            raise ClientNotOpen(f"job '{self.job_id}' was {self.incomplete()}: its track is closed")
+
+    def incomplete(self) -> Incomplete:
+        """Return what stands for the exception of a loop that was left early."""
+        of_total = "" if self.total is None else f" of {self.total}"
+        return Incomplete(f"left after {self.done}{of_total} items")
 
 
 class Track(Generic[T, R_co]):
@@ -115,13 +161,7 @@ class Track(Generic[T, R_co]):
         self._begin()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    def __exit__(self, kind: object, exception: BaseException | None, trace: object, /) -> None:
         if exception is None and not self._exhausted:
             exception = self._steps.incomplete()
         self._end(exception)
@@ -214,13 +254,7 @@ class AsyncTrack(Generic[T]):
         await self._begin()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        exception: BaseException | None,
-        trace: TracebackType | None,
-        /,
-    ) -> None:
+    async def __aexit__(self, kind: object, exception: BaseException | None, trace: object, /) -> None:
         if exception is None and not self._exhausted:
             exception = self._steps.incomplete()
         await self._end(exception)
@@ -283,4 +317,11 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
     try:
         return asyncio.get_running_loop()
     except RuntimeError:
+        return None
+
+
+def _length(items: object) -> int | None:
+    try:
+        return len(items)  # type: ignore[arg-type]  # most things have one, and the rest say so
+    except TypeError:
         return None

@@ -1,14 +1,15 @@
 """An audit event as a record, the same for every client."""
 
+import itertools
+import os
 import time
 from collections.abc import Mapping
 
 from emitd.context import current_attributes
 from emitd.records.encoding import as_field, encode_attributes, encode_details
-from emitd.records.ids import next_record_id
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["audit_record"]
+__all__ = ["audit_record", "next_record_id"]
 
 
 def audit_record(
@@ -44,3 +45,24 @@ def audit_record(
             details_json=encode_details(details),
         ),
     )
+
+
+_PREFIX_BYTES = 12
+
+_prefix = ""
+_counter = itertools.count()
+
+
+def next_record_id() -> str:
+    """Return an id that no other record has. From any thread."""
+    return f"{_prefix}{next(_counter):x}"
+
+
+def _renew() -> None:
+    global _prefix, _counter
+    _prefix = f"{os.urandom(_PREFIX_BYTES).hex()}-"
+    _counter = itertools.count()
+
+
+_renew()
+os.register_at_fork(after_in_child=_renew)

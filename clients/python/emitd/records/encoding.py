@@ -52,8 +52,8 @@ def attributes_as_json(attributes: Mapping[str, object]) -> bytes:
 def encode_details(details: Mapping[str, object] | None, name: str = "details") -> str:
     """Return the details of an audit event or of a job as one JSON object; None is `{}`.
 
-    Raises TypeError naming the key whose value cannot be written: nobody wants a `repr` in an audit trail, nor a
-    null where a number was.
+    Raises TypeError naming the key whose value cannot be written: an audit trail must not hold a `repr`, nor null for a
+    number.
     """
     if details is None:
         return "{}"

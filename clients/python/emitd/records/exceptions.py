@@ -24,7 +24,7 @@ INCOMPLETE = "INCOMPLETE"
 
 
 class Incomplete(Exception):
-    """Stands for a job's exception where nobody can tell which it was, or whether there was one: it was left early."""
+    """Stands for the unknown exception of a job that was left before its end."""
 
 
 def exception_attributes(error: BaseException | None) -> dict[str, object]:

@@ -1,24 +1,44 @@
-"""Which of the five levels is meant by a name or number of Python's `logging`.
+"""The names and numbers of levels and of job states; and which level is meant by one of Python's `logging`.
 
-The five are `debug` to `critical`. Their numbers are the same in Python and in `emitd.v1.Level`.
+The levels of log lines are DEBUG to CRITICAL. Their numbers are the same in Python and in `emitd.v1.Level`.
 """
 
 import sys
 from collections.abc import Mapping
 
-__all__ = ["is_level", "level_number"]
+__all__ = ["JOB_STATES", "LEVELS", "is_level", "job_state_name", "level_name", "level_number"]
 
 _DEBUG, _INFO, _CRITICAL = 10, 20, 50
-_NUMBERS: Mapping[str | int, int] = {
+#: Of `emitd.v1.Level`; the first five are levels of log lines.
+LEVELS: Mapping[str, int] = {
     "DEBUG": _DEBUG,
     "INFO": _INFO,
     "WARNING": 30,
     "ERROR": 40,
     "CRITICAL": _CRITICAL,
-    **{number: number for number in range(_DEBUG, _CRITICAL + 1, 10)},
+    "AUDIT": 60,
+    "JOB_STATUS": 70,
+}
+#: Of `emitd.v1.JobState`.
+JOB_STATES: Mapping[str, int] = {"QUEUED": 1, "RUNNING": 2, "COMPLETED": 3, "FAILED": 4}
+_LEVEL_NAMES = {number: name for name, number in LEVELS.items()}
+_JOB_STATE_NAMES = {number: name for name, number in JOB_STATES.items()}
+
+_NUMBERS: Mapping[str | int, int] = {
+    key: number for pair in LEVELS.items() if (number := pair[1]) <= _CRITICAL for key in pair
 }
 #: Python's other names of these.
 _ALIASES: Mapping[str, int] = {"WARN": 30, "FATAL": _CRITICAL}
+
+
+def level_name(number: int) -> str:
+    """Return the name of a number of `emitd.v1.Level`; of another number, its digits."""
+    return _LEVEL_NAMES.get(number, str(number))
+
+
+def job_state_name(number: int) -> str:
+    """Return the name of a number of `emitd.v1.JobState`; of another number, its digits."""
+    return _JOB_STATE_NAMES.get(number, str(number))
 
 
 def is_level(level: object) -> bool:
@@ -29,8 +49,8 @@ def is_level(level: object) -> bool:
 def level_number(level: object) -> int:
     """Return the number of the one of the five that is meant. Never raises.
 
-    Another number means the next lower one; below 10 it is DEBUG, above 50 CRITICAL. Names may be in small letters,
-    and those given to `logging.addLevelName` mean their number. Anything else is INFO.
+    Another number means the next lower one; below 10 it is DEBUG, above 50 CRITICAL. Names may be in small letters, and
+    those given to `logging.addLevelName` mean their number. Anything else is INFO.
     """
     if isinstance(level, str):
         return _number_of_name(level)

@@ -17,6 +17,6 @@ class Backoff:
     maximum: float
 
     def pause(self, attempts: int, at_least: float = 0.0) -> float:
-        """Return the seconds to wait after so many failed attempts, from 1; what the server asks for is the least."""
+        """Return the seconds to wait after `attempts` failed tries, from 1; `at_least` is what the server asks for."""
         longest = min(self.initial * 2.0 ** min(attempts - 1, 32), self.maximum)
         return max(at_least, longest * random.uniform(0.5, 1.0))

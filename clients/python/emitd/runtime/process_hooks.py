@@ -26,7 +26,7 @@ class Client(Protocol):
         """Let no further thread into what a fork must not copy in use. Waits for nothing."""
 
     def wait_for_fork(self, began: float) -> None:
-        """Wait until no thread is in there; for so long since `began`, by `time.monotonic`, as the client may."""
+        """Wait until no thread is in there, for the client's `fork_wait` since `began` (`time.monotonic`) at most."""
 
     def resume_after_fork(self) -> None:
         """Go on, in the parent."""
@@ -59,10 +59,10 @@ def add(client: Client) -> None:
 
 
 def begin() -> None:
-    """See to it that clients are flushed at the end of this process, because one of them is used.
+    """Flush clients at the end of this process, because one of them is used.
 
-    Children of `multiprocessing`, and of its copy in Celery, end by `os._exit` after running their own finalizers; the
-    workers of Celery's pool run none, and have a signal of their own instead.
+    Children of `multiprocessing`, and of its copy in Celery, end by `os._exit` after their own finalizers; the workers
+    of Celery's pool run none, and have a signal instead.
     """
     global _begun_in
     if _begun_in == os.getpid():
@@ -83,7 +83,7 @@ def remove(client: Client) -> None:
 
 
 def is_ending() -> bool:
-    """Whether the program is at its end: no thread is to be started any more."""
+    """Whether the program is at its end: no thread can be started."""
     return _ending_since is not None
 
 
@@ -93,10 +93,7 @@ def ending_seconds() -> float:
 
 
 def keep_for_ever(thing: object) -> None:
-    """Keep what is a forked child's parent's from being freed, which would be to use it; also at the child's end.
-
-    So it has one reference more than there is.
-    """
+    """Keep an object of a forked child's parent from being freed, which would use it; also at the child's end."""
     import ctypes
 
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))

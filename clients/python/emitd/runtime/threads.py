@@ -1,4 +1,8 @@
-"""`Senders`: the threads that send, started when there is work for them; and threads that send for themselves."""
+"""`Senders`: the threads that send, started when there is work for them; and `TimeLeft`, how long they may try.
+
+A thread that sends for itself, because no other can be started, has less time than a sender. It waits only while there
+is patience: a fixed time for all such waiting together, and all of it again once the service has answered.
+"""
 
 import math
 import threading
@@ -8,15 +12,32 @@ from contextlib import contextmanager, suppress
 
 from emitd.runtime import process_hooks
 
-__all__ = ["Senders", "is_sender", "sending_by_itself", "sending_deadline"]
+__all__ = [
+    "MAX_NESTING",
+    "Senders",
+    "TimeLeft",
+    "is_sender",
+    "making",
+    "sending_by_itself",
+    "sending_deadline",
+]
+
+
+#: The least that a call gets, however late it is: enough for a service that is there.
+MIN_CALL_SECONDS = 0.01
+#: A record, and one that comes of it, are sent; the next is counted as dropped, as `nested`. Without a limit there
+#: would be no end if the `__repr__` of an object logs the object.
+MAX_NESTING = 2
 
 
 class _ThisThread(threading.local):
     is_sender = False
     deadline = math.inf
+    #: How many records are being made in this thread: the text or the filter of one may itself log.
+    depth = 0
 
 
-_this_thread = _ThisThread()
+making = _this_thread = _ThisThread()
 
 
 def is_sender() -> bool:
@@ -41,9 +62,9 @@ def sending_by_itself(deadline: float) -> Iterator[None]:
 
 
 class Senders:
-    """At most so many threads that run the same function until it returns.
+    """At most `max_threads` threads that run the same function until it returns.
 
-    They are daemons: the end of the program is the affair of `process_hooks`, which flushes and then lets go.
+    They are daemons: at the end of the program `process_hooks` flushes, and then lets go.
     """
 
     def __init__(self, name: str, run: Callable[[], None], max_threads: int) -> None:
@@ -54,10 +75,10 @@ class Senders:
         self._threads: list[threading.Thread] = []
 
     def start(self) -> bool:
-        """Start one more, if there may be; return whether there is any.
+        """Start one more, if there may be; return whether there is any. Without one, the caller sends by itself.
 
-        None is started at the end of the program, where Python 3.12 refuses to, and older ones would wait for ever for
-        a thread that never runs. Where there is none, whoever waits sends by itself.
+        None is started at the end of the program: Python 3.12 refuses to, and older ones would wait for ever for a
+        thread that never runs.
         """
         with self._lock:
             if len(self._threads) < self._max_threads and not process_hooks.is_ending():
@@ -91,3 +112,53 @@ class Senders:
         finally:
             with self._lock:
                 self._threads.remove(threading.current_thread())
+
+
+class TimeLeft:
+    """How long a client may go on trying: as long as it takes, until it is being closed. For any thread."""
+
+    def __init__(self, patience_seconds: float) -> None:
+        self._closing = threading.Event()
+        self._close_deadline = math.inf
+        self._all_patience = self._patience = patience_seconds
+
+    def close(self, deadline: float) -> None:
+        """Let everything end by this time of `time.monotonic`, and a pause at once."""
+        self._close_deadline = deadline
+        self._closing.set()
+
+    def reopen(self) -> None:
+        """Let go on what comes even after that."""
+        self._close_deadline = math.inf
+        self._closing.clear()
+
+    def seconds(self) -> float:
+        """Return how much this thread has left; negative: it is late."""
+        return min(self._close_deadline, sending_deadline()) - time.monotonic()
+
+    def for_call(self, timeout: float) -> float:
+        """Return how long a call may take."""
+        return min(timeout, max(self.seconds(), MIN_CALL_SECONDS))
+
+    def pause(self, seconds: float) -> bool:
+        """Wait before another try; return False, at once, if there is no time for that."""
+        if self.seconds() <= seconds:
+            return False
+        if self._closing.is_set():
+            time.sleep(seconds)
+        else:
+            self._closing.wait(min(seconds, threading.TIMEOUT_MAX))
+        return True
+
+    @contextmanager
+    def alone(self, timeout: float = math.inf) -> Iterator[float]:
+        """Let this thread send within the block, for `timeout` and while there is patience; give the deadline."""
+        began = time.monotonic()
+        deadline = began + max(min(timeout, self._patience), MIN_CALL_SECONDS)
+        with sending_by_itself(deadline):
+            yield deadline
+        self._patience = max(self._patience - (time.monotonic() - began), 0.0)
+
+    def answered(self) -> None:
+        """Note that the service is there."""
+        self._patience = self._all_patience

@@ -1,1 +1,1 @@
-"""From a record to the service and back: queues, threads, calls, and what is told of drops."""
+"""From a record to the service and back: queues, threads, calls, and the report of drops."""

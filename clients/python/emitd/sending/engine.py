@@ -16,22 +16,20 @@ import traceback
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any
 
-from emitd.context import current_attributes
+from emitd.context import current_attributes, current_span
 from emitd.errors import ClientNotOpen, Unavailable
 from emitd.receipt import Receipt, ReceiptState
+from emitd.records.audit import next_record_id
 from emitd.records.encoding import as_text, attributes_as_json
-from emitd.records.ids import next_record_id
 from emitd.runtime import process_hooks
-from emitd.runtime.threads import Senders, sending_by_itself
-from emitd.sending.deadline import TimeLeft
-from emitd.sending.drop_report import DropReport, say
+from emitd.runtime.diagnostics import report_line
+from emitd.runtime.threads import Senders, TimeLeft, sending_by_itself
 from emitd.sending.line_queue import LINE_OVERHEAD_BYTES, Line, LineQueue
 from emitd.sending.line_sender import LineSender
 from emitd.sending.scheduler import AwaitedRecord, SendScheduler
-from emitd.sending.stats import ClientStats
-from emitd.sending.tracing import current_span
+from emitd.sending.stats import ClientStats, DropReport
 from emitd.settings import ClientSettings
 from emitd.spool.manager import SpoolManager
 from emitd.transport.grpc_transport import Transport
@@ -47,21 +45,14 @@ INTERRUPTED_SECONDS = 1.0
 _new = tuple.__new__
 
 
-class Endable(Protocol):
-    """What is to be ended before the client is, such as a loop that is a job."""
-
-    def close(self) -> None:
-        """End it."""
-
-
 class Engine:
     """For any thread."""
 
     def __init__(self, settings: ClientSettings) -> None:
         self.settings = settings
         self._is_closed = False
-        #: Those that are still open.
-        self.tracks: weakref.WeakSet[Endable] = weakref.WeakSet()
+        #: Loops that are jobs, to be closed before the client.
+        self.tracks: weakref.WeakSet[Any] = weakref.WeakSet()
         self._start_afresh()
         process_hooks.add(self)
 
@@ -73,11 +64,11 @@ class Engine:
         self._time = TimeLeft(settings.close_timeout)
         self.transport = Transport(settings)
         self.drop_report = DropReport(settings.source, settings.report_interval)
-        self.lines = LineQueue(settings, lambda level: self._drop("queue_full", level))
+        self.lines = LineQueue(settings, lambda level: self.drop("queue_full", level))
         self._line_senders = Senders("emitd-lines", self._send_lines, settings.max_in_flight)
-        self._event_senders = Senders("emitd-events", self._send_events, settings.max_in_flight)
+        self._event_senders = Senders("emitd-events", lambda: self.events.run(), settings.max_in_flight)
         self.events = SendScheduler(settings, self._emit_events, self._event_senders.start)
-        self._spool = SpoolManager(settings, self._emit_lines, self._drop)
+        self._spool = SpoolManager(settings, self._emit_lines, self.drop)
         self._delivery = LineSender(
             settings,
             self._emit_lines,
@@ -85,12 +76,12 @@ class Engine:
             stats=self._stats,
             drop_report=self.drop_report,
             spool=self._spool,
-            on_drop=self._drop,
+            on_drop=self.drop,
         )
-        #: Neither is it closed, nor the program at its end, from where on nobody comes by to send what is written.
+        #: False once it is closed or the program is at its end: no sender comes by then.
         self._is_open = not self._is_closed and not process_hooks.is_ending()
         self._is_finished = False
-        #: Whoever ends it holds this. Reentrant: a signal handler may close what is being closed.
+        #: Held by the thread that ends it. Reentrant: a signal handler may close what is being closed.
         self._finishing = threading.RLock()
         #: The threads that wait for a receipt, or spool instead.
         self._callers: list[int] = []
@@ -123,13 +114,9 @@ class Engine:
         elif self.lines.put(line, may_block=may_block):
             self._start_line_sender()
 
-    def drop_abandoned(self, level: int, why: str) -> None:
-        """Count an awaited record that came nowhere, and whose caller does not wait for it any more."""
-        self._drop("abandoned", level, why)
-
-    def drop_nested(self, level: int) -> None:
-        """Count a line that is not sent, as making others caused it: see `emitd.integrations.reentrancy`."""
-        self._drop("nested", level)
+    def report_line(self, text: str) -> None:
+        """Print a line on standard error."""
+        report_line(f"{self.settings.source}: {text}")
 
     def submit(self, record: pb.LogRecord) -> AwaitedRecord:
         """Send an awaited record at once. Raises ClientNotOpen."""
@@ -197,7 +184,7 @@ class Engine:
         return self.lines.flush(deadline) and self.events.flush(deadline)
 
     def close(self, timeout: float | None = None) -> None:
-        """Send what there is for so many seconds, then spool or count the rest. Idempotent."""
+        """Send for at most `timeout` seconds (None: `close_timeout`), then spool or count the rest. Idempotent."""
         seconds = self.settings.close_timeout if timeout is None else max(timeout, 0.0)
         deadline = time.monotonic() + seconds
         self._end_tracks(deadline)
@@ -219,12 +206,12 @@ class Engine:
     # Forks: see `process_hooks`.
 
     def shut_for_fork(self) -> None:
-        """Let no thread into grpc any more, and end the streams, which would not end by themselves."""
+        """Let no further thread into grpc, and end the streams, which would not end by themselves."""
         self.transport.fork_guard.shut()
         self.transport.cancel_streams()
 
     def wait_for_fork(self, began: float) -> None:
-        """See to it that no thread is inside grpc or SQLite: wait for calls under way, then interrupt them."""
+        """Get all threads out of grpc and SQLite: wait for calls under way, then interrupt them."""
         deadline = began + self.settings.fork_wait
         # Half of the time for them to end by themselves. One that is interrupted is tried again.
         if not self.transport.fork_guard.wait_until_empty(deadline - self.settings.fork_wait / 2):
@@ -262,8 +249,8 @@ class Engine:
 
     def _write_late(self, line: Line) -> None:
         if self._is_closed:
-            self._drop("closed", line.level)
-            process_hooks.add(self)  # it has something to tell at the end
+            self.drop("closed", line.level)
+            process_hooks.add(self)  # it has drops to report at the end
             return
         self.lines.put(line, may_block=False)
         self._start_line_sender()
@@ -273,7 +260,7 @@ class Engine:
             self._line_senders.start()
 
     def _send_lines(self, *, may_wait: bool = True) -> None:
-        """Send lines until none can come any more, or none is there; at the latest until there is no time left."""
+        """Send lines until none can come (or, without waiting, none is there), or no time is left."""
         while self._time.seconds() > 0 and (batch := self.lines.take(may_wait=may_wait)) is not None:
             if may_wait and self.lines.is_crowded:
                 self._line_senders.start()
@@ -284,10 +271,8 @@ class Engine:
         if self._time.seconds() > 0:
             self._delivery.deliver(())
 
-    def _send_events(self) -> None:
-        self.events.run()
-
-    def _drop(self, cause: str, level: int, why: str = "", count: int = 1) -> None:
+    def drop(self, cause: str, level: int, why: str = "", count: int = 1) -> None:
+        """Count records that are dropped, by cause, and report them."""
         self._stats.add(f"dropped_{cause}", count)
         self.drop_report.add(cause, level, count, why)
         if self._is_open and self._has_begun:
@@ -309,7 +294,8 @@ class Engine:
         try:
             reply = self.transport.emit(records, timeout, want_receipts=want_receipts)
         except Exception as error:  # a fault of our own must not end the sending
-            say(f"internal error while sending: {_stack_of(error)}")
+            for line in _stack_of(error).splitlines():
+                report_line(f"internal error while sending: {line}")
             return Reply(again=dict.fromkeys(range(len(records)), (repr(error), 0.0)))
         self._stats.note(reply, len(records))
         if not reply.again:
@@ -340,7 +326,7 @@ class Engine:
             self._finishing.release()
 
     def _end(self, deadline: float) -> None:
-        """Send what there is, beside the senders; then interrupt them, and spool or count what is left."""
+        """Send what there is, as the senders do; then interrupt them, and spool or count the rest."""
         self._hurry(deadline)
         is_done = False
         try:

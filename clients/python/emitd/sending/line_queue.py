@@ -16,7 +16,7 @@ from emitd.settings import ClientSettings, Overflow
 
 __all__ = ["Line", "LineBatch", "LineQueue"]
 
-#: What a line takes beside its texts: the tuple, the objects in it, its place in the queue; bytes, measured.
+#: What a line takes besides its texts: the tuple, the objects in it, its place in the queue; bytes, measured.
 LINE_OVERHEAD_BYTES = 360
 
 
@@ -42,7 +42,7 @@ class LineBatch(NamedTuple):
     number: int
 
 
-#: Told of each line that found no room: its level.
+#: Called for each line that found no room, with its level.
 OnDrop: TypeAlias = Callable[[int], None]
 
 
@@ -72,9 +72,9 @@ class LineQueue:
         self._idle = 0
         self._lingers = False
         self._oldest_at = 0.0
-        #: Send what there is: somebody waits for it.
+        #: Up to this line, send without waiting for more.
         self._hurry_to = 0
-        #: Something else than a line is to be sent: the next batch may be empty.
+        #: A report of drops is to be sent: the next batch may be empty.
         self._is_nudged = False
         self._is_closed = False
 
@@ -107,7 +107,7 @@ class LineQueue:
                 self._has_lines.notify()
                 return not self._idle and not self._lingers
         finally:
-            # Outside of the lock: it is told on standard error, which may be a logger with a lock of its own.
+            # Outside of the lock: the report goes to standard error, which may be a logger with its own lock.
             for line in dropped:
                 self._on_drop(line.level)
 
@@ -172,7 +172,7 @@ class LineQueue:
             self._has_room.notify_all()
 
     def drain(self) -> Sequence[Line]:
-        """Take all lines that no sender has, for whoever gives them up. They count as resolved."""
+        """Take all lines that no sender has, to give them up. They count as resolved."""
         with self._lock:
             lines = list(self._lines)
             self._lines.clear()

@@ -4,7 +4,7 @@
                                    ^         ├─> refused for good, or no time is left ─> drop_report, or spool
                                    └─────────┴─> worth another try
 
-With the lines goes what the drop_report has to tell.
+The report of drops goes with the lines.
 """
 
 from collections import Counter
@@ -13,10 +13,9 @@ from typing import NamedTuple, Protocol
 
 from emitd.errors import EmitError
 from emitd.records.encoding import as_text, encode_attributes
-from emitd.sending.deadline import TimeLeft
-from emitd.sending.drop_report import Drop, DropReport, drop_record
+from emitd.runtime.threads import TimeLeft
 from emitd.sending.line_queue import Line
-from emitd.sending.stats import ClientStats
+from emitd.sending.stats import ClientStats, Drop, DropReport, drop_record
 from emitd.settings import ClientSettings
 from emitd.spool.manager import SpoolManager
 from emitd.transport.reply import Reply
@@ -24,7 +23,7 @@ from emitd.v1 import record_pb2 as pb
 
 __all__ = ["LineSender"]
 
-#: Where all are spooled, log lines are after so many tries.
+#: With `spool_records="all"`, log lines are spooled after this many tries.
 TRIES_BEFORE_SPOOLING = 3
 #: The field of a record that is not worth losing its line for.
 ATTRIBUTES = "attributes_json"
@@ -33,7 +32,7 @@ MAX_REFUSED_CHARACTERS = 8_000
 
 
 class Item(NamedTuple):
-    """A log line on its way, serialised; or the line that tells of a drop."""
+    """A log line on its way, serialised; or the line that reports a drop."""
 
     record: bytes
     level: int
@@ -73,16 +72,16 @@ class LineSender:
         self._on_drop = on_drop
 
     def deliver(self, lines: Sequence[Line]) -> None:
-        """Send lines, after what there is to tell of drops; return when each has its fate."""
+        """Send the reports of drops, then lines; return when each line has its fate."""
         told = [Item(drop_record(drop, self._source), drop.level, drop) for drop in self._drop_report.take()]
         self._deliver([*told, *map(self._item, lines)])
 
     def give_up(self, lines: Sequence[Line], why: str) -> None:
-        """Spool lines that nobody has sent, where lines are spooled; else drop them."""
+        """Spool lines that no sender took, if lines are spooled; else drop them."""
         self._give_up([self._item(line) for line in lines], why)
 
     def leave_word(self) -> None:
-        """Leave word of what was dropped to whoever sends the spool."""
+        """Put the reports of drops into the spool."""
         drops = self._drop_report.take()
         if not drops:
             return

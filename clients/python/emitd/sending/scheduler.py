@@ -2,7 +2,7 @@
 
     submit ─> AwaitedRecord ─┐
                              ├─> entries by the time they are due ─> run: a call ─> receipt, error, or due again
-    watch  ─> JobTicker ─────┘
+    watch  ─> WatchedEntry ──┘
 
 What comes while a call is under way shares the next one. A failed entry is due again after its own pause, so that one
 that the service cannot take keeps no other waiting.
@@ -19,16 +19,12 @@ from contextlib import suppress
 from typing import Protocol, TypeAlias
 
 from emitd.errors import EmitError, Unavailable
-from emitd.jobs.run_state import JobRunState
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["AwaitedRecord", "JobTicker", "SendScheduler"]
-
-#: A job's lease is renewed so many times before it would run out.
-BEATS_IN_A_LEASE = 3
+__all__ = ["AwaitedRecord", "Entry", "SendScheduler", "WatchedEntry"]
 
 #: Sends records, and notes in the client's counts what became of them.
 Send: TypeAlias = Callable[[Sequence[bytes]], Reply]
@@ -42,7 +38,7 @@ class Entry(Protocol):
     attempts: int
 
     def take(self) -> bytes | None:
-        """Return the record to send, serialised; None: nobody wants it sent any more."""
+        """Return the record to send, serialised; None: there is nothing to send."""
 
     def accept(self, receipt: log_service_pb2.Receipt) -> float:
         """Take the receipt. Return when to send again; infinity: not by itself."""
@@ -52,6 +48,23 @@ class Entry(Protocol):
 
     def note_failure(self, why: str) -> None:
         """Know why it is tried again."""
+
+    def next_due(self) -> float:
+        """Return when it has something to send by itself; infinity: never."""
+
+
+class WatchedEntry(Entry, Protocol):
+    """An entry that has news again and again, from `watch` to `forget`."""
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to send now."""
+
+    def start(self) -> None:
+        """Count time from now on."""
+
+    def stop(self) -> None:
+        """Send nothing more."""
 
 
 class AwaitedRecord:
@@ -66,7 +79,7 @@ class AwaitedRecord:
         self.failure = "no answer so far"
 
     def take(self) -> bytes | None:
-        """Return the record, unless nobody waits for it any more."""
+        """Return the record, unless its future is done."""
         return None if self.future.done() else self._record
 
     def accept(self, receipt: log_service_pb2.Receipt) -> float:
@@ -85,56 +98,9 @@ class AwaitedRecord:
         """Remember why, for its maker."""
         self.failure = why
 
-
-class JobTicker:
-    """Sends the news of a running job, never more than one report at a time, and renews its lease."""
-
-    def __init__(self, run_state: JobRunState, interval: float) -> None:
-        self._run_state = run_state
-        self._interval = interval
-        self.due = math.inf
-        self.attempts = 0
-        self._sent_at = time.monotonic()
-        self._is_stopped = False
-
-    @property
-    def has_news(self) -> bool:
-        """Whether there is something to send."""
-        return self._run_state.has_news and not self._is_stopped
-
     def next_due(self) -> float:
-        """Return when to send: the news soon, else what keeps the lease."""
-        if self._is_stopped or self._run_state.is_lost:
-            return math.inf
-        if self._run_state.has_news:
-            return self._sent_at + self._interval
-        lease = self._run_state.lease_seconds
-        return math.inf if lease is None else self._sent_at + lease / BEATS_IN_A_LEASE
-
-    def stop(self) -> None:
-        """Send nothing any more: the job has ended, or is about to."""
-        self._is_stopped = True
-
-    def take(self) -> bytes | None:
-        """Return a new report of how the job stands."""
-        if self._is_stopped or self._run_state.is_lost:
-            return None
-        self._sent_at = time.monotonic()
-        return self._run_state.report(pb.JOB_STATE_RUNNING).SerializeToString()
-
-    def accept(self, receipt: log_service_pb2.Receipt) -> float:
-        """Note whether the job is lost, or is to be cancelled."""
-        self._run_state.take_notice(receipt.job.stale_reason, receipt.job.cancel_requested)
-        return self.next_due()
-
-    def reject(self, error: EmitError) -> float:
-        """Leave out what was refused, and go on."""
-        if self._run_state.withhold_refused():
-            return self._sent_at + self._interval
-        return self.next_due()
-
-    def note_failure(self, why: str) -> None:
-        """Nobody waits to know: the end of the job says it."""
+        """Return infinity: it is sent once."""
+        return math.inf
 
 
 class SendScheduler:
@@ -151,7 +117,7 @@ class SendScheduler:
         self._heap: list[tuple[float, int, Entry]] = []
         self._order = itertools.count()
         self._idle = 0
-        self._tickers: dict[JobRunState, JobTicker] = {}
+        self._watched: set[WatchedEntry] = set()
         self._awaited: set[AwaitedRecord] = set()
         self._under_way: set[Entry] = set()
         self._is_closed = False
@@ -164,27 +130,27 @@ class SendScheduler:
             self._schedule(entry, time.monotonic())
         return entry
 
-    def watch(self, run_state: JobRunState) -> None:
-        """Send the news of a job that is RUNNING, and keep its lease, until `forget`."""
+    def watch(self, entry: WatchedEntry) -> None:
+        """Send the news of an entry, until `forget`."""
         with self._lock:
-            ticker = self._tickers[run_state] = JobTicker(run_state, self._settings.tick_interval)
-            self._schedule(ticker, ticker.next_due())
+            entry.start()
+            self._watched.add(entry)
+            self._schedule(entry, entry.next_due())
 
-    def news(self, run_state: JobRunState) -> None:
-        """See to it that a job's news is sent; for JobRunState' `on_news`."""
+    def news(self, entry: WatchedEntry) -> None:
+        """Send the news of an entry, if it is watched, when it is due."""
         with self._lock:
-            ticker = self._tickers.get(run_state)
-            if ticker is None or ticker in self._under_way or ticker.attempts:
+            if entry not in self._watched or entry in self._under_way or entry.attempts:
                 return  # what is tried again brings the news, after its pause
-            if ticker.next_due() < ticker.due:
-                self._schedule(ticker, ticker.next_due())
+            if entry.next_due() < entry.due:
+                self._schedule(entry, entry.next_due())
 
-    def forget(self, run_state: JobRunState) -> None:
-        """Send no more for a job: it is about to be reported as ended."""
+    def forget(self, entry: WatchedEntry) -> None:
+        """Send no more for an entry."""
         with self._lock:
-            ticker = self._tickers.pop(run_state, None)
-            if ticker is not None:
-                ticker.stop()
+            if entry in self._watched:
+                self._watched.discard(entry)
+                entry.stop()
                 self._changed.notify_all()
 
     def withdraw(self, entry: AwaitedRecord) -> bool:
@@ -201,10 +167,10 @@ class SendScheduler:
             self._send_all(entries)
 
     def flush(self, deadline: float) -> bool:
-        """Wait until nobody waits for a receipt and no news is left; return False if that is not by `deadline`."""
+        """Wait until all receipts have come and no news is left; return False if that is not by `deadline`."""
         with self._lock:
             self._hurry()
-            while self._awaited or any(map(self._is_unresolved, self._tickers.values())):
+            while self._awaited or any(map(self._is_unresolved, self._watched)):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
@@ -232,15 +198,15 @@ class SendScheduler:
         """How many records wait for their receipt."""
         return len(self._awaited)
 
-    def _is_unresolved(self, ticker: JobTicker) -> bool:
+    def _is_unresolved(self, entry: WatchedEntry) -> bool:
         """Whether news waits, is under way, or is to be tried again."""
-        return ticker.has_news or ticker in self._under_way or ticker.attempts > 0
+        return entry.has_news or entry in self._under_way or entry.attempts > 0
 
     def _hurry(self) -> None:
         now = time.monotonic()
-        for ticker in self._tickers.values():
-            if ticker.has_news and ticker not in self._under_way:
-                self._schedule(ticker, now)
+        for entry in self._watched:
+            if entry.has_news and entry not in self._under_way:
+                self._schedule(entry, now)
         self._changed.notify_all()
 
     def _schedule(self, entry: Entry, due: float) -> None:
@@ -254,7 +220,7 @@ class SendScheduler:
             self._start_sender()
 
     def _take(self, deadline: float, until: AwaitedRecord | None) -> Sequence[Entry]:
-        """Wait for what is due, and return it; nothing if there is nothing to wait for any more."""
+        """Wait for what is due, and return it; nothing if there is nothing to wait for."""
         with self._lock:
             while True:
                 now = time.monotonic()
@@ -279,7 +245,7 @@ class SendScheduler:
             if due == entry.due and due > now:
                 break
             heapq.heappop(self._heap)
-            if due == entry.due:  # else it was scheduled anew
+            if due == entry.due:  # else it was scheduled again
                 entry.due = math.inf
                 self._under_way.add(entry)
                 entries.append(entry)
@@ -325,10 +291,8 @@ class SendScheduler:
         entry.attempts = 0
         with self._lock:
             self._under_way.discard(entry)
-            if isinstance(entry, AwaitedRecord):
-                self._awaited.discard(entry)
-            elif isinstance(entry, JobTicker):  # there may be news since it was answered
-                next_due = min(next_due, entry.next_due())
+            self._awaited.discard(entry)
+            next_due = min(next_due, entry.next_due())  # there may be news since it was answered
             if not self._is_closed or next_due <= time.monotonic():
                 self._schedule(entry, next_due)
             self._changed.notify_all()

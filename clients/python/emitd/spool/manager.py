@@ -1,12 +1,10 @@
 """`SpoolManager`: a client's spools in one process, its own and those it adopted, and the thread that sends from them.
 
 A spool is made for the first record that needs one. It is replayed in order, one batch at a time; a record that the
-service refuses for good is put aside and holds up no other. What is left when the client is closed is sent by whoever
-comes next.
+service refuses for good is put aside. What is left when the client is closed is sent by the next process.
 """
 
 import os
-import sys
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -15,11 +13,13 @@ from typing import TYPE_CHECKING, TypeAlias
 from google.protobuf.message import DecodeError
 
 from emitd.errors import Unavailable
+from emitd.runtime import fork_guards
 from emitd.runtime.backoff import Backoff
+from emitd.runtime.diagnostics import report_line
+from emitd.runtime.fork_guards import inside
 from emitd.runtime.threads import Senders
-from emitd.sending.drop_report import say
 from emitd.settings import ClientSettings
-from emitd.spool.sqlite_fork_guard import inside
+from emitd.spool.files import SpoolError, SpoolFull, default_folder
 from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
 
@@ -29,13 +29,13 @@ if TYPE_CHECKING:
 __all__ = ["SpoolManager"]
 
 OFF = "off"
-#: A server that does not answer is asked at least so often.
+#: The longest pause between two tries.
 REPLAY_PAUSE_SECONDS = 5.0
 #: How often to look for what other processes left behind.
 ADOPT_INTERVAL_SECONDS = 60.0
 
 Send: TypeAlias = Callable[[Sequence[bytes]], Reply]
-#: Told of what the service refused for good: cause, level and why.
+#: Called for each record that the service refused for good, with cause, level and error.
 OnDrop: TypeAlias = Callable[[str, int, str], None]
 
 
@@ -70,9 +70,8 @@ class SpoolManager:
         """Put records on the disk. Raises Unavailable if that cannot be."""
         try:
             _load()
-            from emitd.spool.errors import SpoolError, SpoolFull
         except ImportError:
-            raise Unavailable("the interpreter is being torn down: no spool can be opened any more") from None
+            raise Unavailable("the interpreter is being torn down: no spool can be opened") from None
 
         try:
             spool = self._open()
@@ -116,13 +115,12 @@ class SpoolManager:
 
     def pause(self, seconds: float) -> None:
         """Keep all threads out of SQLite for the time of a fork."""
-        gate = sys.modules.get("emitd.spool.sqlite_fork_guard")
-        self._is_paused = gate is not None and gate.pause(seconds)
+        self._is_paused = fork_guards.pause(seconds)
 
     def resume(self) -> None:
         """End the pause, in the parent."""
         if self._is_paused:
-            sys.modules["emitd.spool.sqlite_fork_guard"].resume()
+            fork_guards.resume()
 
     def leave_to_parent(self) -> None:
         """Have nothing to do with the files, in a forked child."""
@@ -134,10 +132,6 @@ class SpoolManager:
         return [*self._adopted, *(() if own is None else (own,))]
 
     def _folder(self) -> Path | None:
-        with inside():  # see `_load`
-            from emitd.spool.errors import SpoolError
-            from emitd.spool.folder import default_folder
-
         if self._is_off:
             return None
         try:
@@ -148,7 +142,7 @@ class SpoolManager:
 
     def _open(self) -> "Spool":
         """Return this process's own spool. Raises Unavailable where there can be none."""
-        from emitd.spool.spool import Spool, SpoolError
+        from emitd.spool.spool import Spool
 
         with self._lock:
             folder = None if self._own is not None else self._folder()
@@ -162,7 +156,7 @@ class SpoolManager:
             return self._own
 
     def _replace(self, spool: "Spool") -> "Spool":
-        """Return another own spool than one that takes nothing any more; what it has is sent all the same."""
+        """Return another spool of this process for one that takes no more records; those it has are still sent."""
         with self._lock:
             if self._own is spool:
                 self._own = None
@@ -171,7 +165,7 @@ class SpoolManager:
 
     def _do_without(self, error: Exception) -> None:
         self._is_off = True
-        say(f"{self._settings.source}: there is no spool: {error}")
+        report_line(f"{self._settings.source}: there is no spool: {error}")
 
     def _run(self) -> None:
         """Adopt what is orphaned and send until nothing waits, whenever something came, and now and then."""
@@ -191,8 +185,7 @@ class SpoolManager:
                 self._closing.wait(min(pause, threading.TIMEOUT_MAX))
 
     def _adopt(self) -> None:
-        from emitd.spool.adoption import adopt_orphans
-        from emitd.spool.errors import SpoolError
+        from emitd.spool.spool import adopt_orphans
 
         folder = self._folder()
         if folder is None or not folder.is_dir():
@@ -209,7 +202,7 @@ class SpoolManager:
     def _say_once(self, line: str) -> None:
         if line not in self._said:
             self._said.add(line)
-            say(f"{self._settings.source}: {line}")
+            report_line(f"{self._settings.source}: {line}")
 
     def _next(self) -> "Spool | None":
         """Return a spool with something to send; close the adopted ones that have nothing more."""
@@ -222,8 +215,6 @@ class SpoolManager:
 
     def _send_batch(self, spool: "Spool", attempts: int) -> float | None:
         """Send the oldest records; return how long to wait before the next try, None: it went well."""
-        from emitd.spool.errors import SpoolError
-
         try:
             return self._exchange(
                 spool, spool.first(self._settings.batch_records, self._settings.batch_bytes), attempts
@@ -256,7 +247,7 @@ class SpoolManager:
 def _load() -> None:
     """Load what uses SQLite, in no moment of a fork: one in the midst of an import leaves that undone in the child."""
     with inside():
-        import emitd.spool.adoption  # noqa: F401
+        import emitd.spool.spool  # noqa: F401
 
 
 def _level_of(record: bytes) -> int:

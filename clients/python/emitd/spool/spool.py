@@ -13,25 +13,43 @@ Across a fork the file stays the parent's: the process calls `sqlite_fork_guard.
 
 import os
 import sqlite3
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from emitd.spool.database import abandon, closed_on_error, identity_of, make_database
-from emitd.spool.errors import SpoolError, SpoolFull
-from emitd.spool.folder import lock_path, make_folder, new_path, remove_files, sync_folder
-from emitd.spool.lock import SpoolLock
-from emitd.spool.sqlite_fork_guard import inside
-from emitd.spool.table import Spooled, SpoolTable
+from emitd.runtime.fork_guards import inside
+from emitd.spool.database import (
+    Spooled,
+    SpoolTable,
+    abandon,
+    closed_on_error,
+    identity_of,
+    is_damage,
+    make_database,
+    open_database,
+)
+from emitd.spool.files import (
+    SpoolError,
+    SpoolFull,
+    SpoolLock,
+    lock_path,
+    make_folder,
+    new_path,
+    parts_of,
+    remove_files,
+    spool_paths,
+    sync_folder,
+    unsafe_part,
+)
 
-__all__ = ["Spool", "SpoolError", "SpoolFull", "Spooled"]
+__all__ = ["Spool", "SpoolError", "SpoolFull", "Spooled", "adopt_orphans"]
 
 
 class Spool:
     """One file, open and locked. Every method blocks, from any thread of the process, and may raise SpoolError.
 
-    In a forked child, and after `close`, nothing can be read nor written any more. Beware: an empty one is false.
+    In a forked child, and after `close`, every use raises SpoolError. An empty spool is false.
     """
 
     def __init__(self, path: Path, lock: SpoolLock, table: SpoolTable, max_bytes: int) -> None:
@@ -88,11 +106,11 @@ class Spool:
         return self._table.counts.rejected
 
     def append(self, records: Sequence[bytes]) -> None:
-        """Let the records wait behind those that do; all or none of them, and they are on the medium on return.
+        """Append records; all or none of them, and they are on the medium on return.
 
-        Rejected records make room for them, the oldest first. Raises SpoolFull where that is not enough, SpoolError
-        where they cannot be written. A record is not there then; only where the disk failed to sync one, and the
-        process is killed before it could write again, one may be found.
+        Rejected records make room for them, the oldest first. Raises SpoolFull if that is not enough, SpoolError if
+        they cannot be written. Then no record is there; only if a sync failed, and the process is killed before its
+        next write, one may be.
         """
         size_bytes = sum(map(len, records))
         with self._use("write to") as table:
@@ -108,9 +126,9 @@ class Spool:
             return table.first(max_records, max_bytes)
 
     def delete(self, numbers: Iterable[int]) -> None:
-        """Take away what was delivered. Numbers of no record that waits are passed over.
+        """Delete records that were delivered; numbers of no such record are passed over.
 
-        On SpoolError all of them wait still: whoever goes on would send them again.
+        On SpoolError all of them still wait, and would be sent again.
         """
         with self._use("write to") as table, table.change():
             table.delete(numbers)
@@ -142,10 +160,10 @@ class Spool:
             self._file_lock.release()
 
     def leave_to_parent(self) -> None:
-        """Have nothing to do with the file any more, in a forked child: the file is the parent's.
+        """Leave the file to the parent, in a forked child. Waits for no lock. Idempotent.
 
-        The child must call it before anything else, so that the file can be adopted when the parent is dead, and that
-        the end of the child does not harm it. Waits for no lock. Idempotent.
+        The child calls it before anything else, so that the file can be adopted when the parent is dead, and the end of
+        the child does not harm it.
         """
         if self._process_id and self._process_id != os.getpid():
             self._process_id = 0
@@ -173,7 +191,7 @@ class Spool:
             )
 
     def _refuse_if_displaced(self) -> None:
-        """Refuse to write to a file that nobody would find any more, such as one that was cleaned away."""
+        """Refuse to write to a file that was deleted or replaced: no process would find it."""
         with suppress(FileNotFoundError):
             if identity_of(self.path) == self._identity:
                 return
@@ -184,3 +202,72 @@ class Spool:
             return self._table.is_empty() and identity_of(self.path) == self._identity
         except (OSError, sqlite3.Error):
             return False
+
+
+def adopt_orphans(
+    folder: Path, target: str, max_bytes: int, report: Callable[[str], None] = lambda line: None
+) -> Sequence[Spool]:
+    """Return the orphans of this target in which records wait, open and locked for this process.
+
+    `report` is called with one line for each that cannot be used, and says why. Never raises for one of them, nor for a
+    folder that is missing; SpoolError for one that cannot be read.
+    """
+    folder = folder.absolute()
+    try:
+        paths = spool_paths(folder, target)
+    except OSError as error:
+        raise SpoolError(f"cannot look for spools in {folder}: {error}") from error
+    orphans = [_adopt(path, max_bytes, report) for path in paths]
+    return [spool for spool in orphans if spool is not None]
+
+
+def _adopt(path: Path, max_bytes: int, report: Callable[[str], None]) -> Spool | None:
+    lock = SpoolLock(lock_path(path))
+    try:
+        reason = unsafe_part(path)
+        if reason:
+            report(f"the spool {path} is left alone, because {reason}")
+            return None
+        with inside():
+            return _open(path, lock, max_bytes) if lock.take() else None
+    except sqlite3.Error as error:
+        report(_set_aside(path, error) if is_damage(error) else f"cannot open the spool {path}: {error}")
+    except (OSError, SpoolError) as error:
+        report(str(error) if isinstance(error, SpoolError) else f"cannot open the spool {path}: {error}")
+    lock.release()
+    return None
+
+
+def _open(path: Path, lock: SpoolLock, max_bytes: int) -> Spool | None:
+    """Open a spool whose lock is held; None, and the lock is free again, where nothing waits."""
+    connection = open_database(path) if path.exists() else None
+    if connection is None:
+        remove_files(path)
+        lock.release()
+        return None
+    with closed_on_error(connection):
+        spool = Spool(path, lock, SpoolTable(connection), max_bytes)
+    if not len(spool):
+        spool.close()
+        return None
+    return spool
+
+
+def _set_aside(path: Path, error: Exception) -> str:
+    """Give a damaged spool, whose lock is held, another name; return what to report.
+
+    The database goes first: without its WAL beside it, it would look like an older and whole one.
+    """
+    try:
+        for part in parts_of(path):
+            with suppress(FileNotFoundError):
+                part.rename(_damaged_name(path, part))
+        sync_folder(path.parent)
+    except OSError as problem:
+        return f"the spool {path} is damaged ({error}), and cannot be renamed: {problem}"
+    return f"the spool {path} is damaged ({error}): what is left of it is in {_damaged_name(path, path)}"
+
+
+def _damaged_name(path: Path, part: Path) -> Path:
+    """Return the new name, under which SQLite still finds the parts of one database together."""
+    return path.with_name(f"{path.name}.damaged{part.name.removeprefix(path.name)}")

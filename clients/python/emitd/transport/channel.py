@@ -31,7 +31,7 @@ OPTIONS: Sequence[Option] = (
 
 
 class CallFailed(grpc.RpcError):
-    """A call that failed. It holds nothing of grpc, as grpc's own error does: it may be freed also during a fork."""
+    """A call that failed. Unlike grpc's own error it holds nothing of grpc, so that it may be freed during a fork."""
 
     def __init__(self, code: grpc.StatusCode, details: str | None, trailers: Any = ()) -> None:
         super().__init__(f"{code.name}: {details}")
@@ -56,10 +56,10 @@ class CallFailed(grpc.RpcError):
 
 
 class NoChannel(CallFailed):
-    """A call that had no channel: a name is not known just now, or another thread interrupted it. Worth another try."""
+    """A call that had no channel, for a name is not known now, or another thread interrupted it. Worth another try."""
 
     def __init__(self, why: str) -> None:
-        # In grpc's own words for a call of which nothing was sent.
+        # As grpc says it of a call of which nothing was sent.
         super().__init__(grpc.StatusCode.UNAVAILABLE, f"failed to connect to all addresses: {why}")
 
 
@@ -85,11 +85,10 @@ def target_of(address: str) -> str:
     if len(parts) == 1:
         return parts[0]
     found = list(dict.fromkeys(endpoint for part in parts for endpoint in _look_up(part)))
-    families = {"ipv6" if endpoint.startswith("[") else "ipv4" for endpoint in found}
-    if len(families) > 1:  # grpc takes one kind; an IPv4 address has a form among those of IPv6
-        found = [_as_ipv6(endpoint) for endpoint in found]
-        families = {"ipv6"}
-    return f"{families.pop()}:{','.join(found)}"
+    if not any(endpoint.startswith("[") for endpoint in found):
+        return f"ipv4:{','.join(found)}"
+    # grpc takes one kind; an IPv4 address has a form among those of IPv6.
+    return f"ipv6:{','.join(map(_as_ipv6, found))}"
 
 
 def _look_up(endpoint: str) -> Iterator[str]:

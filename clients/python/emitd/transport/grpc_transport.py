@@ -1,21 +1,21 @@
-"""`Transport`: the channel of one process, and its blocking calls, each within the gate.
+"""`Transport`: the channel of one process and its blocking calls, each within the fork guard.
 
-The channel is made for the first call, and again after `interrupt`. Requests to emit are put together from the bytes of
-their records, so that a record is serialised once, however often it is sent.
+The channel is made for the first call, and again after `interrupt`. A request to emit is joined from the bytes of its
+records, so that a record is serialised once, however often it is sent.
 """
 
 import os
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 import grpc
-import grpc._channel  # now, not for the first call: a fork in the midst of an import leaves it undone in the child
+import grpc._channel  # now, not with the first call: a fork during an import leaves it undone in the child
 from grpc.experimental import ChannelOptions
 
 from emitd.runtime import process_hooks
-from emitd.runtime.grpc_fork_guard import GrpcForkGuard
+from emitd.runtime.fork_guards import GrpcForkGuard
 from emitd.settings import ClientSettings
 from emitd.transport.channel import CallFailed, NoChannel, make_channel
 from emitd.transport.reply import Reply, load_details, read_failure, read_response
@@ -23,26 +23,27 @@ from emitd.v1 import log_service_pb2
 
 __all__ = ["Transport", "multi_callable"]
 
+#: The service of a method that names none.
 SERVICE = "/emitd.v1.LogService/"
 #: The tag of `EmitBatchRequest.records`, and `want_receipts` set.
 _RECORDS_TAG = b"\x0a"
 _WANT_RECEIPTS = b"\x10\x01"
 
-#: Streams are read by the threads that want them, and by no thread of grpc's own, which no fork could wait for.
+#: A stream is read by the thread that wants it, and not by a thread of grpc, which no fork could wait for.
 _READ_BY_THEIR_READERS = (ChannelOptions.SingleThreadedUnaryStream, 1)
 
-#: See `_keep_grpc_running`.
+#: One channel, never connected, until the end of the process. When its last channel is closed, grpc ends its threads,
+#: and a fork at that moment can hang: under stress 1 in 300 did.
 _kept: list[grpc.Channel] = []
 
 Response = TypeVar("Response")
-EmitBatch: TypeAlias = Callable[..., log_service_pb2.EmitBatchResponse]
 
 
 class Transport:
-    """For any thread. The stubs of grpc come in here and nowhere else.
+    """For any thread.
 
-    Within the gate each call is made, and freed too: that a thread is inside grpc for an instant is enough to harm a
-    child that is forked in it.
+    Each call is made and freed within the guard: a thread that is inside grpc for an instant can harm a child that is
+    forked in that instant.
     """
 
     def __init__(self, settings: ClientSettings) -> None:
@@ -50,27 +51,22 @@ class Transport:
         self.fork_guard = GrpcForkGuard()
         # Reentrant: a signal handler may close the client in the thread that it interrupts.
         self._lock = threading.RLock()
-        #: The channel, and what makes the call that is made most.
-        self._opened: tuple[grpc.Channel, EmitBatch] | None = None
-        #: One for each stream. They share their connection; but a stream that is cancelled by itself, not with its
-        #: channel, leaves something in that for ever, for which a child waits under GRPC_ENABLE_FORK_SUPPORT=1.
+        self._channel: grpc.Channel | None = None
+        #: One for each stream; they share a connection. A stream that is cancelled without its channel leaves something
+        #: in the channel for ever, and under GRPC_ENABLE_FORK_SUPPORT=1 a child waits for that.
         self._stream_channels: set[grpc.Channel] = set()
 
     def prepare(self) -> None:
-        """Make the channel now: when the interpreter is being torn down, nothing can be imported for it any more."""
+        """Make the channel now, because an interpreter that is ending can import nothing for it."""
         with self.fork_guard, suppress(NoChannel):
             self._open()
 
     def emit(self, records: Sequence[bytes], timeout: float, *, want_receipts: bool) -> Reply:
-        """Send records, each a serialised LogRecord, in one call. Never raises."""
+        """Send records, each a serialised LogRecord, in one call. Never raises grpc.RpcError."""
         request = batch_request(records, want_receipts=want_receipts)
         with self.fork_guard:
-            try:
-                emit_batch = (self._opened or self._open())[1]
-                with _channel_closed_under_us():
-                    return read_response(emit_batch(request, timeout=timeout))
-            except grpc.RpcError as error:
-                return read_failure(error, len(records))
+            answer = self._ask("EmitBatch", request, log_service_pb2.EmitBatchResponse, timeout)
+        return read_failure(answer, len(records)) if isinstance(answer, CallFailed) else read_response(answer)
 
     def call(self, method: str, request: Any, response: type[Response], timeout: float) -> Response:
         """Ask something. Raises grpc.RpcError."""
@@ -103,7 +99,7 @@ class Transport:
         self, method: str, request: Any, response: type[Response], timeout: float
     ) -> "Response | CallFailed":
         try:
-            ask = multi_callable(self._open()[0].unary_unary, method, request, response)
+            ask = multi_callable(self._open().unary_unary, method, request, response)
             with _channel_closed_under_us():
                 return ask(request, timeout=timeout)  # type: ignore[no-any-return]
         except grpc.RpcError as error:
@@ -114,11 +110,11 @@ class Transport:
             try:
                 with _channel_closed_under_us():
                     return next(messages, None)
-            except grpc.RpcError as error:  # it is the call, and its frames have it too
+            except grpc.RpcError as error:  # it is the call itself, and its frames hold it too
                 return CallFailed.copy_of(error.with_traceback(None))
 
     def cancel_streams(self) -> None:
-        """End the streams that are open; who reads them gets CANCELLED."""
+        """End the streams that are open. Their readers get CANCELLED."""
         for channel in list(self._stream_channels):
             channel.close()
 
@@ -126,52 +122,41 @@ class Transport:
         """End all calls under way. The next one has a new channel."""
         self.cancel_streams()
         with self._lock:
-            opened, self._opened = self._opened, None
+            channel, self._channel = self._channel, None
         with self.fork_guard:
-            if opened is not None:
-                opened[0].close()
-            del opened
+            if channel is not None:
+                channel.close()
+            del channel
 
-    def _open(self) -> tuple[grpc.Channel, EmitBatch]:
+    def _open(self) -> grpc.Channel:
         """Return the channel. Raises NoChannel."""
         with self._lock:
-            if self._opened is None:
+            if self._channel is None:
                 load_details()
-                channel = self._make_channel()
-                emit_batch: EmitBatch = channel.unary_unary(
-                    SERVICE + "EmitBatch",
-                    request_serializer=None,
-                    response_deserializer=log_service_pb2.EmitBatchResponse.FromString,
-                )
-                self._opened = channel, emit_batch
-            return self._opened
+                self._channel = self._make_channel()
+            return self._channel
 
     def _make_channel(self) -> grpc.Channel:
-        _keep_grpc_running()
+        if not _kept:
+            _kept.append(grpc.insecure_channel("127.0.0.1:1"))
         return make_channel(self._settings.address, _READ_BY_THEIR_READERS)
 
 
-def _keep_grpc_running() -> None:
-    """Have one channel, never connected, until the end of the process.
-
-    With the last one grpc ends its threads, and a fork at that moment can hang: under stress one in 300 did.
-    """
-    if not _kept:
-        _kept.append(grpc.insecure_channel("127.0.0.1:1"))
-
-
 def multi_callable(kind: Callable[..., Any], method: str, request: Any, response: type[Any]) -> Any:
-    """Return what makes calls of a method, as `kind` of a channel does."""
+    """Return what makes calls of a method; `kind` is `unary_unary` or `unary_stream` of a channel.
+
+    A request is a message, or bytes.
+    """
     return kind(
-        SERVICE + method,
-        request_serializer=type(request).SerializeToString,
+        f"/emitd.v1.{method}" if "/" in method else SERVICE + method,
+        request_serializer=None if isinstance(request, bytes) else type(request).SerializeToString,
         response_deserializer=response.FromString,
     )
 
 
 @contextmanager
 def _channel_closed_under_us() -> Iterator[None]:
-    """Raise NoChannel for what grpc says of a closed channel, to a thread that another has interrupted."""
+    """Raise NoChannel instead of grpc's error for a channel that another thread has closed."""
     try:
         yield
     except ValueError as error:
@@ -179,7 +164,7 @@ def _channel_closed_under_us() -> Iterator[None]:
 
 
 def batch_request(records: Iterable[bytes], *, want_receipts: bool) -> bytes:
-    """Return the EmitBatchRequest with these records, which are serialised already."""
+    """Return the serialised EmitBatchRequest of serialised records."""
     parts: list[bytes] = []
     for record in records:
         parts += (_RECORDS_TAG, _varint(len(record)), record)
@@ -192,8 +177,6 @@ def _varint(number: int) -> bytes:
     """Return protobuf's form of a length."""
     if number < 0x80:
         return bytes((number,))
-    if number < 0x4000:
-        return bytes((number & 0x7F | 0x80, number >> 7))
     return bytes((number & 0x7F | 0x80,)) + _varint(number >> 7)
 
 

@@ -1,8 +1,8 @@
-"""What a reply, or its failure, means for each record of a call: one place for the contract's status codes.
+"""What a reply or a failure means for each record of a call, and for a question: all that is known of status codes.
 
     read_response, read_failure  ─>  Reply: which records are resolved, which are worth another try and when
 
-Pure; see `emitd/v1/log_service.proto` for the codes.
+Pure. `emitd/v1/log_service.proto` explains the codes. Details of google.rpc that do not parse count as none.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -18,6 +18,7 @@ from emitd.errors import EmitError, JobNotFound, RecordRejected, RequestRejected
 from emitd.v1 import log_service_pb2
 
 __all__ = [
+    "STATUS_DETAILS",
     "Reply",
     "bad_field",
     "details_of",
@@ -45,27 +46,27 @@ AFTER_FAILURE: Mapping[grpc.StatusCode, Literal["retry", "divide"]] = {
 #: What grpc says of a call for which it had no connection: nothing was sent. If grpc changes these words, more records
 #: count as perhaps arrived than did.
 _UNSENT = ("connections to all backends failing", "failed to connect to all addresses")
-_STATUS_DETAILS = "grpc-status-details-bin"
+STATUS_DETAILS = "grpc-status-details-bin"
 
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """What became of a call's records, by their places in it. Those named nowhere were accepted."""
+    """What became of a call's records, by their places in it. Those that stand nowhere were accepted."""
 
-    #: Worth another try: why, and the least seconds to wait before it.
+    #: Worth another try: why, and the least pause before it, in seconds.
     again: Mapping[int, tuple[str, float]] = field(default_factory=dict)
     #: Refused for good, and why.
     rejected: Mapping[int, EmitError] = field(default_factory=dict)
     receipts: Sequence[log_service_pb2.Receipt] = ()
-    #: Who answered; 0: nobody.
+    #: The server that answered; 0: none did.
     server_id: int = 0
     #: The connection broke: whether the call was carried out is not known, and the server may be gone.
     is_broken: bool = False
-    #: Its records are worth another try, and may be with the service all the same: twice, then, if its memory is gone.
+    #: The records are worth another try, but the service may have them: twice, then, if it has lost its memory since.
     may_have_arrived: bool = False
-    #: Refused as a whole, for what may be the fault of one: worth another try in halves.
+    #: Refused as a whole for what may be the fault of one record: worth another try in halves.
     divide: EmitError | None = None
-    #: Refused as a whole, whatever is in it, such as for who sends: no fault of the records that were rejected.
+    #: Refused whatever is in it, such as for its sender: the rejected records are not at fault.
     is_call_refused: bool = False
 
 
@@ -109,12 +110,12 @@ def is_retryable(error: grpc.RpcError) -> bool:
     return AFTER_FAILURE.get(error.code()) == "retry" or retry_delay(details_of(error)) is not None
 
 
-def request_error(error: grpc.RpcError) -> EmitError:
-    """Return the client's error for the failure of a call that asks something."""
+def request_error(error: grpc.RpcError, not_found: type[EmitError] = JobNotFound) -> EmitError:
+    """Return the client's error for the failure of a call that asks something; `not_found`: for NOT_FOUND."""
     if is_retryable(error):
         return Unavailable(describe(error))
     if error.code() is grpc.StatusCode.NOT_FOUND:
-        return JobNotFound(error.details() or "")
+        return not_found(error.details() or "")
     return RequestRejected(describe(error), field=bad_field(details_of(error)))
 
 
@@ -125,18 +126,18 @@ def describe(error: grpc.RpcError) -> str:
 
 @cache
 def load_details() -> tuple[Any, Any]:
-    """Return the modules of the details' messages, which only trouble needs."""
+    """Return the modules of the details' messages, which only a failure needs."""
     from google.rpc import error_details_pb2, status_pb2
 
     return status_pb2, error_details_pb2
 
 
 def details_of(error: grpc.RpcError) -> Sequence[Any]:
-    """Return the details of a call's failure, packed; none where it has none."""
+    """Return the packed details of a call's failure."""
     status_pb2, _ = load_details()
     trailers: Any = error.trailing_metadata() or ()  # pairs; only those of grpc.aio have no names
     for key, value in trailers:
-        if key == _STATUS_DETAILS:
+        if key == STATUS_DETAILS:
             with suppress(DecodeError):
                 details: Sequence[Any] = status_pb2.Status.FromString(value).details
                 return details
@@ -144,21 +145,21 @@ def details_of(error: grpc.RpcError) -> Sequence[Any]:
 
 
 def retry_delay(details: Sequence[Any]) -> float | None:
-    """Return the seconds after which another try can help, by RetryInfo; None: it does not say."""
+    """Return the seconds after which another try can help, by RetryInfo; None: there is no RetryInfo."""
     _, error_details_pb2 = load_details()
     info = _unpacked(details, error_details_pb2.RetryInfo)
     return None if info is None else float(info.retry_delay.ToNanoseconds() / 1e9)
 
 
 def bad_field(details: Sequence[Any]) -> str:
-    """Return the path of the field at fault, by BadRequest, or an empty text."""
+    """Return the path of the field at fault, by BadRequest; or ""."""
     _, error_details_pb2 = load_details()
     bad = _unpacked(details, error_details_pb2.BadRequest)
     return str(bad.field_violations[0].field) if bad is not None and bad.field_violations else ""
 
 
 def _unpacked(details: Sequence[Any], kind: Callable[[], Any]) -> Any:
-    """Return the first detail of a kind; None: there is none that can be read."""
+    """Return the first readable detail of a kind, or None."""
     for packed in details:
         message = kind()
         with suppress(DecodeError):

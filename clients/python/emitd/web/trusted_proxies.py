@@ -1,8 +1,7 @@
-"""`TrustedProxies`: where a request came from, by those proxies only whose word counts.
+"""`TrustedProxies`: the address that a request came from, by the word of trusted proxies only.
 
-Each proxy appends the address that it was called from to a header, so that the header is as good as those who wrote
-its end: it is read from the right, as far as the addresses are those of trusted proxies. The first other address is
-the source. What stands left of it, the source may have made up.
+Each proxy appends the address of its caller to a header. So the header is read from the right, as long as the addresses
+are those of trusted proxies. The first other address is the source; the source may have made up what is left of it.
 """
 
 import re
@@ -13,7 +12,7 @@ from typing import TypeAlias
 
 __all__ = ["UNIX", "UNKNOWN", "TrustedProxies"]
 
-#: Stands among the trusted proxies for whoever comes by a Unix socket.
+#: Stands among the trusted proxies for all clients of a Unix socket.
 UNIX = "unix"
 #: The `source_ip` where there is no address.
 UNKNOWN = "unknown"
@@ -58,8 +57,8 @@ class TrustedProxies:
     def source_address(self, peer: str | None, values: Sequence[str]) -> str:
         """Return the address that a request came from, or `unknown`.
 
-        `peer` is who connected, `values` are those of the header, one for each time it stands in the request. Where
-        it is malformed or ends, the answer is the last address that is certain.
+        `peer` is who connected, `values` are those of the header, one for each time it stands in the request. Where it
+        is malformed or ends, the answer is the last address that is certain.
         """
         address = _address(peer or "")
         if self.trusts(peer):

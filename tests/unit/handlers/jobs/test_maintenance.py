@@ -335,7 +335,7 @@ async def test_a_database_that_fails_is_told_by_health_until_it_is_back(backend:
     """Without a report: each pass tries."""
     changes: list[str] = []
     handler = backend.make_handler(lease_check_seconds=OFTEN)
-    handler.on_health_change = lambda: changes.append(handler.health_problem)
+    handler.add_health_listener(lambda: changes.append(handler.health_problem))
     async with running(handler):
         await handler.emit(report())
         assert handler.health_problem == ""

@@ -1,11 +1,11 @@
-"""`JobEventStream`: tells one page of one job, from the state it stands in to its end.
+"""`JobEventStream`: the server-sent events of one job for one page, from its present state to its end.
 
     watch_job ─> job_event ─> send       until the job has ended,
                                          or the page is gone: its watcher is freed at once,
-                                         or the application stops: what is known by then is told
+                                         or the application stops: the last known state is sent
 
-A stream that ends before its job does, for whatever reason, is one that the browser opens again by itself, and
-`Last-Event-ID` then says how far it was.
+If a stream ends before its job does, the browser opens it again by itself, and `Last-Event-ID` says how far it was.
+https://html.spec.whatwg.org/multipage/server-sent-events.html
 """
 
 import asyncio
@@ -15,14 +15,21 @@ from typing import TYPE_CHECKING, Any
 
 from emitd.errors import EmitError
 from emitd.interface import AsyncLogger
-from emitd.web.context_middleware import Receive, Send
-from emitd.web.job_event import HEARTBEAT, job_event, retry
-from emitd.web.settings import WebSettings
+from emitd.web.context import Receive, Send, WebSettings
+
+if TYPE_CHECKING:
+    from emitd import v1
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from emitd.records.encoding import encode_attributes
+from emitd.records.levels import job_state_name
 
 if TYPE_CHECKING:
     from emitd import v1
 
-__all__ = ["JobEventStream"]
+__all__ = ["HEARTBEAT", "JobEventStream", "describe_job", "job_event", "read_last_event_id", "retry"]
 
 
 class JobEventStream:
@@ -39,7 +46,7 @@ class JobEventStream:
         stopping: asyncio.Event,
         settings: WebSettings,
     ) -> None:
-        """Tell of the job what `describe` says of it, while `may_see` is true of it; end when `stopping` is set."""
+        """Send what `describe` says of the job, while `may_see` is true of it; end when `stopping` is set."""
         self._logger = logger
         self._job_id = job_id
         self._seen_revision = after_revision
@@ -116,7 +123,7 @@ class JobEventStream:
 
 
 async def _with_pauses(updates: AsyncGenerator[Any, None], seconds: float) -> AsyncGenerator[Any, None]:
-    """Yield the updates, and None whenever none has come for so many seconds."""
+    """Yield the updates, and None after each `seconds` without one."""
     coming: asyncio.Future[Any] | None = None
     try:
         while True:
@@ -150,3 +157,63 @@ async def _cancel(*tasks: "asyncio.Future[Any]") -> None:
 
 async def _send(send: Send, body: bytes, *, more: bool = True) -> None:
     await send({"type": "http.response.body", "body": body, "more_body": more})
+
+
+#: A comment, which readers pass over.
+HEARTBEAT = b": still here\n\n"
+
+_MAX_REVISION = 2**64 - 1
+#: In JSON they stand between tokens only, where a space means the same; in an event they would end the line.
+_LINE_BREAKS = str.maketrans("\r\n", "  ")
+
+
+def describe_job(job: "v1.Job") -> Mapping[str, object]:
+    """Return what a page gets to know of a job: all but labels, source, lease and times."""
+    return {
+        "job_id": job.job_id,
+        "job_type": job.job_type,
+        "status": job_state_name(job.status),
+        "progress": job.progress,
+        "message": job.message,
+        "details": msgspec.Raw(job.details_json.encode() or b"{}"),
+        "attempt": job.attempt,
+        "failure_reason": job.failure_reason,
+        "failure_message": job.failure_message,
+        "cancel_requested": job.cancel_requested,
+    }
+
+
+def job_event(update: "v1.WatchJobResponse", data: Mapping[str, object]) -> bytes:
+    """Return the event of a job's state: `progress`, or `end` where it has ended; its id is the job's revision.
+
+    `data`, with the changes of status as `transitions`, becomes JSON in one line, so that no text of anybody's can
+    forge an event.
+    """
+    job = update.job
+    name = "end" if job.ended else "progress"
+    transitions = [_describe_transition(transition) for transition in update.transitions]
+    text = encode_attributes({**data, "transitions": transitions}).translate(_LINE_BREAKS)
+    return f"id: {job.revision}\nevent: {name}\ndata: {text}\n\n".encode()
+
+
+def retry(milliseconds: int) -> bytes:
+    """Return the line that says when a browser comes back after a break."""
+    return b"retry: %d\n\n" % milliseconds
+
+
+def read_last_event_id(text: str) -> int | None:
+    """Return the revision that a page has seen; None if the header does not say."""
+    if not text.isascii() or not text.isdigit() or len(text) > len(str(_MAX_REVISION)):
+        return None
+    revision = int(text)
+    return revision if revision <= _MAX_REVISION else None
+
+
+def _describe_transition(transition: "v1.JobTransition") -> Mapping[str, object]:
+    return {
+        "revision": transition.revision,
+        "attempt": transition.attempt,
+        "status": job_state_name(transition.status),
+        "progress": transition.progress,
+        "time_unix_ms": transition.time_unix_nano // 1_000_000,  # a page's numbers end at 2^53
+    }

@@ -1,4 +1,4 @@
-"""`emitd.jobs.requests`: questions about jobs as messages."""
+"""`emitd.requests`: questions about jobs as messages."""
 
 from collections.abc import Iterable
 from typing import Any
@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from emitd import RequestRejected, v1
-from emitd.jobs.requests import list_request, watch_request
+from emitd.requests import list_request, watch_request
 
 
 def listed(

@@ -5,6 +5,7 @@ localhost-50051-1f0c4ab3e2-4711-9a8b7c6d.lock    whoever has its lock may use th
 """
 
 import errno
+import fcntl
 import hashlib
 import os
 import re
@@ -14,9 +15,10 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from emitd.spool.errors import SpoolError
-
 __all__ = [
+    "SpoolError",
+    "SpoolFull",
+    "SpoolLock",
     "default_folder",
     "lock_path",
     "make_folder",
@@ -124,3 +126,59 @@ def _prefix(target: str) -> str:
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", target)[:MAX_TARGET_CHARS].strip("-.")
     digest = hashlib.sha256(target.encode(errors="surrogatepass")).hexdigest()[:10]
     return f"{readable or 'server'}-{digest}-"
+
+
+class SpoolError(Exception):
+    """A spool cannot be made, read or written. What was to be written is not there."""
+
+
+class SpoolFull(SpoolError):
+    """The records would take more bytes than the spool may keep."""
+
+
+_OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+_FILE_MODE = 0o600
+
+
+class SpoolLock:
+    """The lock of a spool: only the process that has it may use the spool. Free at first.
+
+    It is flock's: it ends with the process, and two clients of one process do not share it. A forked child shares it
+    until it closes its copy of the descriptor. The owner of the lock deletes the file. Another process may have opened
+    it before, and get the lock of a file without a name: so a lock counts only if the name still leads to its file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._descriptor = -1
+
+    def take(self) -> bool:
+        """Take the lock, and make its file if it is missing; False if another process has it. Raises OSError."""
+        descriptor = os.open(self.path, _OPEN_FLAGS, _FILE_MODE)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if os.path.samestat(os.fstat(descriptor), os.stat(self.path, follow_symlinks=False)):
+                os.fchmod(descriptor, _FILE_MODE)  # the umask can have taken bits away
+                self._descriptor, descriptor = descriptor, -1
+        except (BlockingIOError, FileNotFoundError):
+            return False
+        finally:
+            if descriptor >= 0:
+                os.close(descriptor)
+        return self._descriptor >= 0
+
+    def release(self) -> None:
+        """Give up the lock, and take its file away. Idempotent, and safe without the lock."""
+        if self._descriptor >= 0:
+            with suppress(OSError):  # the lock is free without it, and the file is taken again by the next
+                os.unlink(self.path)
+            self._close()
+
+    def leave_to_parent(self) -> None:
+        """Close what a forked child has of its parent's lock, which the parent keeps."""
+        self._close()
+
+    def _close(self) -> None:
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)

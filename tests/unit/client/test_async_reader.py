@@ -1,4 +1,4 @@
-"""AsyncCalls: grpc.aio in a thread of its own, which stands still for a fork."""
+"""AsyncReader: grpc.aio in a thread of its own, which stands still for a fork."""
 
 import asyncio
 import gc
@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from emitd.settings import ClientSettings
-from emitd.transport.async_calls import AsyncCalls
+from emitd.transport.async_reader import AsyncReader
 from emitd.transport.reply import is_retryable
 from emitd.v1 import GetJobRequest, GetJobResponse, Job, WatchJobRequest, WatchJobResponse
 from support.client.fake_log_service import FakeLogService, fake_log_service
@@ -43,8 +43,8 @@ def no_other_user() -> None:
 
 
 @pytest.fixture
-def calls(service: FakeLogService) -> Iterator[AsyncCalls]:
-    calls = AsyncCalls(ClientSettings.read({"address": service.address}, {}))
+def calls(service: FakeLogService) -> Iterator[AsyncReader]:
+    calls = AsyncReader(ClientSettings.read({"address": service.address}, {}), lambda: None)
     yield calls
     calls.close()
 
@@ -62,11 +62,11 @@ def no_grpc_thread() -> bool:
     return not grpc_threads()
 
 
-async def ask(calls: AsyncCalls) -> str:
-    return (await calls.ask("GetJob", GetJobRequest(job_id="j"), GetJobResponse, 10.0)).job.job_id
+async def ask(calls: AsyncReader) -> str:
+    return (await calls.ask("GetJob", GetJobRequest(job_id="j"), GetJobResponse)).job.job_id
 
 
-async def test_for_a_fork_no_thread_stays_inside_grpc(calls: AsyncCalls) -> None:
+async def test_for_a_fork_no_thread_stays_inside_grpc(calls: AsyncReader) -> None:
     """Though a stream was open; after it that is worth another try, and questions are answered."""
     stream = calls.stream("WatchJob", WatchJobRequest(job_id="j"), WatchJobResponse)
     idle = calls.stream("WatchJob", WatchJobRequest(job_id="j"), WatchJobResponse)
@@ -85,7 +85,7 @@ async def test_for_a_fork_no_thread_stays_inside_grpc(calls: AsyncCalls) -> None
     assert await ask(calls) == "j"
 
 
-async def test_what_is_asked_during_a_fork_is_answered_after_it(calls: AsyncCalls) -> None:
+async def test_what_is_asked_during_a_fork_is_answered_after_it(calls: AsyncReader) -> None:
     """It waits; so it does not enter grpc meanwhile."""
     assert await ask(calls) == "j"
     calls.shut_for_fork()
@@ -100,7 +100,7 @@ async def test_what_is_asked_during_a_fork_is_answered_after_it(calls: AsyncCall
 
 async def test_a_fork_waits_no_longer_than_fork_wait(service: FakeLogService) -> None:
     """Where the thread does not come to stand still."""
-    calls = AsyncCalls(ClientSettings.read({"address": service.address, "fork_wait": 0.1}, {}))
+    calls = AsyncReader(ClientSettings.read({"address": service.address, "fork_wait": 0.1}, {}), lambda: None)
     assert await ask(calls) == "j"
     leave = threading.Event()
 
@@ -119,7 +119,7 @@ async def test_a_fork_waits_no_longer_than_fork_wait(service: FakeLogService) ->
     calls.close()
 
 
-async def test_a_cancelled_question_is_cancelled_in_its_thread(calls: AsyncCalls) -> None:
+async def test_a_cancelled_question_is_cancelled_in_its_thread(calls: AsyncReader) -> None:
     """So is a step of a stream; other calls go on."""
     stream = calls.stream("WatchJob", WatchJobRequest(job_id="j"), WatchJobResponse)
     await anext(stream)
@@ -128,13 +128,13 @@ async def test_a_cancelled_question_is_cancelled_in_its_thread(calls: AsyncCalls
     step.cancel()
     with pytest.raises(asyncio.CancelledError):
         await step
-    stream.cancel()
+    await stream.aclose()
     assert await ask(calls) == "j"
 
 
 async def test_the_thread_begins_with_the_first_call_and_ends_with_close(service: FakeLogService) -> None:
     """And grpc.aio's with it."""
-    calls = AsyncCalls(ClientSettings.read({"address": service.address}, {}))
+    calls = AsyncReader(ClientSettings.read({"address": service.address}, {}), lambda: None)
     assert not [thread for thread in threading.enumerate() if thread.name == "emitd-reads"]
     await ask(calls)
     assert [thread for thread in threading.enumerate() if thread.name == "emitd-reads"]

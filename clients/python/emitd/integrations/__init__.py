@@ -1,1 +1,0 @@
-"""What the adapters of logging libraries share."""

@@ -1,0 +1,69 @@
+"""`JobTicker`: what a running job sends by itself: its news, and what renews its lease."""
+
+import math
+import time
+
+from emitd.errors import EmitError
+from emitd.jobs.run_state import JobRunState
+from emitd.v1 import log_service_pb2
+from emitd.v1 import record_pb2 as pb
+
+__all__ = ["HEARTBEATS_A_LEASE", "JobTicker"]
+
+#: A lease is renewed this many times before it would run out: two reports may fail.
+HEARTBEATS_A_LEASE = 3
+
+
+class JobTicker:
+    """Sends the news of a running job, never more than one report at a time, and renews its lease."""
+
+    def __init__(self, run_state: JobRunState, interval: float) -> None:
+        self.run_state = run_state
+        self._interval = interval
+        self.due = math.inf
+        self.attempts = 0
+        self._sent_at = time.monotonic()
+        self._is_stopped = False
+
+    def start(self) -> None:
+        """Count from now on: the job was just reported as RUNNING."""
+        self._sent_at = time.monotonic()
+
+    @property
+    def has_news(self) -> bool:
+        """Whether there is something to send."""
+        return self.run_state.has_news and not self._is_stopped
+
+    def next_due(self) -> float:
+        """Return when to send: the news soon, else what keeps the lease."""
+        if self._is_stopped or self.run_state.is_lost:
+            return math.inf
+        if self.run_state.has_news:
+            return self._sent_at + self._interval
+        lease = self.run_state.lease_seconds
+        return math.inf if lease is None else self._sent_at + lease / HEARTBEATS_A_LEASE
+
+    def stop(self) -> None:
+        """Send nothing more: the job has ended, or is about to."""
+        self._is_stopped = True
+
+    def take(self) -> bytes | None:
+        """Return a new report of how the job stands."""
+        if self._is_stopped or self.run_state.is_lost:
+            return None
+        self._sent_at = time.monotonic()
+        return self.run_state.report(pb.JOB_STATE_RUNNING).SerializeToString()
+
+    def accept(self, receipt: log_service_pb2.Receipt) -> float:
+        """Note whether the job is lost, or is to be cancelled."""
+        self.run_state.take_notice(receipt.job.stale_reason, receipt.job.cancel_requested)
+        return self.next_due()
+
+    def reject(self, error: EmitError) -> float:
+        """Leave out what was refused, and go on."""
+        if self.run_state.withhold_refused():
+            return self._sent_at + self._interval
+        return self.next_due()
+
+    def note_failure(self, why: str) -> None:
+        """Nobody waits to know: the end of the job says it."""

@@ -1,0 +1,317 @@
+"""Deliver records to a handler: directly, so that the sender waits for the commit, or through a bounded queue.
+
+The dispatcher starts a delivery, gives it records by `take`, and at the end calls `drain`, `stop` and `finish`. A
+delivery never raises for a handler's failure.
+"""
+
+import asyncio
+from collections import Counter, deque
+from collections.abc import Sequence
+
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.diagnostics import Report
+from emitd_handlers.errors import (
+    HandlerBusy,
+    HandlerError,
+    HandlerTimeout,
+    HandlerUnavailable,
+    RetryableError,
+)
+from emitd_handlers.outcome import Committed, Outcomes, Refused
+from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.settings import CommittedSettings, Delivery, OverflowPolicy, QueuedSettings
+from emitd_handlers.text.escape import escape
+from emitd_server.dispatch.idempotency_window import IdempotencyWindow
+
+__all__ = ["CommittedDelivery", "QueuedDelivery", "call_handler"]
+
+#: The first failure or drop is reported at once, the next ones together after this time.
+REPORT_INTERVAL_SECONDS = 10.0
+
+
+class CommittedDelivery:
+    """Gives records to one committed handler, each once, and waits for its outcomes up to a timeout.
+
+    A commit runs in its own task and is never cancelled: when the timeout passes or the caller goes away, only the
+    waiting ends, and the outcome still enters the window.
+    """
+
+    kind = Delivery.COMMITTED
+
+    def __init__(
+        self, handler: BaseLogHandler, settings: CommittedSettings, window_capacity: int, report: Report
+    ) -> None:
+        self.handler = handler
+        self.levels = frozenset(level for level in Level if handler.can_handle(level))
+        self._settings = settings
+        self._window = IdempotencyWindow(window_capacity)
+        #: Records by outcome: `committed`, `duplicate`, `refused`, `busy`, `timeout`.
+        self.counts: Counter[str] = self._window.counts
+        self._window_capacity = window_capacity
+        self._report = report
+        self._last_report: float | None = None
+        self._in_flight = 0
+        self._tasks: set[asyncio.Task[Outcomes]] = set()
+
+    async def start(self) -> None:
+        """Start the handler, and restore the window from its last commits."""
+        await self.handler.start()
+        self._window.restore(await self.handler.recent_commits(self._window_capacity))
+
+    async def take(self, records: Sequence[LogRecord]) -> Outcomes:
+        """Return the handler's outcome for each record, in order; never raises for a handler's failure."""
+        if self._in_flight and self._in_flight + len(records) > self._settings.max_in_flight:
+            self.counts["busy"] += len(records)
+            busy = HandlerBusy(f"handler '{self.handler.name}' has {self._in_flight} records in flight")
+            return Outcomes.of([Refused(busy)] * len(records))
+        task = asyncio.get_running_loop().create_task(self._commit_all(records))
+        self._tasks.add(task)
+        try:
+            async with asyncio.timeout(self._settings.timeout_seconds):
+                return await asyncio.shield(task)
+        except TimeoutError:
+            self.counts["timeout"] += len(records)
+            late = HandlerTimeout(
+                f"handler '{self.handler.name}' did not answer within {self._settings.timeout_seconds:g} s"
+            )
+            return Outcomes.of([Refused(late)] * len(records))
+
+    async def drain(self) -> None:
+        """Wait until no commit is under way."""
+        while self._tasks:
+            await asyncio.wait(self._tasks)
+
+    async def stop(self) -> None:
+        """Stop the handler. Commits still under way are abandoned."""
+        await self.handler.stop()
+
+    def abandon(self) -> int:
+        """Give up on the commits under way; return how many records they hold."""
+        for task in self._tasks:
+            task.cancel()
+        return self._in_flight
+
+    def finish(self) -> None:
+        """Report anything that was not reported yet: nothing."""
+
+    async def _commit_all(self, records: Sequence[LogRecord]) -> Outcomes:
+        self._in_flight += len(records)
+        try:
+            return await self._window.commit_once(records, self._emit_batch)
+        finally:
+            self._in_flight -= len(records)
+            task = asyncio.current_task()
+            assert task is not None
+            self._tasks.discard(task)
+
+    async def _emit_batch(self, records: Sequence[LogRecord]) -> Outcomes:
+        outcomes = await call_handler(self.handler, records)
+        last = outcomes.exceptional.get(len(outcomes) - 1)
+        if type(last) is Refused and isinstance(last.error, HandlerUnavailable):
+            self._report_failure(str(last.error))
+        return outcomes
+
+    def _report_failure(self, what: str) -> None:
+        """Report that the handler does not commit: at once, then at most every `REPORT_INTERVAL_SECONDS`."""
+        now = asyncio.get_running_loop().time()
+        if self._last_report is None or now - self._last_report >= REPORT_INTERVAL_SECONDS:
+            self._last_report = now
+            self._report(what)
+
+
+class QueuedDelivery:
+    """Keeps records for one queued handler and offers them in batches, in order, with retries.
+
+    A record that the queue cannot hold, or that the handler refuses for good, is dropped and counted by cause.
+    """
+
+    kind = Delivery.QUEUED
+
+    def __init__(
+        self, handler: BaseLogHandler, settings: QueuedSettings, window_capacity: int, report: Report
+    ) -> None:
+        self.handler = handler
+        self.levels = frozenset(level for level in Level if handler.can_handle(level))
+        self._settings = settings
+        #: Records by outcome: `accepted`, `duplicate`, `delivered`, `retried`, and for those
+        #: dropped `dropped_queue_full`, `dropped_refused`, `dropped_retries_exhausted`, `dropped_at_stop`.
+        self.counts: Counter[str] = Counter()
+        self._window = IdempotencyWindow(window_capacity)
+        self._report = report
+        self._queue: deque[LogRecord] = deque()
+        self._offered = 0
+        self._more = asyncio.Event()
+        self._room = asyncio.Event()
+        self._idle = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._unreported: Counter[str] = Counter()
+        #: Why the handler refused what was last dropped, by cause.
+        self._reasons: dict[str, str] = {}
+        self._last_report: float | None = None
+
+    async def start(self) -> None:
+        """Start the handler and the task that feeds it."""
+        await self.handler.start()
+        self._task = asyncio.create_task(self._feed(), name=f"emitd-queue-{self.handler.name}")
+
+    async def take(self, records: Sequence[LogRecord]) -> Outcomes:
+        """Queue the records that are new; return `Committed` for each, and the first outcome for the others.
+
+        Waits for room only if the handler's `overflow` is `block`. A dropped record is not refused: the sender
+        could not do anything about it.
+        """
+        answers = self._window.take_new(records)
+        new = records
+        if answers:
+            new = [record for record, answer in zip(records, answers, strict=True) if answer is None]
+        self.counts["accepted"] += len(new)
+        self.counts["duplicate"] += len(records) - len(new)
+        if len(self._queue) + len(new) <= self._settings.max_records:
+            self._queue.extend(new)
+        else:
+            await self._squeeze_in(new)
+        self._more.set()
+        known = {place: answer for place, answer in enumerate(answers) if answer is not None}
+        return Outcomes(len(records), lambda place: None, known)
+
+    async def drain(self) -> None:
+        """Wait until the queue is empty and the handler has answered for all of it."""
+        while self._queue or self._offered:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def stop(self) -> None:
+        """End the feeding task, then stop the handler. What is left in the queue is dropped and counted."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+            self._task = None
+        await self.handler.stop()
+
+    def abandon(self) -> int:
+        """Drop the queued records; return how many they were."""
+        left = len(self._queue) + self._offered
+        self._drop("at_stop", left)
+        self._queue.clear()
+        return left
+
+    async def _squeeze_in(self, records: Sequence[LogRecord]) -> None:
+        policy = self._settings.overflow
+        if policy is OverflowPolicy.BLOCK:
+            records = await self._wait_for_room(records)
+        room = self._settings.max_records - len(self._queue)
+        if policy is OverflowPolicy.DROP_OLDEST:
+            overflow = len(records) - room
+            self._queue.extend(records)
+            for _ in range(overflow):
+                self._queue.popleft()
+        else:
+            overflow = max(0, len(records) - room)
+            self._queue.extend(records[: len(records) - overflow])
+        self._drop("queue_full", overflow)
+
+    async def _wait_for_room(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
+        """Queue records as there is room for them, for at most `block_seconds`; return the rest."""
+        settings = self._settings
+        try:
+            async with asyncio.timeout(settings.block_seconds):
+                while True:
+                    room = settings.max_records - len(self._queue)
+                    self._queue.extend(records[:room])
+                    records = records[room:]
+                    self._more.set()
+                    if not records:
+                        return records
+                    self._room.clear()
+                    await self._room.wait()
+        except TimeoutError:
+            return records
+
+    async def _feed(self) -> None:
+        while True:
+            if not self._queue:
+                self._idle.set()
+                self._more.clear()
+                await self._more.wait()
+            size = min(len(self._queue), self._settings.batch_size)
+            batch = [self._queue.popleft() for _ in range(size)]
+            self._room.set()
+            self._offered = len(batch)
+            await self._deliver(batch)
+            self._offered = 0
+
+    async def _deliver(self, batch: Sequence[LogRecord]) -> None:
+        """Offer a batch until the handler has taken or finally refused each of its records."""
+        settings = self._settings
+        pause = settings.retry_initial_seconds
+        for attempt in range(settings.max_retries + 1):
+            outcomes = await call_handler(self.handler, batch)
+            batch, error = self._resolve(batch, outcomes)
+            if error is None:
+                return
+            if attempt < settings.max_retries:
+                self.counts["retried"] += len(batch)
+                await asyncio.sleep(min(max(pause, error.wanted_wait_seconds), settings.retry_max_seconds))
+                pause = min(pause * 2, settings.retry_max_seconds)
+        self._drop("retries_exhausted", len(batch), error)
+
+    def _resolve(
+        self, batch: Sequence[LogRecord], outcomes: Outcomes
+    ) -> tuple[Sequence[LogRecord], RetryableError | None]:
+        """Count the final outcomes; return the records to offer again, and the last one's error."""
+        again: list[LogRecord] = []
+        error: RetryableError | None = None
+        reason: HandlerError | None = None
+        refused = 0
+        for index, outcome in outcomes.exceptional.items():
+            if isinstance(outcome, Committed):
+                continue
+            if isinstance(outcome.error, RetryableError):
+                again.append(batch[index])
+                error = outcome.error
+            else:
+                refused += 1
+                reason = outcome.error
+        self.counts["delivered"] += len(batch) - refused - len(again)
+        self._drop("refused", refused, reason)
+        return again, error
+
+    def _drop(self, cause: str, count: int, error: HandlerError | None = None) -> None:
+        if not count:
+            return
+        if error is not None:
+            self._reasons[cause] = f" (last: {escape(str(error))})"
+        self.counts[f"dropped_{cause}"] += count
+        self._unreported[cause] += count
+        now = asyncio.get_running_loop().time()
+        if self._last_report is None or now - self._last_report >= REPORT_INTERVAL_SECONDS:
+            self.finish()
+            self._last_report = now
+
+    def finish(self) -> None:
+        """Report the drops not reported yet."""
+        for cause, count in self._unreported.items():
+            reason = self._reasons.pop(cause, "")
+            self._report(f"handler '{self.handler.name}' dropped {count} records: {cause}{reason}")
+        self._unreported.clear()
+
+
+async def call_handler(handler: BaseLogHandler, records: Sequence[LogRecord]) -> Outcomes:
+    """Return the handler's outcomes. An exception, or a wrong number of outcomes, refuses all records.
+
+    Only the cancellation of the calling task itself is passed on.
+    """
+    try:
+        outcomes = await handler.emit_batch(records)
+        if len(outcomes) == len(records):
+            return Outcomes.of(outcomes)
+        wrong = f"handler '{handler.name}' gave {len(outcomes)} outcomes for {len(records)} records"
+        refused = Refused(HandlerUnavailable(wrong))
+    except asyncio.CancelledError as error:
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise
+        refused = handler.refusal(error)
+    except (Exception, SystemExit) as error:
+        refused = handler.refusal(error)
+    return Outcomes.of([refused] * len(records))

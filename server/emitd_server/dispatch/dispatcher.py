@@ -1,0 +1,310 @@
+"""`Dispatcher`: holds the registry of handlers and gives every record to those that take its level.
+
+It knows no concrete handler, and nothing of gRPC. Servicers and clients in the process are given it.
+"""
+
+import asyncio
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol, Self, TypeAlias
+
+from emitd_handlers.audit.source import AuditSource
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.diagnostics import Report, report
+from emitd_handlers.errors import EmitdError
+from emitd_handlers.jobs.source import JobSource, ManagedJobSource
+from emitd_handlers.outcome import Committed, Outcome, Outcomes, Refused
+from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.settings import CommittedSettings, Delivery
+from emitd_server.config.loader import Config, load_config
+from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
+from emitd_server.errors import (
+    AuditLogNotFound,
+    NoAuditSource,
+    NoHandler,
+    NoJobSource,
+    RequestInvalid,
+    ServiceStopping,
+    StartError,
+)
+from emitd_server.settings import ServerSettings
+
+__all__ = ["Dispatcher", "Producer", "Route"]
+
+HandlerDelivery: TypeAlias = CommittedDelivery | QueuedDelivery
+
+#: How long a handler that has nothing left to do may take to close.
+CLOSE_SECONDS = 2.0
+
+
+class Producer(Protocol):
+    """Makes records in this process. Opened after the handlers are started, closed before they are stopped."""
+
+    def open(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Begin to send, in the dispatcher's event loop."""
+
+    async def flush(self) -> None:
+        """Wait until everything made so far was sent."""
+
+    async def close(self, timeout: float) -> None:
+        """Send for at most `timeout` seconds, and drop the rest."""
+
+
+class Route:
+    """The deliveries that a batch with records of some levels takes."""
+
+    def __init__(self, deliveries: Sequence[HandlerDelivery], levels: frozenset[Level]) -> None:
+        deliveries = [delivery for delivery in deliveries if not delivery.levels.isdisjoint(levels)]
+        self.committed = [delivery for delivery in deliveries if delivery.kind is Delivery.COMMITTED]
+        self.queued = [delivery for delivery in deliveries if delivery.kind is Delivery.QUEUED]
+        #: The delivery that takes the whole batch, if there is one and no other takes any of it. Measured: saves
+        #: 1.0 of 8.2 µs an audit record, in batches of 512.
+        self.only = deliveries[0] if len(deliveries) == 1 and deliveries[0].levels >= levels else None
+        #: (handler's name, its delivery), committed ones first.
+        self.deliveries = [
+            (delivery.handler.name, delivery.kind) for delivery in (*self.committed, *self.queued)
+        ]
+
+
+class Dispatcher:
+    """Dispatches records: `register` handlers, `start`, `dispatch` as often as you like, `stop`."""
+
+    def __init__(
+        self,
+        handlers: Iterable[BaseLogHandler] = (),
+        *,
+        settings: ServerSettings | None = None,
+        report: Report = report,
+    ) -> None:
+        self.settings = settings or ServerSettings()
+        self.report = report
+        self._deliveries: list[HandlerDelivery] = []
+        self._routes: dict[frozenset[Level], Route] = {}
+        self._jobs: JobSource | None = None
+        self._managed_jobs: ManagedJobSource | None = None
+        self._audit_sources: list[AuditSource] = []
+        self._started = False
+        self._accepting = False
+        #: The event loop it was started in, while it takes records.
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._producer: Producer | None = None
+        self._producer_lock = threading.Lock()
+        for handler in handlers:
+            self.register(handler)
+
+    @classmethod
+    def from_config(cls, config: Config | Path | str | None, *, report: Report = report) -> Self:
+        """Build the service that a configuration describes: a loaded one, a file's path, or None for the defaults.
+
+        Raises ConfigError with every problem of the file.
+        """
+        if not isinstance(config, Config):
+            config = load_config(Path(config) if config is not None else None)
+        for note in config.notes:
+            report(f"configuration: {note}")
+        return cls([entry.build() for entry in config.handlers], settings=config.server, report=report)
+
+    def register(self, handler: BaseLogHandler) -> None:
+        """Add a handler; it takes the levels of its settings. Only before `start`.
+
+        Raises ValueError if its name is taken, or if it serves jobs and another handler does.
+        """
+        if self._started:
+            raise RuntimeError("register handlers before the service is started")
+        if any(known.name == handler.name for known in self.handlers):
+            raise ValueError(f"there are two handlers named '{handler.name}'")
+        if isinstance(handler, JobSource):
+            if isinstance(self._jobs, BaseLogHandler):
+                names = f"'{self._jobs.name}' and '{handler.name}'"
+                raise ValueError(f"handlers {names} both serve jobs; only one may")
+            self._jobs = handler
+            self._managed_jobs = handler if isinstance(handler, ManagedJobSource) else None
+        if isinstance(handler, AuditSource):
+            self._audit_sources.append(handler)
+        window, settings = self.settings.idempotency_window, handler.delivery
+        if isinstance(settings, CommittedSettings):
+            self._deliveries.append(CommittedDelivery(handler, settings, window, self.report))
+        else:
+            self._deliveries.append(QueuedDelivery(handler, settings, window, self.report))
+
+    @property
+    def handlers(self) -> Sequence[BaseLogHandler]:
+        """The registered handlers, in order."""
+        return [delivery.handler for delivery in self._deliveries]
+
+    @property
+    def jobs(self) -> JobSource:
+        """The handler that serves jobs. Raises NoJobSource if there is none."""
+        if self._jobs is None:
+            raise NoJobSource
+        return self._jobs
+
+    @property
+    def managed_jobs(self) -> ManagedJobSource:
+        """The same handler, if it offers every operation on jobs. Raises NoJobSource if not."""
+        if self._managed_jobs is not None:
+            return self._managed_jobs
+        raise NoJobSource(
+            "the handler that serves jobs can only get, list and watch one" if self._jobs else ""
+        )
+
+    def audit(self, log_id: str = "") -> AuditSource:
+        """Return the handler that keeps an audit log; an empty name means the only one.
+
+        Raises NoAuditSource if there is none that can be read, AuditLogNotFound if none has this name, and
+        RequestInvalid if the name is empty and there are several.
+        """
+        sources = self._audit_sources
+        if not sources:
+            raise NoAuditSource
+        if not log_id and len(sources) == 1:
+            return sources[0]
+        names = [source.log_id for source in sources]
+        if not log_id:
+            known = ", ".join(map(repr, names))
+            raise RequestInvalid("log_id", f"is mandatory here: there are the logs {known}")
+        if log_id not in names:
+            raise AuditLogNotFound(log_id, names)
+        return sources[names.index(log_id)]
+
+    @property
+    def is_running(self) -> bool:
+        """Whether records are taken."""
+        return self._accepting
+
+    def producer(self, make: Callable[[], Producer]) -> Producer:
+        """Return the producer of this process; the first call makes it. Any thread may call this."""
+        with self._producer_lock:
+            if self._producer is None:
+                self._producer = make()
+                if self._loop is not None:
+                    self._producer.open(self._loop)
+            return self._producer
+
+    def stats(self) -> Mapping[str, Mapping[str, int]]:
+        """Return how many records had which outcome, by the handler's name."""
+        return {delivery.handler.name: Counter(delivery.counts) for delivery in self._deliveries}
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(self, *exc_info: object) -> None:
+        await self.stop()
+
+    async def start(self) -> None:
+        """Start every handler, in the order of registration; if one fails, stop those before it.
+
+        Raises StartError naming the handler.
+        """
+        if self._started:
+            return
+        self._started = True
+        for index, delivery in enumerate(self._deliveries):
+            try:
+                await delivery.start()
+            except (EmitdError, OSError) as error:
+                for started in self._deliveries[: index + 1]:
+                    await started.stop()
+                self._started = False
+                raise StartError(f"handler '{delivery.handler.name}' could not start: {error}") from error
+        self._accepting = True
+        self._loop = asyncio.get_running_loop()
+        if self._producer is not None:
+            self._producer.open(self._loop)
+
+    async def dispatch(self, records: Sequence[LogRecord]) -> Outcomes:
+        """Give each record to every handler that takes its level; return one outcome each, in order.
+
+        `Committed` means that every committed handler has the record for good and every queued one has it in
+        its queue (or has counted it as dropped). A record that one committed handler refused goes to no queued
+        one. Raises ServiceStopping when no records are taken.
+        """
+        if not self._accepting:
+            raise ServiceStopping
+        route = self._route(frozenset([record.level for record in records]))
+        if route.only is not None:
+            return await route.only.take(records)
+        outcomes: list[Outcome | None] = [
+            None if self.route(record.level).deliveries else Refused(NoHandler(record.level))
+            for record in records
+        ]
+        await asyncio.gather(*(_offer(delivery, records, outcomes) for delivery in route.committed))
+        for delivery in route.queued:
+            await _offer(delivery, records, outcomes)
+        return Outcomes.of([Committed() if outcome is None else outcome for outcome in outcomes])
+
+    def route(self, level: Level) -> Route:
+        """Return the deliveries of records of `level`."""
+        return self._route(frozenset((level,)))
+
+    async def drain(self) -> None:
+        """Refuse further records, then wait until every handler is done with those it has."""
+        if self._producer is not None:
+            await self._producer.flush()
+        self._accepting = False
+        for delivery in self._deliveries:
+            await delivery.drain()
+
+    async def stop(self, drain_seconds: float | None = None) -> None:
+        """Refuse, drain to a deadline, flush and close every handler; report what was left. Idempotent."""
+        if not self._started:
+            return
+        if drain_seconds is None:
+            drain_seconds = self.settings.shutdown.drain_seconds
+        deadline = asyncio.get_running_loop().time() + drain_seconds
+        self._loop = None
+        if self._producer is not None:
+            await self._producer.close(drain_seconds)
+        self._accepting = False
+        await asyncio.gather(*(self._stop_delivery(delivery, deadline) for delivery in self._deliveries))
+        self._started = False
+
+    async def _stop_delivery(self, delivery: HandlerDelivery, deadline: float) -> None:
+        name = delivery.handler.name
+        try:
+            async with asyncio.timeout_at(deadline):
+                await delivery.drain()
+        except TimeoutError:
+            self.report(f"handler '{name}' did not finish in time: {delivery.abandon()} records were left")
+        try:
+            async with asyncio.timeout_at(max(deadline, asyncio.get_running_loop().time() + CLOSE_SECONDS)):
+                await delivery.stop()
+        except TimeoutError:
+            self.report(f"handler '{name}' did not close in time and was abandoned")
+        except Exception as error:
+            self.report(f"handler '{name}' failed while closing: {error!r}")
+        delivery.finish()
+
+    def _route(self, levels: frozenset[Level]) -> Route:
+        route = self._routes.get(levels)
+        if route is None:
+            route = self._routes[levels] = Route(self._deliveries, levels)
+        return route
+
+
+async def _offer(
+    delivery: HandlerDelivery, records: Sequence[LogRecord], outcomes: list[Outcome | None]
+) -> None:
+    """Give a delivery its records, in order, except those already refused; merge its outcomes into `outcomes`."""
+    share = [
+        index
+        for index, record in enumerate(records)
+        if record.level in delivery.levels and not isinstance(outcomes[index], Refused)
+    ]
+    if not share:
+        return
+    answers = await delivery.take([records[index] for index in share])
+    for index, answer in zip(share, answers, strict=True):
+        outcomes[index] = _merge(outcomes[index], answer)
+
+
+def _merge(first: Outcome | None, second: Outcome) -> Outcome:
+    """Combine two handlers' outcomes: a refusal wins; a duplicate is one only if both say so."""
+    if first is None or isinstance(second, Refused):
+        return second
+    if isinstance(first, Refused):
+        return first
+    return Committed(first.receipt or second.receipt, duplicate=first.duplicate and second.duplicate)
