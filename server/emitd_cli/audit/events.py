@@ -11,7 +11,9 @@ from typing import Any
 
 import grpc
 
+from emitd.runtime.backoff import Backoff
 from emitd.v1 import AuditEntry, GetCheckpointRequest, ListAuditEventsRequest, TailAuditEventsRequest
+from emitd.watches import AuditTail
 from emitd_cli.audit.log_files import event_fields
 from emitd_cli.command_line.values import moment_from_flag
 from emitd_cli.connection import Outage, Server, connect, error_of, is_refusal
@@ -54,6 +56,7 @@ def run_tail(options: argparse.Namespace) -> int:
     request = TailAuditEventsRequest(
         log_id=options.log_id, from_index=options.from_index, **_filters(options)
     )
+    tail = AuditTail(request, Backoff(0, 0))  # the pauses are those of the outage
     outage = Outage(options.address, retry_seconds=None, is_patient=False)
     with connect(options.address) as server:
         while True:
@@ -63,8 +66,7 @@ def run_tail(options: argparse.Namespace) -> int:
                     if outage.answered(opened_at):
                         say(f"{options.address} answers again; going on with line {request.from_index}")
                     _print_tail(response.entries, as_json=options.json)
-                    # The next connection goes on here, and in the same log.
-                    request.log_id, request.from_index = response.log_id, response.next_index
+                    tail.take(response)  # the next connection goes on here, and in the same log
             except grpc.RpcError as error:
                 if is_refusal(error):
                     raise error_of(error, options.address) from error

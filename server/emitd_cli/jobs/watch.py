@@ -15,9 +15,10 @@ from typing import Any, TypeAlias
 
 import grpc
 
+from emitd import watches
+from emitd.runtime.backoff import Backoff
 from emitd.v1 import (
     JOB_STATE_FAILED,
-    Job,
     LogServiceStub,
     WatchJobRequest,
     WatchJobResponse,
@@ -159,21 +160,20 @@ class JobWatch:
 
     async def follow_job(self, stub: LogServiceStub, request: WatchJobRequest) -> None:
         """Show every message until the job has ended, over as many connections as it takes. Raises CannotTell."""
-        known: Job | None = None
+        resumable = watches.JobWatch(request, Backoff(0, 0))  # the pauses are those of the outage
+        has_begun = False
 
         def take(response: WatchJobResponse, begins: bool) -> None:
-            nonlocal known
-            # The first message of a new connection may say nothing new.
-            is_news = response.job != known or bool(response.transitions)
-            known = response.job
-            request.after_revision = known.revision
+            nonlocal has_begun
+            has_begun = True
+            if resumable.take(response) is None:  # a new connection repeats what is known
+                return
             if response.history_truncated:
-                self._say(f"some changes of '{known.job_id}' are no longer known")
-            if is_news:
-                self._show(response, begins)
+                self._say(f"some changes of '{response.job.job_id}' are no longer known")
+            self._show(response, begins)
 
         await self._follow(stub.WatchJob, request, take)
-        if known is None:
+        if not has_begun:
             raise CannotTell(f"the server ended the watch of '{request.job_id}' without a word")
 
     async def follow_filter(self, stub: LogServiceStub, request: WatchJobsRequest) -> None:
