@@ -1,31 +1,31 @@
-"""The connection of a command to its server, and what its errors mean."""
+"""A command's connection to its server, and how the errors of calls end a command."""
 
-from collections.abc import Callable, Iterator
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import grpc
-from google.rpc import status_pb2
 
-from emitd.transport.reply import bad_field, details_of, retry_delay
+from emitd.transport.channel import NoChannel, make_async_channel, make_channel
+from emitd.transport.reply import bad_field, details_of, is_retryable, retry_delay
 from emitd.v1 import AuditServiceStub, LogServiceStub
-from emitd_cli.errors import CannotTell, Misuse, Refused
+from emitd_cli.errors import CannotTell, CommandError, Misuse, Refused
 from emitd_cli.terminal.output import say
 
 Response = TypeVar("Response")
 
-MAX_RECEIVE_BYTES = 64 * 1024 * 1024
-#: grpc's own pauses between attempts to connect grow to two minutes: longer than commands wait.
-MAX_RECONNECT_BACKOFF_MS = 1000
-#: The pause before another try where the server does not say, and the shortest where it does.
-DEFAULT_RETRY_SECONDS = 0.5
-#: A call that takes longer than this is told: whoever waits should know for what.
+CALL_SECONDS = 30.0
+#: A server sends no more jobs, transitions or events in one answer.
+MAX_PAGE_SIZE = 1000
+#: After this time a command says that it waits for an answer.
 SILENT_SECONDS = 3.0
+#: The pause before the next try if the server does not say, and the shortest one if it does.
+DEFAULT_RETRY_SECONDS = 0.5
 MIN_RETRY_SECONDS = 0.05
 
-#: Statuses that say nothing about what was sent: the same call may succeed later.
-_RETRYABLE = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED)
-#: Statuses by which the server has looked at what was sent, and refuses it.
+#: Statuses by which the server refuses what it was sent.
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.ALREADY_EXISTS,
@@ -36,72 +36,128 @@ _REFUSALS = (
 )
 
 
-@contextmanager
-def connect(address: str) -> Iterator[LogServiceStub]:
-    """Give a stub for the server at `address`; calls wait for nothing but their own deadline. Raises Misuse."""
-    with _channel(address) as channel:
-        yield LogServiceStub(channel)
+class Server:
+    """The server of a command, by its stubs."""
+
+    def __init__(self, address: str, channel: grpc.Channel) -> None:
+        self.address = address
+        self.log = LogServiceStub(channel)
+        self.audit = AuditServiceStub(channel)
+
+    def ask(self, method: Any, request: Any) -> Any:
+        """Call a stub's method, and return its response. Raises Refused and CannotTell."""
+        try:
+            return self.result_of(method.future(request, timeout=CALL_SECONDS))
+        except grpc.RpcError as error:
+            raise error_of(error, self.address) from error
+
+    def pages(self, method: Any, request: Any, items: str = "", limit: int = sys.maxsize) -> Iterator[Any]:
+        """Yield the responses to a request, page by page, up to `limit` of the field `items` in them.
+
+        Then the request's `page_token` is not empty if there are more. Raises as `ask` does.
+        """
+        size = request.page_size or MAX_PAGE_SIZE
+        while limit > 0:
+            request.page_size = min(limit, size)
+            response = self.ask(method, request)
+            request.page_token = response.next_page_token
+            yield response
+            if not request.page_token:
+                return
+            limit -= len(getattr(response, items)) if items else 0
+
+    def result_of(self, call: "grpc.Future[Response]", say_waiting: Callable[[str], None] = say) -> Response:
+        """Return a call's response; say once if it does not come soon. Raises grpc.RpcError."""
+        try:
+            return call.result(timeout=SILENT_SECONDS)
+        except grpc.FutureTimeoutError:
+            say_waiting(f"no answer from {self.address} yet; still waiting (Ctrl-C ends it)")
+            return call.result()
+
+
+class Outage:
+    """Whether and how long to wait for a server that went away: once for all streams of a command.
+
+    `retry_seconds` None: until it is back. `is_patient`: also wait for a server that has not answered at all; its
+    address is probably wrong. Times are those of the monotonic clock.
+    """
+
+    def __init__(self, address: str, *, retry_seconds: float | None, is_patient: bool) -> None:
+        self._address = address
+        self._retry_seconds = retry_seconds
+        self._is_patient = is_patient
+        #: When the server stopped to answer, and when the stream was opened that found it back.
+        self._lost_at: float | None = None
+        self._back_at = 0.0
+
+    def answered(self, opened_at: float) -> bool:
+        """Note a message of a stream that was opened at this time; return whether it ends an outage."""
+        self._is_patient = True
+        if self._lost_at is None or opened_at < self._lost_at:  # sent before another stream broke
+            return False
+        self._lost_at, self._back_at = None, opened_at
+        return True
+
+    def pause_after(self, error: grpc.RpcError, opened_at: float) -> tuple[float, str]:
+        """Return how long to wait before the next connection, and what to say, if anything.
+
+        Raises CannotTell if there is no point in another connection.
+        """
+        end = CannotTell(
+            describe(error, self._address), code=error.code().name, field=bad_field(details_of(error))
+        )
+        if not is_retryable(error) or not self._is_patient:
+            raise end from error
+        now, seconds = time.monotonic(), retry_seconds(details_of(error))
+        since = now if self._lost_at is None else self._lost_at
+        if self._retry_seconds is not None and now + seconds > since + self._retry_seconds:
+            raise end from error
+        # A stream that is older than the server's return broke in the last outage.
+        if self._lost_at is not None or opened_at < self._back_at:
+            return seconds, ""
+        self._lost_at = now
+        how_long = "until it answers (Ctrl-C ends it)" if self._retry_seconds is None else None
+        return seconds, f"{end}; trying again {how_long or f'for {self._retry_seconds:g} s'}"
 
 
 @contextmanager
-def connect_audit(address: str) -> Iterator[AuditServiceStub]:
-    """Give a stub of AuditService, as `connect` does of LogService."""
-    with _channel(address) as channel:
-        yield AuditServiceStub(channel)
+def connect(address: str) -> Iterator[Server]:
+    """Give the server at `address`; calls wait for nothing but their own deadline. Raises Misuse, CannotTell."""
+    with _address_errors(address):
+        channel = make_channel(address)
+    with channel:
+        yield Server(address, channel)
+
+
+def connect_async(address: str) -> grpc.aio.Channel:
+    """Return a channel of grpc.aio to the server at `address`. Raises Misuse, CannotTell."""
+    with _address_errors(address):
+        return make_async_channel(address)
 
 
 @contextmanager
-def _channel(address: str) -> Iterator[grpc.Channel]:
-    if not address.strip():
-        raise Misuse("--address: is empty; give HOST:PORT", field="--address")
-    if "://" in address:
-        raise Misuse(f"--address: '{address}' is a URL; give HOST:PORT", field="--address")
-    options = [
-        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
-        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_BACKOFF_MS),
-    ]
-    with grpc.insecure_channel(address, options=options) as channel:
-        yield channel
-
-
-def result_of(
-    call: "grpc.Future[Response]", address: str, say_waiting: Callable[[str], None] = say
-) -> Response:
-    """Return a call's response; tell, once, when it does not come at once. Raises grpc.RpcError."""
+def _address_errors(address: str) -> Iterator[None]:
     try:
-        return call.result(timeout=SILENT_SECONDS)
-    except grpc.FutureTimeoutError:
-        say_waiting(f"no answer from {address} yet; still waiting (Ctrl-C ends it)")
-        return call.result()
+        yield
+    except ValueError as error:
+        raise Misuse(f"--address: {error}", field="--address") from error
+    except NoChannel as error:
+        raise error_of(error, address) from error
 
 
-def refused(error: grpc.RpcError, address: str) -> Refused:
-    """Return the error that ends a command for which the server refuses what was sent."""
-    return Refused(
-        describe(error, address),
-        code=error.code().name,
-        field=bad_field(details_of(error)),
-    )
-
-
-def cannot_tell(error: grpc.RpcError, address: str, and_so: str = "") -> CannotTell:
-    """Return the error that ends a command whose call failed; `and_so` is added to what is said."""
+def error_of(error: grpc.RpcError, address: str, and_so: str = "") -> CommandError:
+    """Return the error that ends a command whose call failed; `and_so` is added to its message."""
+    kind = Refused if is_refusal(error) else CannotTell
     message = describe(error, address) + and_so
-    return CannotTell(message, code=error.code().name, field=bad_field(details_of(error)))
+    return kind(message, code=error.code().name, field=bad_field(details_of(error)))
 
 
 def describe(error: grpc.RpcError, address: str) -> str:
     """Return an error of a call in one line."""
-    if (
-        error.code() is grpc.StatusCode.UNAVAILABLE and retry_delay(details_of(error)) is None
-    ):  # not from our server
+    # Without a retry delay, UNAVAILABLE does not come from a service.
+    if error.code() is grpc.StatusCode.UNAVAILABLE and retry_delay(details_of(error)) is None:
         return f"cannot reach {address}; is the service running there? (--address, or EMITD_ADDRESS)"
     return f"{error.code().name}: {error.details()}"
-
-
-def is_retryable(error: grpc.RpcError) -> bool:
-    """Return whether the same call may succeed later."""
-    return error.code() in _RETRYABLE or retry_delay(details_of(error)) is not None
 
 
 def is_refusal(error: grpc.RpcError) -> bool:
@@ -109,15 +165,7 @@ def is_refusal(error: grpc.RpcError) -> bool:
     return error.code() in _REFUSALS and not is_retryable(error)
 
 
-def retry_seconds(error: grpc.RpcError) -> float:
-    """Return how long to wait before the call is tried again."""
-    return _bounded(retry_delay(details_of(error)))
-
-
-def retry_delay_seconds(status: status_pb2.Status) -> float:
-    """Return how long to wait before a record that was refused with `status` is sent again."""
-    return _bounded(retry_delay(status.details))
-
-
-def _bounded(seconds: float | None) -> float:
+def retry_seconds(details: Sequence[Any]) -> float:
+    """Return how long to wait before another try, by the details of a failed call or of a refused record."""
+    seconds = retry_delay(details)
     return DEFAULT_RETRY_SECONDS if seconds is None else max(seconds, MIN_RETRY_SECONDS)

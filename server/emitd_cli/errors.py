@@ -1,13 +1,31 @@
-"""Why a command ends without having done what it should.
+"""Why a command ends without having done what it should, and with which exit code.
 
 CommandError            the message is one line: what is wrong, and what to do
 ├── Misuse              the command was called wrongly
-├── Refused             the server has looked at what was sent, and refuses it
+├── Refused             the server has read what was sent, and refuses it
 ├── CannotTell          the server did not say, or cannot be reached
 └── CannotRun           something that the command needs is missing on this machine
 """
 
-from emitd_cli.exit_codes import ExitCode
+from enum import IntEnum
+
+
+class ExitCode(IntEnum):
+    """What the exit code of a command means."""
+
+    GOOD = 0
+    #: The thing looked at is bad: a job FAILED, a file is wrong, a record was refused.
+    BAD = 1
+    #: The command was called wrongly.
+    MISUSE = 2
+    #: `serve`: the configuration is bad.
+    BAD_CONFIGURATION = 3
+    #: The command cannot tell, or cannot reach the server.
+    CANNOT_TELL = 4
+    #: `serve`: the service could not start or run.
+    CANNOT_RUN = 5
+    #: Ended by Ctrl-C.
+    INTERRUPTED = 130
 
 
 class CommandError(Exception):

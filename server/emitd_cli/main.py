@@ -1,7 +1,6 @@
-"""The entry point: parses the command line, hands over to the command's module, and ends as it says.
+"""The entry point: parses the command line, runs the command, and returns its exit code.
 
-Each command's module is imported when it is called, so that `emitd --help` is quick and `emitd emit` needs no
-server.
+A command's module is imported when the command runs, so that `emitd --help` is quick and `emitd emit` needs no server.
 """
 
 import importlib
@@ -11,8 +10,7 @@ from argparse import Namespace
 from collections.abc import Sequence
 
 from emitd_cli.arguments import make_parser
-from emitd_cli.errors import CannotRun, CannotTell, CommandError
-from emitd_cli.exit_codes import ExitCode
+from emitd_cli.errors import CannotRun, CannotTell, CommandError, ExitCode
 from emitd_cli.terminal.output import discard_output, set_json, tell
 
 
@@ -20,9 +18,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command that `arguments` (default: the process's) name; return its exit code."""
     arguments = sys.argv[1:] if arguments is None else arguments
     if isinstance(sys.stdout, io.TextIOWrapper):
-        # A terminal that has no letter for a character gets an escape instead of an error.
+        # A character that the terminal's encoding lacks becomes an escape instead of an error.
         sys.stdout.reconfigure(errors="backslashreplace")
-    # Looked for before parsing, so that also misuse is told in JSON.
+    # Before parsing, so that errors of parsing are JSON as well.
     set_json("--json" in _before_dashes(arguments))
     try:
         try:
@@ -46,22 +44,23 @@ def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:
 
 
 def _run(options: Namespace) -> int:
+    module, _, function = options.run.partition(":")
     try:
-        module = importlib.import_module(f"emitd_cli.{options.module}")
+        run = getattr(importlib.import_module(f"emitd_cli.{module}"), function)
     except ModuleNotFoundError as error:
-        if (error.name or "").startswith("emitd"):
+        missing = (error.name or "").partition(".")[0]
+        if not options.extra or missing.startswith("emitd"):
             raise
-        extra = "audit" if options.module.startswith("audit.") else "server"
         raise CannotRun(
-            f"there is no module '{error.name}'; pip install 'emitd[{extra}]' brings it"
+            f"there is no module '{missing}'; install emitd with the extra [{options.extra}]"
         ) from error
-    return int(module.run(options))
+    return int(run(options))
 
 
 def _flush() -> None:
-    """Write out what was printed. How the command went stands, also when nobody reads its output any more."""
+    """Write out what was printed. A closed pipe does not change the exit code."""
     try:
-        if sys.stdout is not None:  # it is None where the process was started without
+        if sys.stdout is not None:  # None if the process was started without one
             sys.stdout.flush()
     except BrokenPipeError:
         discard_output()

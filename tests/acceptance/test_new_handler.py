@@ -1,6 +1,7 @@
 """What `emitd new-handler` writes, used as its user would: tested, checked and served, by real processes."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -33,11 +34,21 @@ def project(folder: Path, kind: str) -> None:
         (folder / "logging_config.yml").write_text("handlers:\n  console: {type: console}\n")
 
 
+def paste(folder: Path, printed: str) -> None:
+    """Add the printed entry to the configuration, as its user would."""
+    config = folder / "logging_config.yml"
+    if config.exists():
+        before, after = re.split(r"(?m)^handlers:.*\n", config.read_text(), maxsplit=1)
+        paths, _, entry = printed.partition("handlers:\n")
+        printed = f"{before}{paths}handlers:\n{entry}{after}"
+    config.write_text(printed)
+
+
 @pytest.mark.parametrize("kind", ["none", "the shipped one", "a short one"])
 def test_the_handler_works_as_written(tmp_path: Path, kind: str) -> None:
     """Its test passes with plain pytest, its entry passes check-config, and `emitd serve` hands it records."""
     project(tmp_path, kind)
-    run(tmp_path, *EMITD, "new-handler", "slack")
+    paste(tmp_path, run(tmp_path, *EMITD, "new-handler", "slack"))
     # No plugin: not even pytest-asyncio.
     passed = run(
         tmp_path,

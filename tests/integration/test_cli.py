@@ -164,7 +164,7 @@ def test_a_failed_job_is_exit_code_1(server: ServerProcess) -> None:
     flags = ["--failure-reason", "OOM", "--failure-message", "no\x1b[2Jmemory"]
     emitd(server, "emit", "--job", "f1", "--type", "t", "--status", "FAILED", *flags)
     watched = emitd(server, "job", "watch", "f1")
-    assert watched == (1, "f1  FAILED       0 %  OOM no\\x1b[2Jmemory\n", "")
+    assert watched == (1, "f1  FAILED       0 %  OOM no\\u001b[2Jmemory\n", "")
     got = emitd(server, "job", "get", "f1", "--json")
     assert got.returncode == 1
     assert json.loads(got.stdout)["failure_reason"] == "OOM"

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_cli.exit_codes import ExitCode
+from emitd_cli.errors import ExitCode
 from emitd_server.settings import ServerSettings
 from support.audit.sealed_log import LOG_ID, make_line
 from support.audit.written_log import WrittenLog, WrittenLogHandler, written_log
@@ -112,7 +112,7 @@ async def test_list_on_a_terminal(server: Running, log: WrittenLog) -> None:
     lines = screen.splitlines()
     assert len(lines) == SIZE + 2
     assert all(line.isprintable() and len(line) <= 80 for line in lines)
-    assert "日本語\\x9b2J\\u202e" in lines[1]
+    assert "日本語\\u009b2J\\u202e" in lines[1]
 
 
 def on_a_terminal(columns: int, *arguments: str) -> str:

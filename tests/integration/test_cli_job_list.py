@@ -111,7 +111,7 @@ def test_in_a_pipe(server: ServerProcess, columns: str) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == 5
     assert "\x1b" not in done.stdout
-    assert lines[2].endswith("  OOM\\x1b[2J")
+    assert lines[2].endswith("  OOM\\u001b[2J")
     assert LONG in lines[3]
     assert ("waiting " * 40).strip() in lines[3]
 

@@ -78,7 +78,7 @@ def test_several_jobs_as_live_bars(server: ServerProcess, job_type: str) -> None
         command.wait_for_text("40 %  ", "no report yet")
         report(server, names[1], job_type, "QUEUED", "a\x1b[2Jb")
         report(server, names[2], job_type, "RUNNING")
-        command.wait_for_text("QUEUED", "a\\x1b[2Jb")
+        command.wait_for_text("QUEUED", "a\\u001b[2Jb")
         command.wait_for(lambda screen: re.search(r"RUNNING .* 0:0[1-9] .* copying", screen), "elapsed time")
         emitd(server, "job", "cancel", names[0], "--reason", "late")
         command.wait_for_text("(cancel requested: late)")
@@ -171,7 +171,7 @@ def test_a_list_that_is_kept_true(server: ServerProcess, job_type: str) -> None:
         screen = command.wait_for_text("and 1 more: 1 QUEUED")
         assert [line[0] for line in cells(screen)[1:-1]] == [f"{job_type}-{number}" for number in (3, 2, 1)]
         report(server, f"{job_type}-2", job_type, "RUNNING", "--progress", "55")
-        screen = command.wait_for_text("RUNNING", "55 %")
+        screen = command.wait_for_text("RUNNING", "55%")
         assert len(screen.splitlines()) == 5
         report(server, f"{job_type}-new", job_type, "QUEUED")
         command.wait_for_text(f"{job_type}-new", "and 2 more: 2 QUEUED")
@@ -181,17 +181,15 @@ def test_a_list_that_is_kept_true(server: ServerProcess, job_type: str) -> None:
 
 @pytest.mark.parametrize("command", [["list", "--watch"], ["watch"]])
 def test_without_rich(server: ServerProcess, job_type: str, command: list[str]) -> None:
-    """The list is redrawn in plain lines; a watch writes a line for each change."""
+    """Each writes a line for each change, as in a pipe."""
     report(server, f"{job_type}-a", job_type, "QUEUED")
     flags = ["job", *command, "--type", job_type]
     with on_a_terminal(server, *flags, columns=60, command=WITHOUT_RICH) as terminal:
         terminal.wait_for_text("QUEUED")
         report(server, f"{job_type}-a", job_type, "RUNNING", "--progress", "5", "m" * 90)
         screen = terminal.wait_for_text("RUNNING")
-        assert ("QUEUED" in screen) is (command == ["watch"])
+        assert "QUEUED" in screen
         assert not COLOUR.search(terminal.written)
-        if command != ["watch"]:
-            assert max(map(cell_len, screen.splitlines())) <= 60
         terminal.interrupt()
         assert terminal.wait() == INTERRUPTED
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_cli.exit_codes import ExitCode
+from emitd_cli.errors import ExitCode
 from support.processes.run_main import run_main
 from support.processes.server_process import ServerProcess
 

@@ -1,19 +1,19 @@
-"""`emitd audit verify`: reads a log whole, and says whether it is as it was signed."""
+"""`emitd audit verify`: reads a whole log, and says whether it is as it was signed."""
 
 import argparse
-from collections.abc import Sequence
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from emitd_cli.audit.target import find_log, keys_from_flags
-from emitd_cli.audit.verify_text import report_in_words, show_progress
-from emitd_cli.errors import CannotTell, Misuse
-from emitd_cli.exit_codes import ExitCode
-from emitd_cli.terminal.output import print_result
+from emitd_cli.audit.log_files import find_log, keys_from_flags
+from emitd_cli.errors import CannotTell, ExitCode, Misuse
+from emitd_cli.terminal.output import draws_tables, one_line, print_result
 from emitd_handlers.audit.verify.evidence import HeldElsewhere
-from emitd_handlers.audit.verify.findings import Verdict
-from emitd_handlers.audit.verify.verifier import verify_log
+from emitd_handlers.audit.verify.findings import Finding, Verdict, VerifyReport
+from emitd_handlers.audit.verify.verifier import Advance, verify_log
 
 EXIT_CODES = {
     Verdict.GOOD: ExitCode.GOOD,
@@ -25,7 +25,7 @@ EXIT_CODES = {
 def run(options: argparse.Namespace) -> int:
     """Verify; return 0 if the log is good, 1 if it is not, 4 if that cannot be told.
 
-    Raises Misuse, and CannotTell where there is no log or it cannot be read.
+    Raises Misuse, and CannotTell if there is no log or it cannot be read.
     """
     target = find_log(options)
     keys = keys_from_flags(options.key) if options.key else None
@@ -50,3 +50,60 @@ def _read_against(files: Sequence[str]) -> list[HeldElsewhere]:
     except OSError as error:
         message = f"--against: '{error.filename}' cannot be read: {error.strerror}"
         raise Misuse(message, field="--against") from error
+
+
+#: A smaller log is verified before a bar could be read.
+MIN_BYTES_FOR_BAR = 64 * 1024 * 1024
+
+
+def report_in_words(report: VerifyReport, path: Path) -> str:
+    """Return the verdict, the findings and the notes, one a line, escaped."""
+    lines = [_verdict(report, path)]
+    lines += [_finding(finding) for finding in report.findings]
+    lines += [f"  {kind}: and {count} more" for kind, count in report.unlisted.items()]
+    lines += [f"note: {note}" for note in report.notes]
+    return "\n".join(map(one_line, lines))
+
+
+def _verdict(report: VerifyReport, path: Path) -> str:
+    what = f"{_count(report.lines, 'line')}, {_count(report.checkpoints, 'checkpoint')}"
+    if report.verdict is Verdict.BAD:
+        count = len(report.findings) + sum(report.unlisted.values())
+        return f"BAD: '{path}' was tampered with or is damaged ({_count(count, 'finding')} in {what})"
+    if report.verdict is Verdict.CANNOT_TELL:
+        return f"cannot tell: nothing wrong was found in '{path}' ({what}), but not all could be verified"
+    if report.checkpoints > 1:
+        what += ", each the continuation of the one before, the last"
+    return (
+        f"good: {what} over {_count(report.covered_lines, 'line')}, signed by {', '.join(report.signed_by)}"
+    )
+
+
+def _finding(finding: Finding) -> str:
+    places = [finding.file]
+    if finding.index is not None:
+        places.append(f"line {finding.index}")
+    if finding.offset is not None:
+        places.append(f"byte {finding.offset}")
+    return f"  {finding.kind}: {finding.message} ({', '.join(places)})"
+
+
+def _count(count: int, what: str) -> str:
+    return f"{count} {what}{'s' * (count != 1)}"
+
+
+@contextmanager
+def show_progress(*, wanted: bool) -> Iterator[Advance]:
+    """Show a bar on standard error, if that is a terminal, the log is large and `rich` is installed."""
+    if not wanted or not sys.stderr.isatty() or not draws_tables(sys.stderr):
+        yield lambda size, total: None
+        return
+    from emitd_cli.terminal.table import transfer_bar
+
+    with transfer_bar("verifying", is_visible=False) as update:
+
+        def advance(size: int, total: int) -> None:
+            if total >= MIN_BYTES_FOR_BAR:
+                update(advance=size, total=total, visible=True)
+
+        yield advance

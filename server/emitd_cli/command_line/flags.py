@@ -3,14 +3,12 @@
 import argparse
 import math
 import os
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-
-#: With it, errors are JSON as well: the same sentence at every command that has the flag.
-JSON_HELP = "print {}, and errors as JSON on standard error"
+CONFIG_HELP = "the configuration (default: logging_config.yml in this folder; without one, built-in defaults)"
 
 EXIT_CODES = """\
 exit codes:
@@ -26,9 +24,16 @@ Commands: TypeAlias = "argparse._SubParsersAction[Parser]"
 
 
 def add_command(
-    commands: Commands, name: str, module: str, description: str, examples: str, usage: str | None = None
+    commands: Commands,
+    name: str,
+    run: str,
+    description: str,
+    examples: str,
+    usage: str | None = None,
+    *,
+    extra: str = "",
 ) -> Parser:
-    """Add the command `emitd ... NAME`, which is `run` of `emitd_cli.MODULE`."""
+    """Add the command `emitd ... NAME`. `run` is MODULE:FUNCTION in `emitd_cli`; `extra` is the pip extra it needs."""
     parser = commands.add_parser(
         name,
         help=description[0].lower() + description[1:].partition(".")[0],
@@ -37,11 +42,47 @@ def add_command(
         epilog=f"examples:\n{examples}\n{EXIT_CODES}",
         formatter_class=HelpFormatter,
     )
-    parser.set_defaults(module=module)
+    parser.set_defaults(run=run, extra=extra)
     return parser
 
 
-def add_address(parser: argparse.ArgumentParser) -> None:
+def add_group(commands: Commands, name: str, description: str, examples: str) -> Commands:
+    """Add a command that has commands of its own; return where they are added."""
+    parser = commands.add_parser(
+        name,
+        help=description[0].lower() + description[1:].rstrip("."),
+        description=description,
+        epilog=f"examples:\n{examples}\n{EXIT_CODES}",
+        formatter_class=HelpFormatter,
+    )
+    actions: Commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    return actions
+
+
+def option(
+    parser: argparse._ActionsContainer, flag: str, help_text: str, *, repeats: bool = False, **more: Any
+) -> None:
+    """Add a flag: `--name VALUE` takes a value, `--name` is true if given, `VALUE` is an argument by place (as `dest`).
+
+    `repeats`: its values are a list.
+    """
+    *names, last = flag.split()
+    if repeats:
+        more |= {"action": "append", "default": []}
+    if last.startswith("-"):
+        parser.add_argument(*names, last, help=help_text, action="store_true", **more)
+    elif names:
+        parser.add_argument(*names, metavar=last, help=help_text, **more)
+    else:
+        parser.add_argument(more.pop("dest"), metavar=last, help=help_text, **more)
+
+
+def add_json(parser: Parser, what: str) -> None:
+    """Add --json, which prints errors as JSON as well."""
+    option(parser, "--json", f"print {what}, and errors as JSON on standard error")
+
+
+def add_address(parser: Parser) -> None:
     """Add the server's address."""
     parser.add_argument(
         "--address",
@@ -66,8 +107,7 @@ def percent(text: str) -> int:
 
 def positive(text: str) -> int:
     """Read a whole number from 1."""
-    number = whole(text)
-    if not number:
+    if not (number := whole(text)):
         raise argparse.ArgumentTypeError("'0' is not positive")
     return number
 

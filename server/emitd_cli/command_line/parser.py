@@ -1,15 +1,14 @@
-"""The parser of command lines: the same help text everywhere, and misuse told with what helps.
+"""The parser of command lines: one layout of help on every terminal, and errors that suggest the right word.
 
-`argparse` lays help out by the width of the terminal, and a little differently in each release of Python. Help is
-compared with the README, so that the layout is fixed here.
+`argparse` lays help out by the width of the terminal, and differently in each release of Python. A test compares help
+with the documentation, so the layout is fixed here.
 """
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
-from emitd_cli.command_line.suggestions import did_you_mean, not_one_of
 from emitd_cli.errors import Misuse
 
 HELP_COLUMNS = 80
@@ -38,7 +37,7 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 
 
 class Parser(argparse.ArgumentParser):
-    """Raises Misuse, in one line, instead of ending the process. Flags are not to be shortened."""
+    """Raises Misuse with a message of one line, instead of ending the process. Takes no shortened flags."""
 
     #: What to do about an argument too many.
     too_many_hint = ""
@@ -48,14 +47,14 @@ class Parser(argparse.ArgumentParser):
         super().__init__(*arguments, **{"allow_abbrev": False, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; what is left over is refused here, where the flags that might be meant are known."""
+        """Parse; refuse leftover arguments here, since this parser knows the flags that might be meant."""
         known, rest = super().parse_known_args(args, namespace)
         if rest and self._subparsers is None:
             self._refuse(rest[0])
         return known, rest
 
     def format_help(self) -> str:
-        """Return the help text; a usage that nobody wrote is a short one."""
+        """Return the help text, with a short usage if the command has none."""
         if self.usage is None:
             self.usage = self._short_usage()
         return super().format_help()
@@ -89,3 +88,26 @@ def _place(action: argparse.Action) -> str:
     if action.nargs == argparse.PARSER:
         return f"{name} ..."
     return f"[{name}]" if action.nargs in ("?", "*") else name
+
+
+_NO_OTHER_NAMES: Mapping[str, str] = {}
+
+
+def not_one_of(word: str, known: Iterable[str], other_names: Mapping[str, str] = _NO_OTHER_NAMES) -> str:
+    """Say that `word` is not one of those known, and which it probably meant.
+
+    `other_names` are words that people know from elsewhere, each with the one that it has here.
+    """
+    known = tuple(known)
+    return f"'{word}' is not one of {', '.join(known)}{did_you_mean(word, known, other_names)}"
+
+
+def did_you_mean(word: str, known: Iterable[str], other_names: Mapping[str, str] = _NO_OTHER_NAMES) -> str:
+    """Return `; did you mean 'X'?`, or nothing if no known word is near. Case does not matter."""
+    # Loaded here: a command that is called well does not need it.
+    from difflib import get_close_matches
+
+    by_folded = {name.casefold(): name for name in known}
+    by_folded |= {name.casefold(): meant for name, meant in other_names.items()}
+    near = get_close_matches(word.casefold(), by_folded, n=1)
+    return f"; did you mean '{by_folded[near[0]]}'?" if near else ""

@@ -1,34 +1,42 @@
-"""The course of `emitd demo`: five chapters, each of which looks whether things are as they should be.
+"""The course of `emitd demo`: five chapters, each of which checks what it shows.
 
-    1  the service starts        3  an audit event, and its line      5  it stops; what is on disk
+    1  the service starts        3  an audit event, and its line      5  it stops; the files on disk
     2  log lines                 4  three jobs, watched live
 
 Everything goes over gRPC to a real process, as it would from any other program.
 """
 
+import argparse
+import asyncio
 import hashlib
 import json
 import sqlite3
 import time
-from collections.abc import Iterator
-from contextlib import closing
+from collections.abc import Sequence
+from contextlib import closing, nullcontext
+from functools import partial
 from pathlib import Path
 
-from emitd.v1 import EmitRequest, EmitResponse, LogRecord, LogServiceStub, Receipt, WatchJobResponse
-from emitd_cli.connection import connect
-from emitd_cli.demo.bars import show_jobs
-from emitd_cli.demo.screen import Screen
+from emitd.v1 import EmitRequest, LogRecord, LogServiceStub, Receipt, WatchJobRequest, WatchJobResponse
+from emitd_cli.command_line.values import status_name
+from emitd_cli.connection import Server, connect
+from emitd_cli.demo.screen import INDENT, Screen
 from emitd_cli.demo.service import COMMAND, DemoService
 from emitd_cli.demo.story import AUDIT_EVENT, CONFIG, JOB_ENDS, LOG_LINES, job_reports
-from emitd_cli.demo.watches import JobWatches
-from emitd_cli.jobs.text import status_name
+from emitd_cli.jobs.board import BoardChange, JobBoard
+from emitd_cli.jobs.display import JsonDisplay, Response, live
+from emitd_cli.jobs.table import bars_frame
+from emitd_cli.jobs.text import job_line, transition_line
+from emitd_cli.jobs.watch import JobWatch
 from emitd_cli.terminal.output import one_line
 
 CALL_SECONDS = 30.0
+#: A stream that takes longer is broken; the demo takes a quarter of it.
+WATCH_SECONDS = 60.0
 
 
 class DemoPlay:
-    """One run, on one screen, in a folder that is empty before."""
+    """One run, on one screen, in an empty folder."""
 
     def __init__(self, screen: Screen, folder: Path) -> None:
         self._screen = screen
@@ -39,9 +47,9 @@ class DemoPlay:
         self.problems: list[str] = []
 
     def run(self) -> None:
-        """Play all chapters. Raises CommandError, or grpc.RpcError, where it cannot go on."""
+        """Play all chapters. Raises CommandError, or grpc.RpcError, if it cannot go on."""
         screen = self._screen
-        screen.title("emitd demo", "A small music shop, and one place for all that its backend reports.")
+        screen.line("emitd demo  A small music shop, and one place for all that its backend reports.")
         screen.pause(0.8)
         screen.chapter("The service starts", "on a free port, with this configuration")
         screen.data(CONFIG.rstrip())
@@ -51,18 +59,18 @@ class DemoPlay:
             address = service.wait_until_up()
             screen.said(f"emitd listening on {address}")
             screen.pause(0.5)
-            with connect(address) as stub:
-                self._log_lines(stub, service)
-                self._audit_event(stub)
-                self._jobs(stub)
+            with connect(address) as server:
+                self._log_lines(server, service)
+                self._audit_event(server)
+            self._jobs(address)
             self._stop(service)
 
-    def _log_lines(self, stub: LogServiceStub, service: DemoService) -> None:
+    def _log_lines(self, server: Server, service: DemoService) -> None:
         screen = self._screen
         screen.chapter("Log lines", "on the service's console as they come")
         arrived = 0
         for record in LOG_LINES:
-            _emit(stub, record)
+            _emit(server, record)
             line = service.console.next()
             if line is None:
                 break
@@ -76,50 +84,53 @@ class DemoPlay:
         )
         screen.pause(0.6)
 
-    def _audit_event(self, stub: LogServiceStub) -> None:
+    def _audit_event(self, server: Server) -> None:
         screen = self._screen
         screen.chapter("An audit event", "on disk before the call returns; this is its line, laid out")
-        receipt = _emit(stub, AUDIT_EVENT)
+        receipt = _emit(server, AUDIT_EVENT)
         lines = self._audit_lines()
         for line in lines:
             screen.data(_laid_out(line))
-        screen.fields(
-            "receipt",
-            [("leaf_index", str(receipt.audit.leaf_index)), ("leaf_hash", receipt.audit.leaf_hash.hex())],
-        )
+        leaf_hash = receipt.audit.leaf_hash
+        screen.fields("receipt", leaf_index=str(receipt.audit.leaf_index), leaf_hash=leaf_hash.hex())
         screen.pause(1.0)
         hashes = [hashlib.sha256(b"\0" + line).digest() for line in lines]
-        self._check(
-            hashes == [receipt.audit.leaf_hash], "the leaf_hash is that of the line in the file (RFC 6962)"
-        )
-        again = _emit(stub, AUDIT_EVENT)
+        self._check(hashes == [leaf_hash], "the leaf_hash is that of the line in the file (RFC 6962)")
+        again = _emit(server, AUDIT_EVENT)
         is_same = again.duplicate and again.audit == receipt.audit and self._audit_lines() == lines
         self._check(is_same, "sent again, as after a lost answer: the same receipt, and no second line")
         screen.pause(0.8)
 
-    def _jobs(self, stub: LogServiceStub) -> None:
+    def _jobs(self, address: str) -> None:
         screen, job_ids = self._screen, list(JOB_ENDS)
         screen.chapter("Three jobs", "each watched live over a WatchJob stream")
-        ends: dict[str, tuple[str, int]] = {}
-        with show_jobs(screen, job_ids) as display:
-            for response in self._report_and_watch(stub, JobWatches(stub, job_ids)):
-                display.show(response)
-                ends[response.job.job_id] = status_name(response.job.status), response.job.progress
+        board = JobBoard(job_ids)
+        options = argparse.Namespace(address=address, wait=True, timeout=WATCH_SECONDS)
+        with (
+            live(board, bars_frame) if screen.is_live else nullcontext(_JobLines(screen, job_ids)) as display
+        ):
+            watch = JobWatch(options, board, display, retry_seconds=0)
+            # With all of the history: a stream that opens late still shows every transition.
+            requests = [
+                WatchJobRequest(job_id=job_id, after_revision=0, wait_for_creation=True) for job_id in job_ids
+            ]
+            watch.run([*(partial(watch.follow_job, request=request) for request in requests), self._report])
+        jobs = [row.job for row in board.rows.values() if row.job.status]
+        ends = {job.job_id: (status_name(job.status), job.progress) for job in jobs}
         self._check(ends == JOB_ENDS, f"{len(ends)} streams, each to the end of its job")
         screen.pause(0.6)
 
-    def _report_and_watch(self, stub: LogServiceStub, watches: JobWatches) -> Iterator[WatchJobResponse]:
-        """Send the reports, each at its time; yield what the watchers hear meanwhile, and to the end."""
+    async def _report(self, stub: LogServiceStub) -> None:
+        """Send the reports of all jobs, each at its time."""
         begin = time.monotonic()
         for report in job_reports():
             if not self._screen.is_fast:
-                yield from watches.until(begin + report.at)
-            _emit(stub, report.record)
-        yield from watches.until_ended()
+                await asyncio.sleep(begin + report.at - time.monotonic())
+            await stub.Emit(EmitRequest(record=report.record), timeout=CALL_SECONDS)
 
     def _stop(self, service: DemoService) -> None:
         screen = self._screen
-        screen.chapter("A clean stop", "by SIGTERM; then what is there is counted")
+        screen.chapter("A clean stop", "by SIGTERM; then everything is counted")
         code = service.stop()
         for line in service.said.rest():
             screen.said(line)
@@ -151,13 +162,36 @@ class DemoPlay:
             return {job_id: (status, progress) for job_id, status, progress in rows}
 
 
-def _emit(stub: LogServiceStub, record: LogRecord) -> Receipt:
-    response: EmitResponse = stub.Emit(EmitRequest(record=record), timeout=CALL_SECONDS)
-    return response.receipt
+class _JobLines(JsonDisplay):
+    """Writes a line for each transition; the last one with the job's last words."""
+
+    def __init__(self, screen: Screen, job_ids: Sequence[str]) -> None:
+        self._screen = screen
+        self._id_width = max(map(len, job_ids))
+
+    def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
+        """Write the transitions of a message."""
+        del changes
+        if not isinstance(response, WatchJobResponse):
+            return
+        job = response.job
+        for transition in response.transitions:
+            is_last = job.ended and transition.revision == job.revision
+            line = (
+                job_line(job, self._id_width)
+                if is_last
+                else transition_line(job.job_id, transition, self._id_width)
+            )
+            self._screen.line(INDENT + line)
+
+
+def _emit(server: Server, record: LogRecord) -> Receipt:
+    receipt: Receipt = server.log.Emit(EmitRequest(record=record), timeout=CALL_SECONDS).receipt
+    return receipt
 
 
 def _laid_out(line: bytes) -> str:
-    """Return a line of the audit file as one member a line, what is nested in them as it stands."""
+    """Return a line of the audit file with one member a line."""
     members = json.loads(line)
     body = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in members.items())
     return f"{{\n{body}\n}}"

@@ -12,14 +12,14 @@ from typing import IO, Self
 
 from emitd_cli.errors import CannotRun
 
-#: What it is started with, as one would type it.
+#: The command that the demo shows.
 COMMAND: Sequence[str] = ("serve", "--config", "demo.yml", "--listen", "127.0.0.1:0")
-#: How long it may take to start, to write a line, and to stop; a loaded machine is slow.
+#: How long starting, writing a line and stopping may take; a loaded machine is slow.
 WAIT_SECONDS = 30.0
 LISTENING = "emitd listening on "
 
 
-class Lines:
+class _Lines:
     """The lines of a pipe, read by a thread as they come."""
 
     def __init__(self, pipe: IO[str]) -> None:
@@ -30,7 +30,7 @@ class Lines:
         self._thread.start()
 
     def next(self, timeout: float = WAIT_SECONDS) -> str | None:
-        """Return the next line without its newline; None at the end, or when none comes in time."""
+        """Return the next line without its newline; None at the end, or if none comes in time."""
         try:
             return self._queue.get(timeout=timeout)
         except Empty:
@@ -39,12 +39,7 @@ class Lines:
     def rest(self) -> list[str]:
         """Wait for the end of the pipe; return the lines that are left."""
         self._thread.join(WAIT_SECONDS)
-        lines: list[str] = []
-        while not self._queue.empty():
-            line = self._queue.get()
-            if line is not None:
-                lines.append(line)
-        return lines
+        return [line for line in iter(lambda: self.next(0), None) if line is not None]
 
     def _read(self) -> None:
         with self._pipe:
@@ -54,7 +49,7 @@ class Lines:
 
 
 class DemoService:
-    """One run of `emitd serve`. Leaving its context stops it, however that comes about."""
+    """One run of `emitd serve`. Leaving its context stops it."""
 
     def __init__(self, folder: Path, config: str) -> None:
         """Write the configuration into the folder, and start the process."""
@@ -67,15 +62,15 @@ class DemoService:
             stderr=subprocess.PIPE,
             encoding="utf-8",
             errors="backslashreplace",
-            # A terminal's Ctrl-C is for the demo, which then stops the service in its own way.
+            # A terminal's Ctrl-C must reach the demo only, which then stops the service.
             start_new_session=True,
         )
         assert self._process.stdout is not None
         assert self._process.stderr is not None
         #: Its standard output: the console handler's.
-        self.console = Lines(self._process.stdout)
-        #: Its standard error: what it says about itself.
-        self.said = Lines(self._process.stderr)
+        self.console = _Lines(self._process.stdout)
+        #: Its standard error: its reports on itself.
+        self.said = _Lines(self._process.stderr)
 
     def wait_until_up(self) -> str:
         """Return the address that it listens on. Raises CannotRun."""
@@ -88,12 +83,12 @@ class DemoService:
         raise CannotRun(f"the demo's service did not start; it said: {' / '.join(lines) or 'nothing'}")
 
     def stop(self) -> int:
-        """Ask it to stop with SIGTERM, if it still runs; return its exit code, negative if it had to be killed."""
+        """Stop it with SIGTERM if it still runs; return its exit code, negative if it had to be killed."""
         if self._process.poll() is None:
             self._process.send_signal(signal.SIGTERM)
         try:
             return self._process.wait(WAIT_SECONDS)
-        except BaseException:  # an impatient user is no reason to leave a process behind
+        except BaseException:  # a second Ctrl-C must not leave a process behind
             self._process.kill()
             return self._process.wait()
 

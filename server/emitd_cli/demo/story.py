@@ -1,7 +1,4 @@
-"""What happens in `emitd demo`: an evening in the backend of a small music shop.
-
-Data only. What the shop sends is here, and what must have become of it in the end.
-"""
+"""What happens in `emitd demo`: an evening in the backend of a small music shop. Data only."""
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,6 +15,7 @@ from emitd.v1 import (
     LEVEL_INFO,
     LEVEL_WARNING,
     AuditEvent,
+    JobState,
     JobStatus,
     Level,
     LogRecord,
@@ -47,7 +45,7 @@ LOG_LINES: Sequence[LogRecord] = (
     _line(2, LEVEL_INFO, "playlist", "Playlist 'Rainy Sunday' created.", user="mara", tracks=14),
     _line(3, LEVEL_DEBUG, "search", "Index loaded.", tracks=48210, took_ms=212),
     _line(4, LEVEL_WARNING, "search", "Slow query.", query="miles davis", took_ms=1840),
-    # Whoever types this into the search box would like a line of their own.
+    # This search tries to forge a line.
     _line(5, LEVEL_INFO, "search", "Search for 'jazz\n[CRITICAL] all records lost'."),
     _line(6, LEVEL_INFO, "orders", "Order A-1042 placed.", user="mara", items=2, total="31.80 EUR"),
     _line(7, LEVEL_ERROR, "payment", "Card declined.", order="A-1042", code="insufficient_funds"),
@@ -65,48 +63,46 @@ AUDIT_EVENT = LogRecord(
 )
 
 
-class JobStory(NamedTuple):
-    """A job: when it is queued and run, in seconds from the first report, and how it ends."""
+class _Job(NamedTuple):
+    """A job: its times in seconds from the first report, its work, and the report that ends it."""
 
     job_id: str
     job_type: str
     queued_at: float
     started_at: float
     ended_at: float
-    #: What it works through.
     total: int
     unit: str
-    #: Its message when it is COMPLETED; empty for one that fails.
-    outcome: str = ""
-    failure_reason: str = ""
-    failure_message: str = ""
-    #: In percent.
-    last_progress: int = 100
+    end: JobStatus
+    message: str = ""
 
 
-JOBS: Sequence[JobStory] = (
-    JobStory(
-        "nightly-import", "import", 0.0, 0.4, 4.9, 2480, "tracks", outcome="2,480 tracks, 31 new artists"
+_JOBS = (
+    _Job(
+        *("nightly-import", "import", 0.0, 0.4, 4.9, 2480, "tracks"),
+        JobStatus(status=JOB_STATE_COMPLETED, progress=100),
+        "2,480 tracks, 31 new artists",
     ),
-    JobStory(
-        "cover-thumbnails",
-        "thumbnails",
-        0.2,
-        0.9,
-        3.5,
-        640,
-        "covers",
-        failure_reason="BAD_IMAGE",
-        failure_message="cover-0815.tif is cut off",
-        last_progress=62,
+    _Job(
+        *("cover-thumbnails", "thumbnails", 0.2, 0.9, 3.5, 640, "covers"),
+        JobStatus(
+            status=JOB_STATE_FAILED,
+            progress=62,
+            failure_reason="BAD_IMAGE",
+            failure_message="cover-0815.tif is cut off",
+        ),
     ),
-    JobStory("sales-report", "report", 0.4, 2.0, 5.4, 12, "pages", outcome="12 pages, sent to 3 readers"),
+    _Job(
+        *("sales-report", "report", 0.4, 2.0, 5.4, 12, "pages"),
+        JobStatus(status=JOB_STATE_COMPLETED, progress=100),
+        "12 pages, sent to 3 readers",
+    ),
 )
 #: The status and progress that each job must end with.
 JOB_ENDS: Mapping[str, tuple[str, int]] = {
-    job.job_id: ("FAILED" if job.failure_reason else "COMPLETED", job.last_progress) for job in JOBS
+    job.job_id: (JobState.Name(job.end.status).removeprefix("JOB_STATE_"), job.end.progress) for job in _JOBS
 }
-#: So many seconds lie between two reports of a running job.
+#: Between two reports of a running job.
 REPORT_SECONDS = 0.1
 
 
@@ -117,31 +113,23 @@ class Report(NamedTuple):
     record: LogRecord
 
 
-def job_reports(jobs: Sequence[JobStory] = JOBS) -> Iterator[Report]:
+def job_reports() -> Iterator[Report]:
     """Return the reports of all jobs in the order in which they are sent."""
-    return merge(*map(_reports, jobs), key=lambda report: report.at)
+    return merge(*map(_reports, _JOBS), key=lambda report: report.at)
 
 
-def _reports(job: JobStory) -> Iterator[Report]:
-    queued = JobStatus(job_id=job.job_id, job_type=job.job_type, status=JOB_STATE_QUEUED)
-    yield _report(job, 0, job.queued_at, queued, "waits for a worker")
+def _reports(job: _Job) -> Iterator[Report]:
+    yield _report(job, 0, job.queued_at, JobStatus(status=JOB_STATE_QUEUED), "waits for a worker")
     steps = round((job.ended_at - job.started_at) / REPORT_SECONDS)
     for step in range(steps):
-        progress = job.last_progress * step // steps
-        running = JobStatus(job_id=job.job_id, status=JOB_STATE_RUNNING, progress=progress)
-        done = job.total * job.last_progress * step // steps // 100
+        running = JobStatus(status=JOB_STATE_RUNNING, progress=job.end.progress * step // steps)
+        done = job.total * job.end.progress * step // steps // 100
         at = job.started_at + step * REPORT_SECONDS
         yield _report(job, step + 1, at, running, f"{done:,} of {job.total:,} {job.unit}")
-    ended = JobStatus(
-        job_id=job.job_id,
-        status=JOB_STATE_FAILED if job.failure_reason else JOB_STATE_COMPLETED,
-        progress=job.last_progress,
-        failure_reason=job.failure_reason,
-        failure_message=job.failure_message,
-    )
-    yield _report(job, steps + 1, job.ended_at, ended, job.outcome)
+    yield _report(job, steps + 1, job.ended_at, job.end, job.message)
 
 
-def _report(job: JobStory, number: int, at: float, status: JobStatus, message: str) -> Report:
-    record_id = f"{job.job_id}-{number}"
-    return Report(at, LogRecord(record_id=record_id, source="worker", message=message, job=status))
+def _report(job: _Job, number: int, at: float, status: JobStatus, message: str) -> Report:
+    record = LogRecord(record_id=f"{job.job_id}-{number}", source="worker", message=message, job=status)
+    record.job.job_id, record.job.job_type = job.job_id, job.job_type
+    return Report(at, record)

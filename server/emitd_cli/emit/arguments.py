@@ -1,10 +1,11 @@
 """The flags of `emitd emit`."""
 
 from emitd_cli.command_line.flags import (
-    JSON_HELP,
     Commands,
     add_address,
     add_command,
+    add_json,
+    option,
     percent,
     positive,
     seconds,
@@ -17,7 +18,7 @@ def add_emit(commands: Commands) -> None:
     parser = add_command(
         commands,
         "emit",
-        "emit.command",
+        "emit.command:run",
         "Emit one record from flags, or many from a file or standard input.",
         '  emitd emit "User u1 logged in" --level INFO --source shop -a cart=17\n'
         "  emitd emit --audit user.login --user u1 --source-ip 203.0.113.7 --details '{\"mfa\":true}'\n"
@@ -32,46 +33,36 @@ def add_emit(commands: Commands) -> None:
     )
     parser.too_many_hint = "; put a message of several words in quotes"
     add_address(parser)
-    parser.add_argument(
-        "message", nargs="?", metavar="MESSAGE", help="the record's; '-' reads records from standard input"
+    option(
+        parser, "MESSAGE", "the record's; '-' reads records from standard input", dest="message", nargs="?"
     )
-    parser.add_argument("--level", metavar="NAME", help="DEBUG, INFO (default), WARNING, ERROR or CRITICAL")
-    parser.add_argument("--source", metavar="NAME", help="who sends")
-    parser.add_argument(
-        "-a", "--attribute", action="append", metavar="KEY=VALUE", help="an attribute; may repeat"
-    )
-    parser.add_argument(
-        "--record-id", metavar="ID", help="default: a new one; sent again with the same, it is harmless"
-    )
-    parser.add_argument("--json", action="store_true", help=JSON_HELP.format("the outcome as JSON"))
+    option(parser, "--level NAME", "DEBUG, INFO (default), WARNING, ERROR or CRITICAL")
+    option(parser, "--source NAME", "the name of the sender")
+    option(parser, "-a --attribute KEY=VALUE", "an attribute; may repeat", action="append")
+    option(parser, "--record-id ID", "default: a new one; sending it again with the same one is harmless")
+    add_json(parser, "the outcome as JSON")
     audit = parser.add_argument_group("an audit event")
-    audit.add_argument("--audit", metavar="EVENT_NAME", help="emit an audit event of this name")
-    audit.add_argument("--user", metavar="ID", help="the user's id; mandatory")
-    audit.add_argument("--source-ip", metavar="ADDRESS", help="an address, or 'unknown' (default)")
-    audit.add_argument("--event-id", metavar="ID", help="default: assigned by the server")
+    option(audit, "--audit EVENT_NAME", "emit an audit event of this name")
+    option(audit, "--user ID", "the user's id; mandatory")
+    option(audit, "--source-ip ADDRESS", "an address, or 'unknown' (default)")
+    option(audit, "--event-id ID", "default: assigned by the server")
     job = parser.add_argument_group("a job report")
-    job.add_argument("--job", metavar="JOB_ID", help="emit a report on this job")
-    job.add_argument("--type", metavar="NAME", help="the job's type; needed in its first report")
-    job.add_argument("--status", metavar="NAME", help="QUEUED, RUNNING, COMPLETED or FAILED; mandatory")
-    job.add_argument("--progress", type=percent, metavar="PERCENT", help="0 to 100")
-    job.add_argument("--label", action="append", metavar="KEY=VALUE", help="a label; may repeat")
-    job.add_argument("--failure-reason", metavar="WORD", help="for FAILED: a word for programs")
-    job.add_argument("--failure-message", metavar="TEXT", help="for FAILED: a sentence for people")
-    job.add_argument("--attempt", type=whole, metavar="N", help="default: 1")
-    job.add_argument("--new-attempt", action="store_true", default=None, help="open the job's next attempt")
-    parser.add_argument("--details", metavar="JSON", help="of an audit event or a job: one JSON object")
+    option(job, "--job JOB_ID", "emit a report on this job")
+    option(job, "--type NAME", "the job's type; needed in its first report")
+    option(job, "--status NAME", "QUEUED, RUNNING, COMPLETED or FAILED; mandatory")
+    option(job, "--progress PERCENT", "0 to 100", type=percent)
+    option(job, "--label KEY=VALUE", "a label; may repeat", action="append")
+    option(job, "--failure-reason WORD", "for FAILED: a word for programs")
+    option(job, "--failure-message TEXT", "for FAILED: a sentence for people")
+    option(job, "--attempt N", "default: 1", type=whole)
+    option(job, "--new-attempt", "open the job's next attempt", default=None)
+    option(parser, "--details JSON", "of an audit event or a job: one JSON object")
     many = parser.add_argument_group("many records")
-    many.add_argument("--file", metavar="FILE", help="read records from a file; '-' is standard input")
+    option(many, "--file FILE", "read records from a file; '-' is standard input")
     many.add_argument(
         "--format", choices=("lines", "jsonl"), default="lines", help="of the file (default: lines)"
     )
-    many.add_argument(
-        "--batch-size", type=positive, default=512, metavar="N", help="records a call (default: 512)"
-    )
-    many.add_argument(
-        "--retry-seconds",
-        type=seconds,
-        default=30.0,
-        metavar="SECONDS",
-        help="how long to retry a call (default: 30)",
+    option(many, "--batch-size N", "records in a call (default: 512)", type=positive, default=512)
+    option(
+        many, "--retry-seconds SECONDS", "how long to retry a call (default: 30)", type=seconds, default=30.0
     )

@@ -5,18 +5,13 @@ import json
 from select import select
 from typing import BinaryIO
 
-import grpc
-
-from emitd.v1 import EmitRequest, EmitResponse, Receipt
-from emitd_cli.connection import cannot_tell, connect, is_refusal, refused, result_of
+from emitd.v1 import EmitRequest, Receipt
+from emitd_cli.connection import connect
 from emitd_cli.emit.batch_sender import BatchSender, SendSummary, show_progress
 from emitd_cli.emit.record_flags import level_of_lines, record_from_flags
 from emitd_cli.emit.record_lines import open_lines, read_batches
-from emitd_cli.errors import CannotTell, Misuse
-from emitd_cli.exit_codes import ExitCode
+from emitd_cli.errors import CannotTell, ExitCode, Misuse
 from emitd_cli.terminal.output import one_line, print_result, to_json
-
-CALL_SECONDS = 30.0
 
 
 def run(options: argparse.Namespace) -> int:
@@ -31,14 +26,9 @@ def run(options: argparse.Namespace) -> int:
 
 def _emit_one(options: argparse.Namespace) -> int:
     record = record_from_flags(options)
-    try:
-        with connect(options.address) as stub:
-            call = stub.Emit.future(EmitRequest(record=record), timeout=CALL_SECONDS)
-            response: EmitResponse = result_of(call, options.address)
-    except grpc.RpcError as error:
-        end = refused if is_refusal(error) else cannot_tell
-        raise end(error, options.address) from error
-    print_result(to_json(response.receipt) if options.json else _describe_receipt(response.receipt))
+    with connect(options.address) as server:
+        receipt: Receipt = server.ask(server.log.Emit, EmitRequest(record=record)).receipt
+    print_result(to_json(receipt) if options.json else _describe_receipt(receipt))
     return ExitCode.GOOD
 
 
@@ -67,27 +57,27 @@ def _emit_many(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         live=size is None,
     )
-    with stream, connect(options.address) as stub, show_progress(size) as advance:
-        sender = BatchSender(stub, options.address, options.retry_seconds, advance)
+    with stream, connect(options.address) as server, show_progress(size) as advance:
+        sender = BatchSender(server, options.retry_seconds, advance)
         try:
             for batch in batches:
                 sender.send(batch)
                 if size is None and not _has_input(stream):
-                    sender.finish()  # the next line may be long in coming; trouble with this one is told now
+                    sender.finish()  # the next line may come late; report problems with this one now
             sender.finish()
         except CannotTell:
-            _print_tally(sender.summary, as_json=options.json)
+            _print_summary(sender.summary, as_json=options.json)
             raise
-    _print_tally(sender.summary, as_json=options.json)
+    _print_summary(sender.summary, as_json=options.json)
     return ExitCode.BAD if sender.summary.refused else ExitCode.GOOD
 
 
 def _has_input(stream: BinaryIO) -> bool:
-    """Whether a pipe or a terminal has something to read at once, also its end."""
+    """Return whether a pipe or a terminal has something to read now, or has ended."""
     return bool(select([stream], [], [], 0)[0])
 
 
-def _print_tally(summary: SendSummary, *, as_json: bool) -> None:
+def _print_summary(summary: SendSummary, *, as_json: bool) -> None:
     print_result(
         json.dumps({"records": summary.records, **summary._asdict()}) if as_json else summary.in_words()
     )

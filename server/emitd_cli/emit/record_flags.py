@@ -5,54 +5,20 @@ import json
 import uuid
 from collections.abc import Iterable
 
-from emitd.v1 import (
-    JOB_STATE_FAILED,
-    LEVEL_CRITICAL,
-    LEVEL_DEBUG,
-    LEVEL_ERROR,
-    LEVEL_INFO,
-    LEVEL_WARNING,
-    AuditEvent,
-    JobStatus,
-    Level,
-    LogRecord,
+from emitd.v1 import JOB_STATE_FAILED, AuditEvent, JobStatus, Level, LogRecord
+from emitd_cli.command_line.values import (
+    STATUSES,
+    check_details,
+    level_from_flag,
+    pairs_from_flag,
+    status_from_flag,
 )
-from emitd_cli.command_line.details import check_details
-from emitd_cli.command_line.pairs import pairs_from_flag
-from emitd_cli.command_line.suggestions import not_one_of
 from emitd_cli.errors import Misuse
-from emitd_cli.jobs.text import STATUSES, status_from_flag
 
-_LEVELS = {
-    "DEBUG": LEVEL_DEBUG,
-    "INFO": LEVEL_INFO,
-    "WARNING": LEVEL_WARNING,
-    "ERROR": LEVEL_ERROR,
-    "CRITICAL": LEVEL_CRITICAL,
-}
-#: What other loggers call them.
-_OTHER_LEVEL_NAMES = {
-    "TRACE": "DEBUG",
-    "NOTICE": "INFO",
-    "WARN": "WARNING",
-    "ERR": "ERROR",
-    "FATAL": "CRITICAL",
-}
-#: Levels that a payload fixes, and the flag that gives the payload.
-_LEVELS_OF_PAYLOADS = {"AUDIT": "--audit EVENT_NAME", "JOB_STATUS": "--job JOB_ID"}
-
-# Flags by what they describe; one that does not fit is misuse, since what it says would be lost.
+# Flags by the records that they describe. One that does not fit is misuse, since its value would be lost.
 _AUDIT_FLAGS = ("user", "source_ip", "event_id")
-_JOB_FLAGS = (
-    "type",
-    "status",
-    "progress",
-    "label",
-    "failure_reason",
-    "failure_message",
-    "attempt",
-    "new_attempt",
-)
+_FAILURE_FLAGS = ("failure_reason", "failure_message")
+_JOB_FLAGS = ("type", "status", "progress", "label", *_FAILURE_FLAGS, "attempt", "new_attempt")
 _ONE_RECORD_FLAGS = ("audit", "job", "record_id", "attribute", "details", *_AUDIT_FLAGS, *_JOB_FLAGS)
 
 
@@ -71,17 +37,18 @@ def level_of_lines(options: argparse.Namespace) -> Level:
     _refuse(options, _ONE_RECORD_FLAGS, "describes one record, and a file brings many")
     if options.format == "jsonl":
         _refuse(options, ("level",), "is for lines of text: with --format jsonl each record has its own")
-    return _level(options)
+    return level_from_flag(options.level or "INFO")
 
 
 def _record(options: argparse.Namespace) -> LogRecord:
     if options.audit is not None and options.job is not None:
         raise Misuse("--audit and --job exclude each other: a record has one payload", field="--job")
+    attributes = pairs_from_flag("--attribute", options.attribute or ())
     record = LogRecord(
         record_id=options.record_id or str(uuid.uuid4()),
         message=options.message or "",
         source=options.source or "",
-        attributes_json=_to_json(pairs_from_flag("--attribute", options.attribute or ())),
+        attributes_json=json.dumps(attributes, ensure_ascii=False) if attributes else "",
     )
     if options.audit is not None:
         _refuse(options, ("level",), "is for log lines: an audit event has its own")
@@ -99,20 +66,8 @@ def _record(options: argparse.Namespace) -> LogRecord:
             raise Misuse(
                 "say what to emit: a message, --audit EVENT_NAME, --job JOB_ID, --file FILE, or - for standard input"
             )
-        record.level = _level(options)
+        record.level = level_from_flag(options.level or "INFO")
     return record
-
-
-def _level(options: argparse.Namespace) -> Level:
-    name = (options.level or "INFO").upper()
-    if name in _LEVELS_OF_PAYLOADS:
-        raise Misuse(
-            f"--level: {name} is not given by itself; use {_LEVELS_OF_PAYLOADS[name]}", field="--level"
-        )
-    if name not in _LEVELS:
-        problem = not_one_of(options.level, _LEVELS, _OTHER_LEVEL_NAMES)
-        raise Misuse(f"--level: {problem}", field="--level")
-    return _LEVELS[name]
 
 
 def _audit(options: argparse.Namespace) -> AuditEvent:
@@ -136,7 +91,7 @@ def _job(options: argparse.Namespace) -> JobStatus:
         raise Misuse(f"--status: a job report has one of {', '.join(STATUSES)}", field="--status")
     status = status_from_flag(options.status)
     if status != JOB_STATE_FAILED:
-        _refuse(options, ("failure_reason", "failure_message"), "goes with --status FAILED")
+        _refuse(options, _FAILURE_FLAGS, "goes with --status FAILED")
     return JobStatus(
         job_id=options.job,
         job_type=options.type or "",
@@ -149,10 +104,6 @@ def _job(options: argparse.Namespace) -> JobStatus:
         attempt=options.attempt or 0,
         new_attempt=bool(options.new_attempt),
     )
-
-
-def _to_json(attributes: dict[str, str]) -> str:
-    return json.dumps(attributes, ensure_ascii=False) if attributes else ""
 
 
 def _refuse(options: argparse.Namespace, names: Iterable[str], why: str) -> None:

@@ -16,7 +16,7 @@ MAX_BATCH_BYTES = 4 * 1024 * 1024
 
 
 class Line(NamedTuple):
-    """One line of the input: its number from 1, its size in bytes, and its record or what is wrong with it."""
+    """One line of the input: its number from 1, its size in bytes, and its record or the problem with it."""
 
     number: int
     size: int
@@ -25,7 +25,7 @@ class Line(NamedTuple):
 
 
 def open_lines(name: str) -> tuple[BinaryIO, int | None]:
-    """Open a file, or standard input for `-`; return it and its size in bytes, None where it has none.
+    """Open a file, or standard input for `-`; return it and its size in bytes, None if it has none.
 
     Raises OSError.
     """
@@ -43,7 +43,7 @@ def read_batches(
     """Read a stream's lines in batches of at most `batch_size`; empty lines are passed over.
 
     A `live` stream, such as a pipe, is not kept waiting for a full batch: what has come is a batch. `form` is
-    `lines`, where each is the message of a log line of `level` and `source`, or `jsonl`, where each is a LogRecord
+    `lines`: each is the message of a log line of `level` and `source`; or `jsonl`: each is a LogRecord
     in JSON, whose own source goes first. A record without `record_id` gets a new one, so that sending it again is
     harmless.
     """

@@ -1,34 +1,64 @@
-"""`JobBoard`: what is known of the jobs that a command watches, merged from whatever streams tell of them."""
+"""`JobBoard`: the state of the jobs that a command watches, and which of them fit into a frame."""
 
 import time
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from emitd.v1 import Job, JobChange, WatchJobResponse, WatchJobsResponse
-from emitd_cli.jobs.durations import ServerClock
+from emitd_cli.command_line.values import STATUSES
 from emitd_cli.jobs.text import has_ended
+from emitd_cli.terminal.output import clip
 
-#: So long a job that matches no longer stays in sight.
+#: How long a job stays in sight after it has left the filter.
 LEFT_SECONDS = 5.0
+NO_JOBS = "no job is like that"
+
+
+class ServerClock:
+    """Estimates the server's clock from the times in its messages.
+
+    A message comes after the time that it tells, so each message bounds from below how far the server's clock is ahead
+    of ours. A message that was sent because a job has just changed measures it, up to the delay of a message. Until
+    there is one, our own clock counts, as far as it does not contradict.
+    """
+
+    def __init__(self, local_unix_nano: Callable[[], int] = time.time_ns) -> None:
+        self._local_unix_nano = local_unix_nano
+        self._ahead_nanos: int | None = None
+        self._is_measured = False
+
+    def saw(self, unix_nano: int, *, is_live: bool) -> None:
+        """Take a time from a message, 0 for none; `is_live`: what happened then caused the message."""
+        if not unix_nano:
+            return
+        ahead = unix_nano - self._local_unix_nano()
+        self._ahead_nanos = ahead if self._ahead_nanos is None else max(ahead, self._ahead_nanos)
+        self._is_measured = self._is_measured or is_live
+
+    def now_unix_nano(self) -> int:
+        """Return the server's time, in nanoseconds since 1970."""
+        ahead = self._ahead_nanos or 0
+        return self._local_unix_nano() + (ahead if self._is_measured else max(ahead, 0))
 
 
 @dataclass
 class Row:
     """One job in sight."""
 
-    #: Of a job that nothing is known of yet only the id.
+    #: Only the id, before the first message.
     job: Job
-    #: Where its newest attempt stood when it began to run, as far as that was seen.
+    #: The progress with which the newest attempt began to run, as far as that was seen.
     start_progress: int = 0
-    #: When it was told to match no longer, by the monotonic clock.
+    #: When it left the filter, by the monotonic clock.
     left_at: float | None = None
-    #: Why nothing more is to be learned of it, or empty.
+    #: Why it cannot be watched further, or empty.
     problem: str = ""
 
     @property
     def is_active(self) -> bool:
-        """Whether it is yet to end, and still to be watched."""
+        """Whether it has not ended, and is still watched."""
         return self.left_at is None and not self.problem and not has_ended(self.job)
 
 
@@ -36,9 +66,9 @@ class BoardChange(NamedTuple):
     """What a message says of one job that was not known before."""
 
     job: Job
-    #: It matches the filter no longer; `job` is its last known state.
+    #: It has left the filter; `job` is its last known state.
     has_left: bool = False
-    #: It left because it exists no more.
+    #: It has left because it was removed.
     is_removed: bool = False
 
 
@@ -54,17 +84,17 @@ class JobBoard:
     ) -> None:
         self.clock = ServerClock()
         self.rows = {job_id: Row(Job(job_id=job_id)) for job_id in job_ids}
-        #: Whether the rows have an order that people gave them.
+        #: Whether the user gave the order of the rows.
         self.has_order = bool(job_ids)
-        #: Whether it is known which jobs there are: before, there is nothing to show.
+        #: Whether it is known which jobs there are; before, a frame shows nothing.
         self.is_complete = is_complete
         self._monotonic = monotonic
-        #: In a snapshot: the jobs known before that it has not told yet.
-        self._untold: set[str] = set()
+        #: During a snapshot: the jobs known before that it has not mentioned yet.
+        self._missing: set[str] = set()
         self._is_snapshot = True
 
     def take(self, response: WatchJobResponse | WatchJobsResponse, *, begins: bool) -> list[BoardChange]:
-        """Take a message, and return what is new in it; `begins`: it is the first of its connection."""
+        """Take a message, and return the changes in it; `begins`: it is the first of its connection."""
         if isinstance(response, WatchJobsResponse):
             return self._take_many(response, begins=begins)
         self.is_complete = True
@@ -74,33 +104,34 @@ class JobBoard:
     def forget(self) -> None:
         """Remove the jobs that have left some seconds ago."""
         oldest = self._monotonic() - LEFT_SECONDS
-        left = [(job_id, row.left_at) for job_id, row in self.rows.items() if row.left_at is not None]
-        for job_id, left_at in left:
-            if left_at <= oldest:
+        for job_id, row in list(self.rows.items()):
+            if row.left_at is not None and row.left_at <= oldest:
                 del self.rows[job_id]
 
     def newest_first(self) -> list[Row]:
         """Return the rows in the order of a list of jobs."""
-        return sorted(self.rows.values(), key=_newest, reverse=True)
+        return sorted(
+            self.rows.values(), key=lambda row: (row.job.create_time_unix_nano, row.job.job_id), reverse=True
+        )
 
     def _take_many(self, response: WatchJobsResponse, *, begins: bool) -> list[BoardChange]:
         self.forget()
         if begins:
             self._is_snapshot = True
-            self._untold = {job_id for job_id, row in self.rows.items() if row.left_at is None}
+            self._missing = {job_id for job_id, row in self.rows.items() if row.left_at is None}
         changes = [found for change in response.changes if (found := self._change(change)) is not None]
         if response.snapshot_end:
-            # What the snapshot has not told matches no longer.
-            changes += [self._leave(self.rows[job_id]) for job_id in sorted(self._untold)]
-            self._untold.clear()
+            # The snapshot did not mention these: they have left the filter.
+            changes += [self._leave(self.rows[job_id]) for job_id in sorted(self._missing)]
+            self._missing.clear()
             self._is_snapshot, self.is_complete = False, True
         return changes
 
     def _change(self, change: JobChange) -> BoardChange | None:
         job, row = change.job, self.rows.get(change.job.job_id)
-        self._untold.discard(job.job_id)
+        self._missing.discard(job.job_id)
         if row is not None and row.left_at is not None:
-            row = None  # it is in sight only for people
+            row = None  # only people still see it
         is_removed = not job.status
         if change.left_filter:
             if row is None or (not is_removed and _version(job) < _version(row.job)):
@@ -120,7 +151,7 @@ class JobBoard:
     def _put(self, job: Job, *, is_live: bool) -> None:
         known = self.rows.get(job.job_id)
         row = Row(Job()) if known is None or known.left_at is not None else known
-        # What changed the job is what made the server send this, if it has changed.
+        # If the job has changed, that is why the server sent the message.
         is_changed = job.update_time_unix_nano > row.job.update_time_unix_nano
         self.clock.saw(job.update_time_unix_nano, is_live=is_live and is_changed)
         if job.start_time_unix_nano != row.job.start_time_unix_nano:
@@ -135,10 +166,49 @@ def active_first(rows: Collection[Row]) -> list[Row]:
     return sorted(rows, key=lambda row: not row.is_active)
 
 
+def watch_rows(board: JobBoard, height: int) -> list[Row]:
+    """Return the rows for `emitd job watch`: in the order of the ids on the command line, if all of them fit.
+
+    Otherwise the active jobs come first; without ids, the newest of them.
+    """
+    if not board.has_order:
+        return active_first(board.newest_first())
+    rows = list(board.rows.values())
+    return rows if len(rows) <= _room(height) else active_first(rows)
+
+
+def frame_lines(
+    rows: Sequence[Row],
+    width: int,
+    height: int,
+    draw: Callable[[Sequence[Row]], str],
+    most: int | None = None,
+) -> list[str]:
+    """Return the lines of a frame no higher than `height`, with at most `most` of the rows.
+
+    `draw` draws a heading and a line for each of the rows that it gets; a last line counts the others.
+    """
+    if not rows:
+        return [clip(NO_JOBS, width)]
+    room = _room(height)
+    most = len(rows) if most is None else min(most, len(rows))
+    if most > room or most < len(rows):
+        most = min(most, max(room - 1, 1))
+    rest = rows[most:]
+    return [*draw(rows[:most]).splitlines(), *([clip(_how_many_more(rest), width)] if rest else ())]
+
+
 def _version(job: Job) -> tuple[int, int]:
-    """What is greater of a later state; a job that was made anew under its id begins with revision 1."""
+    """Return a key that grows with each state; a job that was removed and made again starts at revision 1."""
     return job.create_time_unix_nano, job.revision
 
 
-def _newest(row: Row) -> tuple[int, str]:
-    return row.job.create_time_unix_nano, row.job.job_id
+def _room(height: int) -> int:
+    # One line is for the heading, and one stays free for what the user types.
+    return max(height - 2, 1)
+
+
+def _how_many_more(rows: Sequence[Row]) -> str:
+    counts = Counter(row.job.status for row in rows)
+    each = [f"{counts[status]} {name}" for name, status in STATUSES.items() if counts[status]]
+    return f"and {len(rows)} more{': ' if each else ''}{', '.join(each)}"

@@ -1,89 +1,113 @@
 """What a watch of jobs shows: JSON, lines, or frames that are drawn over one another."""
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol, TypeAlias
+from os import terminal_size
+from typing import TextIO, TypeAlias
 
 from emitd.v1 import WatchJobResponse, WatchJobsResponse
 from emitd_cli.jobs.board import BoardChange, JobBoard
 from emitd_cli.jobs.text import job_line, transition_line
-from emitd_cli.terminal.columns import columns_of
-from emitd_cli.terminal.live_frame import LiveFrame
-from emitd_cli.terminal.output import one_line, to_json
+from emitd_cli.terminal.output import columns_of, one_line, to_json
 
-#: A frame is drawn at most so often, and at least.
+#: A terminal that knows these shows what is between them at once; others ignore them.
+BEGIN_UPDATE, END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
+ERASE_BELOW = "\x1b[J"
+
+_COLOURS = re.compile(r"\x1b\[[\d;]*m")
+
+
+class LiveFrame:
+    """Draws lines at the end of a terminal's output, one frame over the other.
+
+    Nothing has to be restored if the process is killed: it hides no cursor and opens no second screen. A terminal that
+    became narrower may have broken the lines of the last frame. The cursor stands at the end of the last line.
+    """
+
+    def __init__(self, stream: TextIO, size: Callable[[], terminal_size]) -> None:
+        self._stream = stream
+        self._size = size
+        #: How many columns each line of the frame takes.
+        self._widths: list[int] = []
+
+    def draw(self, lines: Sequence[str]) -> None:
+        """Draw a frame: lines no wider than the terminal, with no sequences in them but for colours."""
+        self._write(BEGIN_UPDATE + self._erase() + "\n".join(lines) + END_UPDATE)
+        self._widths = [columns_of(_COLOURS.sub("", line)) for line in lines]
+
+    def erase(self) -> None:
+        """Remove the frame, so that something else may be written; the next frame stands below."""
+        self._write(self._erase())
+        self._widths = []
+
+    def finish(self) -> None:
+        """Keep the frame, and go on in the line below."""
+        if self._widths:
+            self._write("\n")
+        self._widths = []
+
+    def _erase(self) -> str:
+        if not self._widths:
+            return ""
+        columns = max(self._size().columns, 1)
+        rows = sum(max(-(-width // columns), 1) for width in self._widths)
+        return "\r" + (f"\x1b[{rows - 1}A" if rows > 1 else "") + ERASE_BELOW
+
+    def _write(self, text: str) -> None:
+        self._stream.write(text)
+        self._stream.flush()
+
+
+#: The time between two frames, if something has changed, and if nothing has: a frame also shows how long jobs have run.
 MIN_FRAME_SECONDS = 0.1
 MAX_FRAME_SECONDS = 1.0
-#: How often it is looked whether the terminal has another size.
-LOOK_SECONDS = 0.25
 
 Response: TypeAlias = WatchJobResponse | WatchJobsResponse
 #: Returns the lines of a frame for a board, a width and a height; `is_final`: it will not be drawn over.
 Draw: TypeAlias = Callable[[JobBoard, int, int, bool], Sequence[str]]
 
 
-class Display(Protocol):
-    """Where a watch shows what arrives; for one thread."""
-
-    def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
-        """Show a message, and what is new in it."""
-
-    def aside(self, write: Callable[[], None]) -> None:
-        """Let `write` write whole lines to standard error."""
-
-    def refresh(self) -> float | None:
-        """Draw what is due; return after how many seconds to come again, None for never."""
-
-
 class JsonDisplay:
-    """Prints every message as one object."""
+    """Prints every message as one object; the base of the other displays, which show it in their own way."""
 
     def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
-        """Print it."""
+        """Show a message, and the changes in it."""
         print(to_json(response), flush=True)
 
     def aside(self, write: Callable[[], None]) -> None:
-        """Let it write."""
+        """Let `write` write whole lines to standard error."""
         write()
 
     def refresh(self) -> None:
-        """There is never anything due."""
+        """Draw a frame if it is due; called every MIN_FRAME_SECONDS or less."""
 
 
-class LineDisplay:
-    """Prints a line for each change; lines of the jobs that were named stand in columns."""
+Display: TypeAlias = JsonDisplay
+
+
+class LineDisplay(JsonDisplay):
+    """Prints a line for each change; the ids of the command line stand in a column."""
 
     def __init__(self, job_ids: Collection[str]) -> None:
         self._id_width = max((columns_of(one_line(job_id)) for job_id in job_ids), default=0)
 
     def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
-        """Print what is new."""
+        """Print the changes."""
         if isinstance(response, WatchJobResponse):
             for transition in response.transitions:
                 if transition.revision != response.job.revision:
                     print(transition_line(response.job.job_id, transition, self._id_width))
-        for one in changes:
-            print(self._line(one))
+        for change in changes:
+            left = "  (removed)" if change.is_removed else "  (matches no longer)" if change.has_left else ""
+            print(job_line(change.job, self._id_width) + left)
         sys.stdout.flush()
 
-    def aside(self, write: Callable[[], None]) -> None:
-        """Let it write."""
-        write()
 
-    def refresh(self) -> None:
-        """There is never anything due."""
-
-    def _line(self, change: BoardChange) -> str:
-        line = job_line(change.job, self._id_width)
-        if change.is_removed:
-            return f"{line}  (removed)"
-        return f"{line}  (matches no longer)" if change.has_left else line
-
-
-class LiveDisplay:
+class LiveDisplay(JsonDisplay):
     """Draws the board in place."""
 
     def __init__(self, board: JobBoard, draw: Draw, monotonic: Callable[[], float] = time.monotonic) -> None:
@@ -106,14 +130,11 @@ class LiveDisplay:
         write()
         self._draw_frame()
 
-    def refresh(self) -> float:
-        """Draw if the last frame is old, or not so old and no longer true."""
-        age = self._monotonic() - self._drawn_at
-        due = MIN_FRAME_SECONDS if self._is_stale or self._drawn_size != _size() else MAX_FRAME_SECONDS
-        if age < due:
-            return min(due - age, LOOK_SECONDS)
-        self._draw_frame()
-        return LOOK_SECONDS
+    def refresh(self) -> None:
+        """Draw if the last frame is old, or no longer true and not quite new."""
+        is_changed = self._is_stale or self._drawn_size != _size()
+        if self._monotonic() - self._drawn_at >= (MIN_FRAME_SECONDS if is_changed else MAX_FRAME_SECONDS):
+            self._draw_frame()
 
     def finish(self) -> None:
         """Draw the last frame, which stays."""
@@ -138,6 +159,6 @@ def live(board: JobBoard, draw: Draw) -> Iterator[LiveDisplay]:
 
 
 def _size() -> os.terminal_size:
-    """The terminal's size now; 80 by 24 where it does not say."""
+    """Return the terminal's size now; 80 by 24 if it does not say."""
     size = os.get_terminal_size(sys.stdout.fileno())
     return os.terminal_size((size.columns or 80, size.lines or 24))

@@ -1,69 +1,72 @@
 """`emitd job watch`: live bars on a terminal, a line for each change elsewhere, or the messages as JSON.
 
-Jobs that are named by their ids have a WatchJob stream each: it leaves out no change of status, goes on where a lost
-connection broke off, and ends with its job; WatchJobs promises none of these. Jobs that match a filter have one
-WatchJobs stream.
+Each job of the command line has a WatchJob stream: it leaves out no transition, goes on after a lost connection, and
+ends with its job. WatchJobs promises none of these; it serves all jobs that match a filter.
 """
 
 import argparse
+import asyncio
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable, Collection, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from functools import partial
+from typing import Any, TypeAlias
 
-from emitd.v1 import JOB_STATE_FAILED, WatchJobRequest
-from emitd_cli.connection import connect
-from emitd_cli.errors import CannotTell, CommandError, Misuse
-from emitd_cli.exit_codes import ExitCode
+import grpc
+
+from emitd import watches
+from emitd.runtime.backoff import Backoff
+from emitd.v1 import (
+    JOB_STATE_FAILED,
+    LogServiceStub,
+    WatchJobRequest,
+    WatchJobResponse,
+    WatchJobsRequest,
+    WatchJobsResponse,
+)
+from emitd_cli.connection import Outage, connect_async, error_of, is_refusal
+from emitd_cli.errors import CannotTell, CommandError, ExitCode, Misuse
 from emitd_cli.jobs.board import JobBoard
-from emitd_cli.jobs.display import Display, Draw, JsonDisplay, LineDisplay, live
-from emitd_cli.jobs.filter import JobFilter, filter_from_flags
-from emitd_cli.jobs.follow import FilterFollower, JobFollower, Patience
-from emitd_cli.jobs.streams import Arrived, Ended, JobStreams, Note, job_streams
-from emitd_cli.terminal.console import can_redraw
-from emitd_cli.terminal.output import say, tell
+from emitd_cli.jobs.commands import filter_from_flags
+from emitd_cli.jobs.display import MIN_FRAME_SECONDS, Display, Draw, JsonDisplay, LineDisplay, live
+from emitd_cli.terminal.output import can_redraw, say, tell
 
-#: More streams than this are a job for one with a filter.
+#: For more jobs there is the stream of a filter.
 MAX_IDS = 100
-#: For jobs that are named by their ids.
+#: For the jobs of the command line.
 RETRY_SECONDS = 60.0
+
+#: Shows what one stream brings.
+Follower: TypeAlias = Callable[[LogServiceStub], Awaitable[None]]
 
 
 def run(options: argparse.Namespace) -> int:
-    """Follow the jobs; return 0, or 1 if one that was named has FAILED. Raises Misuse, Refused, CannotTell."""
-    job_filter = filter_from_flags(options)
-    is_filtered = any(job_filter)
+    """Follow the jobs; return 0, or 1 if one of the command line has FAILED. Raises Misuse, Refused, CannotTell."""
+    filters = filter_from_flags(options)
     if options.job_ids:
-        if is_filtered:
+        if any(filters.values()):
             raise Misuse("the ids of jobs, and --type, --status or --label, exclude each other")
         return _watch_ids(list(dict.fromkeys(options.job_ids)), options)
-    if not is_filtered:
+    if not any(filters.values()):
         raise Misuse(
             "say which jobs: each JOB_ID, or --type, --status or --label; 'emitd job list --watch' shows all",
             field="JOB_ID",
         )
     if options.after_revision is not None:
         raise Misuse("--after-revision goes with the ids of jobs", field="--after-revision")
-    return watch_filter(job_filter, options, _bars())
+    return watch_filter(WatchJobsRequest(**filters), options, _bars())
 
 
-def watch_filter(job_filter: JobFilter, options: argparse.Namespace, draw: Draw | None) -> int:
-    """Show the jobs that match until it is interrupted, or --timeout; return 0. Raises Refused, CannotTell.
+def watch_filter(request: WatchJobsRequest, options: argparse.Namespace, draw: Draw | None) -> int:
+    """Show the jobs that match until Ctrl-C, or --timeout; return 0. Raises Refused, CannotTell.
 
-    `draw` draws the frames, for a terminal that can be drawn over; None: lines are printed.
+    `draw` draws the frames of a terminal; None: print lines.
     """
     board = JobBoard()
-    request = job_filter.watch_request()
-    with (
-        connect(options.address) as stub,
-        job_streams() as streams,
-        _display(options, board, draw) as display,
-    ):
-        patience = _patience(streams, options, options.retry_seconds)
-        streams.start("jobs", FilterFollower(stub, streams, patience, request, options.address).follow)
-        for ended in _ends(streams, board, display, _end_at(options)):
-            assert ended.error is not None, "it follows for ever"
-            raise ended.error
+    with _display(options, board, draw) as display:
+        watch = JobWatch(options, board, display, options.retry_seconds)
+        watch.run([partial(watch.follow_filter, request=request)])
     return ExitCode.GOOD
 
 
@@ -72,100 +75,157 @@ def _watch_ids(job_ids: list[str], options: argparse.Namespace) -> int:
         raise Misuse(
             f"{len(job_ids)} jobs are more than {MAX_IDS}; watch them by --type, --status or --label"
         )
-    # What is waited for is in sight although nothing is known of it yet.
-    board, still_open = JobBoard(job_ids, is_complete=options.wait), set(job_ids)
-    with (
-        connect(options.address) as stub,
-        job_streams() as streams,
-        _display(options, board, _bars()) as display,
-    ):
+    # Jobs that are waited for are in sight before the first message.
+    board, still_open = JobBoard(job_ids, is_complete=options.wait), dict.fromkeys(job_ids)
+    with _display(options, board, _bars()) as display:
         seconds = RETRY_SECONDS if options.retry_seconds is None else options.retry_seconds
-        patience = _patience(streams, options, seconds)
-        for job_id in job_ids:
+        watch = JobWatch(options, board, display, seconds)
+
+        async def follow(stub: LogServiceStub, job_id: str) -> None:
             request = WatchJobRequest(
                 job_id=job_id, wait_for_creation=options.wait, after_revision=options.after_revision
             )
-            streams.start(job_id, JobFollower(stub, streams, patience, request).follow)
-        for ended in _ends(streams, board, display, _end_at(options)):
-            if ended.error is not None:
-                _give_up(ended.name, ended.error, board, display)
-            still_open.discard(ended.name)
-            if not still_open:
-                return _exit_code(board)
-    raise _too_long([job_id for job_id in job_ids if job_id in still_open], options)
+            try:
+                await watch.follow_job(stub, request)
+            except CommandError as error:
+                if len(job_ids) == 1:
+                    raise
+                _give_up(job_id, error, board, display)
+            del still_open[job_id]
 
-
-def _give_up(job_id: str, error: Exception, board: JobBoard, display: Display) -> None:
-    """Tell, once, why nothing more is to be learned of one of several jobs; of one job alone, it is the end."""
-    if len(board.rows) == 1 or not isinstance(error, CommandError):
-        raise error
-    message = str(error)
-    is_told = any(row.problem == message for row in board.rows.values())
-    board.rows[job_id].problem = message
-    if not is_told:
-        display.aside(lambda: tell(message, code=error.code, field=error.field))
-
-
-def _exit_code(board: JobBoard) -> ExitCode:
+        watch.run([partial(follow, job_id=job_id) for job_id in job_ids])
+    if still_open:
+        raise _too_long(list(still_open), options)
     rows = board.rows.values()
     if any(row.job.status == JOB_STATE_FAILED for row in rows if not row.problem):
         return ExitCode.BAD
     return ExitCode.CANNOT_TELL if any(row.problem for row in rows) else ExitCode.GOOD
 
 
+def _give_up(job_id: str, error: CommandError, board: JobBoard, display: Display) -> None:
+    """Note why one of several jobs cannot be watched further; say it once if several have the same reason."""
+    message = str(error)
+    is_said = any(row.problem == message for row in board.rows.values())
+    board.rows[job_id].problem = message
+    if not is_said:
+        display.aside(lambda: tell(message, code=error.code, field=error.field))
+
+
 def _too_long(job_ids: list[str], options: argparse.Namespace) -> CannotTell:
-    more = f" and {len(job_ids) - 1} more" if len(job_ids) > 1 else ""
-    verb = "have" if more else "has"
+    more = f" and {len(job_ids) - 1} more have" if len(job_ids) > 1 else " has"
     return CannotTell(
-        f"'{job_ids[0]}'{more} {verb} not ended within {options.timeout:g} s (--timeout)",
-        code="DEADLINE_EXCEEDED",
+        f"'{job_ids[0]}'{more} not ended within {options.timeout:g} s (--timeout)", code="DEADLINE_EXCEEDED"
     )
 
 
-def _patience(streams: JobStreams, options: argparse.Namespace, retry_seconds: float | None) -> Patience:
-    return Patience(streams, options.address, retry_seconds=retry_seconds, is_patient=options.wait)
+class JobWatch:
+    """The streams of one command. They show what arrives on one display, and share one outage of the server."""
+
+    def __init__(
+        self, options: argparse.Namespace, board: JobBoard, display: Display, retry_seconds: float | None
+    ) -> None:
+        self._options = options
+        self._board = board
+        self._display = display
+        self._outage = Outage(options.address, retry_seconds=retry_seconds, is_patient=options.wait)
+
+    def run(self, followers: Sequence[Follower]) -> None:
+        """Run until all followers have returned, or for --timeout. Raises what one of them raises."""
+        asyncio.run(self._run(followers))
+
+    async def _run(self, followers: Sequence[Follower]) -> None:
+        async with connect_async(self._options.address) as channel:
+            stub = LogServiceStub(channel)
+            tasks = [asyncio.ensure_future(follower(stub)) for follower in followers]
+            try:
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self._options.timeout):
+                        await self._until_done(tasks)
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _until_done(self, tasks: "Collection[asyncio.Future[None]]") -> None:
+        pending = set(tasks)
+        while pending:
+            self._display.refresh()
+            done, pending = await asyncio.wait(
+                pending, timeout=MIN_FRAME_SECONDS, return_when=asyncio.FIRST_COMPLETED
+            )
+            for task in done:
+                task.result()
+
+    async def follow_job(self, stub: LogServiceStub, request: WatchJobRequest) -> None:
+        """Show every message until the job has ended, over as many connections as it takes. Raises CannotTell."""
+        resumable = watches.JobWatch(request, Backoff(0, 0))  # the pauses are those of the outage
+        has_begun = False
+
+        def take(response: WatchJobResponse, begins: bool) -> None:
+            nonlocal has_begun
+            has_begun = True
+            if resumable.take(response) is None:  # a new connection repeats what is known
+                return
+            if response.history_truncated:
+                self._say(f"some changes of '{response.job.job_id}' are no longer known")
+            self._show(response, begins)
+
+        await self._follow(stub.WatchJob, request, take)
+        if not has_begun:
+            raise CannotTell(f"the server ended the watch of '{request.job_id}' without a word")
+
+    async def follow_filter(self, stub: LogServiceStub, request: WatchJobsRequest) -> None:
+        """Show every message, for ever. Raises Refused, CannotTell."""
+        await self._follow(stub.WatchJobs, request, self._show)
+        raise CannotTell("the server ended the stream without a word")
+
+    async def _follow(self, method: Any, request: Any, take: Callable[[Any, bool], None]) -> None:
+        """Take each message of a stream but heartbeats until the server ends it."""
+        is_filter = isinstance(request, WatchJobsRequest)
+        while True:
+            opened_at, begins = time.monotonic(), True
+            try:
+                async for response in method(request):
+                    if self._outage.answered(opened_at) and is_filter:
+                        self._say(f"{self._options.address} answers again")
+                    if not response.heartbeat:
+                        take(response, begins)
+                        begins = False
+                return
+            except grpc.RpcError as error:
+                if is_filter and is_refusal(error):
+                    raise error_of(error, self._options.address) from error
+                seconds, note = self._outage.pause_after(error, opened_at)
+            if note:
+                self._say(note)
+            await pause(seconds)
+
+    def _show(self, response: WatchJobResponse | WatchJobsResponse, begins: bool) -> None:
+        self._display.show(response, self._board.take(response, begins=begins))
+
+    def _say(self, text: str) -> None:
+        self._display.aside(lambda: say(text))
 
 
-def _end_at(options: argparse.Namespace) -> float | None:
-    return None if options.timeout is None else time.monotonic() + options.timeout
-
-
-def _ends(streams: JobStreams, board: JobBoard, display: Display, end_at: float | None) -> Iterator[Ended]:
-    """Show what arrives, and yield what ends, until `end_at`, a time of the monotonic clock (None: for ever)."""
-    while True:
-        waits = [display.refresh(), None if end_at is None else end_at - time.monotonic()]
-        seconds = min((wait for wait in waits if wait is not None), default=None)
-        item = streams.take(None if seconds is None else max(seconds, 0))
-        if isinstance(item, Arrived):
-            display.show(item.response, board.take(item.response, begins=item.begins))
-        elif isinstance(item, Note):
-            display.aside(_saying(item.text))
-        elif item is not None:
-            yield item
-        elif end_at is not None and time.monotonic() >= end_at:
-            return
-
-
-def _saying(text: str) -> Callable[[], None]:
-    return lambda: say(text)
+async def pause(seconds: float) -> None:
+    """Wait before the next connection; a function of its own for tests."""
+    await asyncio.sleep(seconds)
 
 
 @contextmanager
 def _display(options: argparse.Namespace, board: JobBoard, draw: Draw | None) -> Iterator[Display]:
     if options.json:
         yield JsonDisplay()
-    elif draw is not None:
+    elif draw is None:
+        yield LineDisplay(board.rows)
+    else:
         with live(board, draw) as display:
             yield display
-    else:
-        yield LineDisplay(board.rows)
 
 
 def _bars() -> Draw | None:
     if not can_redraw(sys.stdout):
         return None
-    try:
-        from emitd_cli.jobs.bars import bars_frame
-    except ImportError:  # the base install brings no rich
-        return None
+    from emitd_cli.jobs.table import bars_frame
+
     return bars_frame

@@ -1,4 +1,4 @@
-"""`emitd handlers`: every handler that an entry could name, from where it comes, and what its entry takes."""
+"""`emitd handlers`: every handler that an entry can name, its origin, and the keys of its entry."""
 
 import argparse
 import inspect
@@ -7,16 +7,15 @@ import os
 import shutil
 import sys
 import textwrap
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
 
 import msgspec
 
-from emitd_cli.exit_codes import ExitCode
+from emitd_cli.errors import ExitCode
 from emitd_cli.operate.setting_text import SettingText, describe_settings
-from emitd_cli.terminal.console import is_terminal
-from emitd_cli.terminal.output import one_line
+from emitd_cli.terminal.output import is_terminal, one_line
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.record import Level
 from emitd_handlers.settings import HandlerSettings
@@ -36,7 +35,7 @@ class Use(msgspec.Struct, frozen=True):
     entry: str
     #: `active`, `off`, or `wrong`: there is a problem with the entry.
     state: str
-    #: What the service hands it; of an active entry only.
+    #: The levels that it gets; of an active entry only.
     levels: tuple[str, ...] = ()
 
 
@@ -56,16 +55,22 @@ class Listed(msgspec.Struct, frozen=True):
 
 
 def run(options: argparse.Namespace) -> int:
-    """Print the list; return 0, or 1 where the configuration, a file or an entry point is wrong."""
+    """Print the list; return 0, or 1 if the configuration, a file or an entry point is wrong."""
     path = Path(options.config) if options.config else DEFAULT_FILE if DEFAULT_FILE.exists() else None
-    with redirect_stdout(sys.stderr):  # what the files print as they are loaded is no part of the list
+    with redirect_stdout(sys.stderr):  # files of handlers may print while they are loaded
         survey = survey_config(path)
         found = [*survey.finder.find_all()]
         found += _found_by_path(survey, {handler.type_name for handler in found})
         listed = [_list(handler, survey) for handler in found]
     common = describe_settings(HandlerSettings)
     if options.json:
-        print(_json(_as_json(listed, common, survey, path)))
+        fields = {
+            "configuration": None if path is None else str(path),
+            "problems": [str(problem) for problem in survey.problems],
+            "handlers": msgspec.to_builtins(listed),
+            "common_settings": msgspec.to_builtins(common),
+        }
+        print(_json(fields))
     else:
         _print(listed, common, survey, path)
     # A built-in handler may lack the packages of an extra: that is no fault.
@@ -74,7 +79,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def _found_by_path(survey: ConfigSurvey, known: set[str]) -> Iterator[FoundHandler]:
-    """Return what only the configuration names: classes by their dotted paths."""
+    """Yield the classes that only the configuration names, by their dotted paths."""
     in_use = {type_name for name, type_name in survey.types.items() if name not in survey.off}
     for type_name in dict.fromkeys(survey.types.values()):
         if type_name in known:
@@ -97,7 +102,7 @@ def _list(found: FoundHandler, survey: ConfigSurvey) -> Listed:
     try:
         every = describe_settings(cls.Settings)
         own = [item for item in every if item.name not in common]
-        # A common key is worth a line where the class gives it a default of its own.
+        # A common key gets a line if the class changes its default.
         changed = [
             item for item in every if item.name in common and item.default != common[item.name].default
         ]
@@ -119,7 +124,7 @@ def _list(found: FoundHandler, survey: ConfigSurvey) -> Listed:
 
 
 def _class_path(cls: type[BaseLogHandler]) -> str:
-    """Return where a class is; one of a file, whose module has a private name, by its name alone."""
+    """Return a class's dotted path; only its name if it comes from a file, whose module has a private name."""
     private = cls.__module__.startswith("emitd_handler_file_")
     return cls.__qualname__ if private else f"{cls.__module__}.{cls.__qualname__}"
 
@@ -149,74 +154,60 @@ def _names(levels: Iterable[Level]) -> tuple[str, ...]:
     return tuple(level.name for level in sorted(levels))
 
 
-def _as_json(
-    listed: Sequence[Listed], common: Sequence[SettingText], survey: ConfigSurvey, path: Path | None
-) -> Mapping[str, object]:
-    return {
-        "configuration": None if path is None else str(path),
-        "problems": [str(problem) for problem in survey.problems],
-        "handlers": msgspec.to_builtins(listed),
-        "common_settings": msgspec.to_builtins(common),
-    }
-
-
 def _print(
     listed: Sequence[Listed], common: Sequence[SettingText], survey: ConfigSurvey, path: Path | None
 ) -> None:
-    page = _Page()
+    """Print the list: bold and wrapped to its width on a terminal."""
+    is_wide = is_terminal(sys.stdout)
+    width = max(40, shutil.get_terminal_size().columns) if is_wide else PLAIN_WIDTH
+    has_colours = is_wide and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
+
+    def show(text: str, style: str = "") -> None:
+        print(f"\033[{style}m{text}\033[0m" if style and has_colours else text, end="")
+
     for handler in listed:
-        page.handler(handler)
+        show(one_line(handler.type), BOLD)
+        show(f"  ({one_line(handler.origin)})\n")
+        for label, text in _rows(handler):
+            indent = " " * 12
+            lines = textwrap.wrap(
+                one_line(text), width, initial_indent=indent, subsequent_indent=indent + "  "
+            )
+            for number, line in enumerate(lines):
+                show(line if number else f"  {label:<10}{line[12:]}", RED if label == "problem" else "")
+                show("\n")
+        show("\n")
     keys = ", ".join(setting.name for setting in common)
-    page.paragraph(f"Every entry also takes {keys}; --json tells more of them.")
-    page.paragraph(f"Entries are those of {path or 'the built-in defaults'}.")
+    for text in (
+        f"Every entry also takes {keys}; --json describes them.",
+        f"Entries are those of {path or 'the built-in defaults'}.",
+    ):
+        show(textwrap.fill(one_line(text), width) + "\n")
     for problem in survey.problems:
-        page.line(one_line(str(problem)), RED)
+        show(one_line(str(problem)), RED)
+        show("\n")
 
 
-class _Page:
-    """Writes to standard output: bold and wrapped to its width where that is a terminal."""
-
-    def __init__(self) -> None:
-        terminal = is_terminal(sys.stdout)
-        self._coloured = terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-        self._width = max(40, shutil.get_terminal_size().columns) if terminal else PLAIN_WIDTH
-
-    def handler(self, handler: Listed) -> None:
-        self.line(handler.type, BOLD, f"  ({handler.origin})")
-        self._row("", handler.summary)
-        self._row("problem", handler.problem, RED)
-        self._row("note", handler.note)
-        self._row("class", handler.class_name)
-        uses = "; ".join(map(_use_text, handler.used_by))
-        self._row("used by", uses or ("no entry" if handler.class_name else ""))
-        if handler.class_name:
-            self._row("levels", f"{' '.join(handler.default_levels)} by default")
-            self._row("delivery", f"{handler.default_delivery} by default")
-            if not handler.settings:
-                self._row("settings", "none of its own")
-        for index, setting in enumerate(handler.settings):
-            default = "required" if setting.required else f"default {_json(setting.default)}"
-            comment = f": {setting.comment}" if setting.comment else ""
-            self._row("" if index else "settings", f"{setting.name} ({setting.type}; {default}){comment}")
-        print()
-
-    def paragraph(self, text: str) -> None:
-        print(textwrap.fill(one_line(text), self._width))
-
-    def line(self, text: str, style: str, rest: str = "") -> None:
-        text = one_line(text)
-        print((f"\033[{style}m{text}\033[0m" if self._coloured else text) + one_line(rest))
-
-    def _row(self, label: str, text: str, style: str = "") -> None:
-        if not text:
-            return
-        indent = " " * 12
-        filled = textwrap.wrap(
-            one_line(text), self._width, initial_indent=indent, subsequent_indent=indent + "  "
-        )
-        lines = [f"  {label:<10}{filled[0][12:]}", *filled[1:]]
-        for line in lines:
-            print(f"\033[{style}m{line}\033[0m" if style and self._coloured else line)
+def _rows(handler: Listed) -> Iterator[tuple[str, str]]:
+    """Yield the rows of a handler: a label and a text."""
+    uses = "; ".join(map(_use_text, handler.used_by))
+    rows = {
+        "": handler.summary,
+        "problem": handler.problem,
+        "note": handler.note,
+        "class": handler.class_name,
+        "used by": uses or ("no entry" if handler.class_name else ""),
+    }
+    yield from ((label, text) for label, text in rows.items() if text)
+    if handler.class_name:
+        yield "levels", f"{' '.join(handler.default_levels)} by default"
+        yield "delivery", f"{handler.default_delivery} by default"
+        if not handler.settings:
+            yield "settings", "none of its own"
+    for index, setting in enumerate(handler.settings):
+        default = "required" if setting.required else f"default {_json(setting.default)}"
+        comment = f": {setting.comment}" if setting.comment else ""
+        yield "" if index else "settings", f"{setting.name} ({setting.type}; {default}){comment}"
 
 
 def _json(value: object) -> str:
@@ -224,6 +215,4 @@ def _json(value: object) -> str:
 
 
 def _use_text(use: Use) -> str:
-    if use.state != "active":
-        return f"{use.entry} ({use.state})"
-    return f"{use.entry} ({' '.join(use.levels)})"
+    return f"{use.entry} ({' '.join(use.levels) if use.state == 'active' else use.state})"

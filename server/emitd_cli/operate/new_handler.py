@@ -1,117 +1,82 @@
-"""`emitd new-handler`: a handler to start from, its test, and its entry in the configuration."""
+"""`emitd new-handler`: a handler to start from, its test, and the entry to add to the configuration."""
 
 import argparse
 import keyword
 import os
 import re
+import sys
+import textwrap
 import unicodedata
 from importlib import resources
 from pathlib import Path
 from string import Template
 
 import msgspec
-import yaml
 
-from emitd_cli.errors import CommandError, Misuse
-from emitd_cli.exit_codes import ExitCode
-from emitd_cli.operate.config_text import CannotInsert, add_entry, add_folder
+from emitd_cli.errors import CommandError, ExitCode, Misuse
 from emitd_server.config.discovery import BUILT_IN
-from emitd_server.config.loader import BUILT_IN_DEFAULTS, ConfigSurvey, survey_config
+from emitd_server.config.loader import BUILT_IN_DEFAULTS, survey_config
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
-class Plan(msgspec.Struct, frozen=True):
-    """What is to be written, and where."""
-
-    name: str
-    class_name: str
-    config: Path
-    folder: Path
-    #: The folder as the configuration names it.
-    folder_in_config: str
-
-    @property
-    def handler(self) -> Path:
-        """The handler's file."""
-        return self.folder / f"{self.name}.py"
-
-    @property
-    def test(self) -> Path:
-        """The test's file: in `tests`, beside the configuration."""
-        return self.config.parent / "tests" / f"test_{self.name}_handler.py"
-
-    def fill(self, template: str) -> str:
-        """Return the text of a template for this handler."""
-        text = (resources.files("emitd_cli") / "templates" / template).read_text(encoding="utf-8")
-        return Template(text).substitute(
-            name=self.name,
-            class_name=self.class_name,
-            settings_name=f"{self.class_name.removesuffix('Handler')}Settings",
-            file=f"{self.folder_in_config}/{self.handler.name}",
-            test=f"tests/{self.test.name}",
-            folder_expression=_expression(self.folder, self.test.parent),
-        )
-
-
 def run(options: argparse.Namespace) -> int:
-    """Write the files and the entry; return 0, or 1 where the entry could only be printed."""
-    plan = _plan(options)
-    _refuse_what_is_there(plan)
-    texts = {plan.handler: plan.fill("handler.py.txt"), plan.test: plan.fill("test_handler.py.txt")}
-    entry = plan.fill("entry.yml.txt")
-    for file, text in texts.items():
-        _write(file, text)
-        print(f"wrote {file}")
-    try:
-        print(_configure(plan, entry))
-    except CannotInsert as error:
-        print(f"\n{plan.config} is as it was: {error}\nAdd this to it:\n")
-        print(_section_text(plan, entry))
-        return ExitCode.BAD
-    print(f"\nTry it:  emitd check-config {plan.config}\n         pytest {plan.test}")
+    """Write the files and print the entry; return 0. Raises Misuse, and CommandError instead of overwriting."""
+    _check_name(options.name)
+    config = Path(options.config)
+    folder = Path(options.folder) if options.folder else config.parent / "handlers"
+    handler = folder / f"{options.name}.py"
+    test = config.parent / "tests" / f"test_{options.name}_handler.py"
+    listed_folder = _as_listed(folder, config)
+    has_folder = _check_free(options.name, handler, test, config)
+    texts = {
+        "name": options.name,
+        "class_name": _class_name(options.name),
+        "settings_name": f"{_class_name(options.name).removesuffix('Handler')}Settings",
+        "file": f"{listed_folder}/{handler.name}",
+        "test": f"tests/{test.name}",
+        "folder_expression": _expression(folder, test.parent),
+    }
+    for file, template in ((handler, "handler.py.txt"), (test, "test_handler.py.txt")):
+        _write(file, _fill(template, texts))
+        _note(f"wrote {file}")
+    is_new = not config.exists() or not config.stat().st_size
+    section = BUILT_IN_DEFAULTS if is_new else "handlers:\n"
+    section += textwrap.indent(_fill("entry.yml.txt", texts), "  ")
+    if not has_folder:
+        section = f"handler_paths: {msgspec.json.encode([listed_folder]).decode()}\n\n{section}"
+    _note(f"\nMake {config} of the defaults and the entry:" if is_new else f"\nAdd this to {config}:")
+    print(section, end="", flush=True)
+    _note(f"Then try it:  emitd check-config {config}\n              pytest {test}")
     return ExitCode.GOOD
 
 
-def _plan(options: argparse.Namespace) -> Plan:
-    name: str = options.name
-    _check_name(name)
-    config = Path(options.config)
-    folder = Path(options.folder) if options.folder else config.parent / "handlers"
-    inside = os.path.relpath(folder.absolute(), config.absolute().parent)
-    shown = str(folder.absolute()) if inside.startswith("..") else inside
-    return Plan(name, _class_name(name), config, folder, shown.replace(os.sep, "/"))
+def _note(text: str) -> None:
+    """Write to standard error, so that standard output has the YAML alone."""
+    print(text, file=sys.stderr, flush=True)
 
 
 def _check_name(name: str) -> None:
     """Raise Misuse for a name that cannot be the name of a module, a class and an entry."""
+    reason = ""
     if not _NAME.fullmatch(name):
-        raise Misuse(
-            f"NAME: '{name}' will not do; use lower-case letters, digits and '_', beginning with a letter, "
-            f"such as '{_similar(name)}'",
-            field="NAME",
-        )
-    if keyword.iskeyword(name):
-        raise Misuse(
-            f"NAME: '{name}' is a word of Python's own; use another, such as '{name}_log'", field="NAME"
-        )
-    if name.startswith("test"):
-        raise Misuse(
-            f"NAME: '{name}' begins as tests do, and pytest would take the handler for one; use another, such as "
-            f"'my_{name}'",
-            field="NAME",
-        )
-    if name in BUILT_IN:
-        raise Misuse(
-            f"NAME: '{name}' is a built-in handler; use another name, such as 'my_{name}'", field="NAME"
-        )
+        reason = "will not do; use lower-case letters, digits and '_', beginning with a letter, such as "
+        reason += f"'{_similar(name)}'"
+    elif keyword.iskeyword(name):
+        reason = f"is a word of Python's own; use another, such as '{name}_log'"
+    elif name.startswith("test"):
+        reason = "begins as tests do, and pytest would take the handler for one; use another, such as "
+        reason += f"'my_{name}'"
+    elif name in BUILT_IN:
+        reason = f"is a built-in handler; use another name, such as 'my_{name}'"
+    if reason:
+        raise Misuse(f"NAME: '{name}' {reason}", field="NAME")
 
 
 def _similar(name: str) -> str:
-    """Return a name that will do and is like `name`; where there is none, any."""
-    plain = (
-        unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    )  # letters without their dots
+    """Return a valid name like `name`, or any if there is none."""
+    # Letters without their dots.
+    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
     words = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()).strip("_")
     return words if _NAME.fullmatch(words) else "slack"
 
@@ -121,14 +86,30 @@ def _class_name(name: str) -> str:
     return "".join(word.capitalize() for word in words) + "Handler"
 
 
-def _refuse_what_is_there(plan: Plan) -> None:
-    for file in (plan.handler, plan.test):
+def _as_listed(folder: Path, config: Path) -> str:
+    """Return the folder as the configuration lists it: relative to it if it is below it."""
+    inside = os.path.relpath(folder.absolute(), config.absolute().parent)
+    return (str(folder.absolute()) if inside.startswith("..") else inside).replace(os.sep, "/")
+
+
+def _check_free(name: str, handler: Path, test: Path, config: Path) -> bool:
+    """Return whether the configuration lists the handler's folder. Raises CommandError to save what exists."""
+    for file in (handler, test):
         if file.exists() or file.is_symlink():
             raise CommandError(f"{file} is there already; nothing was written. Choose another name")
-    if plan.config.exists() and plan.name in survey_config(plan.config).types:
+    if not config.exists() or not config.stat().st_size:
+        return False
+    survey = survey_config(config)
+    if name in survey.types:
         raise CommandError(
-            f"{plan.config} has an entry '{plan.name}' already; nothing was written. Choose another name"
+            f"{config} has an entry '{name}' already; nothing was written. Choose another name"
         )
+    return handler.parent.resolve() in {folder.path.resolve() for folder in survey.finder.folders}
+
+
+def _fill(template: str, texts: dict[str, str]) -> str:
+    text = (resources.files("emitd_cli") / "templates" / template).read_text(encoding="utf-8")
+    return Template(text).substitute(texts)
 
 
 def _write(file: Path, text: str) -> None:
@@ -138,62 +119,6 @@ def _write(file: Path, text: str) -> None:
             new.write(text)
     except OSError as error:
         raise CommandError(f"{file} cannot be written: {error.strerror}") from error
-
-
-def _configure(plan: Plan, entry: str) -> str:
-    """Add the entry to the configuration; return what was done. Raises CannotInsert, and then changes nothing."""
-    if not plan.config.exists():
-        defaults = (
-            "# What emitd runs on without a configuration, and a handler of your own.\n" + BUILT_IN_DEFAULTS
-        )
-        _write(plan.config, _with_entry(plan, defaults, entry))
-        return f"wrote {plan.config}: the built-in defaults, and the entry '{plan.name}'"
-    try:
-        # Bytes, so that line ends stay as they are.
-        text = plan.config.read_bytes().decode("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise CannotInsert(f"it cannot be read: {error}") from error
-    changed = _with_entry(plan, text, entry)
-    try:
-        plan.config.write_bytes(changed.encode("utf-8"))
-    except OSError as error:
-        raise CannotInsert(f"it cannot be written: {error.strerror}") from error
-    return f"added the entry '{plan.name}' to {plan.config}"
-
-
-def _with_entry(plan: Plan, text: str, entry: str) -> str:
-    """Return the configuration with the entry; checked, so that it says what it said before and the entry."""
-    before = survey_config(plan.config, text=text)
-    if before.problems:
-        more = f" (and {len(before.problems) - 1} more)" if len(before.problems) > 1 else ""
-        raise CannotInsert(f"it has a problem of its own{more}: {before.problems[0]}")
-    changed = text.replace("\r\n", "\n")
-    try:
-        if plan.folder.resolve() not in {folder.path.resolve() for folder in before.finder.folders}:
-            changed = add_folder(changed, plan.folder_in_config)
-        changed = add_entry(changed, entry)
-    except yaml.YAMLError as error:
-        raise CannotInsert("it cannot be read as YAML") from error
-    if "\r\n" in text:
-        changed = changed.replace("\n", "\r\n")
-    after = survey_config(plan.config, text=changed)
-    if after.problems:
-        raise CannotInsert(f"with the entry it would have a problem: {after.problems[0]}")
-    if plan.name not in after.types or _said(after, besides=plan.name) != _said(before):
-        raise CannotInsert("the entry cannot be put in without changing what else it says")
-    return changed
-
-
-def _said(survey: ConfigSurvey, besides: str = "") -> object:
-    """Return what a configuration says beside one entry. As values: a file that is loaded anew has new classes."""
-    server = survey.config and survey.config.server
-    settings = [(entry.name, msgspec.structs.asdict(entry.settings)) for entry in survey.entries]
-    types = {name: type_name for name, type_name in survey.types.items() if name != besides}
-    return server, types, survey.off, [said for said in settings if said[0] != besides]
-
-
-def _section_text(plan: Plan, entry: str) -> str:
-    return add_entry(add_folder("", plan.folder_in_config), entry)
 
 
 def _expression(folder: Path, test_folder: Path) -> str:

@@ -1,14 +1,20 @@
-"""What commands write: lines for people, JSON for programs."""
+"""What commands write: lines for people, JSON for programs, and texts in aligned columns."""
 
 import json
 import os
 import sys
+import unicodedata
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
 
-# Whether standard error is for programs: the command was called with --json. One process runs one command.
+#: A column that is wider than this does not widen the other rows.
+MAX_PADDING = 60
+GAP = "  "
+
+# Whether the command was called with --json, so that standard error is for programs. A process runs one command.
 _as_json = False
 
 
@@ -19,12 +25,12 @@ def set_json(as_json: bool) -> None:
 
 
 def say(text: str) -> None:
-    """Write to standard error what is no error, such as that a call is tried again."""
+    """Write a note to standard error, such as that a call is tried again."""
     _write(json.dumps({"note": text}) if _as_json else text)
 
 
 def tell(message: str, *, code: str, field: str = "", line: int = 0) -> None:
-    """Write an error to standard error; `line` is where in the input it is, 0 for no line in particular."""
+    """Write an error to standard error; `line` is its line in the input, 0 for none."""
     if not _as_json:
         _write(f"line {line}: {message}" if line else message)
         return
@@ -33,7 +39,7 @@ def tell(message: str, *, code: str, field: str = "", line: int = 0) -> None:
 
 
 def print_result(text: str) -> None:
-    """Print what a command ends with. How it went stands, also when nobody reads that any more."""
+    """Print a command's result. A closed pipe does not change the command's exit code."""
     try:
         print(text, flush=True)
     except BrokenPipeError:
@@ -41,18 +47,38 @@ def print_result(text: str) -> None:
 
 
 def discard_output() -> None:
-    """Let what is printed from now on, and what is still buffered, go nowhere: it must not fail once more at exit."""
+    """Discard buffered and later output, so that a closed pipe does not fail again at exit."""
     _discard(sys.stdout)
 
 
+def is_terminal(stream: TextIO) -> bool:
+    """Return whether to write for a terminal: the stream is one, or FORCE_COLOR is set."""
+    return stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
+
+
+def can_redraw(stream: TextIO) -> bool:
+    """Return whether frames can be drawn over each other: on a terminal that can move its cursor, with `rich`."""
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown") and _has_rich()
+
+
+def draws_tables(stream: TextIO) -> bool:
+    """Return whether to draw a table: on a terminal, if `rich` is installed; the base install does without."""
+    return is_terminal(stream) and _has_rich()
+
+
 def one_line(text: str) -> str:
-    """Return the text with everything that would move a terminal's cursor escaped."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+    """Return the text with all that would break its line or move a terminal's cursor escaped, as JSON escapes it."""
+    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+
+
+def field_lines(fields: Mapping[str, str], width: int = 10) -> str:
+    """Return a line for each field that is not empty, escaped, with the values in a column."""
+    return "\n".join(f"{name:<{width}}  {one_line(value)}" for name, value in fields.items() if value)
 
 
 def to_json(message: "Message") -> str:
     """Return a message in one line of the contract's JSON form, with every field that has a default."""
-    # Loaded here, so that the first line of trouble does not wait for protobuf.
+    # Loaded here, so that `emitd --help` does not wait for protobuf.
     from google.protobuf import json_format
 
     return json_format.MessageToJson(
@@ -60,11 +86,67 @@ def to_json(message: "Message") -> str:
     )
 
 
+def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
+    """Yield a line for each row of printable texts; columns are two spaces apart, and nothing is cut off."""
+    widths = [min(max(map(columns_of, column)), MAX_PADDING) for column in zip(*rows, strict=True)]
+    for row in rows:
+        yield pad(row, widths)
+
+
+def pad(row: Sequence[str], widths: Sequence[int]) -> str:
+    """Return a row's line; its columns have at least these widths."""
+    padded = (cell + " " * (width - columns_of(cell)) for cell, width in zip(row, widths, strict=True))
+    return GAP.join(padded).rstrip()
+
+
+def clip(line: str, width: int) -> str:
+    """Return a printable line that takes at most `width` columns; `…` stands for the part that is cut off."""
+    if columns_of(line) <= width:
+        return line
+    taken = 0
+    for at, character in enumerate(line):
+        taken += _columns_of_character(character)
+        if taken >= width:
+            return line[:at] + "…"
+    return line
+
+
+def clip_middle(text: str, width: int) -> str:
+    """Return a printable text that takes at most `width` columns; `…` stands for its middle. Ids differ at the end."""
+    if columns_of(text) <= width:
+        return text
+    end = ""
+    for character in reversed(text):
+        if columns_of(character + end) > (width - 1) // 2:
+            break
+        end = character + end
+    while end and not _columns_of_character(end[0]):  # the letter that it stands on is cut off
+        end = end[1:]
+    return clip(text, width - columns_of(end)) + end
+
+
+def columns_of(text: str) -> int:
+    """Return how many columns a terminal takes for a printable text."""
+    return len(text) if text.isascii() else sum(map(_columns_of_character, text))
+
+
+def _columns_of_character(character: str) -> int:
+    if unicodedata.category(character) in ("Mn", "Me"):  # drawn over the character before
+        return 0
+    return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
+
+
+def _has_rich() -> bool:
+    from importlib.util import find_spec
+
+    return find_spec("rich") is not None
+
+
 def _write(line: str) -> None:
     prefix = "" if _as_json else "emitd: "
     try:
         print(prefix + one_line(line), file=sys.stderr, flush=True)
-    except BrokenPipeError:  # nobody reads that either; how the command went stands
+    except BrokenPipeError:  # the exit code still says how the command went
         _discard(sys.stderr)
 
 

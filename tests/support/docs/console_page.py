@@ -6,6 +6,8 @@ stand right before a block:
 
     <!-- terminal: NAME -->                          it belongs to this terminal, not to `main`
     <!-- file: NAME, example EXAMPLE of PAGE -->     the reader has just saved that code block under this name
+    <!-- file: NAME, printed above -->               the reader has just saved what the last command printed, without
+                                                     the paragraphs before and after it
 """
 
 import re
@@ -18,15 +20,16 @@ INTERRUPT = "^C"
 _BLOCK = re.compile(r"(?:<!-- (.*?) -->\n)?^```(\w*)\n(.*?)^```$", re.DOTALL | re.MULTILINE)
 _TERMINAL = re.compile(r"terminal: (\w+)")
 _FILE = re.compile(r"file: (\S+), example (\w+) of (\S+)")
+_PRINTED = re.compile(r"file: (\S+), printed above")
 
 
 @dataclass(frozen=True)
 class SavedFile:
-    """A file that the reader is told to save, and the code block that it is."""
+    """A file that the reader saves: a code block of a page, or without a page what the last command printed."""
 
     name: str
-    example: str
-    page: str
+    example: str = ""
+    page: str = ""
 
 
 @dataclass
@@ -82,6 +85,8 @@ def _read_comment(comment: str, line: int) -> tuple[str, SavedFile | None]:
         return terminal[1], None
     if file := _FILE.fullmatch(comment):
         return MAIN, SavedFile(*file.groups())
+    if printed := _PRINTED.fullmatch(comment):
+        return MAIN, SavedFile(printed[1])
     if comment:
         raise ValueError(f"line {line - 2}: the comment '{comment}' is not one of those that blocks may have")
     return MAIN, None

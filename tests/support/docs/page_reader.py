@@ -18,7 +18,7 @@ from typing import Self
 
 import pytest
 
-from support.docs.console_page import INTERRUPT, MAIN, Block, Step, example
+from support.docs.console_page import INTERRUPT, MAIN, Block, SavedFile, Step, example
 from support.processes.terminal import Terminal
 
 ROOT = Path(__file__).parents[3]
@@ -98,6 +98,8 @@ class PageReader:
         self._page = page
         self._folder = folder
         self._terminals: dict[str, Terminal] = {}
+        #: The output of the last command.
+        self._printed = ""
         self._address = ADDRESS
         self._stack = ExitStack()
         self._told = Text()
@@ -110,8 +112,7 @@ class PageReader:
     def read(self, block: Block) -> None:
         """Do one block, and compare."""
         if block.file is not None:
-            text = example((ROOT / block.file.page).read_text(), block.file.example)
-            (self._folder / "first-hour" / block.file.name).write_text(text)
+            (self._folder / "first-hour" / block.file.name).write_text(self._text_of(block.file))
         for step, following in zip(block.steps, [*block.steps[1:], None], strict=True):
             may_go_on = following is None or following.typed == INTERRUPT
             self._do(
@@ -127,6 +128,11 @@ class PageReader:
             rest = terminal.read(0, until_end=False)
             assert (terminal.busy, rest) == (False, ""), f"left over in the {name} terminal"
 
+    def _text_of(self, file: SavedFile) -> str:
+        if file.page:
+            return example((ROOT / file.page).read_text(), file.example)
+        return self._printed.partition(":\n\n")[2].rpartition("\n\n")[0] + "\n"
+
     def _terminal(self, name: str) -> Terminal:
         if name not in self._terminals:
             self._terminals[name] = self._stack.enter_context(Terminal(self._folder, self._environ))
@@ -141,6 +147,7 @@ class PageReader:
             terminal.type(step.typed)
             self.typed += 1
         shown = terminal.read(len(step.output), until_end=until_end or step.typed == INTERRUPT)
+        self._printed = shown
         if listening := re.search(r"^emitd listening on (\S+)$", shown, re.MULTILINE):
             self._address = listening[1]
         self._compare(step, shown)

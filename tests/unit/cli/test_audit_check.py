@@ -11,7 +11,9 @@ from emitd_handlers.tlog.proof_file import TlogProof
 from support.audit.sealed_log import LOG_ID, SealedLog, make_line
 from support.processes.run_main import Done, run_main
 
-LESS = "the key is the one beside the log on this machine, which proves less than one that was kept elsewhere"
+LESS = (
+    "the key is the one next to the log on this machine, which proves less than one that was kept elsewhere"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -151,10 +153,10 @@ def test_a_line_cannot_move_the_cursor(tmp_path: Path, here: Path) -> None:
     (here / "odd").write_bytes(prove_of(log, 0))
     done = check(here / "odd", "--key", log.vkeys[0])
     assert done.returncode == 0
-    assert done.stdout.splitlines()[-1] == r"line         \x1b[2J\xff"
+    assert done.stdout.splitlines()[-1] == r"line         \u001b[2J\xff"
     (here / "event").write_bytes(prove_of(log, 1))
     done = check(here / "event", "--key", log.vkeys[0])
-    assert r"user         \x1b[2J\n" in done.stdout.splitlines()
+    assert r"user         \u001b[2J\n" in done.stdout.splitlines()
 
 
 def prove_of(log: SealedLog, index: int) -> bytes:

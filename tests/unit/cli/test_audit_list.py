@@ -8,8 +8,8 @@ import grpc
 import pytest
 
 from emitd.v1 import AuditEntry, ListAuditEventsRequest, ListAuditEventsResponse
-from emitd_cli.audit import lines as audit_lines
-from emitd_cli.audit.lines import event_lines, print_json_lines
+from emitd_cli.audit.events import event_lines, print_json_lines
+from emitd_cli.terminal.output import clip
 from emitd_handlers.audit.read.scan import entry_of
 from emitd_server.convert.audit import entry_to_wire
 from support.audit.sealed_log import make_line
@@ -177,7 +177,7 @@ def test_nothing_from_a_record_moves_the_cursor() -> None:
     with fake_log_service(page(entry_to_wire(entry_of(0, line)))) as service:
         done = list_events(service)
     assert all(text.isprintable() for text in done.stdout.splitlines())
-    assert "a\\x9b2J\\u202eb\\u2028c" in done.stdout
+    assert "a\\u009b2J\\u202eb\\u2028c" in done.stdout
     assert "x\\u202ey" in done.stdout
 
 
@@ -187,7 +187,7 @@ def test_nothing_is_cut_in_a_pipe_and_a_terminal_gets_one_line_each(monkeypatch:
     entries = [entry_to_wire(entry_of(0, line)), ENTRIES[1]]
     with fake_log_service(page(*entries)) as service:
         assert "x" * 500 in list_events(service).stdout
-        monkeypatch.setattr("emitd_cli.audit.list.terminal_width", lambda: 90)
+        monkeypatch.setattr("emitd_cli.audit.events._width", lambda: 90)
         lines = list_events(service).stdout.splitlines()
     assert len(lines) == 3
     assert [len(line) for line in lines][1] == 90
@@ -201,7 +201,7 @@ def test_wide_letters_are_cut_by_their_columns(width: int) -> None:
     line = next(iter(event_lines([entry_to_wire(entry_of(0, make_line(0, user="日本語" * 20)))], width)))
     assert len(line) <= width
     long = "日" * 30
-    clipped = audit_lines.clip(long, width)
+    clipped = clip(long, width)
     assert 2 * clipped.count("日") + 1 <= width
     assert clipped.endswith("…")
 

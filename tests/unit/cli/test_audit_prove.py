@@ -76,7 +76,7 @@ def test_an_id_with_slashes_stays_in_this_folder(log: SealedLog, here: Path) -> 
     log.checkpoint()
     done = prove(log, event_id)
     assert done.returncode == 0
-    assert "event ../../\\x1b[2Jetc is line 30" in done.stdout
+    assert "event ../../\\u001b[2Jetc is line 30" in done.stdout
     (file,) = here.iterdir()
     assert file.name.startswith("_._..___2Jetc-")
 

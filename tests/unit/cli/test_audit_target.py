@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from emitd_cli.audit.target import AuditTarget, find_log, keys_beside, keys_from_flags
+from emitd_cli.audit.log_files import AuditTarget, find_log, keys_from_flags
 from emitd_cli.errors import CannotTell, CommandError, Misuse
+from emitd_handlers.audit.write.identity import read_vkeys
 from emitd_handlers.tlog.note import NoteInvalid
 from support.audit.sealed_log import SealedLog
 
@@ -107,9 +108,9 @@ def test_a_file_without_keys_is_misuse(tmp_path: Path) -> None:
 def test_the_keys_beside_a_log(log: SealedLog) -> None:
     """All of them, the newest last; none where there is no file; a damaged file is told."""
     log.rotate_key()
-    assert [verifier.vkey for verifier in keys_beside(log.path)] == log.vkeys
+    assert [verifier.vkey for verifier in read_vkeys(log.paths.vkey)] == log.vkeys
     log.paths.vkey.write_text("nonsense\n")
     with pytest.raises(NoteInvalid):
-        keys_beside(log.path)
+        read_vkeys(log.paths.vkey)
     log.paths.vkey.unlink()
-    assert keys_beside(log.path) == []
+    assert read_vkeys(log.paths.vkey) == []

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_cli.audit import verify_text as audit_verify_text
+from emitd_cli.audit import verify as audit_verify
 from support.audit.sealed_log import LOG_ID, SealedLog, make_line
 from support.processes.run_main import run_main
 
@@ -118,7 +118,7 @@ def test_nothing_in_a_log_moves_the_cursor(tmp_path: Path) -> None:
         file.write("evil\x9b31m\n1\nAAAA\n\n— evil AAAAAAAA\n\n".encode())
     done = run_main("audit", "verify", str(log.path))
     assert done.returncode == 1
-    assert r"\x1b[2J\x07" in done.stdout
+    assert r"\u001b[2J\u0007" in done.stdout
     assert all(letter.isprintable() for letter in done.stdout.replace("\n", ""))
 
 
@@ -134,9 +134,9 @@ def test_what_is_not_listed_is_counted(tmp_path: Path) -> None:
 
 SCRIPT = """
 import sys
-from emitd_cli.audit import verify_text as audit_verify_text
+from emitd_cli.audit import verify as audit_verify
 from emitd_cli.main import main
-audit_verify_text.MIN_BYTES_FOR_BAR = 0
+audit_verify.MIN_BYTES_FOR_BAR = 0
 sys.exit(main())
 """
 
@@ -163,7 +163,7 @@ def test_a_bar_on_a_terminal(log: SealedLog, json_flag: bool) -> None:
 
 def test_no_bar_for_a_small_log() -> None:
     """It would be gone before it is read."""
-    assert audit_verify_text.MIN_BYTES_FOR_BAR > 10_000_000
+    assert audit_verify.MIN_BYTES_FOR_BAR > 10_000_000
 
 
 def test_needs_no_server(log: SealedLog) -> None:

@@ -143,8 +143,8 @@ def test_progress_ends_at_the_size_of_the_input(naps: list[float]) -> None:
         Line(3, 1000, None, "no record")
     ]
     first = refuse(record_error(1, "busy", 1.0), record_error(2, "no"))
-    with fake_log_service(first, accept) as service, connect(service.address) as stub:
-        sender = BatchSender(stub, service.address, 30.0, done.append)
+    with fake_log_service(first, accept) as service, connect(service.address) as server:
+        sender = BatchSender(server, 30.0, done.append)
         sender.send(lines)
         assert sum(done) == 1000
         sender.finish()
@@ -222,7 +222,7 @@ def test_control_characters_of_a_server_reach_no_terminal(emit: Callable[..., Do
     """What a server says of a record is printed in one line, escaped."""
     error = RecordError(index=0, status=make_status(UNAVAILABLE, "a\x1b[2J\nb", None))
     with fake_log_service(refuse(error)) as service:
-        assert emit(service, 1).stderr == "emitd: line 1: a\\x1b[2J\\nb\n"
+        assert emit(service, 1).stderr == "emitd: line 1: a\\u001b[2J\\nb\n"
 
 
 def test_an_empty_file(emit: Callable[..., Done]) -> None:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from emitd_cli.terminal.columns import clip, clip_middle, columns_of
+from emitd_cli.terminal.output import clip, clip_middle, columns_of
 
 
 @pytest.mark.parametrize(

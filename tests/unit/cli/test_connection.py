@@ -2,11 +2,11 @@
 
 import socket
 import threading
-from types import ModuleType
 
 import grpc
 import pytest
 
+from emitd.transport.reply import details_of
 from emitd.v1 import EmitRequest, EmitResponse, Receipt
 from emitd_cli import connection
 from emitd_cli.connection import (
@@ -14,22 +14,17 @@ from emitd_cli.connection import (
     describe,
     is_refusal,
     is_retryable,
-    result_of,
-    retry_delay_seconds,
     retry_seconds,
 )
-from emitd_cli.emit import command as emit
-from emitd_cli.jobs import get as job_get
-from emitd_cli.jobs import list as job_list
 from support.client.fake_log_service import fail, fake_log_service, make_status
 from support.processes.run_main import run_main
 
 
 def call(code: grpc.StatusCode, message: str, retry_after: float | None = None) -> grpc.RpcError:
     """The error of a call that a server ends so."""
-    with fake_log_service(fail(code, message, retry_after)) as service, connect(service.address) as stub:
+    with fake_log_service(fail(code, message, retry_after)) as service, connect(service.address) as server:
         with pytest.raises(grpc.RpcError) as raised:
-            stub.Emit(EmitRequest(), timeout=20)
+            server.log.Emit(EmitRequest(), timeout=20)
         return raised.value
 
 
@@ -37,8 +32,8 @@ def call(code: grpc.StatusCode, message: str, retry_after: float | None = None) 
 def unreachable() -> grpc.RpcError:
     with fake_log_service(fail(grpc.StatusCode.INTERNAL, "")) as service:
         address = service.address
-    with connect(address) as stub, pytest.raises(grpc.RpcError) as raised:
-        stub.Emit(EmitRequest(), timeout=20)
+    with connect(address) as server, pytest.raises(grpc.RpcError) as raised:
+        server.log.Emit(EmitRequest(), timeout=20)
     return raised.value
 
 
@@ -47,14 +42,14 @@ def test_no_server(unreachable: grpc.RpcError) -> None:
     assert describe(unreachable, "h:1").startswith("cannot reach h:1; is the service running there?")
     assert is_retryable(unreachable)
     assert not is_refusal(unreachable)
-    assert retry_seconds(unreachable) == 0.5
+    assert retry_seconds(details_of(unreachable)) == 0.5
 
 
 def test_a_server_that_says_when_to_come_back() -> None:
     """It is not taken for one that cannot be reached."""
     error = call(grpc.StatusCode.UNAVAILABLE, "disk is full", 2.5)
     assert describe(error, "h:1") == "UNAVAILABLE: disk is full"
-    assert retry_seconds(error) == 2.5
+    assert retry_seconds(details_of(error)) == 2.5
 
 
 @pytest.mark.parametrize(
@@ -82,9 +77,9 @@ def test_verdicts(code: grpc.StatusCode, retry_after: float | None, retryable: b
 def test_the_pause_for_a_record() -> None:
     """As its status says, never none at all, and half a second where it does not say."""
     unavailable = grpc.StatusCode.UNAVAILABLE
-    assert retry_delay_seconds(make_status(unavailable, "x", 3.0)) == 3.0
-    assert retry_delay_seconds(make_status(unavailable, "x", 0.0)) == 0.05
-    assert retry_delay_seconds(make_status(unavailable, "x", None)) == 0.5
+    assert retry_seconds(make_status(unavailable, "x", 3.0).details) == 3.0
+    assert retry_seconds(make_status(unavailable, "x", 0.0).details) == 0.05
+    assert retry_seconds(make_status(unavailable, "x", None).details) == 0.5
 
 
 def test_waiting_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,22 +96,17 @@ def test_waiting_is_told_once(monkeypatch: pytest.MonkeyPatch) -> None:
         assert released.wait(20)
         return EmitResponse(receipt=Receipt(record_id="late"))
 
-    with fake_log_service(answer) as service, connect(service.address) as stub:
-        call = stub.Emit.future(EmitRequest(), timeout=20)
-        assert result_of(call, service.address, say).receipt.record_id == "late"
+    with fake_log_service(answer) as service, connect(service.address) as server:
+        call = server.log.Emit.future(EmitRequest(), timeout=20)
+        assert server.result_of(call, say).receipt.record_id == "late"
     assert said == [f"no answer from {service.address} yet; still waiting (Ctrl-C ends it)"]
 
 
-@pytest.mark.parametrize(
-    ("module", "arguments"),
-    [(emit, ["emit", "x"]), (job_get, ["job", "get", "j"]), (job_list, ["job", "list"])],
-)
-def test_a_port_that_takes_calls_and_is_silent(
-    monkeypatch: pytest.MonkeyPatch, module: ModuleType, arguments: list[str]
-) -> None:
+@pytest.mark.parametrize("arguments", [["emit", "x"], ["job", "get", "j"], ["job", "list"]], ids=" ".join)
+def test_a_port_that_takes_calls_and_is_silent(monkeypatch: pytest.MonkeyPatch, arguments: list[str]) -> None:
     """The command says that it waits, and at the end that there was no answer: exit code 4."""
     monkeypatch.setattr(connection, "SILENT_SECONDS", 0.05)
-    monkeypatch.setattr(module, "CALL_SECONDS", 0.5)
+    monkeypatch.setattr(connection, "CALL_SECONDS", 0.5)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         address = f"127.0.0.1:{silent.getsockname()[1]}"
         done = run_main(*arguments, "--address", address)
@@ -124,3 +114,28 @@ def test_a_port_that_takes_calls_and_is_silent(
     waiting, end = done.stderr.splitlines()
     assert waiting == f"emitd: no answer from {address} yet; still waiting (Ctrl-C ends it)"
     assert end.startswith("emitd: DEADLINE_EXCEEDED: ")
+
+
+@pytest.mark.parametrize("form", ["{}", "dns:///{}", "ipv4:{}", "{0},{0}"])
+@pytest.mark.parametrize("command", ["emit x", "job watch --type t", "audit tail"])
+def test_an_address_may_have_every_form_that_a_client_takes(form: str, command: str) -> None:
+    """A URI, or several servers: the call arrives."""
+    with fake_log_service(fail(grpc.StatusCode.INVALID_ARGUMENT, "it arrived")) as service:
+        done = run_main(*command.split(), "--address", form.format(service.address))
+    assert done == (1, "", "emitd: INVALID_ARGUMENT: it arrived\n")
+
+
+@pytest.mark.parametrize(
+    ("address", "told"),
+    [
+        (" ", "--address: is empty; give HOST:PORT"),
+        ("http://h:1", "--address: 'http://h:1' is a URL; give HOST:PORT"),
+        ("h", "--address: 'h' is not HOST:PORT"),
+        ("a:1,b", "--address: 'b' is not HOST:PORT"),
+    ],
+)
+def test_what_is_no_address_is_misuse(address: str, told: str) -> None:
+    """No call is made."""
+    done = run_main("job", "list", "--address", address)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"emitd: {told}")

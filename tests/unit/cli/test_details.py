@@ -2,7 +2,7 @@
 
 import pytest
 
-from emitd_cli.command_line.details import check_details
+from emitd_cli.command_line.values import check_details
 from emitd_cli.errors import Misuse
 
 

@@ -18,14 +18,12 @@ from emitd.v1 import (
     WatchJobResponse,
     WatchJobsResponse,
 )
-from emitd_cli.jobs.bars import bars_frame
 from emitd_cli.jobs.board import JobBoard
-from emitd_cli.jobs.durations import NANOS
-from emitd_cli.jobs.frames import lines_frame
-from emitd_cli.jobs.table import table_frame
+from emitd_cli.jobs.table import bars_frame, table_frame
+from emitd_cli.jobs.text import NANOS
 
 EVIL = "a\x1b[2J\nb\u202ec"
-ESCAPED = "a\\x1b[2J\\nb\\u202ec"
+ESCAPED = "a\\u001b[2J\\nb\\u202ec"
 COLOUR = re.compile(r"\x1b\[([\d;]*)m")
 DIM = "\x1b[2m"
 Frame = Callable[[JobBoard, int, int, bool], list[str]]
@@ -72,10 +70,6 @@ def board_of(*jobs: Job) -> JobBoard:
 
 def table(board: JobBoard, width: int, height: int, is_final: bool) -> list[str]:
     return table_frame(board, width, height, is_final, most=50)
-
-
-def lines(board: JobBoard, width: int, height: int, is_final: bool) -> list[str]:
-    return lines_frame(board, width, height, is_final, most=50)
 
 
 def draw(
@@ -149,7 +143,7 @@ def test_no_color(monkeypatch: pytest.MonkeyPatch, frame: Frame) -> None:
     ]
 
 
-@pytest.mark.parametrize("frame", [bars_frame, table, lines])
+@pytest.mark.parametrize("frame", [bars_frame, table])
 @pytest.mark.parametrize("width", [200, 120, 100, 80, 60, 45, 40])
 def test_each_job_has_one_line_no_wider_than_the_terminal(frame: Frame, width: int) -> None:
     """Long ids lose their middle, long messages their end; wide letters count twice."""
@@ -173,7 +167,7 @@ def test_columns_give_way_one_by_one(width: int, headings: str) -> None:
     assert draw(board_of(*JOBS), width)[0].split() == headings.split()
 
 
-@pytest.mark.parametrize("frame", [bars_frame, table, lines])
+@pytest.mark.parametrize("frame", [bars_frame, table])
 def test_texts_of_senders_are_only_texts(frame: Frame) -> None:
     """No control character moves the cursor, no markup of rich is obeyed, no emoji code replaced."""
     evil = job(EVIL, JOB_STATE_FAILED, job_type=EVIL, failure_message=f"{EVIL} [bold]x[/] :tada:")
@@ -212,18 +206,16 @@ def test_the_newest_active_jobs_go_first() -> None:
     assert len(draw(many(9), height=1)) == 3
 
 
-@pytest.mark.parametrize("frame", [table, lines])
-def test_a_list_keeps_its_order(frame: Frame) -> None:
+def test_a_list_keeps_its_order() -> None:
     """Newest first, as far as there is room."""
-    drawn = draw(many(20), height=6, frame=frame)
+    drawn = draw(many(20), height=6, frame=table)
     assert [line.split()[0] for line in drawn] == ["JOB", "j019", "j018", "j017", "and"]
     assert drawn[-1] == "and 17 more: 10 RUNNING, 7 COMPLETED"
 
 
-@pytest.mark.parametrize("frame", [table_frame, lines_frame])
-def test_a_list_is_cut_at_its_limit(frame: Callable[..., list[str]]) -> None:
+def test_a_list_is_cut_at_its_limit() -> None:
     """What the limit cuts off is counted too, however high the terminal."""
-    drawn = frame(many(20), 100, 40, False, most=2)
+    drawn = table_frame(many(20), 100, 40, False, most=2)
     assert len(drawn) == 4
     assert drawn[-1] == "and 18 more: 10 RUNNING, 8 COMPLETED"
 
@@ -241,7 +233,7 @@ def test_a_job_that_matches_no_longer_is_dim(frame: Frame) -> None:
     assert DIM not in by_id["a"]
 
 
-@pytest.mark.parametrize("frame", [bars_frame, table, lines])
+@pytest.mark.parametrize("frame", [bars_frame, table])
 def test_before_anything_is_known_nothing_is_drawn(frame: Frame) -> None:
     """Then, that nothing matches."""
     assert draw(JobBoard(), frame=frame) == []

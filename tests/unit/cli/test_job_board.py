@@ -12,8 +12,8 @@ from emitd.v1 import (
     WatchJobResponse,
     WatchJobsResponse,
 )
-from emitd_cli.jobs.board import LEFT_SECONDS, BoardChange, JobBoard, active_first
-from emitd_cli.jobs.durations import NANOS, ServerClock
+from emitd_cli.jobs.board import LEFT_SECONDS, BoardChange, JobBoard, ServerClock, active_first
+from emitd_cli.jobs.text import NANOS
 
 
 class Watched:

@@ -38,7 +38,7 @@ def test_a_job_is_asked_to_stop() -> None:
     with fake_log_service(answer(ASKED)) as service:
         done = cancel(service, "--reason", "too slow")
         cancel(service)
-    assert done == (0, "j  RUNNING     40 %  (cancel requested: a\\x1b[2Jb) m\n", "")
+    assert done == (0, "j  RUNNING     40 %  (cancel requested: a\\u001b[2Jb) m\n", "")
     assert service.requests == [
         RequestCancelRequest(job_id="j", reason="too slow"),
         RequestCancelRequest(job_id="j"),

@@ -19,9 +19,8 @@ from emitd.v1 import (
     ListJobTransitionsRequest,
     ListJobTransitionsResponse,
 )
-from emitd_cli.jobs.durations import NANOS
-from emitd_cli.jobs.status_periods import lasted_text, stay_lines, stays_of
-from emitd_cli.jobs.status_periods_table import draw_stays
+from emitd_cli.jobs.table import draw_history
+from emitd_cli.jobs.text import NANOS, history_lines, lasted_text, status_periods
 from support.client.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.processes.run_main import Done, run_main
 
@@ -29,7 +28,7 @@ from support.processes.run_main import Done, run_main
 BEGIN = 1_000_000_000 * NANOS
 COLOUR = re.compile(r"\x1b\[[\d;]*m")
 EVIL = "a\x1b[2J\nb\u202ec"
-ESCAPED = "a\\x1b[2J\\nb\\u202ec"
+ESCAPED = "a\\u001b[2J\\nb\\u202ec"
 
 
 @pytest.fixture(autouse=True)
@@ -118,7 +117,7 @@ def test_history_that_exists_no_more(flags: list[str]) -> None:
         page(*TWO_ATTEMPTS[:4], token="1", truncated=True), page(*TWO_ATTEMPTS[4:])
     ) as service:
         done = history(service, *flags)
-    assert "some of this history exists no more: the server keeps it only for so long" in done.stderr
+    assert "some of this history is gone: the server keeps it for a limited time" in done.stderr
     assert done.stderr.count("\n") == 1
     assert "COMPLETED" in done.stdout
 
@@ -143,7 +142,7 @@ def test_errors_of_the_server() -> None:
 
 
 def lasted(*transitions: JobTransition, now: float = 500) -> list[str]:
-    return [lasted_text(stay) for stay in stays_of(transitions, BEGIN + int(now * NANOS))]
+    return [lasted_text(stay) for stay in status_periods(transitions, BEGIN + int(now * NANOS))]
 
 
 def test_the_newest_status_lasts_still() -> None:
@@ -163,8 +162,10 @@ def test_clocks_of_reporters_may_differ() -> None:
 
 def test_texts_of_senders_cannot_move_the_cursor() -> None:
     """Whatever is in them is escaped, in lines and in the table."""
-    stays = stays_of([transition(1, JOB_STATE_FAILED, 0, failure_reason=EVIL, failure_message=EVIL)], BEGIN)
-    for text in ("\n".join(stay_lines(stays)), COLOUR.sub("", draw_stays(stays))):
+    stays = status_periods(
+        [transition(1, JOB_STATE_FAILED, 0, failure_reason=EVIL, failure_message=EVIL)], BEGIN
+    )
+    for text in ("\n".join(history_lines(stays)), COLOUR.sub("", draw_history(stays))):
         assert text.count(ESCAPED) == 2
         assert all(line.isprintable() for line in text.splitlines())
 
@@ -175,7 +176,7 @@ def test_the_table_is_no_wider_than_the_terminal(width: int) -> None:
     failed = transition(
         7, JOB_STATE_FAILED, 0, failure_reason="OOM", failure_message="no memory " * 20 + "日本"
     )
-    lines = COLOUR.sub("", draw_stays(stays_of([failed], BEGIN), width)).splitlines()
+    lines = COLOUR.sub("", draw_history(status_periods([failed], BEGIN), width)).splitlines()
     assert max(map(cell_len, lines)) <= width
     assert lines[0].startswith("TIME")
     assert ("".join(lines).count("memory") == 20) is (width > 40)
@@ -207,7 +208,7 @@ def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_without_rich_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """The base install brings no rich."""
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setitem(sys.modules, "rich.cells", None)
+    monkeypatch.setitem(sys.modules, "rich", None)
     for module in ("emitd_cli.jobs.status_periods_table", "emitd_cli.terminal.table"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     with fake_log_service(page(*TWO_ATTEMPTS)) as service:

@@ -181,7 +181,7 @@ def test_a_list_that_is_watched_in_a_pipe() -> None:
 def test_without_rich_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
     """The base install brings no rich."""
     monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setitem(sys.modules, "rich.cells", None)
+    monkeypatch.setitem(sys.modules, "rich", None)
     for module in ("emitd_cli.jobs.table", "emitd_cli.terminal.table"):
         monkeypatch.delitem(sys.modules, module, raising=False)
     with fake_log_service(page(JOB)) as service:

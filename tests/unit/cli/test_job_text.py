@@ -21,7 +21,7 @@ def test_a_failure_goes_before_the_message() -> None:
 def test_texts_of_senders_cannot_move_the_cursor() -> None:
     """Control characters, line ends and those that turn the direction are escaped, wherever they stand."""
     evil = "a\x1b[2J\nb\u202ec\x9b"
-    escaped = "a\\x1b[2J\\nb\\u202ec\\x9b"
+    escaped = "a\\u001b[2J\\nb\\u202ec\\u009b"
     assert job_line(Job(job_id=evil, status=JOB_STATE_RUNNING)).startswith(escaped)
     transition = JobTransition(status=JOB_STATE_RUNNING, attempt=1)
     assert transition_line(evil, transition) == f"{escaped}  RUNNING      0 %"

@@ -3,7 +3,8 @@
 import pytest
 
 from emitd.v1 import JOB_STATE_COMPLETED, JOB_STATE_QUEUED, JOB_STATE_RUNNING, Job
-from emitd_cli.jobs.durations import NANOS, ServerClock, duration_text, elapsed_nanos, remaining_nanos
+from emitd_cli.jobs.board import ServerClock
+from emitd_cli.jobs.text import NANOS, duration_text, elapsed_nanos, remaining_nanos
 
 NOW = 1_800_000_000 * NANOS
 

@@ -19,7 +19,7 @@ from emitd.v1 import (
     WatchJobRequest,
     WatchJobResponse,
 )
-from emitd_cli.jobs.streams import JobStreams
+from emitd_cli.jobs import watch as job_watch
 from support.client.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.processes.run_main import Done, run_main
 
@@ -30,7 +30,11 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between tries, which take no time."""
     pauses: list[float] = []
-    monkeypatch.setattr(JobStreams, "pause", lambda _, seconds: pauses.append(seconds))
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(job_watch, "pause", pause)
     return pauses
 
 
@@ -80,7 +84,7 @@ def test_a_job_that_completes() -> None:
 def test_a_job_that_fails() -> None:
     """Exit code 1, and why; control characters are escaped."""
     with fake_log_service(stream(FAILED)) as service:
-        assert watch(service) == (1, "j  FAILED       0 %  OOM no\\x1b[2Jmemory\n", "")
+        assert watch(service) == (1, "j  FAILED       0 %  OOM no\\u001b[2Jmemory\n", "")
 
 
 def test_no_change_of_status_is_left_out() -> None:
@@ -103,7 +107,7 @@ def test_history_that_exists_no_more() -> None:
     response = WatchJobResponse(job=DONE.job, history_truncated=True)
     with fake_log_service(stream(response)) as service:
         done = watch(service, "--after-revision", "0")
-    assert done == (0, "j  COMPLETED  100 %\n", "emitd: some changes of 'j' are not known any more\n")
+    assert done == (0, "j  COMPLETED  100 %\n", "emitd: some changes of 'j' are no longer known\n")
 
 
 def test_a_lost_connection_is_resumed(naps: list[float]) -> None:

@@ -1,6 +1,8 @@
 """`emitd job watch` of several jobs, or of a filter, in a pipe: what is asked for, what is shown, how it ends."""
 
 import json
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -24,7 +26,7 @@ from emitd.v1 import (
     WatchJobsResponse,
 )
 from emitd_cli.jobs import watch as job_watch
-from emitd_cli.jobs.streams import JobStreams
+from emitd_cli.jobs.display import LineDisplay
 from support.client.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.processes.run_main import Done, run_main
 
@@ -39,7 +41,11 @@ GONE = fail(grpc.StatusCode.NOT_FOUND, "nothing is here")
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between tries, which take no time."""
     pauses: list[float] = []
-    monkeypatch.setattr(JobStreams, "pause", lambda _, seconds: pauses.append(seconds))
+
+    async def pause(seconds: float) -> None:
+        pauses.append(seconds)
+
+    monkeypatch.setattr(job_watch, "pause", pause)
     return pauses
 
 
@@ -256,7 +262,7 @@ def test_a_filter() -> None:
         "a  RUNNING      1 %  copying",
         "b  QUEUED       0 %",
         "a  RUNNING      2 %",
-        "a  FAILED       2 %  OOM\\x1b[2J  (matches no longer)",
+        "a  FAILED       2 %  OOM\\u001b[2J  (matches no longer)",
         "b  QUEUED       0 %  (removed)",
     ]
     assert (done.returncode, done.stderr) == (4, "emitd: NOT_FOUND: nothing is here\n")
@@ -331,21 +337,16 @@ def test_a_filter_ends_after_its_time() -> None:
         assert watch(service, "--type", "t", "--timeout", "0.5") == (0, "a  RUNNING      0 %\n", "")
 
 
-def test_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Ends every kind of watch with 130 and no word, and leaves no thread behind."""
-    take = JobStreams.take
-
-    def interrupted(streams: JobStreams, seconds: float | None) -> object:
-        item = take(streams, 0.3)
-        if item is None:
-            raise KeyboardInterrupt
-        return item
-
-    monkeypatch.setattr(JobStreams, "take", interrupted)
-    with fake_log_service(waiting()) as service:
-        assert watch(service, "--type", "t") == (INTERRUPTED, "", "")
-        assert watch(service, "a", "b") == (INTERRUPTED, "", "")
-    assert not [thread.name for thread in threading.enumerate() if thread.name.startswith("watch ")]
+def test_ctrl_c() -> None:
+    """Ends every kind of watch with 130 and no word."""
+    previous = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with fake_log_service(waiting(then=lambda: os.kill(os.getpid(), signal.SIGINT))) as service:
+            assert watch(service, "--type", "t") == (INTERRUPTED, "", "")
+        with fake_log_service(waiting(then=lambda: os.kill(os.getpid(), signal.SIGINT))) as service:
+            assert watch(service, "a") == (INTERRUPTED, "", "")
+    finally:
+        signal.signal(signal.SIGINT, previous)
 
 
 def test_json() -> None:
@@ -382,14 +383,14 @@ def test_a_slow_reader_holds_the_stream_up(monkeypatch: pytest.MonkeyPatch) -> N
             sent.append(n)
             yield changes(job("a", JOB_STATE_RUNNING, 1, n + 1, message="m" * 100_000))
 
-    taken: list[JobStreams] = []
+    shown: list[object] = []
 
-    def take_nothing(streams: JobStreams, seconds: float | None) -> None:
-        taken.append(streams)
+    def show_slowly(*arguments: object) -> None:
+        shown.append(arguments)
         time.sleep(1)
 
-    monkeypatch.setattr(JobStreams, "take", take_nothing)
+    monkeypatch.setattr(LineDisplay, "show", show_slowly)
     with fake_log_service(answer) as service:
         assert watch(service, "--type", "t", "--timeout", "0.5") == (0, "", "")
-    assert taken
+    assert shown
     assert len(sent) < 500

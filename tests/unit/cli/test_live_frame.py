@@ -5,7 +5,7 @@ import os
 
 import pytest
 
-from emitd_cli.terminal.live_frame import LiveFrame
+from emitd_cli.jobs.display import LiveFrame
 from support.processes.screen import Screen
 
 

@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 
-from emitd_cli.operate import serve
 from emitd_server.config.loader import Config
 from support.processes.run_main import run_main
 
@@ -23,7 +22,7 @@ def served(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[Config]:
         return 5
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(serve, "run_process", run)
+    monkeypatch.setattr("emitd_server.process.run", run)
     return configs
 
 

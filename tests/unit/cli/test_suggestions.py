@@ -1,6 +1,6 @@
 """What a word that is not known most probably meant."""
 
-from emitd_cli.command_line.suggestions import did_you_mean, not_one_of
+from emitd_cli.command_line.parser import did_you_mean, not_one_of
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
 

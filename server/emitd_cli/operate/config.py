@@ -1,4 +1,4 @@
-"""`emitd check-config`."""
+"""`emitd serve` and `emitd check-config`."""
 
 import argparse
 import json
@@ -6,14 +6,35 @@ from pathlib import Path
 
 import msgspec
 
-from emitd_cli.exit_codes import ExitCode
+from emitd_cli.errors import ExitCode
 from emitd_cli.terminal.output import print_result
 from emitd_handlers.diagnostics import report
 from emitd_server.config.loader import load_config
 from emitd_server.errors import ConfigError
 
+DEFAULT_FILE = Path("logging_config.yml")
 
-def run(options: argparse.Namespace) -> int:
+
+def run_serve(options: argparse.Namespace) -> int:
+    """Load the configuration and serve; return the exit code."""
+    # Loaded here: check-config needs no server.
+    from emitd_server.process import run as run_process
+
+    path = Path(options.config) if options.config else DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    try:
+        config = load_config(path, listen=options.listen)
+    except ConfigError as error:
+        for problem in error.problems:
+            report(f"configuration: {problem}")
+        return ExitCode.BAD_CONFIGURATION
+    if path is None:
+        report("runs on built-in defaults: there is no logging_config.yml in this folder")
+    else:
+        report(f"runs on {path}")
+    return run_process(config)
+
+
+def run_check(options: argparse.Namespace) -> int:
     """Print every problem of the file; return 0 if there is none, else 1.
 
     That the file cannot be read is a problem like any other.

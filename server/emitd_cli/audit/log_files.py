@@ -1,13 +1,17 @@
-"""Which log a command is about, and by which public keys its signatures are judged."""
+"""The log that a command reads on this machine, the public keys that judge it, and what errors of its files mean."""
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
-from emitd_cli.errors import CannotRun, CannotTell, Misuse
+from emitd_cli.errors import CannotRun, CannotTell, CommandError, Misuse
 from emitd_handlers.audit.format.files import AuditPaths
+from emitd_handlers.audit.format.line import decode_line
+from emitd_handlers.durable.append_file import reason_of
+from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
 from emitd_handlers.tlog.note import NoteInvalid, Verifier
 
 DEFAULT_CONFIG = Path("logging_config.yml")
@@ -18,7 +22,7 @@ class AuditTarget(msgspec.Struct, frozen=True):
 
     #: The file of the lines.
     path: Path
-    #: The log's id, and the file of its private key, where the configuration gives them.
+    #: The log's id, and the file of its private key, if the configuration gives them.
     log_id: str = ""
     key: Path | None = None
 
@@ -55,13 +59,28 @@ def keys_from_flags(keys: Sequence[str]) -> list[Verifier]:
     return verifiers
 
 
-def keys_beside(path: Path) -> list[Verifier]:
-    """Return the public keys in the file beside a log; none where there is none. Raises NoteInvalid."""
+def event_fields(line: bytes) -> dict[str, str]:
+    """Return what a line of the log says, a text for each field; of a line that is no event, the line."""
     try:
-        text = AuditPaths.of(path).vkey.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return []
-    return [Verifier.from_vkey(vkey) for vkey in text.split()]
+        event = decode_line(line)
+    except ValueError:
+        return {"line": line.decode(errors="backslashreplace")}
+    return {
+        "event": event.event_name,
+        "event id": event.event_id,
+        "user": event.user_id,
+        "source ip": event.source_ip,
+        "details": str(event.details, errors="backslashreplace"),
+        "happened": event.timestamp,
+        "received": event.received_at,
+        "source": event.source,
+        "record id": event.record_id,
+        "message": event.message,
+        "attributes": str(event.attributes, errors="backslashreplace"),
+        "trace id": event.trace_id,
+        "span id": event.span_id,
+        "assigned": ", ".join(event.assigned),
+    }
 
 
 def _configured(config: str | None) -> AuditTarget:
@@ -72,7 +91,7 @@ def _configured(config: str | None) -> AuditTarget:
     except ModuleNotFoundError as error:
         raise CannotRun(
             f"name the log: to find it by the configuration, '{error.name}' is missing; "
-            "pip install 'emitd[server]' brings it"
+            "install emitd with the extra [server]"
         ) from error
     survey = survey_config(path if config or path.exists() else None)
     found = [
@@ -94,7 +113,7 @@ def _configured(config: str | None) -> AuditTarget:
 
 
 def _only_log(folder: Path) -> Path:
-    """Return the one log of a folder: a file that has checkpoints beside it."""
+    """Return the one log of a folder: a file that has checkpoints next to it."""
     logs = [
         path.with_name(path.name.removesuffix(".checkpoints"))
         for path in sorted(folder.glob("*.checkpoints"))
@@ -109,3 +128,20 @@ def _is_file(path: Path) -> bool:
         return path.is_file()
     except OSError:  # a vkey can be longer than a name may be
         return False
+
+
+@contextmanager
+def files_to_errors() -> Iterator[None]:
+    """Turn the errors of a log's files into those that end a command."""
+    try:
+        yield
+    except AuditDamaged as error:
+        raise CommandError(str(error), code="DAMAGED") from error
+    except AuditNotFound as error:
+        raise CannotTell(str(error), code="NOT_FOUND") from error
+    except HandlerUnavailable as error:
+        raise CannotTell(str(error)) from error
+    except NoteInvalid as error:
+        raise CommandError(str(error), code="KEYS_WRONG") from error
+    except OSError as error:
+        raise CannotTell(reason_of(error)) from error

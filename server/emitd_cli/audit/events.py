@@ -1,0 +1,206 @@
+"""`emitd audit list`, `tail` and `show`: the events of a log, as the server has them."""
+
+import argparse
+import json
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from datetime import UTC, datetime
+from typing import Any
+
+import grpc
+
+from emitd.runtime.backoff import Backoff
+from emitd.v1 import AuditEntry, GetCheckpointRequest, ListAuditEventsRequest, TailAuditEventsRequest
+from emitd.watches import AuditTail
+from emitd_cli.audit.log_files import event_fields
+from emitd_cli.command_line.values import moment_from_flag
+from emitd_cli.connection import Outage, Server, connect, error_of, is_refusal
+from emitd_cli.errors import CannotTell, ExitCode, Misuse
+from emitd_cli.terminal.output import aligned, clip, field_lines, one_line, pad, print_result, say
+from emitd_handlers.tlog.merkle import leaf_hash
+
+HEADINGS = ("RECEIVED", "EVENT", "USER", "SOURCE IP", "DETAILS")
+#: The widths of a line that is printed alone. The last column gets the rest.
+WIDTHS = (24, 20, 12, 15, 0)
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print the events; return 0. Raises Misuse, Refused, and CannotTell without a server."""
+    filters = _filters(options)
+    request = ListAuditEventsRequest(log_id=options.log_id, newest_first=not options.oldest_first, **filters)
+    if options.since is not None:
+        request.received_after_unix_nano = moment_from_flag("--since", options.since)
+    if options.until is not None:
+        request.received_before_unix_nano = moment_from_flag("--until", options.until)
+    with connect(options.address) as server:
+        pages = server.pages(server.audit.ListAuditEvents, request, "entries", options.limit)
+        if options.json:
+            for page in pages:
+                print_json_lines(page.entries)
+        else:
+            is_filtered = any(filters.values()) or options.since is not None or options.until is not None
+            _show([entry for page in pages for entry in page.entries], is_filtered=is_filtered)
+    if request.page_token:
+        # With a filter, further events would have to be searched for.
+        verb = "may be" if any(filters.values()) else "are"
+        say(f"there {verb} more than {options.limit} such events; --limit N shows more")
+    return ExitCode.GOOD
+
+
+def run_tail(options: argparse.Namespace) -> int:
+    """Print events until Ctrl-C, over as many connections as it takes. Raises Refused, and CannotTell."""
+    request = TailAuditEventsRequest(
+        log_id=options.log_id, from_index=options.from_index, **_filters(options)
+    )
+    tail = AuditTail(request, Backoff(0, 0))  # the pauses are those of the outage
+    outage = Outage(options.address, retry_seconds=None, is_patient=False)
+    with connect(options.address) as server:
+        while True:
+            opened_at = time.monotonic()
+            try:
+                for response in server.audit.TailAuditEvents(request):
+                    if outage.answered(opened_at):
+                        say(f"{options.address} answers again; going on with line {request.from_index}")
+                    _print_tail(response.entries, as_json=options.json)
+                    tail.take(response)  # the next connection goes on here, and in the same log
+            except grpc.RpcError as error:
+                if is_refusal(error):
+                    raise error_of(error, options.address) from error
+                seconds, note = outage.pause_after(error, opened_at)
+            else:
+                raise CannotTell("the server ended the stream without a word")
+            if note:
+                say(note)
+            time.sleep(seconds)
+
+
+def run_show(options: argparse.Namespace) -> int:
+    """Print the event; return 0. Raises CannotTell if there is none, or no server."""
+    if not options.event_id:
+        raise Misuse("EVENT_ID: is empty", field="EVENT_ID")
+    with connect(options.address) as server:
+        log_id, entry = _find(server, options)
+        tree_size, problem = _newest_checkpoint(server, log_id)
+    # Computed from the line that came, so that it need not be believed.
+    leaf = leaf_hash(entry.line)
+    is_covered = entry.leaf_index < tree_size
+    if options.json:
+        fields = {
+            "log_id": log_id,
+            "leaf_index": entry.leaf_index,
+            "leaf_hash": leaf.hex(),
+            "covered_by_tree_size": tree_size if is_covered else None,
+            "line": entry.line.decode(errors="replace"),
+        }
+        print_result(json.dumps(fields))
+        return ExitCode.GOOD
+    coverage = f"by the checkpoint over {tree_size} lines"
+    if not is_covered:
+        coverage = problem or f"by no checkpoint yet; the newest is over {tree_size} lines"
+    place = {
+        "log": log_id,
+        "index": str(entry.leaf_index),
+        "leaf hash": leaf.hex(),
+        "covered": coverage,
+    }
+    print_result(field_lines(event_fields(entry.line) | place))
+    return ExitCode.GOOD
+
+
+def event_lines(entries: Sequence[AuditEntry], width: int | None = None) -> Iterator[str]:
+    """Yield a heading and a line for each event; `width` None: nothing is cut off."""
+    for line in aligned([HEADINGS, *map(_cells, entries)]):
+        yield line if width is None else clip(line, width)
+
+
+def event_line(entry: AuditEntry, width: int | None = None) -> str:
+    """Return an event in one line; `width` None: nothing is cut off."""
+    line = pad(_cells(entry), WIDTHS)
+    return line if width is None else clip(line, width)
+
+
+def _filters(options: argparse.Namespace) -> dict[str, Any]:
+    return {
+        "event_name_prefix": options.event,
+        "user_id": options.user,
+        "source_ip": options.source_ip,
+    }
+
+
+def _show(entries: Sequence[AuditEntry], *, is_filtered: bool) -> None:
+    if not entries:
+        # To standard error: in a pipe, no event is no line.
+        say("no event is like that" if is_filtered else "there are no events")
+        return
+    print("\n".join(event_lines(entries, _width())))
+
+
+def _print_tail(entries: Sequence[AuditEntry], *, as_json: bool) -> None:
+    if as_json:
+        print_json_lines(entries)
+        return
+    for entry in entries:
+        print(event_line(entry, _width()), flush=True)
+
+
+def _find(server: Server, options: argparse.Namespace) -> tuple[str, AuditEntry]:
+    request = ListAuditEventsRequest(
+        log_id=options.log_id, event_id=options.event_id, newest_first=True, page_size=1
+    )
+    for page in server.pages(server.audit.ListAuditEvents, request):
+        if page.entries:
+            return page.log_id, page.entries[0]
+    raise CannotTell(f"there is no event '{options.event_id}' in the log '{page.log_id}'", code="NOT_FOUND")
+
+
+def _newest_checkpoint(server: Server, log_id: str) -> tuple[int, str]:
+    """Return how many lines the newest checkpoint covers; or 0, and why the server has none to show."""
+    try:
+        return server.ask(server.audit.GetCheckpoint, GetCheckpointRequest(log_id=log_id)).tree_size, ""
+    except CannotTell as error:
+        cause = error.__cause__
+        if error.code != "UNAVAILABLE" or not isinstance(cause, grpc.RpcError):
+            raise
+        return 0, f"by no checkpoint that the server can show: {cause.details()}"
+
+
+def print_json_lines(entries: Iterable[AuditEntry]) -> None:
+    """Print lines of the log, byte for byte; on a terminal, with control characters escaped."""
+    buffer = getattr(sys.stdout, "buffer", None)
+    if buffer is None or sys.stdout.isatty():
+        for entry in entries:
+            print(one_line(entry.line.decode(errors="surrogateescape")))
+    else:
+        sys.stdout.flush()
+        buffer.writelines(entry.line + b"\n" for entry in entries)
+    sys.stdout.flush()
+
+
+def _width() -> int | None:
+    """Return how wide lines may be on standard output; None: it is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _cells(entry: AuditEntry) -> tuple[str, ...]:
+    if not entry.HasField("record"):
+        damaged = f"line {entry.leaf_index} is damaged: `emitd audit verify` says more"
+        return (_time(entry.receive_time_unix_nano) or "-", "-", "-", "-", damaged)
+    audit = entry.record.audit
+    cells = (
+        _time(entry.receive_time_unix_nano),
+        audit.event_name,
+        audit.user_id,
+        audit.source_ip,
+        audit.details_json,
+    )
+    return tuple(map(one_line, cells))
+
+
+def _time(unix_nano: int) -> str:
+    """Return a moment in ISO 8601, to the millisecond, in UTC; empty for none."""
+    if not unix_nano:
+        return ""
+    seconds, nanos = divmod(unix_nano, 1_000_000_000)
+    return f"{datetime.fromtimestamp(seconds, UTC):%Y-%m-%dT%H:%M:%S}.{nanos // 1_000_000:03}Z"

@@ -1,0 +1,189 @@
+"""`emitd audit prove`, `check`, `export` and `key`: what a log's owner hands to others, and how they check it."""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from emitd_cli.audit.log_files import AuditTarget, event_fields, files_to_errors, find_log, keys_from_flags
+from emitd_cli.errors import CannotRun, CannotTell, CommandError, ExitCode, Misuse
+from emitd_cli.terminal.output import field_lines, one_line, print_result, say
+from emitd_handlers.audit.publish.export import FolderMismatch, export_log
+from emitd_handlers.audit.publish.prove import ProvedEvent, check_proof, proof_name, prove_event
+from emitd_handlers.audit.read.trail import AuditTrail
+from emitd_handlers.audit.write.identity import read_vkeys, rotate_key
+from emitd_handlers.durable.disk import replace_file
+from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.note import Note, NoteInvalid, UnknownKey, Verifier
+from emitd_handlers.tlog.proof_file import MAX_PROOF_BYTES, ProofInvalid, TlogProof
+
+
+def run_prove(options: argparse.Namespace) -> int:
+    """Write the proof; return 0. Raises CannotTell if there is no such event, or no checkpoint covers it yet."""
+    if not options.event_id:
+        raise Misuse("EVENT_ID: is empty", field="EVENT_ID")
+    target = find_log(options)
+    file = Path(options.output or proof_name(options.event_id))
+    with files_to_errors():
+        proved = prove_event(target.path, options.event_id)
+        replace_file(file, proved.proof.encode())
+    if options.json:
+        return _print_json({"file": str(file), "event_id": options.event_id, **_as_json(proved)})
+    name, checkpoint = one_line(str(file)), proved.checkpoint
+    print_result(
+        f"wrote {name}: event {one_line(options.event_id)} is line {proved.proof.index} of the log "
+        f"{one_line(checkpoint.origin)}, in its tree of {checkpoint.size}\n"
+        f"anyone who has the log's public key can check it: emitd audit check {name} --key VKEY"
+    )
+    return ExitCode.GOOD
+
+
+def run_check(options: argparse.Namespace) -> int:
+    """Say what the proof proves; return 0.
+
+    Raises CommandError if it proves nothing, CannotTell without a key that can judge it.
+    """
+    with files_to_errors(), Path(options.file).open("rb") as file:
+        data = file.read(MAX_PROOF_BYTES + 1)
+    with _judging(options.file):
+        proof = TlogProof.parse(data)
+        log_id = Checkpoint.parse(Note.parse(proof.note).text).origin
+    with files_to_errors():
+        keys = keys_from_flags(options.key) or _keys_of_own_log(log_id, options.config)
+    with _judging(options.file):
+        proved = check_proof(proof, keys)
+    if not options.key:
+        say(
+            "the key is the one next to the log on this machine, which proves less than one that was kept elsewhere: "
+            "give that by --key"
+        )
+    checkpoint = proved.checkpoint
+    if options.json:
+        line = proved.line.decode(errors="replace")
+        return _print_json({**_as_json(proved), "root": checkpoint.root.hex(), "line": line})
+    fields = {
+        "log": checkpoint.origin,
+        "index": str(proved.proof.index),
+        "tree size": str(checkpoint.size),
+        "leaf hash": proved.leaf_hash.hex(),
+        "signed by": ", ".join(f"{key.name}+{key.key_id.hex()}" for key in proved.signed_by),
+        **event_fields(proved.line),
+    }
+    print_result(
+        f"{one_line(options.file)}: good\n"
+        f"The log has this event as line {proved.proof.index}, counted from 0. Its key has signed the log as it "
+        f"stood with {checkpoint.size} lines.\n{field_lines(fields, width=11)}"
+    )
+    return ExitCode.GOOD
+
+
+def run_export(options: argparse.Namespace) -> int:
+    """Write the folder, or bring it up to date; return 0. Raises CommandError if it has another log."""
+    target, folder = find_log(options), Path(options.folder)
+    with files_to_errors():
+        try:
+            export = export_log(target.path, folder)
+        except FolderMismatch as error:
+            raise CommandError(str(error), code="FOLDER_MISMATCH") from error
+    checkpoint = export.signed.checkpoint
+    vkeys = [verifier.vkey for verifier in export.signed.signed_by]
+    if options.json:
+        return _print_json(
+            {
+                "log_id": checkpoint.origin,
+                "tree_size": checkpoint.size,
+                "old_tree_size": export.old_size,
+                "root": checkpoint.root.hex(),
+                "tiles_written": export.tiles_written,
+                "bundles_written": export.bundles_written,
+                "signed_by": vkeys,
+            }
+        )
+    keys = "\n".join(vkeys)
+    print_result(
+        f"{one_line(str(folder))}: {checkpoint.size} lines of the log {one_line(checkpoint.origin)}, "
+        f"{checkpoint.size - export.old_size} of them new; wrote {export.tiles_written} tiles and "
+        f"{export.bundles_written} bundles of lines. Readers check it by this key:\n{keys}"
+    )
+    return ExitCode.GOOD
+
+
+def run_key(options: argparse.Namespace) -> int:
+    """Print the keys, the newest last; return 0. Raises CannotTell if there is none."""
+    target = find_log(options)
+    if options.rotate:
+        _rotate(target)
+    with files_to_errors():
+        keys = read_vkeys(target.paths.vkey)
+    if not keys:
+        raise CannotTell(
+            f"there is no key in '{target.paths.vkey}' yet: the service makes one when it starts"
+        )
+    vkeys = [key.vkey for key in keys]
+    if options.json:
+        return _print_json({"log": str(target.path), "log_id": keys[-1].name, "vkeys": vkeys})
+    print_result("\n".join(vkeys))
+    return ExitCode.GOOD
+
+
+def _print_json(fields: Mapping[str, object]) -> int:
+    print_result(json.dumps(fields))
+    return ExitCode.GOOD
+
+
+def _as_json(proved: ProvedEvent) -> Mapping[str, object]:
+    return {
+        "log_id": proved.checkpoint.origin,
+        "leaf_index": proved.proof.index,
+        "leaf_hash": proved.leaf_hash.hex(),
+        "tree_size": proved.checkpoint.size,
+        "signed_by": [verifier.vkey for verifier in proved.signed_by],
+    }
+
+
+@contextmanager
+def _judging(file: str) -> Iterator[None]:
+    try:
+        yield
+    except UnknownKey as error:
+        raise CannotTell(f"'{file}': {error}", code="UNKNOWN_KEY") from error
+    except (ProofInvalid, NoteInvalid) as error:
+        raise CommandError(f"'{file}' proves nothing: {error}", code="BAD_PROOF") from error
+
+
+def _keys_of_own_log(log_id: str, config: str | None) -> Sequence[Verifier]:
+    """Return the keys next to the configuration's log, if it has this id."""
+    needed = f"give the public key of the log '{log_id}' by --key"
+    try:
+        target = find_log(argparse.Namespace(log=None, config=config))
+    except (CannotTell, CannotRun, Misuse) as error:
+        raise CannotTell(f"{needed}: it is not known here ({error})", field="--key") from error
+    keys = [verifier for verifier in read_vkeys(target.paths.vkey) if verifier.name == log_id]
+    if not keys:
+        raise CannotTell(f"{needed}: '{target.path}' is another log, or has no key", field="--key")
+    return keys
+
+
+def _rotate(target: AuditTarget) -> None:
+    key = target.key or target.paths.key
+    with files_to_errors():
+        was_there = key.exists()
+        rotate_key(target.paths, key, target.log_id or _kept_log_id(target))
+    say(f"the last of these keys is new, in '{key}'; the service signs with it from its next start on")
+    if not was_there:
+        say(
+            f"there was no key '{key}' before: if the configuration names another file, rotate by the configuration"
+        )
+
+
+def _kept_log_id(target: AuditTarget) -> str:
+    with AuditTrail(target.path) as trail:
+        log_id = trail.log_id()
+    if log_id:
+        return log_id
+    # The configuration, which is not known here, may give the id; the keys have it as well.
+    keys = read_vkeys(target.paths.vkey)
+    if not keys:
+        raise CannotTell(f"the log '{target.path}' has neither an id nor a key yet: start the service first")
+    return keys[-1].name

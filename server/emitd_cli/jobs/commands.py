@@ -1,0 +1,137 @@
+"""`emitd job list`, `get`, `history` and `cancel`."""
+
+import argparse
+import sys
+import time
+from functools import partial
+from typing import Any
+
+from emitd.v1 import (
+    JOB_STATE_FAILED,
+    GetJobRequest,
+    Job,
+    JobTransition,
+    ListJobsRequest,
+    ListJobTransitionsRequest,
+    RequestCancelRequest,
+    WatchJobsRequest,
+)
+from emitd_cli.command_line.values import moment_from_flag, pairs_from_flag, status_from_flag, status_name
+from emitd_cli.connection import connect
+from emitd_cli.errors import CannotTell, ExitCode, Misuse, Refused
+from emitd_cli.jobs.text import describe_job, has_ended, history_lines, job_line, job_lines, status_periods
+from emitd_cli.terminal.output import can_redraw, draws_tables, print_result, say, to_json
+
+
+def run_list(options: argparse.Namespace) -> int:
+    """Print the jobs; return 0. Raises Misuse, Refused, and CannotTell without a server."""
+    filters = filter_from_flags(options)
+    if options.watch:
+        return _watch_list(filters, options)
+    request = ListJobsRequest(**filters)
+    if options.updated_after is not None:
+        request.updated_after_unix_nano = moment_from_flag("--updated-after", options.updated_after)
+    with connect(options.address) as server:
+        pages = server.pages(server.log.ListJobs, request, "jobs", options.limit)
+        if options.json:
+            for page in pages:
+                for job in page.jobs:
+                    print(to_json(job))
+        else:
+            is_filtered = any(filters.values()) or options.updated_after is not None
+            _show_jobs([job for page in pages for job in page.jobs], is_filtered=is_filtered)
+    if request.page_token:
+        say(f"there are more than {options.limit} such jobs; --limit N shows more")
+    return ExitCode.GOOD
+
+
+def run_get(options: argparse.Namespace) -> int:
+    """Print the job; return 0, or 1 if it has FAILED. Raises CannotTell if there is none, or no server."""
+    with connect(options.address) as server:
+        try:
+            job: Job = server.ask(server.log.GetJob, GetJobRequest(job_id=options.job_id)).job
+        except Refused as error:  # its exit code would mean a job that has FAILED
+            raise CannotTell(str(error), code=error.code, field=error.field) from error
+    print_result(to_json(job) if options.json else describe_job(job))
+    return ExitCode.BAD if job.status == JOB_STATE_FAILED else ExitCode.GOOD
+
+
+def run_history(options: argparse.Namespace) -> int:
+    """Print the history, the oldest first; return 0. Raises Refused, and CannotTell without a job or a server."""
+    is_truncated = False
+    transitions: list[JobTransition] = []
+    request = ListJobTransitionsRequest(job_id=options.job_id, after_revision=options.after_revision)
+    with connect(options.address) as server:
+        for page in server.pages(server.log.ListJobTransitions, request):
+            is_truncated = is_truncated or page.history_truncated
+            transitions += page.transitions
+            if options.json:
+                for transition in page.transitions:
+                    print(to_json(transition))
+    if is_truncated:
+        say("some of this history is gone: the server keeps it for a limited time")
+    if not options.json:
+        _show_history(transitions, options)
+    return ExitCode.GOOD
+
+
+def run_cancel(options: argparse.Namespace) -> int:
+    """Ask, and print the job; return 0. Raises Refused, and CannotTell if there is no such job, or no server."""
+    request = RequestCancelRequest(job_id=options.job_id, reason=options.reason)
+    with connect(options.address) as server:
+        job: Job = server.ask(server.log.RequestCancel, request).job
+    if has_ended(job):
+        say(f"'{job.job_id}' is {status_name(job.status)} already; there is nothing to cancel")
+    print_result(to_json(job) if options.json else job_line(job))
+    return ExitCode.GOOD
+
+
+def filter_from_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a request that --type, --status, --label and --id give. Raises Misuse."""
+    return {
+        "job_type": options.type,
+        "statuses": [status_from_flag(name) for name in options.status],
+        "job_ids": getattr(options, "id", ()),
+        "labels": pairs_from_flag("--label", options.label),
+    }
+
+
+def _watch_list(filters: dict[str, Any], options: argparse.Namespace) -> int:
+    if options.updated_after is not None:
+        raise Misuse("--updated-after: not with --watch, which shows every report", field="--updated-after")
+    # Loaded here: a list needs no streams.
+    from emitd_cli.jobs.watch import watch_filter
+
+    draw = None
+    if can_redraw(sys.stdout):
+        from emitd_cli.jobs.table import table_frame
+
+        draw = partial(table_frame, most=options.limit)
+    watched = argparse.Namespace(**vars(options), wait=False, retry_seconds=None, timeout=None)
+    return watch_filter(WatchJobsRequest(**filters), watched, draw)
+
+
+def _show_jobs(jobs: list[Job], *, is_filtered: bool) -> None:
+    if not jobs:
+        # To standard error: in a pipe, no job is no line.
+        say("no job is like that" if is_filtered else "there are no jobs")
+    elif draws_tables(sys.stdout):
+        from emitd_cli.jobs.table import draw_table
+        from emitd_cli.terminal.table import terminal_width
+
+        print(draw_table(jobs, terminal_width()), end="")
+    else:
+        print("\n".join(job_lines(jobs)))
+
+
+def _show_history(transitions: list[JobTransition], options: argparse.Namespace) -> None:
+    periods = status_periods(transitions, time.time_ns())
+    if not periods:
+        say(f"nothing is known of '{options.job_id}' after revision {options.after_revision}")
+    elif draws_tables(sys.stdout):
+        from emitd_cli.jobs.table import draw_history
+        from emitd_cli.terminal.table import terminal_width
+
+        print(draw_history(periods, terminal_width()), end="")
+    else:
+        print("\n".join(history_lines(periods)))
