@@ -46,7 +46,9 @@ class OverflowPolicy(Enum):
     DROP_OLDEST = "drop_oldest"
 
 
-class CommittedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class CommittedSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="committed"
+):
     """The keys of `delivery: {kind: committed, ...}`."""
 
     kind: ClassVar[Delivery] = Delivery.COMMITTED
@@ -57,7 +59,9 @@ class CommittedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
     max_in_flight: PositiveInt = 65_536
 
 
-class QueuedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class QueuedSettings(
+    msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="kind", tag="queued"
+):
     """The keys of `delivery: {kind: queued, ...}`."""
 
     kind: ClassVar[Delivery] = Delivery.QUEUED
