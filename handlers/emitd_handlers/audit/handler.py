@@ -216,7 +216,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
                 settings.max_line_bytes,
                 settings.max_group_bytes,
                 log.file.last_received_unix_nano,
-                self.format,
+                encode_line if type(self).format is JsonAuditHandler.format else self.format,
             ),
             commits=GroupCommit(
                 lambda group: self._commit_group(log, group), max_size=settings.max_group_bytes
