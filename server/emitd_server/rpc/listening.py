@@ -10,22 +10,22 @@ import os
 import socket
 import stat
 from contextlib import ExitStack
-from ipaddress import ip_address
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 
 from emitd_server.errors import StartError
-
-#: What `socket.bind` takes, such as ("::1", 50051, 0, 0).
-SocketAddress: TypeAlias = tuple[Any, ...]
 
 #: The system's limit for the path of a socket, in bytes: 108 with the zero at its end.
 MAX_PATH_BYTES = 107
 
 #: They have a meaning in the address that a gRPC client is given.
 _NOT_IN_A_PATH = set("%?#")
-_WILDCARDS = ["0.0.0.0", "::"]  # grpc takes either for both
+#: grpc takes either for both.
+_WILDCARDS: dict[tuple[Any, ...], socket.AddressFamily] = {
+    ("0.0.0.0", 0): socket.AF_INET,
+    ("::", 0, 0, 0): socket.AF_INET6,
+}
 #: grpc's clients know both, whatever the machine's list of hosts says.
 _LOCALHOST = ["127.0.0.1", "::1"]
 #: The machine does not have this address, or not its family.
@@ -35,7 +35,6 @@ _REASONS = {
     errno.EADDRNOTAVAIL: "it is not an address of this machine",
     errno.EAFNOSUPPORT: "this machine has no addresses of this kind",
     errno.EACCES: "no permission; ports below 1024 need root or the capability CAP_NET_BIND_SERVICE",
-    errno.EPERM: "the system forbids it",
 }
 
 
@@ -53,70 +52,56 @@ async def listen(server: grpc.aio.Server, address: str, *, key: str, socket_mode
         picked = await _open_ports(server, host, int(port))
         return f"{host}:{picked}"
     except (OSError, ValueError, RuntimeError) as error:
-        raise StartError(f"cannot listen on {address} ({key}): {error}") from error
+        raise StartError(
+            f"cannot listen on {address} ({key}): {str(error).removeprefix(f'{address}: ')}"
+        ) from error
 
 
 async def _open_ports(server: grpc.aio.Server, host: str, port: int) -> int:
     """Listen at every address of a host; return the port."""
     addresses = await _addresses(host)
+    found: list[str] = []
     with ExitStack() as trials:
-        found: list[str] = []
-        for family, place in addresses:
+        for place, family in addresses.items():
+            ip = _shown(place)
             try:
                 trial = trials.enter_context(socket.socket(family))
                 trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                if family is socket.AF_INET6:
+                if ip == "[::]":
                     trial.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 1)
                 trial.bind((place[0], port, *place[2:]))
             except OSError as error:
-                if error.errno in _NOT_HERE and (found or place != addresses[-1][1]):
+                if error.errno in _NOT_HERE and (found or place != [*addresses][-1]):
                     continue  # such as ::1 of localhost, on a machine without IPv6
-                reason = _REASONS.get(error.errno or 0, error.strerror)
-                which = "" if _is_literal(host) and len(addresses) == 1 else f"{_shown(place[0])}:{port}: "
-                raise OSError(f"{which}{reason}") from error
-            found.append(place[0])
+                raise OSError(f"{ip}:{port}: {_REASONS.get(error.errno or 0, error.strerror)}") from error
+            found.append(ip)
             if len(addresses) > 1:
                 port = trial.getsockname()[1]
-    targets = [_shown(ip) for ip in found]
-    if _is_literal(host):
-        targets = [host]
-    elif found[0] in _WILDCARDS:
-        targets = targets[:1]
-    for target in targets:
+    for ip in found[:1] if addresses.keys() & _WILDCARDS.keys() else found:
         try:
-            port = server.add_insecure_port(f"{target}:{port}")
+            port = server.add_insecure_port(f"{ip}:{port}")
         except RuntimeError as error:
-            raise RuntimeError(f"grpc could not open {target}:{port}") from error
+            raise RuntimeError(f"grpc could not open {ip}:{port}") from error
     return port
 
 
-async def _addresses(host: str) -> list[tuple[socket.AddressFamily, SocketAddress]]:
-    """Return the family and the address of everything that a host stands for."""
+async def _addresses(host: str) -> dict[tuple[Any, ...], socket.AddressFamily]:
+    """Return everything that a host stands for, each as `socket.bind` takes it, and its family."""
     names = _LOCALHOST if host.lower() == "localhost" else [host.strip("[]")]
-    while True:
-        found: dict[SocketAddress, socket.AddressFamily] = {}
-        for name in names:
-            try:
-                results = await asyncio.get_running_loop().getaddrinfo(name, 0, type=socket.SOCK_STREAM)
-            except socket.gaierror as error:
-                raise OSError(f"the name '{name}' cannot be resolved: {error.strerror}") from error
-            except UnicodeError as error:
-                raise ValueError(f"'{name}' is not the name of a host") from error
-            found.update((place, family) for family, _, _, _, place in results)
-        if names is _WILDCARDS or not any(place[0] in _WILDCARDS for place in found):
-            return [(family, place) for place, family in found.items()]
-        names = _WILDCARDS
+    found: dict[tuple[Any, ...], socket.AddressFamily] = {}
+    for name in names:
+        try:
+            results = await asyncio.get_running_loop().getaddrinfo(name, 0, type=socket.SOCK_STREAM)
+        except socket.gaierror as error:
+            raise OSError(f"the name '{name}' cannot be resolved: {error.strerror}") from error
+        except UnicodeError as error:
+            raise ValueError(f"'{name}' is not the name of a host") from error
+        found.update((place, family) for family, _, _, _, place in results)
+    return dict(_WILDCARDS) if found.keys() & _WILDCARDS.keys() else found
 
 
-def _is_literal(host: str) -> bool:
-    try:
-        ip_address(host.strip("[]"))
-    except ValueError:
-        return False
-    return True
-
-
-def _shown(ip: str) -> str:
+def _shown(place: tuple[Any, ...]) -> str:
+    ip, _ = socket.getnameinfo(place, socket.NI_NUMERICHOST | socket.NI_NUMERICSERV)
     return f"[{ip}]" if ":" in ip else ip
 
 
