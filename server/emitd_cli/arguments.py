@@ -64,7 +64,7 @@ def _add_serve(commands: Commands) -> None:
     parser.add_argument(
         "--listen",
         metavar="ADDRESS",
-        help="HOST:PORT or unix:PATH to listen on; port 0 picks a free one (or EMITD_LISTEN)",
+        help="HOST:PORT to listen on; port 0 picks a free one (or EMITD_LISTEN)",
     )
 
 
