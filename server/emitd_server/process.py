@@ -1,79 +1,170 @@
 """The life of the server process: start, wait for a signal, stop. A watchdog names what blocks its event loop."""
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
 import threading
 import time
 import traceback
+from types import FrameType
 
 from emitd_handlers.diagnostics import Report, report
 from emitd_server.config.loader import Config
-from emitd_server.dispatch.dispatcher import Dispatcher
+from emitd_server.dispatch.dispatcher import CLOSE_SECONDS, Dispatcher
 from emitd_server.errors import StartError
 from emitd_server.rpc.audit_servicer import AuditServicer
 from emitd_server.rpc.log_servicer import LogServicer
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.server import GrpcServer, Servicer
 from emitd_server.service import LoggingService
+from emitd_server.settings import ShutdownSettings
 
 EXIT_GOOD = 0
 EXIT_CANNOT_RUN = 5
 
+#: The signals that do not stop the service: a process cannot catch them, they report a fault in it, or they do not
+#: end it (Python ignores SIGPIPE and SIGXFSZ). Every other signal stops it; this is the only place that decides.
+HARMLESS_SIGNALS = frozenset(
+    getattr(signal, name)
+    for name in (
+        *("SIGKILL", "SIGSTOP"),
+        *("SIGABRT", "SIGBUS", "SIGEMT", "SIGFPE", "SIGILL", "SIGSEGV", "SIGSYS", "SIGTRAP"),
+        *("SIGCHLD", "SIGCONT", "SIGINFO", "SIGTSTP", "SIGTTIN", "SIGTTOU", "SIGURG", "SIGWINCH"),
+        *("SIGPIPE", "SIGXFSZ"),
+    )
+    if hasattr(signal, name)
+)
+#: Signals within this time of the first are one request: a supervisor signals make and the service, and make passes
+#: its signal on. A later one forces the end.
+ONE_REQUEST_SECONDS = 1.0
+#: Two SIGINT further apart than this are two presses of Ctrl-C.
+ONE_PRESS_SECONDS = 0.1
+#: How much longer than its settings allow a stop may take before it is forced.
+MARGIN_SECONDS = CLOSE_SECONDS + 3.0
+#: How long a forced end waits until its report is written.
+LAST_REPORT_SECONDS = 1.0
+
 
 def run(config: Config) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code: 0, or 5 when the service could not start.
+    """Serve until a signal; return the exit code: 0, or 5 when the service could not start.
 
-    A second signal ends the process at once.
+    The first signal drains. Another one at least a second later, or a second Ctrl-C, ends the process at once.
     """
+    signals = StopSignals(config.server.shutdown)
     try:
-        return asyncio.run(_serve(config))
+        return asyncio.run(_serve(config, signals))
     except StartError as error:
         report(f"could not start: {error}")
         return EXIT_CANNOT_RUN
 
 
-async def _serve(config: Config) -> int:
-    stop = _stop_on_signals()
+async def _serve(config: Config, signals: "StopSignals") -> int:
     service = LoggingService.from_config(config)
-    await service.start()
-    for line in filter(None, (handler.introduction() for handler in service.handlers)):
-        report(line)
-    server = make_grpc_server(service)
+    server = make_grpc_server(service, config.listen_key)
     watchdog = Watchdog(config.server.watchdog_seconds, report)
+    signals.attach(service)
+    starting = asyncio.create_task(_start(service, server, watchdog), name="start")
+    asked = asyncio.create_task(signals.stop.wait(), name="stop")
+    drain_seconds = config.server.shutdown.drain_seconds
     try:
-        report(f"listening on {await server.start()}")
-        watchdog.start()
-        await stop.wait()
+        await asyncio.wait((starting, asked), return_when=asyncio.FIRST_COMPLETED)
+        if starting.done():
+            starting.result()
+            await asked
         report("stopping")
     finally:
+        signals.limit()
+        asked.cancel()
+        starting.cancel()
+        await asyncio.wait((starting, asked))
         watchdog.stop()
-        await service.stop(await server.stop())
+        try:
+            drain_seconds = await server.stop()
+        finally:
+            await service.stop(drain_seconds)
     report("stopped")
     return EXIT_GOOD
 
 
-def make_grpc_server(dispatcher: Dispatcher) -> GrpcServer:
-    """Return a server with every service of the contract."""
+async def _start(service: LoggingService, server: GrpcServer, watchdog: "Watchdog") -> None:
+    await service.start()
+    for line in filter(None, (handler.introduction() for handler in service.handlers)):
+        report(line)
+    report(f"listening on {await server.start()}")
+    watchdog.start()
+
+
+def make_grpc_server(dispatcher: Dispatcher, listen_key: str = "server.listen") -> GrpcServer:
+    """Return a server with every service of the contract; `listen_key` is what an error calls its address."""
     streams = OpenStreams()
     servicers: list[Servicer] = [LogServicer(dispatcher, streams), AuditServicer(dispatcher, streams)]
-    return GrpcServer(servicers, dispatcher.handlers, streams, dispatcher.settings)
+    return GrpcServer(servicers, dispatcher.handlers, streams, dispatcher.settings, listen_key)
 
 
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
+class StopSignals:
+    """Sets `stop` at the first signal; forces the end at a second one, or when the stop takes too long.
 
-    def on_signal(name: str) -> None:
-        if stop.is_set():
-            report(f"{name} again: ending at once")
-            os._exit(EXIT_CANNOT_RUN)
-        stop.set()
+    Its handlers are Python's, not the event loop's, and its limit is a thread's: both work while a handler blocks
+    the loop.
+    """
 
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, on_signal, number.name)
-    return stop
+    def __init__(self, shutdown: ShutdownSettings) -> None:
+        self.stop = asyncio.Event()
+        self._limit_seconds = shutdown.not_serving_seconds + shutdown.drain_seconds + MARGIN_SECONDS
+        self._limit: threading.Timer | None = None
+        #: When each signal came first.
+        self._first: dict[int, float] = {}
+        self._forced = False
+        self._service: LoggingService | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        for number in signal.valid_signals() - HARMLESS_SIGNALS:
+            if number == signal.SIGHUP and signal.getsignal(number) is signal.SIG_IGN:
+                continue  # started by nohup
+            signal.signal(number, self._on_signal)
+
+    def attach(self, service: LoggingService) -> None:
+        """Set `stop` in the running loop from now on, and report what `service` leaves if the end is forced."""
+        self._service = service
+        self._loop = asyncio.get_running_loop()
+
+    def limit(self) -> None:
+        """Force the end when the time for a stop, counted from the first call, has passed."""
+        if self._limit is None:
+            why = f"not stopped after {self._limit_seconds:g} s"
+            self._limit = threading.Timer(self._limit_seconds, self._force, [why])
+            self._limit.daemon = True
+            self._limit.start()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        now = time.monotonic()
+        self._first.setdefault(number, now)
+        if now - min(self._first.values()) >= ONE_REQUEST_SECONDS:
+            self._force("second signal")
+        elif number == signal.SIGINT and now - self._first[number] >= ONE_PRESS_SECONDS:
+            self._force("second Ctrl-C")
+        elif self._loop is None:
+            self.stop.set()
+        else:
+            with contextlib.suppress(RuntimeError):  # the loop is closed: stopped already
+                self._loop.call_soon_threadsafe(self.stop.set)
+            self.limit()
+
+    def _force(self, why: str) -> None:
+        """End the process. A thread reports what is left: standard error may block for ever."""
+        if self._forced:
+            return
+        self._forced = True
+        last_words = threading.Thread(target=self._report_force, args=[why], daemon=True)
+        last_words.start()
+        last_words.join(LAST_REPORT_SECONDS)
+        os._exit(EXIT_CANNOT_RUN)
+
+    def _report_force(self, why: str) -> None:
+        report(f"{why}: ending at once")
+        if self._service is not None:
+            self._service.report_left()
 
 
 class Watchdog:

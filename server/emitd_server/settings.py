@@ -3,6 +3,8 @@
 Each section is an immutable struct, and the defaults are here. The settings of handlers are the handlers' own.
 """
 
+from typing import Annotated
+
 import msgspec
 
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
@@ -58,7 +60,7 @@ class AuditSettings(_Section, frozen=True, kw_only=True):
 
 
 class ShutdownSettings(_Section, frozen=True, kw_only=True):
-    """What happens at SIGTERM."""
+    """What happens when the service is asked to stop."""
 
     #: How long to report NOT_SERVING before calls are refused, so that load balancers notice.
     not_serving_seconds: Seconds = 0.0
@@ -69,8 +71,10 @@ class ShutdownSettings(_Section, frozen=True, kw_only=True):
 class ServerSettings(_Section, frozen=True, kw_only=True):
     """The service itself."""
 
-    #: Host and port; port 0 picks a free one.
+    #: Host and port, or `unix:` and a path; port 0 picks a free one.
     listen: str = "127.0.0.1:50051"
+    #: The mode of a Unix socket, in octal digits: who may connect.
+    socket_mode: Annotated[str, msgspec.Meta(pattern="^0[0-7]{3}$")] = "0600"
     #: How many ids of senders each handler remembers, to recognise retries.
     idempotency_window: PositiveInt = 100_000
     #: An event loop blocked for longer is reported on standard error, with the line that blocks it.

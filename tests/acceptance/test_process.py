@@ -165,21 +165,6 @@ def test_what_does_not_end_is_abandoned_and_said(tmp_path: Path) -> None:
     assert "handler 'slow' did not finish in time: 1 records were left" in server.stderr
 
 
-def test_a_second_signal_forces_the_end(tmp_path: Path) -> None:
-    """Whoever is in a hurry signals twice."""
-    config = handlers_of(tmp_path, "{type: slow.Slow}", ", shutdown: {drain_seconds: 60}")
-    with ServerProcess.start(config, tmp_path) as server, grpc.insecure_channel(server.address) as channel:
-        call = begin_slow_call(server, tmp_path, channel, "60")
-        server.terminate()
-        while "stopping" not in server.stderr:
-            time.sleep(0.02)
-        begin = time.monotonic()
-        server.terminate()
-        assert server.wait() == 5
-        assert call.code() is not grpc.StatusCode.OK
-        assert time.monotonic() - begin < 2
-
-
 def test_a_handler_that_blocks_the_loop_is_named(tmp_path: Path) -> None:
     """The watchdog says on standard error which function held up everyone."""
     config = handlers_of(tmp_path, "{type: slow.Hog}")

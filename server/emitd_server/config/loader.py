@@ -64,6 +64,8 @@ class Config(msgspec.Struct, frozen=True):
     handlers: tuple[HandlerEntry, ...]
     #: What still works but should be changed, each in one line.
     notes: tuple[str, ...] = ()
+    #: What set `server.listen`: that key, `EMITD_LISTEN` or `--listen`.
+    listen_key: str = "server.listen"
 
 
 class ConfigSurvey(msgspec.Struct, frozen=True):
@@ -132,6 +134,7 @@ class _Loader:
         self._file = "built-in defaults" if path is None else str(path)
         self._reader = SettingsReader(self._file, self._base_dir, problems)
         self._notes: list[str] = []
+        self._listen_key = "server.listen"
         #: The names of the active entries whose class serves jobs.
         self._job_sources: list[str] = []
         #: As in ConfigSurvey.
@@ -159,26 +162,27 @@ class _Loader:
         self.finder = HandlerFinder(self._folders(document.content.get("handler_paths", Value([], 0))))
         line = document.key_lines.get("handlers", document.line)
         self.entries = self._handlers(document.content.get("handlers", Value({}, line)), line)
-        return Config(self._path, server, self.entries, tuple(self._notes)) if server is not None else None
+        if server is None:
+            return None
+        return Config(self._path, server, self.entries, tuple(self._notes), self._listen_key)
 
     def _server(self, section: Value, overrides: Mapping[str, str | None]) -> ServerSettings | None:
         server = self._reader.read(ServerSettings, section, "server")
         if not section.is_whole():
             server = None
         given = section.content.get("listen") if isinstance(section.content, dict) else None
-        if given is not None and isinstance(given.content, str) and not _is_address(given.content):
-            self._reader.add(given.line, "server.listen", f"found {given.shown()}", _ADDRESS_EXPECTED)
+        if given is not None and isinstance(given.content, str) and (why := _address_problem(given.content)):
+            self._reader.add(given.line, "server.listen", f"found {given.shown()}{why}", _ADDRESS_EXPECTED)
         listen = None if server is None else self._resolved(server.listen)
         for name, address in overrides.items():
             if address is None:
                 continue
-            if not _is_address(address):
+            if why := _address_problem(address):
+                found = f"found {address!r}{why}"
                 self._problems.append(
-                    Problem(
-                        file="", line=0, path=name, found=f"found {address!r}", expected=_ADDRESS_EXPECTED
-                    )
+                    Problem(file="", line=0, path=name, found=found, expected=_ADDRESS_EXPECTED)
                 )
-            listen = address
+            listen, self._listen_key = address, name
         return None if server is None else msgspec.structs.replace(server, listen=listen)
 
     def _resolved(self, address: str) -> str:
@@ -367,9 +371,12 @@ class _Loader:
         return _VARIABLE.sub(value_of, text), bool(names)
 
 
-def _is_address(text: str) -> bool:
+def _address_problem(text: str) -> str:
+    """Return how an address is wrong, to stand after it; empty if it is not."""
     match = _ADDRESS.fullmatch(text)
-    return match is not None and int(match[2] or 0) <= 65_535
+    if match is None:
+        return ", without a port" if ":" not in text else ", which is no address"
+    return ", whose port is out of range" if int(match[2] or 0) > 65_535 else ""
 
 
 def _flat_keys(struct: type[HandlerSettings], entry: Value) -> Sequence[str]:

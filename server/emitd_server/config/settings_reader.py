@@ -122,7 +122,9 @@ class SettingsReader:
             if choices:
                 self.add(value.line, path, f"found {value.shown()}", f"one of {', '.join(choices)}")
             elif what.startswith("Expected "):
-                self.add(value.line, path, f"found {value.shown()}", what.removeprefix("Expected "))
+                expected = what.removeprefix("Expected ")
+                expected = "text, in quotes" if expected == "str" else expected
+                self.add(value.line, path, f"found {value.shown()}", expected)
             else:  # in the words of the type; they may repeat the value
                 self.add(value.line, path, f"found {value.shown()}" if value.secret else what)
             return None

@@ -1,6 +1,6 @@
 """Deliver records to a handler: directly, so that the sender waits for the commit, or through a bounded queue.
 
-The dispatcher starts a delivery, gives it records by `take`, and at the end calls `drain`, `stop` and `finish`. A
+The dispatcher starts a delivery, gives it records by `take`, and at the end calls `drain`, `abandon` and `stop`. A
 delivery never raises for a handler's failure.
 """
 
@@ -80,17 +80,14 @@ class CommittedDelivery:
             await asyncio.wait(self._tasks)
 
     async def stop(self) -> None:
-        """Stop the handler. Commits still under way are abandoned."""
+        """End the commits still under way, then stop the handler."""
+        for task in self._tasks:
+            task.cancel()
         await self.handler.stop()
 
     def abandon(self) -> int:
-        """Give up on the commits under way; return how many records they hold."""
-        for task in self._tasks:
-            task.cancel()
+        """Return how many records the commits under way hold. Any thread may call this."""
         return self._in_flight
-
-    def finish(self) -> None:
-        """Report anything that was not reported yet: nothing."""
 
     async def _commit_all(self, records: Sequence[LogRecord]) -> Outcomes:
         self._in_flight += len(records)
@@ -176,7 +173,7 @@ class QueuedDelivery:
             await self._idle.wait()
 
     async def stop(self) -> None:
-        """End the feeding task, then stop the handler. What is left in the queue is dropped and counted."""
+        """End the feeding task, then stop the handler."""
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait([self._task])
@@ -184,10 +181,16 @@ class QueuedDelivery:
         await self.handler.stop()
 
     def abandon(self) -> int:
-        """Drop the queued records; return how many they were."""
+        """Drop and count the queued records; return how many they were. Report the drops not reported yet.
+
+        Any thread may call this.
+        """
         left = len(self._queue) + self._offered
-        self._drop("at_stop", left)
         self._queue.clear()
+        self._offered = 0
+        if left:
+            self.counts["dropped_at_stop"] += left
+        self._report_drops()
         return left
 
     async def _squeeze_in(self, records: Sequence[LogRecord]) -> None:
@@ -279,9 +282,9 @@ class QueuedDelivery:
         self.counts[f"dropped_{cause}"] += count
         self._unreported[cause] += count
         if self._throttle.is_due():
-            self.finish()
+            self._report_drops()
 
-    def finish(self) -> None:
+    def _report_drops(self) -> None:
         """Report the drops not reported yet."""
         for cause, count in self._unreported.items():
             reason = self._reasons.pop(cause, "")

@@ -254,11 +254,18 @@ class Dispatcher:
             drain_seconds = self.settings.shutdown.drain_seconds
         deadline = asyncio.get_running_loop().time() + drain_seconds
         self._loop = None
-        if self._producer is not None:
-            await self._producer.close(drain_seconds)
-        self._accepting = False
-        await asyncio.gather(*(self._stop_delivery(delivery, deadline) for delivery in self._deliveries))
-        self._started = False
+        try:
+            if self._producer is not None:
+                await self._producer.close(drain_seconds)
+        finally:
+            self._accepting = False
+            await asyncio.gather(*(self._stop_delivery(delivery, deadline) for delivery in self._deliveries))
+            self._started = False
+
+    def report_left(self) -> None:
+        """Count and report the records that handlers were given and have not finished. Any thread may call this."""
+        for delivery in self._deliveries:
+            self._report_left(delivery)
 
     async def _stop_delivery(self, delivery: HandlerDelivery, deadline: float) -> None:
         name = delivery.handler.name
@@ -266,7 +273,11 @@ class Dispatcher:
             async with asyncio.timeout_at(deadline):
                 await delivery.drain()
         except TimeoutError:
-            self.report(f"handler '{name}' did not finish in time: {delivery.abandon()} records were left")
+            pass
+        except Exception as error:
+            self.report(f"handler '{name}' failed while draining: {error!r}")
+        finally:
+            self._report_left(delivery)
         try:
             async with asyncio.timeout_at(max(deadline, asyncio.get_running_loop().time() + CLOSE_SECONDS)):
                 await delivery.stop()
@@ -274,7 +285,11 @@ class Dispatcher:
             self.report(f"handler '{name}' did not close in time and was abandoned")
         except Exception as error:
             self.report(f"handler '{name}' failed while closing: {error!r}")
-        delivery.finish()
+
+    def _report_left(self, delivery: HandlerDelivery) -> None:
+        left = delivery.abandon()
+        if left:
+            self.report(f"handler '{delivery.handler.name}' did not finish in time: {left} records were left")
 
     def _route(self, levels: frozenset[Level]) -> Route:
         route = self._routes.get(levels)

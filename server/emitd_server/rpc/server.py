@@ -9,7 +9,8 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from emitd_handlers.base import BaseLogHandler
-from emitd_server.errors import ServiceStopping, StartError
+from emitd_server.errors import ServiceStopping
+from emitd_server.rpc.listening import listen
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.settings import ServerSettings
 
@@ -27,7 +28,8 @@ class Servicer(Protocol):
 class GrpcServer:
     """Serves `servicers` at one address, and reports the health of `handlers`.
 
-    `streams` are those of the servicers: they are ended when the server stops.
+    `streams` are those of the servicers: they are ended when the server stops. `listen_key` is the setting or flag that
+    gave the address, for errors.
     """
 
     def __init__(
@@ -36,11 +38,13 @@ class GrpcServer:
         handlers: Iterable[BaseLogHandler],
         streams: OpenStreams,
         settings: ServerSettings,
+        listen_key: str,
     ) -> None:
         self._servicers = servicers
         self._handlers = handlers
         self._streams = streams
         self._settings = settings
+        self._listen_key = listen_key
         self._health = _HealthServicer(streams)
         self._server: grpc.aio.Server | None = None
 
@@ -63,7 +67,12 @@ class GrpcServer:
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             _ReflectionServicer(names, self._streams), self._server
         )
-        address = self._bind(self._server, self._settings.listen)
+        address = await listen(
+            self._server,
+            self._settings.listen,
+            key=self._listen_key,
+            socket_mode=int(self._settings.socket_mode, 8),
+        )
         await self._server.start()
         for name in ("", *names):
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
@@ -86,17 +95,6 @@ class GrpcServer:
         await self._server.stop(grace=shutdown.drain_seconds)
         self._server = None
         return max(0.0, deadline - asyncio.get_running_loop().time())
-
-    def _bind(self, server: grpc.aio.Server, listen: str) -> str:
-        try:
-            port = server.add_insecure_port(listen)
-        except RuntimeError as error:
-            raise StartError(
-                f"cannot listen on {listen}: the address is in use or not of this machine; "
-                "stop the other server, or choose another with --listen"
-            ) from error
-        host, _, asked = listen.rpartition(":")
-        return f"{host}:{port}" if asked == "0" else listen
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # its stub lacks it

@@ -48,8 +48,8 @@ handlers:
 """
     known = "type, enabled, levels, delivery"
     assert problems(folder, text) == [
-        "c.yml:2: server.listn: unknown key 'listn'; expected one of listen, idempotency_window, "
-        "watchdog_seconds, limits, watch, audit, shutdown; did you mean 'listen'?",
+        "c.yml:2: server.listn: unknown key 'listn'; expected one of listen, socket_mode, "
+        "idempotency_window, watchdog_seconds, limits, watch, audit, shutdown; did you mean 'listen'?",
         "c.yml:3: server.idempotency_window: found 'many'; expected int",
         "c.yml:4: server.limits.max_labels: found 0; expected int >= 1",
         "c.yml:4: server.limits.max_json_depth: found -1; expected int >= 1",
@@ -126,8 +126,8 @@ def test_a_delivery_keeps_what_its_class_has_by_default(folder: Path) -> None:
         ("handlers: {d: {type: discard, enabled: false}}\n", "no handler is active"),
         ("handlers: {}\n", "no handler is active"),
         ("", "no handler is active"),
-        (GOOD + "server: {listen: nowhere}\n", "found 'nowhere'; expected HOST:PORT"),
-        (GOOD + "server: {listen: '127.0.0.1:99999'}\n", "expected HOST:PORT"),
+        (GOOD + "server: {listen: nowhere}\n", "found 'nowhere', without a port; expected HOST:PORT"),
+        (GOOD + "server: {listen: '127.0.0.1:99999'}\n", "whose port is out of range; expected HOST:PORT"),
         (GOOD + "server: 7\n", "server: found 7; expected a mapping"),
         (GOOD + "server: {watch: {heartbeat_seconds: 0}}\n", "found 0; expected float > 0"),
         (GOOD + "handler_paths: [nowhere]\n", "handler_paths[0]: there is no folder"),
@@ -196,7 +196,10 @@ def test_the_address_is_overridden_in_order(folder: Path) -> None:
     file = folder / "c.yml"
     file.write_text(GOOD + "server: {listen: '127.0.0.1:1'}\n")
     assert load_config(file, environ={}).server.listen == "127.0.0.1:1"
+    assert load_config(file, environ={}).listen_key == "server.listen"
     environ = {"EMITD_LISTEN": "[::1]:2"}
+    assert load_config(file, environ=environ).listen_key == "EMITD_LISTEN"
+    assert load_config(file, environ=environ, listen="[::1]:3").listen_key == "--listen"
     assert load_config(file, environ=environ).server.listen == "[::1]:2"
     assert load_config(file, environ=environ, listen="unix:/tmp/x").server.listen == "unix:/tmp/x"
     assert load_config(file, environ={"EMITD_LISTEN": ""}).server.listen == "127.0.0.1:1"
@@ -211,8 +214,8 @@ def test_an_address_from_outside_is_not_blamed_on_the_file(folder: Path, section
         load_config(file, environ={"EMITD_LISTEN": "x"}, listen="")
     expected = "expected HOST:PORT, [IPV6]:PORT (ports 0 to 65535) or unix:PATH"
     assert [str(problem) for problem in caught.value.problems][:2] == [
-        f"EMITD_LISTEN: found 'x'; {expected}",
-        f"--listen: found ''; {expected}",
+        f"EMITD_LISTEN: found 'x', without a port; {expected}",
+        f"--listen: found '', without a port; {expected}",
     ]
 
 

@@ -11,6 +11,7 @@ from emitd_handlers.errors import HandlerTimeout, HandlerUnavailable
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings
+from emitd_server.dispatch.deliveries import CommittedDelivery
 from emitd_server.errors import NoHandler, NoJobSource, ServiceStopping, StartError
 from emitd_server.service import LoggingService
 
@@ -152,6 +153,27 @@ async def test_bad_handlers_harm_only_their_own_records() -> None:
     assert any("'blocking'" in text and "abandoned" in text for text in lines)
     assert any("'hanging' did not finish in time: 1 records were left" in text for text in lines)
     assert len(neighbour.messages) == 200
+
+
+async def test_a_drain_that_fails_harms_no_other_handler(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is reported with what it left; every handler is closed."""
+    broken, neighbour = Hanging("broken", Level.INFO, timeout=0.05), Recorder("neighbour", Level.WARNING)
+    lines: list[str] = []
+    service = LoggingService([broken, neighbour], report=lines.append)
+    await service.start()
+    await service.dispatch([line("x")])
+
+    async def fail(delivery: object) -> None:
+        raise ValueError("no drain")
+
+    monkeypatch.setattr(CommittedDelivery, "drain", fail)
+    await service.stop()
+    assert lines == [
+        "handler 'broken' failed while draining: ValueError('no drain')",
+        "handler 'broken' did not finish in time: 1 records were left",
+        "handler 'neighbour' failed while draining: ValueError('no drain')",
+    ]
+    assert neighbour.life == ["start", "stop"]
 
 
 async def test_start_and_stop_are_idempotent_and_in_order() -> None:
