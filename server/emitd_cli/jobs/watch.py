@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     if options.job_ids:
         if any(filters.values()):
             raise Misuse("the ids of jobs, and --type, --status or --label, exclude each other")
-        return _watch_ids(list(dict.fromkeys(options.job_ids)), options)
+        return watch_ids(list(dict.fromkeys(options.job_ids)), options)
     if not any(filters.values()):
         raise Misuse(
             "say which jobs: each JOB_ID, or --type, --status or --label; 'emitd job list --watch' shows all",
@@ -70,7 +70,8 @@ def watch_filter(request: WatchJobsRequest, options: argparse.Namespace, draw: D
     return ExitCode.GOOD
 
 
-def _watch_ids(job_ids: list[str], options: argparse.Namespace) -> int:
+def watch_ids(job_ids: list[str], options: argparse.Namespace, *others: Follower) -> int:
+    """Show the jobs until all have ended, and all `others` have returned."""
     if len(job_ids) > MAX_IDS:
         raise Misuse(
             f"{len(job_ids)} jobs are more than {MAX_IDS}; watch them by --type, --status or --label"
@@ -93,7 +94,7 @@ def _watch_ids(job_ids: list[str], options: argparse.Namespace) -> int:
                 _give_up(job_id, error, board, display)
             del still_open[job_id]
 
-        watch.run([partial(follow, job_id=job_id) for job_id in job_ids])
+        watch.run([*(partial(follow, job_id=job_id) for job_id in job_ids), *others])
     if still_open:
         raise _too_long(list(still_open), options)
     rows = board.rows.values()
