@@ -7,11 +7,12 @@ from typing import BinaryIO
 
 from emitd.v1 import EmitRequest, Receipt
 from emitd_cli.connection import connect
-from emitd_cli.emit.batch_sender import BatchSender, SendSummary, show_progress
+from emitd_cli.emit.batch_sender import BatchSender, SendSummary
 from emitd_cli.emit.record_flags import level_of_lines, record_from_flags
 from emitd_cli.emit.record_lines import open_lines, read_batches
 from emitd_cli.errors import CannotTell, ExitCode, Misuse
 from emitd_cli.terminal.output import one_line, print_result, to_json
+from emitd_cli.terminal.progress import transfer_bar
 
 
 def run(options: argparse.Namespace) -> int:
@@ -57,8 +58,12 @@ def _emit_many(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         live=size is None,
     )
-    with stream, connect(options.address) as server, show_progress(size) as advance:
-        sender = BatchSender(server, options.retry_seconds, advance)
+    with (
+        stream,
+        connect(options.address) as server,
+        transfer_bar("sending", wanted=size is not None) as advance,
+    ):
+        sender = BatchSender(server, options.retry_seconds, lambda sent: advance(sent, size or 0))
         try:
             for batch in batches:
                 sender.send(batch)

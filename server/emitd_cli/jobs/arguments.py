@@ -80,7 +80,7 @@ def _add_list(actions: Commands) -> None:
     option(
         parser,
         "--watch",
-        "update the table until Ctrl-C; in a pipe a line for each change, with --json each message",
+        "follow the jobs until Ctrl-C, as `emitd job watch` does: at most N bars on a terminal",
     )
     add_json(parser, JSON_LINES)
 

@@ -16,33 +16,6 @@ LEFT_SECONDS = 5.0
 NO_JOBS = "no job is like that"
 
 
-class ServerClock:
-    """Estimates the server's clock from the times in its messages.
-
-    A message comes after the time that it tells, so each message bounds from below how far the server's clock is ahead
-    of ours. A message that was sent because a job has just changed measures it, up to the delay of a message. Until
-    there is one, our own clock counts, as far as it does not contradict.
-    """
-
-    def __init__(self, local_unix_nano: Callable[[], int] = time.time_ns) -> None:
-        self._local_unix_nano = local_unix_nano
-        self._ahead_nanos: int | None = None
-        self._is_measured = False
-
-    def saw(self, unix_nano: int, *, is_live: bool) -> None:
-        """Take a time from a message, 0 for none; `is_live`: what happened then caused the message."""
-        if not unix_nano:
-            return
-        ahead = unix_nano - self._local_unix_nano()
-        self._ahead_nanos = ahead if self._ahead_nanos is None else max(ahead, self._ahead_nanos)
-        self._is_measured = self._is_measured or is_live
-
-    def now_unix_nano(self) -> int:
-        """Return the server's time, in nanoseconds since 1970."""
-        ahead = self._ahead_nanos or 0
-        return self._local_unix_nano() + (ahead if self._is_measured else max(ahead, 0))
-
-
 @dataclass
 class Row:
     """One job in sight."""
@@ -82,7 +55,6 @@ class JobBoard:
         is_complete: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.clock = ServerClock()
         self.rows = {job_id: Row(Job(job_id=job_id)) for job_id in job_ids}
         #: Whether the user gave the order of the rows.
         self.has_order = bool(job_ids)
@@ -91,14 +63,13 @@ class JobBoard:
         self._monotonic = monotonic
         #: During a snapshot: the jobs known before that it has not mentioned yet.
         self._missing: set[str] = set()
-        self._is_snapshot = True
 
     def take(self, response: WatchJobResponse | WatchJobsResponse, *, begins: bool) -> list[BoardChange]:
         """Take a message, and return the changes in it; `begins`: it is the first of its connection."""
         if isinstance(response, WatchJobsResponse):
             return self._take_many(response, begins=begins)
         self.is_complete = True
-        self._put(response.job, is_live=not begins)
+        self._put(response.job)
         return [BoardChange(response.job)]
 
     def forget(self) -> None:
@@ -117,14 +88,13 @@ class JobBoard:
     def _take_many(self, response: WatchJobsResponse, *, begins: bool) -> list[BoardChange]:
         self.forget()
         if begins:
-            self._is_snapshot = True
             self._missing = {job_id for job_id, row in self.rows.items() if row.left_at is None}
         changes = [found for change in response.changes if (found := self._change(change)) is not None]
         if response.snapshot_end:
             # The snapshot did not mention these: they have left the filter.
             changes += [self._leave(self.rows[job_id]) for job_id in sorted(self._missing)]
             self._missing.clear()
-            self._is_snapshot, self.is_complete = False, True
+            self.is_complete = True
         return changes
 
     def _change(self, change: JobChange) -> BoardChange | None:
@@ -137,23 +107,20 @@ class JobBoard:
             if row is None or (not is_removed and _version(job) < _version(row.job)):
                 return None
             if not is_removed:
-                self._put(job, is_live=not self._is_snapshot)
+                self._put(job)
             return self._leave(row, is_removed=is_removed)
         if row is not None and (_version(job) < _version(row.job) or job == row.job):
             return None
-        self._put(job, is_live=not self._is_snapshot)
+        self._put(job)
         return BoardChange(job)
 
     def _leave(self, row: Row, *, is_removed: bool = False) -> BoardChange:
         row.left_at = self._monotonic()
         return BoardChange(row.job, has_left=True, is_removed=is_removed)
 
-    def _put(self, job: Job, *, is_live: bool) -> None:
+    def _put(self, job: Job) -> None:
         known = self.rows.get(job.job_id)
         row = Row(Job()) if known is None or known.left_at is not None else known
-        # If the job has changed, that is why the server sent the message.
-        is_changed = job.update_time_unix_nano > row.job.update_time_unix_nano
-        self.clock.saw(job.update_time_unix_nano, is_live=is_live and is_changed)
         if job.start_time_unix_nano != row.job.start_time_unix_nano:
             has_just_started = job.start_time_unix_nano == job.update_time_unix_nano
             row.start_progress = job.progress if has_just_started else 0
