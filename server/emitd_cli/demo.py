@@ -24,18 +24,7 @@ from typing import NamedTuple, TypeAlias
 
 import grpc
 
-from emitd.v1 import (
-    LEVEL_DEBUG,
-    LEVEL_ERROR,
-    LEVEL_INFO,
-    LEVEL_WARNING,
-    AuditEvent,
-    EmitRequest,
-    JobStatus,
-    Level,
-    LogRecord,
-    LogServiceStub,
-)
+from emitd import v1
 from emitd_cli.audit.verify import report_in_words
 from emitd_cli.command_line.values import STATUSES
 from emitd_cli.connection import Server, connect, describe
@@ -53,17 +42,17 @@ handlers:
   jobs:    {type: database_job, database: sqlite:///logs/jobs.db}
 """
 #: The message of the search tries to forge a line.
-LOG_LINES: Sequence[tuple[Level, str, str]] = (
-    (LEVEL_INFO, "auth", "User 'mara' successfully authenticated."),
-    (LEVEL_DEBUG, "search", "Index loaded."),
-    (LEVEL_WARNING, "search", "Slow query."),
-    (LEVEL_INFO, "search", "Search for 'jazz\n[CRITICAL] all records lost'."),
-    (LEVEL_ERROR, "payment", "Card declined."),
+LOG_LINES: Sequence[tuple[v1.Level, str, str]] = (
+    (v1.LEVEL_INFO, "auth", "User 'mara' successfully authenticated."),
+    (v1.LEVEL_DEBUG, "search", "Index loaded."),
+    (v1.LEVEL_WARNING, "search", "Slow query."),
+    (v1.LEVEL_INFO, "search", "Search for 'jazz\n[CRITICAL] all records lost'."),
+    (v1.LEVEL_ERROR, "payment", "Card declined."),
 )
-AUDIT_EVENT = LogRecord(
+AUDIT_EVENT = v1.LogRecord(
     record_id="login-7781",
     source="auth",
-    audit=AuditEvent(
+    audit=v1.AuditEvent(
         event_name="user.login.failure",
         user_id="mara",
         source_ip="203.0.113.7",
@@ -156,8 +145,8 @@ class _Demo:
     def _log_lines(self, service: _Process, server: Server) -> None:
         self._chapter("2  Log lines, on the service's console")
         for number, (level, source, message) in enumerate(LOG_LINES, 1):
-            record = LogRecord(record_id=f"line-{number}", level=level, source=source, message=message)
-            server.ask(server.log.Emit, EmitRequest(record=record))
+            record = v1.LogRecord(record_id=f"line-{number}", level=level, source=source, message=message)
+            server.ask(server.log.Emit, v1.EmitRequest(record=record))
         self._until(service, lambda: len(self._lines("console")) >= len(LOG_LINES))
         lines = self._lines("console")
         for line in lines:
@@ -172,7 +161,7 @@ class _Demo:
     def _audit_event(self, server: Server) -> None:
         self._chapter("3  An audit event, on disk before the call returns; this is its line")
         first, again = (
-            server.ask(server.log.Emit, EmitRequest(record=AUDIT_EVENT)).receipt for _ in range(2)
+            server.ask(server.log.Emit, v1.EmitRequest(record=AUDIT_EVENT)).receipt for _ in range(2)
         )
         lines = self._audit_log.read_bytes().splitlines()
         self._show(*(line.decode() for line in lines))
@@ -196,13 +185,13 @@ class _Demo:
             code == ExitCode.BAD, "the watch ended with the jobs; its exit code says that one has FAILED"
         )
 
-    async def _report(self, stub: LogServiceStub) -> None:
+    async def _report(self, stub: v1.LogServiceStub) -> None:
         """Send the reports of all jobs, each at its time."""
         begin = time.monotonic()
         for seconds, record in merge(*map(job_reports, JOBS), key=lambda report: report[0]):
             if not self._is_fast:
                 await asyncio.sleep(begin + seconds - time.monotonic())
-            await stub.Emit(EmitRequest(record=record), timeout=WAIT_SECONDS)
+            await stub.Emit(v1.EmitRequest(record=record), timeout=WAIT_SECONDS)
 
     def _stop(self, service: _Process) -> None:
         self._chapter("5  A clean stop, by SIGTERM; then everything is counted")
@@ -295,12 +284,12 @@ class _Demo:
             time.sleep(seconds)
 
 
-def job_reports(job: Job) -> Iterator[tuple[float, LogRecord]]:
+def job_reports(job: Job) -> Iterator[tuple[float, v1.LogRecord]]:
     """Yield a job's reports, each with its time in seconds from the first."""
     steps = round(job.seconds / REPORT_SECONDS)
     for step in range(-1, steps + 1):
         status = "QUEUED" if step < 0 else "RUNNING" if step < steps else job.status
-        report = JobStatus(
+        report = v1.JobStatus(
             job_id=job.job_id,
             job_type=job.job_type,
             status=STATUSES[status],
@@ -312,7 +301,7 @@ def job_reports(job: Job) -> Iterator[tuple[float, LogRecord]]:
         record_id = f"{job.job_id}-{step}"
         yield (
             (step + 1) * REPORT_SECONDS,
-            LogRecord(record_id=record_id, source="worker", message=message, job=report),
+            v1.LogRecord(record_id=record_id, source="worker", message=message, job=report),
         )
 
 

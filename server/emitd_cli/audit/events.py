@@ -1,7 +1,6 @@
 """`emitd audit list`, `tail` and `show`: the events of a log, as the server has them."""
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,7 +16,7 @@ from emitd_cli.audit.log_files import event_fields
 from emitd_cli.command_line.values import moment_from_flag
 from emitd_cli.connection import Outage, Server, connect, error_of, is_refusal
 from emitd_cli.errors import CannotTell, ExitCode, Misuse
-from emitd_cli.terminal.output import aligned, field_lines, one_line, pad, print_lines, print_result, say
+from emitd_cli.terminal.output import aligned, field_lines, one_line, pad, print_lines, print_outcome, say
 from emitd_handlers.tlog.merkle import leaf_hash
 
 HEADINGS = ("RECEIVED", "EVENT", "USER", "SOURCE IP", "DETAILS")
@@ -91,16 +90,6 @@ def run_show(options: argparse.Namespace) -> int:
     # Computed from the line that came, so that it need not be believed.
     leaf = leaf_hash(entry.line)
     is_covered = entry.leaf_index < tree_size
-    if options.json:
-        fields = {
-            "log_id": log_id,
-            "leaf_index": entry.leaf_index,
-            "leaf_hash": leaf.hex(),
-            "covered_by_tree_size": tree_size if is_covered else None,
-            "line": entry.line.decode(errors="replace"),
-        }
-        print_result(json.dumps(fields))
-        return ExitCode.GOOD
     coverage = f"by the checkpoint over {tree_size} lines"
     if not is_covered:
         coverage = problem or f"by no checkpoint yet; the newest is over {tree_size} lines"
@@ -110,7 +99,14 @@ def run_show(options: argparse.Namespace) -> int:
         "leaf hash": leaf.hex(),
         "covered": coverage,
     }
-    print_result(field_lines(event_fields(entry.line) | place))
+    fields = {
+        "log_id": log_id,
+        "leaf_index": entry.leaf_index,
+        "leaf_hash": leaf.hex(),
+        "covered_by_tree_size": tree_size if is_covered else None,
+        "line": entry.line.decode(errors="replace"),
+    }
+    print_outcome(fields, field_lines(event_fields(entry.line) | place))
     return ExitCode.GOOD
 
 

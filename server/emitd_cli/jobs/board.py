@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -79,12 +79,6 @@ class JobBoard:
             if row.left_at is not None and row.left_at <= oldest:
                 del self.rows[job_id]
 
-    def newest_first(self) -> list[Row]:
-        """Return the rows in the order of a list of jobs."""
-        return sorted(
-            self.rows.values(), key=lambda row: (row.job.create_time_unix_nano, row.job.job_id), reverse=True
-        )
-
     def _take_many(self, response: WatchJobsResponse, *, begins: bool) -> list[BoardChange]:
         self.forget()
         if begins:
@@ -128,20 +122,17 @@ class JobBoard:
         self.rows[job.job_id] = row
 
 
-def active_first(rows: Collection[Row]) -> list[Row]:
-    """Return the rows with those of active jobs first, else in their order."""
-    return sorted(rows, key=lambda row: not row.is_active)
-
-
 def watch_rows(board: JobBoard, height: int) -> list[Row]:
-    """Return the rows for `emitd job watch`: in the order of the ids on the command line, if all of them fit.
+    """Return the rows of a frame: in the order of the ids on the command line, if all of them fit.
 
     Otherwise the active jobs come first; without ids, the newest of them.
     """
-    if not board.has_order:
-        return active_first(board.newest_first())
     rows = list(board.rows.values())
-    return rows if len(rows) <= _room(height) else active_first(rows)
+    if not board.has_order:
+        rows.sort(key=lambda row: (row.job.create_time_unix_nano, row.job.job_id), reverse=True)
+    elif len(rows) <= _room(height):
+        return rows
+    return sorted(rows, key=lambda row: not row.is_active)
 
 
 def frame_lines(

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from emitd_cli.errors import ExitCode
+from emitd_cli.operate.config import config_file
 from emitd_cli.operate.setting_text import SettingText, describe_settings
 from emitd_cli.terminal.output import one_line
 from emitd_handlers.base import BaseLogHandler
@@ -22,7 +23,6 @@ from emitd_server.config.discovery import DiscoveryError, FoundHandler
 from emitd_server.config.loader import ConfigSurvey, HandlerEntry, survey_config
 from emitd_server.errors import describe
 
-DEFAULT_FILE = Path("logging_config.yml")
 #: The greatest width of the text.
 PLAIN_WIDTH = 110
 
@@ -54,7 +54,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 def run(options: argparse.Namespace) -> int:
     """Print the list; return 0, or 1 if the configuration, a file or an entry point is wrong."""
-    path = Path(options.config) if options.config else DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    path = config_file(options)
     with redirect_stdout(sys.stderr):  # files of handlers may print while they are loaded
         survey = survey_config(path)
         found = [*survey.finder.find_all()]

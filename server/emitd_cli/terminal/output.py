@@ -47,6 +47,11 @@ def print_result(text: str) -> None:
         discard_output()
 
 
+def print_outcome(fields: Mapping[str, object], text: str) -> None:
+    """Print a command's result: the fields as JSON with --json, otherwise the text."""
+    print_result(json.dumps(fields) if _as_json else text)
+
+
 def print_lines(lines: Iterable[str], nothing: str = "", *, cut: bool = True) -> None:
     """Print printable lines: whole in a pipe, with `cut` no wider than a terminal. Say `nothing` if there is none."""
     width = shutil.get_terminal_size().columns if cut and sys.stdout.isatty() else None

@@ -10,7 +10,7 @@ from emitd.v1 import (
     WatchJobResponse,
     WatchJobsResponse,
 )
-from emitd_cli.jobs.board import LEFT_SECONDS, BoardChange, JobBoard, active_first
+from emitd_cli.jobs.board import LEFT_SECONDS, BoardChange, JobBoard, watch_rows
 
 
 class Watched:
@@ -146,9 +146,13 @@ def test_active_jobs_go_first() -> None:
     )
     watched.take(change("left", 2, left=True, created=8))
     watched.board.rows["lost"].problem = "NOT_FOUND"
-    rows = watched.board.newest_first()
-    assert [row.job.job_id for row in rows] == ["ended", "left", "lost", "new", "old"]
-    assert [row.job.job_id for row in active_first(rows)] == ["new", "old", "ended", "left", "lost"]
+    assert [row.job.job_id for row in watch_rows(watched.board, 40)] == [
+        "new",
+        "old",
+        "ended",
+        "left",
+        "lost",
+    ]
 
 
 def test_where_an_attempt_began() -> None:
