@@ -29,7 +29,7 @@ from emitd_cli.connection import Outage, connect_async, error_of, is_refusal
 from emitd_cli.errors import CannotTell, CommandError, ExitCode, Misuse
 from emitd_cli.jobs.board import JobBoard
 from emitd_cli.jobs.commands import filter_from_flags
-from emitd_cli.jobs.display import MIN_FRAME_SECONDS, Display, JsonDisplay, LineDisplay, live
+from emitd_cli.jobs.display import MIN_FRAME_SECONDS, Display, LineDisplay, live
 from emitd_cli.terminal.output import can_redraw, say, tell
 
 #: For more jobs there is the stream of a filter.
@@ -216,7 +216,7 @@ async def pause(seconds: float) -> None:
 @contextmanager
 def _display(options: argparse.Namespace, board: JobBoard, most: int | None = None) -> Iterator[Display]:
     if options.json:
-        yield JsonDisplay()
+        yield Display()
     elif not can_redraw(sys.stdout):
         yield LineDisplay(board.rows)
     else:
