@@ -15,7 +15,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
 from heapq import merge
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -84,6 +84,7 @@ WAIT_SECONDS = 30.0
 WATCH_SECONDS = 60.0
 LISTENING = "emitd listening on "
 
+_SERVE = ("-m", "emitd_cli", "serve", "--config", "demo.yml", "--listen", "127.0.0.1:0")
 _Process: TypeAlias = "subprocess.Popen[bytes]"
 #: Each ends the demo as Ctrl-C does: it has a process to stop and a folder to remove.
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
@@ -102,8 +103,9 @@ def run(options: argparse.Namespace) -> int:
     if demo.problems:
         raise CommandError(f"not as it should be: {'; '.join(demo.problems)}")
     print(f"\nAll as it should be, after {time.monotonic() - begin:.0f} s. Your turn:")
-    print("  $ emitd serve\n  $ emitd emit --job first --type trial --status RUNNING --progress 40")
-    print("  $ emitd job watch first")
+    print(
+        "  $ emitd serve\n  $ emitd emit --job first --type trial --status RUNNING\n  $ emitd job watch first"
+    )
     return ExitCode.GOOD
 
 
@@ -133,9 +135,7 @@ class _Demo:
 
     def _address(self, service: _Process) -> str:
         """Wait until the service is up; return where it listens. Raises CannotRun."""
-        is_up = self._until(
-            service, lambda: any(line.startswith(LISTENING) for line in self._lines("errors"))
-        )
+        is_up = self._until(service, lambda: LISTENING in "".join(self._lines("errors")))
         lines = self._lines("errors")
         if not is_up:
             raise CannotRun(f"the demo's service did not start; it said: {' / '.join(lines) or 'nothing'}")
@@ -197,7 +197,8 @@ class _Demo:
         self._chapter("5  A clean stop, by SIGTERM; then everything is counted")
         count = len(self._lines("errors"))
         service.terminate()
-        code = service.wait(WAIT_SECONDS)
+        self._until(service, lambda: False)
+        code = service.poll()
         self._show(*self._lines("errors")[count:])
         self._check(code == 0, f"exit code {code}")
         with closing(sqlite3.connect(self._folder / "logs" / "jobs.db")) as database:
@@ -210,9 +211,7 @@ class _Demo:
         )
 
     def _forge(self) -> None:
-        self._chapter(
-            "6  A forged line: `emitd audit verify` before, and after 'mara' became 'otto' in the file"
-        )
+        self._chapter("6  A forged line: `emitd audit verify` before and after 'mara' becomes 'otto'")
         self._check(self._verify() is Verdict.GOOD, "the log is as it was signed")
         self._audit_log.write_bytes(self._audit_log.read_bytes().replace(b'"mara"', b'"otto"'))
         self._check(self._verify() is Verdict.BAD, "the forged line was found")
@@ -227,16 +226,7 @@ class _Demo:
         (self._folder / "demo.yml").write_text(CONFIG, encoding="utf-8")
         with (self._folder / "console").open("wb") as console, (self._folder / "errors").open("wb") as errors:
             process = subprocess.Popen(
-                [
-                    sys.executable,
-                    "-m",
-                    "emitd_cli",
-                    "serve",
-                    "--config",
-                    "demo.yml",
-                    "--listen",
-                    "127.0.0.1:0",
-                ],
+                [sys.executable, *_SERVE],
                 cwd=self._folder,
                 stdin=subprocess.DEVNULL,
                 stdout=console,
@@ -249,7 +239,8 @@ class _Demo:
         finally:
             process.terminate()  # nothing happens if it has ended
             try:
-                process.wait(WAIT_SECONDS)
+                with suppress(subprocess.TimeoutExpired):
+                    process.wait(WAIT_SECONDS)
             finally:
                 process.kill()
                 process.wait()

@@ -254,7 +254,8 @@ def assert_stands_alone(picture: Path) -> None:
         "leaf_hash",
         "nightly-import",
         "FAILED",
-        "is cut off",
+        "BAD_IMAGE",
+        "LINE_CHANGED",
         "emitd stopped",
         "Your turn",
     ):

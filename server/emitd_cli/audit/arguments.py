@@ -49,11 +49,6 @@ def add_audit(commands: Commands) -> None:
     against = "a checkpoint, a receipt or a proof that was kept elsewhere; may repeat"
     option(verify, "--against FILE", against, repeats=True)
     add_json(verify, "one JSON object")
-    _add_proofs(actions)
-    _add_reading(actions)
-
-
-def _add_proofs(actions: Commands) -> None:
     prove = _command(
         actions,
         "prove",
@@ -105,9 +100,6 @@ def _add_proofs(actions: Commands) -> None:
     option(key, *CONFIG)
     option(key, "--rotate", "make a new key first; the old ones stay in the list")
     add_json(key, "the keys as JSON")
-
-
-def _add_reading(actions: Commands) -> None:
     listing = _command(
         actions,
         "list",
