@@ -103,9 +103,8 @@ def run(options: argparse.Namespace) -> int:
     if demo.problems:
         raise CommandError(f"not as it should be: {'; '.join(demo.problems)}")
     print(f"\nAll as it should be, after {time.monotonic() - begin:.0f} s. Your turn:")
-    print(
-        "  $ emitd serve\n  $ emitd emit --job first --type trial --status RUNNING\n  $ emitd job watch first"
-    )
+    for command in ("serve", "emit --job first --type trial --status RUNNING", "job watch first"):
+        print(f"  $ emitd {command}")
     return ExitCode.GOOD
 
 

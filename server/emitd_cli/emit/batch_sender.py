@@ -12,12 +12,7 @@ import grpc
 
 from emitd.transport.reply import bad_field, details_of, is_retryable
 from emitd.v1 import DELIVERY_COMMITTED, EmitBatchRequest, EmitBatchResponse, RecordError
-from emitd_cli.connection import (
-    Server,
-    error_of,
-    is_refusal,
-    retry_seconds,
-)
+from emitd_cli.connection import Server, error_of, is_refusal, retry_seconds
 from emitd_cli.emit.record_lines import Line
 from emitd_cli.errors import CannotTell, CommandError
 from emitd_cli.terminal.output import say, tell
