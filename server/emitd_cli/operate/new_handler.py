@@ -44,9 +44,9 @@ def run(options: argparse.Namespace) -> int:
     section += textwrap.indent(_fill("entry.yml.txt", texts), "  ")
     if not has_folder:
         section = f"handler_paths: {msgspec.json.encode([listed_folder]).decode()}\n\n{section}"
-    _note(f"\nMake {config} of the defaults and the entry:" if is_new else f"\nAdd this to {config}:")
+    _note(f"\nMake {config} of the defaults and the entry:\n" if is_new else f"\nAdd this to {config}:\n")
     print(section, end="", flush=True)
-    _note(f"Then try it:  emitd check-config {config}\n              pytest {test}")
+    _note(f"\nThen try it:  emitd check-config {config}\n              pytest {test}")
     return ExitCode.GOOD
 
 
