@@ -31,11 +31,11 @@ def make_parser() -> argparse.ArgumentParser:
     demo = add_command(
         commands,
         "demo",
-        "demo.command:run",
+        "demo:run",
         "Show the whole service in a quarter of a minute, with data of its own. It leaves nothing behind, and exits\n"
         "with 1 if anything is not as it should be.",
         "  emitd demo\n  emitd demo --fast\n",
-        extra="server,cli",
+        extra="server",
     )
     option(demo, "--fast", "without the pauses that let people follow")
     return parser

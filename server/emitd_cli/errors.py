@@ -1,11 +1,4 @@
-"""Why a command ends without having done what it should, and with which exit code.
-
-CommandError            the message is one line: what is wrong, and what to do
-├── Misuse              the command was called wrongly
-├── Refused             the server has read what was sent, and refuses it
-├── CannotTell          the server did not say, or cannot be reached
-└── CannotRun           something that the command needs is missing on this machine
-"""
+"""Why a command ends without having done what it should, and with which exit code."""
 
 from enum import IntEnum
 
@@ -29,7 +22,7 @@ class ExitCode(IntEnum):
 
 
 class CommandError(Exception):
-    """Ends the command with `exit_code`.
+    """Ends the command with `exit_code`. The message is one line: what is wrong, and what to do.
 
     `code` is a word for programs: MISUSE and the like, or the name of the status by which the server answered.
     `field` is the flag or the record's field that is wrong, or empty; the message names it as well.

@@ -8,6 +8,7 @@ import io
 import sys
 from argparse import Namespace
 from collections.abc import Sequence
+from itertools import takewhile
 
 from emitd_cli.arguments import make_parser
 from emitd_cli.errors import CannotRun, CannotTell, CommandError, ExitCode
@@ -21,7 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # A character that the terminal's encoding lacks becomes an escape instead of an error.
         sys.stdout.reconfigure(errors="backslashreplace")
     # Before parsing, so that errors of parsing are JSON as well.
-    set_json("--json" in _before_dashes(arguments))
+    set_json("--json" in takewhile(lambda argument: argument != "--", arguments))
     try:
         try:
             code = _run(make_parser().parse_args(arguments))
@@ -36,11 +37,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         discard_output()
         return ExitCode.GOOD
     return code
-
-
-def _before_dashes(arguments: Sequence[str]) -> Sequence[str]:
-    """The arguments that can be flags."""
-    return arguments[: arguments.index("--")] if "--" in arguments else arguments
 
 
 def _run(options: Namespace) -> int:

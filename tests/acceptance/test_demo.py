@@ -14,8 +14,8 @@ from xml.etree import ElementTree
 
 import pytest
 
-from emitd_cli.demo import play as demo_play
-from emitd_cli.demo.story import CONFIG, JOB_ENDS, LOG_LINES, job_reports
+from emitd_cli import demo
+from emitd_cli.demo import CONFIG, JOBS, LOG_LINES, job_reports
 from support.processes.run_main import run_main
 
 ROOT = Path(__file__).parents[2]
@@ -102,19 +102,21 @@ def test_it_shows_every_part_in_plain_lines(temporary: Path) -> None:
     assert (process.returncode, errors) == (0, ""), shown
     assert "\x1b" not in shown
     assert "\r" not in shown
-    titles = ["The service starts", "Log lines", "An audit event", "Three jobs", "A clean stop"]
-    assert re.findall(r"^\d (.+?)  ", shown, re.MULTILINE) == titles
-    for record in LOG_LINES:
-        assert record.message.replace("\n", r"\n") in shown
-    assert '"event_name": "user.login.failure"' in shown
+    assert re.findall(r"^(\d)  ", shown, re.MULTILINE) == list("123456")
+    for _, _, message in LOG_LINES:
+        assert message.replace("\n", r"\n") in shown
+    assert '"event_name":"user.login.failure"' in shown
     assert re.search(r"leaf_index 0  leaf_hash [0-9a-f]{64}\n", shown)
-    for job_id, (status, progress) in JOB_ENDS.items():
-        states = re.findall(rf"^  {job_id} +([A-Z]+) +(\d+) %", shown, re.MULTILINE)
-        assert states == [("QUEUED", "0"), ("RUNNING", "0"), (status, str(progress))], job_id
+    for job in JOBS:
+        states = re.findall(rf"^{job.job_id} +([A-Z]+) +(\d+) %", shown, re.MULTILINE)
+        assert states[-1] == (job.status, str(job.progress)), job
     assert "BAD_IMAGE cover-0815.tif is cut off" in shown
     assert "emitd stopped\n" in shown
-    assert "once each: 7 console lines, 1 line in audit.json.log, 3 rows in jobs.db" in shown
-    commands = re.findall(r"^  \$ python -m emitd_cli (.*)", shown.partition("Your turn")[2], re.MULTILINE)
+    assert "once each: 5 console lines, 1 line in audit.json.log, 3 rows in jobs.db" in shown
+    assert "good: 1 line, 1 checkpoint" in shown
+    assert "LINE_CHANGED: line 0 was changed" in shown
+    assert str(temporary) not in shown
+    commands = re.findall(r"^  \$ emitd (.*)", shown.partition("Your turn")[2], re.MULTILINE)
     assert [command.partition(" --")[0] for command in commands] == ["serve", "emit", "job watch first"]
     assert_nothing_is_left(temporary, shown)
 
@@ -123,20 +125,12 @@ def test_on_a_terminal_there_are_bars_in_colour(temporary: Path) -> None:
     """Every job has a bar, the failed one in red, and the screen ends with all of them."""
     code, screen = on_a_terminal(temporary)
     assert code == 0, screen
-    last = screen.rpartition("Three jobs")[2]
+    last = screen.rpartition("Three jobs")[2].partition("A clean stop")[0]
     for status, colour in (("COMPLETED", "32"), ("FAILED", "31")):
         assert re.search(rf"\x1b\[{colour}m *{status}", last), status
     assert "\x1b[31m━" in last
     assert "\x1b[32m━" in last
     assert_nothing_is_left(temporary, screen)
-
-
-def test_the_demo_s_own_lines_fit_a_narrow_terminal(temporary: Path) -> None:
-    """At 80 columns nothing is broken but what stands as it is: the service's own lines, a hash, a command."""
-    code, screen = on_a_terminal(temporary, COLUMNS="80", NO_COLOR="1")
-    lines = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", screen).replace("\r", "\n").splitlines()
-    assert code == 0
-    assert [line for line in lines if len(line) > 80 and not re.match("  (│|receipt|\\$) ", line)] == []
 
 
 def test_no_color_is_honoured(temporary: Path) -> None:
@@ -164,7 +158,7 @@ def test_an_end_before_the_end_leaves_nothing(temporary: Path, number: signal.Si
     process.send_signal(number)
     rest, errors = process.communicate(timeout=SECONDS)
     assert (process.returncode, errors) == (130, "")
-    assert "clean stop" not in rest
+    assert "A clean stop" not in rest
     assert_nothing_is_left(temporary, shown)
 
 
@@ -188,28 +182,26 @@ def test_a_reader_that_leaves_ends_it(temporary: Path) -> None:
 def test_an_audit_event_that_is_not_committed_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
     """A service that only queues its audit events has no leaf hash to show: exit code 1, and it says so."""
     queued = CONFIG.replace("type: json_audit,", "type: json_audit, delivery: queued,")
-    monkeypatch.setattr(demo_play, "CONFIG", queued)
+    monkeypatch.setattr(demo, "CONFIG", queued)
     done = run_main("demo", "--fast")
     assert done.returncode == 1
     assert done.stderr.startswith("emitd: not as it should be: the leaf_hash is that of the line in the file")
-    assert "✗ not so: the leaf_hash" in done.stdout
+    assert "NOT OK: the leaf_hash" in done.stdout
     assert "Your turn" not in done.stdout
 
 
 def test_a_job_that_ends_otherwise_is_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its stream and its row are both looked at."""
-    monkeypatch.setattr(demo_play, "JOB_ENDS", {**JOB_ENDS, "cover-thumbnails": ("COMPLETED", 100)})
+    """The watch and the rows are both looked at."""
+    monkeypatch.setattr(demo, "job_reports", lambda job: job_reports(job._replace(status="COMPLETED")))
     done = run_main("demo", "--fast")
     assert done.returncode == 1
-    assert "✗ not so: 3 streams" in done.stdout
-    assert "✗ not so: once each" in done.stdout
+    assert "NOT OK: the watch ended with the jobs" in done.stdout
+    assert "NOT OK: once each" in done.stdout
 
 
 def test_a_record_that_is_refused_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a handler for log lines it cannot go on: one line with the service's own words, exit code 1."""
-    monkeypatch.setattr(
-        demo_play, "CONFIG", CONFIG.replace("{type: console}", "{type: console, enabled: false}")
-    )
+    monkeypatch.setattr(demo, "CONFIG", CONFIG.replace("{type: console}", "{type: console, enabled: false}"))
     done = run_main("demo", "--fast")
     assert done.returncode == 1
     assert "the demo's service did not answer as it should: FAILED_PRECONDITION" in done.stderr
@@ -218,7 +210,7 @@ def test_a_record_that_is_refused_ends_it(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_service_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     """With what it said, in one line, and exit code 5."""
-    monkeypatch.setattr(demo_play, "CONFIG", "handlers: {console: {type: nothing}}\n")
+    monkeypatch.setattr(demo, "CONFIG", "handlers: {console: {type: nothing}}\n")
     done = run_main("demo", "--fast")
     assert done.returncode == 5
     assert done.stderr.count("\n") == 1
@@ -226,23 +218,14 @@ def test_a_service_that_does_not_start_is_told(monkeypatch: pytest.MonkeyPatch) 
     assert "demo.yml:1: handlers.console.type" in done.stderr
 
 
-def test_without_rich_it_says_what_to_install() -> None:
-    """The base install has no rich; the line names the extras."""
-    code = "import sys; sys.modules['rich'] = None\nfrom emitd_cli.main import main\nsys.exit(main(['demo']))"
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, timeout=SECONDS, check=False
-    )
-    assert done.returncode == 5
-    assert done.stderr == "emitd: there is no module 'rich'; install emitd with the extra [server,cli]\n"
-
-
-def test_the_story_is_in_order_and_true_to_its_ends() -> None:
-    """Reports go out in the order of their times, under ids of their own, and end as the story says."""
-    reports = list(job_reports())
-    assert [report.at for report in reports] == sorted(report.at for report in reports)
-    assert len({report.record.record_id for report in reports}) == len(reports)
-    ends = {report.record.job.job_id: report.record.job.progress for report in reports}
-    assert ends == {job_id: progress for job_id, (_, progress) in JOB_ENDS.items()}
+def test_the_reports_of_a_job_are_in_order_and_end_as_they_should() -> None:
+    """Reports go out under ids of their own, in the order of their times, and end as the story says."""
+    for job in JOBS:
+        reports = list(job_reports(job))
+        times = [at for at, _ in reports]
+        assert times == sorted(times)
+        assert len({record.record_id for _, record in reports}) == len(reports)
+        assert reports[-1][1].job.progress == job.progress
 
 
 @pytest.mark.skipif(shutil.which("make") is None, reason="there is no make")
@@ -271,7 +254,8 @@ def assert_stands_alone(picture: Path) -> None:
         "leaf_hash",
         "nightly-import",
         "FAILED",
-        "is cut off",
+        "BAD_IMAGE",
+        "LINE_CHANGED",
         "emitd stopped",
         "Your turn",
     ):

@@ -171,7 +171,7 @@ def test_a_list_that_is_kept_true(server: ServerProcess, job_type: str) -> None:
         screen = command.wait_for_text("and 1 more: 1 QUEUED")
         assert [line[0] for line in cells(screen)[1:-1]] == [f"{job_type}-{number}" for number in (3, 2, 1)]
         report(server, f"{job_type}-2", job_type, "RUNNING", "--progress", "55")
-        screen = command.wait_for_text("RUNNING", "55%")
+        screen = command.wait_for_text("RUNNING", "55 %")
         assert len(screen.splitlines()) == 5
         report(server, f"{job_type}-new", job_type, "QUEUED")
         command.wait_for_text(f"{job_type}-new", "and 2 more: 2 QUEUED")

@@ -98,10 +98,23 @@ class EmitdFastAPI:
         self._logger: AsyncLogger | None = None
         self._stopping = asyncio.Event()
         self._stop: asyncio.Task[None] | None = None
+
+        async def request_logger(
+            connection: HTTPConnection, user_id: Annotated[object, Depends(user)]
+        ) -> RequestLogger:
+            if user_id is not None and not isinstance(user_id, str):
+                raise TypeError(f"user: must give an id as a str, or None, not {type(user_id).__name__}")
+            return RequestLogger(self.logger, context_of(connection.scope), user_id)  # type: ignore[abstract]
+
+        async def job_events(
+            request: Request, logger: Annotated[RequestLogger, Depends(request_logger)]
+        ) -> JobEvents:
+            return JobEvents(logger, request.headers.get("last-event-id", ""), self._stopping, self._settings)
+
         #: The dependency that gives a `RequestLogger`.
-        self.request_logger = self._request_logger_for(user)
+        self.request_logger = request_logger
         #: The dependency that gives `JobEvents`.
-        self.job_events = self._job_events_for(self.request_logger)
+        self.job_events = job_events
 
     @property
     def logger(self) -> AsyncLogger:
@@ -162,26 +175,6 @@ class EmitdFastAPI:
         finally:
             self._stopping.set()
 
-    def _request_logger_for(self, user: Callable[..., object]) -> Callable[..., Awaitable[RequestLogger]]:
-        async def request_logger(
-            connection: HTTPConnection, user_id: Annotated[object, Depends(user)]
-        ) -> RequestLogger:
-            if user_id is not None and not isinstance(user_id, str):
-                raise TypeError(f"user: must give an id as a str, or None, not {type(user_id).__name__}")
-            return RequestLogger(self.logger, context_of(connection.scope), user_id)  # type: ignore[abstract]
-
-        return request_logger
-
-    def _job_events_for(
-        self, request_logger: Callable[..., Awaitable[RequestLogger]]
-    ) -> Callable[..., Awaitable["JobEvents"]]:
-        async def job_events(
-            request: Request, logger: Annotated[RequestLogger, Depends(request_logger)]
-        ) -> JobEvents:
-            return JobEvents(logger, request.headers.get("last-event-id", ""), self._stopping, self._settings)
-
-        return job_events
-
     async def _answer_error(self, request: Request, error: Exception) -> Response:
         """Answer 503 if another try can help, else 500. The log has the details."""
         what = f"{request.method} {request.url.path}"
@@ -230,21 +223,12 @@ class JobEvents:
                 raise HTTPException(404, "no such job") from None  # no job can have such an id
             if not error.retryable:
                 raise
-            return self._stream(
-                job_id, may_see, describe
-            )  # its page comes back for it; after a 503 it would not
-        if job is None or not may_see(job):
-            raise HTTPException(404, "no such job")
-        if job.ended and job.revision == self._after_revision:
-            return Response(status_code=204)
-        return self._stream(job_id, may_see, describe)
-
-    def _stream(
-        self,
-        job_id: str,
-        may_see: "Callable[[v1.Job], bool]",
-        describe: "Callable[[v1.Job], Mapping[str, object]]",
-    ) -> Response:
+            # The stream's page comes back for it; after a 503 it would not.
+        else:
+            if job is None or not may_see(job):
+                raise HTTPException(404, "no such job")
+            if job.ended and job.revision == self._after_revision:
+                return Response(status_code=204)
         return _EventResponse(
             JobEventStream(
                 logger=self._logger,

@@ -12,7 +12,15 @@ from emitd_cli.command_line.flags import (
 )
 from emitd_cli.command_line.parser import Parser
 
-LOG_HELP = "the log's file, or its folder (default: the configuration's)"
+# Flags of several commands, each with its help.
+LOG = ("--log LOG", "the log's file, or its folder (default: the configuration's)")
+CONFIG = ("--config FILE", "the configuration (default: logging_config.yml in this folder)")
+KEY = (
+    "--key VKEY",
+    "the log's public key, or a file with its keys; may repeat (default: those next to the log, which proves less)",
+)
+LOG_ID = ("--log-id ID", "the log, if the server has more than one")
+EVENT_ID = ("EVENT_ID", "the event's id")
 LINES = "the lines of the log as they are"
 
 
@@ -24,14 +32,7 @@ def add_audit(commands: Commands) -> None:
         "Verify, prove, export and read the audit trail.",
         "  emitd audit verify\n  emitd audit list --since 1h\n",
     )
-    _add_verify(actions)
-    _add_proofs(actions)
-    _add_key(actions)
-    _add_reading(actions)
-
-
-def _add_verify(actions: Commands) -> None:
-    parser = _command(
+    verify = _command(
         actions,
         "verify",
         "verify:run",
@@ -42,14 +43,12 @@ def _add_verify(actions: Commands) -> None:
         "  emitd audit verify /backup/audit.json.log --key auditor.vkey\n"
         "  emitd audit verify --against checkpoint-of-last-year --against receipt.json\n",
     )
-    _add_log(parser)
-    _add_key_flag(parser)
+    option(verify, "LOG", LOG[1], dest="log", nargs="?")
+    option(verify, *CONFIG)
+    option(verify, *KEY, repeats=True)
     against = "a checkpoint, a receipt or a proof that was kept elsewhere; may repeat"
-    option(parser, "--against FILE", against, repeats=True)
-    add_json(parser, "one JSON object")
-
-
-def _add_proofs(actions: Commands) -> None:
+    option(verify, "--against FILE", against, repeats=True)
+    add_json(verify, "one JSON object")
     prove = _command(
         actions,
         "prove",
@@ -60,9 +59,9 @@ def _add_proofs(actions: Commands) -> None:
         "  emitd audit prove 0197a5c0-7c00-7000-8000-000000000001\n"
         "  emitd audit prove login-17 --log /backup/audit.json.log --output login-17.tlog-proof\n",
     )
-    option(prove, "EVENT_ID", "the event's id", dest="event_id")
-    option(prove, "--log LOG", LOG_HELP)
-    _add_config(prove)
+    option(prove, *EVENT_ID, dest="event_id")
+    option(prove, *LOG)
+    option(prove, *CONFIG)
     option(prove, "--output FILE", "the file to write (default: EVENT_ID.tlog-proof in this folder)")
     add_json(prove, "what was proved as JSON")
     check = _command(
@@ -74,8 +73,8 @@ def _add_proofs(actions: Commands) -> None:
         "  emitd audit check login-17.tlog-proof --key auditor.vkey\n",
     )
     option(check, "FILE", "the proof", dest="file")
-    _add_key_flag(check)
-    _add_config(check)
+    option(check, *KEY, repeats=True)
+    option(check, *CONFIG)
     add_json(check, "what it proves as JSON")
     export = _command(
         actions,
@@ -86,13 +85,10 @@ def _add_proofs(actions: Commands) -> None:
         "  emitd audit export /srv/www/audit\n  emitd audit export tiles --log /backup/audit.json.log\n",
     )
     option(export, "DIR", "the folder; made if it is not there", dest="folder")
-    option(export, "--log LOG", LOG_HELP)
-    _add_config(export)
+    option(export, *LOG)
+    option(export, *CONFIG)
     add_json(export, "what was written as JSON")
-
-
-def _add_key(actions: Commands) -> None:
-    parser = _command(
+    key = _command(
         actions,
         "key",
         "proofs:run_key",
@@ -100,12 +96,10 @@ def _add_key(actions: Commands) -> None:
         "elsewhere. With --rotate, sign with a new key from now on.",
         "  emitd audit key > auditor.vkey\n  emitd audit key --rotate        # while the service is stopped\n",
     )
-    _add_log(parser)
-    option(parser, "--rotate", "make a new key first; the old ones stay in the list")
-    add_json(parser, "the keys as JSON")
-
-
-def _add_reading(actions: Commands) -> None:
+    option(key, "LOG", LOG[1], dest="log", nargs="?")
+    option(key, *CONFIG)
+    option(key, "--rotate", "make a new key first; the old ones stay in the list")
+    add_json(key, "the keys as JSON")
     listing = _command(
         actions,
         "list",
@@ -141,9 +135,9 @@ def _add_reading(actions: Commands) -> None:
         "Show one event with its place in the log. Exits with 4 if there is none.",
         "  emitd audit show 0197a5c0-7c00-7000-8000-000000000001\n",
     )
-    option(show, "EVENT_ID", "the event's id", dest="event_id")
+    option(show, *EVENT_ID, dest="event_id")
     add_address(show)
-    _add_log_id(show)
+    option(show, *LOG_ID, default="")
     add_json(show, "JSON")
 
 
@@ -153,25 +147,7 @@ def _command(actions: Commands, name: str, run: str, description: str, examples:
 
 def _add_filters(parser: Parser) -> None:
     add_address(parser)
-    _add_log_id(parser)
+    option(parser, *LOG_ID, default="")
     option(parser, "--event PREFIX", "only events whose name begins with this", default="")
     option(parser, "--user ID", "only events of this user", default="")
     option(parser, "--source-ip ADDRESS", "only events from this address", default="")
-
-
-def _add_log_id(parser: Parser) -> None:
-    option(parser, "--log-id ID", "the log, if the server has more than one", default="")
-
-
-def _add_log(parser: Parser) -> None:
-    option(parser, "LOG", LOG_HELP, dest="log", nargs="?")
-    _add_config(parser)
-
-
-def _add_config(parser: Parser) -> None:
-    option(parser, "--config FILE", "the configuration (default: logging_config.yml in this folder)")
-
-
-def _add_key_flag(parser: Parser) -> None:
-    text = "the log's public key, or a file with its keys; may repeat (default: those next to the log, "
-    option(parser, "--key VKEY", f"{text}which proves less)", repeats=True)

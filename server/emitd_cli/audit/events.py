@@ -1,8 +1,6 @@
 """`emitd audit list`, `tail` and `show`: the events of a log, as the server has them."""
 
 import argparse
-import json
-import shutil
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -18,7 +16,7 @@ from emitd_cli.audit.log_files import event_fields
 from emitd_cli.command_line.values import moment_from_flag
 from emitd_cli.connection import Outage, Server, connect, error_of, is_refusal
 from emitd_cli.errors import CannotTell, ExitCode, Misuse
-from emitd_cli.terminal.output import aligned, clip, field_lines, one_line, pad, print_result, say
+from emitd_cli.terminal.output import aligned, field_lines, one_line, pad, print_lines, print_outcome, say
 from emitd_handlers.tlog.merkle import leaf_hash
 
 HEADINGS = ("RECEIVED", "EVENT", "USER", "SOURCE IP", "DETAILS")
@@ -40,8 +38,11 @@ def run_list(options: argparse.Namespace) -> int:
             for page in pages:
                 print_json_lines(page.entries)
         else:
+            entries = [entry for page in pages for entry in page.entries]
             is_filtered = any(filters.values()) or options.since is not None or options.until is not None
-            _show([entry for page in pages for entry in page.entries], is_filtered=is_filtered)
+            print_lines(
+                event_lines(entries), "no event is like that" if is_filtered else "there are no events"
+            )
     if request.page_token:
         # With a filter, further events would have to be searched for.
         verb = "may be" if any(filters.values()) else "are"
@@ -63,7 +64,10 @@ def run_tail(options: argparse.Namespace) -> int:
                 for response in server.audit.TailAuditEvents(request):
                     if outage.answered(opened_at):
                         say(f"{options.address} answers again; going on with line {request.from_index}")
-                    _print_tail(response.entries, as_json=options.json)
+                    if options.json:
+                        print_json_lines(response.entries)
+                    else:
+                        print_lines(pad(_cells(entry), WIDTHS) for entry in response.entries)
                     tail.take(response)  # the next connection goes on here, and in the same log
             except grpc.RpcError as error:
                 if is_refusal(error):
@@ -86,16 +90,6 @@ def run_show(options: argparse.Namespace) -> int:
     # Computed from the line that came, so that it need not be believed.
     leaf = leaf_hash(entry.line)
     is_covered = entry.leaf_index < tree_size
-    if options.json:
-        fields = {
-            "log_id": log_id,
-            "leaf_index": entry.leaf_index,
-            "leaf_hash": leaf.hex(),
-            "covered_by_tree_size": tree_size if is_covered else None,
-            "line": entry.line.decode(errors="replace"),
-        }
-        print_result(json.dumps(fields))
-        return ExitCode.GOOD
     coverage = f"by the checkpoint over {tree_size} lines"
     if not is_covered:
         coverage = problem or f"by no checkpoint yet; the newest is over {tree_size} lines"
@@ -105,20 +99,20 @@ def run_show(options: argparse.Namespace) -> int:
         "leaf hash": leaf.hex(),
         "covered": coverage,
     }
-    print_result(field_lines(event_fields(entry.line) | place))
+    fields = {
+        "log_id": log_id,
+        "leaf_index": entry.leaf_index,
+        "leaf_hash": leaf.hex(),
+        "covered_by_tree_size": tree_size if is_covered else None,
+        "line": entry.line.decode(errors="replace"),
+    }
+    print_outcome(fields, field_lines(event_fields(entry.line) | place))
     return ExitCode.GOOD
 
 
-def event_lines(entries: Sequence[AuditEntry], width: int | None = None) -> Iterator[str]:
-    """Yield a heading and a line for each event; `width` None: nothing is cut off."""
-    for line in aligned([HEADINGS, *map(_cells, entries)]):
-        yield line if width is None else clip(line, width)
-
-
-def event_line(entry: AuditEntry, width: int | None = None) -> str:
-    """Return an event in one line; `width` None: nothing is cut off."""
-    line = pad(_cells(entry), WIDTHS)
-    return line if width is None else clip(line, width)
+def event_lines(entries: Sequence[AuditEntry]) -> Iterator[str]:
+    """Yield a heading and a line for each event, nothing without events."""
+    return aligned(HEADINGS, map(_cells, entries))
 
 
 def _filters(options: argparse.Namespace) -> dict[str, Any]:
@@ -127,22 +121,6 @@ def _filters(options: argparse.Namespace) -> dict[str, Any]:
         "user_id": options.user,
         "source_ip": options.source_ip,
     }
-
-
-def _show(entries: Sequence[AuditEntry], *, is_filtered: bool) -> None:
-    if not entries:
-        # To standard error: in a pipe, no event is no line.
-        say("no event is like that" if is_filtered else "there are no events")
-        return
-    print("\n".join(event_lines(entries, _width())))
-
-
-def _print_tail(entries: Sequence[AuditEntry], *, as_json: bool) -> None:
-    if as_json:
-        print_json_lines(entries)
-        return
-    for entry in entries:
-        print(event_line(entry, _width()), flush=True)
 
 
 def _find(server: Server, options: argparse.Namespace) -> tuple[str, AuditEntry]:
@@ -176,11 +154,6 @@ def print_json_lines(entries: Iterable[AuditEntry]) -> None:
         sys.stdout.flush()
         buffer.writelines(entry.line + b"\n" for entry in entries)
     sys.stdout.flush()
-
-
-def _width() -> int | None:
-    """Return how wide lines may be on standard output; None: it is no terminal."""
-    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
 
 
 def _cells(entry: AuditEntry) -> tuple[str, ...]:

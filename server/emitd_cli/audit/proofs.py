@@ -1,14 +1,13 @@
 """`emitd audit prove`, `check`, `export` and `key`: what a log's owner hands to others, and how they check it."""
 
 import argparse
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
 from emitd_cli.audit.log_files import AuditTarget, event_fields, files_to_errors, find_log, keys_from_flags
 from emitd_cli.errors import CannotRun, CannotTell, CommandError, ExitCode, Misuse
-from emitd_cli.terminal.output import field_lines, one_line, print_result, say
+from emitd_cli.terminal.output import field_lines, one_line, print_outcome, say
 from emitd_handlers.audit.publish.export import FolderMismatch, export_log
 from emitd_handlers.audit.publish.prove import ProvedEvent, check_proof, proof_name, prove_event
 from emitd_handlers.audit.read.trail import AuditTrail
@@ -28,13 +27,12 @@ def run_prove(options: argparse.Namespace) -> int:
     with files_to_errors():
         proved = prove_event(target.path, options.event_id)
         replace_file(file, proved.proof.encode())
-    if options.json:
-        return _print_json({"file": str(file), "event_id": options.event_id, **_as_json(proved)})
     name, checkpoint = one_line(str(file)), proved.checkpoint
-    print_result(
+    print_outcome(
+        {"file": str(file), "event_id": options.event_id, **_as_json(proved)},
         f"wrote {name}: event {one_line(options.event_id)} is line {proved.proof.index} of the log "
         f"{one_line(checkpoint.origin)}, in its tree of {checkpoint.size}\n"
-        f"anyone who has the log's public key can check it: emitd audit check {name} --key VKEY"
+        f"anyone who has the log's public key can check it: emitd audit check {name} --key VKEY",
     )
     return ExitCode.GOOD
 
@@ -59,9 +57,6 @@ def run_check(options: argparse.Namespace) -> int:
             "give that by --key"
         )
     checkpoint = proved.checkpoint
-    if options.json:
-        line = proved.line.decode(errors="replace")
-        return _print_json({**_as_json(proved), "root": checkpoint.root.hex(), "line": line})
     fields = {
         "log": checkpoint.origin,
         "index": str(proved.proof.index),
@@ -70,10 +65,11 @@ def run_check(options: argparse.Namespace) -> int:
         "signed by": ", ".join(f"{key.name}+{key.key_id.hex()}" for key in proved.signed_by),
         **event_fields(proved.line),
     }
-    print_result(
+    print_outcome(
+        {**_as_json(proved), "root": checkpoint.root.hex(), "line": proved.line.decode(errors="replace")},
         f"{one_line(options.file)}: good\n"
         f"The log has this event as line {proved.proof.index}, counted from 0. Its key has signed the log as it "
-        f"stood with {checkpoint.size} lines.\n{field_lines(fields, width=11)}"
+        f"stood with {checkpoint.size} lines.\n{field_lines(fields, width=11)}",
     )
     return ExitCode.GOOD
 
@@ -88,23 +84,20 @@ def run_export(options: argparse.Namespace) -> int:
             raise CommandError(str(error), code="FOLDER_MISMATCH") from error
     checkpoint = export.signed.checkpoint
     vkeys = [verifier.vkey for verifier in export.signed.signed_by]
-    if options.json:
-        return _print_json(
-            {
-                "log_id": checkpoint.origin,
-                "tree_size": checkpoint.size,
-                "old_tree_size": export.old_size,
-                "root": checkpoint.root.hex(),
-                "tiles_written": export.tiles_written,
-                "bundles_written": export.bundles_written,
-                "signed_by": vkeys,
-            }
-        )
     keys = "\n".join(vkeys)
-    print_result(
+    print_outcome(
+        {
+            "log_id": checkpoint.origin,
+            "tree_size": checkpoint.size,
+            "old_tree_size": export.old_size,
+            "root": checkpoint.root.hex(),
+            "tiles_written": export.tiles_written,
+            "bundles_written": export.bundles_written,
+            "signed_by": vkeys,
+        },
         f"{one_line(str(folder))}: {checkpoint.size} lines of the log {one_line(checkpoint.origin)}, "
         f"{checkpoint.size - export.old_size} of them new; wrote {export.tiles_written} tiles and "
-        f"{export.bundles_written} bundles of lines. Readers check it by this key:\n{keys}"
+        f"{export.bundles_written} bundles of lines. Readers check it by this key:\n{keys}",
     )
     return ExitCode.GOOD
 
@@ -121,14 +114,10 @@ def run_key(options: argparse.Namespace) -> int:
             f"there is no key in '{target.paths.vkey}' yet: the service makes one when it starts"
         )
     vkeys = [key.vkey for key in keys]
-    if options.json:
-        return _print_json({"log": str(target.path), "log_id": keys[-1].name, "vkeys": vkeys})
-    print_result("\n".join(vkeys))
-    return ExitCode.GOOD
-
-
-def _print_json(fields: Mapping[str, object]) -> int:
-    print_result(json.dumps(fields))
+    print_outcome(
+        {"log": str(target.path), "log_id": keys[-1].name, "vkeys": vkeys},
+        "\n".join(vkeys),
+    )
     return ExitCode.GOOD
 
 

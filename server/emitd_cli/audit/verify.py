@@ -1,19 +1,18 @@
 """`emitd audit verify`: reads a whole log, and says whether it is as it was signed."""
 
 import argparse
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
 from emitd_cli.audit.log_files import find_log, keys_from_flags
 from emitd_cli.errors import CannotTell, ExitCode, Misuse
-from emitd_cli.terminal.output import draws_tables, one_line, print_result
+from emitd_cli.terminal.output import one_line, print_result
+from emitd_cli.terminal.progress import transfer_bar
 from emitd_handlers.audit.verify.evidence import HeldElsewhere
 from emitd_handlers.audit.verify.findings import Finding, Verdict, VerifyReport
-from emitd_handlers.audit.verify.verifier import Advance, verify_log
+from emitd_handlers.audit.verify.verifier import verify_log
 
 EXIT_CODES = {
     Verdict.GOOD: ExitCode.GOOD,
@@ -31,7 +30,7 @@ def run(options: argparse.Namespace) -> int:
     keys = keys_from_flags(options.key) if options.key else None
     against = _read_against(options.against)
     try:
-        with show_progress(wanted=not options.json) as advance:
+        with transfer_bar("verifying", MIN_BYTES_FOR_BAR, wanted=not options.json) as advance:
             report = verify_log(
                 target.path, keys=keys, log_id=target.log_id, against=against, advance=advance
             )
@@ -90,20 +89,3 @@ def _finding(finding: Finding) -> str:
 
 def _count(count: int, what: str) -> str:
     return f"{count} {what}{'s' * (count != 1)}"
-
-
-@contextmanager
-def show_progress(*, wanted: bool) -> Iterator[Advance]:
-    """Show a bar on standard error, if that is a terminal, the log is large and `rich` is installed."""
-    if not wanted or not sys.stderr.isatty() or not draws_tables(sys.stderr):
-        yield lambda size, total: None
-        return
-    from emitd_cli.terminal.table import transfer_bar
-
-    with transfer_bar("verifying", is_visible=False) as update:
-
-        def advance(size: int, total: int) -> None:
-            if total >= MIN_BYTES_FOR_BAR:
-                update(advance=size, total=total, visible=True)
-
-        yield advance

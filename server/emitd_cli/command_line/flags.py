@@ -48,13 +48,7 @@ def add_command(
 
 def add_group(commands: Commands, name: str, description: str, examples: str) -> Commands:
     """Add a command that has commands of its own; return where they are added."""
-    parser = commands.add_parser(
-        name,
-        help=description[0].lower() + description[1:].rstrip("."),
-        description=description,
-        epilog=f"examples:\n{examples}\n{EXIT_CODES}",
-        formatter_class=HelpFormatter,
-    )
+    parser = add_command(commands, name, "", description, examples)
     actions: Commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     return actions
 

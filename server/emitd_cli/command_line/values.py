@@ -5,37 +5,27 @@ import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NoReturn
+from typing import NoReturn, cast
 
-from emitd.v1 import (
-    JOB_STATE_COMPLETED,
-    JOB_STATE_FAILED,
-    JOB_STATE_QUEUED,
-    JOB_STATE_RUNNING,
-    LEVEL_CRITICAL,
-    LEVEL_DEBUG,
-    LEVEL_ERROR,
-    LEVEL_INFO,
-    LEVEL_WARNING,
-    JobState,
-    Level,
-)
+from emitd.v1 import JobState, Level
 from emitd_cli.command_line.parser import not_one_of
 from emitd_cli.errors import Misuse
 
-STATUSES: Mapping[str, JobState] = {
-    "QUEUED": JOB_STATE_QUEUED,
-    "RUNNING": JOB_STATE_RUNNING,
-    "COMPLETED": JOB_STATE_COMPLETED,
-    "FAILED": JOB_STATE_FAILED,
-}
-LEVELS: Mapping[str, Level] = {
-    "DEBUG": LEVEL_DEBUG,
-    "INFO": LEVEL_INFO,
-    "WARNING": LEVEL_WARNING,
-    "ERROR": LEVEL_ERROR,
-    "CRITICAL": LEVEL_CRITICAL,
-}
+#: Levels that a payload fixes, and the flag that gives the payload.
+_LEVELS_OF_PAYLOADS = {"AUDIT": "--audit EVENT_NAME", "JOB_STATUS": "--job JOB_ID"}
+# The stubs call the values int.
+STATUSES = cast(
+    "Mapping[str, JobState]",
+    {name.removeprefix("JOB_STATE_"): code for name, code in JobState.items() if code},
+)
+LEVELS = cast(
+    "Mapping[str, Level]",
+    {
+        short: code
+        for name, code in Level.items()
+        if code and (short := name.removeprefix("LEVEL_")) not in _LEVELS_OF_PAYLOADS
+    },
+)
 #: What other systems and loggers call them.
 _OTHER_STATUS_NAMES = {
     **dict.fromkeys(("PENDING", "WAITING"), "QUEUED"),
@@ -50,8 +40,6 @@ _OTHER_LEVEL_NAMES = {
     "ERR": "ERROR",
     "FATAL": "CRITICAL",
 }
-#: Levels that a payload fixes, and the flag that gives the payload.
-_LEVELS_OF_PAYLOADS = {"AUDIT": "--audit EVENT_NAME", "JOB_STATUS": "--job JOB_ID"}
 
 
 def status_from_flag(name: str) -> JobState:

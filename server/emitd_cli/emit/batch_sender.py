@@ -3,26 +3,19 @@
 Calls overlap, so records of different batches may be committed in another order than that of the input.
 """
 
-import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, TypeAlias
 
 import grpc
 
 from emitd.transport.reply import bad_field, details_of, is_retryable
 from emitd.v1 import DELIVERY_COMMITTED, EmitBatchRequest, EmitBatchResponse, RecordError
-from emitd_cli.connection import (
-    Server,
-    error_of,
-    is_refusal,
-    retry_seconds,
-)
+from emitd_cli.connection import Server, error_of, is_refusal, retry_seconds
 from emitd_cli.emit.record_lines import Line
 from emitd_cli.errors import CannotTell, CommandError
-from emitd_cli.terminal.output import draws_tables, say, tell
+from emitd_cli.terminal.output import say, tell
 
 CALLS_IN_FLIGHT = 4
 CALL_SECONDS = 60.0
@@ -173,19 +166,6 @@ class BatchSender:
         if self.summary.refused <= SHOWN_REFUSALS:
             tell(problem, code=code, field=field, line=line.number)
         self._advance(line.size)
-
-
-@contextmanager
-def show_progress(size: int | None) -> Iterator[Advance]:
-    """Show a bar on standard error, if that is a terminal, the size is known and `rich` is installed."""
-    if size is None or not sys.stderr.isatty() or not draws_tables(sys.stderr):
-        yield lambda size: None
-        return
-    from emitd_cli.terminal.table import transfer_bar
-
-    with transfer_bar("sending") as update:
-        update(total=size)
-        yield lambda size: update(advance=size)
 
 
 def _gave_up(reason: CommandError, lines: Sequence[Line]) -> CannotTell:

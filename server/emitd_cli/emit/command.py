@@ -1,17 +1,17 @@
 """`emitd emit`: one record from flags, or many from a file or standard input."""
 
 import argparse
-import json
 from select import select
 from typing import BinaryIO
 
 from emitd.v1 import EmitRequest, Receipt
 from emitd_cli.connection import connect
-from emitd_cli.emit.batch_sender import BatchSender, SendSummary, show_progress
+from emitd_cli.emit.batch_sender import BatchSender
 from emitd_cli.emit.record_flags import level_of_lines, record_from_flags
 from emitd_cli.emit.record_lines import open_lines, read_batches
 from emitd_cli.errors import CannotTell, ExitCode, Misuse
-from emitd_cli.terminal.output import one_line, print_result, to_json
+from emitd_cli.terminal.output import one_line, print_outcome, print_result, to_json
+from emitd_cli.terminal.progress import transfer_bar
 
 
 def run(options: argparse.Namespace) -> int:
@@ -45,6 +45,7 @@ def _describe_receipt(receipt: Receipt) -> str:
 
 def _emit_many(options: argparse.Namespace) -> int:
     level = level_of_lines(options)
+    gave_up: CannotTell | None = None
     try:
         stream, size = open_lines(options.file)
     except OSError as error:
@@ -57,27 +58,27 @@ def _emit_many(options: argparse.Namespace) -> int:
         batch_size=options.batch_size,
         live=size is None,
     )
-    with stream, connect(options.address) as server, show_progress(size) as advance:
-        sender = BatchSender(server, options.retry_seconds, advance)
+    with (
+        stream,
+        connect(options.address) as server,
+        transfer_bar("sending", wanted=size is not None) as advance,
+    ):
+        sender = BatchSender(server, options.retry_seconds, lambda sent: advance(sent, size or 0))
         try:
             for batch in batches:
                 sender.send(batch)
                 if size is None and not _has_input(stream):
                     sender.finish()  # the next line may come late; report problems with this one now
             sender.finish()
-        except CannotTell:
-            _print_summary(sender.summary, as_json=options.json)
-            raise
-    _print_summary(sender.summary, as_json=options.json)
-    return ExitCode.BAD if sender.summary.refused else ExitCode.GOOD
+        except CannotTell as error:
+            gave_up = error
+    summary = sender.summary
+    print_outcome({"records": summary.records, **summary._asdict()}, summary.in_words())
+    if gave_up is not None:
+        raise gave_up
+    return ExitCode.BAD if summary.refused else ExitCode.GOOD
 
 
 def _has_input(stream: BinaryIO) -> bool:
     """Return whether a pipe or a terminal has something to read now, or has ended."""
     return bool(select([stream], [], [], 0)[0])
-
-
-def _print_summary(summary: SendSummary, *, as_json: bool) -> None:
-    print_result(
-        json.dumps({"records": summary.records, **summary._asdict()}) if as_json else summary.in_words()
-    )

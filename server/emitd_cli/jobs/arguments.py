@@ -24,7 +24,32 @@ def add_job(commands: Commands) -> None:
         "List, read, watch and cancel jobs.",
         "  emitd job list --status FAILED\n  emitd job watch nightly-1\n",
     )
-    _add_list(actions)
+    listing = add_command(
+        actions,
+        "list",
+        "jobs.commands:run_list",
+        "List jobs, the newest first. Exits with 0 whatever their status, also if there are none.",
+        "  emitd job list\n"
+        "  emitd job list --type backup --status RUNNING --status QUEUED --watch\n"
+        "  emitd job list --updated-after 15m --label team=search --json\n"
+        "  emitd job list --updated-after 2026-11-23T08:00 --limit 1000 | grep OOM\n",
+    )
+    add_address(listing)
+    _add_filter(listing)
+    option(listing, "--id JOB_ID", "only the job with this id; may repeat", repeats=True)
+    option(
+        listing,
+        "--updated-after WHEN",
+        "only jobs with a later report: a time such as 2026-11-23T08:00 (UTC if it does not say), "
+        "or a time ago, such as 90s, 15m, 2h30m or 7d",
+    )
+    option(listing, "--limit N", "at most N jobs (default: 50)", type=positive, default=50)
+    option(
+        listing,
+        "--watch",
+        "follow the jobs until Ctrl-C, as `emitd job watch` does: at most N bars on a terminal",
+    )
+    add_json(listing, JSON_LINES)
     get = add_command(
         actions,
         "get",
@@ -33,7 +58,33 @@ def add_job(commands: Commands) -> None:
         "  emitd job get nightly-1\n  emitd job get nightly-1 --json\n",
     )
     _add_job_id(get)
-    _add_watch(actions)
+    watch = add_command(
+        actions,
+        "watch",
+        "jobs.watch:run",
+        "Follow jobs live. With ids, until all of these jobs have ended: exits with 0 if all are\n"
+        "COMPLETED, 1 if one has FAILED, 4 if it cannot tell. With a filter, all jobs that match,\n"
+        "until Ctrl-C or --timeout, whose exit code is then 0.",
+        "  emitd job watch nightly-1\n"
+        "  emitd job watch nightly-1 nightly-2 --wait --timeout 3600\n"
+        "  emitd job watch --type backup --status RUNNING --status QUEUED\n"
+        "  emitd job watch --label team=search --json\n",
+        usage="emitd job watch JOB_ID... [options]\n"
+        "       emitd job watch [--type NAME] [--status NAME] [--label KEY=VALUE] [options]",
+    )
+    add_address(watch)
+    option(watch, "JOB_ID", "the id of a job; up to 100", dest="job_ids", nargs="*")
+    _add_filter(watch)
+    option(watch, "--wait", "wait for a job, and a server, that is not there yet")
+    option(watch, "--after-revision N", "also show the changes after revision N of a job; 0: all", type=whole)
+    option(
+        watch,
+        "--retry-seconds SECONDS",
+        "how long to retry if the server goes away (default: 60; with a filter: until it answers)",
+        type=seconds,
+    )
+    option(watch, "--timeout SECONDS", "give up on jobs that take longer", type=seconds)
+    add_json(watch, JSON_LINES)
     history = add_command(
         actions,
         "history",
@@ -54,67 +105,6 @@ def add_job(commands: Commands) -> None:
     )
     _add_job_id(cancel)
     option(cancel, "--reason TEXT", "why, for people", default="")
-
-
-def _add_list(actions: Commands) -> None:
-    parser = add_command(
-        actions,
-        "list",
-        "jobs.commands:run_list",
-        "List jobs, the newest first. Exits with 0 whatever their status, also if there are none.",
-        "  emitd job list\n"
-        "  emitd job list --type backup --status RUNNING --status QUEUED --watch\n"
-        "  emitd job list --updated-after 15m --label team=search --json\n"
-        "  emitd job list --updated-after 2026-11-23T08:00 --limit 1000 | grep OOM\n",
-    )
-    add_address(parser)
-    _add_filter(parser)
-    option(parser, "--id JOB_ID", "only the job with this id; may repeat", repeats=True)
-    option(
-        parser,
-        "--updated-after WHEN",
-        "only jobs with a later report: a time such as 2026-11-23T08:00 (UTC if it does not say), "
-        "or a time ago, such as 90s, 15m, 2h30m or 7d",
-    )
-    option(parser, "--limit N", "at most N jobs (default: 50)", type=positive, default=50)
-    option(
-        parser,
-        "--watch",
-        "update the table until Ctrl-C; in a pipe a line for each change, with --json each message",
-    )
-    add_json(parser, JSON_LINES)
-
-
-def _add_watch(actions: Commands) -> None:
-    parser = add_command(
-        actions,
-        "watch",
-        "jobs.watch:run",
-        "Follow jobs live. With ids, until all of these jobs have ended: exits with 0 if all are\n"
-        "COMPLETED, 1 if one has FAILED, 4 if it cannot tell. With a filter, all jobs that match,\n"
-        "until Ctrl-C or --timeout, whose exit code is then 0.",
-        "  emitd job watch nightly-1\n"
-        "  emitd job watch nightly-1 nightly-2 --wait --timeout 3600\n"
-        "  emitd job watch --type backup --status RUNNING --status QUEUED\n"
-        "  emitd job watch --label team=search --json\n",
-        usage="emitd job watch JOB_ID... [options]\n"
-        "       emitd job watch [--type NAME] [--status NAME] [--label KEY=VALUE] [options]",
-    )
-    add_address(parser)
-    option(parser, "JOB_ID", "the id of a job; up to 100", dest="job_ids", nargs="*")
-    _add_filter(parser)
-    option(parser, "--wait", "wait for a job, and a server, that is not there yet")
-    option(
-        parser, "--after-revision N", "also show the changes after revision N of a job; 0: all", type=whole
-    )
-    option(
-        parser,
-        "--retry-seconds SECONDS",
-        "how long to retry if the server goes away (default: 60; with a filter: until it answers)",
-        type=seconds,
-    )
-    option(parser, "--timeout SECONDS", "give up on jobs that take longer", type=seconds)
-    add_json(parser, JSON_LINES)
 
 
 def _add_job_id(parser: Parser) -> None:

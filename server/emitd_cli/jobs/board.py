@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -14,33 +14,6 @@ from emitd_cli.terminal.output import clip
 #: How long a job stays in sight after it has left the filter.
 LEFT_SECONDS = 5.0
 NO_JOBS = "no job is like that"
-
-
-class ServerClock:
-    """Estimates the server's clock from the times in its messages.
-
-    A message comes after the time that it tells, so each message bounds from below how far the server's clock is ahead
-    of ours. A message that was sent because a job has just changed measures it, up to the delay of a message. Until
-    there is one, our own clock counts, as far as it does not contradict.
-    """
-
-    def __init__(self, local_unix_nano: Callable[[], int] = time.time_ns) -> None:
-        self._local_unix_nano = local_unix_nano
-        self._ahead_nanos: int | None = None
-        self._is_measured = False
-
-    def saw(self, unix_nano: int, *, is_live: bool) -> None:
-        """Take a time from a message, 0 for none; `is_live`: what happened then caused the message."""
-        if not unix_nano:
-            return
-        ahead = unix_nano - self._local_unix_nano()
-        self._ahead_nanos = ahead if self._ahead_nanos is None else max(ahead, self._ahead_nanos)
-        self._is_measured = self._is_measured or is_live
-
-    def now_unix_nano(self) -> int:
-        """Return the server's time, in nanoseconds since 1970."""
-        ahead = self._ahead_nanos or 0
-        return self._local_unix_nano() + (ahead if self._is_measured else max(ahead, 0))
 
 
 @dataclass
@@ -82,7 +55,6 @@ class JobBoard:
         is_complete: bool = False,
         monotonic: Callable[[], float] = time.monotonic,
     ) -> None:
-        self.clock = ServerClock()
         self.rows = {job_id: Row(Job(job_id=job_id)) for job_id in job_ids}
         #: Whether the user gave the order of the rows.
         self.has_order = bool(job_ids)
@@ -91,14 +63,13 @@ class JobBoard:
         self._monotonic = monotonic
         #: During a snapshot: the jobs known before that it has not mentioned yet.
         self._missing: set[str] = set()
-        self._is_snapshot = True
 
     def take(self, response: WatchJobResponse | WatchJobsResponse, *, begins: bool) -> list[BoardChange]:
         """Take a message, and return the changes in it; `begins`: it is the first of its connection."""
         if isinstance(response, WatchJobsResponse):
             return self._take_many(response, begins=begins)
         self.is_complete = True
-        self._put(response.job, is_live=not begins)
+        self._put(response.job)
         return [BoardChange(response.job)]
 
     def forget(self) -> None:
@@ -108,23 +79,16 @@ class JobBoard:
             if row.left_at is not None and row.left_at <= oldest:
                 del self.rows[job_id]
 
-    def newest_first(self) -> list[Row]:
-        """Return the rows in the order of a list of jobs."""
-        return sorted(
-            self.rows.values(), key=lambda row: (row.job.create_time_unix_nano, row.job.job_id), reverse=True
-        )
-
     def _take_many(self, response: WatchJobsResponse, *, begins: bool) -> list[BoardChange]:
         self.forget()
         if begins:
-            self._is_snapshot = True
             self._missing = {job_id for job_id, row in self.rows.items() if row.left_at is None}
         changes = [found for change in response.changes if (found := self._change(change)) is not None]
         if response.snapshot_end:
             # The snapshot did not mention these: they have left the filter.
             changes += [self._leave(self.rows[job_id]) for job_id in sorted(self._missing)]
             self._missing.clear()
-            self._is_snapshot, self.is_complete = False, True
+            self.is_complete = True
         return changes
 
     def _change(self, change: JobChange) -> BoardChange | None:
@@ -137,23 +101,20 @@ class JobBoard:
             if row is None or (not is_removed and _version(job) < _version(row.job)):
                 return None
             if not is_removed:
-                self._put(job, is_live=not self._is_snapshot)
+                self._put(job)
             return self._leave(row, is_removed=is_removed)
         if row is not None and (_version(job) < _version(row.job) or job == row.job):
             return None
-        self._put(job, is_live=not self._is_snapshot)
+        self._put(job)
         return BoardChange(job)
 
     def _leave(self, row: Row, *, is_removed: bool = False) -> BoardChange:
         row.left_at = self._monotonic()
         return BoardChange(row.job, has_left=True, is_removed=is_removed)
 
-    def _put(self, job: Job, *, is_live: bool) -> None:
+    def _put(self, job: Job) -> None:
         known = self.rows.get(job.job_id)
         row = Row(Job()) if known is None or known.left_at is not None else known
-        # If the job has changed, that is why the server sent the message.
-        is_changed = job.update_time_unix_nano > row.job.update_time_unix_nano
-        self.clock.saw(job.update_time_unix_nano, is_live=is_live and is_changed)
         if job.start_time_unix_nano != row.job.start_time_unix_nano:
             has_just_started = job.start_time_unix_nano == job.update_time_unix_nano
             row.start_progress = job.progress if has_just_started else 0
@@ -161,20 +122,17 @@ class JobBoard:
         self.rows[job.job_id] = row
 
 
-def active_first(rows: Collection[Row]) -> list[Row]:
-    """Return the rows with those of active jobs first, else in their order."""
-    return sorted(rows, key=lambda row: not row.is_active)
-
-
 def watch_rows(board: JobBoard, height: int) -> list[Row]:
-    """Return the rows for `emitd job watch`: in the order of the ids on the command line, if all of them fit.
+    """Return the rows of a frame: in the order of the ids on the command line, if all of them fit.
 
     Otherwise the active jobs come first; without ids, the newest of them.
     """
-    if not board.has_order:
-        return active_first(board.newest_first())
     rows = list(board.rows.values())
-    return rows if len(rows) <= _room(height) else active_first(rows)
+    if not board.has_order:
+        rows.sort(key=lambda row: (row.job.create_time_unix_nano, row.job.job_id), reverse=True)
+    elif len(rows) <= _room(height):
+        return rows
+    return sorted(rows, key=lambda row: not row.is_active)
 
 
 def frame_lines(

@@ -1,9 +1,7 @@
 """`emitd job list`, `get`, `history` and `cancel`."""
 
 import argparse
-import sys
 import time
-from functools import partial
 from typing import Any
 
 from emitd.v1 import (
@@ -20,7 +18,7 @@ from emitd_cli.command_line.values import moment_from_flag, pairs_from_flag, sta
 from emitd_cli.connection import connect
 from emitd_cli.errors import CannotTell, ExitCode, Misuse, Refused
 from emitd_cli.jobs.text import describe_job, has_ended, history_lines, job_line, job_lines, status_periods
-from emitd_cli.terminal.output import can_redraw, draws_tables, print_result, say, to_json
+from emitd_cli.terminal.output import print_lines, print_result, say, to_json
 
 
 def run_list(options: argparse.Namespace) -> int:
@@ -38,8 +36,9 @@ def run_list(options: argparse.Namespace) -> int:
                 for job in page.jobs:
                     print(to_json(job))
         else:
+            jobs = [job for page in pages for job in page.jobs]
             is_filtered = any(filters.values()) or options.updated_after is not None
-            _show_jobs([job for page in pages for job in page.jobs], is_filtered=is_filtered)
+            print_lines(job_lines(jobs), "no job is like that" if is_filtered else "there are no jobs")
     if request.page_token:
         say(f"there are more than {options.limit} such jobs; --limit N shows more")
     return ExitCode.GOOD
@@ -71,7 +70,9 @@ def run_history(options: argparse.Namespace) -> int:
     if is_truncated:
         say("some of this history is gone: the server keeps it for a limited time")
     if not options.json:
-        _show_history(transitions, options)
+        periods = status_periods(transitions, time.time_ns())
+        nothing = f"nothing is known of '{options.job_id}' after revision {options.after_revision}"
+        print_lines(history_lines(periods), nothing, cut=False)
     return ExitCode.GOOD
 
 
@@ -102,36 +103,5 @@ def _watch_list(filters: dict[str, Any], options: argparse.Namespace) -> int:
     # Loaded here: a list needs no streams.
     from emitd_cli.jobs.watch import watch_filter
 
-    draw = None
-    if can_redraw(sys.stdout):
-        from emitd_cli.jobs.table import table_frame
-
-        draw = partial(table_frame, most=options.limit)
     watched = argparse.Namespace(**vars(options), wait=False, retry_seconds=None, timeout=None)
-    return watch_filter(WatchJobsRequest(**filters), watched, draw)
-
-
-def _show_jobs(jobs: list[Job], *, is_filtered: bool) -> None:
-    if not jobs:
-        # To standard error: in a pipe, no job is no line.
-        say("no job is like that" if is_filtered else "there are no jobs")
-    elif draws_tables(sys.stdout):
-        from emitd_cli.jobs.table import draw_table
-        from emitd_cli.terminal.table import terminal_width
-
-        print(draw_table(jobs, terminal_width()), end="")
-    else:
-        print("\n".join(job_lines(jobs)))
-
-
-def _show_history(transitions: list[JobTransition], options: argparse.Namespace) -> None:
-    periods = status_periods(transitions, time.time_ns())
-    if not periods:
-        say(f"nothing is known of '{options.job_id}' after revision {options.after_revision}")
-    elif draws_tables(sys.stdout):
-        from emitd_cli.jobs.table import draw_history
-        from emitd_cli.terminal.table import terminal_width
-
-        print(draw_history(periods, terminal_width()), end="")
-    else:
-        print("\n".join(history_lines(periods)))
+    return watch_filter(WatchJobsRequest(**filters), watched, options.limit)

@@ -71,8 +71,8 @@ Response: TypeAlias = WatchJobResponse | WatchJobsResponse
 Draw: TypeAlias = Callable[[JobBoard, int, int, bool], Sequence[str]]
 
 
-class JsonDisplay:
-    """Prints every message as one object; the base of the other displays, which show it in their own way."""
+class Display:
+    """Prints every message as one JSON object; the other displays show it in their own way."""
 
     def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
         """Show a message, and the changes in it."""
@@ -86,10 +86,7 @@ class JsonDisplay:
         """Draw a frame if it is due; called every MIN_FRAME_SECONDS or less."""
 
 
-Display: TypeAlias = JsonDisplay
-
-
-class LineDisplay(JsonDisplay):
+class LineDisplay(Display):
     """Prints a line for each change; the ids of the command line stand in a column."""
 
     def __init__(self, job_ids: Collection[str]) -> None:
@@ -107,7 +104,7 @@ class LineDisplay(JsonDisplay):
         sys.stdout.flush()
 
 
-class LiveDisplay(JsonDisplay):
+class LiveDisplay(Display):
     """Draws the board in place."""
 
     def __init__(self, board: JobBoard, draw: Draw, monotonic: Callable[[], float] = time.monotonic) -> None:

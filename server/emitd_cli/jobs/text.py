@@ -1,5 +1,6 @@
 """Jobs and their history in words: one line, several fields, or plain columns for a pipe."""
 
+import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -98,19 +99,19 @@ def _reason(job: Job) -> str:
     return f": {job.cancel_reason}" if job.cancel_reason else ""
 
 
-def elapsed_nanos(job: Job, now_unix_nano: int) -> int | None:
+def elapsed_nanos(job: Job) -> int | None:
     """Return how long the newest attempt has run, or ran until it ended; None: it was never RUNNING."""
     if not job.start_time_unix_nano:
         return None
-    return max((job.end_time_unix_nano or now_unix_nano) - job.start_time_unix_nano, 0)
+    return max((job.end_time_unix_nano or time.time_ns()) - job.start_time_unix_nano, 0)
 
 
-def remaining_nanos(job: Job, start_progress: int, now_unix_nano: int) -> int | None:
+def remaining_nanos(job: Job, start_progress: int) -> int | None:
     """Return how long the job will take at the rate since its start; None: not known.
 
     `start_progress`: the progress with which the attempt began to run.
     """
-    elapsed = elapsed_nanos(job, now_unix_nano)
+    elapsed = elapsed_nanos(job)
     done = job.progress - start_progress
     if job.status != JOB_STATE_RUNNING or elapsed is None or elapsed < MIN_MEASURED_NANOS or done <= 0:
         return None
@@ -129,11 +130,11 @@ def duration_text(nanos: int | None) -> str:
 
 
 def job_lines(jobs: Sequence[Job]) -> Iterator[str]:
-    """Yield a heading and a line for each job; nothing is cut off, and the message is the last column."""
-    return aligned([JOB_HEADINGS, *map(job_cells, jobs)])
+    """Yield a heading and a line for each job, nothing without jobs; the message is the last column."""
+    return aligned(JOB_HEADINGS, map(_job_cells, jobs))
 
 
-def job_cells(job: Job) -> tuple[str, ...]:
+def _job_cells(job: Job) -> tuple[str, ...]:
     """Return a job's cells under JOB_HEADINGS."""
     cells = (
         job.job_id,
@@ -183,11 +184,11 @@ def lasted_text(period: StatusPeriod) -> str:
 
 
 def history_lines(periods: Sequence[StatusPeriod]) -> Iterator[str]:
-    """Yield a heading and a line for each; nothing is cut off."""
-    return aligned([HISTORY_HEADINGS, *map(period_cells, periods)])
+    """Yield a heading and a line for each, nothing without periods."""
+    return aligned(HISTORY_HEADINGS, map(_period_cells, periods))
 
 
-def period_cells(period: StatusPeriod) -> tuple[str, ...]:
+def _period_cells(period: StatusPeriod) -> tuple[str, ...]:
     """Return a period's cells under HISTORY_HEADINGS; none but the last is empty, so that programs can split lines."""
     transition = period.transition
     cells = (

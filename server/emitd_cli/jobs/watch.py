@@ -29,7 +29,7 @@ from emitd_cli.connection import Outage, connect_async, error_of, is_refusal
 from emitd_cli.errors import CannotTell, CommandError, ExitCode, Misuse
 from emitd_cli.jobs.board import JobBoard
 from emitd_cli.jobs.commands import filter_from_flags
-from emitd_cli.jobs.display import MIN_FRAME_SECONDS, Display, Draw, JsonDisplay, LineDisplay, live
+from emitd_cli.jobs.display import MIN_FRAME_SECONDS, Display, LineDisplay, live
 from emitd_cli.terminal.output import can_redraw, say, tell
 
 #: For more jobs there is the stream of a filter.
@@ -47,7 +47,7 @@ def run(options: argparse.Namespace) -> int:
     if options.job_ids:
         if any(filters.values()):
             raise Misuse("the ids of jobs, and --type, --status or --label, exclude each other")
-        return _watch_ids(list(dict.fromkeys(options.job_ids)), options)
+        return watch_ids(list(dict.fromkeys(options.job_ids)), options)
     if not any(filters.values()):
         raise Misuse(
             "say which jobs: each JOB_ID, or --type, --status or --label; 'emitd job list --watch' shows all",
@@ -55,29 +55,30 @@ def run(options: argparse.Namespace) -> int:
         )
     if options.after_revision is not None:
         raise Misuse("--after-revision goes with the ids of jobs", field="--after-revision")
-    return watch_filter(WatchJobsRequest(**filters), options, _bars())
+    return watch_filter(WatchJobsRequest(**filters), options)
 
 
-def watch_filter(request: WatchJobsRequest, options: argparse.Namespace, draw: Draw | None) -> int:
+def watch_filter(request: WatchJobsRequest, options: argparse.Namespace, most: int | None = None) -> int:
     """Show the jobs that match until Ctrl-C, or --timeout; return 0. Raises Refused, CannotTell.
 
-    `draw` draws the frames of a terminal; None: print lines.
+    `most`: how many bars there may be; the other jobs are counted.
     """
     board = JobBoard()
-    with _display(options, board, draw) as display:
+    with _display(options, board, most) as display:
         watch = JobWatch(options, board, display, options.retry_seconds)
         watch.run([partial(watch.follow_filter, request=request)])
     return ExitCode.GOOD
 
 
-def _watch_ids(job_ids: list[str], options: argparse.Namespace) -> int:
+def watch_ids(job_ids: list[str], options: argparse.Namespace, *others: Follower) -> int:
+    """Show the jobs until all have ended, and all `others` have returned."""
     if len(job_ids) > MAX_IDS:
         raise Misuse(
             f"{len(job_ids)} jobs are more than {MAX_IDS}; watch them by --type, --status or --label"
         )
     # Jobs that are waited for are in sight before the first message.
     board, still_open = JobBoard(job_ids, is_complete=options.wait), dict.fromkeys(job_ids)
-    with _display(options, board, _bars()) as display:
+    with _display(options, board) as display:
         seconds = RETRY_SECONDS if options.retry_seconds is None else options.retry_seconds
         watch = JobWatch(options, board, display, seconds)
 
@@ -93,7 +94,7 @@ def _watch_ids(job_ids: list[str], options: argparse.Namespace) -> int:
                 _give_up(job_id, error, board, display)
             del still_open[job_id]
 
-        watch.run([partial(follow, job_id=job_id) for job_id in job_ids])
+        watch.run([*(partial(follow, job_id=job_id) for job_id in job_ids), *others])
     if still_open:
         raise _too_long(list(still_open), options)
     rows = board.rows.values()
@@ -213,19 +214,13 @@ async def pause(seconds: float) -> None:
 
 
 @contextmanager
-def _display(options: argparse.Namespace, board: JobBoard, draw: Draw | None) -> Iterator[Display]:
+def _display(options: argparse.Namespace, board: JobBoard, most: int | None = None) -> Iterator[Display]:
     if options.json:
-        yield JsonDisplay()
-    elif draw is None:
+        yield Display()
+    elif not can_redraw(sys.stdout):
         yield LineDisplay(board.rows)
     else:
-        with live(board, draw) as display:
+        from emitd_cli.jobs.bars import bars_frame
+
+        with live(board, partial(bars_frame, most=most)) as display:
             yield display
-
-
-def _bars() -> Draw | None:
-    if not can_redraw(sys.stdout):
-        return None
-    from emitd_cli.jobs.table import bars_frame
-
-    return bars_frame

@@ -15,22 +15,24 @@ from emitd_server.errors import ConfigError
 DEFAULT_FILE = Path("logging_config.yml")
 
 
+def config_file(options: argparse.Namespace) -> Path | None:
+    """Return the file that --config names, or the default one; None: there is neither, so built-in defaults count."""
+    return Path(options.config) if options.config else DEFAULT_FILE if DEFAULT_FILE.exists() else None
+
+
 def run_serve(options: argparse.Namespace) -> int:
     """Load the configuration and serve; return the exit code."""
     # Loaded here: check-config needs no server.
     from emitd_server.process import run as run_process
 
-    path = Path(options.config) if options.config else DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    path = config_file(options)
     try:
         config = load_config(path, listen=options.listen)
     except ConfigError as error:
         for problem in error.problems:
             report(f"configuration: {problem}")
         return ExitCode.BAD_CONFIGURATION
-    if path is None:
-        report("runs on built-in defaults: there is no logging_config.yml in this folder")
-    else:
-        report(f"runs on {path}")
+    report(f"runs on {path or 'built-in defaults: there is no logging_config.yml in this folder'}")
     return run_process(config)
 
 

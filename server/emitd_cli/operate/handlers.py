@@ -3,7 +3,6 @@
 import argparse
 import inspect
 import json
-import os
 import shutil
 import sys
 import textwrap
@@ -14,8 +13,9 @@ from pathlib import Path
 import msgspec
 
 from emitd_cli.errors import ExitCode
+from emitd_cli.operate.config import config_file
 from emitd_cli.operate.setting_text import SettingText, describe_settings
-from emitd_cli.terminal.output import is_terminal, one_line
+from emitd_cli.terminal.output import one_line
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.record import Level
 from emitd_handlers.settings import HandlerSettings
@@ -23,10 +23,8 @@ from emitd_server.config.discovery import DiscoveryError, FoundHandler
 from emitd_server.config.loader import ConfigSurvey, HandlerEntry, survey_config
 from emitd_server.errors import describe
 
-DEFAULT_FILE = Path("logging_config.yml")
-#: The width of text that is not for a terminal.
+#: The greatest width of the text.
 PLAIN_WIDTH = 110
-BOLD, RED = "1", "31"
 
 
 class Use(msgspec.Struct, frozen=True):
@@ -56,7 +54,7 @@ class Listed(msgspec.Struct, frozen=True):
 
 def run(options: argparse.Namespace) -> int:
     """Print the list; return 0, or 1 if the configuration, a file or an entry point is wrong."""
-    path = Path(options.config) if options.config else DEFAULT_FILE if DEFAULT_FILE.exists() else None
+    path = config_file(options)
     with redirect_stdout(sys.stderr):  # files of handlers may print while they are loaded
         survey = survey_config(path)
         found = [*survey.finder.find_all()]
@@ -157,35 +155,23 @@ def _names(levels: Iterable[Level]) -> tuple[str, ...]:
 def _print(
     listed: Sequence[Listed], common: Sequence[SettingText], survey: ConfigSurvey, path: Path | None
 ) -> None:
-    """Print the list: bold and wrapped to its width on a terminal."""
-    is_wide = is_terminal(sys.stdout)
-    width = max(40, shutil.get_terminal_size().columns) if is_wide else PLAIN_WIDTH
-    has_colours = is_wide and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
-
-    def show(text: str, style: str = "") -> None:
-        print(f"\033[{style}m{text}\033[0m" if style and has_colours else text, end="")
-
+    """Print the list, wrapped to PLAIN_WIDTH, or to a narrower terminal."""
+    width = min(PLAIN_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else PLAIN_WIDTH
     for handler in listed:
-        show(one_line(handler.type), BOLD)
-        show(f"  ({one_line(handler.origin)})\n")
+        print(f"{one_line(handler.type)}  ({one_line(handler.origin)})")
         for label, text in _rows(handler):
-            indent = " " * 12
-            lines = textwrap.wrap(
-                one_line(text), width, initial_indent=indent, subsequent_indent=indent + "  "
+            start = f"  {label:<10}"
+            print(
+                textwrap.fill(
+                    one_line(text), max(width, 40), initial_indent=start, subsequent_indent=" " * 14
+                )
             )
-            for number, line in enumerate(lines):
-                show(line if number else f"  {label:<10}{line[12:]}", RED if label == "problem" else "")
-                show("\n")
-        show("\n")
+        print()
     keys = ", ".join(setting.name for setting in common)
-    for text in (
-        f"Every entry also takes {keys}; --json describes them.",
-        f"Entries are those of {path or 'the built-in defaults'}.",
-    ):
-        show(textwrap.fill(one_line(text), width) + "\n")
+    print(textwrap.fill(f"Every entry also takes {keys}; --json describes them.", width))
+    print(one_line(f"Entries are those of {path or 'the built-in defaults'}."))
     for problem in survey.problems:
-        show(one_line(str(problem)), RED)
-        show("\n")
+        print(one_line(str(problem)))
 
 
 def _rows(handler: Listed) -> Iterator[tuple[str, str]]:

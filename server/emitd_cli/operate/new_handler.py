@@ -6,7 +6,6 @@ import os
 import re
 import sys
 import textwrap
-import unicodedata
 from importlib import resources
 from pathlib import Path
 from string import Template
@@ -45,9 +44,9 @@ def run(options: argparse.Namespace) -> int:
     section += textwrap.indent(_fill("entry.yml.txt", texts), "  ")
     if not has_folder:
         section = f"handler_paths: {msgspec.json.encode([listed_folder]).decode()}\n\n{section}"
-    _note(f"\nMake {config} of the defaults and the entry:" if is_new else f"\nAdd this to {config}:")
+    _note(f"\nMake {config} of the defaults and the entry:\n" if is_new else f"\nAdd this to {config}:\n")
     print(section, end="", flush=True)
-    _note(f"Then try it:  emitd check-config {config}\n              pytest {test}")
+    _note(f"\nThen try it:  emitd check-config {config}\n              pytest {test}")
     return ExitCode.GOOD
 
 
@@ -60,8 +59,9 @@ def _check_name(name: str) -> None:
     """Raise Misuse for a name that cannot be the name of a module, a class and an entry."""
     reason = ""
     if not _NAME.fullmatch(name):
-        reason = "will not do; use lower-case letters, digits and '_', beginning with a letter, such as "
-        reason += f"'{_similar(name)}'"
+        reason = (
+            "will not do; use lower-case letters, digits and '_', beginning with a letter, such as 'slack'"
+        )
     elif keyword.iskeyword(name):
         reason = f"is a word of Python's own; use another, such as '{name}_log'"
     elif name.startswith("test"):
@@ -71,14 +71,6 @@ def _check_name(name: str) -> None:
         reason = f"is a built-in handler; use another name, such as 'my_{name}'"
     if reason:
         raise Misuse(f"NAME: '{name}' {reason}", field="NAME")
-
-
-def _similar(name: str) -> str:
-    """Return a valid name like `name`, or any if there is none."""
-    # Letters without their dots.
-    plain = unicodedata.normalize("NFKD", name).encode("ascii", "ignore").decode()
-    words = re.sub(r"[^a-z0-9]+", "_", re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", plain).lower()).strip("_")
-    return words if _NAME.fullmatch(words) else "slack"
 
 
 def _class_name(name: str) -> str:

@@ -6,7 +6,7 @@ import io
 import textwrap
 import tokenize
 import types
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 import msgspec
 
 from emitd_handlers.record import Level
-from emitd_handlers.settings import DeliverySettings, HandlerSettings
+from emitd_handlers.settings import DeliverySettings
 
 _TYPE_NAMES: Mapping[object, str] = {
     str: "text",
@@ -39,15 +39,12 @@ class SettingText(msgspec.Struct, frozen=True):
     comment: str
 
 
-def describe_settings(struct: type[HandlerSettings]) -> Sequence[SettingText]:
+def describe_settings(struct: type[msgspec.Struct], prefix: str = "") -> Sequence[SettingText]:
     """Return the keys that entries with this struct take, in the order of the struct.
 
     After a key that can be a mapping come the keys of the mapping, such as `delivery.overflow`.
     """
-    return list(_describe(struct, ""))
-
-
-def _describe(struct: type[msgspec.Struct], prefix: str) -> Iterator[SettingText]:
+    settings: list[SettingText] = []
     comments = {
         name: text
         for cls in reversed(struct.__mro__)
@@ -55,15 +52,17 @@ def _describe(struct: type[msgspec.Struct], prefix: str) -> Iterator[SettingText
         for name, text in _comments(cls).items()
     }
     for field in msgspec.structs.fields(struct):
-        yield SettingText(
+        setting = SettingText(
             name=prefix + field.encode_name,
             type=_type_text(field.type),
             required=field.required,
             default=None if field.required else _default(field),
             comment=comments.get(field.name, ""),
         )
+        settings.append(setting)
         for inner in filter(_is_struct, get_args(field.type)):
-            yield from _describe(inner, f"{field.encode_name}.")
+            settings += describe_settings(inner, f"{field.encode_name}.")
+    return settings
 
 
 def _type_text(annotation: Any) -> str:

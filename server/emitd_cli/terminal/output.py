@@ -2,9 +2,10 @@
 
 import json
 import os
+import shutil
 import sys
 import unicodedata
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, TextIO
 
 if TYPE_CHECKING:
@@ -46,24 +47,31 @@ def print_result(text: str) -> None:
         discard_output()
 
 
+def print_outcome(fields: Mapping[str, object], text: str) -> None:
+    """Print a command's result: the fields as JSON with --json, otherwise the text."""
+    print_result(json.dumps(fields) if _as_json else text)
+
+
+def print_lines(lines: Iterable[str], nothing: str = "", *, cut: bool = True) -> None:
+    """Print printable lines: whole in a pipe, with `cut` no wider than a terminal. Say `nothing` if there is none."""
+    width = shutil.get_terminal_size().columns if cut and sys.stdout.isatty() else None
+    for line in lines:
+        print(line if width is None else clip(line, width))
+        nothing = ""
+    sys.stdout.flush()
+    if nothing:
+        # To standard error: in a pipe, nothing is no line.
+        say(nothing)
+
+
 def discard_output() -> None:
     """Discard buffered and later output, so that a closed pipe does not fail again at exit."""
     _discard(sys.stdout)
 
 
-def is_terminal(stream: TextIO) -> bool:
-    """Return whether to write for a terminal: the stream is one, or FORCE_COLOR is set."""
-    return stream.isatty() or bool(os.environ.get("FORCE_COLOR"))
-
-
 def can_redraw(stream: TextIO) -> bool:
     """Return whether frames can be drawn over each other: on a terminal that can move its cursor, with `rich`."""
-    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown") and _has_rich()
-
-
-def draws_tables(stream: TextIO) -> bool:
-    """Return whether to draw a table: on a terminal, if `rich` is installed; the base install does without."""
-    return is_terminal(stream) and _has_rich()
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown") and has_rich()
 
 
 def one_line(text: str) -> str:
@@ -86,11 +94,12 @@ def to_json(message: "Message") -> str:
     )
 
 
-def aligned(rows: Sequence[Sequence[str]]) -> Iterator[str]:
-    """Yield a line for each row of printable texts; columns are two spaces apart, and nothing is cut off."""
-    widths = [min(max(map(columns_of, column)), MAX_PADDING) for column in zip(*rows, strict=True)]
-    for row in rows:
-        yield pad(row, widths)
+def aligned(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> Iterator[str]:
+    """Yield the headings and a line for each row of printable texts, nothing without rows; nothing is cut off."""
+    if table := list(rows):
+        table.insert(0, headings)
+        widths = [min(max(map(columns_of, column)), MAX_PADDING) for column in zip(*table, strict=True)]
+        yield from (pad(row, widths) for row in table)
 
 
 def pad(row: Sequence[str], widths: Sequence[int]) -> str:
@@ -136,7 +145,8 @@ def _columns_of_character(character: str) -> int:
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
 
-def _has_rich() -> bool:
+def has_rich() -> bool:
+    """Return whether `rich` is installed; the base install does without."""
     from importlib.util import find_spec
 
     return find_spec("rich") is not None

@@ -10,7 +10,6 @@ import fcntl
 import os
 import pty
 import re
-import shutil
 import struct
 import subprocess
 import sys
@@ -94,12 +93,8 @@ def demo_on_a_terminal(*flags: str) -> str:
     environ = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(WIDTH), "LINES": str(HEIGHT)}
     environ.pop("NO_COLOR", None)
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", HEIGHT, WIDTH, 0, 0))
-    # So that the picture says what users type.
-    name = shutil.which("emitd") or "-c"
-    code = f"import sys; from emitd_cli.main import main; sys.argv[0] = {name!r}; sys.exit(main())"
-    process = subprocess.Popen(
-        [sys.executable, "-c", code, "demo", *flags], stdin=theirs, stdout=theirs, stderr=theirs, env=environ
-    )
+    command = [sys.executable, "-m", "emitd_cli", "demo", *flags]
+    process = subprocess.Popen(command, stdin=theirs, stdout=theirs, stderr=theirs, env=environ)
     os.close(theirs)
     written = b""
     try:
@@ -128,7 +123,7 @@ def draw(screen: str, path: Path) -> None:
         highlight=False,
         emoji=False,
     )
-    console.print(Text.from_ansi(screen), soft_wrap=True)
+    console.print(Text.from_ansi(screen))
     console.print()  # a margin
     svg = console.export_svg(title="make demo", theme=_THEME, code_format=_SVG, unique_id="emitd-demo")
     path.write_text("\n".join(line.rstrip() for line in svg.splitlines()) + "\n", encoding="utf-8")

@@ -1,8 +1,7 @@
-"""The frames of `emitd job watch` and `emitd job list --watch`: what is drawn at which size."""
+"""The frames of a watch of jobs: what is drawn at which size."""
 
 import re
 import time
-from collections.abc import Callable
 
 import pytest
 from rich.cells import cell_len
@@ -18,15 +17,14 @@ from emitd.v1 import (
     WatchJobResponse,
     WatchJobsResponse,
 )
+from emitd_cli.jobs.bars import bars_frame
 from emitd_cli.jobs.board import JobBoard
-from emitd_cli.jobs.table import bars_frame, table_frame
 from emitd_cli.jobs.text import NANOS
 
 EVIL = "a\x1b[2J\nb\u202ec"
 ESCAPED = "a\\u001b[2J\\nb\\u202ec"
 COLOUR = re.compile(r"\x1b\[([\d;]*)m")
 DIM = "\x1b[2m"
-Frame = Callable[[JobBoard, int, int, bool], list[str]]
 
 
 @pytest.fixture(autouse=True)
@@ -68,14 +66,8 @@ def board_of(*jobs: Job) -> JobBoard:
     return board
 
 
-def table(board: JobBoard, width: int, height: int, is_final: bool) -> list[str]:
-    return table_frame(board, width, height, is_final, most=50)
-
-
-def draw(
-    board: JobBoard, width: int = 120, height: int = 40, frame: Frame = bars_frame, *, is_final: bool = False
-) -> list[str]:
-    return [COLOUR.sub("", line) for line in frame(board, width, height, is_final)]
+def draw(board: JobBoard, width: int = 120, height: int = 40, *, is_final: bool = False) -> list[str]:
+    return [COLOUR.sub("", line) for line in bars_frame(board, width, height, is_final)]
 
 
 JOBS = (
@@ -129,12 +121,11 @@ def test_the_status_has_its_colour() -> None:
     assert "\x1b[36m━━━━━━\x1b" in frame
 
 
-@pytest.mark.parametrize("frame", [bars_frame, table])
-def test_no_color(monkeypatch: pytest.MonkeyPatch, frame: Frame) -> None:
+def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
     """The same texts without colours."""
-    with_colours = draw(board_of(*JOBS), frame=frame)
+    with_colours = draw(board_of(*JOBS))
     monkeypatch.setenv("NO_COLOR", "1")
-    drawn = frame(board_of(*JOBS), 120, 40, False)
+    drawn = bars_frame(board_of(*JOBS), 120, 40, False)
     codes = {code for codes in COLOUR.findall("\n".join(drawn)) for code in codes.split(";")}
     assert not codes & {"31", "32", "33", "36", "38"}
     # What is not done yet of a bar is told from the rest by its colour alone.
@@ -143,11 +134,10 @@ def test_no_color(monkeypatch: pytest.MonkeyPatch, frame: Frame) -> None:
     ]
 
 
-@pytest.mark.parametrize("frame", [bars_frame, table])
 @pytest.mark.parametrize("width", [200, 120, 100, 80, 60, 45, 40])
-def test_each_job_has_one_line_no_wider_than_the_terminal(frame: Frame, width: int) -> None:
+def test_each_job_has_one_line_no_wider_than_the_terminal(width: int) -> None:
     """Long ids lose their middle, long messages their end; wide letters count twice."""
-    drawn = draw(board_of(*JOBS), width, frame=frame)
+    drawn = draw(board_of(*JOBS), width)
     assert len(drawn) == 1 + len(JOBS)
     assert max(map(cell_len, drawn)) <= width
 
@@ -167,11 +157,10 @@ def test_columns_give_way_one_by_one(width: int, headings: str) -> None:
     assert draw(board_of(*JOBS), width)[0].split() == headings.split()
 
 
-@pytest.mark.parametrize("frame", [bars_frame, table])
-def test_texts_of_senders_are_only_texts(frame: Frame) -> None:
+def test_texts_of_senders_are_only_texts() -> None:
     """No control character moves the cursor, no markup of rich is obeyed, no emoji code replaced."""
     evil = job(EVIL, JOB_STATE_FAILED, job_type=EVIL, failure_message=f"{EVIL} [bold]x[/] :tada:")
-    drawn = draw(board_of(evil), 200, frame=frame)
+    drawn = draw(board_of(evil), 200)
     assert all(line.isprintable() for line in drawn)
     assert drawn[1].startswith(ESCAPED)
     assert drawn[1].endswith("[bold]x[/] :tada:")
@@ -206,38 +195,29 @@ def test_the_newest_active_jobs_go_first() -> None:
     assert len(draw(many(9), height=1)) == 3
 
 
-def test_a_list_keeps_its_order() -> None:
-    """Newest first, as far as there is room."""
-    drawn = draw(many(20), height=6, frame=table)
-    assert [line.split()[0] for line in drawn] == ["JOB", "j019", "j018", "j017", "and"]
-    assert drawn[-1] == "and 17 more: 10 RUNNING, 7 COMPLETED"
-
-
 def test_a_list_is_cut_at_its_limit() -> None:
     """What the limit cuts off is counted too, however high the terminal."""
-    drawn = table_frame(many(20), 100, 40, False, most=2)
+    drawn = bars_frame(many(20), 100, 40, False, most=2)
     assert len(drawn) == 4
-    assert drawn[-1] == "and 18 more: 10 RUNNING, 8 COMPLETED"
+    assert drawn[-1] == "and 18 more: 8 RUNNING, 10 COMPLETED"
 
 
-@pytest.mark.parametrize("frame", [bars_frame, table])
-def test_a_job_that_matches_no_longer_is_dim(frame: Frame) -> None:
+def test_a_job_that_matches_no_longer_is_dim() -> None:
     """It is still in sight, with its last state."""
     board = board_of(job("a"), job("b"))
     left = job("b", JOB_STATE_COMPLETED)
     left.revision = 2
     board.take(WatchJobsResponse(changes=[JobChange(job=left, left_filter=True)]), begins=False)
-    by_id = {COLOUR.sub("", line).split()[0]: line for line in frame(board, 100, 40, False)}
+    by_id = {COLOUR.sub("", line).split()[0]: line for line in bars_frame(board, 100, 40, False)}
     assert "COMPLETED" in by_id["b"]
     assert "\x1b[2;" in by_id["b"] or DIM in by_id["b"]
     assert DIM not in by_id["a"]
 
 
-@pytest.mark.parametrize("frame", [bars_frame, table])
-def test_before_anything_is_known_nothing_is_drawn(frame: Frame) -> None:
+def test_before_anything_is_known_nothing_is_drawn() -> None:
     """Then, that nothing matches."""
-    assert draw(JobBoard(), frame=frame) == []
-    assert draw(board_of(), frame=frame) == ["no job is like that"]
+    assert draw(JobBoard()) == []
+    assert draw(board_of()) == ["no job is like that"]
 
 
 def test_jobs_that_were_named() -> None:

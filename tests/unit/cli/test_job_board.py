@@ -1,7 +1,5 @@
 """`JobBoard`: what the messages of watches make of the jobs in sight."""
 
-import time
-
 from emitd.v1 import (
     JOB_STATE_COMPLETED,
     JOB_STATE_QUEUED,
@@ -12,8 +10,7 @@ from emitd.v1 import (
     WatchJobResponse,
     WatchJobsResponse,
 )
-from emitd_cli.jobs.board import LEFT_SECONDS, BoardChange, JobBoard, ServerClock, active_first
-from emitd_cli.jobs.text import NANOS
+from emitd_cli.jobs.board import LEFT_SECONDS, BoardChange, JobBoard, watch_rows
 
 
 class Watched:
@@ -149,36 +146,13 @@ def test_active_jobs_go_first() -> None:
     )
     watched.take(change("left", 2, left=True, created=8))
     watched.board.rows["lost"].problem = "NOT_FOUND"
-    rows = watched.board.newest_first()
-    assert [row.job.job_id for row in rows] == ["ended", "left", "lost", "new", "old"]
-    assert [row.job.job_id for row in active_first(rows)] == ["new", "old", "ended", "left", "lost"]
-
-
-def seen_by(clock: ServerClock) -> float:
-    """How many seconds the server's clock is thought to be behind ours."""
-    return round((time.time_ns() - clock.now_unix_nano()) / NANOS)
-
-
-def job_at(seconds_ago: float, revision: int) -> Job:
-    update = time.time_ns() - int(seconds_ago * NANOS)
-    return Job(job_id="a", status=JOB_STATE_RUNNING, revision=revision, update_time_unix_nano=update)
-
-
-def test_the_clock_is_read_from_live_changes() -> None:
-    """Not from a snapshot, and not from a message that comes although the job has not changed."""
-    board = JobBoard()
-    old = job_at(500, 1)
-    board.take(WatchJobsResponse(changes=[JobChange(job=old)]), begins=True)
-    board.take(WatchJobsResponse(snapshot_end=True), begins=False)
-    assert seen_by(board.clock) == 0
-    board.take(WatchJobsResponse(changes=[JobChange(job=job_at(40, 2))]), begins=False)
-    assert seen_by(board.clock) == 40
-    board = JobBoard(["a"])
-    board.take(WatchJobResponse(job=old), begins=True)
-    board.take(WatchJobResponse(job=old), begins=False)
-    assert seen_by(board.clock) == 0
-    board.take(WatchJobResponse(job=job_at(40, 2)), begins=False)
-    assert seen_by(board.clock) == 40
+    assert [row.job.job_id for row in watch_rows(watched.board, 40)] == [
+        "new",
+        "old",
+        "ended",
+        "left",
+        "lost",
+    ]
 
 
 def test_where_an_attempt_began() -> None:

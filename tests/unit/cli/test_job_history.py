@@ -2,12 +2,10 @@
 
 import json
 import re
-import sys
 import time
 
 import grpc
 import pytest
-from rich.cells import cell_len
 
 from emitd.v1 import (
     JOB_STATE_COMPLETED,
@@ -19,7 +17,6 @@ from emitd.v1 import (
     ListJobTransitionsRequest,
     ListJobTransitionsResponse,
 )
-from emitd_cli.jobs.table import draw_history
 from emitd_cli.jobs.text import NANOS, history_lines, lasted_text, status_periods
 from support.client.fake_log_service import Answer, FakeLogService, fail, fake_log_service
 from support.processes.run_main import Done, run_main
@@ -161,60 +158,13 @@ def test_clocks_of_reporters_may_differ() -> None:
 
 
 def test_texts_of_senders_cannot_move_the_cursor() -> None:
-    """Whatever is in them is escaped, in lines and in the table."""
+    """Whatever is in them is escaped."""
     stays = status_periods(
         [transition(1, JOB_STATE_FAILED, 0, failure_reason=EVIL, failure_message=EVIL)], BEGIN
     )
-    for text in ("\n".join(history_lines(stays)), COLOUR.sub("", draw_history(stays))):
-        assert text.count(ESCAPED) == 2
-        assert all(line.isprintable() for line in text.splitlines())
-
-
-@pytest.mark.parametrize("width", [160, 100, 80, 60, 40])
-def test_the_table_is_no_wider_than_the_terminal(width: int) -> None:
-    """Nothing of a failure is lost while there is room for its column: it goes on in further lines."""
-    failed = transition(
-        7, JOB_STATE_FAILED, 0, failure_reason="OOM", failure_message="no memory " * 20 + "日本"
-    )
-    lines = COLOUR.sub("", draw_history(status_periods([failed], BEGIN), width)).splitlines()
-    assert max(map(cell_len, lines)) <= width
-    assert lines[0].startswith("TIME")
-    assert ("".join(lines).count("memory") == 20) is (width > 40)
-
-
-def test_the_table_has_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """FORCE_COLOR asks for it in a pipe, with nothing cut off; the status has its own, mere progress is dim."""
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("COLUMNS", "20")
-    with fake_log_service(page(*TWO_ATTEMPTS)) as service:
-        lines = history(service).stdout.splitlines()
-    assert len(lines) == 7
-    assert "\x1b[31mFAILED" in lines[4]
-    assert "\x1b[31mOOM no memory" in lines[4]
-    assert "\x1b[32mCOMPLETED" in lines[6]
-    assert ["\x1b[2m" in line for line in lines] == [False, False, False, True, False, False, False]
-
-
-def test_no_color(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The same table without colours."""
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setenv("NO_COLOR", "1")
-    with fake_log_service(page(*TWO_ATTEMPTS)) as service:
-        text = history(service).stdout
-    assert not re.search(r"\x1b\[[\d;]*3[1-6]", text)
-    assert "FAILED" in text
-
-
-def test_without_rich_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The base install brings no rich."""
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setitem(sys.modules, "rich", None)
-    for module in ("emitd_cli.jobs.status_periods_table", "emitd_cli.terminal.table"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    with fake_log_service(page(*TWO_ATTEMPTS)) as service:
-        done = history(service)
-    assert "\x1b" not in done.stdout
-    assert done.stdout.startswith("TIME                  REVISION")
+    text = "\n".join(history_lines(stays))
+    assert text.count(ESCAPED) == 2
+    assert all(line.isprintable() for line in text.splitlines())
 
 
 def test_so_far_is_told_by_our_own_clock() -> None:

@@ -1,7 +1,6 @@
 """`emitd job list`: what it asks the server for, paging, and what it prints."""
 
 import json
-import sys
 from collections.abc import Iterator
 
 import grpc
@@ -176,15 +175,3 @@ def test_a_list_that_is_watched_in_a_pipe() -> None:
     assert service.requests == [WatchJobsRequest(labels={"a": "b"}, job_ids=["j"])] * 2
     assert done == (4, "j  FAILED       7 %  OOM\n", "emitd: NOT_FOUND: gone\n")
     assert json.loads(as_json.stdout)["snapshot_end"] is True
-
-
-def test_without_rich_a_terminal_gets_lines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The base install brings no rich."""
-    monkeypatch.setenv("FORCE_COLOR", "1")
-    monkeypatch.setitem(sys.modules, "rich", None)
-    for module in ("emitd_cli.jobs.table", "emitd_cli.terminal.table"):
-        monkeypatch.delitem(sys.modules, module, raising=False)
-    with fake_log_service(page(JOB)) as service:
-        done = list_jobs(service)
-    assert "\x1b" not in done.stdout
-    assert done.stdout.startswith("JOB  TYPE  STATUS")

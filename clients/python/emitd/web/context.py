@@ -31,6 +31,10 @@ _REQUEST_ID_BYTES = 16
 _PRINTABLE = re.compile(r"[\x21-\x7e]+")
 _KEY = "emitd.request_context"
 _APOLOGY = b"Internal Server Error"
+_APOLOGY_HEADERS = [
+    (b"content-type", b"text/plain; charset=utf-8"),
+    (b"content-length", b"%d" % len(_APOLOGY)),
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,14 +118,28 @@ class ContextMiddleware:
             await self._app(scope, receive, send)
             return
         scope[_KEY] = context = self._read(scope)
-        answer = _Answer(send, self._id_header, context.request_id.encode())
+        has_begun = False
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal has_begun
+            if message["type"] in ("http.response.start", "websocket.accept"):
+                has_begun = True
+                headers = list(message.get("headers", ()))
+                if all(name.lower() != self._id_header for name, _ in headers):
+                    headers.append((self._id_header, context.request_id.encode()))
+                message = {**message, "headers": headers}
+            await send(message)
+
         with log_context(**context.attributes):
             try:
-                await self._app(scope, receive, answer.send)
+                await self._app(scope, receive, send_with_id)
             except Exception:
                 self._log_exception(f"{scope.get('method', 'websocket')} {scope['path']} failed")
-                if scope["type"] == "http" and not answer.has_begun and _is_left_to_us(scope):
-                    await answer.apologise()
+                if scope["type"] == "http" and not has_begun and _is_left_to_us(scope):
+                    await send_with_id(
+                        {"type": "http.response.start", "status": 500, "headers": _APOLOGY_HEADERS}
+                    )
+                    await send_with_id({"type": "http.response.body", "body": _APOLOGY})
                 raise
 
     def _read(self, scope: Scope) -> RequestContext:
@@ -140,32 +158,6 @@ class ContextMiddleware:
         if len(values) != 1 or len(values[0]) > self._max_id_characters:
             return ""
         return values[0] if _PRINTABLE.fullmatch(values[0]) else ""
-
-
-class _Answer:
-    """Passes on what the application answers, with the request's id."""
-
-    def __init__(self, send: Send, header: bytes, request_id: bytes) -> None:
-        self._send = send
-        self._header = header
-        self._request_id = request_id
-        self.has_begun = False
-
-    async def send(self, message: Message) -> None:
-        if message["type"] in ("http.response.start", "websocket.accept"):
-            self.has_begun = True
-            headers = list(message.get("headers", ()))
-            if all(name.lower() != self._header for name, _ in headers):
-                message = {**message, "headers": [*headers, (self._header, self._request_id)]}
-        await self._send(message)
-
-    async def apologise(self) -> None:
-        headers = [
-            (b"content-type", b"text/plain; charset=utf-8"),
-            (b"content-length", b"%d" % len(_APOLOGY)),
-        ]
-        await self.send({"type": "http.response.start", "status": 500, "headers": headers})
-        await self.send({"type": "http.response.body", "body": _APOLOGY})
 
 
 def _is_left_to_us(scope: Scope) -> bool:

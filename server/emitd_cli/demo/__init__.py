@@ -1,1 +1,0 @@
-"""The command `emitd demo`."""
