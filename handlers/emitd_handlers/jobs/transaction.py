@@ -102,16 +102,18 @@ class Work:
         self,
         jobs: dict[str, ReadJob],
         now_unix_nano: int,
+        wall_unix_nano: int = 0,
         *,
         keep_progress: bool = False,
         openings: Mapping[Opener, Opening] | None = None,
     ) -> None:
-        """Take the existing jobs by id, to which new ones are added, and the time by the database's clock.
+        """Take the existing jobs by id, to which new ones are added, and the time of receipt.
 
-        `openings`: the attempts that `openers_of` have opened before. `keep_progress`: the history also takes reports
-        that change no status.
+        `wall_unix_nano`: see `merge`. `openings`: the attempts that `openers_of` have opened before. `keep_progress`:
+        the history also takes reports that change no status.
         """
         self.now_unix_nano = now_unix_nano
+        self._wall = wall_unix_nano
         self.transitions: list[tuple[str, JobTransition]] = []
         self.receipts: list[StoredReceipt] = []
         self._keep_progress = keep_progress
@@ -123,7 +125,7 @@ class Work:
         # Runs for each report, hence in one piece.
         jobs = self._jobs
         openings = self._openings
-        now = self.now_unix_nano
+        now, wall = self.now_unix_nano, self._wall
         receipts = self.receipts
         outcomes: list[Outcome] = []
         for record in records:
@@ -137,7 +139,7 @@ class Work:
                     outcomes.append(Committed(receipt, duplicate=True))
                     continue
             try:
-                merged = merge(None if known is None else known.job, record, now)
+                merged = merge(None if known is None else known.job, record, now, wall)
             except RecordInvalid as error:
                 outcomes.append(Refused(error))
                 continue
