@@ -20,6 +20,7 @@ that ran out and requests to cancel change a job here too.
 import msgspec
 from msgspec.structs import replace
 
+from emitd_handlers.clock import NANOS_A_SECOND
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.record import JobState, JobStatus, LogRecord
@@ -37,7 +38,6 @@ LEASE_EXPIRED = "LEASE_EXPIRED"
 #: The limit of the wire.
 MAX_ATTEMPT = 2**32 - 1
 
-_NANOS_A_SECOND = 1_000_000_000
 _QUEUED, _RUNNING, _COMPLETED, _FAILED = JobState
 
 
@@ -57,12 +57,11 @@ class Merged(msgspec.Struct, frozen=True, gc=False):
         return not self.stale_reason
 
 
-def merge(job: Job | None, record: LogRecord, now_unix_nano: int, wall_unix_nano: int = 0) -> Merged:
+def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
     """Merge the report in `record` into `job`; None: into a new job.
 
-    `now_unix_nano` is the time of receipt, see `clock.Clock`, and `wall_unix_nano` that of the wall clock, from which a
-    lease lasts; 0: it is the same. The job's times are cut to microseconds, as databases keep them. Raises
-    RecordInvalid, naming the field.
+    `now_unix_nano` is the time of receipt, see `clock.Clock`. The job's times by that clock are cut to microseconds, as
+    databases keep them. Raises RecordInvalid, naming the field.
     """
     report = record.payload
     if not isinstance(report, JobStatus):
@@ -71,14 +70,14 @@ def merge(job: Job | None, record: LogRecord, now_unix_nano: int, wall_unix_nano
     if progress is not None and not 0 <= progress <= 100:
         raise RecordInvalid("job.progress", f"{progress} is not a percentage from 0 to 100")
     if job is None:
-        return _begin_first(record, report, now_unix_nano, wall_unix_nano)
+        return _begin_first(record, report, now_unix_nano)
     if report.job_type != job.job_type and report.job_type:
         raise RecordInvalid("job.job_type", f"'{report.job_type}' differs from the job's, '{job.job_type}'")
     attempt = _next_attempt(job) if report.new_attempt else report.attempt
     if attempt < job.attempt:
         return Merged(job, None, SUPERSEDED)
     if attempt > job.attempt:
-        return _begin(job, attempt, record, report, now_unix_nano, wall_unix_nano)
+        return _begin(job, attempt, record, report, now_unix_nano)
     current = job.status
     if current is _COMPLETED or current is _FAILED:
         return Merged(job, None, ATTEMPT_ENDED)
@@ -86,14 +85,12 @@ def merge(job: Job | None, record: LogRecord, now_unix_nano: int, wall_unix_nano
     if report.status is not current:
         if report.status < current:
             return Merged(job, None, OUT_OF_ORDER)
-        return _with_transition(
-            _apply(job, record, report, event_time, now_unix_nano, wall_unix_nano), record
-        )
+        return _with_transition(_apply(job, record, report, event_time, now_unix_nano), record)
     if event_time <= job.event_time_unix_nano and (
         event_time < job.event_time_unix_nano or progress is None or progress <= job.progress
     ):
         return Merged(job, None, OUT_OF_ORDER)
-    return Merged(_apply(job, record, report, event_time, now_unix_nano, wall_unix_nano))
+    return Merged(_apply(job, record, report, event_time, now_unix_nano))
 
 
 def expire(job: Job, now_unix_nano: int) -> Merged:
@@ -119,7 +116,7 @@ def put_off(expire_time: int, lease_seconds: int, unwatched_since: int, now: int
     It is later by the time that the lease ran unwatched: since the last pass, or since it was renewed. If the clock was
     set back since then, the lease lasts from now at most.
     """
-    renewed_at = expire_time - lease_seconds * _NANOS_A_SECOND
+    renewed_at = expire_time - lease_seconds * NANOS_A_SECOND
     return expire_time + now - max(min(unwatched_since, now), renewed_at)
 
 
@@ -128,7 +125,7 @@ def unwatched_since(passed_at: int, now: int, interval_seconds: float, set_by: i
 
     `set_by`: by how much the clock was set since the last pass; None: it was not.
     """
-    if now - passed_at > 2 * interval_seconds * _NANOS_A_SECOND:
+    if now - passed_at > 2 * interval_seconds * NANOS_A_SECOND:
         return passed_at
     return None if set_by is None else now - set_by
 
@@ -146,7 +143,7 @@ def request_cancel(job: Job, reason: str, now_unix_nano: int) -> Job:
     )
 
 
-def _begin_first(record: LogRecord, report: JobStatus, now_unix_nano: int, wall: int) -> Merged:
+def _begin_first(record: LogRecord, report: JobStatus, now_unix_nano: int) -> Merged:
     if not report.job_id:
         raise RecordInvalid("job.job_id", "is mandatory")
     if not report.job_type:
@@ -160,12 +157,10 @@ def _begin_first(record: LogRecord, report: JobStatus, now_unix_nano: int, wall:
         create_time_unix_nano=create_time,
         update_time_unix_nano=create_time,
     )
-    return _begin(nothing, 1 if report.new_attempt else report.attempt, record, report, now_unix_nano, wall)
+    return _begin(nothing, 1 if report.new_attempt else report.attempt, record, report, now_unix_nano)
 
 
-def _begin(
-    job: Job, attempt: int, record: LogRecord, report: JobStatus, now_unix_nano: int, wall: int
-) -> Merged:
+def _begin(job: Job, attempt: int, record: LogRecord, report: JobStatus, now_unix_nano: int) -> Merged:
     """Start `job` afresh with a report of a new attempt."""
     is_asked_to_stop = job.cancel_requested and not job.status.ended
     fresh = replace(
@@ -181,13 +176,11 @@ def _begin(
         start_time_unix_nano=0,
         end_time_unix_nano=0,
     )
-    begun = _apply(fresh, record, report, _event_time(job, record), now_unix_nano, wall)
+    begun = _apply(fresh, record, report, _event_time(job, record), now_unix_nano)
     return _with_transition(begun, record, record.record_id if report.new_attempt else "")
 
 
-def _apply(
-    job: Job, record: LogRecord, report: JobStatus, event_time: int, now_unix_nano: int, wall: int
-) -> Job:
+def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_unix_nano: int) -> Job:
     """Return `job` with the values of the report; values that it leaves out stay."""
     status = report.status
     progress = report.progress
@@ -196,7 +189,6 @@ def _apply(
     update_time = now_unix_nano - now_unix_nano % 1000
     if update_time < job.update_time_unix_nano:  # the clock has been set back
         update_time = job.update_time_unix_nano
-    renewed_at = wall - wall % 1000 if wall else update_time
     lease_seconds = job.lease_seconds if report.lease_seconds is None else report.lease_seconds
     start_time = job.start_time_unix_nano
     if not start_time and status is _RUNNING:
@@ -214,7 +206,7 @@ def _apply(
         update_time_unix_nano=update_time,
         event_time_unix_nano=event_time,
         lease_seconds=lease_seconds,
-        lease_expire_time_unix_nano=renewed_at + lease_seconds * _NANOS_A_SECOND if lease_seconds else 0,
+        lease_expire_time_unix_nano=update_time + lease_seconds * NANOS_A_SECOND if lease_seconds else 0,
         start_time_unix_nano=start_time,
     )
     failed = status is _FAILED

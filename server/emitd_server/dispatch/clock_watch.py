@@ -1,7 +1,6 @@
 """`ClockWatch`: reports that the machine's clock was set, and writes it into the audit trail."""
 
 import asyncio
-from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 
 import msgspec
@@ -11,28 +10,23 @@ from emitd_handlers.diagnostics import Report
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import UNKNOWN_ADDRESS, AuditEvent, Level, LogRecord
 from emitd_handlers.text.uuid7 import uuid7
+from emitd_server.errors import NoHandler, ServiceStopping
 
 LOOK_SECONDS = 0.5
+
+Dispatch = Callable[[Sequence[LogRecord]], Awaitable[Sequence[Outcome]]]
 
 
 class ClockWatch:
     """Started and stopped by its dispatcher. A step that the trail cannot take now is tried again at each look."""
 
-    def __init__(
-        self,
-        clock: Clock,
-        report: Report,
-        dispatch: Callable[[Sequence[LogRecord]], Awaitable[Sequence[Outcome]]],
-        *,
-        has_trail: Callable[[], bool],
-    ) -> None:
-        """`has_trail`: whether any handler takes audit events; without one a step is only reported."""
+    def __init__(self, clock: Clock, report: Report, dispatch: Dispatch) -> None:
         self._clock = clock
         self._report = report
         self._dispatch = dispatch
-        self._has_trail = has_trail
         self._steps = StepWatch(clock)
-        self._events: deque[LogRecord] = deque()
+        #: Steps that are not in the trail yet.
+        self._events: list[LogRecord] = []
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -42,7 +36,7 @@ class ClockWatch:
         if behind >= STEP_NANOS:
             self._report(
                 f"the clock is {_seconds(behind)} s behind the last time of receipt: until it has caught up, "
-                "these times run at half speed"
+                "times of receipt run at half speed"
             )
         self._task = asyncio.create_task(self._run(), name="emitd-clock-watch")
 
@@ -55,40 +49,36 @@ class ClockWatch:
 
     async def _run(self) -> None:
         while True:
-            self._look()
+            old_offset = self._steps.offset
+            if step := self._steps.look():
+                self._note(step, old_offset)
             await self._write()
             await asyncio.sleep(LOOK_SECONDS)
 
-    def _look(self) -> None:
-        old_offset = self._steps.offset
-        step = self._steps.look()
-        if not step:
-            return
-        seconds = _seconds(step)
-        self._report(
-            f"the clock was set by {seconds:+} s: times of receipt never go back, and leases are set right"
-        )
+    def _note(self, step: int, old_offset: int) -> None:
+        message = f"the clock was set by {_seconds(step):+} s"
+        self._report(f"{message}: times of receipt never go back, and leases are set right")
         details = {
-            "step_seconds": seconds,
+            "step_seconds": _seconds(step),
             "old_offset_seconds": _seconds(old_offset),
             "new_offset_seconds": _seconds(self._steps.offset),
         }
-        event_id, now = uuid7(), self._clock.now()
-        event = AuditEvent(
-            event_id, "emitd.clock.step", "emitd", UNKNOWN_ADDRESS, msgspec.json.encode(details).decode()
-        )
-        if self._has_trail():
-            message = f"the clock was set by {seconds:+} s"
-            self._events.append(LogRecord(Level.AUDIT, message, event_id, now, now, "emitd", payload=event))
+        details_json = msgspec.json.encode(details).decode()
+        event = AuditEvent(uuid7(), "emitd.clock.step", "emitd", UNKNOWN_ADDRESS, details_json)
+        now = self._clock.now()
+        self._events.append(LogRecord(Level.AUDIT, message, event.event_id, now, now, "emitd", payload=event))
 
     async def _write(self) -> None:
         while self._events:
-            (outcome,) = await self._dispatch([self._events[0]])
-            if isinstance(outcome, Refused):
+            try:
+                (outcome,) = await self._dispatch(self._events[:1])
+            except ServiceStopping:
+                return
+            if isinstance(outcome, Refused) and not isinstance(outcome.error, NoHandler):
                 if outcome.error.retry_after_seconds is not None:
                     return
-                self._report(f"the step of the clock could not be written into the trail: {outcome.error}")
-            self._events.popleft()
+                self._report(f"the trail refused a step of the clock: {outcome.error}")
+            del self._events[0]
 
 
 def _seconds(nanos: int) -> float:

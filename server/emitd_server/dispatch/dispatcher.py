@@ -82,9 +82,7 @@ class Dispatcher:
         self.report = report
         #: Gives the times of receipt, to all that is part of this service.
         self.clock = Clock()
-        self._clock_watch = ClockWatch(
-            self.clock, report, self.dispatch, has_trail=lambda: bool(self.route(Level.AUDIT).deliveries)
-        )
+        self._clock_watch = ClockWatch(self.clock, report, self.dispatch)
         self._deliveries: list[HandlerDelivery] = []
         self._routes: dict[frozenset[Level], Route] = {}
         self._jobs: JobSource | None = None

@@ -214,7 +214,7 @@ class PostgresJobs:
         async def work_on(connection: Connection) -> tuple[Job | None, Work]:
             jobs, wall = await self._lock_jobs(connection, [job_id])
             now = self._clock.now(wall)
-            work = Work(as_read(jobs), now)
+            work = Work(as_read(jobs), now, wall)
             if not jobs:
                 return None, work
             job = request_cancel(jobs[0], cleaned(reason), now)
@@ -339,7 +339,7 @@ class PostgresJobs:
             latest = now - int(waited_seconds * MICROSECONDS_A_SECOND)
             rows = await connection.fetch(self._lock_expired, latest)
             jobs = [job_from_row(row) for row in rows]
-            work = Work(as_read(jobs), self._clock.now(wall))
+            work = Work(as_read(jobs), self._clock.now(wall), wall)
             for job in jobs:
                 work.change(expire(job, work.now_unix_nano))
             await self._write(connection, work)
@@ -389,7 +389,7 @@ class PostgresJobs:
                 await connection.execute(self._delete_history, trimmed)
             if removed:
                 now: int = await connection.fetchval("SELECT now()")
-                await self._write(connection, Work({}, self._clock.now(unix_nano(now))), removed)
+                await self._write(connection, Work({}, self._clock.now(unix_nano(now)), 0), removed)
             return Removed(removed, has_more=len(removed) + len(trimmed) >= limit)
 
         return await self._database.transact(work_on)

@@ -142,7 +142,7 @@ class SqliteJobs:
             latest = time_text(wall - waited)
             expired = connection.execute(SELECT_EXPIRED, (latest, MAX_EXPIRED)).fetchall()
             rows = self._read(connection, [job_id for (job_id,) in expired])
-            work = Work(rows, now)
+            work = Work(rows, now, wall)
             for row in rows.values():
                 work.change(expire(row.job, now))
             written = self._write(connection, work)
@@ -153,11 +153,11 @@ class SqliteJobs:
         self, connection: sqlite3.Connection, job_id: str, reason: str, interest: Container[str] = ()
     ) -> tuple[Job | None, Sequence[JobHistory]]:
         """Record a request to cancel a job; see `JobStore.request_cancel`."""
-        with self._transaction(connection) as (now, _):
+        with self._transaction(connection) as (now, wall):
             rows = self._read(connection, [job_id])
             if not rows:
                 return None, ()
-            work = Work(rows, now)
+            work = Work(rows, now, wall)
             job = request_cancel(rows[job_id].job, reason, now)
             work.change(Merged(job))
             written = self._write(connection, work)
