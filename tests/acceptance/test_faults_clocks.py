@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+import uuid
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,9 +41,7 @@ class Service:
         self.start()
 
     def start(self) -> None:
-        self.server = ServerProcess.launch(
-            self.folder, "--config", "emitd.yml", environ=self.clock.environ()
-        )
+        self.server = ServerProcess.launch(self.folder, "--config", "emitd.yml", environ=self.clock.environ())
         self.server.wait_until_up()
         self._channel = grpc.insecure_channel(self.server.address)
         self._stub = log_service_pb2_grpc.LogServiceStub(self._channel)  # type: ignore[no-untyped-call]
@@ -66,10 +65,9 @@ class Service:
 
     def report(self, job_id: str, **fields: Any) -> job_pb2.Job:
         """Report, with a lease, on a job, which must be applied; return the job."""
-        status = pb.JobStatus(
-            job_id=job_id, job_type="t", status=pb.JOB_STATE_RUNNING, lease_seconds=LEASE, **fields
-        )
-        assert self.emit(pb.LogRecord(job=status)).job.applied
+        fields = {"lease_seconds": LEASE} | fields
+        status = pb.JobStatus(job_id=job_id, job_type="t", status=pb.JOB_STATE_RUNNING, **fields)
+        assert self.emit(pb.LogRecord(record_id=str(uuid.uuid4()), job=status)).job.applied
         return self.job(job_id)
 
     def job(self, job_id: str) -> job_pb2.Job:
@@ -178,13 +176,16 @@ def test_leases_given_before_a_restart_under_another_clock(tmp_path: Path, clock
     """The clock was two hours ahead when the server was killed, and there is no audit log to say so."""
     service = Service(tmp_path, clock, CONFIG)
     try:
+        service.report("old", lease_seconds=0)
         clock.set(2 * HOUR)
         wait_until(lambda: "the clock was set by +7200" in service.server.stderr, 3)
-        last = service.report("dead").update_time_unix_nano
+        service.report("dead")
+        last = service.report("old", progress=1).update_time_unix_nano
         service.kill()
         clock.set(0)
         service.start()
         assert service.job("dead").lease_expire_time_unix_nano < time.time_ns() + (LEASE + 1) * SECOND
+        assert last < service.report("old", progress=2).update_time_unix_nano
         wait_until(lambda: service.has_expired("dead"), LEASE + 2)
         assert last < service.job("dead").update_time_unix_nano < service.report("new").create_time_unix_nano
     finally:

@@ -2,14 +2,14 @@
 
 import asyncio
 import json
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 
 import pytest
 
-from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.outcome import Outcome
-from emitd_handlers.record import AuditEvent, Level, LogRecord
-from emitd_handlers.testing import InMemoryHandler, InMemorySettings
+from emitd_handlers.record import AuditEvent, Level
+from emitd_handlers.settings import Delivery, HandlerSettings
+from emitd_handlers.testing import InMemoryHandler
 from emitd_server.dispatch import clock_watch
 from emitd_server.service import LoggingService
 
@@ -32,32 +32,21 @@ async def until(condition: Callable[[], object]) -> None:
             await asyncio.sleep(0.005)
 
 
-class Trail(InMemoryHandler):
-    """Refuses as often as it is to."""
-
-    refusals = 0
-
-    async def emit(self, record: LogRecord) -> None:  # type: ignore[override]
-        if self.refusals:
-            self.refusals -= 1
-            raise HandlerUnavailable("chosen to refuse")
-        result = super().emit(record)
-        if isinstance(result, Awaitable):
-            await result
-
-
 async def test_a_step_is_reported_and_written_into_the_trail() -> None:
     """By the service itself, with the clock's offsets before and after; again if the trail was away."""
     said: list[str] = []
-    trail = Trail(InMemorySettings(levels=[Level.AUDIT], delivery="committed"))
-    trail.refusals = 2
+    settings = HandlerSettings(levels=(Level.AUDIT,), delivery=Delivery.COMMITTED)
+    trail = InMemoryHandler(settings)
+    trail.fail_next(2)
     async with LoggingService([trail], report=said.append) as service:
         await asyncio.sleep(0.02)
         assert not said
         set_clock(service, -7200)
         await until(lambda: trail.records)
         (record,) = trail.records
-    assert said == ["the clock was set by -7200.0 s: times of receipt never go back, and leases are set right"]
+    assert said == [
+        "the clock was set by -7200.0 s: times of receipt never go back, and leases are set right"
+    ]
     event = record.payload
     assert isinstance(event, AuditEvent)
     assert (record.level, record.source, event.event_name) == (Level.AUDIT, "emitd", "emitd.clock.step")
