@@ -396,6 +396,8 @@ class PostgresJobs:
 
     async def prune_commits(self, kept_receipts: int) -> bool:
         """Remove rows of old transactions, but not the last `kept_receipts` receipts; return whether there are more."""
+        if self._steps.has_stepped_within(STEP_PAUSE_SECONDS):
+            return False
 
         async def work_on(connection: Connection) -> bool:
             status = await connection.execute(self._prune, kept_receipts)
