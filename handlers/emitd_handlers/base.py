@@ -8,6 +8,7 @@ from typing import ClassVar, ParamSpec, TypeAlias, TypeVar
 
 from msgspec.structs import replace
 
+from emitd_handlers.clock import Clock
 from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.errors import HandlerError, HandlerUnavailable
 from emitd_handlers.outcome import (
@@ -77,6 +78,8 @@ class BaseLogHandler(ABC):
         self.levels = self.default_levels if levels is None else frozenset(levels)
         #: Why the handler cannot do its work now, in a line; empty: it can. The health service shows it.
         self.health_problem = ""
+        #: Gives the times of receipt. A service gives its own to its handlers.
+        self.clock = Clock()
         self._health_listeners: list[Callable[[], None]] = []
         self._thread: WorkerThread | None = None
         self._stopped = False

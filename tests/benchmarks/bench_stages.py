@@ -59,7 +59,7 @@ def fastest(stage: Callable[[], object], records: int) -> float:
 def stages(batch: int, folder: Path) -> dict[str, float]:
     """The stages of a batch of audit events, in order."""
     (data,) = requests("audit", batch, 1, count())
-    reader = RecordReader(LimitSettings())
+    reader = RecordReader(LimitSettings(), time.time_ns)
     request = log_service_pb2.EmitBatchRequest.FromString(data)
     records, _, _ = reader.read_all(request.records, len(data))
     lines = [encode_line(record) for record in records]
@@ -79,7 +79,7 @@ def stages(batch: int, folder: Path) -> dict[str, float]:
 
 async def dispatch(batch: int) -> float:
     """Dispatch and window alone, to a handler that does nothing."""
-    reader = RecordReader(LimitSettings())
+    reader = RecordReader(LimitSettings(), time.time_ns)
     best = float("inf")
     async with LoggingService([_Nothing()]) as service:
         for data in requests("audit", batch, ROUNDS, count()):

@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from emitd_handlers.clock import Clock
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.merge import merge
 from emitd_handlers.jobs.source import Job, JobTransition
@@ -101,7 +102,7 @@ def test_the_tables_are_what_the_rule_says(happenings: list[tuple[str, object]],
     now = 0
 
     def jobs() -> SqliteJobs:
-        return SqliteJobs(cache_size=cache_size, clock=lambda: now)
+        return SqliteJobs(cache_size=cache_size, clock=Clock(lambda: now, lambda: now))
 
     with tempfile.TemporaryDirectory() as folder:
         connections = [sqlite3.connect(Path(folder, "j.db"), isolation_level=None) for _ in range(2)]

@@ -217,6 +217,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
                 settings.max_group_bytes,
                 log.file.last_received_unix_nano,
                 encode_line if type(self).format is JsonAuditHandler.format else self.format,
+                self.clock,
             ),
             commits=GroupCommit(
                 lambda group: self._commit_group(log, group), max_size=settings.max_group_bytes

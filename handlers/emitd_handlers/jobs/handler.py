@@ -214,7 +214,10 @@ class DatabaseJobHandler(BaseLogHandler):
         settings = self.settings
         if settings.database.path is not None:
             return SqliteJobStore(
-                settings.database.path, cache_size=settings.cache_size, keep_progress=settings.keep_progress
+                settings.database.path,
+                cache_size=settings.cache_size,
+                keep_progress=settings.keep_progress,
+                clock=self.clock,
             )
         try:
             from emitd_handlers.jobs.postgres.store import PostgresJobStore

@@ -20,6 +20,7 @@ that ran out and requests to cancel change a job here too.
 import msgspec
 from msgspec.structs import replace
 
+from emitd_handlers.clock import NANOS_A_SECOND
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.record import JobState, JobStatus, LogRecord
@@ -37,7 +38,6 @@ LEASE_EXPIRED = "LEASE_EXPIRED"
 #: The limit of the wire.
 MAX_ATTEMPT = 2**32 - 1
 
-_NANOS_A_SECOND = 1_000_000_000
 _QUEUED, _RUNNING, _COMPLETED, _FAILED = JobState
 
 
@@ -60,7 +60,7 @@ class Merged(msgspec.Struct, frozen=True, gc=False):
 def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
     """Merge the report in `record` into `job`; None: into a new job.
 
-    `now_unix_nano` is the time by the server's clock. The job's times by that clock are cut to microseconds, as
+    `now_unix_nano` is the time of receipt, see `clock.Clock`. The job's times by that clock are cut to microseconds, as
     databases keep them. Raises RecordInvalid, naming the field.
     """
     report = record.payload
@@ -113,10 +113,21 @@ def expire(job: Job, now_unix_nano: int) -> Merged:
 def put_off(expire_time: int, lease_seconds: int, unwatched_since: int, now: int) -> int:
     """Return the new end of a lease that nobody watched until now; times are in nanoseconds.
 
-    It is later by the time that the lease ran unwatched: since the last pass, or since it was renewed.
+    It is later by the time that the lease ran unwatched: since the last pass, or since it was renewed. If the clock was
+    set back since then, the lease lasts from now at most.
     """
-    renewed_at = expire_time - lease_seconds * _NANOS_A_SECOND
-    return expire_time + now - max(unwatched_since, renewed_at)
+    renewed_at = expire_time - lease_seconds * NANOS_A_SECOND
+    return expire_time + now - max(min(unwatched_since, now), renewed_at)
+
+
+def unwatched_since(passed_at: int, now: int, interval_seconds: float, set_by: int | None) -> int | None:
+    """Return since when nobody watched the leases, for `put_off`; None: they are right. Times are in nanoseconds.
+
+    `set_by`: by how much the clock was set since the last pass; None: it was not.
+    """
+    if now - passed_at > 2 * interval_seconds * NANOS_A_SECOND:
+        return passed_at
+    return None if set_by is None else now - set_by
 
 
 def request_cancel(job: Job, reason: str, now_unix_nano: int) -> Job:
@@ -195,7 +206,7 @@ def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_
         update_time_unix_nano=update_time,
         event_time_unix_nano=event_time,
         lease_seconds=lease_seconds,
-        lease_expire_time_unix_nano=update_time + lease_seconds * _NANOS_A_SECOND if lease_seconds else 0,
+        lease_expire_time_unix_nano=update_time + lease_seconds * NANOS_A_SECOND if lease_seconds else 0,
         start_time_unix_nano=start_time,
     )
     failed = status is _FAILED

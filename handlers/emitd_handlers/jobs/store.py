@@ -69,8 +69,9 @@ class JobStore(Protocol):
         """Make one pass over the leases: end the attempts whose lease has run out, and record when that was done.
 
         If the last pass is longer ago than twice `interval_seconds`, nobody watched: all leases are first put off by
-        the time for which they ran unwatched (see `merge.put_off`). A lease that ran out less than `waited_seconds` ago
-        is left for the next pass: a report that renews it may be waiting.
+        the time for which they ran unwatched (see `merge.put_off`). The first pass, and the first after a step of the
+        clock, also set them right. A lease that ran out less than `waited_seconds` ago is left for the next pass: a
+        report that renews it may be waiting.
         """
 
     async def request_cancel(

@@ -4,7 +4,9 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from typing import TypeAlias
 
 import msgspec
+from msgspec.structs import replace
 
+from emitd_handlers.clock import NANOS_A_SECOND
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.merge import Merged, merge
 from emitd_handlers.jobs.source import Job, JobTransition
@@ -102,16 +104,18 @@ class Work:
         self,
         jobs: dict[str, ReadJob],
         now_unix_nano: int,
+        wall_unix_nano: int,
         *,
         keep_progress: bool = False,
         openings: Mapping[Opener, Opening] | None = None,
     ) -> None:
-        """Take the existing jobs by id, to which new ones are added, and the time by the database's clock.
+        """Take the existing jobs by id, to which new ones are added, and the times of receipt and wall.
 
         `openings`: the attempts that `openers_of` have opened before. `keep_progress`: the history also takes reports
         that change no status.
         """
         self.now_unix_nano = now_unix_nano
+        self._wall = wall_unix_nano - wall_unix_nano % 1000
         self.transitions: list[tuple[str, JobTransition]] = []
         self.receipts: list[StoredReceipt] = []
         self._keep_progress = keep_progress
@@ -123,7 +127,7 @@ class Work:
         # Runs for each report, hence in one piece.
         jobs = self._jobs
         openings = self._openings
-        now = self.now_unix_nano
+        now, wall = self.now_unix_nano, self._wall
         receipts = self.receipts
         outcomes: list[Outcome] = []
         for record in records:
@@ -146,6 +150,10 @@ class Work:
             revision = job.revision
             attempt = job.attempt
             if not reason:
+                if job.lease_expire_time_unix_nano and job.update_time_unix_nano != wall:
+                    # Times of receipt are ahead of the clock, and go slower; a lease does not.
+                    end = wall + job.lease_seconds * NANOS_A_SECOND
+                    job = replace(job, lease_expire_time_unix_nano=end)
                 if known is None:
                     jobs[job_id] = ReadJob(job, None)
                 else:

@@ -3,7 +3,6 @@
 This runs for each record; only bad or unusual records need the helpers.
 """
 
-import time
 from collections.abc import Callable, Iterable, Sequence
 
 from emitd.v1 import log_service_pb2
@@ -51,7 +50,7 @@ class RecordReader:
     no two job reports have the same, so that reports without a time keep their order.
     """
 
-    def __init__(self, limits: LimitSettings, clock: Callable[[], int] = time.time_ns) -> None:
+    def __init__(self, limits: LimitSettings, clock: Callable[[], int]) -> None:
         self._limits = limits
         self._max_json_bytes = limits.max_json_bytes
         self._max_json_depth = limits.max_json_depth

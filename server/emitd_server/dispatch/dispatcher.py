@@ -12,6 +12,7 @@ from typing import Protocol, Self, TypeAlias
 
 from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.clock import Clock
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.jobs.source import JobSource, ManagedJobSource
@@ -19,6 +20,7 @@ from emitd_handlers.outcome import Committed, Outcome, Outcomes, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_server.config.loader import Config, load_config
+from emitd_server.dispatch.clock_watch import ClockWatch
 from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
 from emitd_server.errors import (
     AuditLogNotFound,
@@ -78,6 +80,9 @@ class Dispatcher:
     ) -> None:
         self.settings = settings or ServerSettings()
         self.report = report
+        #: Gives the times of receipt, to all that is part of this service.
+        self.clock = Clock()
+        self._clock_watch = ClockWatch(self.clock, report, self.dispatch)
         self._deliveries: list[HandlerDelivery] = []
         self._routes: dict[frozenset[Level], Route] = {}
         self._jobs: JobSource | None = None
@@ -121,6 +126,7 @@ class Dispatcher:
             self._managed_jobs = handler if isinstance(handler, ManagedJobSource) else None
         if isinstance(handler, AuditSource):
             self._audit_sources.append(handler)
+        handler.clock = self.clock
         window, settings = self.settings.idempotency_window, handler.delivery
         if isinstance(settings, CommittedSettings):
             self._deliveries.append(CommittedDelivery(handler, settings, window, self.report))
@@ -210,6 +216,7 @@ class Dispatcher:
                 raise StartError(f"handler '{delivery.handler.name}' could not start: {error}") from error
         self._accepting = True
         self._loop = asyncio.get_running_loop()
+        self._clock_watch.start()
         if self._producer is not None:
             self._producer.open(self._loop)
 
@@ -259,6 +266,7 @@ class Dispatcher:
                 await self._producer.close(drain_seconds)
         finally:
             self._accepting = False
+            await self._clock_watch.stop()
             await asyncio.gather(*(self._stop_delivery(delivery, deadline) for delivery in self._deliveries))
             self._started = False
 

@@ -53,7 +53,7 @@ class Ingress:
         #: The event loop of the service, from its start on.
         self._loop: asyncio.AbstractEventLoop | None = None
         self.lines = LineQueue(self._send_lines, self.counts, service.report)
-        self._reader = RecordReader(service.settings.limits)
+        self._reader = RecordReader(service.settings.limits, service.clock.now)
         self._tasks: set[asyncio.Task[Any]] = set()
         # These streams are never closed: that would cancel the application's own tasks. A watch ends when the handler
         # that serves jobs does, and so after the last change of the jobs that end with the application.

@@ -34,7 +34,7 @@ class LogServicer:
         #: Never 0, which means none.
         self._server_id = secrets.randbits(64) | 1
         self._limits = dispatcher.settings.limits
-        self._reader = RecordReader(self._limits)
+        self._reader = RecordReader(self._limits, dispatcher.clock.now)
         self._watches = JobWatches(dispatcher.settings.watch, streams)
         self._rpcs = Rpcs(self.service_name, self._limits.max_request_bytes, dispatcher.report)
         self._parse = self._rpcs.parse

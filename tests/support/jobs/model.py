@@ -73,22 +73,25 @@ class JobModel:
         other.counts = self.counts
         return other
 
-    def apply(self, records: Sequence[LogRecord], now: int) -> list[Answer]:
-        """Take a transaction's reports."""
-        return [self._report(record, now) for record in records]
+    def apply(self, records: Sequence[LogRecord], now: int, wall: int) -> list[Answer]:
+        """Take a transaction's reports; `now` is the time of receipt."""
+        return [self._report(record, now, wall) for record in records]
 
     def pass_over_leases(
-        self, interval_seconds: float, waited_seconds: float, now: int
+        self, interval_seconds: float, waited_seconds: float, now: int, wall: int, set_by: int | None
     ) -> list[tuple[str, int]]:
         """Take a pass over the leases; return the jobs that it ends, and when their leases ran out."""
         running = [self.lives[job_id][-1] for job_id in self.present]
         leased = [life for life in running if life.now.lease_expire_time_unix_nano]
-        if self.passed_at is None or now - self.passed_at > 2 * interval_seconds * SECOND:
+        since = None if set_by is None else wall - max(set_by, 0)
+        if self.passed_at is None or wall - self.passed_at > 2 * interval_seconds * SECOND:
             self._count("gap")
+            since = self.passed_at or 0
+        if since is not None:
             for life in leased:
-                self._put_off(life, now)
-        self.passed_at = _microsecond(now)
-        latest = now - int(waited_seconds * SECOND)
+                self._put_off(life, wall, since)
+        self.passed_at = _microsecond(wall)
+        latest = wall - int(waited_seconds * SECOND)
         over = [life for life in leased if life.now.lease_expire_time_unix_nano <= latest]
         ends = [(life.now.job_id, life.now.lease_expire_time_unix_nano) for life in over]
         for life in over:
@@ -153,7 +156,7 @@ class JobModel:
                 life.openings = {}
                 self._count("trimmed")
 
-    def _report(self, record: LogRecord, now: int) -> Answer:
+    def _report(self, record: LogRecord, now: int, wall: int) -> Answer:
         report = record.payload
         assert isinstance(report, JobStatus)
         if report.progress is not None and report.progress not in range(101):
@@ -179,7 +182,7 @@ class JobModel:
             self._count(reason)
             return Answer("", state.revision, state.attempt, reason, state.cancel_requested, life=index)
         self._count("applied")
-        after = _after(self._next(state, now), state, number, record, report)
+        after = _after(self._next(state, now), state, number, record, report, wall)
         if not life.states:
             self.lives.setdefault(report.job_id, []).append(life)
             self.present.add(report.job_id)
@@ -203,13 +206,12 @@ class JobModel:
         failed = replace(failed, end_time_unix_nano=failed.update_time_unix_nano)
         life.add(failed, now, is_transition=True, is_report=False)
 
-    def _put_off(self, life: Life, now: int) -> None:
+    def _put_off(self, life: Life, now: int, since: int) -> None:
         """Give back the time in which nobody watched, as far as the lease ran then."""
         end = life.now.lease_expire_time_unix_nano
         life.earlier_lease_ends.setdefault(life.revision, set()).add(end)
         left = life.now.lease_seconds * SECOND  # what a lease has when it is renewed
-        if self.passed_at is not None:
-            left = min(left, end - self.passed_at)
+        left = min(left, end - since)
         life.states[-1] = replace(life.now, lease_expire_time_unix_nano=_microsecond(now + left))
 
     def _next(self, state: State, now: int) -> State:
@@ -243,7 +245,7 @@ def _stale_reason(state: State, number: int, record: LogRecord, report: JobStatu
     return "" if told > known else "OUT_OF_ORDER"
 
 
-def _after(base: State, before: State, number: int, record: LogRecord, report: JobStatus) -> State:
+def _after(base: State, before: State, number: int, record: LogRecord, report: JobStatus, wall: int) -> State:
     """The state that a report makes; `base` is `before` at the new revision and time."""
     changes: dict[str, Any] = {}
     if number != before.attempt:
@@ -270,7 +272,9 @@ def _after(base: State, before: State, number: int, record: LogRecord, report: J
         changes["lease_seconds"] = report.lease_seconds
     after = replace(base, **changes)
     now, failed = after.update_time_unix_nano, report.status is JobState.FAILED
-    lease = now + after.lease_seconds * SECOND if after.lease_seconds and not after.ended else 0
+    lease = (
+        _microsecond(wall) + after.lease_seconds * SECOND if after.lease_seconds and not after.ended else 0
+    )
     started = now if report.status is JobState.RUNNING else 0
     return replace(
         after,

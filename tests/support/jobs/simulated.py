@@ -5,6 +5,7 @@ model is told of each transaction between its commit and everybody else.
 """
 
 import asyncio
+import math
 import shutil
 import sqlite3
 from collections.abc import AsyncGenerator, Callable, Container, Sequence
@@ -13,6 +14,7 @@ from pathlib import Path
 from random import Random
 from typing import Any, TypeVar
 
+from emitd_handlers.clock import STEP_PAUSE_SECONDS, Clock
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.jobs.source import Job
@@ -204,15 +206,27 @@ class _Jobs(SqliteJobs):
     """Tells the model what it has committed, and how that was answered."""
 
     def __init__(self, database: SimulatedSqlite, *, cache_size: int, keep_progress: bool) -> None:
-        super().__init__(cache_size=cache_size, keep_progress=keep_progress, clock=database.now)
+        super().__init__(
+            cache_size=cache_size, keep_progress=keep_progress, clock=Clock(database.now, _loop_time)
+        )
         self._database = database
+        #: By how much the clock was set since the last pass, and when that was seen.
+        self._offset, self._set_by, self._set_at = database.clock_offset, 0, -math.inf
+        self._is_settled = self._has_looked = False
+
+    def _note_offset(self) -> None:
+        step = self._database.clock_offset - self._offset
+        if self._has_looked and step:
+            self._set_by, self._set_at, self._is_settled = self._set_by + step, _loop_time(), False
+        self._offset, self._has_looked = self._database.clock_offset, True
 
     def apply(
         self, connection: sqlite3.Connection, records: Sequence[LogRecord], interest: Container[str] = ()
     ) -> Applied:
+        self._note_offset()
         applied = super().apply(connection, records, interest)
         database = self._database
-        answers = database.model.apply(records, database.now())
+        answers = database.model.apply(records, self._clock.now(), database.now())
         for record, answer, outcome in zip(records, answers, applied.outcomes, strict=True):
             check_answer(record, answer, outcome)
             database.answers[record.received_unix_nano] = answer
@@ -226,9 +240,13 @@ class _Jobs(SqliteJobs):
         waited_seconds: float,
         interest: Container[str] = (),
     ) -> Sequence[JobHistory]:
+        self._note_offset()
         changes = super().end_expired(connection, interval_seconds, waited_seconds, interest)
-        model, now = self._database.model, self._database.now()
-        for job_id, end in model.pass_over_leases(interval_seconds, waited_seconds, now):
+        model, set_by = self._database.model, None if self._is_settled else self._set_by
+        self._is_settled, self._set_by = True, 0
+        for job_id, end in model.pass_over_leases(
+            interval_seconds, waited_seconds, self._clock.now(), self._database.now(), set_by
+        ):
             late = [at for other, at in self._database.submitted.values() if other == job_id and at < end]
             assert not late, f"the lease of {job_id} was ended at {end} while a report waited since {late}"
         return changes
@@ -236,14 +254,19 @@ class _Jobs(SqliteJobs):
     def request_cancel(
         self, connection: sqlite3.Connection, job_id: str, reason: str, interest: Container[str] = ()
     ) -> tuple[Job | None, Sequence[JobHistory]]:
+        self._note_offset()
         job, changes = super().request_cancel(connection, job_id, reason, interest)
-        state = self._database.model.request_cancel(job_id, reason, self._database.now())
+        state = self._database.model.request_cancel(job_id, reason, self._clock.now())
         assert (job is None) == (state is None)
         assert job is None or state is None or job.revision == state.revision
         return job, changes
 
     def remove_ended(self, connection: sqlite3.Connection, retention: Retention, limit: int) -> Removed:
+        self._note_offset()
         removed = super().remove_ended(connection, retention, limit)
+        if _loop_time() - self._set_at < STEP_PAUSE_SECONDS * SECOND:
+            assert not removed.job_ids, "a job was removed just after the clock was set"
+            return removed
         self._database.model.remove_ended(
             removed.job_ids,
             self._database.now(),
@@ -257,6 +280,10 @@ class _Jobs(SqliteJobs):
         written = super()._write(*args)
         self._database.moments.fail_if_chosen()
         return written
+
+
+def _loop_time() -> int:
+    return int(asyncio.get_running_loop().time() * SECOND)
 
 
 def check_answer(record: LogRecord, answer: Answer, outcome: Outcome) -> None:

@@ -1,6 +1,7 @@
 """`JobRunState`: what is known of a run of a job, and its reports."""
 
 import threading
+import time
 from collections.abc import Sequence
 from typing import Any
 
@@ -286,7 +287,7 @@ def test_bad_news_is_named_and_changes_nothing() -> None:
 
 def apply(job: Job | None, record: v1.LogRecord, received_unix_nano: int) -> Job:
     """Merge a report as the service does, at a time by the service's clock."""
-    (read,), _, bad = RecordReader(LimitSettings()).read_all([record], record.ByteSize())
+    (read,), _, bad = RecordReader(LimitSettings(), time.time_ns).read_all([record], record.ByteSize())
     assert not bad
     report = replace(read, received_unix_nano=received_unix_nano)
     merged = merge(job, report, received_unix_nano)

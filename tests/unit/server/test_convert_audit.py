@@ -1,5 +1,7 @@
 """Between the audit trail and the wire: what a request means, and that a line's record is the one that was sent."""
 
+import time
+
 import pytest
 
 from emitd.v1 import AuditEvent, ListAuditEventsRequest, LogRecord, TailAuditEventsRequest
@@ -38,7 +40,7 @@ SENT = LogRecord(
 
 
 def line_of(record: LogRecord) -> bytes:
-    (read,), _, bad = RecordReader(LimitSettings()).read_all([record], record.ByteSize())
+    (read,), _, bad = RecordReader(LimitSettings(), time.time_ns).read_all([record], record.ByteSize())
     assert not bad
     return encode_line(read)
 

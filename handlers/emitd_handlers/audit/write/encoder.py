@@ -5,12 +5,12 @@ may lack anything: `complete_record` does for it what the edge does.
 """
 
 from collections.abc import Callable, Sequence
-from time import time_ns
 
 import msgspec
 from msgspec.structs import replace
 
 from emitd_handlers.audit.format.line import check_json, decode_line, encode_line, encode_lines
+from emitd_handlers.clock import Clock
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import AuditEvent, LogRecord
@@ -40,12 +40,15 @@ class AuditEncoder:
         max_group_bytes: int,
         last_received_unix_nano: int,
         format_line: Callable[[LogRecord], bytes] = encode_line,
+        clock: Clock | None = None,
     ) -> None:
         """`format_line` makes a line of a complete record; it may raise RecordInvalid."""
         self._max_line_bytes = max_line_bytes
         self._max_group_bytes = max_group_bytes
         self._last_received = last_received_unix_nano
         self._format = format_line
+        self._clock = clock or Clock()
+        self._clock.resume(last_received_unix_nano)
 
     def encode(self, records: Sequence[LogRecord], outcomes: list[Outcome]) -> list[EncodedLines]:
         """Return the records' lines; put the refusals of those that make none into `outcomes`."""
@@ -57,8 +60,8 @@ class AuditEncoder:
         for place, record in enumerate(records):
             try:
                 if not record.fingerprint:
-                    record = complete_record(record)
-                if record.received_unix_nano < self._last_received:  # a clock went back
+                    record = complete_record(record, self._clock)
+                if record.received_unix_nano < self._last_received:  # a request that came later was quicker
                     record = replace(record, received_unix_nano=self._last_received)
                 line = self._format(record)
                 if len(line) > self._max_line_bytes:
@@ -111,7 +114,7 @@ def _too_long(record: LogRecord, line: bytes, max_line_bytes: int) -> RecordInva
     )
 
 
-def complete_record(record: LogRecord) -> LogRecord:
+def complete_record(record: LogRecord, clock: Clock | None = None) -> LogRecord:
     """Return `record` with an event id, its times, and its JSON on one line, such that its line can be read.
 
     Raises RecordInvalid, naming the field at fault.
@@ -119,19 +122,19 @@ def complete_record(record: LogRecord) -> LogRecord:
     if not isinstance(record.payload, AuditEvent):
         raise RecordInvalid("audit", "is mandatory for an audit record")
     try:
-        complete = _fill_in(record, record.payload)
+        complete = _fill_in(record, record.payload, clock or Clock())
         decode_line(encode_line(complete))
     except (TypeError, AttributeError, ValueError) as error:  # a field of a wrong type
         raise RecordInvalid("record", f"cannot be made an audit line: {error}") from error
     return complete
 
 
-def _fill_in(record: LogRecord, event: AuditEvent) -> LogRecord:
+def _fill_in(record: LogRecord, event: AuditEvent, clock: Clock) -> LogRecord:
     if len(record.trace_id) not in (0, 16):
         raise RecordInvalid("trace_id", f"has {len(record.trace_id)} bytes; expected 16 or none")
     if len(record.span_id) not in (0, 8):
         raise RecordInvalid("span_id", f"has {len(record.span_id)} bytes; expected 8 or none")
-    received = record.received_unix_nano or time_ns()
+    received = record.received_unix_nano or clock.now()
     lacking = {"timestamp": not record.time_unix_nano, "event_id": not event.event_id}
     assigned = tuple(name for name in lacking if lacking[name] or name in record.assigned)
     attributes_json = record.attributes_json

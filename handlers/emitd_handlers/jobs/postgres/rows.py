@@ -207,7 +207,7 @@ class WriteStatements:
     def text(self, present: tuple[bool, ...]) -> str:
         """Return the statement with the parts that are present, of new jobs, changed ones, progress, transitions.
 
-        Its parameters: the time of update for mere progress; the ids of the changed jobs as a JSON text, or None to
+        Its parameters: the time of receipt; the ids of the changed jobs as a JSON text, or None to
         leave out the transaction's row; the receipts, or None; their number; and a JSON text for each part. It returns
         one row, which begins with the number of rows that the parts have written.
         """
@@ -235,8 +235,8 @@ class WriteStatements:
                 condition = f"(SELECT count(*) FROM {part.name}) = jsonb_array_length(${number}::jsonb)"
         ctes.append(
             f"""committed AS (
-                INSERT INTO {tables.commits} (job_ids, receipts, receipt_count)
-                SELECT ARRAY(SELECT jsonb_array_elements_text($2::text::jsonb)), $3::bytea, $4::int
+                INSERT INTO {tables.commits} (job_ids, receipts, receipt_count, recorded_at)
+                SELECT ARRAY(SELECT jsonb_array_elements_text($2::text::jsonb)), $3::bytea, $4::int, $1::timestamptz
                 WHERE $2::text IS NOT NULL
             )"""
         )

@@ -74,6 +74,10 @@ class PostgresJobStore:
         try:
             await self._database.open()
             tables = await self._database.migrate(self._prepare_tables)
+            jobs = PostgresJobs(
+                self._database, tables, self._report_of_database, keep_progress=self._keep_progress
+            )
+            await jobs.resume_clock()
         except BaseException as error:
             await self._database.close()
             if isinstance(error, HandlerUnavailable):
@@ -84,14 +88,14 @@ class PostgresJobStore:
                 ) from error
             raise
         self._opened = _Opened(
-            PostgresJobs(self._database, tables, keep_progress=self._keep_progress),
+            jobs,
             JobQueries(self._database, tables),
             Listener(
                 self._database.connect,
                 tables.channel,
                 is_own=self._database.is_own,
                 on_foreign_change=self._on_foreign_change,
-                report=self._report_of_listener,
+                report=self._report_of_database,
             ),
         )
         self._opened.listener.start()
@@ -183,7 +187,7 @@ class PostgresJobStore:
         if not has_more:
             self._prune_at = now + PRUNE_SECONDS
 
-    def _report_of_listener(self, line: str) -> None:
+    def _report_of_database(self, line: str) -> None:
         self._report(f"database '{self._name}': {line}")
 
     @contextmanager

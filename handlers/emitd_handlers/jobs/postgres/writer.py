@@ -22,9 +22,11 @@ from typing import TypeAlias
 import asyncpg
 import msgspec
 
+from emitd_handlers.clock import NANOS_A_SECOND, STEP_PAUSE_SECONDS, Clock, StepWatch
+from emitd_handlers.diagnostics import Report
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.columns import transition_to_row
-from emitd_handlers.jobs.merge import Merged, expire, put_off, request_cancel
+from emitd_handlers.jobs.merge import Merged, expire, put_off, request_cancel, unwatched_since
 from emitd_handlers.jobs.postgres.database import Connection, Database, StartAgain
 from emitd_handlers.jobs.postgres.rows import (
     JOB_NAMES,
@@ -77,8 +79,20 @@ _encode = msgspec.json.Encoder().encode
 class PostgresJobs:
     """Writes the tables of jobs. A method that raises one of FAILURES has changed nothing."""
 
-    def __init__(self, database: Database, tables: Tables, *, keep_progress: bool) -> None:
+    def __init__(
+        self,
+        database: Database,
+        tables: Tables,
+        report: Report,
+        *,
+        keep_progress: bool,
+        clock: Clock | None = None,
+    ) -> None:
+        """`clock` gives the steady time, and times of receipt of the database's; `report` gets a line for each step."""
         self._database = database
+        self._report = report
+        self._clock = clock or Clock()
+        self._steps = StepWatch(self._clock)
         self._keep_progress = keep_progress
         self._statements = WriteStatements(tables)
         # The second query comes last, and so has the time after all locks.
@@ -94,6 +108,13 @@ class PostgresJobs:
         self._openings = f"""
             SELECT job_id, opened_by, revision, attempt FROM {tables.transitions}
             JOIN unnest($1::text[], $2::text[]) AS opener (job_id, opened_by) USING (job_id, opened_by)
+        """
+        self._last_times = f"""
+            SELECT greatest(
+                (SELECT max(created_at) FROM {tables.jobs}),
+                (SELECT max(ended_at) FROM {tables.jobs}),
+                (SELECT recorded_at FROM {tables.commits} ORDER BY number DESC LIMIT 1)
+            )
         """
         # The process that gets the row makes the pass; the others do not wait for it.
         self._take_lease_turn = f"""
@@ -191,8 +212,9 @@ class PostgresJobs:
             return None, ()
 
         async def work_on(connection: Connection) -> tuple[Job | None, Work]:
-            jobs, now = await self._lock_jobs(connection, [job_id])
-            work = Work(as_read(jobs), now)
+            jobs, wall = await self._lock_jobs(connection, [job_id])
+            now = self._clock.now(wall)
+            work = Work(as_read(jobs), now, wall)
             if not jobs:
                 return None, work
             job = request_cancel(jobs[0], cleaned(reason), now)
@@ -254,9 +276,10 @@ class PostgresJobs:
         openers = openers_of(records)
 
         async def work_on(connection: Connection) -> tuple[Work, Sequence[Outcome]]:
-            jobs, now = await self._lock_jobs(connection, job_ids)
+            jobs, wall = await self._lock_jobs(connection, job_ids)
             openings = await self._find_openings(connection, openers) if openers else {}
-            work = Work(as_read(jobs), now, keep_progress=self._keep_progress, openings=openings)
+            now = self._clock.now(wall)
+            work = Work(as_read(jobs), now, wall, keep_progress=self._keep_progress, openings=openings)
             outcomes = work.merge(records)
             await self._write(connection, work)
             return work, outcomes
@@ -273,10 +296,28 @@ class PostgresJobs:
         return {(row["job_id"], row["opened_by"]): (row["revision"], row["attempt"]) for row in rows}
 
     async def _lock_jobs(self, connection: Connection, job_ids: Sequence[str]) -> tuple[Sequence[Job], int]:
-        """Lock the jobs that exist; return them, and the time after that in nanoseconds since 1970."""
+        """Lock the jobs that exist; return them, and the database's time after that in nanoseconds since 1970."""
+        asked_at = self._clock.steady()
         rows = await connection.fetch(self._lock, _encode(job_ids).decode())
-        clock = rows.pop()
-        return [job_from_row(row) for row in rows], unix_nano(clock["created_at"])
+        wall = self._look(rows.pop()["created_at"], asked_at)
+        return [job_from_row(row) for row in rows], wall
+
+    def _look(self, database_time: int, asked_at: int) -> int:
+        """Return the database's time in nanoseconds since 1970, and note if its clock was set."""
+        wall = unix_nano(database_time)
+        if step := self._steps.look(wall, asked_at):
+            self._report(
+                f"the database's clock was set by {step / NANOS_A_SECOND:+.1f} s; leases are set right"
+            )
+        return wall
+
+    async def resume_clock(self) -> None:
+        """Let times of receipt go on after the last that the database has."""
+
+        async def work_on(connection: Connection) -> None:
+            self._clock.resume(unix_nano(await connection.fetchval(self._last_times)))
+
+        await self._database.transact(work_on)
 
     async def end_expired(
         self, interval_seconds: float, waited_seconds: float, interest: Container[str]
@@ -284,6 +325,7 @@ class PostgresJobs:
         """Make one pass, by the database's clock; see `JobStore.end_expired`. None: another process is making it."""
 
         async def work_on(connection: Connection) -> Work | None:
+            asked_at = self._clock.steady()
             turn = await connection.fetchrow(self._take_lease_turn)
             if turn is None and not await connection.fetchval(self._has_lease_row):
                 await connection.execute(self._mend_leases)  # it was deleted
@@ -291,36 +333,44 @@ class PostgresJobs:
             if turn is None:
                 return None
             now: int = turn["now"]
-            await self._put_off_leases(connection, turn["passed_at"], now, interval_seconds)
+            wall = self._look(now, asked_at)
+            await self._put_off_leases(connection, unix_nano(turn["passed_at"]), wall, interval_seconds)
             await connection.execute(self._stamp_leases, now)
             latest = now - int(waited_seconds * MICROSECONDS_A_SECOND)
             rows = await connection.fetch(self._lock_expired, latest)
             jobs = [job_from_row(row) for row in rows]
-            work = Work(as_read(jobs), unix_nano(now))
+            work = Work(as_read(jobs), self._clock.now(wall), wall)
             for job in jobs:
                 work.change(expire(job, work.now_unix_nano))
             await self._write(connection, work)
             return work
 
         work = await self._database.transact(work_on)
-        return None if work is None else work.changes(interest)
+        if work is None:
+            return None
+        self._steps.settle()
+        return work.changes(interest)
 
     async def _put_off_leases(
-        self, connection: Connection, passed_at: int | None, now: int, interval_seconds: float
+        self, connection: Connection, passed_at: int, now: int, interval_seconds: float
     ) -> None:
-        """Put off the ends of all leases if nobody watched since the last pass."""
-        if passed_at is not None and now - passed_at <= 2 * interval_seconds * MICROSECONDS_A_SECOND:
+        """Put off the ends of all leases after a gap, or a step of the clock."""
+        since = unwatched_since(passed_at, now, interval_seconds, self._steps.set_by)
+        if since is None:
             return
         # Phase 1, see above.
         rows = await connection.fetch(self._lock_leases)
-        if not rows:
-            return
-        since, until = unix_nano(passed_at), unix_nano(now)
-        ends = [pg_time(put_off(unix_nano(end), seconds, since, until)) for _, end, seconds in rows]
-        await connection.execute(self._move_leases, [row["job_id"] for row in rows], ends)
+        ends = [
+            (job_id, end, pg_time(put_off(unix_nano(end), seconds, since, now)))
+            for job_id, end, seconds in rows
+        ]
+        if moved := [(job_id, new_end) for job_id, end, new_end in ends if new_end != end]:
+            await connection.execute(self._move_leases, *zip(*moved, strict=True))
 
     async def remove_ended(self, retention: Retention, limit: int) -> Removed:
         """Remove ended jobs and their history; see `JobStore.remove_ended`."""
+        if self._steps.has_stepped_within(STEP_PAUSE_SECONDS):
+            return Removed((), has_more=False)
 
         async def work_on(connection: Connection) -> Removed:
             removed: list[str] = []
@@ -339,13 +389,15 @@ class PostgresJobs:
                 await connection.execute(self._delete_history, trimmed)
             if removed:
                 now: int = await connection.fetchval("SELECT now()")
-                await self._write(connection, Work({}, unix_nano(now)), removed)
+                await self._write(connection, Work({}, self._clock.now(unix_nano(now)), 0), removed)
             return Removed(removed, has_more=len(removed) + len(trimmed) >= limit)
 
         return await self._database.transact(work_on)
 
     async def prune_commits(self, kept_receipts: int) -> bool:
         """Remove rows of old transactions, but not the last `kept_receipts` receipts; return whether there are more."""
+        if self._steps.has_stepped_within(STEP_PAUSE_SECONDS):
+            return False
 
         async def work_on(connection: Connection) -> bool:
             status = await connection.execute(self._prune, kept_receipts)

@@ -86,6 +86,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         # One row: when the leases were last looked at.
         "CREATE TABLE job_lease_watch (passed_at TIMESTAMP NOT NULL)",
     ),
+    # The time of receipt of the transaction: times go on after it when the service starts.
+    ("ALTER TABLE job_receipts ADD COLUMN recorded_at TIMESTAMP",),
 )
 
 

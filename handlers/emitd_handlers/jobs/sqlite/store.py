@@ -14,6 +14,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 
 import aiosqlite
 
+from emitd_handlers.clock import Clock
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.sqlite.database import SqliteConnection, make_database_file
@@ -31,11 +32,14 @@ T = TypeVar("T")
 class SqliteJobStore:
     """A `JobStore`, whose methods are described there. Time is the server's clock."""
 
-    def __init__(self, path: Path, *, cache_size: int, keep_progress: bool = False) -> None:
+    def __init__(
+        self, path: Path, *, cache_size: int, keep_progress: bool = False, clock: Clock | None = None
+    ) -> None:
         """`cache_size`: how many jobs are kept in memory. `keep_progress`: the history also keeps mere progress."""
         self._path = path
         self._cache_size = cache_size
         self._keep_progress = keep_progress
+        self._clock = clock
         self._writer: SqliteConnection | None = None
         self._reader: SqliteConnection | None = None
         self._reading = asyncio.Lock()
@@ -98,7 +102,7 @@ class SqliteJobStore:
         return await self._write(self._jobs.recent_commits, limit)
 
     def _make_jobs(self) -> SqliteJobs:
-        return SqliteJobs(cache_size=self._cache_size, keep_progress=self._keep_progress)
+        return SqliteJobs(cache_size=self._cache_size, keep_progress=self._keep_progress, clock=self._clock)
 
     async def _open(self) -> None:
         self._jobs = self._make_jobs()
@@ -106,6 +110,7 @@ class SqliteJobStore:
         self._writer = await SqliteConnection.open(self._path)
         await self._writer.run(migrate)
         await self._writer.run(_checkpoint_wal)
+        await self._writer.run(self._jobs.resume_clock)
         self._reader = await SqliteConnection.open(self._path)
         await self._reader.run(_forbid_writes)
 

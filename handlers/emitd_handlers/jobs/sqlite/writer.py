@@ -5,13 +5,13 @@ and runs in the thread of the writing connection.
 """
 
 import sqlite3
-import time
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+from emitd_handlers.clock import NANOS_A_SECOND, STEP_PAUSE_SECONDS, Clock, StepWatch
 from emitd_handlers.jobs.columns import transition_to_row
-from emitd_handlers.jobs.merge import Merged, expire, put_off, request_cancel
+from emitd_handlers.jobs.merge import Merged, expire, put_off, request_cancel, unwatched_since
 from emitd_handlers.jobs.source import Job
 from emitd_handlers.jobs.sqlite.rows import (
     INSERT_JOBS,
@@ -47,10 +47,13 @@ MAX_CACHED_CHARACTERS = 4096
 #: Nor is one with more labels, which are two short strings each.
 MAX_CACHED_LABELS = 8
 
-NANOS_A_SECOND = 1_000_000_000
 SELECT_ROW = f"SELECT rowid, {JOB_NAMES} FROM job_logs WHERE job_id = ?"
 #: How many leases end in one pass at most; the others in the next.
 MAX_EXPIRED = 1000
+SELECT_LAST_TIMES = """
+    SELECT max(created_at) FROM job_logs UNION ALL SELECT max(ended_at) FROM job_logs WHERE ended_at IS NOT NULL
+    UNION ALL SELECT * FROM (SELECT recorded_at FROM job_receipts ORDER BY last_number DESC LIMIT 1)
+"""
 #: Another program may have ended a job and left the lease.
 SELECT_EXPIRED = """
     SELECT job_id FROM job_logs
@@ -88,7 +91,7 @@ class SqliteJobs:
     """Writes the tables of jobs, always over the same connection.
 
     Keeps up to `cache_size` jobs in memory until another process writes to the database, and the receipts of the last
-    `receipt_limit` records in the database. `clock` returns nanoseconds since 1970-01-01T00:00:00Z.
+    `receipt_limit` records in the database.
     """
 
     def __init__(
@@ -97,12 +100,13 @@ class SqliteJobs:
         cache_size: int,
         keep_progress: bool = False,
         receipt_limit: int = 100_000,
-        clock: Callable[[], int] = time.time_ns,
+        clock: Clock | None = None,
     ) -> None:
         self._cache_size = cache_size
         self._keep_progress = keep_progress
         self._receipt_limit = receipt_limit
-        self._clock = clock
+        self._clock = clock or Clock()
+        self._steps = StepWatch(self._clock)
         #: Jobs by id. With them in memory a report of mere progress takes 6 µs instead of 20.
         self._cache: dict[str, CachedJob] = {}
         #: The value of `PRAGMA data_version` for which the cache is right.
@@ -115,10 +119,10 @@ class SqliteJobs:
         self, connection: sqlite3.Connection, records: Sequence[LogRecord], interest: Container[str] = ()
     ) -> Applied:
         """Merge the reports in `records`, in order; see `JobStore.apply`. Raises sqlite3.Error, as all do here."""
-        with self._transaction(connection) as now:
+        with self._transaction(connection) as (now, wall):
             rows = self._read(connection, job_ids_of(records))
             openings = _find_openings(connection, records)
-            work = Work(rows, now, keep_progress=self._keep_progress, openings=openings)
+            work = Work(rows, now, wall, keep_progress=self._keep_progress, openings=openings)
             outcomes = work.merge(records)
             written = self._write(connection, work)
         return Applied(outcomes, self._finish(work, written, interest))
@@ -130,28 +134,30 @@ class SqliteJobs:
         waited_seconds: float,
         interest: Container[str] = (),
     ) -> Sequence[JobHistory]:
-        """Make one pass over the leases; see `JobStore.end_expired`. By the server's clock."""
-        begun_at = self._clock()  # the transaction may have to wait for another process's
-        with self._transaction(connection) as now:
-            self._stamp_pass(connection, now, interval_seconds)
-            latest = time_text(begun_at - int(waited_seconds * NANOS_A_SECOND))
+        """Make one pass over the leases; see `JobStore.end_expired`. By the server's clocks."""
+        begun_at = self._clock.steady()  # the transaction may have to wait for another process's
+        with self._transaction(connection) as (now, wall):
+            self._stamp_pass(connection, wall, interval_seconds)
+            waited = self._clock.steady() - begun_at + int(waited_seconds * NANOS_A_SECOND)
+            latest = time_text(wall - waited)
             expired = connection.execute(SELECT_EXPIRED, (latest, MAX_EXPIRED)).fetchall()
             rows = self._read(connection, [job_id for (job_id,) in expired])
-            work = Work(rows, now)
+            work = Work(rows, now, wall)
             for row in rows.values():
                 work.change(expire(row.job, now))
             written = self._write(connection, work)
+        self._steps.settle()
         return self._finish(work, written, interest)
 
     def request_cancel(
         self, connection: sqlite3.Connection, job_id: str, reason: str, interest: Container[str] = ()
     ) -> tuple[Job | None, Sequence[JobHistory]]:
         """Record a request to cancel a job; see `JobStore.request_cancel`."""
-        with self._transaction(connection) as now:
+        with self._transaction(connection) as (now, wall):
             rows = self._read(connection, [job_id])
             if not rows:
                 return None, ()
-            work = Work(rows, now)
+            work = Work(rows, now, wall)
             job = request_cancel(rows[job_id].job, reason, now)
             work.change(Merged(job))
             written = self._write(connection, work)
@@ -159,7 +165,9 @@ class SqliteJobs:
 
     def remove_ended(self, connection: sqlite3.Connection, retention: Retention, limit: int) -> Removed:
         """Remove ended jobs and their history; see `JobStore.remove_ended`."""
-        with self._transaction(connection) as now:
+        with self._transaction(connection) as (_, now):
+            if self._steps.has_stepped_within(STEP_PAUSE_SECONDS):
+                return Removed((), has_more=False)
             removed: list[str] = []
             trimmed: list[tuple[str]] = []
             if retention.ended_seconds is not None:
@@ -187,13 +195,19 @@ class SqliteJobs:
         rows = connection.execute("SELECT receipts FROM job_receipts ORDER BY last_number DESC")
         return recent_commits(map(_first, rows), limit)
 
+    def resume_clock(self, connection: sqlite3.Connection) -> None:
+        """Let times of receipt go on after the last that the database has."""
+        self._clock.resume(max(read_time(text) for (text,) in connection.execute(SELECT_LAST_TIMES)))
+
     @contextmanager
-    def _transaction(self, connection: sqlite3.Connection) -> Iterator[int]:
-        """Run the block in one transaction, and yield the time; an exception undoes everything."""
+    def _transaction(self, connection: sqlite3.Connection) -> Iterator[tuple[int, int]]:
+        """Run the block in one transaction; an exception undoes everything. Yield the times of receipt and wall."""
         try:
             with transaction(connection):
                 self._forget_if_others_wrote(connection)
-                yield self._clock()
+                asked_at, wall = self._clock.steady(), self._clock.wall()
+                self._steps.look(wall, asked_at)
+                yield self._clock.now(wall), wall
         except BaseException:
             self._data_version = -1  # the numbers in memory may be ahead of the database now
             raise
@@ -271,33 +285,35 @@ class SqliteJobs:
             INSERT_TRANSITIONS.run(connection, values)
         if work.receipts:
             self._last_number += len(work.receipts)
-            self._write_receipts(connection, work.receipts)
+            self._write_receipts(connection, work.receipts, now)
         return written
 
-    def _write_receipts(self, connection: sqlite3.Connection, receipts: Sequence[StoredReceipt]) -> None:
+    def _write_receipts(
+        self, connection: sqlite3.Connection, receipts: Sequence[StoredReceipt], now: int
+    ) -> None:
         number = self._last_number
-        connection.execute("INSERT INTO job_receipts VALUES (?, ?)", (number, encode_receipts(receipts)))
+        values = (number, encode_receipts(receipts), time_text(now))
+        connection.execute("INSERT INTO job_receipts VALUES (?, ?, ?)", values)
         connection.execute("DELETE FROM job_receipts WHERE last_number <= ?", (number - self._receipt_limit,))
 
     def _stamp_pass(self, connection: sqlite3.Connection, now: int, interval_seconds: float) -> None:
-        """Record this pass; put off the ends of all leases if nobody watched since the last one."""
+        """Record this pass; put off the ends of all leases after a gap, or a step of the clock."""
         row = connection.execute("SELECT passed_at FROM job_lease_watch").fetchone()
         if row is None:
             connection.execute("INSERT INTO job_lease_watch VALUES (?)", (time_text(now),))
         else:
             connection.execute("UPDATE job_lease_watch SET passed_at = ?", (time_text(now),))
         passed_at = read_time(row[0]) if row else 0
-        if now - passed_at <= 2 * interval_seconds * NANOS_A_SECOND:
+        since = unwatched_since(passed_at, now, interval_seconds, self._steps.set_by)
+        if since is None:
             return
-        leases = connection.execute(SELECT_LEASES).fetchall()
-        connection.executemany(
-            "UPDATE job_logs SET lease_expires_at = ? WHERE job_id = ?",
-            [
-                (time_text(put_off(read_time(end), seconds, passed_at, now)), job_id)
-                for job_id, end, seconds in leases
-            ],
-        )
-        self._cache.clear()
+        ends = [
+            (time_text(put_off(read_time(end), seconds, since, now)), job_id, end)
+            for job_id, end, seconds in connection.execute(SELECT_LEASES)
+        ]
+        if moved := [(new_end, job_id) for new_end, job_id, end in ends if new_end != end]:
+            connection.executemany("UPDATE job_logs SET lease_expires_at = ? WHERE job_id = ?", moved)
+            self._cache.clear()
 
     def _forget_if_others_wrote(self, connection: sqlite3.Connection) -> None:
         (version,) = connection.execute("PRAGMA data_version").fetchone()

@@ -9,8 +9,10 @@ from msgspec.structs import replace
 
 from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.jobs.merge import ATTEMPT_ENDED, LEASE_EXPIRED, SUPERSEDED
+from emitd_handlers.jobs.postgres.store import PostgresJobStore
 from emitd_handlers.jobs.source import Job, TransitionQuery
-from emitd_handlers.jobs.store import JobStore
+from emitd_handlers.jobs.sqlite.store import SqliteJobStore
+from emitd_handlers.jobs.store import JobStore, Retention
 from emitd_handlers.outcome import JobReceipt
 from emitd_handlers.record import JobState
 from support.jobs.backends import (
@@ -364,3 +366,91 @@ async def test_watchers_are_told_at_once(backend: JobBackend) -> None:
         assert [(item.revision, item.status) for item in update.transitions] == [(2, FAILED)]
         assert update.job.failure_reason == LEASE_EXPIRED
         await watch.aclose()
+
+
+def set_clock(store: JobStore, seconds: float) -> None:
+    """Make the store's wall clock one that was set: its steady clock goes the other way."""
+    assert isinstance(store, (SqliteJobStore, PostgresJobStore))
+    jobs = store._jobs if isinstance(store, SqliteJobStore) else store._opened.jobs  # type: ignore[union-attr]
+    steady = jobs._clock.steady
+    jobs._clock.steady = lambda: steady() - int(seconds * SECOND)
+
+
+@pytest.mark.parametrize("is_restarted", [False, True])
+async def test_a_lease_that_was_given_while_the_clock_was_ahead_lasts_from_now(
+    backend: JobBackend, store: JobStore, is_restarted: bool
+) -> None:
+    """After a step back, and after a start; the others stay as they are."""
+    await applied(store, report("ahead", lease_seconds=100))
+    await backend.shift_leases(7200)
+    await applied(store, report("other", lease_seconds=100), report("none"))
+    before = await lease_end(store, "other")
+    assert await pass_over(store) == []
+    assert await lease_end(store, "ahead") > before + 7000 * SECOND  # nothing says that it is wrong
+    if is_restarted:
+        await store.close()
+        await store.open()
+    else:
+        set_clock(store, -7200)
+    assert await pass_over(store) == []
+    assert before <= await lease_end(store, "ahead") < before + 50 * SECOND
+    assert await lease_end(store, "other") == before
+    assert await lease_end(store, "none") == 0
+
+
+async def test_a_step_forward_is_added_to_the_leases_that_were_given_before_it(
+    backend: JobBackend, store: JobStore
+) -> None:
+    """Also if it is less than two intervals; what had run out has still run out."""
+    await applied(store, report("dead", lease_seconds=30))
+    await backend.shift_leases(-31)
+    await applied(store, report("alive", lease_seconds=30))
+    before = await lease_end(store, "alive")
+    set_clock(store, 65)
+    await backend.shift_leases(-65)
+    await backend.shift_last_pass(-65)
+    await applied(store, report("renewed", lease_seconds=30))
+    renewed = await lease_end(store, "renewed")
+    assert await pass_over(store) == ["dead"]
+    assert await lease_end(store, "alive") == pytest.approx(before, abs=5 * SECOND)
+    assert renewed <= await lease_end(store, "renewed") < renewed + 5 * SECOND
+
+
+async def test_a_clock_that_was_ahead_for_a_moment_between_two_passes_leaves_no_lease_behind(
+    backend: JobBackend, store: JobStore
+) -> None:
+    """Every transaction looks at the clock."""
+    set_clock(store, 7200)
+    await applied(store, report(lease_seconds=100))
+    await backend.shift_leases(7200)
+    set_clock(store, -7200)
+    end = await lease_end(store)
+    assert await pass_over(store) == []
+    assert await lease_end(store) < end - 7000 * SECOND
+
+
+async def test_nothing_is_removed_for_its_age_just_after_a_step(backend: JobBackend, store: JobStore) -> None:
+    """The clock may soon be set back."""
+    await applied(store, report(status=COMPLETED))
+    await backend.shift_ends(-1000)
+    await applied(store, report("k"))
+    set_clock(store, 7200)
+    assert await pass_over(store) == []
+    assert (await store.remove_ended(Retention(ended_seconds=500), 10)).job_ids == ()
+    set_clock(store, -7200)
+
+
+async def test_times_go_on_after_the_last_before_a_restart(backend: JobBackend, store: JobStore) -> None:
+    """If that is later than the clock: those of new jobs and of changes, each after the one before."""
+    await applied(store, report("a", status=COMPLETED), report("b"))
+    first = (await get(store, "b")).update_time_unix_nano
+    await store.close()
+    await backend.shift_ends(7200)
+    await store.open()
+    await applied(store, report("b", progress=3))
+    second = (await get(store, "b")).update_time_unix_nano
+    await asyncio.sleep(0.1)
+    await applied(store, report("b", progress=4))
+    third = (await get(store, "b")).update_time_unix_nano
+    assert first + 7199 * SECOND < second
+    assert second + SECOND // 25 < third < second + 2 * SECOND

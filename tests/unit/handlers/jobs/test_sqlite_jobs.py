@@ -1,7 +1,7 @@
 """SqliteJobs: batches of reports in transactions."""
 
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from emitd_handlers.clock import Clock
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs.merge import merge
 from emitd_handlers.jobs.source import Job, JobTransition
@@ -47,6 +48,11 @@ def report(job_id: str = "j", status: JobState = RUNNING, *, record_id: str = ""
     )
 
 
+def at(time: Callable[[], int]) -> Clock:
+    """Return clocks that are never set."""
+    return Clock(time, time)
+
+
 class Base:
     """A database and its one writer."""
 
@@ -63,7 +69,7 @@ class Base:
         return connection
 
     def new_jobs(self, **arguments: Any) -> SqliteJobs:
-        return SqliteJobs(**({"cache_size": 100, "clock": lambda: NOW} | arguments))
+        return SqliteJobs(**({"cache_size": 100, "clock": at(lambda: NOW)} | arguments))
 
     def apply(self, *records: LogRecord) -> list[JobReceipt]:
         """Apply reports that must all be accepted."""
@@ -290,7 +296,7 @@ def test_what_others_write_is_seen(base: Base) -> None:
     base.apply(report(progress=1, record_id="a"))
     other = base.connect()
     other.execute("UPDATE job_logs SET revision = 41, progress = 9")
-    other.execute("INSERT INTO job_receipts VALUES (70, x'90')")
+    other.execute("INSERT INTO job_receipts VALUES (70, x'90', NULL)")
     assert [receipt.revision for receipt in base.apply(report(record_id="b"))] == [42]
     assert base.rows("SELECT max(last_number) FROM job_receipts") == [(71,)]
     other.execute("DELETE FROM job_logs")
@@ -336,7 +342,7 @@ def test_a_row_that_has_gone_is_an_error_and_no_silence(base: Base) -> None:
 def test_a_clock_that_was_set_back_does_not_turn_times_back(base: Base) -> None:
     """`updated_at` stays, for a tick too."""
     base.apply(report())
-    base.jobs = base.new_jobs(clock=lambda: NOW - 10**12)
+    base.jobs = base.new_jobs(clock=at(lambda: NOW - 10**12))
     base.apply(report(progress=3))
     job = base.get()
     assert (job.progress, job.update_time_unix_nano) == (3, NOW - 789)
@@ -396,7 +402,7 @@ class Times:
     def __init__(self, base: Base) -> None:
         self.now = NOW - NOW % 1000
         self.base = base
-        base.jobs = base.new_jobs(clock=lambda: self.now)
+        base.jobs = base.new_jobs(clock=at(lambda: self.now))
 
     def pass_after(self, seconds: float, *, interval: float = 10.0, waited: float = 0.0) -> list[str]:
         """Let time go by, make a pass, and return the ids of the jobs that it ended."""
@@ -524,9 +530,9 @@ def test_a_pass_over_rows_that_are_in_memory_reads_none(base: Base, times: Times
     base.apply(report(lease_seconds=5))
     times.pass_after(6)
     assert base.reads_of(report()) == 0
-    base.jobs = base.new_jobs(clock=lambda: times.now)
+    base.jobs = base.new_jobs(clock=at(lambda: times.now))
     base.apply(report("k", lease_seconds=1))
-    base.jobs = base.new_jobs(clock=lambda: times.now)
+    base.jobs = base.new_jobs(clock=at(lambda: times.now))
     assert times.pass_after(2) == ["k"]
     assert base.reads_of(report("k")) == 0
 
@@ -612,7 +618,7 @@ def test_a_removal_that_is_undone_removes_nothing(base: Base) -> None:
     base.connection.execute(
         "CREATE TRIGGER full BEFORE UPDATE ON job_logs BEGIN SELECT raise(ABORT, 'disk full'); END"
     )
-    base.jobs = base.new_jobs(clock=lambda: NOW + 10**12)
+    base.jobs = base.new_jobs(clock=at(lambda: NOW + 10**12))
     with pytest.raises(sqlite3.IntegrityError, match="disk full"):
         base.jobs.remove_ended(base.connection, Retention(ended_count=1, history_seconds=1.0), 9)
     assert [base.rows(f"SELECT * FROM {table}") for table in tables] == before
@@ -623,7 +629,7 @@ def test_an_age_is_counted_to_the_microsecond(base: Base) -> None:
     base.apply(report(status=COMPLETED))
     for kind in ("history_seconds", "ended_seconds"):
         for later, expected in ((9_999_999, []), (10_000_000, ["j"])):
-            base.jobs = base.new_jobs(clock=lambda later=later: NOW + later * 1000)
+            base.jobs = base.new_jobs(clock=at(lambda later=later: NOW + later * 1000))
             retention = Retention(**{kind: 10.0})
             assert base.jobs.remove_ended(base.connection, Retention(**{kind: 1e12}), 9).job_ids == []
             gone = base.jobs.remove_ended(base.connection, retention, 9).job_ids

@@ -8,6 +8,7 @@ from itertools import count
 import msgspec
 import pytest
 
+from emitd_handlers.clock import Clock
 from emitd_handlers.errors import JobQueryInvalid
 from emitd_handlers.jobs.paging import MAX_PAGE_BYTES
 from emitd_handlers.jobs.source import JobPage, JobQuery, TransitionQuery
@@ -28,7 +29,7 @@ class Base:
         migrate(self.connection)
         self.clock = count(10**18, MICROSECOND)
         self.now = 0
-        self.jobs = SqliteJobs(cache_size=100, clock=lambda: self.now)
+        self.jobs = SqliteJobs(cache_size=100, clock=Clock(lambda: self.now, lambda: self.now))
 
     def report(
         self, job_id: str, status: JobState = RUNNING, *, details: str = "", job_type: str = "t"

@@ -32,7 +32,7 @@ def test_a_new_database_gets_the_newest_tables(connection: sqlite3.Connection) -
     assert tables(connection) == {
         *("emitd_schema", "job_lease_watch", "job_logs", "job_receipts", "job_transitions"),
     }
-    connection.execute("INSERT INTO job_receipts VALUES (1, x'00')")
+    connection.execute("INSERT INTO job_receipts VALUES (1, x'00', NULL)")
     migrate(connection)
     assert connection.execute("SELECT * FROM emitd_schema").fetchall() == [("jobs", len(MIGRATIONS))]
     assert connection.execute("SELECT count(*) FROM job_receipts").fetchone() == (1,)
