@@ -58,6 +58,7 @@ class LineSender:
         drop_report: DropReport,
         spool: SpoolManager,
         on_drop: _OnDrop,
+        on_fault: Callable[[int, Exception], None],
     ) -> None:
         self._source = settings.source
         self._spools_lines = settings.spool_records == "all"
@@ -68,15 +69,16 @@ class LineSender:
         self._drop_report = drop_report
         self._spool = spool
         self._on_drop = on_drop
+        self._on_fault = on_fault
 
     def deliver(self, lines: Sequence[Line]) -> None:
         """Send the reports of drops, then lines; return when each line has its fate."""
         told = [Item(drop_record(drop, self._source), drop.level, drop) for drop in self._drop_report.take()]
-        self._deliver([*told, *map(self._item, lines)])
+        self._deliver([*told, *self._items(lines)])
 
     def give_up(self, lines: Sequence[Line], why: str) -> None:
         """Spool lines that no sender took, if lines are spooled; else drop them."""
-        self._give_up([self._item(line) for line in lines], why)
+        self._give_up(self._items(lines), why)
 
     def leave_word(self) -> None:
         """Put the reports of drops into the spool."""
@@ -87,6 +89,16 @@ class LineSender:
             self._spool.append([drop_record(drop, self._source) for drop in drops])
         except EmitError:
             self._drop_report.put_back(drops)
+
+    def _items(self, lines: Sequence[Line]) -> Sequence[Item]:
+        """Return lines as items, but those that cannot be serialised, which are dropped."""
+        items: list[Item] = []
+        for line in lines:
+            try:
+                items.append(self._item(line))
+            except Exception as error:
+                self._on_fault(line.level, error)
+        return items
 
     def _item(self, line: Line) -> Item:
         message = line.message
