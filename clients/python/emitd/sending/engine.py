@@ -256,10 +256,8 @@ class Engine:
             self._has_begun = process_hooks.is_ending() or self._spool.start()
 
     def _start_line_sender(self) -> None:
-        """Let the queue be sent. If no thread can be started, what waits is sent with a later record, or at the end."""
         self._begin()
-        self._line_senders.start()
-        if not self._is_open or process_hooks.is_ending():
+        if not self._is_open or not self._line_senders.start():
             self._send_here()
 
     def _write_late(self, line: Line) -> None:
@@ -374,10 +372,10 @@ class Engine:
         self._join(time.monotonic() + INTERRUPTED_SECONDS)
 
     def _send_here(self) -> None:
-        """Send in this thread: no other can be started at the end of the program."""
+        """Send in this thread: no other can be started, at the end of the program or where there are too many."""
         with self._time.alone():
             self._send_lines(may_wait=False)
-            if self._time.seconds() <= 0:
+            if self._time.seconds() <= 0 and not self._is_open:  # else the next record tries again
                 self._give_up_rest()
         if process_hooks.is_ending():
             self._delivery.leave_word()

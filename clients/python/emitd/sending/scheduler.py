@@ -183,14 +183,14 @@ class SendScheduler:
     def flush(self, deadline: float) -> bool:
         """Wait until all receipts have come and no news is left; return False if that is not by `deadline`."""
         with self._lock:
-            while True:
-                self._hurry()
-                if not self._awaited and not any(map(self._is_unresolved, self._watched)):
-                    return True
+            self._hurry()
+            while self._awaited or any(map(self._is_unresolved, self._watched)):
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                self._changed.wait(min(left, HURRY_SECONDS))
+                if not self._changed.wait(min(left, HURRY_SECONDS)):
+                    self._hurry()
+            return True
 
     def close(self) -> None:
         """Let senders send the rest, and then end."""
