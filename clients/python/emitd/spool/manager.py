@@ -54,7 +54,7 @@ class SpoolManager:
         #: What was said of spools that cannot be used, so that it is said once.
         self._said: set[str] = set()
         self._is_paused = False
-        self._is_off = settings.spool == OFF
+        self._has_said_without = False
         self._replayed = 0
 
     def start(self) -> bool:
@@ -125,7 +125,7 @@ class SpoolManager:
         return [*self._adopted, *(() if own is None else (own,))]
 
     def _folder(self) -> Path | None:
-        if self._is_off:
+        if self._settings.spool == OFF:
             return None
         try:
             return Path(self._settings.spool) if self._settings.spool else default_folder(os.environ)
@@ -155,8 +155,9 @@ class SpoolManager:
             return self._open()
 
     def _do_without(self, error: Exception) -> None:
-        self._is_off = True
-        report_line(f"{self._settings.source}: there is no spool: {error}")
+        if not self._has_said_without:
+            self._has_said_without = True
+            report_line(f"{self._settings.source}: there is no spool: {error}")
 
     def _run(self) -> None:
         """Adopt what is orphaned and send until nothing waits, whenever something came, and now and then.

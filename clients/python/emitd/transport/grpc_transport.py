@@ -137,9 +137,10 @@ class Transport:
             return self._channel
 
     def _make_channel(self) -> grpc.Channel:
+        channel = make_channel(self._settings.address, _READ_BY_THEIR_READERS)
         if not _kept:
             _kept.append(grpc.insecure_channel("127.0.0.1:1"))
-        return make_channel(self._settings.address, _READ_BY_THEIR_READERS)
+        return channel
 
 
 @cache
