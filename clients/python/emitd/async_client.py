@@ -8,6 +8,7 @@ The threads of `LogClient` send the records. Reading goes by grpc.aio: a thousan
 """
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  # now, not with the first call that blocks
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress

@@ -180,7 +180,9 @@ class TestAppending:
         service.answers = [accept]
         until(lambda: manager.stats()["replayed"] == 2)
 
-    @pytest.mark.parametrize("error", [MemoryError(), OSError(24, "Too many open files"), RuntimeError("odd")])
+    @pytest.mark.parametrize(
+        "error", [MemoryError(), OSError(24, "Too many open files"), RuntimeError("odd")]
+    )
     def test_whatever_fails_is_unavailable(
         self, managers: Managers, service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
     ) -> None:
@@ -192,7 +194,9 @@ class TestAppending:
         manager = managers.make(service)
         with monkeypatch.context() as patch:
             patch.setattr(Spool, "create", fail)
-            with pytest.raises(Unavailable, match=type(error).__name__ if not str(error) else str(error.args[-1])):
+            with pytest.raises(
+                Unavailable, match=type(error).__name__ if not str(error) else str(error.args[-1])
+            ):
                 manager.append([b"a"])
         manager.append([b"b"])
         until(lambda: service.records == [b"b"])

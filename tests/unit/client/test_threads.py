@@ -34,7 +34,11 @@ def work() -> Iterator[Work]:
 
 def test_one_more_thread_is_started_each_time_up_to_the_limit(work: Work) -> None:
     """There are never more than the limit, and `start` tells that there are some."""
-    assert [(work.senders.start(), len(work.senders.threads)) for _ in range(3)] == [(True, 1), (True, 2), (True, 2)]
+    assert [(work.senders.start(), len(work.senders.threads)) for _ in range(3)] == [
+        (True, 1),
+        (True, 2),
+        (True, 2),
+    ]
 
 
 def test_a_thread_that_has_returned_makes_room(work: Work) -> None:
