@@ -1,4 +1,4 @@
-"""An entry's fault stays its own: odd numbers, no descriptors, no modules, a short program, gevent; on a real server."""
+"""An entry's fault stays its own: odd numbers, no descriptors, no modules, a short program, gevent."""
 
 import importlib.util
 import subprocess

@@ -570,7 +570,8 @@ from emitd.spool.manager import SpoolManager
 
 def make():
     settings = ClientSettings(source="shop", spool={folder!r})
-    manager = SpoolManager(settings, lambda records: Reply(again={{0: ("down", 60.0)}}), lambda *drop: None, TimeLeft(9.0))
+    down = Reply(again={{0: ("down", 60.0)}})
+    manager = SpoolManager(settings, lambda records: down, lambda *drop: None, TimeLeft(9.0))
     manager.close_replay()  # no thread, which a fork would have to wait for
     return manager
 
