@@ -43,7 +43,6 @@ class Delivery:
             drop_report=self.drop_report,
             spool=self,  # type: ignore[arg-type]
             on_drop=lambda cause, level, why="", count=1: self.dropped.append((cause, level, why, count)),
-            on_fault=lambda level, error: self.dropped.append(("internal_error", level, repr(error), 1)),
         )
 
     def _send(self, records: Sequence[bytes]) -> Reply:

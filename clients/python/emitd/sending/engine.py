@@ -74,7 +74,6 @@ class Engine:
             drop_report=self.drop_report,
             spool=self._spool,
             on_drop=self.drop,
-            on_fault=self.note_fault,
         )
         #: False once it is closed or the program is at its end: no sender comes by then.
         self._is_open = not self._is_closed and not process_hooks.is_ending()

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from emitd.errors import EmitError
 from emitd.records.encoding import as_text, encode_attributes
+from emitd.runtime.diagnostics import report_fault
 from emitd.runtime.threads import TimeLeft
 from emitd.sending.line_queue import Line
 from emitd.sending.stats import ClientStats, Drop, DropReport, drop_record
@@ -58,7 +59,6 @@ class LineSender:
         drop_report: DropReport,
         spool: SpoolManager,
         on_drop: _OnDrop,
-        on_fault: Callable[[int, Exception], None],
     ) -> None:
         self._source = settings.source
         self._spools_lines = settings.spool_records == "all"
@@ -69,7 +69,6 @@ class LineSender:
         self._drop_report = drop_report
         self._spool = spool
         self._on_drop = on_drop
-        self._on_fault = on_fault
 
     def deliver(self, lines: Sequence[Line]) -> None:
         """Send the reports of drops, then lines; return when each line has its fate."""
@@ -97,7 +96,8 @@ class LineSender:
             try:
                 items.append(self._item(line))
             except Exception as error:
-                self._on_fault(line.level, error)
+                report_fault("internal error, a record is dropped", error)
+                self._on_drop("internal_error", line.level, repr(error))
         return items
 
     def _item(self, line: Line) -> Item:
