@@ -218,7 +218,7 @@ def test_what_could_not_be_started_is_started_with_the_next_record(
     make: MakeEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
     """No plain call raises, and no queue is left without a sender; also if the lines before it are in a batch."""
-    engine, transport = make(fail, close_timeout=0.0)
+    engine, transport = make(fail, close_timeout=0.0, linger=0.01)
 
     def refuse(_: threading.Thread) -> None:
         raise error

@@ -76,9 +76,8 @@ class Senders:
                 try:
                     self._start_one()
                 except Exception as error:  # the system has no more threads, or no memory
-                    report_fault(
-                        "a thread that sends could not be started, the next record tries again", error
-                    )
+                    if threading.main_thread().is_alive():  # else the interpreter ends, and starts none
+                        report_fault("no thread could be started, the next record tries again", error)
             return bool(self.threads)
 
     def join(self, deadline: float) -> bool:
