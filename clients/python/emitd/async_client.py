@@ -9,6 +9,7 @@ The threads of `LogClient` send the records. Reading goes by grpc.aio: a thousan
 
 import asyncio
 import concurrent.futures.thread  # noqa: F401  # now, not with the first call that blocks
+import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
@@ -322,11 +323,11 @@ class AsyncLogClient(LogVerbs):
 
 async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
     """Call what blocks in another thread; if none can be started, as at the end of the program, in this one."""
-    try:
-        result = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
-    except (RuntimeError, MemoryError):
-        return function(*arguments)
-    return await result
+    running: asyncio.Future[T] | None = None
+    if threading.main_thread().is_alive():
+        with suppress(RuntimeError, MemoryError):
+            running = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+    return function(*arguments) if running is None else await running
 
 
 if TYPE_CHECKING:

@@ -76,7 +76,7 @@ class Senders:
                 try:
                     self._start_one()
                 except Exception as error:  # the system has no more threads, or no memory
-                    if threading.main_thread().is_alive():  # else the interpreter ends, and starts none
+                    if "interpreter shutdown" not in str(error):
                         report_fault("no thread could be started, the next record tries again", error)
             return bool(self.threads)
 
