@@ -251,9 +251,9 @@ def test_the_interface_and_the_errors_load_no_stubs() -> None:
 
 
 def test_the_clients_load_no_integration() -> None:
-    """A client loads what sends; the spool's database, frameworks and `logging`'s handler only when they are used."""
+    """A client loads all that sends, the spool too; frameworks and `logging`'s handler only when they are used."""
     loaded = loaded_by("from emitd import AsyncLogClient, JobReporter, LogClient; LogClient(source='x')")
-    assert {"emitd.client", "emitd.async_client", "grpc"} <= loaded
+    assert {"emitd.client", "emitd.async_client", "grpc", "sqlite3"} <= loaded
     assert loaded.isdisjoint(
         {
             "aiosqlite",
@@ -262,7 +262,6 @@ def test_the_clients_load_no_integration() -> None:
             "emitd_server",
             "fastapi",
             "opentelemetry",
-            "sqlite3",
             "structlog",
         }
     )

@@ -8,11 +8,12 @@ The threads of `LogClient` send the records. Reading goes by grpc.aio: a thousan
 """
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401  # now, not with the first call that blocks
 import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack, cast
+from typing import TYPE_CHECKING, Any, Self, SupportsFloat, TypeVar, Unpack, cast
 
 import grpc
 
@@ -88,7 +89,7 @@ class AsyncLogClient(LogVerbs):
         job_id: str,
         job_type: str,
         *,
-        total: int | None = None,
+        total: SupportsFloat | None = None,
         lease: int | None = None,
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
@@ -103,13 +104,13 @@ class AsyncLogClient(LogVerbs):
         *,
         job_type: str,
         job_id: str | None = None,
-        total: int | None = None,
+        total: SupportsFloat | None = None,
         lease: int | None = 60,
         labels: Mapping[str, str] | None = None,
     ) -> AsyncTrack[T]:
         """Return an iterator over `items` that reports them as a job."""
 
-        def make_job(job_id: str, total: int | None) -> RemoteJob:
+        def make_job(job_id: str, total: SupportsFloat | None) -> RemoteJob:
             return self.job(job_id, job_type, total=total, lease=lease, labels=labels)
 
         track = AsyncTrack(items, make_job, self._spawn, job_id=job_id, total=total)
@@ -321,10 +322,12 @@ class AsyncLogClient(LogVerbs):
 
 
 async def _in_thread(function: Callable[..., T], *arguments: object) -> T:
-    """Call what blocks in another thread; at the end of the program, which has none to spare, in this one."""
-    if not threading.main_thread().is_alive():
-        return function(*arguments)
-    return await asyncio.to_thread(function, *arguments)
+    """Call what blocks in another thread; if none can be started, as at the end of the program, in this one."""
+    running: asyncio.Future[T] | None = None
+    if threading.main_thread().is_alive():
+        with suppress(RuntimeError, MemoryError):
+            running = asyncio.get_running_loop().run_in_executor(None, function, *arguments)
+    return function(*arguments) if running is None else await running
 
 
 if TYPE_CHECKING:

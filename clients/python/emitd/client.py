@@ -11,7 +11,7 @@ has a table of what becomes of a record in each kind of trouble.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
+from typing import TYPE_CHECKING, Any, Self, SupportsFloat, TypeVar, Unpack
 
 import grpc
 
@@ -79,7 +79,7 @@ class LogClient(LogVerbs):
         job_id: str,
         job_type: str,
         *,
-        total: int | None = None,
+        total: SupportsFloat | None = None,
         lease: int | None = None,
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
@@ -97,13 +97,13 @@ class LogClient(LogVerbs):
         *,
         job_type: str,
         job_id: str | None = None,
-        total: int | None = None,
+        total: SupportsFloat | None = None,
         lease: int | None = 60,
         labels: Mapping[str, str] | None = None,
     ) -> Track[T, JobReporter]:
         """Return an iterator over `items` that reports them as a job. See `emitd.AsyncLogger.track`."""
 
-        def make_job(job_id: str, total: int | None) -> JobReporter:
+        def make_job(job_id: str, total: SupportsFloat | None) -> JobReporter:
             return self.job(job_id, job_type, total=total, lease=lease, labels=labels)
 
         track = Track(items, make_job, job_id=job_id, total=total)

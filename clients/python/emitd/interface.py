@@ -21,7 +21,7 @@ they raise RuntimeError.
 
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from types import TracebackType
-from typing import TYPE_CHECKING, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Protocol, Self, SupportsFloat, TypeVar
 
 from emitd.jobs.interface import AsyncJobReporter
 
@@ -109,7 +109,7 @@ class AsyncLogger(Protocol):
         job_id: str,
         job_type: str,
         *,
-        total: int | None = None,
+        total: SupportsFloat | None = None,
         lease: int | None = None,
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
@@ -129,7 +129,7 @@ class AsyncLogger(Protocol):
         *,
         job_type: str,
         job_id: str | None = None,
-        total: int | None = None,
+        total: SupportsFloat | None = None,
         lease: int | None = 60,
         labels: Mapping[str, str] | None = None,
     ) -> "AsyncTrack[T]":

@@ -273,7 +273,7 @@ class SharedClient:
             self._closer = threading.Thread(
                 target=self._close_once_left, args=(self._left,), name="emitd-closing", daemon=True
             )
-            with suppress(RuntimeError):  # too many threads: then the end of the program closes it
+            with suppress(Exception):  # too many threads: then the end of the program closes it
                 self._closer.start()
         self._left.set()
 

@@ -70,6 +70,8 @@ class EmitdProcessor:
         try:
             if not is_sender():
                 self._send(method_name, event_dict, is_nested=depth >= MAX_NESTING)
+        except Exception as error:
+            self._client._engine.note_fault(level_number(method_name), error)
         finally:
             making.depth = depth
         if self._end is not None:

@@ -56,17 +56,24 @@ class InProcessEngine:
         if self.is_closed:
             self._ingress.lines.drop("closed")
             return
-        if context := current_attributes():
-            attributes = {**context, **attributes}
-        line = pb.LogRecord(
-            record_id=next_record_id(),
-            time_unix_nano=time.time_ns(),
-            level=cast("pb.Level", level),
-            message=as_text(message),
-            source=self._source,
-            attributes_json=encode_attributes(attributes),
-        )
-        self._ingress.lines.put(line)
+        try:
+            if context := current_attributes():
+                attributes = {**context, **attributes}
+            line = pb.LogRecord(
+                record_id=next_record_id(),
+                time_unix_nano=time.time_ns(),
+                level=cast("pb.Level", level),
+                message=as_text(message),
+                source=self._source,
+                attributes_json=encode_attributes(attributes),
+            )
+            self._ingress.lines.put(line)
+        except Exception as error:
+            self.note_fault(level, error)
+
+    def note_fault(self, level: int, error: Exception) -> None:
+        """Count a line that a fault of its own keeps from being sent."""
+        self._ingress.lines.drop("internal_error", why=repr(error))
 
     def refuse_if_closed(self) -> None:
         """Raise ClientNotOpen if the client is closed or the service not running, RuntimeError in another loop."""

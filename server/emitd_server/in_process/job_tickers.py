@@ -5,6 +5,7 @@ coalesces, and a heartbeat if there is a lease and no news.
 """
 
 import asyncio
+import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
@@ -105,6 +106,11 @@ class _NewsSender:
             if self._run_state.withhold_refused():
                 return True  # the progress may be taken
             self._is_refused = True
+        except Exception:  # a fault of its own: the lease is kept, and the next news is tried
+            self._report(
+                f"internal error with news of job '{self._run_state.job_id}': {traceback.format_exc()}"
+            )
+            self._run_state.has_news = False
         else:
             self._run_state.take_notice(receipt.job.stale_reason, receipt.job.cancel_requested)
         return False

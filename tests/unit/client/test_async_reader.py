@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import grpc
 import pytest
 
+from emitd.errors import Unavailable
 from emitd.settings import ClientSettings
 from emitd.transport.async_reader import AsyncReader
 from emitd.transport.reply import is_retryable
@@ -142,3 +143,20 @@ async def test_the_thread_begins_with_the_first_call_and_ends_with_close(service
     calls.close()
     assert no_grpc_thread()
     assert not [thread for thread in threading.enumerate() if thread.name == "emitd-reads"]
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+async def test_a_thread_that_cannot_be_started_is_tried_again(
+    calls: AsyncReader, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """The question says that nothing can be asked now, and the next one is asked."""
+
+    def refuse(_: threading.Thread) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        with pytest.raises(Unavailable, match="nothing can be asked now"):
+            await calls.ask("GetJob", GetJobRequest(job_id="j"), GetJobResponse)
+    answer = await calls.ask("GetJob", GetJobRequest(job_id="j"), GetJobResponse)
+    assert answer.job.job_id == "j"

@@ -16,7 +16,7 @@ from emitd.runtime.threads import Senders
 from emitd.sending.scheduler import AwaitedRecord
 from emitd.transport.reply import Reply
 from emitd.v1 import LogRecord
-from support.exit.engines import MakeEngine, accept, engines, fail, refuse_to_start, write
+from support.exit.engines import MakeEngine, accept, engines, fail, queue, refuse_to_start, write
 
 
 @pytest.fixture
@@ -211,3 +211,42 @@ def test_a_spooled_record_has_a_receipt(make: MakeEngine, tmp_path: Path) -> Non
     engine, _ = make(fail, spool=str(tmp_path / "spool"))
     receipt = engine.spool(LogRecord(record_id="r1"), Unavailable("nobody answered"))
     assert (receipt.state, receipt.record_id) == (ReceiptState.SPOOLED, "r1")
+
+
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError(), OSError(24, "no")])
+def test_what_could_not_be_started_is_started_with_the_next_record(
+    make: MakeEngine, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    """No plain call raises, and no queue is left without a sender; also if the lines before it are in a batch."""
+    engine, transport = make(fail, close_timeout=0.0, linger=0.01)
+
+    def refuse(_: threading.Thread) -> None:
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", refuse)
+        queue(engine, "a")
+        engine._start_line_sender()
+    queue(engine, "b")
+    transport.answer = accept
+    write(engine, "c")  # the second in the queue: by itself it would ask for no sender
+    give_up_at = time.monotonic() + 5.0
+    while transport.messages[-1:] != ["c"] and time.monotonic() < give_up_at:
+        time.sleep(0.01)
+    assert transport.messages[-1] == "c"
+    assert any(name.startswith("emitd-lines") for name in transport.threads)
+
+
+def test_a_batch_with_a_fault_is_counted_and_ends_no_sender(
+    make: MakeEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The next lines are sent, and flush returns."""
+    engine, transport = make()
+    with monkeypatch.context() as patch:
+        patch.setattr(engine._delivery, "deliver", lambda lines: 1 // 0)
+        write(engine, "a", "b")
+        assert engine.flush(5.0)
+    write(engine, "c")
+    assert engine.flush(5.0)
+    assert "c" in transport.messages
+    assert engine.stats()["dropped_internal_error"] == 2

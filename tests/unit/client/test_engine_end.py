@@ -188,7 +188,8 @@ def test_a_late_line_relies_on_no_sender(
     engine, transport = make()
     ending(engine)
     monkeypatch.setattr(Senders, "start", lambda _: True)
-    monkeypatch.setattr(Senders, "__len__", lambda _: 1)
+    for senders in (engine._line_senders, engine._event_senders):
+        senders.threads.append(threading.current_thread())
     write(engine, "late")
     assert engine.send_alone(engine.submit(LogRecord(record_id="r1", message="event")), 1.0)
     assert transport.messages == ["late", "event"]

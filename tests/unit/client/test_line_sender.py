@@ -199,3 +199,13 @@ def test_an_interrupted_call_loses_nothing_silently() -> None:
     with pytest.raises(KeyboardInterrupt):
         delivery.lines.deliver([line("a")])
     assert delivery.dropped == [("at_close", 20, "interrupted", 1)]
+
+
+def test_a_line_that_cannot_be_serialised_costs_no_other() -> None:
+    """It is counted, with the reason; the batch goes without it."""
+    delivery = Delivery()
+    odd = line("odd")._replace(time_unix_nano=1 << 70)
+    delivery.lines.deliver([line("a"), odd, line("b")])
+    delivery.lines.give_up([odd], "no time")
+    assert delivery.calls == [["a", "b"]]
+    assert [(cause, level) for cause, level, *_ in delivery.dropped] == [("internal_error", 20)] * 2

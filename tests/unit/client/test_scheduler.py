@@ -842,3 +842,84 @@ def test_each_record_gets_one_fate_among_threads() -> None:
     for record_id, entry in entries.items():
         assert (entry.future.exception(0) is None) == (record_id in committed)
     assert (scheduler.waits, scheduler._under_way, scheduler._heap) == (0, set(), [])
+
+
+class OddRecord(AwaitedRecord):
+    """Raises at one step."""
+
+    def __init__(self, record: bytes, step: str) -> None:
+        super().__init__(record)
+
+        def fail(*_: object) -> Any:
+            raise MemoryError(step)
+
+        setattr(self, step, fail)
+
+
+class TestFaults:
+    @pytest.mark.parametrize(
+        ("step", "answer"),
+        [("take", accept), ("accept", accept), ("note_failure", again())],
+    )
+    def test_a_fault_of_one_entry_settles_it_and_no_other(
+        self, scheduler: SendScheduler, service: Service, clock: Clock, step: str, answer: Answer
+    ) -> None:
+        """Its maker gets an error of the client's; the others in the call, and later ones, get what they would."""
+        service.answers = [answer, accept]
+        odd = OddRecord(v1.LogRecord(record_id="odd").SerializeToString(), step)
+        with scheduler._lock:
+            scheduler._awaited.add(odd)
+            scheduler._schedule(odd, 0.0)
+        (good,) = submit(scheduler, "good")
+        run(scheduler)
+        assert isinstance(odd.future.exception(0), RecordRejected)
+        (later,) = submit(scheduler, "later")
+        clock.now += 10.0
+        run(scheduler)
+        assert [entry.future.result(0).record_id for entry in (good, later)] == ["good", "later"]
+        assert scheduler.flush(0.0)
+
+    def test_a_report_that_cannot_be_made_leaves_the_lease_alone(
+        self, scheduler: SendScheduler, service: Service, clock: Clock, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """The news is given up, flush ends, and the lease is renewed at its time."""
+        run_state = running(scheduler, lease=30, total=10)
+
+        def fail(*_: object) -> Any:
+            raise RuntimeError("odd")
+
+        with monkeypatch.context() as patch:
+            patch.setattr(run_state, "report", fail)
+            run_state.advance()
+            clock.now += 1.0
+            run(scheduler)
+        assert not service.calls
+        assert scheduler.flush(0.0)
+        clock.now += 10.0
+        run(scheduler)
+        assert service.progress == [10]
+
+    def test_a_call_that_raises_is_made_again(
+        self, scheduler: SendScheduler, service: Service, clock: Clock
+    ) -> None:
+        """Such as for want of memory: no record is left without a sender."""
+
+        def fail(records: Sequence[v1.LogRecord]) -> Reply:
+            raise MemoryError
+
+        service.answers = [fail, accept]
+        (entry,) = submit(scheduler, "r1")
+        run(scheduler)
+        clock.now += 2.0
+        run(scheduler)
+        assert entry.future.result(0).record_id == "r1"
+
+    def test_news_asks_for_a_sender_again_where_none_could_be_started(
+        self, scheduler: SendScheduler, service: Service
+    ) -> None:
+        """The news before it is scheduled already, and waits."""
+        run_state = running(scheduler)
+        run_state.progress(1)
+        started = service.senders_started
+        run_state.progress(2)
+        assert service.senders_started == started + 1

@@ -11,6 +11,7 @@ from typing import Any, TypeAlias
 import pytest
 
 from emitd import EmitError, RecordRejected, Unavailable, v1
+from emitd.runtime.threads import TimeLeft
 from emitd.settings import ClientSettings
 from emitd.spool import manager as module
 from emitd.spool import spool as spool_adoption
@@ -62,7 +63,7 @@ class Managers:
         given: dict[str, Any] = {"address": TARGET, "source": "shop", "spool": str(self.folder)}
         given |= {"backoff_initial": 0.001, "backoff_max": 0.001}
         made = ClientSettings(**(given | settings))
-        self._made.append(SpoolManager(made, service.send, service.drop))
+        self._made.append(SpoolManager(made, service.send, service.drop, TimeLeft(10.0)))
         return self._made[-1]
 
     def end(self, manager: SpoolManager) -> None:
@@ -132,7 +133,7 @@ class TestAppending:
             manager.append([record])
             until(lambda: not manager.stats()["spool_records"])
         assert service.batches == [[b"a"], [b"b"], [b"c"]]
-        assert len(manager._replay) == 1
+        assert len(manager._replay.threads) == 1
 
     def test_without_a_spool_there_is_none(self, managers: Managers, service: Service) -> None:
         """It is unavailable, and nothing is made."""
@@ -141,7 +142,7 @@ class TestAppending:
             manager.append([b"a"])
         manager.start()
         assert not managers.folder.exists()
-        assert not len(manager._replay)
+        assert not len(manager._replay.threads)
 
     def test_a_folder_that_cannot_be_had_is_said_once(
         self, managers: Managers, service: Service, capsys: pytest.CaptureFixture[str]
@@ -179,13 +180,26 @@ class TestAppending:
         service.answers = [accept]
         until(lambda: manager.stats()["replayed"] == 2)
 
-    def test_at_the_very_end_no_spool_can_be_opened(
-        self, managers: Managers, service: Service, monkeypatch: pytest.MonkeyPatch
+    @pytest.mark.parametrize(
+        "error", [MemoryError(), OSError(24, "Too many open files"), RuntimeError("odd")]
+    )
+    def test_whatever_fails_is_unavailable(
+        self, managers: Managers, service: Service, monkeypatch: pytest.MonkeyPatch, error: Exception
     ) -> None:
-        """Where no module can be imported any more: that is unavailable, too."""
-        monkeypatch.setitem(sys.modules, "emitd.spool.spool", None)
-        with pytest.raises(Unavailable, match="torn down"):
-            managers.make(service).append([b"a"])
+        """The caller of `audit` gets an error of the client's; the next record is kept."""
+
+        def fail(*_: object) -> None:
+            raise error
+
+        manager = managers.make(service)
+        with monkeypatch.context() as patch:
+            patch.setattr(Spool, "create", fail)
+            with pytest.raises(
+                Unavailable, match=type(error).__name__ if not str(error) else str(error.args[-1])
+            ):
+                manager.append([b"a"])
+        manager.append([b"b"])
+        until(lambda: service.records == [b"b"])
 
     def test_the_folder_is_the_user_s_by_default(
         self, managers: Managers, service: Service, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
@@ -430,7 +444,7 @@ class TestOrphans:
         """Nobody has spooled anything yet."""
         manager = managers.make(service)
         manager.start()
-        assert not len(manager._replay)
+        assert not len(manager._replay.threads)
         assert not managers.folder.exists()
 
     def test_a_folder_that_cannot_be_read_is_said_once(
@@ -467,7 +481,7 @@ class TestEnd:
         assert manager.join(time.monotonic() + 10)
         calls = len(service.batches)
         manager.append([b"b"])
-        assert not len(manager._replay)
+        assert not len(manager._replay.threads)
         manager.close()
         assert len(service.batches) == calls
         later = Service()
@@ -551,11 +565,13 @@ FORKS = """
 import os
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
+from emitd.runtime.threads import TimeLeft
 from emitd.spool.manager import SpoolManager
 
 def make():
     settings = ClientSettings(source="shop", spool={folder!r})
-    manager = SpoolManager(settings, lambda records: Reply(again={{0: ("down", 60.0)}}), lambda *drop: None)
+    down = Reply(again={{0: ("down", 60.0)}})
+    manager = SpoolManager(settings, lambda records: down, lambda *drop: None, TimeLeft(9.0))
     manager.close_replay()  # no thread, which a fork would have to wait for
     return manager
 
@@ -580,9 +596,10 @@ OUTLIVED = """
 import os, sys
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
+from emitd.runtime.threads import TimeLeft
 from emitd.spool.manager import SpoolManager
 
-manager = SpoolManager(ClientSettings(spool={folder!r}), lambda records: Reply(), lambda *drop: None)
+manager = SpoolManager(ClientSettings(spool={folder!r}), lambda records: Reply(), lambda *drop: None, TimeLeft(9.0))
 manager.close_replay()
 manager.append([b"a"])
 manager.pause(5)

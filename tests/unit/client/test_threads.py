@@ -34,7 +34,11 @@ def work() -> Iterator[Work]:
 
 def test_one_more_thread_is_started_each_time_up_to_the_limit(work: Work) -> None:
     """There are never more than the limit, and `start` tells that there are some."""
-    assert [(work.senders.start(), len(work.senders)) for _ in range(3)] == [(True, 1), (True, 2), (True, 2)]
+    assert [(work.senders.start(), len(work.senders.threads)) for _ in range(3)] == [
+        (True, 1),
+        (True, 2),
+        (True, 2),
+    ]
 
 
 def test_a_thread_that_has_returned_makes_room(work: Work) -> None:
@@ -42,17 +46,17 @@ def test_a_thread_that_has_returned_makes_room(work: Work) -> None:
     work.senders.start()
     work.release.set()
     assert work.senders.join(time.monotonic() + 10)
-    assert len(work.senders) == 0
+    assert len(work.senders.threads) == 0
     assert work.senders.start()
 
 
-def test_a_thread_whose_work_raises_makes_room(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An error of the work ends its thread, and does not take its place for ever."""
-    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+def test_a_thread_whose_work_raises_makes_room(capfd: pytest.CaptureFixture[str]) -> None:
+    """An error of the work ends its thread, is reported, and does not take its place for ever."""
     senders = Senders("test", lambda: 1 // 0, 1)
     senders.start()
     assert senders.join(time.monotonic() + 10)
-    assert len(senders) == 0
+    assert len(senders.threads) == 0
+    assert "ZeroDivisionError" in capfd.readouterr().err
 
 
 def test_threads_are_daemons_with_names(work: Work) -> None:
@@ -100,7 +104,7 @@ def test_where_no_thread_can_be_started_there_is_none(work: Work, monkeypatch: p
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)
         assert not work.senders.start()
-        assert len(work.senders) == 0
+        assert len(work.senders.threads) == 0
     assert work.senders.start()
 
 
@@ -109,7 +113,7 @@ def test_no_thread_is_started_at_the_end_of_the_program(work: Work, monkeypatch:
     work.senders.start()
     monkeypatch.setattr(process_hooks, "_ending_since", time.monotonic())
     assert work.senders.start()
-    assert len(work.senders) == 1
+    assert len(work.senders.threads) == 1
     assert not Senders("test", lambda: None, 1).start()
 
 

@@ -12,6 +12,7 @@ import pytest
 
 from emitd import AsyncJobReporter, JobNotApplied, RecordRejected, Unavailable, v1
 from emitd.errors import LeaseLost
+from emitd.jobs.run_state import JobRunState
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import JobStatus, Level
 from emitd_server.in_process import ingress as intake
@@ -50,6 +51,29 @@ class TestKept:
             await asyncio.sleep(1.5)
         assert await states(app.logger, "j1") == ["RUNNING", "COMPLETED"]
         assert app.logger.stats()["sent"] <= 2 + 4  # one each third of a second, and no more
+
+    async def test_a_report_that_cannot_be_made_costs_no_lease(
+        self, app: Opened, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """A fault of its own ends no task: the lease is kept, and later news is sent."""
+        make_report, faults = JobRunState.report, iter([MemoryError()])
+
+        def report(run_state: JobRunState, status: v1.JobState, *reasons: str) -> v1.LogRecord:
+            if status == v1.JOB_STATE_RUNNING and run_state.attempt and (fault := next(faults, None)):
+                raise fault
+            return make_report(run_state, status, *reasons)
+
+        async with app.logger.job("j1", "sync", total=2, lease=1) as job:
+            monkeypatch.setattr(JobRunState, "report", report)
+            job.advance()
+            await asyncio.sleep(1.5)
+            assert next(faults, None) is None
+            job.advance(0.5)
+            await asyncio.sleep(0.5)
+            state = await app.logger.get_job("j1")
+            assert state is not None
+            assert state.progress == 75
+        assert await states(app.logger, "j1") == ["RUNNING", "COMPLETED"]
 
     async def test_a_loop_that_is_blocked_costs_no_lease(self, app: Opened) -> None:
         """In process nobody watches over leases meanwhile, and such time does not count."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Protocol, Self, SupportsFloat
 
 
 class AsyncJobReporter(Protocol):
@@ -35,10 +35,10 @@ class AsyncJobReporter(Protocol):
     async def queued(self) -> None:
         """Open the attempt with QUEUED, for a job that is entered later. Optional. Raises what entering raises."""
 
-    def advance(self, steps: int = 1, /) -> None:
+    def advance(self, steps: SupportsFloat = 1, /) -> None:
         """Note that further steps of `total` are done. Raises ValueError if there is no `total`."""
 
-    def progress(self, percent: float, /) -> None:
+    def progress(self, percent: SupportsFloat, /) -> None:
         """Note the progress. Raises ValueError outside of 0 to 100."""
 
     def message(self, text: str, /) -> None:

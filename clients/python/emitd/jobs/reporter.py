@@ -12,7 +12,7 @@ import asyncio
 import os
 import threading
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, SupportsFloat
 
 from emitd.errors import EmitError, LeaseLost
 from emitd.jobs.run_state import begin, drive, drive_async, end
@@ -54,12 +54,12 @@ class JobVerbs:
         """Raise LeaseLost if the job is lost."""
         self._run_state.refuse_if_lost()
 
-    def advance(self, steps: int = 1, /) -> None:
+    def advance(self, steps: SupportsFloat = 1, /) -> None:
         """Note that further steps of `total` are done."""
         if self._is_ours():
             self._run_state.advance(steps)
 
-    def progress(self, percent: float, /) -> None:
+    def progress(self, percent: SupportsFloat, /) -> None:
         """Note the progress, in percent."""
         if self._is_ours():
             self._run_state.progress(percent)

@@ -14,10 +14,15 @@ makes a new one rather than send one again that it has given up.
 error. `drive` and `drive_async` do the waiting.
 """
 
+import math
 import threading
 import time
 from collections.abc import Awaitable, Callable, Generator, Mapping
-from typing import TypeAlias, TypeVar
+from contextlib import suppress
+from decimal import Decimal
+from fractions import Fraction
+from numbers import Integral, Rational, Real
+from typing import SupportsFloat, TypeAlias, TypeVar
 
 from emitd.errors import EmitError, JobNotApplied, LeaseLost, RecordRejected
 from emitd.receipt import Receipt
@@ -45,7 +50,7 @@ class JobRunState:
         job_id: str,
         job_type: str,
         *,
-        total: int | None = None,
+        total: SupportsFloat | None = None,
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
         lease: int | None = None,
@@ -56,8 +61,6 @@ class JobRunState:
 
         `lease` is how many seconds a RUNNING report keeps the job alive. Raises ValueError and TypeError.
         """
-        if total is not None and total < 1:
-            raise ValueError(f"total: {total} is not a number of steps; expected at least 1")
         self._job = pb.JobStatus(
             job_id=as_field(job_id),
             job_type=as_field(job_type),
@@ -68,10 +71,12 @@ class JobRunState:
         self.lease_seconds = _checked_lease(lease)
         self._envelope = envelope
         self._on_news = on_news
-        self._total = total
+        self._total = (
+            None if total is None else _read_number("total", total, "a number of steps from 1 on", 1)
+        )
         # Reentrant: a finalizer that notes something may run in a thread that is in here already.
         self._lock = threading.RLock()
-        self._steps = 0
+        self._steps: int | Fraction = 0
         self._progress: int | None = None
         self._message = ""
         self._details_json = encode_details(details) if details is not None else ""
@@ -94,24 +99,25 @@ class JobRunState:
         """Whether the attempt went on, or ended, without its reporter."""
         return bool(self.stale_reason)
 
-    def advance(self, steps: int = 1, /) -> None:
+    def advance(self, steps: SupportsFloat = 1, /) -> None:
         """Note further steps. Raises LeaseLost, and ValueError without a total."""
         if self._total is None:
             raise ValueError(f"job '{self.job_id}' was made without `total`: use `progress`")
+        number = _read_number("steps", steps, "a finite number of steps")
         with self._lock:
             self.refuse_if_lost()
-            self._steps += steps
-            is_news = self._note_progress(min(max(100 * self._steps // self._total, 0), 100))
+            self._steps += number
+            done = self._steps if isinstance(self._steps, int) else round(self._steps, 6)  # 3 thirds make 1
+            is_news = self._note_progress(int(min(max(100 * done // self._total, 0), 100)))
         if is_news:
             self._on_news()
 
-    def progress(self, percent: float, /) -> None:
-        """Note the progress. Raises LeaseLost, and ValueError outside of 0 to 100."""
-        if not 0 <= percent <= 100:
-            raise ValueError(f"percent: {percent} is not from 0 to 100")
+    def progress(self, percent: SupportsFloat, /) -> None:
+        """Note the progress, rounded down. Raises LeaseLost, and ValueError outside of 0 to 100."""
+        number = _read_number("percent", percent, "from 0 to 100", 0, 100)
         with self._lock:
             self.refuse_if_lost()
-            is_news = self._note_progress(int(percent))
+            is_news = self._note_progress(int(number))
         if is_news:
             self._on_news()
 
@@ -227,6 +233,26 @@ class JobRunState:
             self._refused = False
             self.has_news = True
         self._on_news()
+
+
+def _read_number(
+    name: str, value: object, expected: str, at_least: float = -math.inf, at_most: float = math.inf
+) -> int | Fraction:
+    """Return a number that a program gives of its progress: any finite real one, such as a Decimal or one of numpy's.
+
+    To nine digits after the point. Raises ValueError naming the argument.
+    """
+    with suppress(ValueError, OverflowError):  # NaN, or an infinity
+        number: int | Fraction | None = None
+        if isinstance(value, Integral) and not isinstance(value, bool):
+            number = int(value)
+        elif isinstance(value, Rational | Decimal | float) and not isinstance(value, bool):
+            number = round(Fraction(value), 9)
+        elif isinstance(value, Real) and not isinstance(value, bool):
+            number = round(Fraction(float(value)), 9)
+        if number is not None and at_least <= number <= at_most:
+            return number
+    raise ValueError(f"{name}: {as_text(value)[:80]} is not {expected}")
 
 
 def _checked_lease(lease: int | None) -> int | None:

@@ -50,6 +50,7 @@ class JobTicker:
         if self._is_stopped or self.run_state.is_lost:
             return None
         self._sent_at = time.monotonic()
+        self.run_state.has_news = False  # also if there is no report: another try would fail as this one
         return self.run_state.report(pb.JOB_STATE_RUNNING).SerializeToString()
 
     def accept(self, receipt: log_service_pb2.Receipt) -> float:

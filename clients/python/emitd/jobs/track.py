@@ -23,7 +23,7 @@ import threading
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Coroutine, Iterable, Iterator
 from contextlib import suppress
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, SupportsFloat, TypeAlias, TypeVar
 
 from emitd.errors import ClientNotOpen
 from emitd.records.exceptions import Incomplete
@@ -44,7 +44,7 @@ Spawn: TypeAlias = Callable[[Coroutine[Any, Any, None], str], object]
 class TrackSteps:
     """Counts the steps, and sees to it that the end of the job is reported once. `take_end` is for any thread."""
 
-    def __init__(self, items: object, job_id: str | None, total: int | None) -> None:
+    def __init__(self, items: object, job_id: str | None, total: SupportsFloat | None) -> None:
         self.job_id = job_id or secrets.token_hex(16)
         count = _length(items) if total is None else total
         self.total = count or None  # there is no percentage of no items
@@ -103,10 +103,10 @@ class Track(Generic[T, R_co]):
     def __init__(
         self,
         items: Iterable[T],
-        make_job: Callable[[str, int | None], R_co],
+        make_job: Callable[[str, SupportsFloat | None], R_co],
         *,
         job_id: str | None = None,
-        total: int | None = None,
+        total: SupportsFloat | None = None,
     ) -> None:
         """Loop over `items`, with a job that `make_job` makes of its id and the number of steps. Nothing is sent yet.
 
@@ -172,7 +172,7 @@ class Track(Generic[T, R_co]):
             thread = threading.Thread(
                 target=self._job.__exit__, args=arguments, daemon=True, name="emitd-track"
             )
-            with suppress(RuntimeError):  # the interpreter ends, and starts no more threads
+            with suppress(Exception):  # the interpreter ends, or there are too many threads
                 thread.start()
                 return
         self._job.__exit__(*arguments)
@@ -198,11 +198,11 @@ class AsyncTrack(Generic[T]):
     def __init__(
         self,
         items: Iterable[T] | AsyncIterable[T],
-        make_job: Callable[[str, int | None], "AsyncJobReporter"],
+        make_job: Callable[[str, SupportsFloat | None], "AsyncJobReporter"],
         spawn: Spawn,
         *,
         job_id: str | None = None,
-        total: int | None = None,
+        total: SupportsFloat | None = None,
     ) -> None:
         """Loop as `Track` does; the end of a loop that was left early is reported in a task that `spawn` makes."""
         self._items = items

@@ -10,7 +10,8 @@ import time
 from collections.abc import Mapping
 
 from emitd.context import current_attributes
-from emitd.records.encoding import as_field, encode_attributes, encode_details
+from emitd.errors import RecordRejected
+from emitd.records.encoding import as_field, as_text, encode_attributes, encode_details
 from emitd.v1 import record_pb2 as pb
 
 
@@ -34,6 +35,11 @@ def audit_record(
     attributes = bound if record_id else {**current_attributes(), **bound}
     if not time_unix_nano and not record_id:
         time_unix_nano = time.time_ns()
+    if not isinstance(time_unix_nano, int) or not 0 <= time_unix_nano < 1 << 63:
+        raise RecordRejected(
+            f"time_unix_nano: {as_text(time_unix_nano)[:80]} is not a whole number of nanoseconds from 0 on",
+            field="time_unix_nano",
+        )
     return pb.LogRecord(
         record_id=as_field(record_id) or next_record_id(),
         time_unix_nano=time_unix_nano,

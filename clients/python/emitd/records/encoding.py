@@ -42,7 +42,7 @@ def attributes_as_json(attributes: Mapping[str, object]) -> bytes:
     """Return attributes as one JSON object in UTF-8. Never raises."""
     try:
         return _encode_leniently(attributes)
-    except _UNWRITABLE:
+    except Exception:  # one of `_UNWRITABLE`, or what somebody's object raises
         members = {as_text(key): _encode_one(value) for key, value in attributes.items()}
         return _encode(members)
 
@@ -69,7 +69,7 @@ def encode_details(details: Mapping[str, object] | None, name: str = "details") 
 def _encode_one(value: object) -> msgspec.Raw:
     try:
         return msgspec.Raw(_encode_leniently(value))
-    except _UNWRITABLE:
+    except Exception:
         return msgspec.Raw(_encode(as_text(value)))
 
 

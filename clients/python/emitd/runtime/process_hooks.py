@@ -8,6 +8,7 @@ A fork waits until no client is inside grpc; the child starts each client afresh
 """
 
 import atexit
+import ctypes
 import logging  # noqa: F401  # first: its own hook, which takes logging's lock, has to come after ours at a fork
 import os
 import sys
@@ -92,14 +93,10 @@ def ending_seconds() -> float:
 
 def keep_for_ever(thing: object) -> None:
     """Keep an object of a forked child's parent from being freed, which would use it; also at the child's end."""
-    import ctypes
-
     ctypes.pythonapi.Py_IncRef(ctypes.py_object(thing))
 
 
 def _prepare_fork() -> None:
-    import ctypes  # noqa: F401  # for the child, where another thread may have been importing it
-
     _forking.acquire()
     began = time.monotonic()
     clients = list(_clients.values())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 
 from emitd.runtime import process_hooks
+from emitd.runtime.diagnostics import report_fault
 
 #: The least that a call gets, however late it is: enough for a service that is there.
 MIN_CALL_SECONDS = 0.01
@@ -61,46 +62,51 @@ class Senders:
         self._run = run
         self._max_threads = max_threads
         self._lock = threading.RLock()
-        self._threads: list[threading.Thread] = []
+        #: For others to look whether there is any.
+        self.threads: list[threading.Thread] = []
 
     def start(self) -> bool:
-        """Start one more, if there may be; return whether there is any. Without one, the caller sends by itself.
+        """Start one more, if there may be; return whether there is any. Never raises: the next call tries again.
 
         None is started at the end of the program: Python 3.12 refuses to, and older ones would wait for ever for a
         thread that never runs.
         """
         with self._lock:
-            if len(self._threads) < self._max_threads and not process_hooks.is_ending():
-                self._start_one()
-            return bool(self._threads)
+            if len(self.threads) < self._max_threads and not process_hooks.is_ending():
+                try:
+                    self._start_one()
+                except Exception as error:  # the system has no more threads, or no memory
+                    if "interpreter shutdown" not in str(error):
+                        report_fault("no thread could be started, the next record tries again", error)
+            return bool(self.threads)
 
     def join(self, deadline: float) -> bool:
         """Wait until all have returned, until the deadline (monotonic); return whether they have."""
-        threads = [thread for thread in list(self._threads) if thread is not threading.current_thread()]
+        threads = [thread for thread in list(self.threads) if thread is not threading.current_thread()]
         for thread in threads:
             with suppress(RuntimeError):  # it is just being started: a signal came in between
                 thread.join(max(deadline - time.monotonic(), 0.0))
         return not any([thread.is_alive() for thread in threads])
 
-    def __len__(self) -> int:
-        return len(self._threads)
-
     def _start_one(self) -> None:
-        name = f"{self._name}-{len(self._threads) + 1}"
+        name = f"{self._name}-{len(self.threads) + 1}"
         thread = threading.Thread(target=self._main, name=name, daemon=True)
-        self._threads.append(thread)
+        self.threads.append(thread)
         try:
             thread.start()
-        except RuntimeError:  # the interpreter is about to end, or the system has no more of them
-            self._threads.remove(thread)
+        except Exception:
+            self.threads.remove(thread)
+            raise
 
     def _main(self) -> None:
         _this_thread.is_sender = True
         try:
             self._run()
+        except Exception as error:
+            report_fault("a thread that sends has ended, the next record starts another", error)
         finally:
             with self._lock:
-                self._threads.remove(threading.current_thread())
+                self.threads.remove(threading.current_thread())
 
 
 class TimeLeft:

@@ -12,19 +12,18 @@ leaves everything of its parent's alone: see `process_hooks`.
 import math
 import threading
 import time
-import traceback
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from emitd.context import current_attributes, current_span
-from emitd.errors import ClientNotOpen, Unavailable
+from emitd.errors import ClientNotOpen, EmitError, Unavailable
 from emitd.receipt import Receipt, ReceiptState
 from emitd.records.audit import next_record_id
 from emitd.records.encoding import as_text, attributes_as_json
 from emitd.runtime import process_hooks
-from emitd.runtime.diagnostics import report_line
+from emitd.runtime.diagnostics import report_fault, report_line
 from emitd.runtime.threads import Senders, TimeLeft, sending_by_itself
 from emitd.sending.line_queue import LINE_OVERHEAD_BYTES, Line, LineQueue
 from emitd.sending.line_sender import LineSender
@@ -66,7 +65,7 @@ class Engine:
         self._line_senders = Senders("emitd-lines", self._send_lines, settings.max_in_flight)
         self._event_senders = Senders("emitd-events", lambda: self.events.run(), settings.max_in_flight)
         self.events = SendScheduler(settings, self._emit_events, self._event_senders.start)
-        self._spool = SpoolManager(settings, self._emit_lines, self.drop)
+        self._spool = SpoolManager(settings, self._emit_lines, self.drop, self._time)
         self._delivery = LineSender(
             settings,
             self._emit_lines,
@@ -94,23 +93,33 @@ class Engine:
         time_unix_nano: int = 0,
     ) -> None:
         """Queue a log line; time 0: now. Never raises; waits only where the overflow policy says so."""
-        if context := current_attributes():
-            attributes = {**context, **attributes}
-        if type(message) is not str:
-            message = as_text(message)
-        attributes_json = attributes_as_json(attributes) if attributes else b""
-        size = LINE_OVERHEAD_BYTES + message.__sizeof__() + len(attributes_json)
-        trace_id, span_id = current_span()
-        time_unix_nano = time_unix_nano or time.time_ns()
-        # As `Line(...)`, at half of its price.
-        line = _new(
-            Line,
-            (next_record_id(), time_unix_nano, level, message, attributes_json, trace_id, span_id, size),
-        )
-        if not self._is_open:
-            self._write_late(line)
-        elif self.lines.put(line, may_block=may_block):
-            self._start_line_sender()
+        try:
+            if context := current_attributes():
+                attributes = {**context, **attributes}
+            if type(message) is not str:
+                message = as_text(message)
+            attributes_json = attributes_as_json(attributes) if attributes else b""
+            size = LINE_OVERHEAD_BYTES + message.__sizeof__() + len(attributes_json)
+            trace_id, span_id = current_span()
+            time_unix_nano = time_unix_nano or time.time_ns()
+            # As `Line(...)`, at half of its price.
+            line = _new(
+                Line,
+                (next_record_id(), time_unix_nano, level, message, attributes_json, trace_id, span_id, size),
+            )
+            if not self._is_open:
+                self._write_late(line)
+            # Also for a line that needs no further sender: the last one may not have started.
+            elif self.lines.put(line, may_block=may_block) or not self._line_senders.threads:
+                self._start_line_sender()
+        except Exception as error:
+            self.note_fault(level, error)
+
+    def note_fault(self, level: int, error: Exception, count: int = 1) -> None:
+        """Settle records that a fault of their own keeps from being sent: count them as dropped. Never raises."""
+        report_fault("internal error, a record is dropped", error)
+        with suppress(Exception):  # no memory
+            self.drop("internal_error", level, repr(error), count)
 
     def report_line(self, text: str) -> None:
         """Print a line on standard error."""
@@ -128,7 +137,7 @@ class Engine:
 
     def send_alone(self, entry: AwaitedRecord, timeout: float) -> bool:
         """Send an awaited record in this thread, if no other does; return whether that was so, and is over by now."""
-        if self._is_open and len(self._event_senders):
+        if self._is_open and self._event_senders.threads:
             return False
         with self._time.alone(timeout) as deadline:
             self.events.run(deadline, until=entry)
@@ -136,11 +145,19 @@ class Engine:
 
     @contextmanager
     def awaiting(self) -> Iterator[None]:
-        """Hold up the end of the client while this thread waits for a receipt, or spools instead."""
+        """Hold up the end of the client while this thread waits for a receipt, or spools instead.
+
+        What fails in there is an EmitError to the caller.
+        """
         callers, thread = self._callers, threading.get_ident()
         callers.append(thread)
         try:
             yield
+        except EmitError:
+            raise
+        except Exception as error:
+            report_fault("internal error while a record is sent", error)
+            raise Unavailable(f"internal error: {error!r}; the record may still be committed") from error
         finally:
             callers.remove(thread)
 
@@ -175,9 +192,9 @@ class Engine:
     def flush(self, timeout: float | None) -> bool:
         """Wait until every line so far is delivered or counted as dropped; return False if time was not enough."""
         deadline = math.inf if timeout is None else time.monotonic() + timeout
-        if not self._has_begun:
-            return True
-        if self.drop_report:
+        if len(self.lines) and not self._line_senders.threads:
+            self._start_line_sender()
+        elif self.drop_report and self._has_begun:
             self._nudge()
         return self.lines.flush(deadline) and self.events.flush(deadline)
 
@@ -234,11 +251,8 @@ class Engine:
         if self._has_begun:
             return
         with self._lock:
-            if not self._has_begun:
-                self._has_begun = True
-                process_hooks.begin()
-                if not process_hooks.is_ending():
-                    self._spool.start()
+            process_hooks.begin()
+            self._has_begun = process_hooks.is_ending() or self._spool.start()
 
     def _start_line_sender(self) -> None:
         self._begin()
@@ -264,6 +278,8 @@ class Engine:
                 self._line_senders.start()
             try:
                 self._delivery.deliver(batch.lines)
+            except Exception as error:
+                self.note_fault(pb.LEVEL_UNSPECIFIED, error, len(batch.lines))
             finally:
                 self.lines.resolve(batch)
         if self._time.seconds() > 0:
@@ -292,8 +308,7 @@ class Engine:
         try:
             reply = self.transport.emit(records, timeout, want_receipts=want_receipts)
         except Exception as error:  # a fault of our own must not end the sending
-            for line in _stack_of(error).splitlines():
-                report_line(f"internal error while sending: {line}")
+            report_fault("internal error while sending", error)
             return Reply(again=dict.fromkeys(range(len(records)), (repr(error), 0.0)))
         self._stats.note(reply, len(records))
         if not reply.again:
@@ -359,7 +374,7 @@ class Engine:
         """Send in this thread: no other can be started, at the end of the program or where there are too many."""
         with self._time.alone():
             self._send_lines(may_wait=False)
-            if self._time.seconds() <= 0:
+            if self._time.seconds() <= 0 and not self._is_open:  # else the next record tries again
                 self._give_up_rest()
         if process_hooks.is_ending():
             self._delivery.leave_word()
@@ -376,10 +391,3 @@ class Engine:
 
     def _give_up_rest(self) -> None:
         self._delivery.give_up(self.lines.drain(), "no time was left")
-
-
-def _stack_of(error: Exception) -> str:
-    try:
-        return "".join(traceback.format_exception(error))
-    except Exception:  # it takes modules that are gone at the very end
-        return repr(error)

@@ -13,6 +13,7 @@ from typing import NamedTuple, Protocol
 
 from emitd.errors import EmitError
 from emitd.records.encoding import as_text, encode_attributes
+from emitd.runtime.diagnostics import report_fault
 from emitd.runtime.threads import TimeLeft
 from emitd.sending.line_queue import Line
 from emitd.sending.stats import ClientStats, Drop, DropReport, drop_record
@@ -72,11 +73,11 @@ class LineSender:
     def deliver(self, lines: Sequence[Line]) -> None:
         """Send the reports of drops, then lines; return when each line has its fate."""
         told = [Item(drop_record(drop, self._source), drop.level, drop) for drop in self._drop_report.take()]
-        self._deliver([*told, *map(self._item, lines)])
+        self._deliver([*told, *self._items(lines)])
 
     def give_up(self, lines: Sequence[Line], why: str) -> None:
         """Spool lines that no sender took, if lines are spooled; else drop them."""
-        self._give_up([self._item(line) for line in lines], why)
+        self._give_up(self._items(lines), why)
 
     def leave_word(self) -> None:
         """Put the reports of drops into the spool."""
@@ -87,6 +88,17 @@ class LineSender:
             self._spool.append([drop_record(drop, self._source) for drop in drops])
         except EmitError:
             self._drop_report.put_back(drops)
+
+    def _items(self, lines: Sequence[Line]) -> Sequence[Item]:
+        """Return lines as items, but those that cannot be serialised, which are dropped."""
+        items: list[Item] = []
+        for line in lines:
+            try:
+                items.append(self._item(line))
+            except Exception as error:
+                report_fault("internal error, a record is dropped", error)
+                self._on_drop("internal_error", line.level, repr(error))
+        return items
 
     def _item(self, line: Line) -> Item:
         message = line.message

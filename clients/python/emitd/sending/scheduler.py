@@ -13,16 +13,20 @@ import itertools
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, InvalidStateError
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import Protocol, TypeAlias
 
-from emitd.errors import EmitError, Unavailable
+from emitd.errors import EmitError, RecordRejected, Unavailable
+from emitd.runtime.diagnostics import report_fault
 from emitd.settings import ClientSettings
 from emitd.transport.reply import Reply
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
+
+#: How often `flush` sees to it that there is a sender.
+HURRY_SECONDS = 1.0
 
 #: Sends records, and notes in the client's counts what became of them.
 Send: TypeAlias = Callable[[Sequence[bytes]], Reply]
@@ -115,6 +119,7 @@ class SendScheduler:
         self._heap: list[tuple[float, int, Entry]] = []
         self._order = itertools.count()
         self._idle = 0
+        self._running = 0
         self._watched: set[WatchedEntry] = set()
         self._awaited: set[AwaitedRecord] = set()
         self._under_way: set[Entry] = set()
@@ -142,6 +147,8 @@ class SendScheduler:
                 return  # what is tried again brings the news, after its pause
             if entry.next_due() < entry.due:
                 self._schedule(entry, entry.next_due())
+            elif not self._running:  # none could be started for what is scheduled
+                self._start_sender()
 
     def forget(self, entry: WatchedEntry) -> None:
         """Send no more for an entry."""
@@ -161,8 +168,17 @@ class SendScheduler:
 
     def run(self, deadline: float = math.inf, until: AwaitedRecord | None = None) -> None:
         """Send what is due: until the scheduler is closed and empty, until `deadline`, or until one record is done."""
-        while entries := self._take(deadline, until):
-            self._send_all(entries)
+        self._running += 1
+        try:
+            while entries := self._take(deadline, until):
+                try:
+                    self._send_all(entries)
+                except Exception as error:  # no memory
+                    report_fault("internal error while sending", error)
+                    for entry in self._under_way.intersection(entries):
+                        self._try_again(entry, repr(error), 0.0)
+        finally:
+            self._running -= 1
 
     def flush(self, deadline: float) -> bool:
         """Wait until all receipts have come and no news is left; return False if that is not by `deadline`."""
@@ -172,7 +188,8 @@ class SendScheduler:
                 left = deadline - time.monotonic()
                 if left <= 0:
                     return False
-                self._changed.wait(min(left, threading.TIMEOUT_MAX))
+                if not self._changed.wait(min(left, HURRY_SECONDS)):
+                    self._hurry()
             return True
 
     def close(self) -> None:
@@ -250,9 +267,13 @@ class SendScheduler:
         return entries
 
     def _send_all(self, entries: Sequence[Entry]) -> None:
-        wanted = [(entry, record) for entry in entries if (record := entry.take()) is not None]
-        for entry in set(entries).difference([entry for entry, _ in wanted]):
-            self._reschedule(entry, math.inf)
+        wanted: list[tuple[Entry, bytes]] = []
+        for entry in entries:
+            with self._faults_settled(entry):
+                if (record := entry.take()) is not None:
+                    wanted.append((entry, record))
+                else:
+                    self._reschedule(entry, math.inf)
         if wanted:
             self._exchange(wanted)
 
@@ -261,21 +282,35 @@ class SendScheduler:
         reply = self._send([record for _, record in wanted])
         if reply.divide is not None:
             if len(wanted) == 1:
-                self._reschedule(wanted[0][0], wanted[0][0].reject(reply.divide))
+                with self._faults_settled(wanted[0][0]):
+                    self._reschedule(wanted[0][0], wanted[0][0].reject(reply.divide))
                 return
             half = len(wanted) // 2
             self._exchange(wanted[:half])
             self._exchange(wanted[half:])
             return
         for index, (entry, _) in enumerate(wanted):
-            if index in reply.again:
-                self._try_again(entry, *reply.again[index])
-            elif index in reply.rejected:
-                self._reschedule(entry, entry.reject(reply.rejected[index]))
-            elif index >= len(reply.receipts):
-                self._try_again(entry, "the service sent no receipt for it", 0.0)
-            else:
-                self._reschedule(entry, entry.accept(reply.receipts[index]))
+            with self._faults_settled(entry):
+                if index in reply.again:
+                    self._try_again(entry, *reply.again[index])
+                elif index in reply.rejected:
+                    self._reschedule(entry, entry.reject(reply.rejected[index]))
+                elif index >= len(reply.receipts):
+                    self._try_again(entry, "the service sent no receipt for it", 0.0)
+                else:
+                    self._reschedule(entry, entry.accept(reply.receipts[index]))
+
+    @contextmanager
+    def _faults_settled(self, entry: Entry) -> Iterator[None]:
+        """Let an exception within the block, which is about one entry, settle this entry as refused, and no other."""
+        try:
+            yield
+        except Exception as error:
+            report_fault("internal error, a record is given up", error)
+            due = math.inf
+            with suppress(Exception):
+                due = entry.reject(RecordRejected(f"internal error: {error!r}"))
+            self._reschedule(entry, due)
 
     def _try_again(self, entry: Entry, why: str, at_least: float) -> None:
         entry.attempts += 1

@@ -8,24 +8,21 @@ import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
 from google.protobuf.message import DecodeError
 
 from emitd.errors import Unavailable
 from emitd.runtime import fork_guards
 from emitd.runtime.backoff import Backoff
-from emitd.runtime.diagnostics import report_line
-from emitd.runtime.fork_guards import inside
-from emitd.runtime.threads import Senders
+from emitd.runtime.diagnostics import report_fault, report_line
+from emitd.runtime.threads import Senders, TimeLeft
 from emitd.settings import ClientSettings
+from emitd.spool.database import Spooled
 from emitd.spool.files import SpoolError, SpoolFull, default_folder
+from emitd.spool.spool import Spool, adopt_orphans
 from emitd.transport.reply import Reply
 from emitd.v1 import record_pb2 as pb
-
-if TYPE_CHECKING:
-    from emitd.spool.database import Spooled
-    from emitd.spool.spool import Spool
 
 OFF = "off"
 #: The longest pause between two tries.
@@ -41,10 +38,11 @@ OnDrop: TypeAlias = Callable[[str, int, str], None]
 class SpoolManager:
     """For any thread."""
 
-    def __init__(self, settings: ClientSettings, send: Send, on_drop: OnDrop) -> None:
+    def __init__(self, settings: ClientSettings, send: Send, on_drop: OnDrop, time_left: TimeLeft) -> None:
         self._settings = settings
         self._send = send
         self._on_drop = on_drop
+        self._time = time_left
         self._backoff = Backoff(settings.backoff_initial, max(settings.backoff_max, REPLAY_PAUSE_SECONDS))
         self._lock = threading.RLock()
         self._own: Spool | None = None
@@ -56,22 +54,16 @@ class SpoolManager:
         #: What was said of spools that cannot be used, so that it is said once.
         self._said: set[str] = set()
         self._is_paused = False
-        self._is_off = settings.spool == OFF
+        self._has_said_without = False
         self._replayed = 0
 
-    def start(self) -> None:
-        """Send what earlier processes left behind, if they did."""
+    def start(self) -> bool:
+        """Send what earlier processes left behind, if they did; return False if it has to be tried again."""
         folder = self._folder()
-        if folder is not None and folder.is_dir():
-            self._replay.start()
+        return folder is None or not os.path.isdir(folder) or self._replay.start()
 
     def append(self, records: Sequence[bytes]) -> None:
         """Put records on the disk. Raises Unavailable if that cannot be."""
-        try:
-            _load()
-        except ImportError:
-            raise Unavailable("the interpreter is being torn down: no spool can be opened") from None
-
         try:
             spool = self._open()
             try:
@@ -80,8 +72,10 @@ class SpoolManager:
                 raise
             except SpoolError:  # such as one whose file was cleaned away
                 self._replace(spool).append(records)
-        except SpoolError as error:
-            raise Unavailable(str(error)) from error
+        except Unavailable:
+            raise
+        except Exception as error:  # a SpoolError, or no memory
+            raise Unavailable(str(error) or repr(error)) from error
         if not self._closing.is_set():
             self._woken.set()
             self._replay.start()
@@ -97,12 +91,12 @@ class SpoolManager:
         }
 
     def close_replay(self) -> None:
-        """Send no further batch."""
+        """Send what there is while the service takes it and there is time, and then end."""
         self._closing.set()
         self._woken.set()
 
     def join(self, deadline: float) -> bool:
-        """Wait for the batch under way, until the deadline (monotonic); return whether it is done."""
+        """Wait until all is sent or the service takes no more, or until the deadline (monotonic); return which."""
         return self._replay.join(deadline)
 
     def close(self) -> None:
@@ -126,12 +120,12 @@ class SpoolManager:
         for spool in self._spools():
             spool.leave_to_parent()
 
-    def _spools(self) -> Sequence["Spool"]:
+    def _spools(self) -> Sequence[Spool]:
         own = self._own
         return [*self._adopted, *(() if own is None else (own,))]
 
     def _folder(self) -> Path | None:
-        if self._is_off:
+        if self._settings.spool == OFF:
             return None
         try:
             return Path(self._settings.spool) if self._settings.spool else default_folder(os.environ)
@@ -139,10 +133,8 @@ class SpoolManager:
             self._do_without(error)
             return None
 
-    def _open(self) -> "Spool":
+    def _open(self) -> Spool:
         """Return this process's own spool. Raises Unavailable where there can be none."""
-        from emitd.spool.spool import Spool
-
         with self._lock:
             folder = None if self._own is not None else self._folder()
             if folder is not None:
@@ -154,7 +146,7 @@ class SpoolManager:
                 raise Unavailable("there is no spool")
             return self._own
 
-    def _replace(self, spool: "Spool") -> "Spool":
+    def _replace(self, spool: Spool) -> Spool:
         """Return another spool of this process for one that takes no more records; those it has are still sent."""
         with self._lock:
             if self._own is spool:
@@ -163,31 +155,39 @@ class SpoolManager:
             return self._open()
 
     def _do_without(self, error: Exception) -> None:
-        self._is_off = True
-        report_line(f"{self._settings.source}: there is no spool: {error}")
+        if not self._has_said_without:
+            self._has_said_without = True
+            report_line(f"{self._settings.source}: there is no spool: {error}")
 
     def _run(self) -> None:
-        """Adopt what is orphaned and send until nothing waits, whenever something came, and now and then."""
-        _load()
-        while not self._closing.is_set():
+        """Adopt what is orphaned and send until nothing waits, whenever something came, and now and then.
+
+        Once it is closing, the first try that brings nothing ends it.
+        """
+        while True:
             self._woken.clear()
-            self._adopt()
-            self._send_all()
-            self._woken.wait(ADOPT_INTERVAL_SECONDS)
+            pause = ADOPT_INTERVAL_SECONDS
+            try:
+                self._adopt()
+                self._send_all()
+            except Exception as error:
+                report_fault("internal error while the spool is sent", error)
+                pause = REPLAY_PAUSE_SECONDS
+            if self._closing.is_set():
+                return
+            self._woken.wait(pause)
 
     def _send_all(self) -> None:
         attempts = 0
-        while not self._closing.is_set() and (spool := self._next()) is not None:
+        while self._time.seconds() > 0 and (spool := self._next()) is not None:
             pause = self._send_batch(spool, attempts)
             attempts = 0 if pause is None else attempts + 1
-            if pause is not None:
-                self._closing.wait(min(pause, threading.TIMEOUT_MAX))
+            if pause is not None and self._closing.wait(min(pause, threading.TIMEOUT_MAX)):
+                return
 
     def _adopt(self) -> None:
-        from emitd.spool.spool import adopt_orphans
-
         folder = self._folder()
-        if folder is None or not folder.is_dir():
+        if folder is None or not os.path.isdir(folder):
             return
         target, max_bytes = self._settings.address, self._settings.max_spool_bytes
         try:
@@ -203,7 +203,7 @@ class SpoolManager:
             self._said.add(line)
             report_line(f"{self._settings.source}: {line}")
 
-    def _next(self) -> "Spool | None":
+    def _next(self) -> Spool | None:
         """Return a spool with something to send; close the adopted ones that have nothing more."""
         with self._lock:
             for spool in list(self._adopted):
@@ -212,7 +212,7 @@ class SpoolManager:
                     spool.close()
         return next((spool for spool in self._spools() if len(spool)), None)
 
-    def _send_batch(self, spool: "Spool", attempts: int) -> float | None:
+    def _send_batch(self, spool: Spool, attempts: int) -> float | None:
         """Send the oldest records; return how long to wait before the next try, None: it went well."""
         try:
             return self._exchange(
@@ -222,7 +222,7 @@ class SpoolManager:
             self._say_once(str(error))
             return self._backoff.pause(attempts + 1)
 
-    def _exchange(self, spool: "Spool", batch: Sequence["Spooled"], attempts: int) -> float | None:
+    def _exchange(self, spool: Spool, batch: Sequence[Spooled], attempts: int) -> float | None:
         reply = self._send([spooled.record for spooled in batch])
         if reply.divide is not None:
             if len(batch) > 1:  # the rest comes with the next batch
@@ -241,12 +241,6 @@ class SpoolManager:
         if not reply.again:
             return None
         return self._backoff.pause(attempts + 1, max([delay for _, delay in reply.again.values()]))
-
-
-def _load() -> None:
-    """Load what uses SQLite, in no moment of a fork: one in the midst of an import leaves that undone in the child."""
-    with inside():
-        import emitd.spool.spool  # noqa: F401
 
 
 def _level_of(record: bytes) -> int:

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from emitd.errors import EmitError, JobNotFound
+from emitd.errors import EmitError, JobNotFound, Unavailable
 from emitd.runtime import process_hooks
 from emitd.settings import ClientSettings
 from emitd.transport.channel import CallFailed, NoChannel, make_async_channel
@@ -78,7 +78,12 @@ class AsyncReader:
 
     async def run(self, work: Coroutine[Any, Any, Response]) -> Response:
         """Run something in the thread's loop and wait for it."""
-        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, self._start()))
+        try:
+            loop = self._start()
+        except (OSError, RuntimeError, MemoryError) as error:  # no file descriptor, or no thread
+            work.close()
+            raise Unavailable(f"nothing can be asked now: {error!r}") from error
+        return await asyncio.wrap_future(asyncio.run_coroutine_threadsafe(work, loop))
 
     def close(self) -> None:
         """End all calls and the thread. Idempotent; blocks for a moment."""
@@ -130,12 +135,15 @@ class AsyncReader:
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
-                self._loop = asyncio.new_event_loop()
-                self._thread = threading.Thread(
-                    target=self._main, args=(self._loop,), name="emitd-reads", daemon=True
-                )
+                loop = asyncio.new_event_loop()
+                thread = threading.Thread(target=self._main, args=(loop,), name="emitd-reads", daemon=True)
+                try:
+                    thread.start()
+                except BaseException:
+                    loop.close()
+                    raise
+                self._loop, self._thread = loop, thread
                 process_hooks.add(self)
-                self._thread.start()
             return self._loop
 
     def _main(self, loop: asyncio.AbstractEventLoop) -> None:

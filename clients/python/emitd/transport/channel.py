@@ -2,6 +2,7 @@
 
 import ipaddress
 import json
+import os
 import socket
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
@@ -13,6 +14,9 @@ import grpc.aio
 from emitd.settings import address_problem
 
 Option = tuple[str, Any]
+
+#: How many free file descriptors a channel takes, with some to spare.
+NEEDED_DESCRIPTORS = 16
 
 OPTIONS: Sequence[Option] = (
     ("grpc.service_config", json.dumps({"loadBalancingConfig": [{"round_robin": {}}]})),
@@ -79,6 +83,7 @@ def target_of(address: str) -> str:
     """Return grpc's target for an address. Raises as `make_channel` does."""
     if problem := address_problem(address):
         raise ValueError(problem)
+    _refuse_without_descriptors()
     parts = [part.strip() for part in address.split(",") if part.strip()]
     if len(parts) == 1:
         return parts[0]
@@ -87,6 +92,19 @@ def target_of(address: str) -> str:
         return f"ipv4:{','.join(found)}"
     # grpc takes one kind; an IPv4 address has a form among those of IPv6.
     return f"ipv6:{','.join(map(_as_ipv6, found))}"
+
+
+def _refuse_without_descriptors() -> None:
+    """Raise NoChannel if the process can open no more files: grpc would end the process."""
+    opened: list[int] = []
+    try:
+        for _ in range(NEEDED_DESCRIPTORS):
+            opened.append(os.open(os.devnull, os.O_RDONLY | os.O_CLOEXEC))
+    except OSError as error:
+        raise NoChannel(f"no connection can be made: {error.strerror}") from None
+    finally:
+        for descriptor in opened:
+            os.close(descriptor)
 
 
 def _look_up(endpoint: str) -> Iterator[str]:

@@ -5,9 +5,11 @@ records, so that a record is serialised once, however often it is sent.
 """
 
 import os
+import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import cache
 from typing import Any, TypeVar
 
 import grpc
@@ -18,7 +20,7 @@ from emitd.runtime import process_hooks
 from emitd.runtime.fork_guards import GrpcForkGuard
 from emitd.settings import ClientSettings
 from emitd.transport.channel import CallFailed, NoChannel, make_channel
-from emitd.transport.reply import Reply, load_details, read_failure, read_response
+from emitd.transport.reply import Reply, read_failure, read_response
 from emitd.v1 import log_service_pb2
 
 #: The service of a method that names none.
@@ -45,6 +47,7 @@ class Transport:
     """
 
     def __init__(self, settings: ClientSettings) -> None:
+        _adapt_to_gevent()
         self._settings = settings
         self.fork_guard = GrpcForkGuard()
         # Reentrant: a signal handler may close the client in the thread that it interrupts.
@@ -130,14 +133,24 @@ class Transport:
         """Return the channel. Raises NoChannel."""
         with self._lock:
             if self._channel is None:
-                load_details()
                 self._channel = self._make_channel()
             return self._channel
 
     def _make_channel(self) -> grpc.Channel:
+        channel = make_channel(self._settings.address, _READ_BY_THEIR_READERS)
         if not _kept:
             _kept.append(grpc.insecure_channel("127.0.0.1:1"))
-        return make_channel(self._settings.address, _READ_BY_THEIR_READERS)
+        return channel
+
+
+@cache
+def _adapt_to_gevent() -> None:
+    """Have grpc wait as gevent does, if gevent has patched threads: else a call stops all greenlets until it ends."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        from grpc.experimental import gevent  # type: ignore[attr-defined]
+
+        gevent.init_gevent()
 
 
 def multi_callable(kind: Callable[..., Any], method: str, request: Any, response: type[Any]) -> Any:

@@ -8,11 +8,11 @@ Pure. `emitd/v1/log_service.proto` explains the codes. Details of google.rpc tha
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cache
 from typing import Any, Literal
 
 import grpc
 from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
 
 from emitd.errors import EmitError, JobNotFound, RecordRejected, RequestRejected, Unavailable
 from emitd.v1 import log_service_pb2
@@ -111,17 +111,8 @@ def describe(error: grpc.RpcError) -> str:
     return f"{error.code().name}: {error.details()}"
 
 
-@cache
-def load_details() -> tuple[Any, Any]:
-    """Return the modules of the details' messages, which only a failure needs."""
-    from google.rpc import error_details_pb2, status_pb2
-
-    return status_pb2, error_details_pb2
-
-
 def details_of(error: grpc.RpcError) -> Sequence[Any]:
     """Return the packed details of a call's failure."""
-    status_pb2, _ = load_details()
     trailers: Any = error.trailing_metadata() or ()  # pairs; only those of grpc.aio have no names
     for key, value in trailers:
         if key == STATUS_DETAILS:
@@ -133,14 +124,12 @@ def details_of(error: grpc.RpcError) -> Sequence[Any]:
 
 def retry_delay(details: Sequence[Any]) -> float | None:
     """Return the seconds after which another try can help, by RetryInfo; None: there is no RetryInfo."""
-    _, error_details_pb2 = load_details()
     info = _unpacked(details, error_details_pb2.RetryInfo)
     return None if info is None else float(info.retry_delay.ToNanoseconds() / 1e9)
 
 
 def bad_field(details: Sequence[Any]) -> str:
     """Return the path of the field at fault, by BadRequest; or ""."""
-    _, error_details_pb2 = load_details()
     bad = _unpacked(details, error_details_pb2.BadRequest)
     return str(bad.field_violations[0].field) if bad is not None and bad.field_violations else ""
 
