@@ -37,14 +37,12 @@ def run(config: Config) -> int:
 async def _serve(config: Config) -> int:
     stop = _stop_on_signals()
     service = LoggingService.from_config(config)
-    await service.start()
-    for line in filter(None, (handler.introduction() for handler in service.handlers)):
-        report(line)
     server = make_grpc_server(service)
     watchdog = Watchdog(config.server.watchdog_seconds, report)
     try:
-        report(f"listening on {await server.start()}")
         watchdog.start()
+        await service.start(keep_trying=True)
+        report(f"listening on {await server.start()}")
         await stop.wait()
         report("stopping")
     finally:
@@ -58,7 +56,7 @@ def make_grpc_server(dispatcher: Dispatcher) -> GrpcServer:
     """Return a server with every service of the contract."""
     streams = OpenStreams()
     servicers: list[Servicer] = [LogServicer(dispatcher, streams), AuditServicer(dispatcher, streams)]
-    return GrpcServer(servicers, dispatcher.handlers, streams, dispatcher.settings)
+    return GrpcServer(servicers, dispatcher.lives, streams, dispatcher.settings)
 
 
 def _stop_on_signals() -> asyncio.Event:

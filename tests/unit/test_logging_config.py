@@ -62,7 +62,7 @@ def test_the_server_section_lists_every_key_with_its_default() -> None:
 
 
 def test_each_handler_lists_every_key_with_its_default() -> None:
-    """Its own keys and the common ones; levels and delivery as its class has them."""
+    """Its own keys and the common ones; levels, delivery and required as its class has them."""
     finder = HandlerFinder([])
     for entry in full()["handlers"].values():
         handler_class = finder.find(str(entry.pop("type")))
@@ -80,7 +80,7 @@ def test_each_handler_lists_every_key_with_its_default() -> None:
         elif handler_class is WebhookHandler:  # what it has beyond or unlike the common keys
             mandatory = entry.pop("url")
             assert str(mandatory).startswith("https://")
-            common = defaults_of(HandlerSettings) | {key: expected[key] for key in ("levels",)}
+            common = defaults_of(HandlerSettings) | {key: expected[key] for key in ("levels", "required")}
             assert entry == {key: value for key, value in expected.items() if common.get(key, "") != value}
         else:
             assert entry == expected

@@ -1,14 +1,14 @@
 """The gRPC server: the servicers that it is given, health, reflection, and an orderly end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from emitd_handlers.base import BaseLogHandler
+from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.errors import ServiceStopping, StartError
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.settings import ServerSettings
@@ -25,7 +25,7 @@ class Servicer(Protocol):
 
 
 class GrpcServer:
-    """Serves `servicers` at one address, and reports the health of `handlers`.
+    """Serves `servicers` at one address, and reports the health of handlers, of which it gets the `lives`.
 
     `streams` are those of the servicers: they are ended when the server stops.
     """
@@ -33,15 +33,16 @@ class GrpcServer:
     def __init__(
         self,
         servicers: Sequence[Servicer],
-        handlers: Iterable[BaseLogHandler],
+        lives: Sequence[HandlerLife],
         streams: OpenStreams,
         settings: ServerSettings,
     ) -> None:
         self._servicers = servicers
-        self._handlers = handlers
         self._streams = streams
         self._settings = settings
-        self._health = _HealthServicer(streams)
+        self._health = _HealthServicer(
+            ["", *(servicer.service_name for servicer in servicers)], lives, streams
+        )
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -64,11 +65,8 @@ class GrpcServer:
             _ReflectionServicer(names, self._streams), self._server
         )
         address = self._bind(self._server, self._settings.listen)
+        await self._health.start()
         await self._server.start()
-        for name in ("", *names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        for handler in self._handlers:
-            await self._health.follow(handler)
         return address
 
     async def stop(self) -> float:
@@ -79,7 +77,7 @@ class GrpcServer:
         shutdown = self._settings.shutdown
         if self._server is None:
             return shutdown.drain_seconds
-        await self._health.enter_graceful_shutdown()
+        await self._health.stop()
         await asyncio.sleep(shutdown.not_serving_seconds)
         self._streams.close()
         deadline = asyncio.get_running_loop().time() + shutdown.drain_seconds
@@ -100,11 +98,18 @@ class GrpcServer:
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # its stub lacks it
-    """The health service of the grpc library, whose Watch streams also end when the server goes down."""
+    """The health service of the grpc library, whose Watch streams also end when the server goes down.
 
-    def __init__(self, streams: OpenStreams) -> None:
+    `handler/NAME` is the health of a handler. The names in `readiness` are SERVING while every required handler is
+    ready, and `live` is while the process runs.
+    """
+
+    def __init__(self, readiness: Sequence[str], lives: Sequence[HandlerLife], streams: OpenStreams) -> None:
         super().__init__()
+        self._readiness = readiness
+        self._lives = lives
         self._streams = streams
+        self._is_stopping = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def Watch(  # noqa: N802  # the RPC's name
@@ -117,21 +122,34 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
         except ServiceStopping as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
-    async def follow(self, handler: BaseLogHandler) -> None:
-        """Report a handler's health as `handler/NAME`, now and whenever it changes."""
+    async def start(self) -> None:
+        """Show the health of everything, now and whenever it changes."""
 
         def on_change() -> None:
-            task = asyncio.get_running_loop().create_task(self._show(handler), name="health")
+            task = asyncio.get_running_loop().create_task(self._show(), name="health")
             self._tasks.add(task)
             task.add_done_callback(self._tasks.discard)
 
-        handler.add_health_listener(on_change)
-        await self._show(handler)
+        for life in self._lives:
+            life.add_listener(on_change)
+        await self._show_one("live", True)
+        await self._show()
 
-    async def _show(self, handler: BaseLogHandler) -> None:
+    async def stop(self) -> None:
+        """Show NOT_SERVING for everything but `live`, for good."""
+        self._is_stopping = True
+        await self._show()
+
+    async def _show(self) -> None:
+        for life in self._lives:
+            await self._show_one(f"handler/{life.handler.name}", not life.health_problem)
+        for name in self._readiness:
+            await self._show_one(name, all(life.is_ready for life in self._lives if life.handler.is_required))
+
+    async def _show_one(self, name: str, works: bool) -> None:
         statuses = health_pb2.HealthCheckResponse
-        status = statuses.NOT_SERVING if handler.health_problem else statuses.SERVING
-        await self.set(f"handler/{handler.name}", status)
+        is_serving = works and (name == "live" or not self._is_stopping)
+        await self.set(name, statuses.SERVING if is_serving else statuses.NOT_SERVING)
 
 
 class _ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[misc, name-defined]  # grpc ships no types

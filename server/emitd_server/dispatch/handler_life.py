@@ -1,0 +1,240 @@
+"""`HandlerLife`: a handler is up, or down and tried again; and one place decides whether it works.
+
+A handler that cannot start, or asked for a restart, is down: its records are refused, and `start` is tried with growing
+pauses. A handler that is up shows by its outcomes whether it works; it may also report its own health.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.diagnostics import Report
+from emitd_handlers.errors import (
+    EmitdError,
+    HandlerBusy,
+    HandlerUnavailable,
+    RecordConflict,
+    RecordInvalid,
+)
+from emitd_handlers.outcome import Outcomes, Refused
+from emitd_handlers.record import LogRecord
+from emitd_handlers.text.escape import escape
+from emitd_server.errors import describe
+
+#: The pause before the second try to start a handler; it doubles up to the longest.
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 5.0
+#: How long a fault counts against readiness, so that traffic comes back and shows whether it has passed.
+FAULT_SECONDS = 10.0
+
+
+class HandlerLife:
+    """Starts and stops one handler, calls it, and knows its health. `on_start` prepares what depends on the handler."""
+
+    def __init__(
+        self, handler: BaseLogHandler, report: Report, on_start: Callable[[], Awaitable[None]] | None = None
+    ) -> None:
+        self.handler = handler
+        #: Set while the handler is up.
+        self.is_up = asyncio.Event()
+        #: Set after the first try to start it, however that went.
+        self.is_tried = asyncio.Event()
+        self._report = report
+        self._on_start = on_start
+        #: Why it is down, and its records are refused; empty: it is not.
+        self._down = ""
+        self._pause = FIRST_PAUSE_SECONDS
+        self._up_since = 0.0
+        self._task: asyncio.Task[None] | None = None
+        #: Why it does not work although it is up.
+        self._failure = ""
+        self._is_shedding = False
+        #: By kind of fault: set while it counts against readiness.
+        self._fresh: dict[str, asyncio.TimerHandle] = {}
+        self._listeners: list[Callable[[], None]] = []
+        #: What the listeners know: whether it works, and whether it is ready.
+        self._told = (True, True)
+        handler.add_health_listener(self._on_handler)
+
+    @property
+    def health_problem(self) -> str:
+        """Why the handler does not do its work now; empty: it does."""
+        shedding = "its queue is full, and records are dropped" if self._is_shedding else ""
+        return self._down or self.handler.health_problem or self._failure or shedding
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether records should be sent here: as `health_problem`, but a failure counts for FAULT_SECONDS only."""
+        return not (self._down or self.handler.health_problem or self._fresh)
+
+    def add_listener(self, listener: Callable[[], None]) -> None:
+        """Call `listener` whenever the handler begins or ceases to work or to be ready."""
+        self._listeners.append(listener)
+
+    async def start(self, *, keep_trying: bool = False) -> None:
+        """Start the handler. Raises what its `start` does; with `keep_trying` a task tries until it is up."""
+        self._pause = FIRST_PAUSE_SECONDS
+        self.is_tried.clear()
+        if keep_trying:
+            self._down = "it is still starting"
+            self._task = asyncio.create_task(self._bring_up(0.0), name=f"emitd-start-{self.handler.name}")
+        else:
+            await self._start()
+
+    async def stop(self) -> None:
+        """Stop the handler, or the tries to start it."""
+        task, self._task = self._task, None
+        self.is_up.clear()
+        for timer in self._fresh.values():
+            timer.cancel()
+        self._fresh.clear()
+        if task is not None and not task.done():
+            task.cancel()
+            await asyncio.wait([task])
+        await self.handler.stop()
+
+    def refuse_if_down(self) -> None:
+        """Raise HandlerUnavailable, with the pause that is left, if the handler is down."""
+        if self._down:
+            problem = f"handler '{self.handler.name}' is down: {self._down}"
+            raise HandlerUnavailable(problem, retry_after_seconds=max(1.0, self._pause))
+
+    async def emit_batch(self, records: Sequence[LogRecord]) -> Outcomes:
+        """Return the handler's outcomes. An exception, or a wrong number of outcomes, refuses all records.
+
+        Only the cancellation of the calling task itself is passed on.
+        """
+        try:
+            self.refuse_if_down()
+            outcomes = Outcomes.of(await self.handler.emit_batch(records))
+            if len(outcomes) != len(records):
+                raise HandlerUnavailable(
+                    f"handler '{self.handler.name}' gave {len(outcomes)} outcomes for {len(records)} records"
+                )
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            _pass_on_own_cancellation(error)
+            outcomes = Outcomes.of([self.handler.refusal(error)] * len(records))
+        if outcomes.exceptional or self._failure:
+            self._note(outcomes)
+        return outcomes
+
+    def note_failure(self, problem: str, seconds: float = 0.0) -> None:
+        """Take note that the handler failed, and that it may not be called again for `seconds`."""
+        self._failure = problem
+        self._keep_fresh("failure", seconds + FAULT_SECONDS)
+
+    def note_shedding(self) -> None:
+        """Take note that the handler's queue was too full for a record."""
+        self._is_shedding = True
+        self._keep_fresh("shedding", FAULT_SECONDS)
+
+    async def _start(self) -> None:
+        self.handler.restart_problem = ""
+        self.handler.report_health("")
+        await self.handler.start()
+        if self._on_start is not None:
+            await self._on_start()
+        if self.handler.restart_problem:
+            raise HandlerUnavailable(self.handler.restart_problem)
+        self._down = self._failure = ""
+        self._up_since = asyncio.get_running_loop().time()
+        self.is_up.set()
+        self.is_tried.set()
+        self._tell()
+
+    async def _bring_up(self, pause: float) -> None:
+        was_down = bool(pause)
+        while True:
+            await asyncio.sleep(pause)
+            try:
+                await self._start()
+                break
+            except (Exception, SystemExit, asyncio.CancelledError) as error:
+                _pass_on_own_cancellation(error)
+                self._go_down(_words(error))
+            was_down = True
+            self.is_tried.set()
+            pause = await self._stop_handler()
+        name = self.handler.name
+        if was_down:
+            self._report(f"handler '{name}' is up")
+        try:
+            if line := self.handler.introduction():
+                self._report(line)
+        except Exception as error:
+            self._report(f"handler '{name}' failed to introduce itself: {escape(_words(error))}")
+
+    async def _stop_handler(self) -> float:
+        """Stop the handler, however long it takes: it may hold what the next `start` needs. Returns the pause."""
+        try:
+            await self.handler.stop()
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            _pass_on_own_cancellation(error)
+            self._report(f"handler '{self.handler.name}' failed while closing: {escape(_words(error))}")
+        pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE_SECONDS)
+        return pause
+
+    async def _restart(self) -> None:
+        await self._bring_up(await self._stop_handler())
+
+    def _on_handler(self) -> None:
+        if self.handler.restart_problem and self.is_up.is_set():
+            if asyncio.get_running_loop().time() - self._up_since > LONGEST_PAUSE_SECONDS:
+                self._pause = FIRST_PAUSE_SECONDS
+            self._go_down(self.handler.restart_problem)
+            self._task = asyncio.create_task(self._restart(), name=f"emitd-restart-{self.handler.name}")
+        self._tell()
+
+    def _go_down(self, problem: str) -> None:
+        if problem != self._down:
+            self._report(f"handler '{self.handler.name}' is down, and will be tried again: {escape(problem)}")
+        self._down = problem
+        self.is_up.clear()
+        self._tell()
+
+    def _note(self, outcomes: Outcomes) -> None:
+        """Decide from the outcomes of a batch whether the handler works: it does if it has taken a record."""
+        errors = [each.error for each in outcomes.exceptional.values() if isinstance(each, Refused)]
+        if len(errors) < len(outcomes):
+            self._failure = ""
+            self._forget("failure")
+            return
+        faults = [error for error in errors if not isinstance(error, _NO_FAULT)]
+        if faults and not self._down:
+            self.note_failure(str(faults[-1]))
+
+    def _keep_fresh(self, kind: str, seconds: float) -> None:
+        if (timer := self._fresh.pop(kind, None)) is not None:
+            timer.cancel()
+        self._fresh[kind] = asyncio.get_running_loop().call_later(seconds, self._forget, kind)
+        self._tell()
+
+    def _forget(self, kind: str) -> None:
+        if (timer := self._fresh.pop(kind, None)) is not None:
+            timer.cancel()
+        if kind == "shedding":
+            self._is_shedding = False
+        self._tell()
+
+    def _tell(self) -> None:
+        """Call the listeners if there is news for them."""
+        now = (not self.health_problem, self.is_ready)
+        if now != self._told:
+            self._told = now
+            for listener in self._listeners:
+                listener()
+
+
+#: Refusals that say nothing against the handler.
+_NO_FAULT = (RecordInvalid, RecordConflict, HandlerBusy)
+
+
+def _pass_on_own_cancellation(error: BaseException) -> None:
+    """Raise `error` again if it is the cancellation of the current task itself."""
+    task = asyncio.current_task()
+    if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
+        raise error
+
+
+def _words(error: BaseException) -> str:
+    return str(error) if isinstance(error, (EmitdError, OSError)) and str(error) else describe(error)
