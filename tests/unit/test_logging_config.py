@@ -6,7 +6,9 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from emitd_handlers.audit.handler import JsonAuditHandler
 from emitd_handlers.discard import DiscardHandler
+from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings
 from emitd_handlers.webhook.handler import WebhookHandler
 from emitd_server.config.discovery import BUILT_IN, HandlerFinder
@@ -68,6 +70,7 @@ def test_each_handler_lists_every_key_with_its_default() -> None:
         handler_class = finder.find(str(entry.pop("type")))
         expected = defaults_of(handler_class.Settings)
         expected["levels"] = [level.name for level in sorted(handler_class.default_levels)]
+        expected["required"] = handler_class in (JsonAuditHandler, DatabaseJobHandler)
         if handler_class is WebhookHandler:  # what it has unlike the common defaults
             expected["delivery"] = {"kind": "queued", "max_retries": 12, "retry_max_seconds": 60.0}
         else:

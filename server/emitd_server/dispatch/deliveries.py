@@ -113,6 +113,7 @@ class CommittedDelivery:
         if (
             isinstance(last, Refused)
             and isinstance(last.error, HandlerUnavailable)
+            and not self.life.is_down  # which was reported
             and self._throttle.is_due()
         ):
             self._report(str(last.error))

@@ -13,14 +13,13 @@ from typing import Protocol, Self, TypeAlias
 from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import Report, report
-from emitd_handlers.errors import EmitdError
 from emitd_handlers.jobs.source import JobSource, ManagedJobSource
 from emitd_handlers.outcome import Committed, Outcome, Outcomes, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_server.config.loader import Config, load_config
 from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
-from emitd_server.dispatch.handler_life import HandlerLife
+from emitd_server.dispatch.handler_life import HandlerLife, words_of
 from emitd_server.errors import (
     AuditLogNotFound,
     NoAuditSource,
@@ -219,11 +218,12 @@ class Dispatcher:
         for index, delivery in enumerate(self._deliveries):
             try:
                 await delivery.start(keep_trying=keep_trying)
-            except (EmitdError, OSError) as error:
+            except (Exception, SystemExit) as error:
                 for started in self._deliveries[: index + 1]:
                     await started.stop()
                 self._started = False
-                raise StartError(f"handler '{delivery.handler.name}' could not start: {error}") from error
+                reason = words_of(error)
+                raise StartError(f"handler '{delivery.handler.name}' could not start: {reason}") from error
         if keep_trying:
             await self._wait_for_first_tries()
         self._accepting = True

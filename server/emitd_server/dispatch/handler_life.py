@@ -57,6 +57,11 @@ class HandlerLife:
         handler.add_health_listener(self._on_handler)
 
     @property
+    def is_down(self) -> bool:
+        """Whether its records are refused until it is started."""
+        return bool(self._down)
+
+    @property
     def health_problem(self) -> str:
         """Why the handler does not do its work now; empty: it does."""
         shedding = "its queue is full, and records are dropped" if self._is_shedding else ""
@@ -151,7 +156,7 @@ class HandlerLife:
                 break
             except (Exception, SystemExit, asyncio.CancelledError) as error:
                 _pass_on_own_cancellation(error)
-                self._go_down(_words(error))
+                self._go_down(words_of(error))
             was_down = True
             self.is_tried.set()
             pause = await self._stop_handler()
@@ -162,7 +167,7 @@ class HandlerLife:
             if line := self.handler.introduction():
                 self._report(line)
         except Exception as error:
-            self._report(f"handler '{name}' failed to introduce itself: {escape(_words(error))}")
+            self._report(f"handler '{name}' failed to introduce itself: {escape(words_of(error))}")
 
     async def _stop_handler(self) -> float:
         """Stop the handler, however long it takes: it may hold what the next `start` needs. Returns the pause."""
@@ -170,7 +175,7 @@ class HandlerLife:
             await self.handler.stop()
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             _pass_on_own_cancellation(error)
-            self._report(f"handler '{self.handler.name}' failed while closing: {escape(_words(error))}")
+            self._report(f"handler '{self.handler.name}' failed while closing: {escape(words_of(error))}")
         pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE_SECONDS)
         return pause
 
@@ -236,5 +241,6 @@ def _pass_on_own_cancellation(error: BaseException) -> None:
         raise error
 
 
-def _words(error: BaseException) -> str:
+def words_of(error: BaseException) -> str:
+    """Return the text of an error that was made for people, and the type too of any other."""
     return str(error) if isinstance(error, (EmitdError, OSError)) and str(error) else describe(error)
