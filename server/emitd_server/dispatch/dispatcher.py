@@ -19,7 +19,7 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_server.config.loader import Config, load_config
 from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
-from emitd_server.dispatch.handler_life import HandlerLife, words_of
+from emitd_server.dispatch.handler_life import START_SECONDS, HandlerLife, words_of
 from emitd_server.errors import (
     AuditLogNotFound,
     NoAuditSource,
@@ -33,8 +33,6 @@ from emitd_server.settings import ServerSettings
 
 HandlerDelivery: TypeAlias = CommittedDelivery | QueuedDelivery
 
-#: How long the service waits for its handlers to start before it takes records.
-START_SECONDS = 5.0
 #: How long a handler that has nothing left to do may take to close.
 CLOSE_SECONDS = 2.0
 

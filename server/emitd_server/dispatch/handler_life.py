@@ -24,7 +24,9 @@ from emitd_server.errors import describe
 #: The pause before the second try to start a handler; it doubles up to the longest.
 FIRST_PAUSE_SECONDS = 0.5
 LONGEST_PAUSE_SECONDS = 5.0
-#: How long a fault counts against readiness, so that traffic comes back and shows whether it has passed.
+#: How long the service waits for its handlers to start before it takes records.
+START_SECONDS = 5.0
+#: How long a failure counts against readiness, and a full queue against health.
 FAULT_SECONDS = 10.0
 
 
@@ -49,7 +51,7 @@ class HandlerLife:
         #: Why it does not work although it is up.
         self._failure = ""
         self._is_shedding = False
-        #: By kind of fault: set while it counts against readiness.
+        #: By `failure` or `shedding`: the timer that ends its count against readiness.
         self._fresh: dict[str, asyncio.TimerHandle] = {}
         self._listeners: list[Callable[[], None]] = []
         #: What the listeners know: whether it works, and whether it is ready.
@@ -69,7 +71,10 @@ class HandlerLife:
 
     @property
     def is_ready(self) -> bool:
-        """Whether records should be sent here: as `health_problem`, but a failure counts for FAULT_SECONDS only."""
+        """Whether records should be sent here: as for `health_problem`, but a failure counts for FAULT_SECONDS only.
+
+        Else a replica that gets no records because it is not ready could never show that it works again.
+        """
         return not (self._down or self.handler.health_problem or self._fresh)
 
     def add_listener(self, listener: Callable[[], None]) -> None:
@@ -93,6 +98,7 @@ class HandlerLife:
         for timer in self._fresh.values():
             timer.cancel()
         self._fresh.clear()
+        self._failure, self._is_shedding = "", False
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task])
@@ -149,6 +155,7 @@ class HandlerLife:
 
     async def _bring_up(self, pause: float) -> None:
         was_down = bool(pause)
+        slow_at = asyncio.get_running_loop().time() + START_SECONDS
         while True:
             await asyncio.sleep(pause)
             try:
@@ -161,7 +168,7 @@ class HandlerLife:
             self.is_tried.set()
             pause = await self._stop_handler()
         name = self.handler.name
-        if was_down:
+        if was_down or asyncio.get_running_loop().time() > slow_at:
             self._report(f"handler '{name}' is up")
         try:
             if line := self.handler.introduction():
