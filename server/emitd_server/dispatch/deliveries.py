@@ -113,7 +113,7 @@ class CommittedDelivery:
         if (
             isinstance(last, Refused)
             and isinstance(last.error, HandlerUnavailable)
-            and not self.life.is_down  # which was reported
+            and not self.life.down_problem  # which was reported
             and self._throttle.is_due()
         ):
             self._report(str(last.error))
@@ -211,7 +211,7 @@ class QueuedDelivery:
             overflow = max(0, len(records) - room)
             self._queue.extend(records[: len(records) - overflow])
         if overflow:
-            self.life.note_shedding()
+            self.life.note_full_queue()
         self._drop("queue_full", overflow)
 
     async def _wait_for_room(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:

@@ -5,7 +5,9 @@ pauses. A handler that is up shows by its outcomes whether it works; it may also
 """
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import suppress
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import Report
@@ -28,6 +30,8 @@ LONGEST_PAUSE_SECONDS = 5.0
 START_SECONDS = 5.0
 #: How long a failure counts against readiness, and a full queue against health.
 FAULT_SECONDS = 10.0
+#: Refusals that say nothing against the handler.
+_NO_FAULT = (RecordInvalid, RecordConflict, HandlerBusy)
 
 
 class HandlerLife:
@@ -44,30 +48,20 @@ class HandlerLife:
         self._report = report
         self._on_start = on_start
         #: Why it is down, and its records are refused; empty: it is not.
-        self._down = ""
+        self.down_problem = ""
         self._pause = FIRST_PAUSE_SECONDS
         self._up_since = 0.0
         self._task: asyncio.Task[None] | None = None
-        #: Why it does not work although it is up.
+        #: Why it failed, since it last took a record.
         self._failure = ""
-        self._is_shedding = False
-        #: By `failure` or `shedding`: the timer that ends its count against readiness.
-        self._fresh: dict[str, asyncio.TimerHandle] = {}
-        self._listeners: list[Callable[[], None]] = []
-        #: What the listeners know: whether it works, and whether it is ready.
-        self._told = (True, True)
+        self._failed_until = self._full_until = 0.0
         handler.add_health_listener(self._on_handler)
-
-    @property
-    def is_down(self) -> bool:
-        """Whether its records are refused until it is started."""
-        return bool(self._down)
 
     @property
     def health_problem(self) -> str:
         """Why the handler does not do its work now; empty: it does."""
-        shedding = "its queue is full, and records are dropped" if self._is_shedding else ""
-        return self._down or self.handler.health_problem or self._failure or shedding
+        full = "its queue is full, and records are dropped" if time.monotonic() < self._full_until else ""
+        return self.down_problem or self.handler.health_problem or self._failure or full
 
     @property
     def is_ready(self) -> bool:
@@ -75,19 +69,16 @@ class HandlerLife:
 
         Else a replica that gets no records because it is not ready could never show that it works again.
         """
-        return not (self._down or self.handler.health_problem or self._fresh)
-
-    def add_listener(self, listener: Callable[[], None]) -> None:
-        """Call `listener` whenever the handler begins or ceases to work or to be ready."""
-        self._listeners.append(listener)
+        fault = time.monotonic() < max(self._failed_until, self._full_until)
+        return not (self.down_problem or self.handler.health_problem or fault)
 
     async def start(self, *, keep_trying: bool = False) -> None:
         """Start the handler. Raises what its `start` does; with `keep_trying` a task tries until it is up."""
         self._pause = FIRST_PAUSE_SECONDS
         self.is_tried.clear()
         if keep_trying:
-            self._down = "it is still starting"
-            self._task = asyncio.create_task(self._bring_up(0.0), name=f"emitd-start-{self.handler.name}")
+            self.down_problem = "it is still starting"
+            self._task = asyncio.create_task(self._bring_up(), name=f"emitd-start-{self.handler.name}")
         else:
             await self._start()
 
@@ -95,19 +86,15 @@ class HandlerLife:
         """Stop the handler, or the tries to start it."""
         task, self._task = self._task, None
         self.is_up.clear()
-        for timer in self._fresh.values():
-            timer.cancel()
-        self._fresh.clear()
-        self._failure, self._is_shedding = "", False
         if task is not None and not task.done():
             task.cancel()
             await asyncio.wait([task])
         await self.handler.stop()
 
     def refuse_if_down(self) -> None:
-        """Raise HandlerUnavailable, with the pause that is left, if the handler is down."""
-        if self._down:
-            problem = f"handler '{self.handler.name}' is down: {self._down}"
+        """Raise HandlerUnavailable if the handler is down."""
+        if self.down_problem:
+            problem = f"handler '{self.handler.name}' is down: {self.down_problem}"
             raise HandlerUnavailable(problem, retry_after_seconds=max(1.0, self._pause))
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Outcomes:
@@ -125,19 +112,26 @@ class HandlerLife:
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             _pass_on_own_cancellation(error)
             outcomes = Outcomes.of([self.handler.refusal(error)] * len(records))
-        if outcomes.exceptional or self._failure:
-            self._note(outcomes)
+        if (outcomes.exceptional or self._failure) and not self.down_problem:
+            self._judge(outcomes)
         return outcomes
 
     def note_failure(self, problem: str, seconds: float = 0.0) -> None:
-        """Take note that the handler failed, and that it may not be called again for `seconds`."""
+        """Take note that the handler failed, and that it will not be called for `seconds`."""
         self._failure = problem
-        self._keep_fresh("failure", seconds + FAULT_SECONDS)
+        self._failed_until = time.monotonic() + seconds + FAULT_SECONDS
 
-    def note_shedding(self) -> None:
-        """Take note that the handler's queue was too full for a record."""
-        self._is_shedding = True
-        self._keep_fresh("shedding", FAULT_SECONDS)
+    def note_full_queue(self) -> None:
+        """Take note that a record was dropped because the handler's queue is full."""
+        self._full_until = time.monotonic() + FAULT_SECONDS
+
+    def _judge(self, outcomes: Outcomes) -> None:
+        """Decide from the outcomes of a batch whether the handler works: it does if it has taken a record."""
+        errors = [each.error for each in outcomes.exceptional.values() if isinstance(each, Refused)]
+        if len(errors) < len(outcomes):
+            self._failure, self._failed_until = "", 0.0
+        elif faults := [error for error in errors if not isinstance(error, _NO_FAULT)]:
+            self.note_failure(str(faults[-1]))
 
     async def _start(self) -> None:
         self.handler.restart_problem = ""
@@ -147,98 +141,53 @@ class HandlerLife:
             await self._on_start()
         if self.handler.restart_problem:
             raise HandlerUnavailable(self.handler.restart_problem)
-        self._down = self._failure = ""
-        self._up_since = asyncio.get_running_loop().time()
+        self.down_problem = self._failure = ""
+        self._failed_until, self._up_since = 0.0, time.monotonic()
         self.is_up.set()
         self.is_tried.set()
-        self._tell()
 
-    async def _bring_up(self, pause: float) -> None:
-        was_down = bool(pause)
-        slow_at = asyncio.get_running_loop().time() + START_SECONDS
-        while True:
-            await asyncio.sleep(pause)
+    async def _bring_up(self, was_up: bool = False) -> None:
+        """Start the handler until that succeeds; before each further try, stop it and pause."""
+        begun, is_again = time.monotonic(), was_up
+        while not self.is_up.is_set():
+            if is_again:
+                await self._stop_handler()
+                pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE_SECONDS)
+                await asyncio.sleep(pause)
             try:
                 await self._start()
-                break
             except (Exception, SystemExit, asyncio.CancelledError) as error:
                 _pass_on_own_cancellation(error)
                 self._go_down(words_of(error))
-            was_down = True
-            self.is_tried.set()
-            pause = await self._stop_handler()
-        name = self.handler.name
-        if was_down or asyncio.get_running_loop().time() > slow_at:
-            self._report(f"handler '{name}' is up")
-        try:
+                is_again = True
+                self.is_tried.set()
+        if is_again or time.monotonic() - begun > START_SECONDS:
+            self._report(f"handler '{self.handler.name}' is up")
+        with suppress(Exception):  # the handler is up, whatever it says
             if line := self.handler.introduction():
                 self._report(line)
-        except Exception as error:
-            self._report(f"handler '{name}' failed to introduce itself: {escape(words_of(error))}")
 
-    async def _stop_handler(self) -> float:
-        """Stop the handler, however long it takes: it may hold what the next `start` needs. Returns the pause."""
+    async def _stop_handler(self) -> None:
+        """Stop the handler, however long it takes: it may hold what the next start needs."""
         try:
             await self.handler.stop()
         except (Exception, SystemExit, asyncio.CancelledError) as error:
             _pass_on_own_cancellation(error)
             self._report(f"handler '{self.handler.name}' failed while closing: {escape(words_of(error))}")
-        pause, self._pause = self._pause, min(self._pause * 2, LONGEST_PAUSE_SECONDS)
-        return pause
-
-    async def _restart(self) -> None:
-        await self._bring_up(await self._stop_handler())
 
     def _on_handler(self) -> None:
         if self.handler.restart_problem and self.is_up.is_set():
-            if asyncio.get_running_loop().time() - self._up_since > LONGEST_PAUSE_SECONDS:
+            if time.monotonic() - self._up_since > LONGEST_PAUSE_SECONDS:
                 self._pause = FIRST_PAUSE_SECONDS
             self._go_down(self.handler.restart_problem)
-            self._task = asyncio.create_task(self._restart(), name=f"emitd-restart-{self.handler.name}")
-        self._tell()
+            name = f"emitd-restart-{self.handler.name}"
+            self._task = asyncio.create_task(self._bring_up(was_up=True), name=name)
 
     def _go_down(self, problem: str) -> None:
-        if problem != self._down:
+        if problem != self.down_problem:
             self._report(f"handler '{self.handler.name}' is down, and will be tried again: {escape(problem)}")
-        self._down = problem
+        self.down_problem = problem
         self.is_up.clear()
-        self._tell()
-
-    def _note(self, outcomes: Outcomes) -> None:
-        """Decide from the outcomes of a batch whether the handler works: it does if it has taken a record."""
-        errors = [each.error for each in outcomes.exceptional.values() if isinstance(each, Refused)]
-        if len(errors) < len(outcomes):
-            self._failure = ""
-            self._forget("failure")
-            return
-        faults = [error for error in errors if not isinstance(error, _NO_FAULT)]
-        if faults and not self._down:
-            self.note_failure(str(faults[-1]))
-
-    def _keep_fresh(self, kind: str, seconds: float) -> None:
-        if (timer := self._fresh.pop(kind, None)) is not None:
-            timer.cancel()
-        self._fresh[kind] = asyncio.get_running_loop().call_later(seconds, self._forget, kind)
-        self._tell()
-
-    def _forget(self, kind: str) -> None:
-        if (timer := self._fresh.pop(kind, None)) is not None:
-            timer.cancel()
-        if kind == "shedding":
-            self._is_shedding = False
-        self._tell()
-
-    def _tell(self) -> None:
-        """Call the listeners if there is news for them."""
-        now = (not self.health_problem, self.is_ready)
-        if now != self._told:
-            self._told = now
-            for listener in self._listeners:
-                listener()
-
-
-#: Refusals that say nothing against the handler.
-_NO_FAULT = (RecordInvalid, RecordConflict, HandlerBusy)
 
 
 def _pass_on_own_cancellation(error: BaseException) -> None:

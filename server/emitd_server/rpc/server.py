@@ -13,6 +13,10 @@ from emitd_server.errors import ServiceStopping, StartError
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.settings import ServerSettings
 
+#: How often to look whether health has changed, for those that watch it.
+HEALTH_SECONDS = 0.2
+_STATUSES = health_pb2.HealthCheckResponse
+
 
 class Servicer(Protocol):
     """Serves one service of a contract."""
@@ -110,7 +114,8 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
         self._lives = lives
         self._streams = streams
         self._is_stopping = False
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._shown: dict[str, bool] = {}
+        self._task: asyncio.Task[None] | None = None
 
     async def Watch(  # noqa: N802  # the RPC's name
         self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
@@ -122,34 +127,41 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
         except ServiceStopping as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
+    async def Check(  # noqa: N802  # the RPC's name
+        self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> health_pb2.HealthCheckResponse:
+        """Return the status of one service as it is now."""
+        await self._show()
+        return await super().Check(request, context)
+
     async def start(self) -> None:
         """Show the health of everything, now and whenever it changes."""
-
-        def on_change() -> None:
-            task = asyncio.get_running_loop().create_task(self._show(), name="health")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-
-        for life in self._lives:
-            life.add_listener(on_change)
-        await self._show_one("live", True)
         await self._show()
+        self._task = asyncio.create_task(self._follow(), name="health")
 
     async def stop(self) -> None:
         """Show NOT_SERVING for everything but `live`, for good."""
         self._is_stopping = True
         await self._show()
+        if self._task is not None:
+            self._task.cancel()
+
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_SECONDS)
+            await self._show()
 
     async def _show(self) -> None:
-        for life in self._lives:
-            await self._show_one(f"handler/{life.handler.name}", not life.health_problem)
-        for name in self._readiness:
-            await self._show_one(name, all(life.is_ready for life in self._lives if life.handler.is_required))
-
-    async def _show_one(self, name: str, works: bool) -> None:
-        statuses = health_pb2.HealthCheckResponse
-        is_serving = works and (name == "live" or not self._is_stopping)
-        await self.set(name, statuses.SERVING if is_serving else statuses.NOT_SERVING)
+        works = {f"handler/{life.handler.name}": not life.health_problem for life in self._lives}
+        is_ready = all(life.is_ready for life in self._lives if life.handler.is_required)
+        works |= dict.fromkeys(self._readiness, is_ready)
+        if self._is_stopping:
+            works = dict.fromkeys(works, False)
+        works["live"] = True
+        changed = [name for name, value in works.items() if self._shown.get(name) is not value]
+        self._shown = works
+        for name in changed:  # a `set` may wait: then another call knows better
+            await self.set(name, _STATUSES.SERVING if self._shown[name] else _STATUSES.NOT_SERVING)
 
 
 class _ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[misc, name-defined]  # grpc ships no types
