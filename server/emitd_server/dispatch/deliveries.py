@@ -237,7 +237,6 @@ class QueuedDelivery:
                 self._idle.set()
                 self._more.clear()
                 await self._more.wait()
-            await self.life.is_up.wait()
             size = min(len(self._queue), self._settings.batch_size)
             batch = [self._queue.popleft() for _ in range(size)]
             self._room.set()
