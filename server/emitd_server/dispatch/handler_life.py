@@ -176,6 +176,8 @@ class HandlerLife:
             self._report(f"handler '{self.handler.name}' failed while closing: {escape(words_of(error))}")
 
     def _on_handler(self) -> None:
+        if not self.handler.health_problem:  # it has found out by itself that it works again
+            self._failure, self._failed_until = "", 0.0
         if self.handler.restart_problem and self.is_up.is_set():
             if time.monotonic() - self._up_since > LONGEST_PAUSE_SECONDS:
                 self._pause = FIRST_PAUSE_SECONDS

@@ -225,6 +225,21 @@ async def test_a_failure_counts_for_a_while_against_readiness(monkeypatch: pytes
     await life.stop()
 
 
+async def test_a_handler_may_find_out_by_itself_that_it_works_again() -> None:
+    """Its own word ends a failure too, without another record."""
+    handler = InMemoryHandler(SETTINGS)
+    life, _ = life_of(handler)
+    await life.start()
+    handler.fail_next(1)
+    await life.emit_batch([make_record()])
+    handler.report_health("the disk is full")
+    assert life.health_problem == "the disk is full"
+    handler.report_health("")
+    assert not life.health_problem
+    assert life.is_ready
+    await life.stop()
+
+
 async def test_a_timeout_is_a_failure() -> None:
     """It passes when the handler answers, however late."""
     handler = InMemoryHandler(SETTINGS)
