@@ -49,7 +49,8 @@ class BaseLogHandler(ABC):
     the service from its entry, started once, given records, and stopped once.
 
     Life. The constructor must do no I/O and may run outside an event loop. `start` and `stop` run in the
-    service's event loop; records come only between the two. `stop` may come without `start`, and twice.
+    service's event loop; records come only between the two. `stop` may come without `start`, after a `start` that
+    raised, and twice. `start` may come again after `stop`.
 
     Concurrency. With `delivery: queued` one task calls `emit_batch`, one batch at a time. With `delivery:
     committed` several calls of `emit_batch` can be under way at once; the default `emit_batch` of a plain
@@ -66,6 +67,8 @@ class BaseLogHandler(ABC):
     default_levels: ClassVar[frozenset[Level]] = COMMON_LEVELS
     #: The delivery of a handler whose entry has no `delivery`.
     default_delivery: ClassVar[Delivery] = Delivery.QUEUED
+    #: Whether a handler is required whose entry has no `required`.
+    default_required: bool = False
 
     def __init__(self, settings: HandlerSettings | None = None, *, name: str = "") -> None:
         """Keep `settings` (None: the defaults) and `name`, the entry's key (empty: the class's name).
@@ -80,6 +83,8 @@ class BaseLogHandler(ABC):
         self.health_problem = ""
         #: Gives the times of receipt. A service gives its own to its handlers.
         self.clock = Clock()
+        #: Why the handler asked to be started again; empty: it did not. The service empties it before each `start`.
+        self.restart_problem = ""
         self._health_listeners: list[Callable[[], None]] = []
         self._thread: WorkerThread | None = None
         self._stopped = False
@@ -93,6 +98,11 @@ class BaseLogHandler(ABC):
         # A struct of an earlier version may have given such a key a default of its own.
         own = {new: getattr(self.settings, old, None) for old, new in flat_keys(type(given)).items()}
         return replace(given, **{name: value for name, value in own.items() if value is not None})
+
+    @property
+    def is_required(self) -> bool:
+        """Whether the service is ready only while this handler works: the settings' `required`, else the default."""
+        return self.default_required if self.settings.required is None else self.settings.required
 
     def can_handle(self, level: Level) -> bool:
         """Return whether records of `level` are for this handler. Asked once for each level, at start."""
@@ -129,9 +139,10 @@ class BaseLogHandler(ABC):
         return record.message
 
     async def start(self) -> None:
-        """Open what the handler needs. Raising makes the service refuse to start, with the error's text.
+        """Open what the handler needs. If it raises, the handler is down, and the error's text says why.
 
-        A subclass that overrides it calls this one first.
+        The service then calls `stop`, and `start` again after a pause, until it succeeds. A subclass that overrides it
+        calls this one first.
         """
         self._stopped = False
 
@@ -171,8 +182,19 @@ class BaseLogHandler(ABC):
             for listener in self._health_listeners:
                 listener()
 
+    def request_restart(self, problem: str) -> None:
+        """Ask the service, in its event loop, to stop this handler and to start it again, because of `problem`.
+
+        The handler is down until a `start` succeeds: the service gives it no records, reports NOT_SERVING, and tries
+        `start` with growing pauses. Asking again changes nothing.
+        """
+        if not self.restart_problem:
+            self.restart_problem = problem
+            for listener in self._health_listeners:
+                listener()
+
     def add_health_listener(self, listener: Callable[[], None]) -> None:
-        """Call `listener`, in the service's event loop, whenever `health_problem` has changed."""
+        """Call `listener`, in the service's event loop, when `health_problem` or `restart_problem` has changed."""
         self._health_listeners.append(listener)
 
     def refuse_if_stopped(self) -> None:

@@ -105,8 +105,11 @@ class ConsoleHandler(BaseLogHandler):
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Write the records with one write."""
         if type(self).emit is not ConsoleHandler.emit:
-            return await super().emit_batch(records)
-        return await self.run_in_thread(self._write_lines, records)
+            outcomes = await super().emit_batch(records)
+        else:
+            outcomes = await self.run_in_thread(self._write_lines, records)
+        self.report_health("its output is closed, and its records are lost" if self._closed else "")
+        return outcomes
 
     async def stop(self) -> None:
         """Wait until everything taken is written, and say what was lost."""

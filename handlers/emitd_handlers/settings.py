@@ -90,6 +90,8 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
 
     #: False keeps the entry in the file and the handler out of the service.
     enabled: bool = True
+    #: Whether the service is ready only while this handler works; None: as its class says.
+    required: bool | None = None
     #: Which levels the handler takes; None: its class's `default_levels`.
     levels: tuple[Level, ...] | None = None
     #: A word, `committed` or `queued`, or a mapping with `kind` and its keys; None: its class's `default_delivery`.

@@ -169,6 +169,10 @@ class HandlerContract:
         """Return a record that the handler refuses; None if it takes every record of its levels."""
         return None
 
+    def break_start(self) -> Callable[[], None] | None:
+        """Make `start` of the next handler raise, and return what mends that; None: nothing makes it raise."""
+        return None
+
     def test_its_constructor_does_no_io(self) -> None:
         """The constructor runs outside an event loop, starts no thread and opens nothing."""
         threads, files = threading.active_count(), _open_files()
@@ -220,6 +224,24 @@ class HandlerContract:
         async with _running(handler):
             pass
         await handler.stop()
+
+    @_in_event_loop
+    async def test_start_again(self) -> None:
+        """`start` works again after `stop`, and after it raised: so the service brings a handler up again."""
+        mend = self.break_start()
+        handler = self.make_handler()
+        if mend is not None:
+            for _ in range(2):
+                try:
+                    await handler.start()
+                except Exception:
+                    await handler.stop()
+                else:
+                    raise AssertionError("start did not raise after break_start")
+            mend()
+        for _ in range(2):
+            async with _running(handler):
+                _assert_committed(await handler.emit_batch([self.make_record(_levels(handler)[0])]), 1)
 
     def test_stop_leaves_nothing_running(self) -> None:
         """After `stop` no task and no thread of the handler is left."""

@@ -89,18 +89,16 @@ async def _serve(config: Config, signals: "StopSignals") -> int:
 
 
 async def _start(service: LoggingService, server: GrpcServer, watchdog: "Watchdog") -> None:
-    await service.start()
-    for line in filter(None, (handler.introduction() for handler in service.handlers)):
-        report(line)
-    report(f"listening on {await server.start()}")
     watchdog.start()
+    await service.start(keep_trying=True)
+    report(f"listening on {await server.start()}")
 
 
 def make_grpc_server(dispatcher: Dispatcher, listen_key: str = "server.listen") -> GrpcServer:
     """Return a server with every service of the contract; `listen_key` is what an error calls its address."""
     streams = OpenStreams()
     servicers: list[Servicer] = [LogServicer(dispatcher, streams), AuditServicer(dispatcher, streams)]
-    return GrpcServer(servicers, dispatcher.handlers, streams, dispatcher.settings, listen_key)
+    return GrpcServer(servicers, dispatcher.lives, streams, dispatcher.settings, listen_key)
 
 
 class StopSignals:

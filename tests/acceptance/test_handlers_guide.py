@@ -114,7 +114,7 @@ def test_the_test_passes(folder: Path) -> None:
         check=False,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "14 passed" in done.stdout
+    assert "15 passed" in done.stdout
     assert "skipped" not in done.stdout
 
 

@@ -55,7 +55,7 @@ def test_the_handler_works_as_written(tmp_path: Path, kind: str) -> None:
         *(sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-p", "no:asyncio"),
         "tests/test_slack_handler.py",
     )
-    assert "14 passed, 1 skipped" in passed
+    assert "15 passed, 1 skipped" in passed
     assert "slack" in run(tmp_path, *EMITD, "check-config")
     assert "  used by   slack (ERROR CRITICAL)" in run(tmp_path, *EMITD, "handlers")
     log = tmp_path / "logs" / "slack.log"

@@ -187,36 +187,6 @@ def test_a_busy_port_is_an_error(tmp_path: Path) -> None:
     assert "Traceback" not in said
 
 
-def test_a_second_server_on_the_same_files_is_refused(tmp_path: Path) -> None:
-    """Two servers cannot share one audit log."""
-    with ServerProcess.start(CONFIG, tmp_path):
-        code, said = run(tmp_path, CONFIG)
-    assert code == 5
-    assert "handler 'audit' could not start" in said
-    assert "Traceback" not in said
-
-
-def test_a_database_that_is_none_is_an_error(tmp_path: Path) -> None:
-    """The line names the file."""
-    (tmp_path / "logs").mkdir()
-    (tmp_path / "logs" / "jobs.db").write_text("this is no database, " * 100)
-    code, said = run(tmp_path, CONFIG)
-    assert code == 5
-    assert "handler 'jobs' could not start" in said
-    assert "jobs.db" in said
-    assert "Traceback" not in said
-
-
-def test_a_folder_that_cannot_be_made_is_an_error(tmp_path: Path) -> None:
-    """A file stands where the folder should be: one line, exit code 5."""
-    (tmp_path / "logs").write_text("")
-    code, said = run(tmp_path, CONFIG)
-    assert code == 5
-    assert "handler 'audit' could not start" in said
-    assert "logs" in said
-    assert "Traceback" not in said
-
-
 def test_bad_configuration_is_told_whole(tmp_path: Path) -> None:
     """Exit code 3, every problem on a line of its own."""
     code, said = run(tmp_path, "servr: 1\nhandlers: {a: {type: nothing}}\n")
@@ -264,6 +234,10 @@ def test_a_reader_of_standard_output_that_leaves_does_not_stop_the_service(tmp_p
         for number in range(50):
             stub.Emit(log_line(str(number)))
             time.sleep(0.005)
+        reply = health_pb2_grpc.HealthStub(channel).Check(
+            health_pb2.HealthCheckRequest(service="handler/console")
+        )
+        assert reply.status == health_pb2.HealthCheckResponse.NOT_SERVING
         event = AuditEvent(event_name="n", user_id="u", source_ip="::1", details_json="{}")
         assert stub.Emit(EmitRequest(record=LogRecord(audit=event))).receipt.audit.leaf_index == 0
     process.send_signal(signal.SIGTERM)

@@ -1,7 +1,7 @@
 """Every built-in handler keeps the promises of BaseLogHandler."""
 
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +16,12 @@ from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.testing import HandlerContract, InMemoryHandler, make_record
 from emitd_handlers.webhook.handler import WebhookHandler, WebhookSettings, WebhookUrl
 from support.processes.http_receiver import HttpReceiver
+
+
+def make_folder(path: Path) -> Callable[[], None]:
+    """Put a folder in the place of a file; return what removes it."""
+    path.mkdir()
+    return path.rmdir
 
 
 class TestConsole(HandlerContract):
@@ -74,6 +80,9 @@ class TestJsonAudit(HandlerContract):
     def make_handler(self) -> JsonAuditHandler:
         return JsonAuditHandler(JsonAuditSettings(path=self.folder / "audit.json.log"))
 
+    def break_start(self) -> Callable[[], None]:
+        return make_folder(self.folder / "audit.json.log")
+
     def make_bad_record(self) -> LogRecord:
         return make_record(Level.AUDIT, payload=AuditEvent("e1", "user.login", "u1", "nowhere", "{}"))
 
@@ -87,6 +96,9 @@ class TestDatabaseJob(HandlerContract):
 
     def make_handler(self) -> DatabaseJobHandler:
         return DatabaseJobHandler(DatabaseJobSettings(database=DatabaseUrl(self.folder / "jobs.db")))
+
+    def break_start(self) -> Callable[[], None]:
+        return make_folder(self.folder / "jobs.db")
 
     def make_bad_record(self) -> LogRecord:
         return make_record(Level.JOB_STATUS, payload=JobStatus("j1", "", JobState.RUNNING))

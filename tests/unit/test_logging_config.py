@@ -6,7 +6,9 @@ from pathlib import Path
 import msgspec
 import yaml
 
+from emitd_handlers.audit.handler import JsonAuditHandler
 from emitd_handlers.discard import DiscardHandler
+from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings
 from emitd_handlers.webhook.handler import WebhookHandler
 from emitd_server.config.discovery import BUILT_IN, HandlerFinder
@@ -62,12 +64,13 @@ def test_the_server_section_lists_every_key_with_its_default() -> None:
 
 
 def test_each_handler_lists_every_key_with_its_default() -> None:
-    """Its own keys and the common ones; levels and delivery as its class has them."""
+    """Its own keys and the common ones; levels, delivery and required as its class has them."""
     finder = HandlerFinder([])
     for entry in full()["handlers"].values():
         handler_class = finder.find(str(entry.pop("type")))
         expected = defaults_of(handler_class.Settings)
         expected["levels"] = [level.name for level in sorted(handler_class.default_levels)]
+        expected["required"] = handler_class in (JsonAuditHandler, DatabaseJobHandler)
         if handler_class is WebhookHandler:  # what it has unlike the common defaults
             expected["delivery"] = {"kind": "queued", "max_retries": 12, "retry_max_seconds": 60.0}
         else:
@@ -80,7 +83,7 @@ def test_each_handler_lists_every_key_with_its_default() -> None:
         elif handler_class is WebhookHandler:  # what it has beyond or unlike the common keys
             mandatory = entry.pop("url")
             assert str(mandatory).startswith("https://")
-            common = defaults_of(HandlerSettings) | {key: expected[key] for key in ("levels",)}
+            common = defaults_of(HandlerSettings) | {key: expected[key] for key in ("levels", "required")}
             assert entry == {key: value for key, value in expected.items() if common.get(key, "") != value}
         else:
             assert entry == expected

@@ -76,6 +76,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
     settings: JsonAuditSettings
     default_levels = frozenset({Level.AUDIT})
     default_delivery = Delivery.COMMITTED
+    default_required = True
 
     def __init__(
         self,

@@ -86,6 +86,8 @@ class DatabaseJobHandler(BaseLogHandler):
 
     def __init__(self, settings: DatabaseJobSettings | None = None, *, name: str = "") -> None:
         super().__init__(settings, name=name)
+        #: A shared database is away for all replicas at once: none of them would be ready.
+        self.default_required = self.settings.database.path is not None
         #: None: the handler is not running.
         self._store: JobStore | None = None
         self._commits: GroupCommit[LogRecord, Outcome] = GroupCommit(self._commit, max_size=MAX_GROUP_RECORDS)

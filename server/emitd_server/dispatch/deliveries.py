@@ -21,6 +21,7 @@ from emitd_handlers.outcome import Committed, Outcomes, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery, OverflowPolicy, QueuedSettings
 from emitd_handlers.text.escape import escape
+from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.dispatch.idempotency_window import IdempotencyWindow
 
 #: The first failure or drop is reported at once, the next ones together after this time.
@@ -40,6 +41,7 @@ class CommittedDelivery:
         self, handler: BaseLogHandler, settings: CommittedSettings, window_capacity: int, report: Report
     ) -> None:
         self.handler = handler
+        self.life = HandlerLife(handler, report, self._restore)
         self.levels = frozenset(level for level in Level if handler.can_handle(level))
         self._settings = settings
         self._window = IdempotencyWindow(window_capacity)
@@ -51,10 +53,9 @@ class CommittedDelivery:
         self._in_flight = 0
         self._tasks: set[asyncio.Task[Outcomes]] = set()
 
-    async def start(self) -> None:
-        """Start the handler, and restore the window from its last commits."""
-        await self.handler.start()
-        self._window.restore(await self.handler.recent_commits(self._window_capacity))
+    async def start(self, *, keep_trying: bool = False) -> None:
+        """Start the handler, and restore the window from its last commits. `keep_trying`: as for its life."""
+        await self.life.start(keep_trying=keep_trying)
 
     async def take(self, records: Sequence[LogRecord]) -> Outcomes:
         """Return the handler's outcome for each record, in order; never raises for a handler's failure."""
@@ -72,6 +73,7 @@ class CommittedDelivery:
             late = HandlerTimeout(
                 f"handler '{self.handler.name}' did not answer within {self._settings.timeout_seconds:g} s"
             )
+            self.life.note_failure(str(late))
             return Outcomes.of([Refused(late)] * len(records))
 
     async def drain(self) -> None:
@@ -83,11 +85,14 @@ class CommittedDelivery:
         """End the commits still under way, then stop the handler."""
         for task in self._tasks:
             task.cancel()
-        await self.handler.stop()
+        await self.life.stop()
 
     def abandon(self) -> int:
         """Return how many records the commits under way hold. Any thread may call this."""
         return self._in_flight
+
+    async def _restore(self) -> None:
+        self._window.restore(await self.handler.recent_commits(self._window_capacity))
 
     async def _commit_all(self, records: Sequence[LogRecord]) -> Outcomes:
         self._in_flight += len(records)
@@ -100,11 +105,12 @@ class CommittedDelivery:
             self._tasks.discard(task)
 
     async def _emit_batch(self, records: Sequence[LogRecord]) -> Outcomes:
-        outcomes = await call_handler(self.handler, records)
+        outcomes = await self.life.emit_batch(records)
         last = outcomes.exceptional.get(len(outcomes) - 1)
         if (
             isinstance(last, Refused)
             and isinstance(last.error, HandlerUnavailable)
+            and not self.life.down_problem  # which was reported
             and self._throttle.is_due()
         ):
             self._report(str(last.error))
@@ -123,6 +129,7 @@ class QueuedDelivery:
         self, handler: BaseLogHandler, settings: QueuedSettings, window_capacity: int, report: Report
     ) -> None:
         self.handler = handler
+        self.life = HandlerLife(handler, report)
         self.levels = frozenset(level for level in Level if handler.can_handle(level))
         self._settings = settings
         #: Records by outcome: `accepted`, `duplicate`, `delivered`, `retried`, and for those
@@ -141,9 +148,9 @@ class QueuedDelivery:
         self._reasons: dict[str, str] = {}
         self._throttle = Throttle(REPORT_INTERVAL_SECONDS)
 
-    async def start(self) -> None:
-        """Start the handler and the task that feeds it."""
-        await self.handler.start()
+    async def start(self, *, keep_trying: bool = False) -> None:
+        """Start the handler and the task that feeds it. `keep_trying`: as for its life."""
+        await self.life.start(keep_trying=keep_trying)
         self._task = asyncio.create_task(self._feed(), name=f"emitd-queue-{self.handler.name}")
 
     async def take(self, records: Sequence[LogRecord]) -> Outcomes:
@@ -178,7 +185,7 @@ class QueuedDelivery:
             self._task.cancel()
             await asyncio.wait([self._task])
             self._task = None
-        await self.handler.stop()
+        await self.life.stop()
 
     def abandon(self) -> int:
         """Drop and count the queued records; return how many they were. Report the drops not reported yet.
@@ -206,6 +213,8 @@ class QueuedDelivery:
         else:
             overflow = max(0, len(records) - room)
             self._queue.extend(records[: len(records) - overflow])
+        if overflow:
+            self.life.note_full_queue()
         self._drop("queue_full", overflow)
 
     async def _wait_for_room(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
@@ -243,13 +252,16 @@ class QueuedDelivery:
         settings = self._settings
         pause = settings.retry_initial_seconds
         for attempt in range(settings.max_retries + 1):
-            outcomes = await call_handler(self.handler, batch)
+            await self.life.is_up.wait()
+            outcomes = await self.life.emit_batch(batch)
             batch, error = self._resolve(batch, outcomes)
             if error is None:
                 return
             if attempt < settings.max_retries:
                 self.counts["retried"] += len(batch)
-                await asyncio.sleep(min(max(pause, error.wanted_wait_seconds), settings.retry_max_seconds))
+                wait = min(max(pause, error.wanted_wait_seconds), settings.retry_max_seconds)
+                self.life.note_failure(str(error), wait)
+                await asyncio.sleep(wait)
                 pause = min(pause * 2, settings.retry_max_seconds)
         self._drop("retries_exhausted", len(batch), error)
 
@@ -290,24 +302,3 @@ class QueuedDelivery:
             reason = self._reasons.pop(cause, "")
             self._report(f"handler '{self.handler.name}' dropped {count} records: {cause}{reason}")
         self._unreported.clear()
-
-
-async def call_handler(handler: BaseLogHandler, records: Sequence[LogRecord]) -> Outcomes:
-    """Return the handler's outcomes. An exception, or a wrong number of outcomes, refuses all records.
-
-    Only the cancellation of the calling task itself is passed on.
-    """
-    try:
-        outcomes = await handler.emit_batch(records)
-        if len(outcomes) == len(records):
-            return Outcomes.of(outcomes)
-        wrong = f"handler '{handler.name}' gave {len(outcomes)} outcomes for {len(records)} records"
-        refused = Refused(HandlerUnavailable(wrong))
-    except asyncio.CancelledError as error:
-        task = asyncio.current_task()
-        if task is not None and task.cancelling():
-            raise
-        refused = handler.refusal(error)
-    except (Exception, SystemExit) as error:
-        refused = handler.refusal(error)
-    return Outcomes.of([refused] * len(records))

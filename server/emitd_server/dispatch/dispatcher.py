@@ -14,7 +14,6 @@ from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.clock import Clock
 from emitd_handlers.diagnostics import Report, report
-from emitd_handlers.errors import EmitdError
 from emitd_handlers.jobs.source import JobSource, ManagedJobSource
 from emitd_handlers.outcome import Committed, Outcome, Outcomes, Refused
 from emitd_handlers.record import Level, LogRecord
@@ -22,6 +21,7 @@ from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_server.config.loader import Config, load_config
 from emitd_server.dispatch.clock_watch import ClockWatch
 from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
+from emitd_server.dispatch.handler_life import START_SECONDS, HandlerLife, words_of
 from emitd_server.errors import (
     AuditLogNotFound,
     NoAuditSource,
@@ -139,16 +139,23 @@ class Dispatcher:
         return [delivery.handler for delivery in self._deliveries]
 
     @property
+    def lives(self) -> Sequence[HandlerLife]:
+        """What is known of each handler's life, in the same order."""
+        return [delivery.life for delivery in self._deliveries]
+
+    @property
     def jobs(self) -> JobSource:
-        """The handler that serves jobs. Raises NoJobSource if there is none."""
+        """The handler that serves jobs. Raises NoJobSource if there is none, HandlerUnavailable if it is down."""
         if self._jobs is None:
             raise NoJobSource
+        self._refuse_if_down(self._jobs)
         return self._jobs
 
     @property
     def managed_jobs(self) -> ManagedJobSource:
         """The same handler, if it offers every operation on jobs. Raises NoJobSource if not."""
         if self._managed_jobs is not None:
+            self._refuse_if_down(self._managed_jobs)
             return self._managed_jobs
         raise NoJobSource(
             "the handler that serves jobs can only get, list and watch one" if self._jobs else ""
@@ -158,20 +165,24 @@ class Dispatcher:
         """Return the handler that keeps an audit log; an empty name means the only one.
 
         Raises NoAuditSource if there is none that can be read, AuditLogNotFound if none has this name, and
-        RequestInvalid if the name is empty and there are several.
+        RequestInvalid if the name is empty and there are several; HandlerUnavailable if the handler is down, or if
+        one is down whose log's name is not known yet.
         """
         sources = self._audit_sources
         if not sources:
             raise NoAuditSource
-        if not log_id and len(sources) == 1:
-            return sources[0]
         names = [source.log_id for source in sources]
-        if not log_id:
-            known = ", ".join(map(repr, names))
+        if not log_id and len(sources) > 1:
+            known = ", ".join(repr(name) for name in names if name)
             raise RequestInvalid("log_id", f"is mandatory here: there are the logs {known}")
-        if log_id not in names:
+        if log_id and log_id not in names:
+            for source, name in zip(sources, names, strict=True):
+                if not name:
+                    self._refuse_if_down(source)
             raise AuditLogNotFound(log_id, names)
-        return sources[names.index(log_id)]
+        source = sources[names.index(log_id)] if log_id else sources[0]
+        self._refuse_if_down(source)
+        return source
 
     @property
     def is_running(self) -> bool:
@@ -198,22 +209,27 @@ class Dispatcher:
     async def __aexit__(self, *exc_info: object) -> None:
         await self.stop()
 
-    async def start(self) -> None:
+    async def start(self, *, keep_trying: bool = False) -> None:
         """Start every handler, in the order of registration; if one fails, stop those before it.
 
-        Raises StartError naming the handler.
+        Raises StartError naming the handler. With `keep_trying`, a handler that fails is down instead: its records are
+        refused with HandlerUnavailable, and it is tried again until it is up; one that is still starting after
+        START_SECONDS is not waited for.
         """
         if self._started:
             return
         self._started = True
         for index, delivery in enumerate(self._deliveries):
             try:
-                await delivery.start()
-            except (EmitdError, OSError) as error:
+                await delivery.start(keep_trying=keep_trying)
+            except (Exception, SystemExit) as error:
                 for started in self._deliveries[: index + 1]:
                     await started.stop()
                 self._started = False
-                raise StartError(f"handler '{delivery.handler.name}' could not start: {error}") from error
+                reason = words_of(error)
+                raise StartError(f"handler '{delivery.handler.name}' could not start: {reason}") from error
+        if keep_trying:
+            await self._wait_for_first_tries()
         self._accepting = True
         self._loop = asyncio.get_running_loop()
         self._clock_watch.start()
@@ -298,6 +314,22 @@ class Dispatcher:
         left = delivery.abandon()
         if left:
             self.report(f"handler '{delivery.handler.name}' did not finish in time: {left} records were left")
+
+    async def _wait_for_first_tries(self) -> None:
+        deadline = asyncio.get_running_loop().time() + START_SECONDS
+        for life in self.lives:
+            try:
+                async with asyncio.timeout_at(deadline):
+                    await life.is_tried.wait()
+            except TimeoutError:
+                self.report(
+                    f"handler '{life.handler.name}' has not started in {START_SECONDS:g} s; it may yet"
+                )
+
+    def _refuse_if_down(self, source: object) -> None:
+        for life in self.lives:
+            if life.handler is source:
+                life.refuse_if_down()
 
     def _route(self, levels: frozenset[Level]) -> Route:
         route = self._routes.get(levels)

@@ -1,18 +1,22 @@
 """The gRPC server: the servicers that it is given, health, reflection, and an orderly end."""
 
 import asyncio
-from collections.abc import AsyncIterator, Iterable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from emitd_handlers.base import BaseLogHandler
+from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.errors import ServiceStopping
 from emitd_server.rpc.listening import listen
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.settings import ServerSettings
+
+#: How often to look whether health has changed, for those that watch it.
+HEALTH_SECONDS = 0.2
+_STATUSES = health_pb2.HealthCheckResponse
 
 
 class Servicer(Protocol):
@@ -26,7 +30,7 @@ class Servicer(Protocol):
 
 
 class GrpcServer:
-    """Serves `servicers` at one address, and reports the health of `handlers`.
+    """Serves `servicers` at one address, and reports the health of handlers, of which it gets the `lives`.
 
     `streams` are those of the servicers: they are ended when the server stops. `listen_key` is the setting or flag that
     gave the address, for errors.
@@ -35,17 +39,18 @@ class GrpcServer:
     def __init__(
         self,
         servicers: Sequence[Servicer],
-        handlers: Iterable[BaseLogHandler],
+        lives: Sequence[HandlerLife],
         streams: OpenStreams,
         settings: ServerSettings,
         listen_key: str,
     ) -> None:
         self._servicers = servicers
-        self._handlers = handlers
         self._streams = streams
         self._settings = settings
         self._listen_key = listen_key
-        self._health = _HealthServicer(streams)
+        self._health = _HealthServicer(
+            ["", *(servicer.service_name for servicer in servicers)], lives, streams
+        )
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -73,11 +78,8 @@ class GrpcServer:
             key=self._listen_key,
             socket_mode=int(self._settings.socket_mode, 8),
         )
+        await self._health.start()
         await self._server.start()
-        for name in ("", *names):
-            await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
-        for handler in self._handlers:
-            await self._health.follow(handler)
         return address
 
     async def stop(self) -> float:
@@ -88,7 +90,7 @@ class GrpcServer:
         shutdown = self._settings.shutdown
         if self._server is None:
             return shutdown.drain_seconds
-        await self._health.enter_graceful_shutdown()
+        await self._health.stop()
         await asyncio.sleep(shutdown.not_serving_seconds)
         self._streams.close()
         deadline = asyncio.get_running_loop().time() + shutdown.drain_seconds
@@ -98,12 +100,20 @@ class GrpcServer:
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # its stub lacks it
-    """The health service of the grpc library, whose Watch streams also end when the server goes down."""
+    """The health service of the grpc library, whose Watch streams also end when the server goes down.
 
-    def __init__(self, streams: OpenStreams) -> None:
+    `handler/NAME` is the health of a handler. The names in `readiness` are SERVING while every required handler is
+    ready, and `live` is while the process runs.
+    """
+
+    def __init__(self, readiness: Sequence[str], lives: Sequence[HandlerLife], streams: OpenStreams) -> None:
         super().__init__()
+        self._readiness = readiness
+        self._lives = lives
         self._streams = streams
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._is_stopping = False
+        self._shown: dict[str, bool] = {}
+        self._task: asyncio.Task[None] | None = None
 
     async def Watch(  # noqa: N802  # the RPC's name
         self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
@@ -115,21 +125,41 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
         except ServiceStopping as error:
             await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
 
-    async def follow(self, handler: BaseLogHandler) -> None:
-        """Report a handler's health as `handler/NAME`, now and whenever it changes."""
+    async def Check(  # noqa: N802  # the RPC's name
+        self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
+    ) -> health_pb2.HealthCheckResponse:
+        """Return the status of one service as it is now."""
+        await self._show()
+        return await super().Check(request, context)
 
-        def on_change() -> None:
-            task = asyncio.get_running_loop().create_task(self._show(handler), name="health")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+    async def start(self) -> None:
+        """Show the health of everything, now and whenever it changes."""
+        await self._show()
+        self._task = asyncio.create_task(self._follow(), name="health")
 
-        handler.add_health_listener(on_change)
-        await self._show(handler)
+    async def stop(self) -> None:
+        """Show NOT_SERVING for everything but `live`, for good."""
+        self._is_stopping = True
+        await self._show()
+        if self._task is not None:
+            self._task.cancel()
 
-    async def _show(self, handler: BaseLogHandler) -> None:
-        statuses = health_pb2.HealthCheckResponse
-        status = statuses.NOT_SERVING if handler.health_problem else statuses.SERVING
-        await self.set(f"handler/{handler.name}", status)
+    async def _follow(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_SECONDS)
+            await self._show()
+
+    async def _show(self) -> None:
+        works = {f"handler/{life.handler.name}": not life.health_problem for life in self._lives}
+        is_ready = all(life.is_ready for life in self._lives if life.handler.is_required)
+        works |= dict.fromkeys(self._readiness, is_ready)
+        if self._is_stopping:
+            works = dict.fromkeys(works, False)
+        works["live"] = True
+        changed = [name for name, value in works.items() if self._shown.get(name) is not value]
+        self._shown = works
+        for name in changed:  # a `set` may wait: then another call knows better
+            await self.set(name, _STATUSES.SERVING if self._shown[name] else _STATUSES.NOT_SERVING)
 
 
 class _ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[misc, name-defined]  # grpc ships no types

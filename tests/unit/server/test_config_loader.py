@@ -46,7 +46,7 @@ handlers:
   c: {levels: [INFO]}
   d: {type: discard, delivery: maybe}
 """
-    known = "type, enabled, levels, delivery"
+    known = "type, enabled, required, levels, delivery"
     assert problems(folder, text) == [
         "c.yml:2: server.listn: unknown key 'listn'; expected one of listen, socket_mode, "
         "idempotency_window, watchdog_seconds, limits, watch, audit, shutdown; did you mean 'listen'?",

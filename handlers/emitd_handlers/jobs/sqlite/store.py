@@ -5,6 +5,7 @@ not delay acknowledgements, and a large batch does not delay GetJob.
 """
 
 import asyncio
+import shlex
 import sqlite3
 import time
 from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
@@ -52,7 +53,7 @@ class SqliteJobStore:
             await self.close()
             if isinstance(error, (OSError, sqlite3.Error, HandlerUnavailable)):
                 raise HandlerUnavailable(
-                    f"database '{self._path}' cannot be opened: {_reason(error)}"
+                    f"database '{self._path}' cannot be opened: {_reason(error, self._path)}"
                 ) from error
             raise
 
@@ -140,7 +141,8 @@ class SqliteJobStore:
         try:
             yield connection
         except (sqlite3.Error, ValueError) as error:
-            raise HandlerUnavailable(f"database '{self._path}' failed: {error}") from error
+            advice = _advice(error, self._path)
+            raise HandlerUnavailable(f"database '{self._path}' failed: {error}{advice}") from error
 
 
 def _checkpoint_wal(connection: sqlite3.Connection) -> None:
@@ -152,8 +154,19 @@ def _forbid_writes(connection: sqlite3.Connection) -> None:
     connection.execute("PRAGMA query_only = ON")
 
 
-def _reason(error: OSError | sqlite3.Error | HandlerUnavailable) -> str:
+def _reason(error: OSError | sqlite3.Error | HandlerUnavailable, path: Path) -> str:
     if isinstance(error, HandlerUnavailable):
         return str(error)
     reason = (error.strerror if isinstance(error, OSError) else "") or str(error)
-    return f"{reason}; expected a new file or an SQLite database that this user may write to"
+    expected = "expected a new file or an SQLite database that this user may write to"
+    return f"{reason}; {expected}{_advice(error, path)}"
+
+
+def _advice(error: Exception, path: Path) -> str:
+    """Return how to set a damaged database aside; only people do that, never the service."""
+    code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+    if code not in (sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_CORRUPT):
+        return ""
+    folder = shlex.quote(str(path.parent / f"damaged-{path.name}"))
+    command = f"mkdir {folder} && mv {shlex.quote(str(path))}* {folder}/"
+    return f". Put a good copy in its place, or set it aside to begin with an empty one: {command}"
