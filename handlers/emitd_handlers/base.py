@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import ClassVar, ParamSpec, TypeAlias, TypeVar
@@ -80,6 +81,8 @@ class BaseLogHandler(ABC):
         self.levels = self.default_levels if levels is None else frozenset(levels)
         #: Why the handler cannot do its work now, in a line; empty: it can. The health service shows it.
         self.health_problem = ""
+        #: When the handler last reported that it can, by the monotonic clock; 0: never.
+        self.well_at = 0.0
         #: Why the handler asked to be started again; empty: it did not. The service empties it before each `start`.
         self.restart_problem = ""
         self._health_listeners: list[Callable[[], None]] = []
@@ -174,6 +177,8 @@ class BaseLogHandler(ABC):
 
         The health service then reports NOT_SERVING for `handler/NAME`. Records still come: `emit` must refuse them.
         """
+        if not problem:
+            self.well_at = time.monotonic()
         if problem != self.health_problem:
             self.health_problem = problem
             for listener in self._health_listeners:
