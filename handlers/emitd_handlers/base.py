@@ -2,6 +2,7 @@
 
 import asyncio
 import inspect
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import ClassVar, ParamSpec, TypeAlias, TypeVar
@@ -83,6 +84,8 @@ class BaseLogHandler(ABC):
         self.health_problem = ""
         #: Gives the times of receipt. A service gives its own to its handlers.
         self.clock = Clock()
+        #: When the handler last reported that it can, by the monotonic clock; 0: never.
+        self.well_at = 0.0
         #: Why the handler asked to be started again; empty: it did not. The service empties it before each `start`.
         self.restart_problem = ""
         self._health_listeners: list[Callable[[], None]] = []
@@ -177,6 +180,8 @@ class BaseLogHandler(ABC):
 
         The health service then reports NOT_SERVING for `handler/NAME`. Records still come: `emit` must refuse them.
         """
+        if not problem:
+            self.well_at = time.monotonic()
         if problem != self.health_problem:
             self.health_problem = problem
             for listener in self._health_listeners:

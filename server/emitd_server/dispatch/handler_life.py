@@ -54,14 +54,16 @@ class HandlerLife:
         self._task: asyncio.Task[None] | None = None
         #: Why it failed, since it last took a record.
         self._failure = ""
-        self._failed_until = self._full_until = 0.0
+        self._failed_at = self._failed_until = self._full_until = 0.0
         handler.add_health_listener(self._on_handler)
 
     @property
     def health_problem(self) -> str:
         """Why the handler does not do its work now; empty: it does."""
         full = "its queue is full, and records are dropped" if time.monotonic() < self._full_until else ""
-        return self.down_problem or self.handler.health_problem or self._failure or full
+        # A handler may also find out by itself that it works again.
+        failure = self._failure if self._failed_at >= self.handler.well_at else ""
+        return self.down_problem or self.handler.health_problem or failure or full
 
     @property
     def is_ready(self) -> bool:
@@ -70,7 +72,7 @@ class HandlerLife:
         Else a replica that gets no records because it is not ready could never show that it works again.
         """
         fault = time.monotonic() < max(self._failed_until, self._full_until)
-        return not (self.down_problem or self.handler.health_problem or fault)
+        return not (self.health_problem and (self.down_problem or self.handler.health_problem or fault))
 
     async def start(self, *, keep_trying: bool = False) -> None:
         """Start the handler. Raises what its `start` does; with `keep_trying` a task tries until it is up."""
@@ -118,7 +120,7 @@ class HandlerLife:
 
     def note_failure(self, problem: str, seconds: float = 0.0) -> None:
         """Take note that the handler failed, and that it will not be called for `seconds`."""
-        self._failure = problem
+        self._failure, self._failed_at = problem, time.monotonic()
         self._failed_until = time.monotonic() + seconds + FAULT_SECONDS
 
     def note_full_queue(self) -> None:
@@ -176,8 +178,6 @@ class HandlerLife:
             self._report(f"handler '{self.handler.name}' failed while closing: {escape(words_of(error))}")
 
     def _on_handler(self) -> None:
-        if not self.handler.health_problem:  # it has found out by itself that it works again
-            self._failure, self._failed_until = "", 0.0
         if self.handler.restart_problem and self.is_up.is_set():
             if time.monotonic() - self._up_since > LONGEST_PAUSE_SECONDS:
                 self._pause = FIRST_PAUSE_SECONDS

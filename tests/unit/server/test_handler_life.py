@@ -232,8 +232,7 @@ async def test_a_handler_may_find_out_by_itself_that_it_works_again() -> None:
     await life.start()
     handler.fail_next(1)
     await life.emit_batch([make_record()])
-    handler.report_health("the disk is full")
-    assert life.health_problem == "the disk is full"
+    assert life.health_problem
     handler.report_health("")
     assert not life.health_problem
     assert life.is_ready
