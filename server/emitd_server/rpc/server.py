@@ -9,9 +9,14 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.diagnostics import report
 from emitd_server.errors import ServiceStopping, StartError
 from emitd_server.rpc.open_streams import OpenStreams
+from emitd_server.rpc.unix_socket import SCHEME, UnixSocket
 from emitd_server.settings import ServerSettings
+
+#: How often a socket's path is checked: a change by another process must be noticed within a second.
+SOCKET_CHECK_SECONDS = 0.5
 
 
 class Servicer(Protocol):
@@ -43,6 +48,8 @@ class GrpcServer:
         self._settings = settings
         self._health = _HealthServicer(streams)
         self._server: grpc.aio.Server | None = None
+        self._socket = UnixSocket(settings.listen) if settings.listen.startswith(SCHEME) else None
+        self._socket_watch: asyncio.Task[None] | None = None
 
     async def start(self) -> str:
         """Start serving; return the address, with the port that was picked if 0 was asked for.
@@ -69,6 +76,8 @@ class GrpcServer:
             await self._health.set(name, health_pb2.HealthCheckResponse.SERVING)
         for handler in self._handlers:
             await self._health.follow(handler)
+        if self._socket is not None:
+            self._socket_watch = asyncio.create_task(self._watch_socket(self._socket), name="socket")
         return address
 
     async def stop(self) -> float:
@@ -79,17 +88,26 @@ class GrpcServer:
         shutdown = self._settings.shutdown
         if self._server is None:
             return shutdown.drain_seconds
+        if self._socket_watch is not None:
+            self._socket_watch.cancel()
         await self._health.enter_graceful_shutdown()
         await asyncio.sleep(shutdown.not_serving_seconds)
         self._streams.close()
         deadline = asyncio.get_running_loop().time() + shutdown.drain_seconds
         await self._server.stop(grace=shutdown.drain_seconds)
         self._server = None
+        if self._socket is not None:
+            self._socket.remove()
         return max(0.0, deadline - asyncio.get_running_loop().time())
 
     def _bind(self, server: grpc.aio.Server, listen: str) -> str:
         try:
+            if self._socket is not None:
+                self._socket.bind(server.add_insecure_port)
+                return listen
             port = server.add_insecure_port(listen)
+        except OSError as error:
+            raise StartError(f"cannot listen on {listen}: {error.strerror}") from error
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {listen}: the address is in use or not of this machine; "
@@ -97,6 +115,18 @@ class GrpcServer:
             ) from error
         host, _, asked = listen.rpartition(":")
         return f"{host}:{port}" if asked == "0" else listen
+
+    async def _watch_socket(self, unix_socket: UnixSocket) -> None:
+        """Report, and show in the health of the whole, whether clients can connect by the socket's path."""
+        known = ""
+        while True:
+            await asyncio.sleep(SOCKET_CHECK_SECONDS)
+            problem = unix_socket.problem()
+            if problem != known:
+                known = problem
+                report(problem or f"clients can connect to socket '{unix_socket.path}' again")
+                statuses = health_pb2.HealthCheckResponse
+                await self._health.set("", statuses.NOT_SERVING if problem else statuses.SERVING)
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # its stub lacks it

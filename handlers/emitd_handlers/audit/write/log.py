@@ -22,7 +22,7 @@ from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reaso
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.durable.file_identity import Displacement, Recovery
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.tlog.merkle import HASH_BYTES, Frontier, leaf_hash
+from emitd_handlers.tlog.merkle import Frontier, leaf_hash
 from emitd_handlers.tlog.note import Signer
 
 #: How long files that were refused are left alone, unless they change.
@@ -230,7 +230,7 @@ class AuditLog:
     def _find_copy(self) -> tuple[Path | None, int]:
         """Return a copy of the lines next to a log that was cut, and how many bytes it lacks."""
         lines = self.file.lines
-        first = self.tree.files[0].read(HASH_BYTES, 0)
+        first = self.tree.first_leaf()
         found: list[tuple[int, Path]] = []
         for name in self._disk.names(self.paths.lines.parent):
             path = self.paths.lines.with_name(name)

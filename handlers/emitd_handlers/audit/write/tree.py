@@ -114,6 +114,10 @@ class AuditTree:
         frontier.extend(leaves)
         return frontier.size, frontier.root()
 
+    def first_leaf(self) -> bytes:
+        """Return the hash of the first line; empty if it is not known."""
+        return self._read_hash(0) if self._frontier.size else b"".join(self._leaves[:1])
+
     def begin(self, signer: Signer, end: Entry, read_lines: ReadBytes) -> None:
         """Sign with `signer` from now on, and cover the lines from `end` on, as far as they can be read.
 
