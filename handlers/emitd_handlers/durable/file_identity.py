@@ -90,27 +90,26 @@ class Recovery:
         if folder is not None:
             raise HandlerUnavailable(f"{self._what} was displaced. {self.advice(folder)}")
 
-    def advice(self, folder: Path, also: Sequence[Path] = ()) -> str:
-        """Return where the content is, and the command that puts it back, or away if the folder lacks the first file.
+    def advice(self, folder: Path | None, also: Sequence[Path] = ()) -> str:
+        """Return where the content is, and the command that puts it back.
 
-        `also` are files to put away with it.
+        If there is no folder, or it lacks the first file, the command puts all away, `also` included, to begin anew.
         """
         main = self._paths[0]
         names = [path.name for path in self._paths if self._disk.state_at(path) is not None]
-        is_whole = main.name in self._disk.names(folder)
+        is_whole = folder is not None and main.name in self._disk.names(folder)
         if not is_whole:
-            names += [*(path.name for path in also), folder.name]
+            names += [path.name for path in (*also, *([folder] if folder else []))]
         aside = shlex.quote(next(names_next_to(main, "displaced")).name)
         steps = [f"cd {shlex.quote(str(main.parent))}"]
         if names:
             steps += [f"mkdir {aside}", f"mv {' '.join(map(shlex.quote, names))} {aside}"]
+        if folder is None:
+            return f"Put a whole copy in its place. Or, to begin a new one and keep what is left, run: {_chain(steps)}"
         if not is_whole:
-            return (
-                f"What is left is in '{folder}'. To begin a new file and keep what is left, run: "
-                f"({' && '.join(steps)})"
-            )
+            return f"What is left is in '{folder}'. To begin a new one and keep that, run: {_chain(steps)}"
         steps += [f"mv {shlex.quote(folder.name)}/* .", f"rmdir {shlex.quote(folder.name)}"]
-        return f"All of it is in '{folder}'. To put it back, run: ({' && '.join(steps)})"
+        return f"All of it is in '{folder}'. To put it back, run: {_chain(steps)}"
 
 
 def make_folders(disk: Disk, folder: Path) -> Sequence[Path]:
@@ -128,3 +127,8 @@ def names_next_to(path: Path, kind: str) -> Iterator[Path]:
     """Yield names for new files next to a file, each with the purpose and the time in it."""
     stem = f"{path.name}.{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
     return (path.with_name(f"{stem}-{number}") for number in count(1))
+
+
+def _chain(steps: Sequence[str]) -> str:
+    """Return one shell command that stops at the first step that fails, and leaves the shell where it is."""
+    return f"({' && '.join(steps)})"

@@ -6,8 +6,9 @@
     ─> the log's id ─> its key ─> sign all lines, before the first new one comes
 """
 
+import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from emitd_handlers.audit.write.identity import open_signer, read_log_id, read_v
 from emitd_handlers.audit.write.tree import AuditTree
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reason_of
-from emitd_handlers.durable.disk import Disk
+from emitd_handlers.durable.disk import Disk, FileState
 from emitd_handlers.durable.file_identity import Displacement, Recovery
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash
@@ -57,7 +58,7 @@ class AuditLog:
         #: A log that went down: its id, the number of its lines, and the root of their tree.
         self._acknowledged: tuple[str, int, bytes] | None = None
         #: Its files that were refused, the reason, and when to look at them again.
-        self._refused: Sequence[object] = ()
+        self._refused: Sequence[FileState | None] = ()
         self._refused_until = 0.0
 
     @property
@@ -167,11 +168,13 @@ class AuditLog:
 
     def _find_displaced(self) -> tuple[DurableFile, Displacement] | None:
         """Return a file that another process has displaced; the first are the lines."""
-        for file in (self.file.lines, *self.tree.files, *self._names):
-            displacement = file.displacement()
-            if displacement not in (None, Displacement.PROTECTED):
-                return file, displacement
-        return None
+        return next(_displaced((self.file.lines, *self._companions())), None)
+
+    def _states(self) -> Sequence[FileState | None]:
+        return [self._disk.state_at(path) for path in astuple(self.paths)]
+
+    def _companions(self) -> Sequence[DurableFile]:
+        return (*self._names, *self.tree.files)
 
     def _take_down(self, file: DurableFile, displacement: Displacement) -> None:
         """Save all files, and close them."""
@@ -179,53 +182,56 @@ class AuditLog:
         if file is not self.file.lines:
             problem += f" ('{file.path}')"
         self.file.refuse(problem, is_reported=False)
+        if displacement is Displacement.CUT:
+            self.tree.write_checkpoint()  # so that a start too finds that lines are missing
         try:
             advice = self._save()
         except OSError as error:
             self.file.refuse(f"{problem}, and its recovery cannot be written: {reason_of(error)}")
             return
         self._acknowledged = (self.file.log_id, *self.tree.state())
-        self._refused = ()
+        # A log that was cut stands there as it was left: it is opened only once something has changed.
+        self._refused = self._states() if self._recovery.pending() is None else ()
+        self._refused_until = math.inf
         self.file.refuse(f"{problem}. {advice}")
         self.close()
 
     def _save(self) -> str:
         """Save what was acknowledged into the recovery folder; return what to tell the operator. Raises OSError."""
         lines = self.file.lines
-        copy, lacking = None, 0
-        if lines.displacement() is Displacement.CUT:
-            copy, lacking = self._find_copy()
-        folder = self._recovery_folder
-        if folder is None or self._disk.state_at(folder) is None:
-            folder = self._recovery_folder = self._recovery.make()
-        for file in (*self._names, *self.tree.files):
-            with suppress(FileExistsError):  # saved by a try before
-                file.save_into(folder)
-        told = ""
-        also: Sequence[Path] = ()
         if lines.displacement() is not Displacement.CUT:
-            with suppress(FileExistsError):
-                lines.save_into(folder)
-        elif copy is None:
-            told = "Acknowledged lines are lost, and no copy was found next to it. "
-        elif lacking:
-            told = (
-                f"It looks like logrotate's copytruncate. The likely copy is '{copy}', but lines of {lacking} bytes "
-                "that came between copy and cut are lost. "
-            )
-            also = (copy,)
-        else:
-            told = f"It looks like logrotate's copytruncate. The lines were taken from the likely copy '{copy}'. "
+            return self._recovery.advice(self._save_into_folder(lines))
+        copy, lacking = self._find_copy()
+        if copy is not None and not lacking:
             source = DurableFile(self._disk, copy)
             source.open()
             source.take_over(lines.size)
-            source.path = self.paths.lines
-            with suppress(FileExistsError):
-                source.save_into(folder)
-            source.close()
+            source.path = lines.path
+            try:
+                advice = self._recovery.advice(self._save_into_folder(source))
+            finally:
+                source.close()
+            return f"It looks like logrotate's copytruncate, and the likely copy '{copy}' has all lines. {advice}"
+        is_more_displaced = next(_displaced(self._companions()), None) is not None
+        folder = self._save_into_folder() if is_more_displaced else None
+        advice = self._recovery.advice(folder, () if copy is None else (copy,))
+        if copy is None:
+            return f"Acknowledged lines are lost, and no copy was found next to it. {advice}"
+        return (
+            f"It looks like logrotate's copytruncate. The likely copy is '{copy}', but lines of {lacking} bytes that "
+            f"came between copy and cut are lost. {advice}"
+        )
+
+    def _save_into_folder(self, *lines: DurableFile) -> Path:
+        folder = self._recovery_folder
+        if folder is None or self._disk.state_at(folder) is None:
+            folder = self._recovery_folder = self._recovery.make()
+        for file in (*self._companions(), *lines):
+            with suppress(FileExistsError):  # saved by a try before
+                file.save_into(folder)
         self._recovery.sync(folder)
         self._recovery_folder = None
-        return told + self._recovery.advice(folder, also)
+        return folder
 
     def _find_copy(self) -> tuple[Path | None, int]:
         """Return a copy of the lines next to a log that was cut, and how many bytes it lacks."""
@@ -249,7 +255,7 @@ class AuditLog:
 
     def _open_again(self) -> None:
         """Go on with the files in the log's place, or begin a new log, once nothing waits in a recovery folder."""
-        states = [self._disk.state_at(path) for path in astuple(self.paths)]
+        states = self._states()
         if self._recovery.pending() is not None or (states[0] is None and any(states)):
             return
         if states == self._refused and time.monotonic() < self._refused_until:
@@ -259,11 +265,19 @@ class AuditLog:
             self.open()
         except HandlerUnavailable as error:
             self.file.end, self.file.log_id = end, log_id  # readers still see the log that went down
-            self._refused = [self._disk.state_at(path) for path in astuple(self.paths)]
+            self._refused = self._states()
             self._refused_until = time.monotonic() + RETRY_SECONDS
-            self.file.refuse(f"takes no records: {error}")
+            self.file.refuse(f"takes no records: the files now in its place are not taken: {error}")
             return
         self._acknowledged = None
         self.file.take_records(
             f"goes on as '{self.file.log_id}', with {self.file.line_count} lines, signed as {self.vkey}"
         )
+
+
+def _displaced(files: Iterable[DurableFile]) -> Iterator[tuple[DurableFile, Displacement]]:
+    """Yield the files that another process has displaced. One that may not be written is not among them."""
+    for file in files:
+        displacement = file.displacement()
+        if displacement is not None and displacement is not Displacement.PROTECTED:
+            yield file, displacement
