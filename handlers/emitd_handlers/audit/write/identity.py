@@ -33,7 +33,7 @@ _KEY_MODE = 0o600
 #: Printable ASCII without spaces, and the newline that shows that it is whole.
 _WHOLE_ID = re.compile(rb"([!-~]+)\n")
 #: Anything that has both ends of a PEM file; a torn one has not.
-_WHOLE_PEM = re.compile(rb"-----BEGIN [^\0]*-----\s*", re.DOTALL)
+_WHOLE_PEM = re.compile(rb"-----BEGIN [^\0]*-----END [^\0]*-----\s*")
 
 
 def keep_log_id(disk: Disk, log_path: Path, report: Report, *, is_new: bool, is_empty: bool) -> str:
