@@ -107,7 +107,7 @@ class GrpcServer:
                 return listen
             port = server.add_insecure_port(listen)
         except OSError as error:
-            raise StartError(f"cannot listen on {listen}: {error.strerror}") from error
+            raise StartError(f"cannot listen on {listen}: {error.strerror or error}") from error
         except RuntimeError as error:
             raise StartError(
                 f"cannot listen on {listen}: the address is in use or not of this machine; "

@@ -78,15 +78,14 @@ class SqliteJobStore:
                 if self._recovery.pending() is None:
                     await self.open()
             elif self._writer is not None and (problem := self._find_displaced()):
-                advice = await self._writer.run(
-                    lambda writer: save_database(writer, self._path, self._recovery)
-                )
-                self._displaced = f"{problem}. {advice}"
-                await self.close()
+                folder = await self._writer.run(save_database, self._path, self._recovery)
+                self._displaced = problem
+                await self.close()  # which removes files of SQLite, so the advice comes after it
+                self._displaced = f"{problem}. {self._recovery.advice(folder)}"
         except HandlerUnavailable as error:
             return str(error)
         except (OSError, sqlite3.Error) as error:
-            return f"{self._find_displaced()}, and its recovery cannot be written: {error}"
+            return f"database '{self._path}' takes no reports: its files cannot be checked and saved: {error}"
         return self._displaced
 
     async def apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
