@@ -1,6 +1,7 @@
 """A log that another process touches while it is open: what is saved, what is taken back, and what is said."""
 
 import os
+import random
 import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Sequence
@@ -19,6 +20,7 @@ from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_handlers.tlog.note import Verifier
 from support.audit.sealed_log import make_line
+from support.audit.simulated_disk import SimulatedDisk
 
 
 class FailingDisk(Disk):
@@ -422,6 +424,24 @@ def test_a_recovery_that_cannot_be_written_is_said_once(path: Path, reports: lis
         log.check()
         assert log.problem == ""
     assert path.read_bytes() == made(0, 3)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_was_said_to_be_saved_survives_a_power_cut(seed: int) -> None:
+    """The folder, its names and their content are on the medium before the operator hears of them."""
+    path = Path("/logs/audit.json.log")
+    disk = SimulatedDisk(random.Random(seed))
+    log = AuditLog(path, disk, lambda line: None)  # type: ignore[arg-type]
+    log.open()
+    append(log, 40)
+    for name in disk.names(path.parent):
+        disk.remove(path.with_name(name))
+    log.check()
+    assert "All of it is in" in log.problem
+    disk.power_cut()
+    (folder,) = [name for name in disk.names(path.parent) if ".recovery-" in name]
+    assert disk.content(path.parent / folder / path.name) == made(0, 40)
+    assert len(disk.names(path.parent / folder)) == len(AuditPaths.__struct_fields__)
 
 
 def test_a_late_copy_is_named_and_not_taken(path: Path, reports: list[str]) -> None:
