@@ -1,30 +1,17 @@
-"""An append-only file of which each append is on the medium before it counts, and which watches over its own name.
+"""An append-only file of which each append is on the medium before it counts, and which watches its own name.
 
 The lines of an audit log are kept in one, and so are its hashes and its checkpoints.
 """
 
-from collections.abc import Callable, Iterator
 from contextlib import suppress
-from datetime import UTC, datetime
-from enum import Enum
-from itertools import count
 from pathlib import Path
 
 from emitd_handlers.durable.disk import Disk, write_all
+from emitd_handlers.durable.file_identity import Displacement, FileIdentity, names_next_to
 
 COPY_BLOCK_BYTES = 4 * 1024 * 1024
 #: How many of the last bytes are remembered, to tell a file that grew from one that was cut and grew again.
 TAIL_BYTES = 4096
-
-
-class Displacement(Enum):
-    """What another process can do to a file that is open here."""
-
-    GONE = "its file was deleted or renamed"
-    REPLACED = "another file was put in its place"
-    CUT = "something else cut its file"
-    GROWN = "something else wrote to its file"
-    PROTECTED = "its file may no longer be written"
 
 
 class FileDisplaced(Exception):
@@ -133,21 +120,23 @@ class DurableFile:
     def _displacement(self, size: int | None) -> Displacement | None:
         """As `displacement`; `size` is the size that the file must have, None if that is not known."""
         written = self.disk.state(self.fd)
-        named = self.disk.state_at(self.path)
         if written.size != size and not self._is_tail_there():
             return Displacement.CUT
         if size is not None and written.size != size:
             return Displacement.GROWN
-        if named is None:
-            return Displacement.GONE
-        if (named.device, named.inode) != (written.device, written.inode):
-            return Displacement.REPLACED
+        displacement = FileIdentity(self.path, written.device, written.inode).displacement(self.disk)
+        if displacement is not None:
+            return displacement
         return None if self.disk.is_writable(self.path) else Displacement.PROTECTED
 
     def _is_tail_there(self) -> bool:
         return self.read(TAIL_BYTES, self.size - len(self._tail)) == self._tail
 
-    def save(self, kind: str = "recovered") -> Path:
+    def is_tail_of(self, file: "DurableFile") -> bool:
+        """Return whether another file has this one's last bytes at the same place."""
+        return file.read(len(self._tail), self.size - len(self._tail)) == self._tail
+
+    def save(self, kind: str) -> Path:
         """Copy what can still be read of the bytes that count into a new file in the same folder; return its path."""
         return self._copy_aside(kind, 0, self.size)
 
@@ -162,76 +151,41 @@ class DurableFile:
         self.take_over(offset)
         return aside
 
-    def mend(self, displacement: Displacement, adopt: Callable[[int], bool] = lambda fd: True) -> str:
-        """Put the bytes that count, and nothing else, under the file's name; return what was done, in words.
+    def save_into(self, folder: Path) -> None:
+        """Copy the bytes that count into the folder, under the file's own name, and sync them.
 
-        `adopt` is as for `restore`. Raises FileDisplaced if nothing can be done here, OSError.
+        A small file comes from memory. Raises OSError, and then leaves nothing there.
         """
-        if displacement in (Displacement.GONE, Displacement.REPLACED):
-            intruder = self.restore(adopt)
-            moved = f"; the file found in its place is now '{intruder}'" if intruder else ""
-            return f"is back, copied from the open file{moved}"
-        if displacement is Displacement.GROWN:
-            aside = self.move_aside(self.size, "foreign")
-            return f"goes on; the bytes that something else wrote to it were moved into '{aside}'"
-        raise FileDisplaced(displacement)
-
-    def restore(self, adopt: Callable[[int], bool] = lambda fd: True) -> Path | None:
-        """Put all that counts back under the file's name, and go on with that; return the new path of an intruder.
-
-        At no instant is any of it only in the unnamed file. `adopt` gets the new file's descriptor before it takes
-        the name, and returns whether it may be used.
-        """
-        saved = self.save()
-        fd = self.disk.open(saved)
-        try:
-            if not adopt(fd):
-                raise OSError(None, "the copy is in use", str(saved))
-            intruder = self._move_intruder()
-            self.disk.link(saved, self.path)
-            self.disk.remove(saved)
-            self.disk.sync_directory(self.path.parent)
-        except OSError:
-            self.disk.close(fd)
-            with suppress(FileNotFoundError):
-                self.disk.remove(saved)
-            raise
-        self.close()
-        self.fd = fd
-        self._has_leftovers = False
-        return intruder
+        path = folder / self.path.name
+        self._copy(path, self.disk.create(path), 0, self.size)
 
     def _copy_aside(self, kind: str, offset: int, end: int) -> Path:
         path, fd = create_next_to(self.disk, self.path, kind)
+        self._copy(path, fd, offset, end)
+        return path
+
+    def _copy(self, path: Path, fd: int, offset: int, end: int) -> None:
+        """Copy a part into a new file, which is open as `fd`, and close that."""
         try:
-            while data := self.disk.read(self.fd, min(COPY_BLOCK_BYTES, end - offset), offset):
-                write_all(self.disk, fd, data)
-                offset += len(data)
+            if end == self.size == len(self._tail):
+                write_all(self.disk, fd, self._tail[offset:])
+            else:
+                while data := self.disk.read(self.fd, min(COPY_BLOCK_BYTES, end - offset), offset):
+                    write_all(self.disk, fd, data)
+                    offset += len(data)
             self.disk.sync(fd)
-            self.disk.sync_directory(self.path.parent)
+            self.disk.sync_directory(path.parent)
         except OSError:
-            self.disk.remove(path)  # the next try makes another one
+            with suppress(OSError):
+                self.disk.remove(path)  # the next try makes another one
             raise
         finally:
             self.disk.close(fd)
-        return path
-
-    def _move_intruder(self) -> Path | None:
-        """Give what has the file's name another one, if there is anything: also a link that leads nowhere."""
-        for free_path in _names_next_to(self.path, "displaced"):
-            with suppress(FileExistsError):
-                try:
-                    self.disk.link(self.path, free_path)
-                except FileNotFoundError:
-                    return None
-                self.disk.remove(self.path)
-                return free_path
-        raise AssertionError("there is always another name")
 
 
 def create_next_to(disk: Disk, path: Path, kind: str) -> tuple[Path, int]:
     """Make and open a file next to `path`, named by its purpose and the time; return its path and descriptor."""
-    for free_path in _names_next_to(path, kind):
+    for free_path in names_next_to(path, kind):
         with suppress(FileExistsError):
             return free_path, disk.create(free_path)
     raise AssertionError("there is always another name")
@@ -241,8 +195,3 @@ def reason_of(error: OSError) -> str:
     """Return what an error says, with the file that it is about."""
     reason = error.strerror or str(error)
     return f"{reason}: '{error.filename}'" if error.filename else reason
-
-
-def _names_next_to(path: Path, kind: str) -> Iterator[Path]:
-    stem = f"{path.name}.{kind}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
-    return (path.with_name(f"{stem}-{number}") for number in count(1))

@@ -62,7 +62,7 @@ class Disk:
         """Return the state of the file or folder that has this name now; None: nothing has."""
         try:
             result = os.stat(path)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
         return FileState(result.st_dev, result.st_ino, result.st_size)
 
@@ -98,6 +98,13 @@ class Disk:
     def close(self, fd: int) -> None:
         """Close the file, which gives up its lock."""
         os.close(fd)
+
+    def names(self, folder: Path) -> list[str]:
+        """Return the names in a folder, in order; none if it is no folder."""
+        try:
+            return sorted(os.listdir(folder))
+        except (FileNotFoundError, NotADirectoryError):
+            return []
 
     def make_directory(self, path: Path) -> None:
         """Make a folder with mode 0700. Raises FileExistsError."""

@@ -12,6 +12,7 @@ from typing import Annotated, Any, ClassVar
 import msgspec
 
 from emitd_handlers.base import BaseLogHandler, EmitResult
+from emitd_handlers.diagnostics import report
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.database_url import DatabaseUrl
@@ -39,6 +40,9 @@ MAX_GROUP_RECORDS = 4096
 RETENTION_SECONDS = 60.0
 #: How many jobs one transaction removes, each with its whole history, while reports wait.
 MAX_REMOVED = 50
+
+#: How often the files of an SQLite database are checked: a change by another process must be noticed within a second.
+FILE_CHECK_SECONDS = 0.5
 
 SECONDS_A_DAY = 86_400.0
 Days = Annotated[float, msgspec.Meta(gt=0)]
@@ -95,6 +99,7 @@ class DatabaseJobHandler(BaseLogHandler):
         #: None: the database is not shared.
         self._change_poller: ChangePoller | None = None
         self._tasks: list[asyncio.Task[None]] = []
+        self._file_problem = ""
 
     async def start(self) -> None:
         """Open the database, and make or migrate its tables.
@@ -121,6 +126,8 @@ class DatabaseJobHandler(BaseLogHandler):
                 store, self._publisher, interval_seconds=self.settings.catch_up_seconds
             )
             self._tasks.append(asyncio.create_task(self._change_poller.run(), name=f"{self.name}-catch-up"))
+        if isinstance(store, SqliteJobStore):
+            self._tasks.append(asyncio.create_task(self._watch_file(store), name=f"{self.name}-file"))
         # Before the first report: a lease that it renews has not run unwatched.
         await maintenance.has_looked.wait()
 
@@ -135,6 +142,8 @@ class DatabaseJobHandler(BaseLogHandler):
             await asyncio.wait(tasks)
         await self._commits.drain()
         store, self._store = self._store, None
+        if isinstance(store, SqliteJobStore):
+            self._note_file(await store.check())  # to close a file that lost its name would lose its jobs
         if store is not None:
             await store.close()
         await super().stop()
@@ -192,6 +201,18 @@ class DatabaseJobHandler(BaseLogHandler):
         applied = await self._database.apply(records, self._publisher)
         self._publisher.publish(applied.changes)
         return applied.outcomes
+
+    async def _watch_file(self, store: SqliteJobStore) -> None:
+        while True:
+            await asyncio.sleep(FILE_CHECK_SECONDS)
+            self._note_file(await store.check())
+
+    def _note_file(self, problem: str) -> None:
+        """Report what is wrong with the database's files, once; empty: nothing is."""
+        if problem != self._file_problem:
+            self._file_problem = problem
+            report(problem or f"database '{self.settings.database.path}' is back, and takes reports")
+            self.report_health(problem)
 
     def _on_pass(self, error: Exception | None) -> None:
         """Report whether the database works: each pass over the leases tries it."""

@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 
 from emitd_server.errors import StartError
+from emitd_server.rpc.unix_socket import SCHEME, UnixSocket
 
 #: The system's limit for the path of a socket, in bytes: 108 with the zero at its end.
 MAX_PATH_BYTES = 107
@@ -38,15 +39,22 @@ _REASONS = {
 }
 
 
-async def listen(server: grpc.aio.Server, address: str, *, key: str, socket_mode: int) -> str:
+async def listen(
+    server: grpc.aio.Server,
+    address: str,
+    *,
+    key: str,
+    socket_mode: int,
+    unix_socket: UnixSocket | None = None,
+) -> str:
     """Make `server` listen at `address`; return it, with the port that was picked if 0 was asked for.
 
     Raises StartError with the reason, naming `key`, the setting or flag with the address. The server is then of no
     use.
     """
     try:
-        if address.startswith("unix:"):
-            _open_socket(server, address, socket_mode)
+        if address.startswith(SCHEME):
+            _open_socket(server, unix_socket or UnixSocket(address), socket_mode)
             return address
         host, _, port = address.rpartition(":")
         picked = await _open_ports(server, host, int(port))
@@ -105,10 +113,9 @@ def _shown(place: tuple[Any, ...]) -> str:
     return f"[{ip}]" if ":" in ip else ip
 
 
-def _open_socket(server: grpc.aio.Server, address: str, mode: int) -> None:
-    path = address.removeprefix("unix:")
-    folder = os.path.dirname(path) or "."
-    size = len(os.fsencode(path))
+def _open_socket(server: grpc.aio.Server, unix_socket: UnixSocket, mode: int) -> None:
+    path, folder = str(unix_socket.path), str(unix_socket.path.parent)
+    size = max(len(os.fsencode(name)) for name in (unix_socket.path, unix_socket.own))
     if set(path) & _NOT_IN_A_PATH:
         raise ValueError(f"gRPC's clients cannot reach a path with one of {' '.join(sorted(_NOT_IN_A_PATH))}")
     if size > MAX_PATH_BYTES:
@@ -122,7 +129,7 @@ def _open_socket(server: grpc.aio.Server, address: str, mode: int) -> None:
         raise ValueError(f"{path} exists and is not a socket")
     umask = os.umask(0o177)  # until its mode is set, only the owner can connect
     try:
-        server.add_insecure_port(address)
+        unix_socket.bind(server.add_insecure_port)
     except RuntimeError as error:
         raise RuntimeError("grpc could not open the socket") from error
     finally:

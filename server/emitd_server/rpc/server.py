@@ -8,10 +8,12 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
+from emitd_handlers.diagnostics import report
 from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.errors import ServiceStopping
 from emitd_server.rpc.listening import listen
 from emitd_server.rpc.open_streams import OpenStreams
+from emitd_server.rpc.unix_socket import SCHEME, UnixSocket
 from emitd_server.settings import ServerSettings
 
 #: How often to look whether health has changed, for those that watch it.
@@ -48,8 +50,9 @@ class GrpcServer:
         self._streams = streams
         self._settings = settings
         self._listen_key = listen_key
+        self._socket = UnixSocket(settings.listen) if settings.listen.startswith(SCHEME) else None
         self._health = _HealthServicer(
-            ["", *(servicer.service_name for servicer in servicers)], lives, streams
+            ["", *(servicer.service_name for servicer in servicers)], lives, streams, self._socket
         )
         self._server: grpc.aio.Server | None = None
 
@@ -77,6 +80,7 @@ class GrpcServer:
             self._settings.listen,
             key=self._listen_key,
             socket_mode=int(self._settings.socket_mode, 8),
+            unix_socket=self._socket,
         )
         await self._health.start()
         await self._server.start()
@@ -96,6 +100,8 @@ class GrpcServer:
         deadline = asyncio.get_running_loop().time() + shutdown.drain_seconds
         await self._server.stop(grace=shutdown.drain_seconds)
         self._server = None
+        if self._socket is not None:
+            self._socket.remove()
         return max(0.0, deadline - asyncio.get_running_loop().time())
 
 
@@ -103,14 +109,22 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
     """The health service of the grpc library, whose Watch streams also end when the server goes down.
 
     `handler/NAME` is the health of a handler. The names in `readiness` are SERVING while every required handler is
-    ready, and `live` is while the process runs.
+    ready and clients can connect by the socket's path, and `live` is while the process runs.
     """
 
-    def __init__(self, readiness: Sequence[str], lives: Sequence[HandlerLife], streams: OpenStreams) -> None:
+    def __init__(
+        self,
+        readiness: Sequence[str],
+        lives: Sequence[HandlerLife],
+        streams: OpenStreams,
+        unix_socket: UnixSocket | None,
+    ) -> None:
         super().__init__()
         self._readiness = readiness
         self._lives = lives
         self._streams = streams
+        self._socket = unix_socket
+        self._socket_problem = ""
         self._is_stopping = False
         self._shown: dict[str, bool] = {}
         self._task: asyncio.Task[None] | None = None
@@ -152,6 +166,12 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
     async def _show(self) -> None:
         works = {f"handler/{life.handler.name}": not life.health_problem for life in self._lives}
         is_ready = all(life.is_ready for life in self._lives if life.handler.is_required)
+        if self._socket is not None:
+            problem = self._socket.problem()
+            if problem != self._socket_problem:
+                self._socket_problem = problem
+                report(problem or f"clients can connect to socket '{self._socket.path}' again")
+            is_ready = is_ready and not problem
         works |= dict.fromkeys(self._readiness, is_ready)
         if self._is_stopping:
             works = dict.fromkeys(works, False)

@@ -180,6 +180,23 @@ class TestAppending:
         service.answers = [accept]
         until(lambda: manager.stats()["replayed"] == 2)
 
+    def test_records_of_a_spool_that_was_cleaned_away_go_into_another(
+        self, managers: Managers, service: Service, capfd: pytest.CaptureFixture[str]
+    ) -> None:
+        """So that the next process finds them, if this one cannot send them."""
+        service.answers = [again]
+        manager = managers.make(service)
+        manager.append([b"1", b"2"])
+        for path in managers.folder.iterdir():
+            path.unlink()
+        manager.append([b"3"])
+        managers.end(manager)
+        assert "its 2 records are now in" in capfd.readouterr().err
+        service.answers, service.batches = [accept], []
+        managers.make(service).start()
+        until(lambda: len(service.records) == 3)
+        assert sorted(service.records) == [b"1", b"2", b"3"]
+
     @pytest.mark.parametrize(
         "error", [MemoryError(), OSError(24, "Too many open files"), RuntimeError("odd")]
     )

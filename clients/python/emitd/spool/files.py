@@ -154,7 +154,8 @@ class SpoolLock:
         """Give up the lock, and take its file away. Idempotent, and safe without the lock."""
         if self._descriptor >= 0:
             with suppress(OSError):  # the lock is free without it, and the file is taken again by the next
-                os.unlink(self.path)
+                if os.path.samestat(os.fstat(self._descriptor), os.stat(self.path, follow_symlinks=False)):
+                    os.unlink(self.path)
             self.leave_to_parent()
 
     def leave_to_parent(self) -> None:

@@ -7,6 +7,7 @@ service refuses for good is put aside. What is left when the client is closed is
 import os
 import threading
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -152,7 +153,22 @@ class SpoolManager:
             if self._own is spool:
                 self._own = None
                 self._adopted.append(spool)
-            return self._open()
+            new = self._open()
+            if spool.is_displaced():
+                self._move(spool, new)
+            return new
+
+    def _move(self, spool: "Spool", new: "Spool") -> None:
+        """Move the records of a spool that no process would find into another one; what does not fit stays there."""
+        count = 0
+        with suppress(SpoolError):
+            while batch := spool.first(self._settings.batch_records, self._settings.batch_bytes):
+                new.append([record for _, record in batch])
+                spool.delete([number for number, _ in batch])
+                count += len(batch)
+        self._say_once(
+            f"the spool {spool.path} was deleted or replaced: its {count} records are now in {new.path}"
+        )
 
     def _do_without(self, error: Exception) -> None:
         if not self._has_said_without:
@@ -206,6 +222,10 @@ class SpoolManager:
     def _next(self) -> Spool | None:
         """Return a spool with something to send; close the adopted ones that have nothing more."""
         with self._lock:
+            own = self._own
+            if own is not None and len(own) and own.is_displaced():
+                with suppress(OSError, SpoolError, Unavailable):  # they are still sent from where they are
+                    self._replace(own)
             for spool in list(self._adopted):
                 if not len(spool):
                     self._adopted.remove(spool)

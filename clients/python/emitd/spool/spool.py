@@ -55,6 +55,9 @@ class Spool:
         self.path = path
         self.max_bytes = max_bytes
         self._identity = identity_of(path)
+        named = (*parts_of(path), lock.path)
+        #: Which files the spool's names led to, those that there are.
+        self._files = {part: identity_of(part) for part in named if part.exists()}
         self._process_id = os.getpid()
         self._file_lock = lock
         self._table = table
@@ -188,12 +191,16 @@ class Spool:
                 f"and {size_bytes} more do not fit"
             )
 
+    def is_displaced(self) -> bool:
+        """Return whether one of the files was deleted or replaced, so that no process would find the records."""
+        try:
+            return any(identity_of(path) != identity for path, identity in self._files.items())
+        except OSError:
+            return True
+
     def _refuse_if_displaced(self) -> None:
-        """Refuse to write to a file that was deleted or replaced: no process would find it."""
-        with suppress(FileNotFoundError):
-            if identity_of(self.path) == self._identity:
-                return
-        raise SpoolError(f"the spool {self.path} was deleted or replaced by something else")
+        if self.is_displaced():
+            raise SpoolError(f"the spool {self.path} was deleted or replaced by something else")
 
     def _is_spent(self) -> bool:
         try:

@@ -17,17 +17,15 @@ from emitd_handlers.audit.write.recovery import (
     lines_backward,
 )
 from emitd_handlers.diagnostics import Report
-from emitd_handlers.durable.append_file import Displacement, DurableFile, FileDisplaced, reason_of
+from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reason_of
 from emitd_handlers.durable.disk import Disk
+from emitd_handlers.durable.file_identity import make_folders
 from emitd_handlers.errors import HandlerUnavailable
 
 #: How much is read at once to count lines.
 COUNT_BLOCK_BYTES = 1024 * 1024
 #: How much is written, and cut off again, to see whether a file can be written to again.
 PROBE_BYTES = 64 * 1024
-#: How many calls of `check` in a row find a file displaced before one mends it: a health check must have the time to
-#: see that something was wrong.
-CHECKS_BEFORE_MENDING = 2
 
 
 class AuditStats(msgspec.Struct):
@@ -65,17 +63,16 @@ class AuditFile:
         self.stats = AuditStats()
         #: Why the log takes no records, in a line; empty: it does, as far as is known.
         self.problem = ""
-        #: Lines were destroyed and cannot be read again: the log must be opened again.
-        self.is_lost = False
-        #: Whether nothing is written before `check` has found the file in order.
+        #: The problem that was reported last; empty: all is well since.
+        self._said = ""
+        #: Whether nothing is written before `check` has found the file in order, or it was opened again.
         self._is_blocked = False
-        #: How many calls of `check` in a row have found it displaced.
-        self._displaced_checks = 0
         self._is_new = False
         self._configured_id = log_id
         self._disk = disk
         self._report = report
-        self._file = DurableFile(disk, self.path)
+        #: The lines.
+        self.lines = DurableFile(disk, self.path)
 
     @property
     def line_count(self) -> int:
@@ -89,12 +86,12 @@ class AuditFile:
 
     def open(self) -> None:
         """Open the file, or make it with its folders, and lock it. Raises HandlerUnavailable, OSError."""
-        self._make_folders()
+        make_folders(self._disk, self.path.parent)
         self._is_new = self._disk.state_at(self.path) is None
-        self._file.open()
-        if not self._disk.lock(self._file.fd):
+        self.lines.open()
+        if not self._disk.lock(self.lines.fd):
             raise HandlerUnavailable(f"audit log '{self.path}' is in use by another process")
-        self._file.ensure_synced(max(0, self._file.size - MAX_GROUP_BYTES))
+        self.lines.ensure_synced(max(0, self.lines.size - MAX_GROUP_BYTES))
 
     def recover(self, covered: Entry) -> str:
         """Repair what a crash has left after the lines that a checkpoint covers, and count all lines.
@@ -102,17 +99,17 @@ class AuditFile:
         Returns the log's id. Raises HandlerUnavailable for damage that no crash does, OSError.
         """
         self._repair(covered.offset)
-        self.end = Entry(covered.leaf_index + self._count_lines(covered.offset), self._file.size)
+        self.end = Entry(covered.leaf_index + self._count_lines(covered.offset), self.lines.size)
         self.last_received_unix_nano = self._read_last_received()
         self.log_id = self._configured_id or keep_log_id(
             self._disk, self.path, self._report, is_new=self._is_new, is_empty=self.line_count == 0
         )
-        self.problem, self.is_lost, self._is_blocked, self._displaced_checks = "", False, False, 0
+        self.problem, self._is_blocked = "", False
         return self.log_id
 
     def sync_names(self) -> None:
         """Return when the names of the log's files and folders are on the medium. Raises OSError."""
-        device = self._disk.state(self._file.fd).device
+        device = self._disk.state(self.lines.fd).device
         for folder in self.path.parents:
             state = self._disk.state_at(folder)
             if state is None or state.device != device:
@@ -133,47 +130,42 @@ class AuditFile:
         if self._is_blocked:
             raise HandlerUnavailable(self.problem)
         try:
-            self._file.append(lines)
+            self.lines.append(lines)
         except OSError as error:
             raise self._give_up_group(f"cannot be written: {reason_of(error)}") from error
         except FileDisplaced as error:
             self._is_blocked = True
             raise self._give_up_group(f"takes no records: {error}") from error
-        self.problem = ""
+        self.problem = self._said = ""
         first = self.line_count
-        self.end = Entry(first + line_count, self._file.size)
+        self.end = Entry(first + line_count, self.lines.size)
         self.stats.lines += line_count
         self.stats.groups += 1
         self.stats.bytes += len(lines)
         return first
 
-    def check(self, *, at_once: bool = False) -> None:
-        """Look whether the file is in order; mend it if not, or say in `problem` why that cannot be done.
+    def check(self) -> None:
+        """Look whether the file can be written, if it could not be; say in `problem` if it may not be."""
+        displacement = self.lines.displacement()
+        if displacement is not None:
+            self.refuse(f"takes no records: {displacement.value}")
+        elif self.problem:
+            self.lines.try_append(b" " * PROBE_BYTES)
+            self.take_records("can be written again")
 
-        A displaced file is mended some checks later, so that the trouble can be seen; or `at_once`.
-        """
-        if self.is_lost:
-            return
-        try:
-            displacement = self._file.displacement()
-            if displacement is not None:
-                self._take_down(displacement, at_once=at_once)
-            elif self.problem:
-                self._file.try_append(b" " * PROBE_BYTES)
-                self._solve_problem("can be written again")
-        except OSError as error:
-            self._set_problem(f"cannot be written: {reason_of(error)}")
-        except FileDisplaced as error:
-            self._set_problem(f"takes no records: {error}")
+    def refuse(self, problem: str, *, is_reported: bool = True) -> None:
+        """Take no lines until `check` has found the file in order, or it was opened again; report why, once."""
+        self._is_blocked = True
+        self._set_problem(problem, is_reported=is_reported)
 
-    def lose(self, problem: str, end: Entry, log_id: str) -> None:
-        """Be a log that has lost lines again: the one that was to take its place was refused."""
-        self.problem, self.end, self.log_id = problem, end, log_id
-        self.is_lost = self._is_blocked = True
+    def take_records(self, how: str) -> None:
+        """Take lines again; report how that came."""
+        self.problem, self._said, self._is_blocked = "", "", False
+        self._report(f"audit log '{self.path}' {how}")
 
     def read(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes of the lines on the medium, from `offset`."""
-        return self._file.read(size, offset)
+        return self.lines.read(size, offset)
 
     def last_lines(self, limit: int) -> Iterator[tuple[int, int, bytes]]:
         """Yield at most `limit` lines, the last one first: its index, its offset, and it without newline.
@@ -181,7 +173,7 @@ class AuditFile:
         Raises HandlerUnavailable if the file cannot be read.
         """
         indexes = range(self.line_count - 1, -1, -1)
-        lines = lines_backward(self._disk, self._file.fd, self.size, self.path)
+        lines = lines_backward(self._disk, self.lines.fd, self.size, self.path)
         try:
             for index, (offset, line) in zip(islice(indexes, limit), lines, strict=False):
                 yield index, offset, line
@@ -190,20 +182,14 @@ class AuditFile:
 
     def close(self) -> None:
         """Close the file, which unlocks it. Idempotent."""
-        self._file.close()
-
-    def _make_folders(self) -> None:
-        for folder in reversed(self.path.parents):
-            if self._disk.state_at(folder) is None:
-                with suppress(FileExistsError):  # another process made it just now
-                    self._disk.make_directory(folder)
+        self.lines.close()
 
     def _repair(self, covered: int) -> None:
-        size = self._file.size
-        good = find_damage(self._disk, self._file.fd, self.path, covered)
+        size = self.lines.size
+        good = find_damage(self._disk, self.lines.fd, self.path, covered)
         if good == size:
             return
-        aside = self._file.move_aside(good, "damaged")
+        aside = self.lines.move_aside(good, "damaged")
         self.stats.damaged_bytes_moved = size - good
         self._report(
             f"audit log '{self.path}': its last {size - good} bytes, from a damaged line on, were moved into '{aside}'"
@@ -211,8 +197,8 @@ class AuditFile:
 
     def _count_lines(self, start: int) -> int:
         return sum(
-            self._file.read(COUNT_BLOCK_BYTES, offset).count(b"\n")
-            for offset in range(start, self._file.size, COUNT_BLOCK_BYTES)
+            self.lines.read(COUNT_BLOCK_BYTES, offset).count(b"\n")
+            for offset in range(start, self.lines.size, COUNT_BLOCK_BYTES)
         )
 
     def _read_last_received(self) -> int:
@@ -225,51 +211,16 @@ class AuditFile:
 
     def _give_up_group(self, problem: str) -> HandlerUnavailable:
         self.stats.failed_groups += 1
-        self._set_problem(problem)
+        # A displaced file is reported by the next check, which says where its lines are saved.
+        self._set_problem(problem, is_reported=not self._is_blocked)
         # What the group left is cut off now, or else before the next one is written.
         with suppress(OSError, FileDisplaced):
-            self._file.cut_leftovers()
+            self.lines.cut_leftovers()
         return HandlerUnavailable(self.problem)
 
-    def _set_problem(self, problem: str) -> None:
+    def _set_problem(self, problem: str, *, is_reported: bool = True) -> None:
         problem = f"audit log '{self.path}' {problem}"
-        if problem != self.problem:
-            self._report(problem)
         self.problem = problem
-
-    def _take_down(self, displacement: Displacement, *, at_once: bool) -> None:
-        """Refuse records, and mend the file once that has been visible for a moment."""
-        self._is_blocked = True
-        problem = f"takes no records: {displacement.value}"
-        if problem not in self.problem:
-            self._set_problem(problem)
-        self._displaced_checks += 1
-        if displacement is Displacement.PROTECTED:
-            return  # until it may be written again
-        if not at_once and self._displaced_checks <= CHECKS_BEFORE_MENDING:
-            return
-        try:
-            self._mend(displacement)
-        except OSError as error:
-            # Without the name of the copy: that is another one each time, and would be said again each time.
-            self._set_problem(f"{problem}, and its copy cannot be written: {error.strerror or error}")
-
-    def _mend(self, displacement: Displacement) -> None:
-        """Get the lines back under their name, each once. Raises OSError."""
-        if displacement is Displacement.CUT:
-            saved = self._file.save()
-            self._set_problem(
-                f"takes no records: something else cut its file, so that acknowledged lines are lost. The rest "
-                f"was copied into '{saved}'. Put the whole file back, or move it away with all that is named like "
-                "it to begin a new log"
-            )
-            self.is_lost = True
-            return
-        if self._disk.state_at(self.path.parent) is None:
-            self._make_folders()
-            self.sync_names()
-        self._solve_problem(self._file.mend(displacement, self._disk.lock))
-
-    def _solve_problem(self, how: str) -> None:
-        self._report(f"audit log '{self.path}' {how}")
-        self.problem, self._is_blocked, self._displaced_checks = "", False, 0
+        if is_reported and problem != self._said:
+            self._report(problem)
+            self._said = problem

@@ -33,7 +33,7 @@ _KEY_MODE = 0o600
 #: Printable ASCII without spaces, and the newline that shows that it is whole.
 _WHOLE_ID = re.compile(rb"([!-~]+)\n")
 #: Anything that has both ends of a PEM file; a torn one has not.
-_WHOLE_PEM = re.compile(rb"-----BEGIN [^\0]*-----\s*", re.DOTALL)
+_WHOLE_PEM = re.compile(rb"-----BEGIN [^\0]*-----END [^\0]*-----\s*")
 
 
 def keep_log_id(disk: Disk, log_path: Path, report: Report, *, is_new: bool, is_empty: bool) -> str:
@@ -45,13 +45,13 @@ def keep_log_id(disk: Disk, log_path: Path, report: Report, *, is_new: bool, is_
     """
     path = log_path.with_name(f"{log_path.name}.log_id")
     if not is_empty:
-        match = _WHOLE_ID.fullmatch(_read(disk, path) or b"")
-        if match is None:
+        kept = read_log_id(disk, path)
+        if not kept:
             raise HandlerUnavailable(
                 f"audit log '{log_path}' has lines, but its id is not in '{path}': restore that file, or set "
                 "`log_id` to the id that its receipts name"
             )
-        return match[1].decode()
+        return kept
     fd = disk.open(path)
     try:
         disk.ensure_synced(fd, 0)
@@ -69,6 +69,12 @@ def keep_log_id(disk: Disk, log_path: Path, report: Report, *, is_new: bool, is_
         return log_id
     finally:
         disk.close(fd)
+
+
+def read_log_id(disk: Disk, path: Path) -> str:
+    """Return the id in a file; empty if there is none, or it is torn. Raises OSError."""
+    match = _WHOLE_ID.fullmatch(_read(disk, path) or b"")
+    return match[1].decode() if match else ""
 
 
 def open_signer(disk: Disk, paths: AuditPaths, key: Path | None, log_id: str, *, is_signed: bool) -> Signer:

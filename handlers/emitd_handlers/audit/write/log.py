@@ -6,42 +6,37 @@
     ─> the log's id ─> its key ─> sign all lines, before the first new one comes
 """
 
-from collections.abc import Sequence
+import math
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
-from typing import NamedTuple
 
 from msgspec.structs import astuple
 
-from emitd_handlers.audit.format.files import AuditPaths, Entry
+from emitd_handlers.audit.format.files import FIRST, AuditPaths, line_blocks
 from emitd_handlers.audit.write.file import AuditFile
-from emitd_handlers.audit.write.identity import open_signer, read_verifiers
+from emitd_handlers.audit.write.identity import open_signer, read_log_id, read_verifiers
 from emitd_handlers.audit.write.tree import AuditTree
 from emitd_handlers.diagnostics import Report
-from emitd_handlers.durable.append_file import reason_of
+from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reason_of
 from emitd_handlers.durable.disk import Disk, FileState
+from emitd_handlers.durable.file_identity import Displacement, Recovery
 from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.tlog.merkle import Frontier, leaf_hash
 from emitd_handlers.tlog.note import Signer
 
-
-class _Loss(NamedTuple):
-    """A log at the time when lines of it were destroyed."""
-
-    problem: str
-    end: Entry
-    log_id: str
-
-
-class _Refusal(NamedTuple):
-    """The files that were found in the place of such a log and refused, and why."""
-
-    states: Sequence[FileState | None]
-    reason: str
+#: How long files that were refused are left alone, unless they change.
+RETRY_SECONDS = 5.0
+BLOCK_BYTES = 4 * 1024 * 1024
 
 
 class AuditLog:
     """One log, on disk. Its methods block; `write_checkpoint` may be called from another thread than the others.
 
-    Only `write_checkpoint` and `check` must not be called at the same time.
+    Only `write_checkpoint` and `check` must not be called at the same time. If another process displaces one of the
+    files, the log goes down: `check` saves all of them into a recovery folder and closes them. It opens the log again
+    once the operator has moved the folder's files, or all files, to their places.
     """
 
     def __init__(
@@ -51,13 +46,20 @@ class AuditLog:
         self.file = AuditFile(path, disk, report, log_id=log_id)
         self.paths = AuditPaths.of(self.file.path)
         self.tree = AuditTree(self.paths, disk, report)
+        self._configured_id = log_id
         self._key = key
         self._disk = disk
         self._report = report
         self._signer: Signer | None = None
-        #: None: no lines were lost, or all of them are there again.
-        self._loss: _Loss | None = None
-        self._refusal: _Refusal | None = None
+        self._recovery = Recovery(f"audit log '{self.paths.lines}'", astuple(self.paths), disk)
+        self._recovery_folder: Path | None = None
+        #: The key, the list of keys and the id, as far as they are kept next to the log.
+        self._names: list[DurableFile] = []
+        #: A log that went down: its id, the number of its lines, and the root of their tree.
+        self._acknowledged: tuple[str, int, bytes] | None = None
+        #: Its files that were refused, the reason, and when to look at them again.
+        self._refused: Sequence[FileState | None] = ()
+        self._refused_until = 0.0
 
     @property
     def problem(self) -> str:
@@ -73,19 +75,19 @@ class AuditLog:
     def open(self) -> None:
         """Open all files, or make them. Raises HandlerUnavailable with one line that says what is wrong."""
         try:
+            self._recovery.refuse_if_pending()
             self._refuse_orphaned_checkpoints()
             self.file.open()
             covered_end = self.tree.open(self.file.read, read_verifiers(self._disk, self.paths.vkey))
-            if self._loss is not None:
-                self.tree.check_lines(self.file.read)
+            self._refuse_other_lines()
             log_id = self.file.recover(covered_end)
-            self._refuse_lacking_lines(log_id)
             self._signer = open_signer(
                 self._disk, self.paths, self._key, log_id, is_signed=self.tree.checkpoint is not None
             )
             if self.file.line_count == 0:  # a log that has lines has come by here before its first
                 self.file.sync_names()
             self.tree.begin(self._signer, covered_end, self.file.read)
+            self._watch_names()
         except OSError as error:
             self.close()
             raise HandlerUnavailable(
@@ -107,17 +109,27 @@ class AuditLog:
 
     def write_checkpoint(self) -> None:
         """Sign all lines; if that fails, `tree.problem` says so."""
-        if not self.file.is_lost:
+        if self._acknowledged is None:
             self.tree.write_checkpoint()
 
-    def check(self, *, at_once: bool = False) -> None:
-        """Look whether the log is in order; mend it if not, or say in `problem` why that cannot be done."""
-        self.file.check(at_once=at_once)
-        if self.file.is_lost:
-            self._open_again()
+    def check(self) -> None:
+        """Look whether the log is in order; if not, refuse lines, save what was acknowledged, say so in `problem`."""
+        try:
+            if self._acknowledged is not None:
+                self._open_again()
+            elif (displaced := self._find_displaced()) is not None:
+                self._take_down(*displaced)
+            else:
+                self.file.check()
+        except OSError as error:
+            self.file.refuse(f"cannot be written: {reason_of(error)}")
+        except FileDisplaced as error:  # between two looks; the next check saves all files
+            self.file.refuse(f"takes no records: {error}", is_reported=False)
 
     def close(self) -> None:
         """Close all files. Idempotent."""
+        for file in self._names:
+            file.close()
         self.tree.close()
         self.file.close()
 
@@ -129,49 +141,143 @@ class AuditLog:
                 "that is named like it away to begin a new log"
             )
 
-    def _refuse_lacking_lines(self, log_id: str) -> None:
-        """Refuse the log that lost lines if it still lacks signed ones."""
-        if self._loss is None or self._loss.log_id != log_id:
+    def _refuse_other_lines(self) -> None:
+        """Refuse files under the id of the log that went down, unless they have every line that it acknowledged."""
+        if self._acknowledged is None:
             return
-        lacking = self._loss.end.leaf_index - self.tree.covered
-        if lacking > 0:
+        log_id, count, root = self._acknowledged
+        if (self._configured_id or read_log_id(self._disk, self.paths.log_id)) != log_id:
+            return
+        frontier = Frontier()
+        for _, data in line_blocks(self.file.read, FIRST, BLOCK_BYTES):
+            lines = data[:-1].split(b"\n")[: count - frontier.size]
+            frontier.extend(list(map(leaf_hash, lines)))
+        if (frontier.size, frontier.root()) != (count, root):
             raise HandlerUnavailable(
-                f"audit log '{self.paths.lines}' lacks {lacking} lines that were signed as '{log_id}'"
+                f"audit log '{self.paths.lines}' is not the one that was displaced: '{log_id}' has {count} "
+                f"acknowledged lines, and these are {frontier.size}, or others"
             )
 
-    def _open_again(self) -> None:
-        """Go on with the files put in the place of a log that lost lines, or begin a new log.
+    def _watch_names(self) -> None:
+        paths = [self.paths.vkey]
+        paths += [self.paths.key] if self._key is None else []
+        paths += [] if self._configured_id else [self.paths.log_id]
+        self._names = [DurableFile(self._disk, path) for path in paths]
+        for file in self._names:
+            file.open()
 
-        Files that lack an acknowledged line are refused: all of those are signed first, for the tree still knows their
-        hashes.
-        """
-        file = self.file
-        if self._loss is None:
-            self.tree.write_checkpoint()
-            if self.tree.uncovered:
-                return
-            self._loss = _Loss(file.problem, file.end, file.log_id)
-        states = [self._disk.state_at(path) for path in astuple(self.paths)]
-        if self._refusal is not None and self._refusal.states == states:
-            return
-        self.close()
+    def _find_displaced(self) -> tuple[DurableFile, Displacement] | None:
+        """Return a file that another process has displaced; the first are the lines."""
+        return next(_displaced((self.file.lines, *self._companions())), None)
+
+    def _states(self) -> Sequence[FileState | None]:
+        return [self._disk.state_at(path) for path in astuple(self.paths)]
+
+    def _companions(self) -> Sequence[DurableFile]:
+        return (*self._names, *self.tree.files)
+
+    def _take_down(self, file: DurableFile, displacement: Displacement) -> None:
+        """Save all files, and close them."""
+        problem = f"takes no records: {displacement.value}"
+        if file is not self.file.lines:
+            problem += f" ('{file.path}')"
+        self.file.refuse(problem, is_reported=False)
+        if displacement is Displacement.CUT:
+            self.tree.write_checkpoint()  # so that a start too finds that lines are missing
         try:
-            if states[0] is None and any(states):
-                raise HandlerUnavailable("not all that is named like it was moved away")
-            self.open()
-        except HandlerUnavailable as error:
-            file.lose(*self._loss)
-            self._refuse(states, str(error))
+            advice = self._save()
+        except OSError as error:
+            self.file.refuse(f"{problem}, and its recovery cannot be written: {reason_of(error)}")
             return
-        self._loss = self._refusal = None
-        self._report(
-            f"audit log '{file.path}' goes on as '{file.log_id}', with {file.line_count} lines, signed as {self.vkey}"
+        self._acknowledged = (self.file.log_id, *self.tree.state())
+        # A log that was cut stands there as it was left: it is opened only once something has changed.
+        self._refused = self._states() if self._recovery.pending() is None else ()
+        self._refused_until = math.inf
+        self.file.refuse(f"{problem}. {advice}")
+        self.close()
+
+    def _save(self) -> str:
+        """Save what was acknowledged into the recovery folder; return what to tell the operator. Raises OSError."""
+        lines = self.file.lines
+        if lines.displacement() is not Displacement.CUT:
+            return self._recovery.advice(self._save_into_folder(lines))
+        copy, lacking = self._find_copy()
+        if copy is not None and not lacking:
+            source = DurableFile(self._disk, copy)
+            source.open()
+            source.take_over(lines.size)
+            source.path = lines.path
+            try:
+                advice = self._recovery.advice(self._save_into_folder(source))
+            finally:
+                source.close()
+            return f"It looks like logrotate's copytruncate, and the likely copy '{copy}' has all lines. {advice}"
+        is_more_displaced = next(_displaced(self._companions()), None) is not None
+        folder = self._save_into_folder() if is_more_displaced else None
+        advice = self._recovery.advice(folder, () if copy is None else (copy,))
+        if copy is None:
+            return f"Acknowledged lines are lost, and no copy was found next to it. {advice}"
+        return (
+            f"It looks like logrotate's copytruncate. The likely copy is '{copy}', but lines of {lacking} bytes that "
+            f"came between copy and cut are lost. {advice}"
         )
 
-    def _refuse(self, states: Sequence[FileState | None], reason: str) -> None:
-        """Remember the refused files; report a new reason, but not the first: that is about the damaged log itself."""
-        if self._refusal is not None and self._refusal.reason != reason:
-            self._report(
-                f"the files now in the place of audit log '{self.file.path}' are not taken: {reason}"
-            )
-        self._refusal = _Refusal(states, reason)
+    def _save_into_folder(self, *lines: DurableFile) -> Path:
+        folder = self._recovery_folder
+        if folder is None or self._disk.state_at(folder) is None:
+            folder = self._recovery_folder = self._recovery.make()
+        for file in (*self._companions(), *lines):
+            with suppress(FileExistsError):  # saved by a try before
+                file.save_into(folder)
+        self._recovery.sync(folder)
+        self._recovery_folder = None
+        return folder
+
+    def _find_copy(self) -> tuple[Path | None, int]:
+        """Return a copy of the lines next to a log that was cut, and how many bytes it lacks."""
+        lines = self.file.lines
+        first = self.tree.first_leaf()
+        found: list[tuple[int, Path]] = []
+        for name in self._disk.names(self.paths.lines.parent):
+            path = self.paths.lines.with_name(name)
+            if path in astuple(self.paths) or not name.startswith(self.paths.lines.name):
+                continue
+            file = DurableFile(self._disk, path)
+            with suppress(OSError):
+                file.open()
+                data = file.read(BLOCK_BYTES, 0)
+                if leaf_hash(data[: data.find(b"\n")]) == first:
+                    lacking = 0 if lines.is_tail_of(file) else max(1, lines.size - file.size)
+                    found.append((lacking, path))
+            file.close()
+        lacking, copy = min(found, default=(0, None))
+        return copy, lacking
+
+    def _open_again(self) -> None:
+        """Go on with the files in the log's place, or begin a new log, once nothing waits in a recovery folder."""
+        states = self._states()
+        if self._recovery.pending() is not None or (states[0] is None and any(states)):
+            return
+        if states == self._refused and time.monotonic() < self._refused_until:
+            return
+        end, log_id = self.file.end, self.file.log_id
+        try:
+            self.open()
+        except HandlerUnavailable as error:
+            self.file.end, self.file.log_id = end, log_id  # readers still see the log that went down
+            self._refused = self._states()
+            self._refused_until = time.monotonic() + RETRY_SECONDS
+            self.file.refuse(f"takes no records: the files now in its place are not taken: {error}")
+            return
+        self._acknowledged = None
+        self.file.take_records(
+            f"goes on as '{self.file.log_id}', with {self.file.line_count} lines, signed as {self.vkey}"
+        )
+
+
+def _displaced(files: Iterable[DurableFile]) -> Iterator[tuple[DurableFile, Displacement]]:
+    """Yield the files that another process has displaced. One that may not be written is not among them."""
+    for file in files:
+        displacement = file.displacement()
+        if displacement is not None and displacement is not Displacement.PROTECTED:
+            yield file, displacement

@@ -46,14 +46,14 @@ class AuditMaintenance:
         self._task = asyncio.get_running_loop().create_task(self._run(), name="audit-maintenance")
 
     async def stop(self) -> None:
-        """End the task, then mend and sign the rest. Nothing may be added to the log after this."""
+        """End the task, then check the files and sign the rest. Nothing may be added to the log after this."""
         task, self._task = self._task, None
         if task is None:
             return
         self._stopping.set()
         await asyncio.wait([task])
-        # Closing a file that lost its name would lose its lines.
-        await self._guarded(self._check_file(at_once=True))
+        # Closing a file that lost its name would lose its lines, unless they were saved.
+        await self._guarded(self._check_file())
         await self.write_checkpoint()
         await self._thread.stop()
 
@@ -92,9 +92,9 @@ class AuditMaintenance:
         finally:
             self._on_check()
 
-    async def _check_file(self, *, at_once: bool = False) -> None:
+    async def _check_file(self) -> None:
         async with self._turn:
-            await self._run_in_writer(self._log.check, at_once=at_once)
+            await self._run_in_writer(self._log.check)
 
     async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
         """Do one turn; an error is reported, and does not end the task."""

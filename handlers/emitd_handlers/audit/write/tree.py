@@ -27,6 +27,7 @@ from emitd_handlers.audit.write.recovery import MAX_GROUP_BYTES
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reason_of
 from emitd_handlers.durable.disk import Disk
+from emitd_handlers.durable.file_identity import Displacement
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import (
@@ -66,6 +67,7 @@ class AuditTree:
         self._hashes = DurableFile(disk, paths.hashes)
         self._checkpoints = DurableFile(disk, paths.checkpoints)
         self._index = DurableFile(disk, paths.index)
+        self.files = (self._hashes, self._checkpoints, self._index)
         self._signer: Signer | None = None
         #: The tree of the lines whose hashes are stored.
         self._frontier = Frontier()
@@ -92,7 +94,7 @@ class AuditTree:
         the checkpoint was signed over, or it was not signed by one of `verifiers`; OSError.
         """
         self.problem = ""
-        for file in (self._hashes, self._checkpoints, self._index):
+        for file in self.files:
             file.open()
         self._checkpoints.ensure_synced()
         self._find_last_checkpoint(verifiers)
@@ -105,15 +107,16 @@ class AuditTree:
         self._frontier = Frontier(size, self._read_hash)
         return end
 
-    def check_lines(self, read_lines: ReadBytes) -> None:
-        """Hash each line that the last checkpoint covers, which `open` does not. Raises HandlerUnavailable."""
-        if self.checkpoint is None:
-            return
-        frontier, size = Frontier(), self.checkpoint.size
-        for first, lines in _blocks(read_lines, FIRST):
-            frontier.extend(list(map(leaf_hash, lines[: max(0, size - first.leaf_index)])))
-        if frontier.root() != self.checkpoint.root:
-            raise self._changed(size)
+    def state(self) -> tuple[int, bytes]:
+        """Return the number of all added lines, and the root of their tree, stored or not."""
+        with self._lock:
+            frontier, leaves = self._frontier.copy(), list(self._leaves)
+        frontier.extend(leaves)
+        return frontier.size, frontier.root()
+
+    def first_leaf(self) -> bytes:
+        """Return the hash of the first line; empty if it is not known."""
+        return self._read_hash(0) if self._frontier.size else b"".join(self._leaves[:1])
 
     def begin(self, signer: Signer, end: Entry, read_lines: ReadBytes) -> None:
         """Sign with `signer` from now on, and cover the lines from `end` on, as far as they can be read.
@@ -150,23 +153,25 @@ class AuditTree:
         except OSError as error:
             self._set_problem(f"cannot be signed: {reason_of(error)}")
         except FileDisplaced as error:
-            self._set_problem(f"cannot be signed: {error}")
+            # All but a file that may not be written is for the next check, which saves all files.
+            is_reported = error.displacement is Displacement.PROTECTED
+            self._set_problem(f"cannot be signed: {error}", is_reported=is_reported)
         else:
             self._set_problem("")
 
     def close(self) -> None:
         """Close the files. Idempotent."""
-        for file in (self._hashes, self._checkpoints, self._index):
+        for file in self.files:
             file.close()
 
     def _store_hashes(self) -> None:
         with self._lock:
             leaves, entries = list(self._leaves), list(self._entries)
         if entries:
-            self._append(self._index, b"".join(map(pack_entry, entries)))
+            self._index.append(b"".join(map(pack_entry, entries)))
             del self._entries[: len(entries)]
         frontier = self._frontier.copy()
-        self._append(self._hashes, b"".join(frontier.extend(leaves)))
+        self._hashes.append(b"".join(frontier.extend(leaves)))
         with self._lock:
             del self._leaves[: len(leaves)]
             self._frontier = frontier
@@ -175,20 +180,14 @@ class AuditTree:
         assert self._signer is not None
         checkpoint = Checkpoint(self._signer.verifier.name, self._frontier.size, self._frontier.root())
         note = self._signer.sign(checkpoint.text())
-        self._append(self._checkpoints, frame_note(note))
+        self._checkpoints.append(frame_note(note))
         self.checkpoint, self.note = checkpoint, note
 
-    def _append(self, file: DurableFile, data: bytes) -> None:
-        """Append to a file; mend it first if something else displaced it or wrote to it. Raises FileDisplaced."""
-        displacement = file.displacement()
-        if displacement is not None:
-            self._report(f"'{file.path}' {file.mend(displacement)}")
-        file.append(data)
-
-    def _set_problem(self, problem: str) -> None:
+    def _set_problem(self, problem: str, *, is_reported: bool = True) -> None:
         problem = problem and f"audit log '{self.paths.lines}' {problem}"
         if problem and problem != self.problem:
-            self._report(problem)
+            if is_reported:
+                self._report(problem)
         elif self.problem and not problem:
             self._report(f"audit log '{self.paths.lines}' is signed again, up to line {self.covered}")
         self.problem = problem

@@ -1,15 +1,17 @@
 """`SqliteConnection`: a connection to an SQLite database on which a commit survives a power cut."""
 
 import os
+import shutil
 import sqlite3
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import closing
 from pathlib import Path
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import aiosqlite
 
 from emitd_handlers.durable.disk import Disk
+from emitd_handlers.durable.file_identity import Recovery, make_folders
 from emitd_handlers.errors import HandlerUnavailable
 
 #: The first with `RETURNING`.
@@ -57,13 +59,28 @@ def make_database_file(path: Path) -> None:
     SQLite gives its other files the same mode.
     """
     disk = Disk()
-    for folder in reversed(path.parents):
-        if disk.state_at(folder) is None:
-            with suppress(FileExistsError):  # another process made it just now
-                disk.make_directory(folder)
-                disk.sync_directory(folder.parent)
+    for made in make_folders(disk, path.parent):
+        disk.sync_directory(made.parent)
     os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE))
     disk.sync_directory(path.parent)
+
+
+def save_database(source: sqlite3.Connection, path: Path, recovery: Recovery) -> Path:
+    """Copy the open database of `path`, whose file may have no name, into a recovery folder; return the folder.
+
+    Raises OSError, sqlite3.Error.
+    """
+    folder = recovery.make()
+    copy = folder / path.name
+    try:
+        make_database_file(copy)
+        with closing(_connect(copy)) as target:
+            source.backup(target)
+        recovery.sync(folder)
+    except BaseException:  # half a copy must not be taken for the database
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+    return folder
 
 
 def _connect(path: Path) -> sqlite3.Connection:

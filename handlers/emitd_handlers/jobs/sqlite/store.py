@@ -16,9 +16,10 @@ from typing import Concatenate, ParamSpec, TypeVar
 import aiosqlite
 
 from emitd_handlers.clock import Clock
+from emitd_handlers.durable.file_identity import FileIdentity, Recovery
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
-from emitd_handlers.jobs.sqlite.database import SqliteConnection, make_database_file
+from emitd_handlers.jobs.sqlite.database import SqliteConnection, make_database_file, save_database
 from emitd_handlers.jobs.sqlite.queries import get_job, list_jobs, list_transitions, load_history
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
@@ -44,9 +45,17 @@ class SqliteJobStore:
         self._writer: SqliteConnection | None = None
         self._reader: SqliteConnection | None = None
         self._reading = asyncio.Lock()
+        #: How many receipts to keep.
+        self._receipt_limit = 100_000
         self._jobs = self._make_jobs()
+        #: The database's files, as they were opened.
+        self._files: Sequence[FileIdentity] = ()
+        self._recovery = Recovery(f"database '{path}'", _files_of(path))
+        #: Why a database that was displaced, saved and closed takes no reports; empty: that was not so.
+        self._displaced = ""
 
     async def open(self) -> None:
+        self._recovery.refuse_if_pending()
         try:
             await self._open()
         except BaseException as error:
@@ -63,6 +72,26 @@ class SqliteJobStore:
         for connection in (reader, writer):  # the last one to close tidies up
             if connection is not None:
                 await connection.close()
+
+    async def check(self) -> str:
+        """Look whether the database's files still have their names; return why it takes no reports, empty: it does.
+
+        A displaced database is saved and closed; it is opened again once the operator has put it back.
+        """
+        try:
+            if self._displaced:
+                if self._recovery.pending() is None:
+                    await self.open()
+            elif self._writer is not None and (problem := self._find_displaced()):
+                folder = await self._writer.run(save_database, self._path, self._recovery)
+                self._displaced = problem
+                await self.close()  # which removes files of SQLite, so the advice comes after it
+                self._displaced = f"{problem}. {self._recovery.advice(folder)}"
+        except HandlerUnavailable as error:
+            return str(error)
+        except (OSError, sqlite3.Error) as error:
+            return f"database '{self._path}' takes no reports: its files cannot be checked and saved: {error}"
+        return self._displaced
 
     async def apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
         return await self._write(self._jobs.apply, records, interest)
@@ -100,10 +129,16 @@ class SqliteJobStore:
         return await self._read(load_history, job_id, after_revision)
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
+        self._receipt_limit = limit
         return await self._write(self._jobs.recent_commits, limit)
 
     def _make_jobs(self) -> SqliteJobs:
-        return SqliteJobs(cache_size=self._cache_size, keep_progress=self._keep_progress, clock=self._clock)
+        return SqliteJobs(
+            cache_size=self._cache_size,
+            keep_progress=self._keep_progress,
+            clock=self._clock,
+            receipt_limit=self._receipt_limit,
+        )
 
     async def _open(self) -> None:
         self._jobs = self._make_jobs()
@@ -114,12 +149,29 @@ class SqliteJobStore:
         await self._writer.run(self._jobs.resume_clock)
         self._reader = await SqliteConnection.open(self._path)
         await self._reader.run(_forbid_writes)
+        found = [FileIdentity.of(path) for path in _files_of(self._path.resolve())]
+        self._files = [identity for identity in found if identity is not None]
+        self._displaced = ""
+
+    def _find_displaced(self) -> str:
+        """Return what has happened to the database's files, if another process has displaced one; empty: none has."""
+        for identity in self._files:
+            displacement = identity.displacement()
+            if displacement is not None:
+                return f"database '{self._path}' takes no reports: {displacement.value} ('{identity.path}')"
+        return ""
 
     async def _write(
         self, call: Callable[Concatenate[sqlite3.Connection, P], T], *args: P.args, **kwargs: P.kwargs
     ) -> T:
+        def checked(connection: sqlite3.Connection) -> T:
+            result = call(connection, *args, **kwargs)
+            if problem := self._find_displaced():  # what was committed is in a file that no restart finds
+                raise HandlerUnavailable(problem)
+            return result
+
         with self._use(self._writer) as connection:
-            return await connection.run(call, *args, **kwargs)
+            return await connection.run(checked)
 
     async def _read(
         self,
@@ -137,12 +189,17 @@ class SqliteJobStore:
     def _use(self, connection: SqliteConnection | None) -> Iterator[SqliteConnection]:
         """Raise HandlerUnavailable for whatever goes wrong with the database in the block."""
         if connection is None:
-            raise HandlerUnavailable(f"database '{self._path}' is not open")
+            raise HandlerUnavailable(self._displaced or f"database '{self._path}' is not open")
         try:
             yield connection
-        except (sqlite3.Error, ValueError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
             advice = _advice(error, self._path)
             raise HandlerUnavailable(f"database '{self._path}' failed: {error}{advice}") from error
+
+
+def _files_of(path: Path) -> Sequence[Path]:
+    """Return where SQLite keeps the files of a database."""
+    return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
 
 
 def _checkpoint_wal(connection: sqlite3.Connection) -> None:

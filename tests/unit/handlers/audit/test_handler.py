@@ -3,6 +3,7 @@
 import asyncio
 import json
 import os
+import subprocess
 import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -268,7 +269,7 @@ async def test_a_batch_can_fail_in_part(path: Path) -> None:
 
 
 async def test_a_deleted_log_acknowledges_nothing(path: Path) -> None:
-    """A sync of a deleted file succeeds; the handler refuses all the same, and when it is stopped the log is back."""
+    """A sync of a deleted file succeeds; the handler refuses all the same, and its end saves the lines."""
     reports: list[str] = []
     handler = JsonAuditHandler(JsonAuditSettings(path=path), report=reports.append)
     await handler.start()
@@ -278,9 +279,12 @@ async def test_a_deleted_log_acknowledges_nothing(path: Path) -> None:
         (error,) = errors(await handler.emit_batch([event(number)]))
         assert isinstance(error, HandlerUnavailable)
         assert "was deleted or renamed" in str(error)
-    assert len([line for line in reports if "was deleted or renamed" in line]) == 1
     await handler.stop()
-    assert len(path.read_bytes().splitlines()) == 1
+    (said,) = [line for line in reports if "was deleted or renamed" in line]
+    assert not path.exists()
+    with pytest.raises(HandlerUnavailable, match=r"was displaced\. All of it is in"):
+        await handler.start()
+    await asyncio.to_thread(subprocess.run, said.split("run: ")[1], shell=True, check=True)
     await handler.start()
     assert receipts(await handler.emit_batch([event(3)]))[0].leaf_index == 1
     await handler.stop()

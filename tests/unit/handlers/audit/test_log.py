@@ -1,6 +1,9 @@
-"""A log that somebody touches while it is open: what is mended, what is taken back, and what is said."""
+"""A log that another process touches while it is open: what is saved, what is taken back, and what is said."""
 
 import os
+import random
+import shutil
+import subprocess
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,13 +13,14 @@ import pytest
 from emitd_handlers.audit.format.files import AuditPaths, split_notes
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
-from emitd_handlers.audit.write.file import CHECKS_BEFORE_MENDING
+from emitd_handlers.audit.write import log as audit_log
 from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_handlers.tlog.note import Verifier
 from support.audit.sealed_log import make_line
+from support.audit.simulated_disk import SimulatedDisk
 
 
 class FailingDisk(Disk):
@@ -53,6 +57,12 @@ def opened(
         log.close()
 
 
+@pytest.fixture(autouse=True)
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every check try to open the log again."""
+    monkeypatch.setattr(audit_log, "RETRY_SECONDS", 0.0)
+
+
 def made(first: int, count: int, *, user: str = "") -> bytes:
     return b"".join(make_line(number, user=user) + b"\n" for number in range(first, first + count))
 
@@ -62,7 +72,7 @@ def append(log: AuditLog, count: int) -> None:
     log.append(lines, list(map(leaf_hash, lines.splitlines())))
 
 
-def check(log: AuditLog, times: int = CHECKS_BEFORE_MENDING + 2) -> None:
+def check(log: AuditLog, times: int = 2) -> None:
     for _ in range(times):
         log.check()
 
@@ -89,7 +99,7 @@ def notes(path: Path) -> list[bytes]:
 
 
 def assert_refuses(log: AuditLog) -> None:
-    with pytest.raises(HandlerUnavailable, match="acknowledged lines are lost"):
+    with pytest.raises(HandlerUnavailable, match="takes no records"):
         log.append(b"x\n", [bytes(32)])
 
 
@@ -127,8 +137,7 @@ def test_a_copy_that_was_changed_is_not_taken_back(path: Path, reports: list[str
         check(log)
         assert_refuses(log)
         (said,) = reports
-        assert "are not taken" in said
-        assert "its first 40 lines are not those" in said
+        assert "has 40 acknowledged lines, and these are 40, or others" in said
         assert path.read_bytes() == changed
         assert notes(path) == signed
         overwrite(path, whole)
@@ -156,8 +165,8 @@ def test_a_copy_that_still_comes_is_waited_for(path: Path, reports: list[str]) -
     assert path.read_bytes() == made(0, 21)
 
 
-def test_a_log_is_not_opened_again_before_all_of_it_is_signed(path: Path, reports: list[str]) -> None:
-    """As long as that cannot be, the hashes in memory are all that knows the last lines."""
+def test_lines_that_were_never_signed_are_still_known(path: Path, reports: list[str]) -> None:
+    """While no checkpoint can be written, the hashes in memory are all that knows the last lines."""
     disk = FailingDisk()
     with opened(path, reports, disk) as log:
         append(log, 3)
@@ -209,7 +218,7 @@ def test_one_log_id_never_gets_two_trees(path: Path, reports: list[str]) -> None
         move_away(files_of(path), evidence)
         check(log)
         assert_refuses(log)
-        assert "lacks 3 lines that were signed as 'example.com/log'" in reports[-1]
+        assert "'example.com/log' has 3 acknowledged lines, and these are 0" in reports[-1]
         path.write_bytes(made(0, 3, user="mallory"))
         check(log)
         assert_refuses(log)
@@ -254,22 +263,44 @@ def test_a_log_can_be_lost_twice(path: Path, reports: list[str]) -> None:
     assert path.read_bytes() == made(0, 7)
 
 
-def test_a_folder_that_was_removed_is_made_again(path: Path, reports: list[str]) -> None:
-    """All lines come back into it, and so do hashes and checkpoints with the next line that is signed."""
-    with opened(path, reports) as log:
-        append(log, 3)
-        log.write_checkpoint()
-        vkey = log.vkey
-        for file in files_of(path):
-            file.unlink()
-        path.parent.rmdir()
-        check(log)
-        assert log.problem == ""
-        append(log, 2)
-        log.write_checkpoint()
-        assert log.problem == ""
-    assert path.read_bytes() == made(0, 5)
-    assert verify_log(path, keys=[Verifier.from_vkey(vkey)]).verdict is Verdict.GOOD
+def remove(path: Path) -> None:
+    path.unlink()
+
+
+def remove_folder(path: Path) -> None:
+    shutil.rmtree(path.parent)
+
+
+def rename_folder(path: Path) -> None:
+    path.parent.rename(path.parent.with_name("elsewhere"))
+
+
+def put_file_for_folder(path: Path) -> None:
+    rename_folder(path)
+    path.parent.symlink_to("nowhere")
+    path.parent.unlink()
+    path.parent.mkdir()
+    path.mkdir()
+
+
+def rotate(path: Path) -> None:
+    path.rename(path.with_name(f"{path.name}.1"))
+
+
+def copy_and_cut(path: Path) -> None:
+    shutil.copy(path, path.with_name(f"{path.name}.1"))
+    os.truncate(path, 0)
+
+
+def replace(path: Path) -> None:
+    path.unlink()
+    path.write_bytes(b"mine\n")
+
+
+def replace_by_link(path: Path) -> None:
+    path.rename(path.with_name("moved"))
+    path.symlink_to("copy")
+    shutil.copy(path.with_name("moved"), path.with_name("copy"))
 
 
 def put_folder(path: Path) -> None:
@@ -277,88 +308,174 @@ def put_folder(path: Path) -> None:
     path.mkdir()
 
 
-@pytest.mark.parametrize(
-    ("harm", "failing", "words"),
-    [
-        (Path.unlink, ".recovered-", "was deleted or renamed, and its copy cannot be written: No space left"),
-        (put_folder, "", "was put in its place, and its copy cannot be written: Operation not permitted"),
-    ],
-    ids=["no room", "a folder"],
-)
-def test_what_cannot_be_mended_yet_is_said_once(
-    path: Path, reports: list[str], harm: Callable[[Path], None], failing: str, words: str
+def grow(path: Path) -> None:
+    with path.open("ab") as file:
+        file.write(b"foreign\n")
+
+
+KINDS = ("index", "hashes", "checkpoints", "key", "vkey", "log_id")
+HARMS: dict[str, Callable[[Path], None]] = {
+    **{each.__name__: each for each in (remove, remove_folder, rename_folder, put_file_for_folder)},
+    **{each.__name__: each for each in (rotate, copy_and_cut, replace, replace_by_link, put_folder, grow)},
+    **{f"{kind} removed": lambda path, kind=kind: remove(companion(path, kind)) for kind in KINDS},
+    **{f"{kind} grown": lambda path, kind=kind: grow(companion(path, kind)) for kind in KINDS},
+    **{
+        f"{kind} cut": lambda path, kind=kind: os.truncate(companion(path, kind), 0)
+        for kind in KINDS
+        if kind != "index"
+    },
+}
+
+
+def companion(path: Path, kind: str) -> Path:
+    return path.with_name(f"{path.name}.{kind}")
+
+
+def run_advice(line: str) -> None:
+    subprocess.run(line.split("run: ")[1], shell=True, check=True)
+
+
+@pytest.mark.parametrize("harm", HARMS)
+@pytest.mark.parametrize("is_written_to", [True, False], ids=["written to", "idle"])
+def test_a_displaced_log_is_saved_and_never_put_back(
+    path: Path, reports: list[str], harm: str, is_written_to: bool
 ) -> None:
-    """Twice a second it is tried again, without a word to the operator, until it works."""
-    disk = FailingDisk()
-    with opened(path, reports, disk) as log:
-        append(log, 3)
-        disk.failing = failing
-        harm(path)
-        check(log, 8)
-        assert [line for line in reports if words in line] == [log.problem]
-        assert len([line for line in reports if "takes no records" in line]) == 2
-        disk.failing = ""
-        if path.is_dir():
-            path.rmdir()
+    """It goes down at once, is said once, and goes on when the operator has run the command, with all its lines."""
+    with opened(path, reports) as log:
+        append(log, 30)
+        log.write_checkpoint()
+        append(log, 5)  # not signed yet
+        log_id, vkey = log.file.log_id, log.vkey
+        HARMS[harm](path)
+        if is_written_to and "removed" not in harm and "cut" not in harm and " grown" not in harm:
+            with pytest.raises(HandlerUnavailable):
+                append(log, 1)
+        before = path.parent.exists() and sorted(path.parent.glob(f"{path.name}*"))
+        check(log, 3)
+        (said,) = [line for line in reports if "takes no records" in line]
+        assert log.problem == said
+        assert_refuses(log)
+        after = [each for each in files_of(path) if ".recovery-" not in each.name]
+        assert after == (before or []), "something was put back"
+        run_advice(said)
         log.check()
         assert log.problem == ""
+        assert (log.file.line_count, log.file.log_id, log.vkey) == (35, log_id, vkey)
         append(log, 1)
-    assert path.read_bytes() == made(0, 4)
+        log.write_checkpoint()
+    assert path.read_bytes() == made(0, 36)
+    assert verify_log(path, keys=[Verifier.from_vkey(vkey)]).verdict is Verdict.GOOD
 
 
-def test_foreign_bytes_are_not_copied_in_halves(path: Path, reports: list[str]) -> None:
-    """While there is no room for what others wrote, it stays where it is, and no copies pile up."""
+def test_a_log_is_not_begun_while_another_one_waits_to_be_put_back(path: Path, reports: list[str]) -> None:
+    """Neither by a start after a kill, nor by another process; each of them names the command."""
+    with opened(path, reports) as log:
+        append(log, 3)
+        remove_folder(path)
+        check(log)
+    other = AuditLog(path, Disk(), reports.append)
+    with pytest.raises(
+        HandlerUnavailable, match=r"was displaced\. All of it is in .* To put it back, run: "
+    ) as caught:
+        other.open()
+    assert not path.exists()
+    run_advice(str(caught.value))
+    with opened(path, reports) as log:
+        assert log.file.line_count == 3
+
+
+def test_a_displaced_log_never_fights_the_holder_of_the_lock(path: Path, reports: list[str]) -> None:
+    """A log that another process has begun in its place goes on; this one waits, also after the command."""
+    with opened(path, reports) as log:
+        append(log, 3)
+        remove_folder(path)
+        rival_reports: list[str] = []
+        with opened(path, rival_reports) as rival:
+            append(rival, 1)
+            check(log, 3)
+            assert_refuses(log)
+            append(rival, 1)
+            rival.check()
+            assert rival.problem == ""
+            run_advice(log.problem)
+            rival.check()
+            assert "takes no records" in rival.problem
+        log.check()
+        assert_refuses(log)  # the rival's lines wait to be put back now
+    saved = [each.read_bytes() for each in path.parent.glob("*.recovery-*/audit.json.log")]
+    assert saved == [made(0, 2)]
+    assert path.read_bytes() == made(0, 3)
+
+
+def test_a_recovery_that_cannot_be_written_is_said_once(path: Path, reports: list[str]) -> None:
+    """It is tried again at each check, without a word to the operator, until it works; no halves pile up."""
     disk = FailingDisk()
     with opened(path, reports, disk) as log:
         append(log, 3)
-        with path.open("ab") as file:
-            file.write(b"foreign\n")
-        disk.failing = ".foreign-"
-        check(log, 6)
-        assert "its copy cannot be written" in log.problem
-        assert list(path.parent.glob("*.foreign-*")) == []
+        disk.failing = ".recovery-"
+        path.unlink()
+        check(log, 5)
+        assert "its recovery cannot be written: No space left" in log.problem
+        assert len([line for line in reports if "takes no records" in line]) == 1
+        assert len(list(path.parent.glob("*.recovery-*"))) == 1
         disk.failing = ""
+        check(log)
+        run_advice(log.problem)
         log.check()
-        append(log, 1)
-    assert path.read_bytes() == made(0, 4)
-    assert [file.read_bytes() for file in path.parent.glob("*.foreign-*")] == [b"foreign\n"]
+        assert log.problem == ""
+    assert path.read_bytes() == made(0, 3)
 
 
-@pytest.mark.parametrize("kind", ["hashes", "checkpoints", "index"])
-def test_what_others_wrote_to_a_companion_is_moved_out(
-    path: Path, reports: list[str], kind: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The log goes on being signed, and the foreign bytes are kept."""
-    monkeypatch.setattr("emitd_handlers.audit.write.tree.INDEX_INTERVAL_BYTES", 1)
+@pytest.mark.parametrize("seed", range(20))
+def test_what_was_said_to_be_saved_survives_a_power_cut(seed: int) -> None:
+    """The folder, its names and their content are on the medium before the operator hears of them."""
+    path = Path("/logs/audit.json.log")
+    disk = SimulatedDisk(random.Random(seed))
+    log = AuditLog(path, disk, lambda line: None)  # type: ignore[arg-type]
+    log.open()
+    append(log, 40)
+    for name in disk.names(path.parent):
+        disk.remove(path.with_name(name))
+    log.check()
+    assert "All of it is in" in log.problem
+    disk.power_cut()
+    (folder,) = [name for name in disk.names(path.parent) if ".recovery-" in name]
+    assert disk.content(path.parent / folder / path.name) == made(0, 40)
+    assert len(disk.names(path.parent / folder)) == len(AuditPaths.__struct_fields__)
+
+
+def test_a_late_copy_is_named_and_not_taken(path: Path, reports: list[str]) -> None:
+    """Lines that came between copy and cut are lost; the command begins a new log, and keeps all that is left."""
     with opened(path, reports) as log:
         append(log, 3)
-        log.write_checkpoint()
-        companion: Path = getattr(log.paths, kind)
-        with companion.open("ab") as file:
-            file.write(b"foreign\n")
-        append(log, 3)
-        log.write_checkpoint()
-        assert (log.problem, log.tree.covered) == ("", 6)
-    assert [file.read_bytes() for file in path.parent.glob(f"*.{kind}.foreign-*")] == [b"foreign\n"]
-    assert verify_log(path).verdict is Verdict.GOOD
+        shutil.copy(path, path.with_name("audit.json.log.1"))
+        append(log, 1)
+        old_id = log.file.log_id
+        os.truncate(path, 0)
+        check(log)
+        assert f"The likely copy is '{path}.1'" in log.problem
+        assert f"lines of {len(made(3, 1))} bytes that came between copy and cut are lost" in log.problem
+        run_advice(log.problem)
+        log.check()
+        assert (log.problem, log.file.line_count) == ("", 0)
+        assert log.file.log_id != old_id
+    (kept,) = path.parent.glob("*.displaced-*")
+    assert (kept / "audit.json.log.1").read_bytes() == made(0, 3)
 
 
 @pytest.mark.parametrize("kind", ["hashes", "checkpoints"])
-def test_a_companion_that_was_cut_waits_for_a_restart(path: Path, reports: list[str], kind: str) -> None:
-    """Lines are committed and not signed, and that is said; the next start makes up for it."""
+def test_a_companion_that_may_not_be_written_is_waited_for(path: Path, reports: list[str], kind: str) -> None:
+    """Lines are committed and not signed, that is said, and they are signed as soon as that may be."""
     with opened(path, reports) as log:
         append(log, 3)
         log.write_checkpoint()
+        companion(path, kind).chmod(0o400)
         append(log, 2)
-        log.write_checkpoint()
-        companion: Path = getattr(log.paths, kind)
-        os.truncate(companion, companion.stat().st_size // 2)
-        append(log, 1)
-        for _ in range(3):
+        for _ in range(2):
             log.write_checkpoint()
-        assert log.problem.endswith("cannot be signed: something else cut its file")
-        assert log.tree.covered == 5
-    assert len([line for line in reports if "cannot be signed" in line]) == 1
-    with opened(path, reports) as log:
-        assert (log.problem, log.tree.covered) == ("", 6)
-    assert verify_log(path).verdict is Verdict.GOOD
+            log.check()
+        assert log.problem.endswith("cannot be signed: its file may no longer be written")
+        assert len([line for line in reports if "cannot be signed" in line]) == 1
+        companion(path, kind).chmod(0o600)
+        log.write_checkpoint()
+        assert (log.problem, log.tree.covered) == ("", 5)
