@@ -81,9 +81,8 @@ class WebhookUrl:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
         except ValueError:
-            raise ValueError(
-                "the URL's host or port is malformed; expected https://HOST[:PORT]/PATH"
-            ) from None
+            problem = "the URL's host or port is malformed; expected https://HOST[:PORT]/PATH"
+            raise ValueError(problem) from None
         if parts.scheme not in ("http", "https"):
             found = f"'{parts.scheme}' is no scheme of a webhook" if parts.scheme else "the URL has no scheme"
             raise ValueError(f"{found}; expected http://... or https://...")
@@ -238,11 +237,11 @@ class WebhookHandler(BaseLogHandler):
                 outcomes[place] = self.refusal(error)
                 continue
             size, limit = len(encode_body([line])), self.settings.max_body_bytes
-            if size <= limit:
-                lines.append((place, line))
+            if size > limit:
+                problem = f"makes {size} bytes, more than max_body_bytes: {limit}"
+                outcomes[place] = Refused(RecordInvalid("", problem))
                 continue
-            problem = f"makes {size} bytes, more than max_body_bytes: {limit}"
-            outcomes[place] = Refused(RecordInvalid("", problem))
+            lines.append((place, line))
         return lines
 
     async def _post(self, parcel: _Parcel) -> tuple[HandlerError | None, int]:

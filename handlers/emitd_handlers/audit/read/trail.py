@@ -7,6 +7,7 @@ each other while a service writes: checkpoints, hashes, lines. What a checkpoint
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -78,11 +79,7 @@ class AuditTrail:
     @property
     def leaf_count(self) -> int:
         """How many leaves the stored hashes are enough for."""
-        low, high = 0, self.hash_count + 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if stored_count(middle) <= self.hash_count else (low, middle)
-        return low
+        return bisect_right(range(self.hash_count + 1), self.hash_count, key=stored_count) - 1
 
     @property
     def checkpoint_bytes(self) -> int:
