@@ -64,8 +64,7 @@ def export_log(path: Path, folder: Path) -> Export:
         signed = newest_signed(trail)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
-            old_size = _old_size(trail, signed.checkpoint, folder)
-            export = Export(signed, old_size)
+            export = Export(signed, _old_size(trail, signed.checkpoint, folder))
             _Exporter(trail, folder, export).run()
     return export
 
@@ -93,9 +92,8 @@ def _old_size(trail: CommittedTrail, newest: Checkpoint, folder: Path) -> int:
     except FileNotFoundError:
         return 0
     except NoteInvalid as error:
-        raise FolderMismatch(
-            f"'{file}' is not one that an export wrote: {error}; give another folder"
-        ) from None
+        problem = f"'{file}' is not one that an export wrote: {error}; give another folder"
+        raise FolderMismatch(problem) from None
     if old.origin != newest.origin:
         raise FolderMismatch(
             f"the folder '{folder}' has the log '{old.origin}', and this one is '{newest.origin}': give another folder"
@@ -178,9 +176,8 @@ class _Exporter:
         """Make a folder, and remember to sync its names."""
         if folder not in self._touched:
             folder.mkdir(exist_ok=True, parents=True)
-            self._touched.update(
-                [folder, *(self._folder / part for part in folder.relative_to(self._folder).parents)]
-            )
+            parents = folder.relative_to(self._folder).parents
+            self._touched.update([folder, *(self._folder / part for part in parents)])
 
     def _is_complete(self, size: int) -> bool:
         """Return whether all full tiles and bundles of a tree are there, as large as they must be."""

@@ -142,16 +142,17 @@ class AuditTrail:
         return _read_text(self.paths.vkey).split()
 
     def read_hash(self, number: int) -> bytes:
-        """Return the hash at a stored index (see `tlog.merkle`). Raises EOFError if it is not stored."""
+        """Return the hash at a stored index. Raises EOFError if it is not stored."""
         return self.read_hashes(number, 1)
 
     def check_root(self, checkpoint: Checkpoint) -> None:
         """Raise AuditDamaged if the stored hashes do not lead to a checkpoint's root, EOFError if they are too few."""
         if root_hash(checkpoint.size, self.read_hash) != checkpoint.root:
-            raise AuditDamaged(
-                f"audit log '{self.paths.lines}' was changed: its stored hashes are not what was signed; "
-                "`emitd audit verify` says more"
-            )
+            raise self.damaged("was changed: its stored hashes are not what was signed")
+
+    def damaged(self, how: str) -> AuditDamaged:
+        """Return the error for a log whose files are not what was signed, or cannot be read."""
+        return AuditDamaged(f"audit log '{self.paths.lines}' {how}; `emitd audit verify` says more")
 
     def read_hashes(self, number: int, count: int) -> bytes:
         """Return `count` stored hashes from a stored index on, one after the other. Raises EOFError."""
@@ -218,13 +219,11 @@ class AuditTrail:
         return descriptor
 
     def _end_of_lines(self, size: int) -> int:
-        end = size
-        while end > 0:
+        for end in range(size, 0, -BLOCK_BYTES):
             start = max(0, end - BLOCK_BYTES)
             newline = _pread(self._lines, end - start, start).rfind(b"\n")
             if newline >= 0:
                 return start + newline + 1
-            end = start
         return 0
 
     def _good_entry(self, is_not_after: Callable[[Entry], bool]) -> Entry:
@@ -301,7 +300,7 @@ class CommittedTrail(AuditTrail):
                 for _ in range(index - start.leaf_index):
                     at = data.index(b"\n", at) + 1
                 return Entry(index, start.offset + at)
-        raise self._damaged(f"has only {count} lines of {self.end.leaf_index}")
+        raise self.damaged(f"has only {count} lines of {self.end.leaf_index}")
 
     def position_at(self, offset: int) -> Entry:
         """Return the number of the line that begins at an offset, with that."""
@@ -362,8 +361,5 @@ class CommittedTrail(AuditTrail):
     def _newline(self, found: int, offset: int) -> int:
         """Return where the line after a newline begins. Raises AuditDamaged if none was found."""
         if found < 0:
-            raise self._damaged(f"is damaged after byte {offset}: no line is so long")
+            raise self.damaged(f"is damaged after byte {offset}: no line is so long")
         return found + 1
-
-    def _damaged(self, how: str) -> AuditDamaged:
-        return AuditDamaged(f"audit log '{self.paths.lines}' {how}; `emitd audit verify` says more")
