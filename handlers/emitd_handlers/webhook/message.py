@@ -7,6 +7,7 @@ number for number.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -157,7 +158,9 @@ class Reply(msgspec.Struct, frozen=True):
         """Return why the records were not taken, or None if they were. `now` gives the Unix time in seconds."""
         if 200 <= self.status <= 299:
             return None
-        answered = f"{origin} answered {_named(self.status)}"
+        answered = f"{origin} answered {self.status}"
+        with suppress(ValueError):  # HTTP's own phrase: the receiver's may say anything
+            answered += f" {HTTPStatus(self.status).phrase}"
         if self.status in _RETRYABLE or self.status >= 500:
             wait = retry_after_seconds(self.retry_after, now)
             return HandlerUnavailable(answered, retry_after_seconds=wait)
@@ -188,11 +191,3 @@ def retry_after_seconds(value: str, now: Callable[[], float]) -> float | None:
     if seconds <= 0:
         return None
     return min(seconds + ROUNDING_SECONDS, MAX_RETRY_AFTER_SECONDS)
-
-
-def _named(status: int) -> str:
-    """Return the status with the phrase that HTTP has for it: the receiver's own may say anything."""
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)

@@ -84,10 +84,9 @@ class FoundHandler(msgspec.Struct, frozen=True):
 
 
 class HandlerFinder:
-    """Finds handler classes: built-in short names, files in `folders`, entry points, dotted paths, in this order.
+    """Finds handler classes. A file is loaded at most once, under a private module name; `sys.path` is left alone.
 
-    A file is loaded at most once, under a private module name; `sys.path` is left alone. The metadata of the
-    installed distributions is read only for a type that is neither built in nor in a file.
+    The metadata of the installed distributions is read only for a type that is neither built in nor in a file.
     """
 
     def __init__(self, folders: Sequence[HandlerFolder]) -> None:

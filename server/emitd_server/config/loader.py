@@ -104,9 +104,8 @@ def survey_config(
     if text is None:
         text = BUILT_IN_DEFAULTS if path is None else read_text(path, problems)
     loader = _Loader(path, environ, problems)
-    config = None
-    if text is not None:
-        config = loader.load(text, {"EMITD_LISTEN": environ.get("EMITD_LISTEN") or None, "--listen": listen})
+    overrides = {"EMITD_LISTEN": environ.get("EMITD_LISTEN") or None, "--listen": listen}
+    config = None if text is None else loader.load(text, overrides)
     return ConfigSurvey(
         None if problems else config,
         ConfigError(problems).problems,

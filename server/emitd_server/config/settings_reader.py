@@ -3,7 +3,7 @@
 import os
 import types
 from collections.abc import Iterable, Mapping, Sequence
-from enum import EnumType
+from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
 
@@ -119,8 +119,8 @@ class SettingsReader:
             return msgspec.convert(value.plain(), field_type, dec_hook=self._make)
         except msgspec.ValidationError as error:
             what = str(error).partition(" - at ")[0].partition(", got ")[0].replace("`", "")
-            enums = [kind for kind in _types_in(field_type) if isinstance(kind, EnumType)]
-            choices = [str(member.value) for kind in enums for member in kind]
+            types_ = [kind for kind in _types_in(field_type) if isinstance(kind, type)]
+            choices = [str(member.value) for kind in types_ if issubclass(kind, Enum) for member in kind]
             found, expected = f"found {value.shown()}", what.removeprefix("Expected ")
             if choices:
                 expected = f"one of {', '.join(choices)}"

@@ -184,10 +184,12 @@ class _Exporter:
         try:
             for level in range(top_level(size) + 1):
                 for number in range(full_tiles(level, size)):
-                    if _size_of(self._folder / Tile(level, number).path) != TILE_WIDTH * HASH_BYTES:
+                    if (self._folder / Tile(level, number).path).stat().st_size != TILE_WIDTH * HASH_BYTES:
                         return False
             count = full_tiles(0, size)
-            found = sum(_size_of(self._folder / Tile(0, number).bundle_path) for number in range(count))
+            found = sum(
+                (self._folder / Tile(0, number).bundle_path).stat().st_size for number in range(count)
+            )
         except FileNotFoundError:
             return False
         # A bundle has two bytes for the length of each line, the log one for its newline.
@@ -205,19 +207,11 @@ class _Exporter:
                 number = int("".join(groups).replace("x", "").removesuffix(".p"))
                 level = 0 if kind == "entries" else int(kind)
                 if number < full_tiles(level, self._export.old_size):
-                    _remove_folder(path)
+                    with suppress(OSError):  # it does no harm there
+                        for file in path.iterdir():
+                            file.unlink()
+                        path.rmdir()
 
     def _damaged(self, what: str) -> AuditDamaged:
         path = self._trail.paths.lines
         return AuditDamaged(f"audit log '{path}': {what} not what was signed; `emitd audit verify` says more")
-
-
-def _size_of(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _remove_folder(path: Path) -> None:
-    with suppress(OSError):  # it does no harm there
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()

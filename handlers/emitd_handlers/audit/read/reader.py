@@ -163,7 +163,10 @@ class AuditReader(ABC):
                 raise HandlerUnavailable("the log has fewer lines than before: another was put in its place")
             if end == position:
                 left = None if idle_seconds is None else sent_at + idle_seconds - clock()
-                if not await self._has_more_lines(position.leaf_index, left):
+                try:
+                    async with asyncio.timeout(left):
+                        await self.wait_for_lines(position.leaf_index)
+                except TimeoutError:
                     yield AuditBatch((), position.leaf_index)
                     sent_at = clock()
                 continue
@@ -185,14 +188,6 @@ class AuditReader(ABC):
             problem = f"the log has {log.end.leaf_index} lines, and so none to begin with at {from_index}"
             raise AuditNotFound(problem)
         return await self._in_thread(log, CommittedTrail.position_of, from_index)
-
-    async def _has_more_lines(self, count: int, seconds: float | None) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self.wait_for_lines(count)
-        except TimeoutError:
-            return False
-        return True
 
     async def _in_thread(
         self,

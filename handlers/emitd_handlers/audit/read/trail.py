@@ -1,9 +1,7 @@
 """A log's files, opened for reading alone: readers, provers and verifiers start here.
 
-It works on a running service's log and on a copied folder alike. The files are opened in an order that makes them fit
-each other while a service writes: checkpoints, hashes, lines. What a checkpoint covers is then in the other two.
-
-`AuditTrail` is a log as it stands, `CommittedTrail` a log up to a known end; it finds lines by number and by time.
+The files are opened in an order that makes them fit each other while a service writes: checkpoints, hashes, lines.
+What a checkpoint covers is then in the other two. `CommittedTrail` finds lines by number and by time.
 """
 
 import os
@@ -264,11 +262,8 @@ def _read_text(path: Path) -> str:
 class CommittedTrail(AuditTrail):
     """One log up to its `end`: the number of committed lines, and their size in bytes.
 
-    `received_at` never decreases, so a time is found by halving the file's bytes, without any index. The number of the
-    line that was found is counted from the nearest good entry of the sparse index, or else from either end.
-
-    Its methods block, and may raise OSError, AuditDamaged, and HandlerUnavailable if the files have less than was
-    committed.
+    `received_at` never decreases, so a time is found by halving the file's bytes, without any index. Its methods block,
+    and may raise OSError, AuditDamaged, and HandlerUnavailable if the files have less than was committed.
     """
 
     def __init__(self, path: Path, end: Entry) -> None:

@@ -116,10 +116,9 @@ def _check_checkpoint(held: HeldCheckpoint, row: LineRow, identity: Identity) ->
         raise _Contradiction(Kind.LOG_CUT, message, row.leaf_count)
     if root_hash(size, row.read_hash) != held.checkpoint.root:
         message = (
-            f"the first {size} lines are not those that were signed: the log was changed before line {size}, or "
-            "rebuilt"
+            f"the first {size} lines are not those that were signed: the log was changed before line {size}"
         )
-        raise _Contradiction(Kind.LOG_REBUILT, message)
+        raise _Contradiction(Kind.LOG_REBUILT, f"{message}, or rebuilt")
 
 
 def _check_receipt(receipt: HeldReceipt, trail: AuditTrail, row: LineRow, identity: Identity) -> str:

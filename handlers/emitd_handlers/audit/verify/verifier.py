@@ -113,7 +113,19 @@ class _LogVerifier:
         findings.merge(self._form)
         if not checkpoints.misfit_count:  # else the index may be right for the lines as they were
             findings.merge(self._index)
-        return self._report(identity, checkpoints)
+        verdict = Verdict.CANNOT_TELL if self._doubts else Verdict.GOOD
+        return VerifyReport(
+            verdict=Verdict.BAD if findings else verdict,
+            lines=self._line_count,
+            checkpoints=checkpoints.count,
+            covered_lines=checkpoints.covered,
+            log_id=identity.log_id,
+            keys=[verifier.vkey for verifier in identity.verifiers],
+            signed_by=list(checkpoints.last.signed_by) if checkpoints.last else [],
+            findings=findings.listed,
+            unlisted=findings.unlisted,
+            notes=self._doubts + self._notes,
+        )
 
     def _read_index(self) -> Sequence[NumberedEntry]:
         """Return the entries of the index that could be right, by offset."""
@@ -205,21 +217,6 @@ class _LogVerifier:
             return
         if confirmed:
             self._notes.append(f"by '{held.name}': {confirmed}")
-
-    def _report(self, identity: Identity, checkpoints: CheckpointSummary) -> VerifyReport:
-        verdict = Verdict.CANNOT_TELL if self._doubts else Verdict.GOOD
-        return VerifyReport(
-            verdict=Verdict.BAD if self._findings else verdict,
-            lines=self._line_count,
-            checkpoints=checkpoints.count,
-            covered_lines=checkpoints.covered,
-            log_id=identity.log_id,
-            keys=[verifier.vkey for verifier in identity.verifiers],
-            signed_by=list(checkpoints.last.signed_by) if checkpoints.last else [],
-            findings=self._findings.listed,
-            unlisted=self._findings.unlisted,
-            notes=self._doubts + self._notes,
-        )
 
 
 def _is_in_use(path: Path) -> bool:
