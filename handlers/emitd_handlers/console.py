@@ -147,7 +147,13 @@ class ConsoleHandler(BaseLogHandler):
         try:
             stream = self._raw_stream()
             while written < len(data):
-                written += _write_some(stream, memoryview(data)[written:])
+                try:
+                    count = stream.write(memoryview(data)[written:]) or 0  # None: it would block
+                except BlockingIOError as full:
+                    count = full.characters_written
+                written += count
+                if not count:
+                    time.sleep(FULL_OUTPUT_POLL_SECONDS)
             stream.flush()
         except (OSError, ValueError) as error:  # ValueError: someone closed the stream
             return written, error
@@ -170,7 +176,7 @@ class ConsoleHandler(BaseLogHandler):
 
     def _refuse_unwritten(self, outcomes: list[Outcome], unwritten: int, failure: Exception) -> None:
         """Count the last `unwritten` of the formatted records as lost, or refuse them if a retry can help."""
-        if _is_closed(failure):
+        if not isinstance(failure, OSError) or failure.errno in _CLOSED_ERRNOS:
             self._closed = True
             self.lost_records["output_closed"] += unwritten
             report(f"handler '{self.name}' lost its output ({failure}); its records are lost from now on")
@@ -230,21 +236,5 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError) as error:
-        raise ValueError(
-            f"timezone: '{name}' is none of the IANA database, such as 'Europe/Berlin'"
-        ) from error
-
-
-def _write_some(stream: BinaryIO, data: memoryview) -> int:
-    """Write what the stream takes at once and return how many bytes that was; if none, wait a moment."""
-    try:
-        written = stream.write(data) or 0  # a raw stream returns None if it would block
-    except BlockingIOError as full:
-        written = full.characters_written
-    if not written:
-        time.sleep(FULL_OUTPUT_POLL_SECONDS)
-    return written
-
-
-def _is_closed(error: Exception) -> bool:
-    return not isinstance(error, OSError) or error.errno in _CLOSED_ERRNOS
+        problem = f"timezone: '{name}' is none of the IANA database, such as 'Europe/Berlin'"
+        raise ValueError(problem) from error

@@ -198,7 +198,9 @@ def test_a_start_waits_for_what_was_saved(server: ServerProcess, tmp_path: Path)
     # Nothing serves: whether the process then ends or waits, it names the command.
     with ServerProcess.launch(tmp_path, "--config", "emitd.yml") as second:
         for handler in ("audit", "jobs"):
-            assert "was displaced. All of it is in" in said(second, f"handler '{handler}' is down.*was displaced")
+            assert "was displaced. All of it is in" in said(
+                second, f"handler '{handler}' is down.*was displaced"
+            )
     assert not (tmp_path / "logs" / "audit.json.log").exists()
     assert not (tmp_path / "data" / "jobs.db").exists()
     for line in lines:

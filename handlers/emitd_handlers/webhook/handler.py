@@ -81,9 +81,8 @@ class WebhookUrl:
             parts = urlsplit(text)
             host, port = parts.hostname, parts.port
         except ValueError:
-            raise ValueError(
-                "the URL's host or port is malformed; expected https://HOST[:PORT]/PATH"
-            ) from None
+            problem = "the URL's host or port is malformed; expected https://HOST[:PORT]/PATH"
+            raise ValueError(problem) from None
         if parts.scheme not in ("http", "https"):
             found = f"'{parts.scheme}' is no scheme of a webhook" if parts.scheme else "the URL has no scheme"
             raise ValueError(f"{found}; expected http://... or https://...")
@@ -173,11 +172,18 @@ class WebhookHandler(BaseLogHandler):
         await super().start()
         if self._client is not None:
             return
+        verify: ssl.SSLContext | bool = True
+        if self.settings.ca_file is not None:
+            try:
+                verify = ssl.create_default_context(cafile=self.settings.ca_file)
+            except OSError as error:  # also what ssl says of a file without certificates
+                problem = f"ca_file: '{self.settings.ca_file}' cannot be used: {error}"
+                raise HandlerUnavailable(problem) from error
         logging.getLogger("httpx").addFilter(_is_of_others)
         headers = {name.lower(): value.reveal() for name, value in self.settings.headers.items()}
         self._client = httpx.AsyncClient(
             headers={"user-agent": "emitd", **headers, "content-type": "application/json"},
-            verify=self._authorities(),
+            verify=verify,
             timeout=None,  # httpx has timeouts for each step; ours is for the whole, see `_exchange`
             follow_redirects=False,  # records must not go where nobody sent them
             # A variable such as HTTPS_PROXY, or a .netrc, must not decide where records and tokens go.
@@ -238,11 +244,11 @@ class WebhookHandler(BaseLogHandler):
                 outcomes[place] = self.refusal(error)
                 continue
             size, limit = len(encode_body([line])), self.settings.max_body_bytes
-            if size <= limit:
-                lines.append((place, line))
+            if size > limit:
+                problem = f"makes {size} bytes, more than max_body_bytes: {limit}"
+                outcomes[place] = Refused(RecordInvalid("", problem))
                 continue
-            problem = f"makes {size} bytes, more than max_body_bytes: {limit}"
-            outcomes[place] = Refused(RecordInvalid("", problem))
+            lines.append((place, line))
         return lines
 
     async def _post(self, parcel: _Parcel) -> tuple[HandlerError | None, int]:
@@ -274,31 +280,17 @@ class WebhookHandler(BaseLogHandler):
             async with asyncio.timeout(self.settings.request_timeout_seconds):
                 async with self._client.stream("POST", url, content=body, headers=headers) as response:
                     reply = Reply(response.status_code, response.headers.get("retry-after", ""))
-                    await _skim(response)
+                    size = 0  # it is read to its end, but no further than this, and not kept
+                    async for chunk in response.aiter_raw():
+                        size += len(chunk)
+                        if size > MAX_REPLY_BYTES:
+                            break
         except (TimeoutError, httpx.TransportError):
             if reply is None:  # otherwise the status counts, even if the rest was lost
                 raise
         finally:
             _posting.reset(mark)
         return reply
-
-    def _authorities(self) -> ssl.SSLContext | bool:
-        file = self.settings.ca_file
-        if file is None:
-            return True
-        try:
-            return ssl.create_default_context(cafile=file)
-        except OSError as error:  # also what ssl says of a file without certificates
-            raise HandlerUnavailable(f"ca_file: '{file}' cannot be used: {error}") from error
-
-
-async def _skim(response: httpx.Response) -> None:
-    """Read the answer to its end, but no more than MAX_REPLY_BYTES, and keep nothing."""
-    size = 0
-    async for chunk in response.aiter_raw():
-        size += len(chunk)
-        if size > MAX_REPLY_BYTES:
-            return
 
 
 #: Whether the current task is posting for a webhook.

@@ -7,6 +7,7 @@ number for number.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from hashlib import sha256
@@ -15,51 +16,10 @@ from http import HTTPStatus
 import msgspec
 
 from emitd_handlers.errors import HandlerError, HandlerUnavailable, RecordInvalid
-from emitd_handlers.record import AuditEvent, JobStatus, LogRecord
+from emitd_handlers.record import AuditEvent, LogRecord
 from emitd_handlers.text.times import format_time
 
 _HEAD, _TAIL = b'{"records":[', b"]}"
-_NOTHING = msgspec.Raw()
-
-
-class _Audit(msgspec.Struct, frozen=True, gc=False):
-    event_id: str
-    event_name: str
-    user_id: str
-    source_ip: str
-    details: msgspec.Raw
-
-
-class _Job(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    job_id: str
-    job_type: str
-    status: str
-    attempt: int
-    new_attempt: bool = False
-    progress: int | None = None
-    details: msgspec.Raw = _NOTHING
-    labels: dict[str, str] = {}
-    failure_reason: str = ""
-    failure_message: str = ""
-    lease_seconds: int | None = None
-
-
-class _Record(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
-    """The members of a record, in their order; those after `message` are left out if they are empty."""
-
-    record_id: str
-    #: When it happened: ISO 8601, UTC, with nine decimals, as is `received_at`.
-    timestamp: str
-    level: str
-    message: str
-    source: str = ""
-    attributes: msgspec.Raw = _NOTHING
-    #: Hexadecimal, as is `span_id`.
-    trace_id: str = ""
-    span_id: str = ""
-    audit: _Audit | None = None
-    job: _Job | None = None
-    received_at: str = ""
 
 
 _encode = msgspec.json.Encoder().encode
@@ -72,23 +32,8 @@ def encode_record(record: LogRecord) -> bytes:
 
     Raises RecordInvalid, naming the field, for an invalid record, as one made in process can be.
     """
-    payload = record.payload
     try:
-        return _encode(
-            _Record(
-                record.record_id,
-                _time("time_unix_nano", record.time_unix_nano),
-                record.level.name,
-                record.message,
-                record.source,
-                _json("attributes_json", record.attributes_json),
-                record.trace_id.hex(),
-                record.span_id.hex(),
-                _audit(payload) if isinstance(payload, AuditEvent) else None,
-                _job(payload) if isinstance(payload, JobStatus) else None,
-                _time("received_unix_nano", record.received_unix_nano),
-            )
-        )
+        return _encode(_members(record))
     except UnicodeEncodeError:
         raise RecordInvalid("", "a text of the record holds half a surrogate pair") from None
 
@@ -125,30 +70,56 @@ def idempotency_key(body: bytes, done_count: int) -> str:
     return sha256(b"%d:" % done_count + body).hexdigest()[:32]
 
 
-def _audit(event: AuditEvent) -> _Audit:
-    details = _json("audit.details_json", event.details_json or "{}")
-    return _Audit(event.event_id, event.event_name, event.user_id, event.source_ip, details)
-
-
-def _job(report: JobStatus) -> _Job:
-    return _Job(
-        report.job_id,
-        report.job_type,
-        report.status.name,
-        report.attempt,
-        report.new_attempt,
-        report.progress,
-        _json("job.details_json", report.details_json),
-        report.labels,
-        report.failure_reason,
-        report.failure_message,
-        report.lease_seconds,
+def _members(record: LogRecord) -> dict[str, object]:
+    """Return the members of a record, in their order; those after `message` are left out if they are empty."""
+    payload = record.payload
+    audit = job = None
+    if isinstance(payload, AuditEvent):
+        audit = {
+            "event_id": payload.event_id,
+            "event_name": payload.event_name,
+            "user_id": payload.user_id,
+            "source_ip": payload.source_ip,
+            "details": _json("audit.details_json", payload.details_json or "{}"),
+        }
+    elif payload is not None:
+        job = {
+            "job_id": payload.job_id,
+            "job_type": payload.job_type,
+            "status": payload.status.name,
+            "attempt": payload.attempt,
+        } | _given(
+            new_attempt=payload.new_attempt or None,
+            progress=payload.progress,
+            details=_json("job.details_json", payload.details_json),
+            labels=payload.labels or None,
+            failure_reason=payload.failure_reason,
+            failure_message=payload.failure_message,
+            lease_seconds=payload.lease_seconds,
+        )
+    return {
+        "record_id": record.record_id,
+        "timestamp": _time("time_unix_nano", record.time_unix_nano),
+        "level": record.level.name,
+        "message": record.message,
+    } | _given(
+        source=record.source,
+        attributes=_json("attributes_json", record.attributes_json),
+        trace_id=record.trace_id.hex(),
+        span_id=record.span_id.hex(),
+        audit=audit,
+        job=job,
+        received_at=_time("received_unix_nano", record.received_unix_nano),
     )
 
 
-def _json(field: str, text: str) -> msgspec.Raw:
+def _given(**members: object) -> dict[str, object]:
+    return {name: value for name, value in members.items() if value is not None and value != ""}
+
+
+def _json(field: str, text: str) -> msgspec.Raw | None:
     if not text:
-        return _NOTHING
+        return None
     try:
         raw = _raw(text)
     except (ValueError, RecursionError) as error:
@@ -187,7 +158,9 @@ class Reply(msgspec.Struct, frozen=True):
         """Return why the records were not taken, or None if they were. `now` gives the Unix time in seconds."""
         if 200 <= self.status <= 299:
             return None
-        answered = f"{origin} answered {_named(self.status)}"
+        answered = f"{origin} answered {self.status}"
+        with suppress(ValueError):  # HTTP's own phrase: the receiver's may say anything
+            answered += f" {HTTPStatus(self.status).phrase}"
         if self.status in _RETRYABLE or self.status >= 500:
             wait = retry_after_seconds(self.retry_after, now)
             return HandlerUnavailable(answered, retry_after_seconds=wait)
@@ -218,11 +191,3 @@ def retry_after_seconds(value: str, now: Callable[[], float]) -> float | None:
     if seconds <= 0:
         return None
     return min(seconds + ROUNDING_SECONDS, MAX_RETRY_AFTER_SECONDS)
-
-
-def _named(status: int) -> str:
-    """Return the status with the phrase that HTTP has for it: the receiver's own may say anything."""
-    try:
-        return f"{status} {HTTPStatus(status).phrase}"
-    except ValueError:
-        return str(status)

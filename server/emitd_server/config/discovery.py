@@ -20,9 +20,11 @@ import sys
 import traceback
 from collections.abc import Iterator, Mapping, Sequence
 from functools import cached_property, reduce
+from importlib.metadata import EntryPoint
 from itertools import count
 from pathlib import Path
 from types import ModuleType
+from typing import TypeGuard
 
 import msgspec
 
@@ -81,30 +83,10 @@ class FoundHandler(msgspec.Struct, frozen=True):
     is_hidden: bool = False
 
 
-class OfferedHandler(msgspec.Struct, frozen=True):
-    """An entry point, not loaded."""
-
-    name: str
-    #: The object that it names, as the distribution spells it, such as `acme_slack.handler:SlackHandler`.
-    value: str
-    #: The distribution's name and version, such as `acme-slack 1.2`.
-    distribution: str
-
-    def load(self) -> object:
-        """Import and return the object; may raise anything that the import of the module does."""
-        point = importlib.metadata.EntryPoint(self.name, self.value, GROUP)
-        if not point.pattern.match(self.value) or not point.attr:
-            raise ValueError(f"'{self.value}' is no 'module:Class'")
-        # Not `point.load()`, which knows no better, and whose frames would stand in the message.
-        module = importlib.import_module(point.module)
-        return reduce(getattr, point.attr.split("."), module)
-
-
 class HandlerFinder:
-    """Finds handler classes: built-in short names, files in `folders`, entry points, dotted paths, in this order.
+    """Finds handler classes. A file is loaded at most once, under a private module name; `sys.path` is left alone.
 
-    A file is loaded at most once, under a private module name; `sys.path` is left alone. The metadata of the
-    installed distributions is read only for a type that is neither built in nor in a file.
+    The metadata of the installed distributions is read only for a type that is neither built in nor in a file.
     """
 
     def __init__(self, folders: Sequence[HandlerFolder]) -> None:
@@ -118,12 +100,12 @@ class HandlerFinder:
         files = self._files_of(type_name)
         if files:
             return self._find_in_files(type_name, files)
-        offers = [offered for offered in self._offered if offered.name == type_name]
-        if offers:
-            return _load_offered(type_name, offers)
+        points = [point for point in self._offered if point.name == type_name]
+        if points:
+            return _load_offered(type_name, points)
         if _DOTTED.fullmatch(type_name):
             return self._find_by_path(type_name)
-        short_names = dict.fromkeys([*BUILT_IN, *(offered.name for offered in self._offered)])
+        short_names = dict.fromkeys([*BUILT_IN, *(point.name for point in self._offered)])
         expected = f"{', '.join(short_names)} or 'module.Class'"
         raise DiscoveryError(f"unknown handler type '{type_name}'", expected, self._nearest(type_name))
 
@@ -137,12 +119,21 @@ class HandlerFinder:
         return [*built_in, *files, *map(self._found_offered, self._offered)]
 
     @cached_property
-    def _offered(self) -> Sequence[OfferedHandler]:
+    def _offered(self) -> Sequence[EntryPoint]:
         return _offered_handlers()
 
     def _find_by_path(self, dotted: str) -> type[BaseLogHandler]:
         module_name, _, class_name = dotted.rpartition(".")
-        module = self._import(module_name, class_name)
+        try:
+            module = importlib.import_module(module_name)
+        except (Exception, SystemExit) as error:
+            missing = error.name if isinstance(error, ModuleNotFoundError) else None
+            if missing is None or not f"{module_name}.".startswith(f"{missing}."):
+                found = f"module '{module_name}' cannot be imported: {describe(error)}{_origin(error)}"
+                raise DiscoveryError(found) from error
+            places = ", ".join(folder.shown for folder in self.folders) or "no folder (see handler_paths)"
+            found = f"there is no module '{module_name}', neither to import nor in {places}"
+            raise DiscoveryError(found, nearest=self._nearest(dotted)) from None
         return _handler_class(module, class_name, f"module '{module_name}'")
 
     def _find_in_files(self, type_name: str, files: Mapping[Path, str]) -> type[BaseLogHandler]:
@@ -160,15 +151,14 @@ class HandlerFinder:
         except DiscoveryError as error:
             return FoundHandler(type_name, origin, problem=str(error))
 
-    def _found_offered(self, offered: OfferedHandler) -> FoundHandler:
-        origin = f"entry point of {offered.distribution}"
-        hidden_by = "the built-in type" if offered.name in BUILT_IN else ""
-        hidden_by = hidden_by or " and ".join(self._files_of(offered.name).values())
+    def _found_offered(self, point: EntryPoint) -> FoundHandler:
+        origin = f"entry point of {_distribution(point)}"
+        hidden_by = "the built-in type" if point.name in BUILT_IN else ""
+        hidden_by = hidden_by or " and ".join(self._files_of(point.name).values())
         if hidden_by:
-            return FoundHandler(
-                offered.name, origin, note=f"hidden by {hidden_by} of the same name", is_hidden=True
-            )
-        return self._found(offered.name, origin)
+            note = f"hidden by {hidden_by} of the same name"
+            return FoundHandler(point.name, origin, note=note, is_hidden=True)
+        return self._found(point.name, origin)
 
     def _in_file(self, file: Path, shown: str) -> Iterator[FoundHandler]:
         origin = f"file {shown}"
@@ -192,12 +182,10 @@ class HandlerFinder:
         return dict(sorted(files.items(), key=lambda item: item[1]))
 
     def _files_of(self, type_name: str) -> Mapping[Path, str]:
-        """Return the files that a type of the form `module.Class` may mean."""
-        return self._files(type_name.rpartition(".")[0]) if _DOTTED.fullmatch(type_name) else {}
-
-    def _files(self, module_name: str) -> Mapping[Path, str]:
-        """Return the files of that name in the folders, each with how messages name it."""
-        name = f"{module_name}.py"
+        """Return the files that a type of the form `module.Class` may mean, each as messages name it."""
+        if not _DOTTED.fullmatch(type_name):
+            return {}
+        name = f"{type_name.rpartition('.')[0]}.py"
         places = {(folder.path / name).resolve(): f"{folder.shown}/{name}" for folder in self.folders}
         return {file: shown for file, shown in places.items() if file.is_file()}
 
@@ -209,24 +197,9 @@ class HandlerFinder:
             raise loaded
         return loaded
 
-    def _import(self, module_name: str, class_name: str) -> ModuleType:
-        try:
-            return importlib.import_module(module_name)
-        except (Exception, SystemExit) as error:
-            missing = error.name if isinstance(error, ModuleNotFoundError) else None
-            if missing is None or not f"{module_name}.".startswith(f"{missing}."):
-                raise DiscoveryError(
-                    f"module '{module_name}' cannot be imported: {describe(error)}{_origin(error)}"
-                ) from error
-        places = ", ".join(folder.shown for folder in self.folders) or "no folder (see handler_paths)"
-        raise DiscoveryError(
-            f"there is no module '{module_name}', neither to import nor in {places}",
-            nearest=self._nearest(f"{module_name}.{class_name}"),
-        )
-
     def _nearest(self, type_name: str) -> str:
         """Return the type that was probably meant, or empty; files are read for it, not run."""
-        known = {name: name for name in BUILT_IN} | {offer.name: offer.name for offer in self._offered}
+        known = {name: name for name in [*BUILT_IN, *(point.name for point in self._offered)]}
         for file in self._all_files():
             for class_name in _handler_names(file):
                 known[f"{file.stem}.{class_name}"] = f"{file.stem}.{class_name}"
@@ -234,23 +207,19 @@ class HandlerFinder:
         return known.get(nearest(type_name, known), "")
 
 
-def _offered_handlers() -> Sequence[OfferedHandler]:
+def _offered_handlers() -> Sequence[EntryPoint]:
     """Return the handlers of the installed distributions, by name; reads the metadata of each of them."""
-    found = [
-        OfferedHandler(point.name, point.value, _distribution(point.dist))
-        for point in importlib.metadata.entry_points(group=GROUP)
-    ]
-    return sorted(found, key=lambda offered: (offered.name, offered.distribution))
+    points = importlib.metadata.entry_points(group=GROUP)
+    return sorted(points, key=lambda point: (point.name, _distribution(point)))
 
 
-def _distribution(distribution: importlib.metadata.Distribution | None) -> str:
-    if distribution is None:
+def _distribution(point: EntryPoint) -> str:
+    """Return the distribution's name and version, such as `acme-slack 1.2`."""
+    if point.dist is None:
         return "an unknown distribution"
-    fields = distribution.metadata  # of a damaged one either may be missing
-    return (
-        " ".join(str(fields[key]) for key in ("Name", "Version") if key in fields)
-        or "an unnamed distribution"
-    )
+    fields = point.dist.metadata  # of a damaged one either may be missing
+    known = [str(fields[key]) for key in ("Name", "Version") if key in fields]
+    return " ".join(known) or "an unnamed distribution"
 
 
 def _load_file(file: Path, shown: str) -> ModuleType | DiscoveryError:
@@ -270,17 +239,20 @@ def _load_file(file: Path, shown: str) -> ModuleType | DiscoveryError:
     return module
 
 
-def _load_offered(type_name: str, offers: Sequence[OfferedHandler]) -> type[BaseLogHandler]:
-    if len(offers) > 1:
-        places = " and of ".join(f"{offer.distribution} ({offer.value})" for offer in offers)
+def _load_offered(type_name: str, points: Sequence[EntryPoint]) -> type[BaseLogHandler]:
+    if len(points) > 1:
+        places = " and of ".join(f"{_distribution(point)} ({point.value})" for point in points)
         raise DiscoveryError(f"'{type_name}' is ambiguous: it is an entry point of {places}")
-    (offered,) = offers
-    place = f"entry point '{type_name}' of {offered.distribution}"
+    (point,) = points
+    place = f"entry point '{type_name}' of {_distribution(point)}"
     try:
-        loaded = offered.load()
+        if not point.pattern.match(point.value) or not point.attr:
+            raise ValueError(f"'{point.value}' is no 'module:Class'")
+        # Not `point.load()`, whose frames would stand in the message.
+        loaded = reduce(getattr, point.attr.split("."), importlib.import_module(point.module))
     except (Exception, SystemExit) as error:
         raise DiscoveryError(f"{place} cannot be loaded: {describe(error)}{_origin(error)}") from error
-    return _usable(loaded, offered.value, place)
+    return _usable(loaded, point.value, place)
 
 
 def _handler_names(file: Path) -> Sequence[str]:
@@ -298,13 +270,16 @@ def _own_handlers(module: ModuleType) -> Sequence[type[BaseLogHandler]]:
     return [
         value
         for name, value in vars(module).items()
-        if inspect.isclass(value)
-        and issubclass(value, BaseLogHandler)
+        if _is_handler(value)
         and value.__module__ == module.__name__
         and value.__name__ == name
         and not name.startswith("_")
         and not inspect.isabstract(value)
     ]
+
+
+def _is_handler(value: object) -> TypeGuard[type[BaseLogHandler]]:
+    return inspect.isclass(value) and issubclass(value, BaseLogHandler)
 
 
 def _line_in(file: Path, error: BaseException) -> int | None:
@@ -329,17 +304,13 @@ def _origin(error: BaseException) -> str:
 def _handler_class(module: ModuleType, class_name: str, place: str) -> type[BaseLogHandler]:
     found = getattr(module, class_name, None)
     if found is None:
-        own = [
-            name
-            for name, value in vars(module).items()
-            if inspect.isclass(value) and issubclass(value, BaseLogHandler)
-        ]
+        own = [name for name, value in vars(module).items() if _is_handler(value)]
         raise DiscoveryError(f"{place} has no class '{class_name}'", nearest=nearest(class_name, own))
     return _usable(found, class_name, place)
 
 
 def _usable(found: object, class_name: str, place: str) -> type[BaseLogHandler]:
-    if not inspect.isclass(found) or not issubclass(found, BaseLogHandler):
+    if not _is_handler(found):
         raise DiscoveryError(f"'{class_name}' in {place} is no BaseLogHandler")
     if inspect.isabstract(found):
         missing = ", ".join(sorted(found.__abstractmethods__))

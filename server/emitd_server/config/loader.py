@@ -14,13 +14,7 @@ import msgspec
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.jobs.source import JobSource
-from emitd_handlers.settings import (
-    CommittedSettings,
-    Delivery,
-    HandlerSettings,
-    QueuedSettings,
-    flat_keys,
-)
+from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings, flat_keys
 from emitd_server.config.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
 from emitd_server.config.settings_reader import SettingsReader
 from emitd_server.config.yaml_document import Value, read_text, read_yaml
@@ -112,9 +106,8 @@ def survey_config(
     if text is None:
         text = BUILT_IN_DEFAULTS if path is None else read_text(path, problems)
     loader = _Loader(path, environ, problems)
-    config = None
-    if text is not None:
-        config = loader.load(text, {"EMITD_LISTEN": environ.get("EMITD_LISTEN") or None, "--listen": listen})
+    overrides = {"EMITD_LISTEN": environ.get("EMITD_LISTEN") or None, "--listen": listen}
+    config = None if text is None else loader.load(text, overrides)
     return ConfigSurvey(
         None if problems else config,
         ConfigError(problems).problems,
@@ -147,17 +140,9 @@ class _Loader:
         document = read_yaml(text, self._file, self._problems, self._expand)
         if document is None or document.unreadable:
             return None
-        if not isinstance(document.content, dict):
-            self._reader.add(
-                document.line, "", f"found {document.shown()}", f"the sections {', '.join(_SECTIONS)}"
-            )
+        if not self._reader.is_a(dict, document, "", f"the sections {', '.join(_SECTIONS)}"):
             return None
-        for key, line in document.key_lines.items():
-            if key not in _SECTIONS:
-                known = ", ".join(_SECTIONS)
-                self._reader.add(
-                    line, key, f"unknown key '{key}'", f"one of {known}", nearest(key, _SECTIONS)
-                )
+        self._reader.refuse_unknown(document, "", _SECTIONS)
         server = self._server(document.content.get("server", Value({}, 0)), overrides)
         self.finder = HandlerFinder(self._folders(document.content.get("handler_paths", Value([], 0))))
         line = document.key_lines.get("handlers", document.line)
@@ -173,53 +158,45 @@ class _Loader:
         given = section.content.get("listen") if isinstance(section.content, dict) else None
         if given is not None and isinstance(given.content, str) and (why := _address_problem(given.content)):
             self._reader.add(given.line, "server.listen", f"found {given.shown()}{why}", _ADDRESS_EXPECTED)
-        listen = None if server is None else self._resolved(server.listen)
+        listen = "" if server is None else server.listen
+        if listen.startswith("unix:") and not listen.startswith("unix:/"):
+            listen = (
+                f"unix:{self._base_dir / listen.removeprefix('unix:')}"  # as any path, relative to the file
+            )
         for name, address in overrides.items():
             if address is None:
                 continue
             if why := _address_problem(address):
                 found = f"found {address!r}{why}"
-                self._problems.append(
-                    Problem(file="", line=0, path=name, found=found, expected=_ADDRESS_EXPECTED)
-                )
+                problem = Problem(file="", line=0, path=name, found=found, expected=_ADDRESS_EXPECTED)
+                self._problems.append(problem)
             listen, self._listen_key = address, name
         return None if server is None else msgspec.structs.replace(server, listen=listen)
 
-    def _resolved(self, address: str) -> str:
-        """Return the address with the path of a socket, like any other path, relative to the file."""
-        scheme, _, path = address.partition(":")
-        if scheme != "unix" or path.startswith("/"):
-            return address
-        return f"unix:{self._base_dir / path}"
-
     def _folders(self, section: Value) -> list[HandlerFolder]:
-        items = [] if section.content is None else section.content
-        if not isinstance(items, list):
-            self._reader.add(section.line, "handler_paths", f"found {section.shown()}", "a list of folders")
-            return []
-        folders = [self._folder(item, f"handler_paths[{index}]") for index, item in enumerate(items)]
-        return [folder for folder in folders if folder is not None]
-
-    def _folder(self, item: Value, path: str) -> HandlerFolder | None:
-        if item.unreadable:
-            return None
-        if not isinstance(item.content, str):
-            self._reader.add(item.line, path, f"found {item.shown()}", "a folder")
-            return None
-        folder = self._base_dir / os.path.expanduser(item.content)
-        shown = item.spelling if item.secret else str(folder)
-        if not folder.is_dir():
-            self._reader.add(item.line, path, f"there is no folder {shown}")
-            return None
-        return HandlerFolder(folder, shown)
+        folders: list[HandlerFolder] = []
+        if section.content is None or not self._reader.is_a(
+            list, section, "handler_paths", "a list of folders"
+        ):
+            return folders
+        for index, item in enumerate(section.content):
+            path = f"handler_paths[{index}]"
+            if not self._reader.is_a(str, item, path, "a folder"):
+                continue
+            folder = self._base_dir / os.path.expanduser(item.content)
+            shown = item.spelling if item.secret else str(folder)
+            if folder.is_dir():
+                folders.append(HandlerFolder(folder, shown))
+            else:
+                self._reader.add(item.line, path, f"there is no folder {shown}")
+        return folders
 
     def _handlers(self, section: Value, line: int) -> tuple[HandlerEntry, ...]:
-        if section.unreadable:
+        if section.content is None and not section.unreadable:
+            section = Value({}, line)
+        if not self._reader.is_a(dict, section, "handlers", "a mapping of names to handlers", line):
             return ()
-        content = {} if section.content is None else section.content
-        if not isinstance(content, dict):
-            self._reader.add(line, "handlers", f"found {section.shown()}", "a mapping of names to handlers")
-            return ()
+        content = section.content
         entries = [self._entry(name, value, section.key_lines[name]) for name, value in content.items()]
         if all(_is_off(value) for value in content.values()):
             self._reader.add(line, "handlers", "no handler is active", "at least one enabled entry")
@@ -230,15 +207,16 @@ class _Loader:
 
     def _entry(self, name: str, value: Value, line: int) -> HandlerEntry | None:
         """Return an active entry; None if it is off or has a problem."""
-        self._note(name, value)
         path = f"handlers.{name}"
+        type_ = value.content.get("type") if isinstance(value.content, dict) else None
+        if type_ is not None and isinstance(type_.content, str) and not type_.secret:
+            self.types[name] = type_.content
+        if _is_off(value):
+            self.off.add(name)
         if not _ENTRY_NAME.fullmatch(name):
-            self._reader.add(
-                line, path, f"the name {name!r} will not do", "letters, digits, '_', '.' and '-'"
-            )
-        if not isinstance(value.content, dict):
-            if not value.unreadable:
-                self._reader.add(value.line, path, f"found {value.shown()}", "a mapping with the key 'type'")
+            expected = "letters, digits, '_', '.' and '-'"
+            self._reader.add(line, path, f"the name {name!r} will not do", expected)
+        if not self._reader.is_a(dict, value, path, "a mapping with the key 'type'"):
             return None
         levels = value.content.get("levels")
         if levels is not None and levels.content == [] and not _is_off(value):
@@ -248,9 +226,8 @@ class _Loader:
             # Only the class knows which other keys there are; the common ones are checked.
             self._settings(HandlerSettings, Delivery.QUEUED, value, path, besides=value.content)
             return None
-        settings = self._settings(
-            handler_class.Settings, handler_class.default_delivery, value, path, besides=["type"]
-        )
+        delivery = handler_class.default_delivery
+        settings = self._settings(handler_class.Settings, delivery, value, path, besides=["type"])
         if _is_off(value):
             return None
         if issubclass(handler_class, JobSource):
@@ -260,24 +237,19 @@ class _Loader:
         entry = HandlerEntry(name, handler_class, settings)
         return entry if self._can_be_built(entry, value) else None
 
-    def _note(self, name: str, entry: Value) -> None:
-        type_ = entry.content.get("type") if isinstance(entry.content, dict) else None
-        if type_ is not None and isinstance(type_.content, str) and not type_.secret:
-            self.types[name] = type_.content
-        if _is_off(entry):
-            self.off.add(name)
-
     def _class(self, entry: Value, line: int, path: str) -> type[BaseLogHandler] | None:
         """Return the entry's class; None if it has a problem or should not be loaded."""
         type_ = entry.content.get("type")
         if type_ is None:
-            self._report_missing_type(entry, line, path)
+            near = nearest("type", entry.content)
+            if near:
+                line, found = entry.key_lines[near], f"unknown key '{near}'"
+                self._reader.add(line, f"{path}.{near}", found, "the key 'type'", "type")
+            else:
+                self._reader.add(line, f"{path}.type", "is missing", _TYPE_EXPECTED)
             return None
         path = f"{path}.type"
-        if type_.unreadable:
-            return None
-        if not isinstance(type_.content, str):
-            self._reader.add(type_.line, path, f"found {type_.shown()}", _TYPE_EXPECTED)
+        if not self._reader.is_a(str, type_, path, _TYPE_EXPECTED):
             return None
         if _is_off(entry) and type_.content not in BUILT_IN:
             return None
@@ -289,14 +261,6 @@ class _Loader:
             else:
                 self._reader.add(type_.line, path, str(error), error.expected, error.nearest)
             return None
-
-    def _report_missing_type(self, entry: Value, line: int, path: str) -> None:
-        near = nearest("type", entry.content)
-        if near:
-            line = entry.key_lines[near]
-            self._reader.add(line, f"{path}.{near}", f"unknown key '{near}'", "the key 'type'", "type")
-        else:
-            self._reader.add(line, f"{path}.type", "is missing", _TYPE_EXPECTED)
 
     def _settings(
         self,
@@ -314,8 +278,7 @@ class _Loader:
         except Exception as error:  # annotations and types of others may raise anything
             if not entry.is_whole():
                 return None
-            found = f"{struct.__name__} cannot be read: {_describe(error, entry)}"
-            self._reader.add(entry.line, path, found)
+            self._reader.add(entry.line, path, f"{struct.__name__} cannot be read: {_describe(error, entry)}")
             return None
 
     def _with_flat(
@@ -331,10 +294,9 @@ class _Loader:
         kind = given if isinstance(given, Delivery) else given.kind
         form = ""
         for struct in (CommittedSettings, QueuedSettings):
-            names = {old: new for old, new in flat_keys(struct).items() if old in flat}
-            values = {new: entry.content[old] for old, new in names.items()}
+            spelt = {new: old for old, new in flat_keys(struct).items() if old in flat}
+            values = {new: entry.content[old] for new, old in spelt.items()}
             base = given if isinstance(given, struct) else None
-            spelt = {new: old for old, new in names.items()}
             read: Any = self._reader.read(struct, Value(values, entry.line), path, base=base, spelt=spelt)
             if struct.kind is kind and settings is not None and read is not None:
                 settings = msgspec.structs.replace(settings, delivery=read)

@@ -2,7 +2,7 @@
 
 import os
 import types
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
@@ -44,15 +44,13 @@ class SettingsReader:
         `besides` are known keys of the mapping that are no fields of the struct. Fields that the mapping lacks are
         taken from `base`. `spelt` has the fields that the file spells differently.
         """
-        if not isinstance(value.content, dict):
-            if value.content is None:
-                value = Value({}, value.line)
-            else:
-                self.add(value.line, path, f"found {value.shown()}", "a mapping of settings")
-                return None
+        if value.content is None:
+            value = Value({}, value.line)
+        if not self.is_a(dict, value, path, "a mapping of settings"):
+            return None
         before = len(self._problems)
         fields = {field.encode_name: field for field in msgspec.structs.fields(struct)}
-        self._refuse_unknown(value, path, [*besides, *fields])
+        self.refuse_unknown(value, path, [*besides, *fields])
         given: dict[str, Any] = {}
         for key, field in fields.items():
             inner = f"{path}.{spelt.get(key, key)}"
@@ -68,9 +66,8 @@ class SettingsReader:
         try:
             return struct(**given) if base is None else msgspec.structs.replace(base, **given)
         except ValueError as error:  # a struct's own check, over several fields; it may repeat their values
-            self.add(
-                value.line, path, f"{struct.__name__} refuses the values" if value.secret else str(error)
-            )
+            found = f"{struct.__name__} refuses the values" if value.secret else str(error)
+            self.add(value.line, path, found)
             return None
 
     def add(self, line: int, path: str, found: str, expected: str = "", near: str = "") -> None:
@@ -79,15 +76,21 @@ class SettingsReader:
             Problem(file=self._file, line=line, path=path, found=found, expected=expected, nearest=near)
         )
 
-    def _refuse_unknown(self, value: Value, path: str, known: list[str]) -> None:
+    def is_a(self, kind: type, value: Value, path: str, expected: str, line: int = 0) -> bool:
+        """Return whether a value is of a kind; note a problem if it is not, unless it could not be read at all."""
+        if isinstance(value.content, kind):
+            return True
+        if not value.unreadable:
+            self.add(line or value.line, path, f"found {value.shown()}", expected)
+        return False
+
+    def refuse_unknown(self, value: Value, path: str, known: Sequence[str]) -> None:
+        """Note the keys of a mapping that are not known."""
         for key in value.content:
             if key not in known:
+                line, inner = value.key_lines.get(key, value.line), f"{path}.{key}" if path else key
                 self.add(
-                    value.key_lines.get(key, value.line),
-                    f"{path}.{key}",
-                    f"unknown key '{key}'",
-                    f"one of {', '.join(known)}",
-                    nearest(key, known),
+                    line, inner, f"unknown key '{key}'", f"one of {', '.join(known)}", nearest(key, known)
                 )
 
     def _delivery(self, value: Value, path: str, default: object) -> Delivery | DeliverySettings | None:
@@ -116,22 +119,20 @@ class SettingsReader:
             return msgspec.convert(value.plain(), field_type, dec_hook=self._make)
         except msgspec.ValidationError as error:
             what = str(error).partition(" - at ")[0].partition(", got ")[0].replace("`", "")
-            choices = [
-                str(member.value) for kind in _types_in(field_type) if _is_enum(kind) for member in kind
-            ]
+            types_ = [kind for kind in _types_in(field_type) if isinstance(kind, type)]
+            choices = [str(member.value) for kind in types_ if issubclass(kind, Enum) for member in kind]
+            found, expected = f"found {value.shown()}", what.removeprefix("Expected ")
             if choices:
-                self.add(value.line, path, f"found {value.shown()}", f"one of {', '.join(choices)}")
-            elif what.startswith("Expected "):
-                expected = what.removeprefix("Expected ")
-                expected = "text, in quotes" if expected == "str" else expected
-                self.add(value.line, path, f"found {value.shown()}", expected)
-            else:  # in the words of the type; they may repeat the value
-                self.add(value.line, path, f"found {value.shown()}" if value.secret else what)
+                expected = f"one of {', '.join(choices)}"
+            elif expected == "str":
+                expected = "text, in quotes"
+            elif expected == what:  # in the words of the type; they may repeat the value
+                found, expected = found if value.secret else what, ""
+            self.add(value.line, path, found, expected)
             return None
 
     def _levels(self, value: Value, path: str) -> tuple[Level, ...] | None:
-        if not isinstance(value.content, list):
-            self.add(value.line, path, f"found {value.shown()}", "a list of levels, such as [INFO, ERROR]")
+        if not self.is_a(list, value, path, "a list of levels, such as [INFO, ERROR]"):
             return None
         levels: list[Level] = []
         for index, item in enumerate(value.content):
@@ -157,10 +158,6 @@ def _types_in(annotation: Any) -> set[Any]:
     if get_origin(annotation) is None:
         return {annotation}
     return {inner for argument in get_args(annotation) for inner in _types_in(argument)}
-
-
-def _is_enum(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, Enum)
 
 
 def _type_name(annotation: Any) -> str:

@@ -96,20 +96,16 @@ class _Reader:
         if id(node) in self._open:
             return self._unreadable(line, path, "contains itself, by an alias")
         self._open.add(id(node))
-        value = (self._mapping if isinstance(node, yaml.MappingNode) else self._list)(node, path, line)
+        if isinstance(node, yaml.MappingNode):
+            value = self._mapping(node, path, line)
+        else:
+            items = [self.read(item, f"{path}[{index}]") for index, item in enumerate(node.value)]
+            is_whole = all(item.is_whole() for item in items)
+            value = Value(items, line, secret=any(item.secret for item in items), unreadable=not is_whole)
         self._open.remove(id(node))
         return value
 
-    def _list(self, node: yaml.Node, path: str, line: int) -> Value:
-        items = [self.read(item, f"{path}[{index}]") for index, item in enumerate(node.value)]
-        return Value(
-            items,
-            line,
-            secret=any(item.secret for item in items),
-            unreadable=not all(item.is_whole() for item in items),
-        )
-
-    def _mapping(self, node: yaml.Node, path: str, line: int) -> Value:
+    def _mapping(self, node: yaml.MappingNode, path: str, line: int) -> Value:
         content: dict[str, Value] = {}
         key_lines: dict[str, int] = {}
         for key_node, value_node in node.value:
@@ -120,9 +116,8 @@ class _Reader:
             key = key_node.value
             inner = f"{path}.{key}" if path else key
             if key in content:
-                self._add(
-                    key_line, inner, f"the key '{key}' stands here again, first in line {key_lines[key]}"
-                )
+                found = f"the key '{key}' stands here again, first in line {key_lines[key]}"
+                self._add(key_line, inner, found)
                 continue
             content[key] = self.read(value_node, inner)
             key_lines[key] = key_line

@@ -64,8 +64,7 @@ def export_log(path: Path, folder: Path) -> Export:
         signed = newest_signed(trail)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
-            old_size = _old_size(trail, signed.checkpoint, folder)
-            export = Export(signed, old_size)
+            export = Export(signed, _old_size(trail, signed.checkpoint, folder))
             _Exporter(trail, folder, export).run()
     return export
 
@@ -93,9 +92,8 @@ def _old_size(trail: CommittedTrail, newest: Checkpoint, folder: Path) -> int:
     except FileNotFoundError:
         return 0
     except NoteInvalid as error:
-        raise FolderMismatch(
-            f"'{file}' is not one that an export wrote: {error}; give another folder"
-        ) from None
+        problem = f"'{file}' is not one that an export wrote: {error}; give another folder"
+        raise FolderMismatch(problem) from None
     if old.origin != newest.origin:
         raise FolderMismatch(
             f"the folder '{folder}' has the log '{old.origin}', and this one is '{newest.origin}': give another folder"
@@ -178,19 +176,20 @@ class _Exporter:
         """Make a folder, and remember to sync its names."""
         if folder not in self._touched:
             folder.mkdir(exist_ok=True, parents=True)
-            self._touched.update(
-                [folder, *(self._folder / part for part in folder.relative_to(self._folder).parents)]
-            )
+            parents = folder.relative_to(self._folder).parents
+            self._touched.update([folder, *(self._folder / part for part in parents)])
 
     def _is_complete(self, size: int) -> bool:
         """Return whether all full tiles and bundles of a tree are there, as large as they must be."""
         try:
             for level in range(top_level(size) + 1):
                 for number in range(full_tiles(level, size)):
-                    if _size_of(self._folder / Tile(level, number).path) != TILE_WIDTH * HASH_BYTES:
+                    if (self._folder / Tile(level, number).path).stat().st_size != TILE_WIDTH * HASH_BYTES:
                         return False
             count = full_tiles(0, size)
-            found = sum(_size_of(self._folder / Tile(0, number).bundle_path) for number in range(count))
+            found = sum(
+                (self._folder / Tile(0, number).bundle_path).stat().st_size for number in range(count)
+            )
         except FileNotFoundError:
             return False
         # A bundle has two bytes for the length of each line, the log one for its newline.
@@ -208,19 +207,11 @@ class _Exporter:
                 number = int("".join(groups).replace("x", "").removesuffix(".p"))
                 level = 0 if kind == "entries" else int(kind)
                 if number < full_tiles(level, self._export.old_size):
-                    _remove_folder(path)
+                    with suppress(OSError):  # it does no harm there
+                        for file in path.iterdir():
+                            file.unlink()
+                        path.rmdir()
 
     def _damaged(self, what: str) -> AuditDamaged:
         path = self._trail.paths.lines
         return AuditDamaged(f"audit log '{path}': {what} not what was signed; `emitd audit verify` says more")
-
-
-def _size_of(path: Path) -> int:
-    return path.stat().st_size
-
-
-def _remove_folder(path: Path) -> None:
-    with suppress(OSError):  # it does no harm there
-        for file in path.iterdir():
-            file.unlink()
-        path.rmdir()

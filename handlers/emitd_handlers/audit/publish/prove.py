@@ -64,9 +64,7 @@ def newest_signed(trail: AuditTrail) -> SignedTree:
         try:
             trail.check_root(signed.checkpoint)
         except EOFError as error:
-            raise AuditDamaged(
-                f"audit log '{path}' was cut: {error}; `emitd audit verify` says more"
-            ) from None
+            raise trail.damaged(f"was cut: {error}") from None
         return signed
     if trail.checkpoint_bytes:
         raise HandlerUnavailable(f"no listed key of the audit log '{path}' has signed its last checkpoints")
@@ -107,9 +105,7 @@ def prove_event(path: Path, event_id: str) -> ProvedEvent:
     try:
         return check_proof(proof, signed.verifiers)
     except ProofInvalid:
-        raise AuditDamaged(
-            f"audit log '{path}': line {entry.leaf_index} is not what was signed; `emitd audit verify` says more"
-        ) from None
+        raise trail.damaged(f"was changed: line {entry.leaf_index} is not what was signed") from None
 
 
 def check_proof(proof: TlogProof, verifiers: Iterable[Verifier]) -> ProvedEvent:

@@ -28,7 +28,7 @@ from emitd_handlers.audit.source import (
     SignedCheckpoint,
 )
 from emitd_handlers.durable.append_file import reason_of
-from emitd_handlers.errors import AuditDamaged, AuditNotFound, AuditQueryInvalid, HandlerUnavailable
+from emitd_handlers.errors import AuditNotFound, AuditQueryInvalid, HandlerUnavailable
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import (
     consistency_proof,
@@ -95,9 +95,8 @@ class AuditReader(ABC):
         _check_size("tree_size", size, newest, log.end)
         if leaf_index >= size:
             if tree_size is None:
-                raise HandlerUnavailable(
-                    f"line {leaf_index} is not signed yet: the newest checkpoint is of {size}"
-                )
+                problem = f"line {leaf_index} is not signed yet: the newest checkpoint is of {size}"
+                raise HandlerUnavailable(problem)
             raise AuditQueryInvalid("tree_size", f"a tree of {size} leaves has no leaf {leaf_index}")
         line, hashes = await self._in_thread(log, _prove_inclusion, leaf_index, size, newest)
         checkpoint = log.note if size == newest.size else b""
@@ -110,9 +109,8 @@ class AuditReader(ABC):
         size = newest.size if new_size is None else new_size
         _check_size("new_size", size, newest, log.end)
         if old_size > size:
-            raise AuditQueryInvalid(
-                "old_size", f"{old_size} is more than the {size} leaves of the later tree"
-            )
+            problem = f"{old_size} is more than the {size} leaves of the later tree"
+            raise AuditQueryInvalid("old_size", problem)
         hashes = await self._in_thread(log, _prove_consistency, old_size, size, newest)
         return ConsistencyProof(old_size, size, hashes, log.note if size == newest.size else b"")
 
@@ -165,14 +163,16 @@ class AuditReader(ABC):
                 raise HandlerUnavailable("the log has fewer lines than before: another was put in its place")
             if end == position:
                 left = None if idle_seconds is None else sent_at + idle_seconds - clock()
-                if not await self._has_more_lines(position.leaf_index, left):
+                try:
+                    async with asyncio.timeout(left):
+                        await self.wait_for_lines(position.leaf_index)
+                except TimeoutError:
                     yield AuditBatch((), position.leaf_index)
                     sent_at = clock()
                 continue
             scan = Scan(wanted, stop=end.offset)
-            step = await self._in_thread(
-                log, scan_block, scan, position, Room(MAX_BATCH_ENTRIES, MAX_PAGE_BYTES)
-            )
+            room = Room(MAX_BATCH_ENTRIES, MAX_PAGE_BYTES)
+            step = await self._in_thread(log, scan_block, scan, position, room)
             position = step.position
             if step.entries or (idle_seconds is not None and clock() >= sent_at + idle_seconds):
                 yield AuditBatch(step.entries, position.leaf_index)
@@ -185,18 +185,9 @@ class AuditReader(ABC):
         if from_index is None:
             return log.end
         if from_index > log.end.leaf_index:
-            raise AuditNotFound(
-                f"the log has {log.end.leaf_index} lines, and so none to begin with at {from_index}"
-            )
+            problem = f"the log has {log.end.leaf_index} lines, and so none to begin with at {from_index}"
+            raise AuditNotFound(problem)
         return await self._in_thread(log, CommittedTrail.position_of, from_index)
-
-    async def _has_more_lines(self, count: int, seconds: float | None) -> bool:
-        try:
-            async with asyncio.timeout(seconds):
-                await self.wait_for_lines(count)
-        except TimeoutError:
-            return False
-        return True
 
     async def _in_thread(
         self,
@@ -240,10 +231,7 @@ def _prove_inclusion(
     trail.check_root(newest)
     hashes = inclusion_proof(index, size, trail.read_hash)
     if root_of_inclusion(index, size, leaf_hash(line), hashes) != root_hash(size, trail.read_hash):
-        raise AuditDamaged(
-            f"audit log '{trail.paths.lines}' was changed: line {index} is not what was signed; `emitd audit verify` "
-            "says more"
-        )
+        raise trail.damaged(f"was changed: line {index} is not what was signed")
     return line, hashes
 
 
@@ -297,20 +285,13 @@ def _read_token(log_id: str, query: AuditQuery, line_count: int) -> int | None:
     except ValueError:
         raise AuditQueryInvalid("page_token", "is none that this server has made") from None
     if token.made_for != _digest(log_id, query):
-        raise AuditQueryInvalid(
-            "page_token", "was made for another log, other filters or the other direction"
-        )
+        problem = "was made for another log, other filters or the other direction"
+        raise AuditQueryInvalid("page_token", problem)
     if not 0 <= token.index <= line_count:
         raise AuditQueryInvalid("page_token", "is none that this server has made")
     return token.index
 
 
 def _digest(log_id: str, query: AuditQuery) -> bytes:
-    filters = (
-        log_id,
-        query.filter,
-        query.received_after_unix_nano,
-        query.received_before_unix_nano,
-        query.newest_first,
-    )
-    return blake2b(_encode(filters), digest_size=8).digest()
+    times = (query.received_after_unix_nano, query.received_before_unix_nano)
+    return blake2b(_encode((log_id, query.filter, *times, query.newest_first)), digest_size=8).digest()

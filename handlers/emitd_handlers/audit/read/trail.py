@@ -1,12 +1,11 @@
 """A log's files, opened for reading alone: readers, provers and verifiers start here.
 
-It works on a running service's log and on a copied folder alike. The files are opened in an order that makes them fit
-each other while a service writes: checkpoints, hashes, lines. What a checkpoint covers is then in the other two.
-
-`AuditTrail` is a log as it stands, `CommittedTrail` a log up to a known end; it finds lines by number and by time.
+The files are opened in an order that makes them fit each other while a service writes: checkpoints, hashes, lines.
+What a checkpoint covers is then in the other two. `CommittedTrail` finds lines by number and by time.
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from functools import partial
@@ -78,11 +77,7 @@ class AuditTrail:
     @property
     def leaf_count(self) -> int:
         """How many leaves the stored hashes are enough for."""
-        low, high = 0, self.hash_count + 1
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if stored_count(middle) <= self.hash_count else (low, middle)
-        return low
+        return bisect_right(range(self.hash_count + 1), self.hash_count, key=stored_count) - 1
 
     @property
     def checkpoint_bytes(self) -> int:
@@ -145,16 +140,17 @@ class AuditTrail:
         return _read_text(self.paths.vkey).split()
 
     def read_hash(self, number: int) -> bytes:
-        """Return the hash at a stored index (see `tlog.merkle`). Raises EOFError if it is not stored."""
+        """Return the hash at a stored index. Raises EOFError if it is not stored."""
         return self.read_hashes(number, 1)
 
     def check_root(self, checkpoint: Checkpoint) -> None:
         """Raise AuditDamaged if the stored hashes do not lead to a checkpoint's root, EOFError if they are too few."""
         if root_hash(checkpoint.size, self.read_hash) != checkpoint.root:
-            raise AuditDamaged(
-                f"audit log '{self.paths.lines}' was changed: its stored hashes are not what was signed; "
-                "`emitd audit verify` says more"
-            )
+            raise self.damaged("was changed: its stored hashes are not what was signed")
+
+    def damaged(self, how: str) -> AuditDamaged:
+        """Return the error for a log whose files are not what was signed, or cannot be read."""
+        return AuditDamaged(f"audit log '{self.paths.lines}' {how}; `emitd audit verify` says more")
 
     def read_hashes(self, number: int, count: int) -> bytes:
         """Return `count` stored hashes from a stored index on, one after the other. Raises EOFError."""
@@ -221,13 +217,11 @@ class AuditTrail:
         return descriptor
 
     def _end_of_lines(self, size: int) -> int:
-        end = size
-        while end > 0:
+        for end in range(size, 0, -BLOCK_BYTES):
             start = max(0, end - BLOCK_BYTES)
             newline = _pread(self._lines, end - start, start).rfind(b"\n")
             if newline >= 0:
                 return start + newline + 1
-            end = start
         return 0
 
     def _good_entry(self, is_not_after: Callable[[Entry], bool]) -> Entry:
@@ -268,11 +262,8 @@ def _read_text(path: Path) -> str:
 class CommittedTrail(AuditTrail):
     """One log up to its `end`: the number of committed lines, and their size in bytes.
 
-    `received_at` never decreases, so a time is found by halving the file's bytes, without any index. The number of the
-    line that was found is counted from the nearest good entry of the sparse index, or else from either end.
-
-    Its methods block, and may raise OSError, AuditDamaged, and HandlerUnavailable if the files have less than was
-    committed.
+    `received_at` never decreases, so a time is found by halving the file's bytes, without any index. Its methods block,
+    and may raise OSError, AuditDamaged, and HandlerUnavailable if the files have less than was committed.
     """
 
     def __init__(self, path: Path, end: Entry) -> None:
@@ -304,7 +295,7 @@ class CommittedTrail(AuditTrail):
                 for _ in range(index - start.leaf_index):
                     at = data.index(b"\n", at) + 1
                 return Entry(index, start.offset + at)
-        raise self._damaged(f"has only {count} lines of {self.end.leaf_index}")
+        raise self.damaged(f"has only {count} lines of {self.end.leaf_index}")
 
     def position_at(self, offset: int) -> Entry:
         """Return the number of the line that begins at an offset, with that."""
@@ -365,8 +356,5 @@ class CommittedTrail(AuditTrail):
     def _newline(self, found: int, offset: int) -> int:
         """Return where the line after a newline begins. Raises AuditDamaged if none was found."""
         if found < 0:
-            raise self._damaged(f"is damaged after byte {offset}: no line is so long")
+            raise self.damaged(f"is damaged after byte {offset}: no line is so long")
         return found + 1
-
-    def _damaged(self, how: str) -> AuditDamaged:
-        return AuditDamaged(f"audit log '{self.paths.lines}' {how}; `emitd audit verify` says more")

@@ -98,12 +98,10 @@ class CheckpointJudge(msgspec.Struct, frozen=True):
         signed_by: Sequence[str] = ()
         if self.verifiers:
             try:
-                signed_by = [short_name(verifier) for verifier in note.verify(self.verifiers)]
+                signed_by = [f"{key.name}+{key.key_id.hex()}" for key in note.verify(self.verifiers)]
             except UnknownKey as error:
-                what = (
-                    f"is not to be trusted: {error}; either it is forged, or a key of the log is missing here"
-                )
-                return wrong(Kind.KEY_UNKNOWN, what)
+                what = f"{error}; either it is forged, or a key of the log is missing here"
+                return wrong(Kind.KEY_UNKNOWN, f"is not to be trusted: {what}")
             except NoteInvalid as error:
                 return wrong(Kind.SIGNATURE_WRONG, f"was forged, or changed after it was signed: {error}")
         if _written(note) != data:
@@ -121,7 +119,6 @@ class CheckpointJudge(msgspec.Struct, frozen=True):
 def check_checkpoints(judge: CheckpointJudge, workers: int, findings: Findings) -> CheckpointSummary:
     """Check all checkpoints, and sum them up. Adds what is wrong, except a root that does not fit the lines."""
     summary = CheckpointSummary()
-    size_before = 0
     numbered = _numbered(judge, summary)
     batches = iter(lambda: list(islice(numbered, NOTES_AT_ONCE)), [])
     for checked in (note for batch in in_order(judge.look_at, batches, workers) for note in batch):
@@ -130,27 +127,22 @@ def check_checkpoints(judge: CheckpointJudge, workers: int, findings: Findings) 
         if checked.checkpoint is None:
             continue
         size = checked.checkpoint.size
-        if size < size_before:
+        if size < summary.max_size:
             message = (
-                f"checkpoint {checked.number} is over {size} lines, and stands behind one over {size_before}: the "
+                f"checkpoint {checked.number} is over {size} lines, and stands behind one over {summary.max_size}: the "
                 "service never goes backwards"
             )
             file = judge.trail.paths.checkpoints
             findings.add(Kind.CHECKPOINT_ORDER, file, message, offset=checked.offset)
-        size_before = max(size, size_before)
-        _count_in(summary, checked, size)
-    return summary
-
-
-def _count_in(summary: CheckpointSummary, checked: CheckedNote, size: int) -> None:
-    summary.max_size = max(summary.max_size, size)
-    if not checked.fits_lines:
+        summary.max_size = max(summary.max_size, size)
+        if checked.fits_lines:
+            summary.last = checked if size >= summary.covered else summary.last
+            continue
         summary.misfit_count += 1
         summary.do_hashes_fit = summary.do_hashes_fit and checked.fits_hashes
         if len(summary.misfits) < MAX_MISFITS:
             summary.misfits.append(checked)
-    elif size >= summary.covered:
-        summary.last = checked
+    return summary
 
 
 def _numbered(judge: CheckpointJudge, summary: CheckpointSummary) -> Iterator[_Numbered]:
@@ -184,16 +176,9 @@ def _signature_of_torn(data: bytes, log_id: str) -> bytes | None:
 
 def _written(note: Note) -> bytes:
     """Return a note as it is written; that a signature fits does not mean that it is spelt so."""
-    lines = [
-        f"— {line.name} {b64encode(line.key_id + line.signature).decode()}\n" for line in note.signatures
-    ]
-    return f"{note.text}\n{''.join(lines)}".encode()
+    signed = [(line.name, b64encode(line.key_id + line.signature).decode()) for line in note.signatures]
+    return "".join([note.text, "\n", *(f"— {name} {text}\n" for name, text in signed)]).encode()
 
 
 def _fits(checkpoint: Checkpoint, leaf_count: int, read: ReadHash) -> bool:
     return checkpoint.size <= leaf_count and root_hash(checkpoint.size, read) == checkpoint.root
-
-
-def short_name(verifier: Verifier) -> str:
-    """Return the short name of a key."""
-    return f"{verifier.name}+{verifier.key_id.hex()}"

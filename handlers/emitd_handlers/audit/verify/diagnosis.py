@@ -194,26 +194,23 @@ def _describe(changes: Sequence[Change | Swap], present: Leaves, words: _Words) 
 
 
 def _describe_other(change: Change, words: _Words) -> Finding:
-    now = lines_in_words(change.new_first, change.new_count)
-    were = "was" if change.new_count == 1 else "were"
+    signed = lines_in_words(change.old_first, change.old_count)
+    now = _were(change.new_first, change.new_count)
     if change.old_count == change.new_count:
-        moved = "" if change.old_first == change.new_first else f"; signed as {_signed(change)}"
-        message = f"{now} {were} changed{moved}"
+        moved = "" if change.old_first == change.new_first else f"; signed as {signed}"
+        message = f"{now} changed{moved}"
     else:
-        message = f"{now} {were} put in the place of {_signed(change)}, as they were signed"
+        message = f"{now} put in the place of {signed}, as they were signed"
     kind = Kind.LINE_CHANGED if words.is_certain else Kind.HASH_MISMATCH
     return words.finding(kind, message, change.new_first)
 
 
 def _describe_gone(change: Change, present: Leaves, words: _Words) -> Finding:
-    gone = _signed(change)
-    were = "was" if change.old_count == 1 else "were"
+    gone = _were(change.old_first, change.old_count)
     if change.new_first == present.count and change.old_end == words.stored_count:
-        message = (
-            f"the log was cut: {gone} {were} at its end, and {'is' if change.old_count == 1 else 'are'} gone"
-        )
+        message = f"the log was cut: {gone} at its end, and {'is' if change.old_count == 1 else 'are'} gone"
         return words.finding(Kind.LOG_CUT, message, change.old_first)
-    message = f"{gone} {were} deleted, before what now is line {change.new_first}"
+    message = f"{gone} deleted, before what now is line {change.new_first}"
     return words.finding(Kind.LINE_DELETED, message, change.old_first)
 
 
@@ -225,12 +222,10 @@ def _describe_new(
         others = [place for place in twins.get(leaf, ()) if place != index]
         if others:
             copied += 1
-            yield words.finding(
-                Kind.LINE_DUPLICATED, f"line {others[0]} stands once more, as line {index}", index
-            )
+            message = f"line {others[0]} stands once more, as line {index}"
+            yield words.finding(Kind.LINE_DUPLICATED, message, index)
     if copied < change.new_count:
-        now = lines_in_words(change.new_first, change.new_count)
-        message = f"{now} {'was' if change.new_count == 1 else 'were'} put in"
+        message = f"{_were(change.new_first, change.new_count)} put in"
         yield words.finding(Kind.LINE_INSERTED, message, change.new_first)
 
 
@@ -247,5 +242,5 @@ def _find_twins(changes: Iterable[Change | Swap], present: Leaves) -> dict[bytes
     return twins
 
 
-def _signed(change: Change) -> str:
-    return lines_in_words(change.old_first, change.old_count)
+def _were(first: int, count: int) -> str:
+    return f"{lines_in_words(first, count)} {'was' if count == 1 else 'were'}"

@@ -5,8 +5,7 @@ signed again. A receipt finds this for one line; it is not signed, so it is a re
 """
 
 from collections.abc import Sequence
-from functools import partial
-from pathlib import Path
+from contextlib import suppress
 from typing import Annotated, Any
 
 import msgspec
@@ -47,6 +46,10 @@ class HeldCheckpoint(msgspec.Struct, frozen=True):
     checkpoint: Checkpoint
 
 
+class _Contradiction(Exception):
+    """The log is not as the evidence says: the arguments are those of a finding."""
+
+
 class EvidenceInvalid(ValueError):
     """A file is none of the three, or damaged: nothing can be said by it."""
 
@@ -65,13 +68,9 @@ def read_evidence(data: bytes) -> HeldReceipt | Sequence[HeldCheckpoint]:
         del notes[-1]  # was being written when the file was copied
     if not notes:
         raise EvidenceInvalid("it is empty")
-    return [_read_checkpoint(note) for note in notes]
-
-
-def _read_checkpoint(data: bytes) -> HeldCheckpoint:
     try:
-        note = Note.parse(data)
-        return HeldCheckpoint(note, Checkpoint.parse(note.text))
+        parsed = [Note.parse(note) for note in notes]
+        return [HeldCheckpoint(note, Checkpoint.parse(note.text)) for note in parsed]
     except ValueError as error:
         raise EvidenceInvalid(f"it is neither a checkpoint nor a receipt nor a proof: {error}") from None
 
@@ -84,21 +83,23 @@ def check_evidence(
     Raises EvidenceInvalid where it says nothing of the log.
     """
     evidence = read_evidence(held.data)
-    add = partial(_add, findings, trail.paths.lines, held.name)
-    if isinstance(evidence, HeldReceipt):
-        return _check_receipt(evidence, trail, row, identity, add)
-    for held_checkpoint in evidence:
-        if not _is_in(held_checkpoint, row, identity, add):
-            return ""
+    try:
+        if isinstance(evidence, HeldReceipt):
+            return _check_receipt(evidence, trail, row, identity)
+        for held_checkpoint in evidence:
+            _check_checkpoint(held_checkpoint, row, identity)
+    except _Contradiction as found:
+        kind, message, *index = found.args
+        findings.add(kind, trail.paths.lines, f"by '{held.name}': {message}", *index)
+        return ""
     size = evidence[-1].checkpoint.size
     which = "this checkpoint" if len(evidence) == 1 else f"the last of these {len(evidence)} checkpoints"
     return f"the log begins with the {size} lines that {which} was signed over"
 
 
-def _is_in(held: HeldCheckpoint, row: LineRow, identity: Identity, add: "partial[None]") -> bool:
-    """Return whether the log contains what a checkpoint was signed over; if not, that is found."""
-    if _is_other_log(held.checkpoint.origin, identity, add):
-        return False
+def _check_checkpoint(held: HeldCheckpoint, row: LineRow, identity: Identity) -> None:
+    """Raise _Contradiction if the log lacks what a checkpoint was signed over."""
+    _check_log_id(held.checkpoint.origin, identity)
     try:
         held.note.verify(identity.verifiers)
     except UnknownKey as error:
@@ -112,56 +113,38 @@ def _is_in(held: HeldCheckpoint, row: LineRow, identity: Identity, add: "partial
         message = (
             f"the log has been cut: the checkpoint was signed over {size} lines, the log has {row.leaf_count}"
         )
-        add(Kind.LOG_CUT, message, row.leaf_count)
-        return False
+        raise _Contradiction(Kind.LOG_CUT, message, row.leaf_count)
     if root_hash(size, row.read_hash) != held.checkpoint.root:
         message = (
-            f"the first {size} lines are not those that were signed: the log was changed before line {size}, or "
-            "rebuilt"
+            f"the first {size} lines are not those that were signed: the log was changed before line {size}"
         )
-        add(Kind.LOG_REBUILT, message)
-        return False
-    return True
+        raise _Contradiction(Kind.LOG_REBUILT, f"{message}, or rebuilt")
 
 
-def _check_receipt(
-    receipt: HeldReceipt, trail: AuditTrail, row: LineRow, identity: Identity, add: "partial[None]"
-) -> str:
+def _check_receipt(receipt: HeldReceipt, trail: AuditTrail, row: LineRow, identity: Identity) -> str:
     index = receipt.leaf_index
-    if _is_other_log(receipt.log_id, identity, add):
-        return ""
+    _check_log_id(receipt.log_id, identity)
     if index >= row.leaf_count:
         message = f"the log has been cut: the receipt is for line {index}, the log has {row.leaf_count} lines"
-        add(Kind.LOG_CUT, message, index)
-        return ""
+        raise _Contradiction(Kind.LOG_CUT, message, index)
     if row.read_hash(stored_index(0, index)) != receipt.leaf_hash:
         message = (
             f"line {index} is not the one that the receipt was given for, that of event '{receipt.event_id}'"
         )
-        add(Kind.RECEIPT_MISMATCH, message, index)
-        return ""
-    if _event_id(trail.line(index)) != receipt.event_id:
-        raise EvidenceInvalid(
-            f"its hash is that of line {index}, but its event id is another: it was changed"
+        raise _Contradiction(Kind.RECEIPT_MISMATCH, message, index)
+    with suppress(ValueError):
+        if decode_line(trail.line(index)).event_id == receipt.event_id:
+            return f"line {index} is the one that this receipt was given for"
+    raise EvidenceInvalid(f"its hash is that of line {index}, but its event id is another: it was changed")
+
+
+def _check_log_id(log_id: str, identity: Identity) -> None:
+    if identity.log_id not in ("", log_id):
+        message = (
+            f"it is of the log '{log_id}', and this is '{identity.log_id}': another log was put in its place, or it is "
+            "about another"
         )
-    return f"line {index} is the one that this receipt was given for"
-
-
-def _is_other_log(log_id: str, identity: Identity, add: "partial[None]") -> bool:
-    if identity.log_id in ("", log_id):
-        return False
-    message = (
-        f"it is of the log '{log_id}', and this is '{identity.log_id}': another log was put in its place, or it is "
-        "about another"
-    )
-    add(Kind.LOG_ID_WRONG, message)
-    return True
-
-
-def _add(
-    findings: Findings, file: Path, name: str, kind: Kind, message: str, index: int | None = None
-) -> None:
-    findings.add(kind, file, f"by '{name}': {message}", index)
+        raise _Contradiction(Kind.LOG_ID_WRONG, message)
 
 
 def _read_receipt(data: bytes) -> HeldReceipt:
@@ -174,10 +157,3 @@ def _read_receipt(data: bytes) -> HeldReceipt:
         return msgspec.convert(members, HeldReceipt, strict=False)
     except (ValueError, AttributeError, RecursionError) as error:
         raise EvidenceInvalid(f"no audit receipt as `emitd emit --json` prints it: {error}") from None
-
-
-def _event_id(line: bytes) -> str:
-    try:
-        return decode_line(line).event_id
-    except ValueError:
-        return ""

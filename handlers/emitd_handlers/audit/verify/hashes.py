@@ -6,10 +6,10 @@ them the whole row: parts may be checked in any order, and by several processes.
 """
 
 import os
+from bisect import bisect_right
 from collections.abc import Sequence
 from itertools import islice
 from tempfile import TemporaryFile
-from typing import Protocol
 
 from emitd_handlers.audit.format.files import Entry
 from emitd_handlers.audit.read.trail import AuditTrail
@@ -25,13 +25,6 @@ from emitd_handlers.tlog.merkle import (
 LINES_AT_ONCE = 8192
 
 
-class HashRow(Protocol):
-    """A row of hashes."""
-
-    def read_hashes(self, number: int, count: int) -> bytes:
-        """Return `count` hashes from a number on, one after the other. Raises EOFError if it has fewer."""
-
-
 def row_of(first_leaf: int, leaves: Sequence[bytes], read: ReadHash) -> bytes:
     """Return the part of the row that leaves from `first_leaf` on add to it; `read` gives hashes before it."""
     return b"".join(Frontier(first_leaf, read).extend(leaves))
@@ -39,15 +32,12 @@ def row_of(first_leaf: int, leaves: Sequence[bytes], read: ReadHash) -> bytes:
 
 def place_of(number: int) -> tuple[int, int]:
     """Return the level and the node whose hash has a number in the row: the inverse of `stored_index`."""
-    low, high = 0, number + 1  # the leaf that completes it
-    while high - low > 1:
-        middle = (low + high) // 2
-        low, high = (middle, high) if stored_count(middle) <= number else (low, middle)
+    low = bisect_right(range(number + 1), number, key=stored_count) - 1  # the leaf that completes it
     level = number - stored_count(low)
     return level, low >> level
 
 
-def leaves_of(row: HashRow, first_leaf: int, count: int) -> list[bytes]:
+def leaves_of(row: "AuditTrail | LineRow", first_leaf: int, count: int) -> list[bytes]:
     """Return the hashes of some leaves in a row."""
     if not count:
         return []

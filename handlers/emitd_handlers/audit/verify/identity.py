@@ -40,7 +40,14 @@ def identify(
     origins = _origins(trail)
     log_id = claimed if claimed in origins or not origins else origins[0]
     if claimed and log_id != claimed:
-        _add_other_id(trail, configured_id, kept_id, log_id, findings)
+        file, says = trail.paths.log_id, f"the log is '{kept_id}' by the file of its id"
+        if configured_id:
+            file, says = trail.paths.checkpoints, f"the log is to be '{configured_id}', by its configuration"
+        message = (
+            f"{says}, and its checkpoints are those of '{log_id}': another log was put in its place, or files of two "
+            "logs were mixed"
+        )
+        findings.add(Kind.LOG_ID_WRONG, file, message)
     listed = _listed_keys(trail, log_id, findings, notes)
     if keys is None:
         log_id = log_id or (listed[-1].name if listed else "")
@@ -57,20 +64,6 @@ def identify(
     elif listed and not {key.vkey for key in keys} & {key.vkey for key in listed}:
         notes.append(f"'{trail.paths.vkey}' has none of the keys given")
     return Identity(log_id, keys, False, notes)
-
-
-def _add_other_id(
-    trail: AuditTrail, configured_id: str, kept_id: str, log_id: str, findings: Findings
-) -> None:
-    if configured_id:
-        file, says = trail.paths.checkpoints, f"the log is to be '{configured_id}', by its configuration"
-    else:
-        file, says = trail.paths.log_id, f"the log is '{kept_id}' by the file of its id"
-    message = (
-        f"{says}, and its checkpoints are those of '{log_id}': another log was put in its place, or files of two "
-        "logs were mixed"
-    )
-    findings.add(Kind.LOG_ID_WRONG, file, message)
 
 
 def _kept_id(trail: AuditTrail, findings: Findings) -> str:

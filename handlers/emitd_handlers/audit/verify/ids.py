@@ -7,18 +7,9 @@ of use within one process and those forked from it; an attacker cannot foresee t
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from typing import NamedTuple
 
 #: About this many hashes are looked at together: as objects they take ten times as much memory.
 HASHES_AT_ONCE = 1_000_000
-
-
-class RepeatedId(NamedTuple):
-    """An id that stands in two lines."""
-
-    id: str
-    first_line: int
-    line: int
 
 
 def pack_hashes(ids: Iterable[str]) -> bytes:
@@ -51,9 +42,12 @@ def _repeated(hashes: "array[int]") -> set[int]:
     return {hashed for hashed, count in Counter(hashes).items() if count > 1}
 
 
-def find_repeated(ids: Iterable[tuple[int, str]], hashes: set[int]) -> Iterator[RepeatedId]:
-    """Yield the ids that stand in a line for the second time or more; `hashes` has the hashes of all of these."""
+def find_repeated(ids: Iterable[tuple[int, str]], hashes: set[int]) -> Iterator[tuple[str, int, int]]:
+    """Yield each id that stands in a line again, with its first line and that line.
+
+    `hashes` has the hashes of all of these.
+    """
     first: dict[str, int] = {}
     for index, id_ in ids:
         if hash(id_) in hashes and first.setdefault(id_, index) != index:
-            yield RepeatedId(id_, first[id_], index)
+            yield id_, first[id_], index

@@ -62,7 +62,7 @@ def alignment(old: Leaves, new: Leaves, start: int) -> Iterator[Change | Swap]:
     Leaves that `new` has at its end in addition are not a change: they were appended.
     """
     in_place = _in_place(old, new, start)
-    yield from _joined(_moved(old, new, start)) if in_place is None else in_place
+    yield from _joined(_moved(old, new, start) if in_place is None else in_place)
 
 
 def _moved(old: Leaves, new: Leaves, start: int) -> Iterator[Change]:
@@ -76,24 +76,23 @@ def _moved(old: Leaves, new: Leaves, start: int) -> Iterator[Change]:
         yield from changes
 
 
-def _joined(changes: Iterable[Change]) -> Iterator[Change]:
-    """Make one of those that stand side by side."""
-    joined: Change | None = None
+def _joined(changes: Iterable[Change | Swap]) -> Iterator[Change | Swap]:
+    """Make one of those changes that stand side by side."""
+    last: Change | Swap | None = None
     for change in changes:
-        if joined is None:
-            joined = change
-        elif (change.old_first, change.new_first) == (joined.old_end, joined.new_end):
-            joined = Change(
-                joined.old_first,
-                change.old_end - joined.old_first,
-                joined.new_first,
-                change.new_end - joined.new_first,
-            )
-        else:
-            yield joined
-            joined = change
-    if joined is not None:
-        yield joined
+        if (
+            isinstance(change, Change)
+            and isinstance(last, Change)
+            and (last.old_end, last.new_end) == (change.old_first, change.new_first)
+        ):
+            old_count, new_count = last.old_count + change.old_count, last.new_count + change.new_count
+            last = Change(last.old_first, old_count, last.new_first, new_count)
+            continue
+        if last is not None:
+            yield last
+        last = change
+    if last is not None:
+        yield last
 
 
 def _in_place(old: Leaves, new: Leaves, start: int) -> list[Change | Swap] | None:
@@ -118,19 +117,10 @@ def _in_place(old: Leaves, new: Leaves, start: int) -> list[Change | Swap] | Non
         if came_from != went_to or old_leaf in appended:
             return None
         if came_from is None:
-            _append_changed(found, index)
+            found.append(Change(index, 1, index, 1))
         elif index < came_from:
             found.append(Swap(index, came_from))
     return found
-
-
-def _append_changed(found: list[Change | Swap], index: int) -> None:
-    last = found[-1] if found else None
-    if isinstance(last, Change) and last.new_first + last.new_count == index:
-        first = last.new_first
-        found[-1] = Change(first, index + 1 - first, first, index + 1 - first)
-    else:
-        found.append(Change(index, 1, index, 1))
 
 
 def _count_same(old: Leaves, new: Leaves, old_at: int, new_at: int) -> int:

@@ -11,8 +11,8 @@ It needs the files and a public key, no service, and works while a service write
 
 import fcntl
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,13 +21,7 @@ from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.checkpoints import CheckpointJudge, CheckpointSummary, check_checkpoints
 from emitd_handlers.audit.verify.diagnosis import Evidence, diagnose
 from emitd_handlers.audit.verify.evidence import EvidenceInvalid, HeldElsewhere, check_evidence
-from emitd_handlers.audit.verify.findings import (
-    Findings,
-    Kind,
-    Verdict,
-    VerifyReport,
-    lines_in_words,
-)
+from emitd_handlers.audit.verify.findings import Findings, Kind, Verdict, VerifyReport, lines_in_words
 from emitd_handlers.audit.verify.form import decode_verified
 from emitd_handlers.audit.verify.hashes import LineRow
 from emitd_handlers.audit.verify.identity import Identity, identify
@@ -62,14 +56,16 @@ def verify_log(
         if workers is None:
             is_large = trail.size + trail.checkpoint_bytes >= MIN_BYTES_FOR_WORKERS
             workers = min(processor_count(), MAX_WORKERS) if is_large else 1
+        error: EOFError | None = None
         try:
             report = _LogVerifier(trail, workers, advance).verify(keys, log_id, against)
-        except EOFError:
-            if not trail.is_cut():
-                raise
-            raise _was_cut() from None
-        if report.findings and trail.is_cut():
-            raise _was_cut()
+        except EOFError as cut:
+            error = cut
+        # A starting service repairs its log, maybe at this moment.
+        if (error or report.findings) and trail.is_cut():
+            raise OSError("its files were cut while they were read; verify it again")
+        if error:
+            raise error
         return report
 
 
@@ -103,7 +99,9 @@ class _LogVerifier:
         entries = self._read_index()
         for report in check_chunks(trail, entries, self._workers):
             self._take(report)
-        self._find_repeated_ids()
+        repeated = in_order(repeated_hashes, self._id_hashes.values(), self._workers)
+        for field, hashes in zip(self._id_hashes, repeated, strict=True):
+            self._find_repeated_ids(field, hashes)
         with closing(LineRow(trail, self._good_end)) as row:
             judge = CheckpointJudge(trail, row, identity.verifiers, identity.log_id)
             checkpoints = check_checkpoints(judge, self._workers, findings)
@@ -115,7 +113,19 @@ class _LogVerifier:
         findings.merge(self._form)
         if not checkpoints.misfit_count:  # else the index may be right for the lines as they were
             findings.merge(self._index)
-        return self._report(identity, checkpoints)
+        verdict = Verdict.CANNOT_TELL if self._doubts else Verdict.GOOD
+        return VerifyReport(
+            verdict=Verdict.BAD if findings else verdict,
+            lines=self._line_count,
+            checkpoints=checkpoints.count,
+            covered_lines=checkpoints.covered,
+            log_id=identity.log_id,
+            keys=[verifier.vkey for verifier in identity.verifiers],
+            signed_by=list(checkpoints.last.signed_by) if checkpoints.last else [],
+            findings=findings.listed,
+            unlisted=findings.unlisted,
+            notes=self._doubts + self._notes,
+        )
 
     def _read_index(self) -> Sequence[NumberedEntry]:
         """Return the entries of the index that could be right, by offset."""
@@ -156,25 +166,19 @@ class _LogVerifier:
         self._id_hashes["record_id"] += report.record_ids
         self._advance(report.chunk.size, self._trail.size)
 
-    def _find_repeated_ids(self) -> None:
-        repeated = in_order(repeated_hashes, self._id_hashes.values(), self._workers)
-        for field, twice in zip(self._id_hashes, repeated, strict=True):
-            ids = self._ids_of(field, self._trail.lines()) if twice else ()
-            for id_, first, index in find_repeated(ids, twice):
-                message = (
-                    f"line {index} has the {field} '{id_}' of line {first}: it was copied, or its sender sent it again "
-                    "when the service no longer remembered it"
-                )
-                self._form.add(Kind.ID_REPEATED, self._trail.paths.lines, message, index)
+    def _find_repeated_ids(self, field: str, hashes: set[int]) -> None:
+        for id_, first, index in find_repeated(self._ids_of(field) if hashes else (), hashes):
+            message = (
+                f"line {index} has the {field} '{id_}' of line {first}: it was copied, or its sender sent it again "
+                "when the service no longer remembered it"
+            )
+            self._form.add(Kind.ID_REPEATED, self._trail.paths.lines, message, index)
 
-    def _ids_of(self, field: str, lines: Iterable[tuple[int, bytes]]) -> Iterator[tuple[int, str]]:
-        for index, line in lines:
-            try:
-                id_ = getattr(decode_verified(line), field)
-            except (ValueError, RecursionError):
-                continue  # found already
-            if id_:
-                yield index, id_
+    def _ids_of(self, field: str) -> Iterator[tuple[int, str]]:
+        for index, line in self._trail.lines():
+            with suppress(ValueError, RecursionError):  # found already
+                if id_ := getattr(decode_verified(line), field):
+                    yield index, id_
 
     def _weigh(self, identity: Identity, checkpoints: CheckpointSummary) -> None:
         """Say how much is proved."""
@@ -202,9 +206,8 @@ class _LogVerifier:
         }
         if any(torn.values()) and not _is_in_use(trail.paths.lines):
             what = ", ".join(name for name, is_torn in torn.items() if is_torn)
-            self._notes.append(
-                f"at the end there is part of a {what}: a crash leaves such; the next start mends it"
-            )
+            note = f"at the end there is part of a {what}: a crash leaves such; the next start mends it"
+            self._notes.append(note)
 
     def _hold_against(self, held: HeldElsewhere, row: LineRow, identity: Identity) -> None:
         try:
@@ -214,26 +217,6 @@ class _LogVerifier:
             return
         if confirmed:
             self._notes.append(f"by '{held.name}': {confirmed}")
-
-    def _report(self, identity: Identity, checkpoints: CheckpointSummary) -> VerifyReport:
-        verdict = Verdict.CANNOT_TELL if self._doubts else Verdict.GOOD
-        return VerifyReport(
-            verdict=Verdict.BAD if self._findings else verdict,
-            lines=self._line_count,
-            checkpoints=checkpoints.count,
-            covered_lines=checkpoints.covered,
-            log_id=identity.log_id,
-            keys=[verifier.vkey for verifier in identity.verifiers],
-            signed_by=list(checkpoints.last.signed_by) if checkpoints.last else [],
-            findings=self._findings.listed,
-            unlisted=self._findings.unlisted,
-            notes=self._doubts + self._notes,
-        )
-
-
-def _was_cut() -> OSError:
-    """Return the error for a log that a starting service repaired during the verification."""
-    return OSError("its files were cut while they were read; verify it again")
 
 
 def _is_in_use(path: Path) -> bool:

@@ -4,11 +4,11 @@ import os
 import signal
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from itertools import cycle
 from multiprocessing import get_context
 from multiprocessing.connection import Connection
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -39,19 +39,13 @@ def in_order(job: Callable[[Task], Result], tasks: Iterable[Task], workers: int)
         awaited: deque[Connection] = deque()
         for task in tasks:
             worker = next(turns)
-            _send(worker, task)
+            with _alive():
+                worker.send(task)
             awaited.append(worker)
             if len(awaited) >= TASKS_AHEAD * workers:
                 yield _receive(awaited.popleft())
         while awaited:
             yield _receive(awaited.popleft())
-
-
-class _Failed:
-    """What a worker sends instead of a result."""
-
-    def __init__(self, error: Exception) -> None:
-        self.error = error
 
 
 def _start(job: Callable[[Task], Result], others: list[Connection], stack: ExitStack) -> Connection:
@@ -73,34 +67,31 @@ def _serve(job: Callable[[Task], Result], connection: Connection, inherited: lis
         other.close()
     try:
         while True:
-            connection.send(_do(job, connection.recv()))
+            task = connection.recv()
+            answer: tuple[Result | None, Exception | None]
+            try:
+                answer = (job(task), None)
+            except Exception as error:
+                answer = (None, error)
+            connection.send(answer)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         pass  # no result is wanted
 
 
-def _do(job: Callable[[Task], Result], task: Task) -> Result | _Failed:
+def _receive(worker: Connection) -> Any:
+    with _alive():
+        result, error = worker.recv()
+    if error is not None:
+        raise error
+    return result
+
+
+@contextmanager
+def _alive() -> Iterator[None]:
+    """Raise ChildProcessError if a connection to a worker breaks."""
     try:
-        return job(task)
-    except Exception as error:
-        return _Failed(error)
-
-
-def _send(worker: Connection, task: object) -> None:
-    try:
-        worker.send(task)
-    except OSError as error:
-        raise _killed() from error
-
-
-def _receive(worker: Connection) -> Result:  # type: ignore[type-var]
-    try:
-        result = worker.recv()
+        yield
     except (EOFError, OSError) as error:
-        raise _killed() from error
-    if isinstance(result, _Failed):
-        raise result.error
-    return result  # type: ignore[no-any-return]
-
-
-def _killed() -> ChildProcessError:
-    return ChildProcessError("one of the processes that share the work was ended by something else")
+        raise ChildProcessError(
+            "one of the processes that share the work was ended by something else"
+        ) from error

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emitd_handlers.audit.verify import ids as audit_verify_ids
-from emitd_handlers.audit.verify.ids import RepeatedId, find_repeated, pack_hashes, repeated_hashes
+from emitd_handlers.audit.verify.ids import find_repeated, pack_hashes, repeated_hashes
 
 
 def hashes_of(chunks: Sequence[Sequence[str]]) -> bytes:
@@ -38,4 +38,4 @@ def test_only_equal_ids_are_told() -> None:
     """Two ids with the same hash are two ids."""
     ids = enumerate(["a", "b", "a", "c", "a"])
     everything = {hash("a"), hash("b"), hash("c")}
-    assert list(find_repeated(ids, everything)) == [RepeatedId("a", 0, 2), RepeatedId("a", 0, 4)]
+    assert list(find_repeated(ids, everything)) == [("a", 0, 2), ("a", 0, 4)]
