@@ -2,7 +2,8 @@
 
 EmitdError (emitd_handlers.errors)
 ├── HandlerError …             a record was refused
-│   └── NoHandler              no active handler takes the record's level
+│   ├── NoHandler              no active handler takes the record's level
+│   └── MemoryExhausted        the service holds as much as it may: try again later
 ├── RequestInvalid             a request makes no sense: never retry
 ├── JobNotFound
 ├── NoJobSource                no active handler serves jobs
@@ -19,7 +20,7 @@ from difflib import get_close_matches
 
 import msgspec
 
-from emitd_handlers.errors import EmitdError, HandlerError
+from emitd_handlers.errors import EmitdError, HandlerError, RetryableError
 from emitd_handlers.record import Level
 from emitd_handlers.text.escape import escape
 
@@ -27,6 +28,7 @@ __all__ = [
     "AuditLogNotFound",
     "ConfigError",
     "JobNotFound",
+    "MemoryExhausted",
     "NoAuditSource",
     "NoHandler",
     "NoJobSource",
@@ -46,6 +48,13 @@ class NoHandler(HandlerError):
     def __init__(self, level: Level) -> None:
         super().__init__(f"no handler takes records of level {level.name}")
         self.level = level
+
+
+class MemoryExhausted(RetryableError):
+    """The service holds as many bytes of requests, queues and replies as it may."""
+
+    def __init__(self, held: int, limit: int) -> None:
+        super().__init__(f"the service holds {held} bytes; server.limits.memory_bytes is {limit}")
 
 
 class RequestInvalid(EmitdError):

@@ -29,6 +29,7 @@ from emitd_server.errors import (
     ServiceStopping,
     StartError,
 )
+from emitd_server.memory import MemoryAccount
 from emitd_server.settings import ServerSettings
 
 HandlerDelivery: TypeAlias = CommittedDelivery | QueuedDelivery
@@ -78,6 +79,8 @@ class Dispatcher:
     ) -> None:
         self.settings = settings or ServerSettings()
         self.report = report
+        #: What this service holds of requests, queues and replies.
+        self.memory = MemoryAccount(self.settings.limits.memory_bytes)
         self._deliveries: list[HandlerDelivery] = []
         self._routes: dict[frozenset[Level], Route] = {}
         self._jobs: JobSource | None = None

@@ -21,6 +21,7 @@ from emitd_handlers.errors import (
 from emitd_server.errors import (
     AuditLogNotFound,
     JobNotFound,
+    MemoryExhausted,
     NoAuditSource,
     NoHandler,
     NoJobSource,
@@ -40,6 +41,7 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     AuditNotFound: code_pb2.NOT_FOUND,
     RecordConflict: code_pb2.ALREADY_EXISTS,
     NoHandler: code_pb2.FAILED_PRECONDITION,
+    MemoryExhausted: code_pb2.RESOURCE_EXHAUSTED,
     HandlerBusy: code_pb2.RESOURCE_EXHAUSTED,
     TooManyWatchers: code_pb2.RESOURCE_EXHAUSTED,
     HandlerUnavailable: code_pb2.UNAVAILABLE,

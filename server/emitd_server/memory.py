@@ -1,0 +1,84 @@
+"""`MemoryAccount`: the one account of what the service holds for others: requests, queues, and data not yet taken.
+
+Whoever holds bytes charges them before it takes them and gives them back afterwards. The numbers are estimates of
+memory, not of bytes on the wire; what the service needs for itself is not in them.
+"""
+
+import threading
+from types import TracebackType
+from typing import Self
+
+from emitd_server.errors import MemoryExhausted
+
+#: Log lines are refused above this share, so that audit events and job reports find room.
+LINES_SHARE = 0.8
+
+
+class MemoryAccount:
+    """Bounds what is held to `limit_bytes`. Any thread may use it."""
+
+    def __init__(self, limit_bytes: int) -> None:
+        self.limit_bytes = limit_bytes
+        self._lines_limit = int(limit_bytes * LINES_SHARE)
+        # Reentrant: a finalizer that logs may run in a thread that is in here already.
+        self._lock = threading.RLock()
+        #: Bytes charged now.
+        self.held = 0
+
+    @property
+    def is_tight(self) -> bool:
+        """Whether log lines are to be refused."""
+        return self.held > self._lines_limit
+
+    @property
+    def is_full(self) -> bool:
+        """Whether everything is to be refused."""
+        return self.held > self.limit_bytes
+
+    def charge(self, size: int) -> "Charge":
+        """Return a charge of `size` bytes. Raises MemoryExhausted if there is no room and anything is held."""
+        with self._lock:
+            if self.held and self.held + size > self.limit_bytes:
+                raise self.exhausted()
+            self.held += size
+        return Charge(self, size)
+
+    def add(self, size: int) -> None:
+        """Charge bytes that are held already, or with a negative size give them back. Never refuses."""
+        with self._lock:
+            self.held += size
+
+    def exhausted(self) -> MemoryExhausted:
+        """Return the error to refuse with."""
+        return MemoryExhausted(self.held, self.limit_bytes)
+
+
+class Charge:
+    """Bytes in an account until `release`, or until the end of a `with` block."""
+
+    __slots__ = ("_account", "size")
+
+    def __init__(self, account: MemoryAccount, size: int) -> None:
+        self._account = account
+        self.size = size
+
+    def resize(self, size: int) -> None:
+        """Change the charge, which always may shrink. Raises MemoryExhausted if it would outgrow the account."""
+        if size > self.size:
+            self._account.charge(size - self.size)
+        else:
+            self._account.add(size - self.size)
+        self.size = size
+
+    def release(self) -> None:
+        """Give the bytes back. Idempotent."""
+        self._account.add(-self.size)
+        self.size = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
