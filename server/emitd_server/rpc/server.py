@@ -10,8 +10,13 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_server.errors import ServiceStopping, StartError
+from emitd_server.memory import MemoryAccount
+from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.settings import ServerSettings
+
+#: What grpc takes beyond our own limit, whose error names the setting.
+ABOVE_OUR_LIMIT_BYTES = 1024 * 1024
 
 
 class Servicer(Protocol):
@@ -20,7 +25,7 @@ class Servicer(Protocol):
     #: The service's full name, for health and reflection.
     service_name: str
 
-    def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls to this servicer."""
 
 
@@ -36,11 +41,13 @@ class GrpcServer:
         handlers: Iterable[BaseLogHandler],
         streams: OpenStreams,
         settings: ServerSettings,
+        memory: MemoryAccount,
     ) -> None:
         self._servicers = servicers
         self._handlers = handlers
         self._streams = streams
         self._settings = settings
+        self._intake = Intake(settings.limits, memory)
         self._health = _HealthServicer(streams)
         self._server: grpc.aio.Server | None = None
 
@@ -53,12 +60,16 @@ class GrpcServer:
             options=[
                 # Otherwise a second server starts happily on a busy port and takes half the calls.
                 ("grpc.so_reuseport", 0),
-                # Somewhat above our own limit, whose error names it.
-                ("grpc.max_receive_message_length", 2 * self._settings.limits.max_request_bytes),
+                (
+                    "grpc.max_receive_message_length",
+                    self._settings.limits.max_request_bytes + ABOVE_OUR_LIMIT_BYTES,
+                ),
             ]
         )
         names = [servicer.service_name for servicer in self._servicers]
-        self._server.add_generic_rpc_handlers(tuple(servicer.handler() for servicer in self._servicers))
+        self._server.add_generic_rpc_handlers(
+            tuple(servicer.handler(self._intake) for servicer in self._servicers)
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             _ReflectionServicer(names, self._streams), self._server

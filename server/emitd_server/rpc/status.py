@@ -26,6 +26,7 @@ from emitd_server.errors import (
     NoHandler,
     NoJobSource,
     RequestInvalid,
+    RequestLate,
     ServiceStopping,
     TooManyWatchers,
 )
@@ -46,6 +47,7 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     TooManyWatchers: code_pb2.RESOURCE_EXHAUSTED,
     HandlerUnavailable: code_pb2.UNAVAILABLE,
     ServiceStopping: code_pb2.UNAVAILABLE,
+    RequestLate: code_pb2.DEADLINE_EXCEEDED,
     HandlerTimeout: code_pb2.DEADLINE_EXCEEDED,
     AuditDamaged: code_pb2.DATA_LOSS,
     NoJobSource: code_pb2.UNIMPLEMENTED,
