@@ -22,7 +22,7 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery, OverflowPolicy, QueuedSettings
 from emitd_handlers.text.escape import escape
 from emitd_server.dispatch.idempotency_window import IdempotencyWindow
-from emitd_server.memory import MemoryAccount, record_bytes
+from emitd_server.memory import MemoryAccount, records_bytes
 
 #: The first failure or drop is reported at once, the next ones together after this time.
 REPORT_INTERVAL_SECONDS = 10.0
@@ -81,7 +81,7 @@ class CommittedDelivery:
             return Outcomes.of([Refused(late)] * len(records))
         finally:
             if not task.done():
-                charge = self._memory.add(sum(map(record_bytes, records)))
+                charge = self._memory.add(sum(records_bytes(records)))
                 task.add_done_callback(lambda _: charge.release())
 
     async def drain(self) -> None:
@@ -209,7 +209,7 @@ class QueuedDelivery:
 
     async def _put(self, records: Sequence[LogRecord]) -> None:
         """Queue records, in order; the policy says what happens to each that finds no room."""
-        sizes = [record_bytes(record) for record in records]
+        sizes = records_bytes(records)
         total = sum(sizes)
         if (
             len(self._queue) + len(records) <= self._settings.max_records
@@ -272,15 +272,13 @@ class QueuedDelivery:
 
     def _next_batch(self) -> tuple[Sequence[LogRecord], int]:
         """Return the records to offer next, and their size."""
-        batch: list[LogRecord] = []
-        size = 0
-        while self._queue and len(batch) < self._settings.batch_size:
-            if batch and size + self._queue[0][1] > MAX_OFFERED_BYTES:
-                break
-            record, record_size = self._queue.popleft()
-            batch.append(record)
-            size += record_size
-        return batch, size
+        count = min(len(self._queue), self._settings.batch_size)
+        batch = [self._queue.popleft() for _ in range(count)]
+        size = sum([size for _, size in batch])
+        while size > MAX_OFFERED_BYTES and len(batch) > 1:
+            self._queue.appendleft(batch.pop())
+            size -= self._queue[0][1]
+        return [record for record, _ in batch], size
 
     async def _deliver(self, batch: Sequence[LogRecord]) -> None:
         """Offer a batch until the handler has taken or finally refused each of its records."""
