@@ -60,7 +60,6 @@ class GrpcServer:
             options=[
                 # Otherwise a second server starts happily on a busy port and takes half the calls.
                 ("grpc.so_reuseport", 0),
-                ("grpc.http2.bdp_probe", 0),
                 (
                     "grpc.max_receive_message_length",
                     self._settings.limits.max_request_bytes + ABOVE_OUR_LIMIT_BYTES,
