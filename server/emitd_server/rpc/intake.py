@@ -15,15 +15,15 @@ from google.protobuf.message import Message
 
 from emitd_server.errors import RequestInvalid, RequestLate
 from emitd_server.memory import Charge, MemoryAccount
-from emitd_server.rpc.field_walk import FieldWalk, Malformed, shape_of
+from emitd_server.rpc.field_walk import SMALL_REQUEST_BYTES, FieldWalk, Malformed, shape_of
 from emitd_server.settings import LimitSettings
 
 #: In quotes, because grpc's classes take parameters only in their stubs.
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Receiver: TypeAlias = Callable[[Context], Awaitable[tuple[bytes, Charge]]]
 
-#: How many requests are received at once; other calls wait.
-MAX_READS = 8
+#: How many requests with records, and how many others, are received at once; other calls wait.
+MAX_READS = 4
 #: How long a call may take to send its request, and how long if other calls wait.
 READ_SECONDS = 10.0
 CONTENDED_READ_SECONDS = 1.0
@@ -43,12 +43,10 @@ class Intake:
         self._limits = limits
         self._memory = memory
         # Together a quarter of the account at most, which leaves room for what was received.
-        self._slots = asyncio.Semaphore(
-            max(1, min(MAX_READS, memory.limit_bytes // 4 // limits.max_request_bytes))
-        )
-        #: Of each read under way, the timeout and when it began.
-        self._reads: dict[asyncio.Timeout, float] = {}
-        self._waiting = 0
+        max_reads = max(1, min(MAX_READS, memory.limit_bytes // 8 // limits.max_request_bytes))
+        # Two, so that a question does not wait behind a hundred batches.
+        self._records = _Lane(max_reads)
+        self._questions = _Lane(max_reads)
 
     def receiver(self, message_type: type[Message]) -> Receiver:
         """Return what receives the requests of a method.
@@ -57,6 +55,7 @@ class Intake:
         RequestLate, and MemoryExhausted.
         """
         name = message_type.DESCRIPTOR.full_name
+        lane = self._records if name in _EMITS else self._questions
         descriptor: Any = message_type.DESCRIPTOR  # its stub names two types
         shape = shape_of(descriptor, {f"{_BATCH}.records": self._limits.max_batch_records})
         walk = FieldWalk.walk_batch if name == _BATCH else FieldWalk.walk
@@ -75,23 +74,49 @@ class Intake:
                 raise malformed(message_type) from None
             return BYTES_FOR_BYTE * len(data) + BYTES_FOR_FIELD * fields.count
 
+        def verdict(data: bytes) -> int | RequestInvalid:
+            """Do what `check` does, but return its error: raised out of a thread, it would keep the request alive."""
+            try:
+                return check(data)
+            except RequestInvalid as error:
+                return error.with_traceback(None)
+
         async def receive(context: Context) -> tuple[bytes, Charge]:
             try:
                 async with asyncio.timeout(READ_SECONDS) as timeout:
-                    await self._admit()
+                    await lane.admit()
                     try:
                         with self._memory.charge(self._limits.max_request_bytes):
-                            data = await self._read(context, timeout)
-                            size = check(data)
+                            data = await lane.read(context, timeout)
+                            # A large one in a thread: it may take 100 ms, in which the loop must answer others.
+                            is_large = len(data) > SMALL_REQUEST_BYTES
+                            size = await asyncio.to_thread(verdict, data) if is_large else check(data)
+                            if isinstance(size, RequestInvalid):
+                                data = b""  # the error's traceback would keep it
+                                raise size
                     finally:
-                        self._slots.release()
+                        lane.leave()
                 return data, self._memory.charge(size)
             except TimeoutError:
                 raise RequestLate(READ_SECONDS) from None
 
         return receive
 
-    async def _admit(self) -> None:
+
+class _Lane:
+    """Some calls whose requests are received a few at a time, in the order of their arrival."""
+
+    def __init__(self, max_reads: int) -> None:
+        self._slots = asyncio.Semaphore(max_reads)
+        #: Of each read under way, the timeout and when it began.
+        self._reads: dict[asyncio.Timeout, float] = {}
+        self._waiting = 0
+
+    def leave(self) -> None:
+        """Free a slot."""
+        self._slots.release()
+
+    async def admit(self) -> None:
         """Wait for a slot; meanwhile the calls that have one must be quick."""
         if not self._slots.locked():
             await self._slots.acquire()
@@ -109,7 +134,8 @@ class Intake:
         if not timeout.expired() and end is not None:
             timeout.reschedule(min(end, began + CONTENDED_READ_SECONDS))
 
-    async def _read(self, context: Context, timeout: asyncio.Timeout) -> bytes:
+    async def read(self, context: Context, timeout: asyncio.Timeout) -> bytes:
+        """Return the request of a call that has a slot."""
         self._reads[timeout] = began = asyncio.get_running_loop().time()
         if self._waiting:
             self._hurry(timeout, began)

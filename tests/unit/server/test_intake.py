@@ -66,7 +66,7 @@ async def test_without_room_nothing_is_read() -> None:
 
 async def test_few_requests_are_read_at_once_and_the_others_wait() -> None:
     """Together they take a quarter of the account at most."""
-    into = Intake(LIMITS, MemoryAccount(8000))
+    into = Intake(LIMITS, MemoryAccount(16_000))
     calls = [Call(sent=False) for _ in range(3)]
     tasks = [asyncio.create_task(receive(into, call)) for call in calls]
     await asyncio.sleep(0.01)
