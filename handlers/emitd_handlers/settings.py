@@ -55,8 +55,6 @@ class CommittedSettings(
 
     #: How long a reply waits for the handler, in seconds.
     timeout_seconds: PositiveSeconds = 10.0
-    #: How many records may wait for the handler's commit before senders get RESOURCE_EXHAUSTED.
-    max_in_flight: PositiveInt = 65_536
 
 
 class QueuedSettings(
@@ -68,6 +66,8 @@ class QueuedSettings(
 
     #: How many records the queue holds.
     max_records: PositiveInt = 10_000
+    #: How many bytes of memory the queued records take, with those that the handler has just been offered.
+    max_bytes: PositiveInt = 64 * 1024 * 1024
     #: What happens to a record that finds the queue full.
     overflow: OverflowPolicy = OverflowPolicy.DROP_NEWEST
     #: With `overflow: block`: how long a sender waits for room, in seconds.

@@ -2,8 +2,10 @@
 
 EmitdError (emitd_handlers.errors)
 ├── HandlerError …             a record was refused
-│   └── NoHandler              no active handler takes the record's level
+│   ├── NoHandler              no active handler takes the record's level
+│   └── MemoryExhausted        the service holds as much as it may: try again later
 ├── RequestInvalid             a request makes no sense: never retry
+├── RequestLate                a call did not send its request in time
 ├── JobNotFound
 ├── NoJobSource                no active handler serves jobs
 ├── AuditLogNotFound           no active handler keeps a log of this name
@@ -19,7 +21,7 @@ from difflib import get_close_matches
 
 import msgspec
 
-from emitd_handlers.errors import EmitdError, HandlerError
+from emitd_handlers.errors import EmitdError, HandlerError, RetryableError
 from emitd_handlers.record import Level
 from emitd_handlers.text.escape import escape
 
@@ -27,11 +29,13 @@ __all__ = [
     "AuditLogNotFound",
     "ConfigError",
     "JobNotFound",
+    "MemoryExhausted",
     "NoAuditSource",
     "NoHandler",
     "NoJobSource",
     "Problem",
     "RequestInvalid",
+    "RequestLate",
     "ServiceStopping",
     "StartError",
     "TooManyWatchers",
@@ -48,6 +52,10 @@ class NoHandler(HandlerError):
         self.level = level
 
 
+class MemoryExhausted(RetryableError):
+    """The service holds as many bytes of requests, queues and replies as it may, or the process has no memory left."""
+
+
 class RequestInvalid(EmitdError):
     """A request as a whole makes no sense. `field` is its path in the request; empty: the request itself."""
 
@@ -55,6 +63,17 @@ class RequestInvalid(EmitdError):
         super().__init__(f"{field}: {problem}" if field else problem)
         self.field = field
         self.problem = problem
+
+
+class RequestLate(EmitdError):
+    """A call did not send its request in time, or its turn to do so did not come."""
+
+    retry_after_seconds = 1.0
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the request was not received within {seconds:g} s, or sooner while other calls wait"
+        )
 
 
 class JobNotFound(EmitdError):

@@ -98,7 +98,9 @@ def make_grpc_server(dispatcher: Dispatcher, listen_key: str = "server.listen") 
     """Return a server with every service of the contract; `listen_key` is what an error calls its address."""
     streams = OpenStreams()
     servicers: list[Servicer] = [LogServicer(dispatcher, streams), AuditServicer(dispatcher, streams)]
-    return GrpcServer(servicers, dispatcher.lives, streams, dispatcher.settings, listen_key)
+    return GrpcServer(
+        servicers, dispatcher.lives, streams, dispatcher.settings, dispatcher.memory, listen_key
+    )
 
 
 class StopSignals:

@@ -19,8 +19,10 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class LimitSettings(_Section, frozen=True, kw_only=True):
     """Larger requests are refused with INVALID_ARGUMENT naming the field. Sizes are in bytes of UTF-8."""
 
-    #: A whole request, and so a batch.
-    max_request_bytes: PositiveInt = 16 * 1024 * 1024
+    #: What requests, queues, and replies not yet taken may hold in all; log lines are refused above 80 % of it.
+    memory_bytes: PositiveInt = 256 * 1024 * 1024
+    #: A whole request after decompression, and so a batch.
+    max_request_bytes: PositiveInt = 4 * 1024 * 1024
     #: The records of one EmitBatch.
     max_batch_records: PositiveInt = 10_000
     #: One record: the sum of its strings.

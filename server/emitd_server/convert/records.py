@@ -234,11 +234,11 @@ class RecordReader:
     def _read_labels(self, job: pb.JobStatus) -> dict[str, str]:
         if not job.labels:
             return {}
-        labels = dict(job.labels)
-        if len(labels) > self._limits.max_labels:
+        if len(job.labels) > self._limits.max_labels:
             raise RecordInvalid(
-                "job.labels", f"has {len(labels)} labels, more than {self._limits.max_labels}"
+                "job.labels", f"has {len(job.labels)} labels, more than {self._limits.max_labels}"
             )
+        labels = dict(job.labels)
         for key, value in labels.items():
             if not key:
                 raise RecordInvalid("job.labels", "has an empty key")

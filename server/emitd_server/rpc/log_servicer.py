@@ -18,8 +18,9 @@ from emitd_server.convert.jobs import (
 from emitd_server.convert.records import RecordReader, receipt_to_wire
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import JobNotFound, RequestInvalid
+from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.job_streams import JobWatches
-from emitd_server.rpc.methods import Rpcs
+from emitd_server.rpc.methods import Rpcs, parse
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import is_retryable, status_of
 
@@ -36,26 +37,25 @@ class LogServicer:
         self._limits = dispatcher.settings.limits
         self._reader = RecordReader(self._limits, dispatcher.clock.now)
         self._watches = JobWatches(dispatcher.settings.watch, streams)
-        self._rpcs = Rpcs(self.service_name, self._limits.max_request_bytes, dispatcher.report)
-        self._parse = self._rpcs.parse
 
-    def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
+        rpcs = Rpcs(self.service_name, intake, self._dispatcher.report)
         methods = {
-            "Emit": self._rpcs.unary(self.emit, "record"),
-            "EmitBatch": self._rpcs.unary(self.emit_batch),
-            "GetJob": self._rpcs.unary(self.get_job),
-            "ListJobs": self._rpcs.unary(self.list_jobs),
-            "ListJobTransitions": self._rpcs.unary(self.list_job_transitions),
-            "RequestCancel": self._rpcs.unary(self.request_cancel),
-            "WatchJob": self._rpcs.stream(self.watch_job),
-            "WatchJobs": self._rpcs.stream(self.watch_jobs),
+            "Emit": rpcs.unary(self.emit, log_service_pb2.EmitRequest, "record"),
+            "EmitBatch": rpcs.unary(self.emit_batch, log_service_pb2.EmitBatchRequest),
+            "GetJob": rpcs.unary(self.get_job, job_pb2.GetJobRequest),
+            "ListJobs": rpcs.unary(self.list_jobs, job_pb2.ListJobsRequest),
+            "ListJobTransitions": rpcs.unary(self.list_job_transitions, job_pb2.ListJobTransitionsRequest),
+            "RequestCancel": rpcs.unary(self.request_cancel, job_pb2.RequestCancelRequest),
+            "WatchJob": rpcs.stream(self.watch_job, job_pb2.WatchJobRequest),
+            "WatchJobs": rpcs.stream(self.watch_jobs, job_pb2.WatchJobsRequest),
         }
         return grpc.method_handlers_generic_handler(self.service_name, methods)
 
     async def emit(self, data: bytes) -> bytes:
         """Emit: one record, a batch of one."""
-        request = self._parse(log_service_pb2.EmitRequest, data)
+        request = parse(log_service_pb2.EmitRequest, data)
         if not request.HasField("record"):
             raise RequestInvalid("record", "is mandatory")
         records, _, bad = self._reader.read_all([request.record], len(data))
@@ -69,11 +69,8 @@ class LogServicer:
 
     async def emit_batch(self, data: bytes) -> bytes:
         """EmitBatch: errors and notices by index; all other records are only counted."""
-        request = self._parse(log_service_pb2.EmitBatchRequest, data)
+        request = parse(log_service_pb2.EmitBatchRequest, data)
         wire_records = request.records
-        if len(wire_records) > self._limits.max_batch_records:
-            limit = self._limits.max_batch_records
-            raise RequestInvalid("records", f"has {len(wire_records)} records, more than {limit}")
         records, indexes, bad = self._reader.read_all(wire_records, len(data))
         outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())
         refused: dict[int, EmitdError] = dict(bad)
@@ -107,7 +104,7 @@ class LogServicer:
 
     async def get_job(self, data: bytes) -> bytes:
         """GetJob."""
-        request = self._parse(job_pb2.GetJobRequest, data)
+        request = parse(job_pb2.GetJobRequest, data)
         job_id = read_job_id(request.job_id)
         job = await self._dispatcher.jobs.get(job_id)
         if job is None:
@@ -116,7 +113,7 @@ class LogServicer:
 
     async def list_jobs(self, data: bytes) -> bytes:
         """ListJobs."""
-        query = read_query(self._parse(job_pb2.ListJobsRequest, data))
+        query = read_query(parse(job_pb2.ListJobsRequest, data))
         page = await self._dispatcher.jobs.list(query)
         response = job_pb2.ListJobsResponse(
             jobs=[job_to_wire(job) for job in page.jobs], next_page_token=page.next_page_token
@@ -125,16 +122,16 @@ class LogServicer:
 
     def watch_job(self, data: bytes) -> AsyncIterator[bytes]:
         """WatchJob."""
-        return self._watches.watch(self._dispatcher.jobs, self._parse(job_pb2.WatchJobRequest, data))
+        return self._watches.watch(self._dispatcher.jobs, parse(job_pb2.WatchJobRequest, data))
 
     def watch_jobs(self, data: bytes) -> AsyncIterator[bytes]:
         """WatchJobs."""
-        request = self._parse(job_pb2.WatchJobsRequest, data)
+        request = parse(job_pb2.WatchJobsRequest, data)
         return self._watches.watch_many(self._dispatcher.managed_jobs, request)
 
     async def list_job_transitions(self, data: bytes) -> bytes:
         """ListJobTransitions."""
-        query = read_transition_query(self._parse(job_pb2.ListJobTransitionsRequest, data))
+        query = read_transition_query(parse(job_pb2.ListJobTransitionsRequest, data))
         page = await self._dispatcher.managed_jobs.list_transitions(query)
         if page is None:
             raise JobNotFound(query.job_id)
@@ -142,7 +139,7 @@ class LogServicer:
 
     async def request_cancel(self, data: bytes) -> bytes:
         """RequestCancel."""
-        request = self._parse(job_pb2.RequestCancelRequest, data)
+        request = parse(job_pb2.RequestCancelRequest, data)
         job_id = read_job_id(request.job_id)
         if len(request.reason.encode()) > self._limits.max_name_bytes:
             raise RequestInvalid("reason", f"has more than {self._limits.max_name_bytes} bytes")

@@ -11,6 +11,8 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from emitd_handlers.diagnostics import report
 from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.errors import ServiceStopping
+from emitd_server.memory import MemoryAccount
+from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.listening import listen
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.unix_socket import SCHEME, UnixSocket
@@ -19,6 +21,8 @@ from emitd_server.settings import ServerSettings
 #: How often to look whether health has changed, for those that watch it.
 HEALTH_SECONDS = 0.2
 _STATUSES = health_pb2.HealthCheckResponse
+#: What grpc takes beyond our own limit, whose error names the setting.
+ABOVE_OUR_LIMIT_BYTES = 1024 * 1024
 
 
 class Servicer(Protocol):
@@ -27,7 +31,7 @@ class Servicer(Protocol):
     #: The service's full name, for health and reflection.
     service_name: str
 
-    def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls to this servicer."""
 
 
@@ -44,6 +48,7 @@ class GrpcServer:
         lives: Sequence[HandlerLife],
         streams: OpenStreams,
         settings: ServerSettings,
+        memory: MemoryAccount,
         listen_key: str,
     ) -> None:
         self._servicers = servicers
@@ -54,6 +59,7 @@ class GrpcServer:
         self._health = _HealthServicer(
             ["", *(servicer.service_name for servicer in servicers)], lives, streams, self._socket
         )
+        self._intake = Intake(settings.limits, memory)
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -65,12 +71,16 @@ class GrpcServer:
             options=[
                 # Otherwise a second server starts happily on a busy port and takes half the calls.
                 ("grpc.so_reuseport", 0),
-                # Somewhat above our own limit, whose error names it.
-                ("grpc.max_receive_message_length", 2 * self._settings.limits.max_request_bytes),
+                (
+                    "grpc.max_receive_message_length",
+                    self._settings.limits.max_request_bytes + ABOVE_OUR_LIMIT_BYTES,
+                ),
             ]
         )
         names = [servicer.service_name for servicer in self._servicers]
-        self._server.add_generic_rpc_handlers(tuple(servicer.handler() for servicer in self._servicers))
+        self._server.add_generic_rpc_handlers(
+            tuple(servicer.handler(self._intake) for servicer in self._servicers)
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
             _ReflectionServicer(names, self._streams), self._server
