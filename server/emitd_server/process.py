@@ -56,7 +56,7 @@ async def _serve(config: Config) -> int:
 
 def make_grpc_server(dispatcher: Dispatcher) -> GrpcServer:
     """Return a server with every service of the contract."""
-    streams = OpenStreams()
+    streams = OpenStreams(dispatcher.memory, dispatcher.settings.watch.stall_seconds)
     servicers: list[Servicer] = [LogServicer(dispatcher, streams), AuditServicer(dispatcher, streams)]
     return GrpcServer(servicers, dispatcher.handlers, streams, dispatcher.settings)
 

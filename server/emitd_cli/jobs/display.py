@@ -63,7 +63,7 @@ class LineDisplay:
         """Print what is new."""
         if isinstance(response, WatchJobResponse):
             for transition in response.transitions:
-                if transition.revision != response.job.revision:
+                if response.has_more or transition.revision != response.job.revision:
                     print(transition_line(response.job.job_id, transition, self._id_width))
         for one in changes:
             print(self._line(one))

@@ -1,7 +1,7 @@
 """The gRPC edge of `emitd.v1.AuditService`; see `rpc` for how requests come in and errors go out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import grpc
@@ -38,16 +38,16 @@ class AuditServicer:
         self._heartbeat_seconds = settings.watch.heartbeat_seconds
         self._streams = streams
         self._tails = StreamLimit(settings.audit.max_tails, "server.audit.max_tails")
-        self._rpcs = Rpcs(self.service_name, settings.limits.max_request_bytes, dispatcher.report)
+        self._rpcs = Rpcs(self.service_name, settings.limits.max_request_bytes, dispatcher.report, streams)
         self._parse = self._rpcs.parse
 
     def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
         methods = {
             "GetCheckpoint": self._rpcs.unary(self.get_checkpoint),
-            "GetInclusionProof": self._rpcs.unary(self.get_inclusion_proof),
+            "GetInclusionProof": self._rpcs.page(self.get_inclusion_proof),
             "GetConsistencyProof": self._rpcs.unary(self.get_consistency_proof),
-            "ListAuditEvents": self._rpcs.unary(self.list_audit_events),
+            "ListAuditEvents": self._rpcs.page(self.list_audit_events),
             "TailAuditEvents": self._rpcs.stream(self.tail_audit_events),
         }
         return grpc.method_handlers_generic_handler(self.service_name, methods)
@@ -93,7 +93,7 @@ class AuditServicer:
             await asyncio.sleep(0)
         return response.SerializeToString()
 
-    async def tail_audit_events(self, data: bytes) -> AsyncIterator[bytes]:
+    async def tail_audit_events(self, data: bytes) -> AsyncGenerator[bytes, None]:
         """TailAuditEvents: to the end of the server, with heartbeats."""
         request = self._parse(pb.TailAuditEventsRequest, data)
         source = self._dispatcher.audit(request.log_id)

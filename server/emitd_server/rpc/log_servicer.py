@@ -1,7 +1,7 @@
 """The gRPC edge of `emitd.v1.LogService`; see `rpc` for how requests come in and errors go out."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 
 import grpc
 
@@ -36,7 +36,7 @@ class LogServicer:
         self._limits = dispatcher.settings.limits
         self._reader = RecordReader(self._limits)
         self._watches = JobWatches(dispatcher.settings.watch, streams)
-        self._rpcs = Rpcs(self.service_name, self._limits.max_request_bytes, dispatcher.report)
+        self._rpcs = Rpcs(self.service_name, self._limits.max_request_bytes, dispatcher.report, streams)
         self._parse = self._rpcs.parse
 
     def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
@@ -44,10 +44,10 @@ class LogServicer:
         methods = {
             "Emit": self._rpcs.unary(self.emit, "record"),
             "EmitBatch": self._rpcs.unary(self.emit_batch),
-            "GetJob": self._rpcs.unary(self.get_job),
-            "ListJobs": self._rpcs.unary(self.list_jobs),
-            "ListJobTransitions": self._rpcs.unary(self.list_job_transitions),
-            "RequestCancel": self._rpcs.unary(self.request_cancel),
+            "GetJob": self._rpcs.page(self.get_job),
+            "ListJobs": self._rpcs.page(self.list_jobs),
+            "ListJobTransitions": self._rpcs.page(self.list_job_transitions),
+            "RequestCancel": self._rpcs.page(self.request_cancel),
             "WatchJob": self._rpcs.stream(self.watch_job),
             "WatchJobs": self._rpcs.stream(self.watch_jobs),
         }
@@ -123,11 +123,11 @@ class LogServicer:
         )
         return response.SerializeToString()
 
-    def watch_job(self, data: bytes) -> AsyncIterator[bytes]:
+    def watch_job(self, data: bytes) -> AsyncGenerator[bytes, None]:
         """WatchJob."""
         return self._watches.watch(self._dispatcher.jobs, self._parse(job_pb2.WatchJobRequest, data))
 
-    def watch_jobs(self, data: bytes) -> AsyncIterator[bytes]:
+    def watch_jobs(self, data: bytes) -> AsyncGenerator[bytes, None]:
         """WatchJobs."""
         request = self._parse(job_pb2.WatchJobsRequest, data)
         return self._watches.watch_many(self._dispatcher.managed_jobs, request)

@@ -5,7 +5,8 @@ its size is known before it is parsed.
 """
 
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, TypeAlias, TypeVar
 
 import grpc
@@ -15,19 +16,23 @@ from google.rpc import code_pb2, status_pb2
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.errors import EmitdError
 from emitd_server.errors import RequestInvalid
+from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import status_of
 
 M = TypeVar("M", bound=Message)
 #: In quotes, because grpc's classes take parameters only in their stubs.
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Unary: TypeAlias = Callable[[bytes], Awaitable[bytes]]
-Stream: TypeAlias = Callable[[bytes], AsyncIterator[bytes]]
+Stream: TypeAlias = Callable[[bytes], AsyncGenerator[bytes, None]]
 
 
 class Rpcs:
     """Makes grpc's method handlers from methods that take a request's bytes and return or yield a reply's bytes."""
 
-    def __init__(self, service_name: str, max_request_bytes: int, report: Report) -> None:
+    def __init__(
+        self, service_name: str, max_request_bytes: int, report: Report, streams: OpenStreams
+    ) -> None:
+        self._streams = streams
         self._service_name = service_name
         self._max_request_bytes = max_request_bytes
         self._report = report
@@ -60,16 +65,25 @@ class Rpcs:
     def stream(self, method: Stream) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """Serve a method that yields replies."""
 
-        async def answer(data: bytes, context: Context) -> AsyncIterator[bytes]:
+        async def answer(data: bytes, context: Context) -> None:
             try:
-                async for message in method(data):
-                    yield message
+                async with aclosing(method(data)) as messages:
+                    async for message in messages:
+                        await self._streams.send(context, message, len(message))
             except EmitdError as error:
                 await _abort(context, status_of(error))
             except Exception:
                 await self._abort_internal(context)
 
         return grpc.unary_stream_rpc_method_handler(answer)
+
+    def page(self, method: Unary) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Serve a method whose one reply may be large, as a stream of one message: callers see no difference."""
+
+        async def messages(data: bytes) -> AsyncGenerator[bytes, None]:
+            yield await method(data)
+
+        return self.stream(messages)
 
     async def _abort_internal(self, context: Context) -> None:
         """Report an unexpected exception with its traceback, and tell the caller only INTERNAL."""
