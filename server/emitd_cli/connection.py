@@ -7,6 +7,7 @@ from typing import TypeVar
 import grpc
 from google.rpc import status_pb2
 
+from emitd.transport.channel import OPTIONS
 from emitd.transport.reply import bad_field, details_of, retry_delay
 from emitd.v1 import AuditServiceStub, LogServiceStub
 from emitd_cli.errors import CannotTell, Misuse, Refused
@@ -14,9 +15,6 @@ from emitd_cli.terminal.output import say
 
 Response = TypeVar("Response")
 
-MAX_RECEIVE_BYTES = 64 * 1024 * 1024
-#: grpc's own pauses between attempts to connect grow to two minutes: longer than commands wait.
-MAX_RECONNECT_BACKOFF_MS = 1000
 #: The pause before another try where the server does not say, and the shortest where it does.
 DEFAULT_RETRY_SECONDS = 0.5
 #: A call that takes longer than this is told: whoever waits should know for what.
@@ -56,11 +54,7 @@ def _channel(address: str) -> Iterator[grpc.Channel]:
         raise Misuse("--address: is empty; give HOST:PORT", field="--address")
     if "://" in address:
         raise Misuse(f"--address: '{address}' is a URL; give HOST:PORT", field="--address")
-    options = [
-        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
-        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_BACKOFF_MS),
-    ]
-    with grpc.insecure_channel(address, options=options) as channel:
+    with grpc.insecure_channel(address, options=OPTIONS) as channel:
         yield channel
 
 

@@ -5,6 +5,7 @@ EmitdError (emitd_handlers.errors)
 │   ├── NoHandler              no active handler takes the record's level
 │   └── MemoryExhausted        the service holds as much as it may: try again later
 ├── RequestInvalid             a request makes no sense: never retry
+├── RequestLate                a call did not send its request in time
 ├── JobNotFound
 ├── NoJobSource                no active handler serves jobs
 ├── AuditLogNotFound           no active handler keeps a log of this name
@@ -35,6 +36,7 @@ __all__ = [
     "NoJobSource",
     "Problem",
     "RequestInvalid",
+    "RequestLate",
     "ServiceStopping",
     "StartError",
     "StreamStalled",
@@ -53,10 +55,7 @@ class NoHandler(HandlerError):
 
 
 class MemoryExhausted(RetryableError):
-    """The service holds as many bytes of requests, queues and replies as it may."""
-
-    def __init__(self, held: int, limit: int) -> None:
-        super().__init__(f"the service holds {held} bytes; server.limits.memory_bytes is {limit}")
+    """The service holds as many bytes of requests, queues and replies as it may, or the process has no memory left."""
 
 
 class RequestInvalid(EmitdError):
@@ -66,6 +65,17 @@ class RequestInvalid(EmitdError):
         super().__init__(f"{field}: {problem}" if field else problem)
         self.field = field
         self.problem = problem
+
+
+class RequestLate(EmitdError):
+    """A call did not send its request in time, or its turn to do so did not come."""
+
+    retry_after_seconds = 1.0
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the request was not received within {seconds:g} s, or sooner while other calls wait"
+        )
 
 
 class JobNotFound(EmitdError):

@@ -50,7 +50,9 @@ class MemoryAccount:
 
     def exhausted(self) -> MemoryExhausted:
         """Return the error to refuse with."""
-        return MemoryExhausted(self.held, self.limit_bytes)
+        return MemoryExhausted(
+            f"the service holds {self.held} bytes; server.limits.memory_bytes is {self.limit_bytes}"
+        )
 
 
 class Charge:

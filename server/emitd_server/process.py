@@ -58,7 +58,7 @@ def make_grpc_server(dispatcher: Dispatcher) -> GrpcServer:
     """Return a server with every service of the contract."""
     streams = OpenStreams(dispatcher.memory, dispatcher.settings.watch.stall_seconds)
     servicers: list[Servicer] = [LogServicer(dispatcher, streams), AuditServicer(dispatcher, streams)]
-    return GrpcServer(servicers, dispatcher.handlers, streams, dispatcher.settings)
+    return GrpcServer(servicers, dispatcher.handlers, streams, dispatcher.settings, dispatcher.memory)
 
 
 def _stop_on_signals() -> asyncio.Event:

@@ -263,7 +263,7 @@ async def test_a_batch_too_long_or_too_large_is_refused_whole(tmp_path: Path) ->
     settings = ServerSettings(listen="127.0.0.1:0", limits=limits)
     async with running(three_handlers(tmp_path), settings) as server:
         small = rec.LogRecord(level=rec.LEVEL_INFO)
-        for records, words in (([small] * 3, "3 records"), ([audit(event_id="x" * 990)], "bytes")):
+        for records, words in (([small] * 3, "more than 2 elements"), ([audit(event_id="x" * 990)], "bytes")):
             with pytest.raises(grpc.aio.AioRpcError) as caught:
                 await server.stub.EmitBatch(pb.EmitBatchRequest(records=records))
             assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT

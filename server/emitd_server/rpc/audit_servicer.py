@@ -19,7 +19,8 @@ from emitd_server.convert.audit import (
 )
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import RequestInvalid
-from emitd_server.rpc.methods import Rpcs
+from emitd_server.rpc.intake import Intake
+from emitd_server.rpc.methods import Rpcs, parse
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 
 #: Events of a page that become messages in one turn of the event loop, about 2 ms.
@@ -38,23 +39,22 @@ class AuditServicer:
         self._heartbeat_seconds = settings.watch.heartbeat_seconds
         self._streams = streams
         self._tails = StreamLimit(settings.audit.max_tails, "server.audit.max_tails")
-        self._rpcs = Rpcs(self.service_name, settings.limits.max_request_bytes, dispatcher.report, streams)
-        self._parse = self._rpcs.parse
 
-    def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
+        rpcs = Rpcs(self.service_name, intake, self._streams, self._dispatcher.report)
         methods = {
-            "GetCheckpoint": self._rpcs.unary(self.get_checkpoint),
-            "GetInclusionProof": self._rpcs.page(self.get_inclusion_proof),
-            "GetConsistencyProof": self._rpcs.unary(self.get_consistency_proof),
-            "ListAuditEvents": self._rpcs.page(self.list_audit_events),
-            "TailAuditEvents": self._rpcs.stream(self.tail_audit_events),
+            "GetCheckpoint": rpcs.unary(self.get_checkpoint, pb.GetCheckpointRequest),
+            "GetInclusionProof": rpcs.page(self.get_inclusion_proof, pb.GetInclusionProofRequest),
+            "GetConsistencyProof": rpcs.unary(self.get_consistency_proof, pb.GetConsistencyProofRequest),
+            "ListAuditEvents": rpcs.page(self.list_audit_events, pb.ListAuditEventsRequest),
+            "TailAuditEvents": rpcs.stream(self.tail_audit_events, pb.TailAuditEventsRequest),
         }
         return grpc.method_handlers_generic_handler(self.service_name, methods)
 
     async def get_checkpoint(self, data: bytes) -> bytes:
         """GetCheckpoint."""
-        source = self._dispatcher.audit(self._parse(pb.GetCheckpointRequest, data).log_id)
+        source = self._dispatcher.audit(parse(pb.GetCheckpointRequest, data).log_id)
         checkpoint = await source.checkpoint()
         if checkpoint is None:
             raise HandlerUnavailable(f"audit log '{source.log_id}' is not signed yet")
@@ -69,7 +69,7 @@ class AuditServicer:
 
     async def get_inclusion_proof(self, data: bytes) -> bytes:
         """GetInclusionProof: by index or by the event's id."""
-        request = self._parse(pb.GetInclusionProofRequest, data)
+        request = parse(pb.GetInclusionProofRequest, data)
         source = self._dispatcher.audit(request.log_id)
         index = await _leaf_index(source, request)
         proof = await source.inclusion_proof(index, request.tree_size or None)
@@ -77,14 +77,14 @@ class AuditServicer:
 
     async def get_consistency_proof(self, data: bytes) -> bytes:
         """GetConsistencyProof."""
-        request = self._parse(pb.GetConsistencyProofRequest, data)
+        request = parse(pb.GetConsistencyProofRequest, data)
         source = self._dispatcher.audit(request.log_id)
         proof = await source.consistency_proof(request.old_size, request.new_size or None)
         return consistency_to_wire(source.log_id, proof).SerializeToString()
 
     async def list_audit_events(self, data: bytes) -> bytes:
         """ListAuditEvents."""
-        request = self._parse(pb.ListAuditEventsRequest, data)
+        request = parse(pb.ListAuditEventsRequest, data)
         source = self._dispatcher.audit(request.log_id)
         page = await source.list(read_query(request, self._max_scan_bytes))
         response = pb.ListAuditEventsResponse(log_id=source.log_id, next_page_token=page.next_page_token)
@@ -95,7 +95,7 @@ class AuditServicer:
 
     async def tail_audit_events(self, data: bytes) -> AsyncGenerator[bytes, None]:
         """TailAuditEvents: to the end of the server, with heartbeats."""
-        request = self._parse(pb.TailAuditEventsRequest, data)
+        request = parse(pb.TailAuditEventsRequest, data)
         source = self._dispatcher.audit(request.log_id)
         wanted = read_filter(request)
         with self._tails.counted():

@@ -1,13 +1,13 @@
 """Shared by the servicers: request bytes in, reply bytes out, errors as google.rpc status.
 
-Requests are parsed here, so that one that does not parse is INVALID_ARGUMENT (grpc would say UNKNOWN), and so that
-its size is known before it is parsed.
+Requests are received by the `Intake` and parsed here, so that one that does not parse is INVALID_ARGUMENT (grpc would
+say UNKNOWN), and so that what is in it is known before it is parsed.
 """
 
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
@@ -15,86 +15,99 @@ from google.rpc import code_pb2, status_pb2
 
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.errors import EmitdError
-from emitd_server.errors import RequestInvalid
+from emitd_server.errors import MemoryExhausted
+from emitd_server.rpc.intake import Context, Intake, malformed
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import status_of
 
 M = TypeVar("M", bound=Message)
-#: In quotes, because grpc's classes take parameters only in their stubs.
-Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Unary: TypeAlias = Callable[[bytes], Awaitable[bytes]]
 Stream: TypeAlias = Callable[[bytes], AsyncGenerator[bytes, None]]
+
+
+def parse(message_type: type[M], data: bytes) -> M:
+    """Return the message of a request. Raises RequestInvalid, and MemoryExhausted if memory has run out."""
+    try:
+        return message_type.FromString(data)
+    except DecodeError as error:
+        if "alloc" in str(error):  # protobuf's word for it is `Arena alloc failed`
+            raise MemoryExhausted("the process has no memory left for this request") from None
+        raise malformed(message_type) from None
 
 
 class Rpcs:
     """Makes grpc's method handlers from methods that take a request's bytes and return or yield a reply's bytes."""
 
-    def __init__(
-        self, service_name: str, max_request_bytes: int, report: Report, streams: OpenStreams
-    ) -> None:
+    def __init__(self, service_name: str, intake: Intake, streams: OpenStreams, report: Report) -> None:
         self._streams = streams
         self._service_name = service_name
-        self._max_request_bytes = max_request_bytes
+        self._intake = intake
         self._report = report
 
-    def parse(self, message_type: type[M], data: bytes) -> M:
-        """Return the message of a request. Raises RequestInvalid."""
-        if len(data) > self._max_request_bytes:
-            limit = self._max_request_bytes
-            raise RequestInvalid("", f"the request has {len(data)} bytes, more than {limit}")
-        try:
-            return message_type.FromString(data)
-        except DecodeError:
-            problem = f"the request does not parse as {message_type.DESCRIPTOR.full_name}"
-            raise RequestInvalid("", f"{problem}; every string must be UTF-8") from None
-
-    def unary(self, method: Unary, prefix: str = "") -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def unary(
+        self, method: Unary, message_type: type[Message], prefix: str = ""
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """Serve a method that returns one reply; `prefix` is the path of the record in its errors."""
+        receive = self._intake.receiver(message_type)
 
-        async def answer(data: bytes, context: Context) -> bytes:
+        async def answer(_: object, context: Context) -> bytes:
             try:
-                return await method(data)
-            except EmitdError as error:
-                await _abort(context, status_of(error, prefix))
-            except Exception:
-                await self._abort_internal(context)
-            raise AssertionError("abort raises")
+                data, charge = await receive(context)
+                with charge:
+                    return await method(data)
+            except Exception as error:
+                await self._fail(context, error, prefix)
 
-        return grpc.unary_unary_rpc_method_handler(answer)
+        return grpc.stream_unary_rpc_method_handler(answer)
 
-    def stream(self, method: Stream) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Serve a method that yields replies."""
+    def stream(
+        self, method: Stream, message_type: type[Message], *, is_owed: bool = False
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Serve a method that yields replies; `is_owed`: they are sent even if memory is short."""
+        receive = self._intake.receiver(message_type)
 
-        async def answer(data: bytes, context: Context) -> None:
+        async def answer(_: object, context: Context) -> None:
             try:
-                async with aclosing(method(data)) as messages:
-                    async for message in messages:
-                        await self._streams.send(context, message, len(message))
-            except EmitdError as error:
-                await _abort(context, status_of(error))
-            except Exception:
-                await self._abort_internal(context)
+                data, charge = await receive(context)
+                with charge:
+                    async with aclosing(method(data)) as messages:
+                        async for message in messages:
+                            await self._streams.send(context, message, len(message), is_owed=is_owed)
+            except Exception as error:
+                await self._fail(context, error)
 
-        return grpc.unary_stream_rpc_method_handler(answer)
+        return grpc.stream_stream_rpc_method_handler(answer)
 
-    def page(self, method: Unary) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def page(
+        self, method: Unary, message_type: type[Message], *, is_owed: bool = False
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
         """Serve a method whose one reply may be large, as a stream of one message: callers see no difference."""
 
         async def messages(data: bytes) -> AsyncGenerator[bytes, None]:
             yield await method(data)
 
-        return self.stream(messages)
+        return self.stream(messages, message_type, is_owed=is_owed)
 
-    async def _abort_internal(self, context: Context) -> None:
-        """Report an unexpected exception with its traceback, and tell the caller only INTERNAL."""
-        self._report(f"internal error in {self._service_name}: {traceback.format_exc()}")
-        await _abort(context, status_pb2.Status(code=code_pb2.INTERNAL, message="internal error"))
+    async def _fail(self, context: Context, error: Exception, prefix: str = "") -> NoReturn:
+        """End a call with an error. Of an unexpected one the caller learns only INTERNAL; the rest is reported."""
+        if isinstance(error, MemoryError):
+            error = MemoryExhausted("the process has no memory left for this call")
+        if isinstance(error, EmitdError):
+            status = status_of(error, prefix)
+        else:
+            self._report(
+                f"internal error in {self._service_name}: {''.join(traceback.format_exception(error))}"
+            )
+            status = status_pb2.Status(code=code_pb2.INTERNAL, message="internal error")
+        await abort(context, status)
 
 
-async def _abort(context: Context, status: status_pb2.Status) -> None:
+async def abort(context: "grpc.aio.ServicerContext[Any, Any]", status: status_pb2.Status) -> NoReturn:
+    """End a call with a status and its details."""
     code: Any = GRPC_CODES[status.code]
     details = (("grpc-status-details-bin", status.SerializeToString()),)
     await context.abort(code, status.message, details)
+    raise AssertionError("abort raises")
 
 
 GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}

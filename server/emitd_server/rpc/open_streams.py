@@ -44,21 +44,24 @@ class OpenStreams:
         for task in self.waiting_tasks:
             task.cancel()
 
-    async def send(self, context: "grpc.aio.ServicerContext[Any, Any]", message: Any, size: int) -> None:
+    async def send(
+        self, context: "grpc.aio.ServicerContext[Any, Any]", message: Any, size: int, *, is_owed: bool = False
+    ) -> None:
         """Send a message of `size` bytes: return when grpc has passed it on, as far as its reader takes any.
 
-        Raises StreamStalled, and MemoryExhausted.
+        Raises StreamStalled, and MemoryExhausted unless `is_owed`: the reply to a request that was carried out.
         """
         held = COPIES * size
-        if self._untaken and self._untaken + held > STREAMS_SHARE * self._memory.limit_bytes:
+        has_room = self._untaken + held <= STREAMS_SHARE * self._memory.limit_bytes or not self._untaken
+        if not is_owed and (self._memory.is_full or not has_room):
             raise self._memory.exhausted()
-        charge = self._memory.charge(held)
+        self._memory.add(held)
         self._untaken += held
         # A task of its own: grpc holds the message until it is taken or the connection ends, also after a stall.
         sending = asyncio.ensure_future(context.write(message))
 
         def settle(sending: "asyncio.Future[None]") -> None:
-            charge.release()
+            self._memory.add(-held)
             self._untaken -= held
             if not sending.cancelled():
                 sending.exception()  # of a stream that has stalled nobody asks for it

@@ -5,13 +5,29 @@ from collections.abc import AsyncIterator, Iterable, Sequence
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from emitd_handlers.base import BaseLogHandler
-from emitd_server.errors import ServiceStopping, StartError
-from emitd_server.rpc.open_streams import OpenStreams
+from emitd_handlers.errors import EmitdError
+from emitd_server.errors import RequestInvalid, StartError
+from emitd_server.memory import MemoryAccount
+from emitd_server.rpc.intake import Intake
+from emitd_server.rpc.methods import abort
+from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
+from emitd_server.rpc.status import status_of
 from emitd_server.settings import ServerSettings
+
+#: What grpc takes beyond our own limit, whose error names the setting.
+ABOVE_OUR_LIMIT_BYTES = 1024 * 1024
+#: A peer that does not answer a ping is dead, and found within 40 s.
+KEEPALIVE_MS = 30_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+#: Clients may ping this often, also without a call: ours do every 30 s.
+MIN_CLIENT_PING_MS = 20_000
+#: The longest name that health is asked for, and the largest question of reflection.
+MAX_NAME_BYTES = 4096
 
 
 class Servicer(Protocol):
@@ -20,7 +36,7 @@ class Servicer(Protocol):
     #: The service's full name, for health and reflection.
     service_name: str
 
-    def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls to this servicer."""
 
 
@@ -36,12 +52,16 @@ class GrpcServer:
         handlers: Iterable[BaseLogHandler],
         streams: OpenStreams,
         settings: ServerSettings,
+        memory: MemoryAccount,
     ) -> None:
         self._servicers = servicers
         self._handlers = handlers
         self._streams = streams
         self._settings = settings
-        self._health = _HealthServicer(streams)
+        self._intake = Intake(settings.limits, memory)
+        #: Of health and of reflection.
+        self._limit = StreamLimit(settings.watch.max_watchers, "server.watch.max_watchers")
+        self._health = _HealthServicer(streams, self._limit)
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -53,15 +73,24 @@ class GrpcServer:
             options=[
                 # Otherwise a second server starts happily on a busy port and takes half the calls.
                 ("grpc.so_reuseport", 0),
-                # Somewhat above our own limit, whose error names it.
-                ("grpc.max_receive_message_length", 2 * self._settings.limits.max_request_bytes),
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_pings_without_data", 0),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
+                (
+                    "grpc.max_receive_message_length",
+                    self._settings.limits.max_request_bytes + ABOVE_OUR_LIMIT_BYTES,
+                ),
             ]
         )
         names = [servicer.service_name for servicer in self._servicers]
-        self._server.add_generic_rpc_handlers(tuple(servicer.handler() for servicer in self._servicers))
+        self._server.add_generic_rpc_handlers(
+            tuple(servicer.handler(self._intake) for servicer in self._servicers)
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            _ReflectionServicer(names, self._streams), self._server
+            _ReflectionServicer(names, self._streams, self._limit), self._server
         )
         address = self._bind(self._server, self._settings.listen)
         await self._server.start()
@@ -100,22 +129,52 @@ class GrpcServer:
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # its stub lacks it
-    """The health service of the grpc library, whose Watch streams also end when the server goes down."""
+    """The health service of the grpc library, with a Watch that has the bounds of every stream.
 
-    def __init__(self, streams: OpenStreams) -> None:
+    The library's Watch sends while it holds a lock, so that one reader that takes nothing would stop all changes.
+    """
+
+    def __init__(self, streams: OpenStreams, limit: StreamLimit) -> None:
         super().__init__()
         self._streams = streams
+        self._limit = limit
+        self._changed = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def Watch(  # noqa: N802  # the RPC's name
         self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> None:
         """Stream the status of one service until the server goes down."""
+        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        sent: int | None = None
         try:
-            with self._streams.waiting():
-                await super().Watch(request, context)
-        except ServiceStopping as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            _refuse_large("service", request)
+            with self._limit.counted():
+                while True:
+                    changed = self._changed
+                    status = self._server_status.get(request.service, unknown)
+                    if status != sent:
+                        message = health_pb2.HealthCheckResponse(status=status)
+                        await self._streams.send(context, message, message.ByteSize())
+                        sent = status
+                    with self._streams.waiting():
+                        await changed.wait()
+        except EmitdError as error:
+            await abort(context, status_of(error))
+
+    async def set(self, service: str, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+        """Set the status of a service."""
+        await super().set(service, status)
+        self._wake()
+
+    async def enter_graceful_shutdown(self) -> None:
+        """Set every service to NOT_SERVING, for good."""
+        await super().enter_graceful_shutdown()
+        self._wake()
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def follow(self, handler: BaseLogHandler) -> None:
         """Report a handler's health as `handler/NAME`, now and whenever it changes."""
@@ -135,20 +194,36 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
 
 
 class _ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[misc, name-defined]  # grpc ships no types
-    """The reflection service of the grpc library, whose streams also end when the server goes down."""
+    """The reflection service of the grpc library, whose streams have the bounds of every stream."""
 
-    def __init__(self, names: Sequence[str], streams: OpenStreams) -> None:
+    def __init__(self, names: Sequence[str], streams: OpenStreams, limit: StreamLimit) -> None:
         super().__init__((*names, health.SERVICE_NAME, reflection.SERVICE_NAME))
         self._streams = streams
+        self._limit = limit
 
     async def ServerReflectionInfo(  # noqa: N802  # the RPC's name
         self,
         request_iterator: AsyncIterator[reflection_pb2.ServerReflectionRequest],
         context: "grpc.aio.ServicerContext[Any, Any]",
-    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
-        replies = super().ServerReflectionInfo(request_iterator, context)
+    ) -> None:
+        """Answer questions until there are no more, or the server goes down."""
+        replies = super().ServerReflectionInfo(_small(request_iterator), context)
         try:
-            async for reply in self._streams.iterate(replies):
-                yield reply
-        except ServiceStopping as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            with self._limit.counted():
+                async for reply in self._streams.iterate(replies):
+                    await self._streams.send(context, reply, reply.ByteSize())
+        except EmitdError as error:
+            await abort(context, status_of(error))
+
+
+async def _small(
+    requests: AsyncIterator[reflection_pb2.ServerReflectionRequest],
+) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+    async for request in requests:
+        _refuse_large("", request)  # a reply repeats it
+        yield request
+
+
+def _refuse_large(field: str, request: Message) -> None:
+    if request.ByteSize() > MAX_NAME_BYTES:
+        raise RequestInvalid(field, f"has {request.ByteSize()} bytes, more than {MAX_NAME_BYTES}")

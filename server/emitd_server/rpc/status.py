@@ -26,6 +26,7 @@ from emitd_server.errors import (
     NoHandler,
     NoJobSource,
     RequestInvalid,
+    RequestLate,
     ServiceStopping,
     StreamStalled,
     TooManyWatchers,
@@ -48,6 +49,7 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     TooManyWatchers: code_pb2.RESOURCE_EXHAUSTED,
     HandlerUnavailable: code_pb2.UNAVAILABLE,
     ServiceStopping: code_pb2.UNAVAILABLE,
+    RequestLate: code_pb2.DEADLINE_EXCEEDED,
     HandlerTimeout: code_pb2.DEADLINE_EXCEEDED,
     AuditDamaged: code_pb2.DATA_LOSS,
     NoJobSource: code_pb2.UNIMPLEMENTED,
@@ -73,7 +75,7 @@ def status_of(error: EmitdError, prefix: str = "") -> status_pb2.Status:
     parts = (prefix, error.field) if isinstance(error, HandlerError) else (error.field,)
     field = _clip(".".join(part for part in parts if part))
     message = f"{field}: {error.problem}" if field and error.problem else str(error)
-    status = status_pb2.Status(code=_code(type(error)), message=_clip(message))
+    status = status_pb2.Status(code=code_of(error), message=_clip(message))
     if error.retry_after_seconds is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
@@ -86,8 +88,9 @@ def status_of(error: EmitdError, prefix: str = "") -> status_pb2.Status:
     return status
 
 
-def _code(error_type: type[EmitdError]) -> "code_pb2.Code":
-    for base in error_type.__mro__:
+def code_of(error: EmitdError) -> "code_pb2.Code":
+    """Return the gRPC code of an error."""
+    for base in type(error).__mro__:
         if base in CODES:
             return CODES[base]
     return code_pb2.INTERNAL

@@ -67,13 +67,15 @@ def read_response(response: log_service_pb2.EmitBatchResponse) -> Reply:
     again: dict[int, tuple[str, float]] = {}
     rejected: dict[int, EmitError] = {}
     for error in response.errors:
+        status = error.status
         if error.retryable:
-            again[error.index] = error.status.message or _CODE_NAMES[error.status.code], retry_delay(error.status.details) or 0.0
+            why = status.message or _CODE_NAMES[status.code]
+            again[error.index] = why, retry_delay(status.details) or 0.0
         else:
             place = f"records[{error.index}]"
             rejected[error.index] = RecordRejected(
-                error.status.message.removeprefix(place).lstrip(".: ") or _CODE_NAMES[error.status.code],
-                field=bad_field(error.status.details).removeprefix(f"{place}."),
+                status.message.removeprefix(place).lstrip(".: ") or _CODE_NAMES[status.code],
+                field=bad_field(status.details).removeprefix(f"{place}."),
             )
     return Reply(again=again, rejected=rejected, receipts=response.receipts, server_id=response.server_id)
 

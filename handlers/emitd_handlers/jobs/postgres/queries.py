@@ -171,7 +171,6 @@ class JobQueries:
             number = rows[-1]["number"]
         return recent_commits(stored, limit)
 
-
     def _next_transitions(self, condition: str) -> str:
         return f"""
             SELECT json_agg({_TRANSITION} ORDER BY revision) FROM (

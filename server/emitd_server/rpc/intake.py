@@ -1,0 +1,129 @@
+"""`Intake`: receives the requests of all calls, a few at a time, and charges each to the account of memory.
+
+    admission ─> read ─> FieldWalk ─> charge for what it will take ─> the method, which parses it
+
+grpc receives and decompresses the request of a unary method before it calls the method. So every method is registered
+with grpc as one that takes a stream, which a unary call does not notice, and its request is read here.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import Any, TypeAlias
+
+import grpc
+from google.protobuf.message import Message
+
+from emitd_server.errors import RequestInvalid, RequestLate
+from emitd_server.memory import Charge, MemoryAccount
+from emitd_server.rpc.field_walk import FieldWalk, Malformed, shape_of
+from emitd_server.settings import LimitSettings
+
+#: In quotes, because grpc's classes take parameters only in their stubs.
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+Receiver: TypeAlias = Callable[[Context], Awaitable[tuple[bytes, Charge]]]
+
+#: How many requests are received at once; other calls wait.
+MAX_READS = 16
+#: How long a call may take to send its request, and how long if other calls wait.
+READ_SECONDS = 10.0
+CONTENDED_READ_SECONDS = 1.0
+#: A request takes this much memory for each byte and for each record or other field; measured with small records.
+BYTES_FOR_BYTE = 4
+BYTES_FOR_FIELD = 800
+#: The largest request of an RPC that takes no records.
+MAX_QUESTION_BYTES = 256 * 1024
+_BATCH = "emitd.v1.EmitBatchRequest"
+_EMITS = ("emitd.v1.EmitRequest", _BATCH)
+
+
+class Intake:
+    """One for all methods of all services: it bounds what they receive together."""
+
+    def __init__(self, limits: LimitSettings, memory: MemoryAccount) -> None:
+        self._limits = limits
+        self._memory = memory
+        # Together a quarter of the account at most, which leaves room for what was received.
+        self._slots = asyncio.Semaphore(
+            max(1, min(MAX_READS, memory.limit_bytes // 4 // limits.max_request_bytes))
+        )
+        #: Of each read under way, the timeout and when it began.
+        self._reads: dict[asyncio.Timeout, float] = {}
+        self._waiting = 0
+
+    def receiver(self, message_type: type[Message]) -> Receiver:
+        """Return what receives the requests of a method.
+
+        It returns a request, checked, and the charge for it, which the caller releases. It raises RequestInvalid,
+        RequestLate, and MemoryExhausted.
+        """
+        name = message_type.DESCRIPTOR.full_name
+        descriptor: Any = message_type.DESCRIPTOR  # its stub names two types
+        shape = shape_of(descriptor, {f"{_BATCH}.records": self._limits.max_batch_records})
+        walk = FieldWalk.walk_batch if name == _BATCH else FieldWalk.walk
+        limit, key = self._limits.max_request_bytes, ", the limit of server.limits.max_request_bytes"
+        if name not in _EMITS and limit > MAX_QUESTION_BYTES:
+            limit, key = MAX_QUESTION_BYTES, ""
+
+        def check(data: bytes) -> int:
+            """Return how much memory a request will take."""
+            if len(data) > limit:
+                raise RequestInvalid("", f"the request has {len(data)} bytes, more than {limit}{key}")
+            fields = FieldWalk(data)
+            try:
+                walk(fields, shape)
+            except Malformed:
+                raise malformed(message_type) from None
+            return BYTES_FOR_BYTE * len(data) + BYTES_FOR_FIELD * fields.count
+
+        async def receive(context: Context) -> tuple[bytes, Charge]:
+            try:
+                async with asyncio.timeout(READ_SECONDS) as timeout:
+                    await self._admit()
+                    try:
+                        with self._memory.charge(self._limits.max_request_bytes):
+                            data = await self._read(context, timeout)
+                            size = check(data)
+                    finally:
+                        self._slots.release()
+                return data, self._memory.charge(size)
+            except TimeoutError:
+                raise RequestLate(READ_SECONDS) from None
+
+        return receive
+
+    async def _admit(self) -> None:
+        """Wait for a slot; meanwhile the calls that have one must be quick."""
+        if not self._slots.locked():
+            await self._slots.acquire()
+            return
+        self._waiting += 1
+        try:
+            for timeout, began in self._reads.items():
+                self._hurry(timeout, began)
+            await self._slots.acquire()
+        finally:
+            self._waiting -= 1
+
+    def _hurry(self, timeout: asyncio.Timeout, began: float) -> None:
+        end = timeout.when()
+        if not timeout.expired() and end is not None:
+            timeout.reschedule(min(end, began + CONTENDED_READ_SECONDS))
+
+    async def _read(self, context: Context, timeout: asyncio.Timeout) -> bytes:
+        self._reads[timeout] = began = asyncio.get_running_loop().time()
+        if self._waiting:
+            self._hurry(timeout, began)
+        try:
+            end: Any = grpc.aio.EOF  # type: ignore[attr-defined]  # its stub lacks it
+            data = await context.read()
+            if data is end or await context.read() is not end:
+                raise RequestInvalid("", "the call must have exactly one request")
+            return data
+        finally:
+            del self._reads[timeout]
+
+
+def malformed(message_type: type[Message]) -> RequestInvalid:
+    """Return the error for bytes that are no such message."""
+    name = message_type.DESCRIPTOR.full_name
+    return RequestInvalid("", f"the request does not parse as {name}; every string must be UTF-8")
