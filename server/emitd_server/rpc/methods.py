@@ -50,11 +50,14 @@ class Rpcs:
         """Serve a method that returns one reply; `prefix` is the path of the record in its errors."""
         receive = self._intake.receiver(message_type)
 
+        async def serve(context: Context) -> bytes:
+            data, charge = await receive(context)
+            with charge:
+                return await method(data)
+
         async def answer(_: object, context: Context) -> bytes:
             try:
-                data, charge = await receive(context)
-                with charge:
-                    return await method(data)
+                return await serve(context)
             except Exception as error:
                 await self._fail(context, error, prefix)
 
@@ -66,13 +69,16 @@ class Rpcs:
         """Serve a method that yields replies; `is_owed`: they are sent even if memory is short."""
         receive = self._intake.receiver(message_type)
 
+        async def serve(context: Context) -> None:
+            data, charge = await receive(context)
+            with charge:
+                async with aclosing(method(data)) as messages:
+                    async for message in messages:
+                        await self._streams.send(context, message, len(message), is_owed=is_owed)
+
         async def answer(_: object, context: Context) -> None:
             try:
-                data, charge = await receive(context)
-                with charge:
-                    async with aclosing(method(data)) as messages:
-                        async for message in messages:
-                            await self._streams.send(context, message, len(message), is_owed=is_owed)
+                await serve(context)
             except Exception as error:
                 await self._fail(context, error)
 
@@ -99,6 +105,8 @@ class Rpcs:
                 f"internal error in {self._service_name}: {''.join(traceback.format_exception(error))}"
             )
             status = status_pb2.Status(code=code_pb2.INTERNAL, message="internal error")
+        # grpc keeps the exception of `abort` until the call is over, and with it what the frames of its context hold.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
         await abort(context, status)
 
 
