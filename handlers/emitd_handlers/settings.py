@@ -53,8 +53,6 @@ class CommittedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknow
 
     #: How long a reply waits for the handler, in seconds.
     timeout_seconds: PositiveSeconds = 10.0
-    #: How many records may wait for the handler's commit before senders get RESOURCE_EXHAUSTED.
-    max_in_flight: PositiveInt = 65_536
 
 
 class QueuedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -64,6 +62,8 @@ class QueuedSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     #: How many records the queue holds.
     max_records: PositiveInt = 10_000
+    #: How many bytes of memory the queued records take, with those that the handler has just been offered.
+    max_bytes: PositiveInt = 64 * 1024 * 1024
     #: What happens to a record that finds the queue full.
     overflow: OverflowPolicy = OverflowPolicy.DROP_NEWEST
     #: With `overflow: block`: how long a sender waits for room, in seconds.

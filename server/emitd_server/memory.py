@@ -5,13 +5,19 @@ memory, not of bytes on the wire; what the service needs for itself is not in th
 """
 
 import threading
+from sys import getsizeof
 from types import TracebackType
 from typing import Self
 
+from emitd_handlers.record import JobStatus, LogRecord
 from emitd_server.errors import MemoryExhausted
 
 #: Log lines are refused above this share, so that audit events and job reports find room.
 LINES_SHARE = 0.8
+
+
+#: What a record takes besides its texts: the object, its small fields, its place in a queue; bytes, measured.
+RECORD_OVERHEAD_BYTES = 700
 
 
 class MemoryAccount:
@@ -43,8 +49,13 @@ class MemoryAccount:
             self.held += size
         return Charge(self, size)
 
-    def add(self, size: int) -> None:
-        """Charge bytes that are held already, or with a negative size give them back. Never refuses."""
+    def add(self, size: int) -> "Charge":
+        """Return a charge of `size` bytes that are held already: it is never refused."""
+        self.held_more(size)
+        return Charge(self, size)
+
+    def held_more(self, size: int) -> None:
+        """Count bytes that are held already, or with a negative size no more. Never refuses."""
         with self._lock:
             self.held += size
 
@@ -69,12 +80,12 @@ class Charge:
         if size > self.size:
             self._account.charge(size - self.size)
         else:
-            self._account.add(size - self.size)
+            self._account.held_more(size - self.size)
         self.size = size
 
     def release(self) -> None:
         """Give the bytes back. Idempotent."""
-        self._account.add(-self.size)
+        self._account.held_more(-self.size)
         self.size = 0
 
     def __enter__(self) -> Self:
@@ -84,3 +95,15 @@ class Charge:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.release()
+
+
+def record_bytes(record: LogRecord) -> int:
+    """Return about how much memory a record takes."""
+    size = RECORD_OVERHEAD_BYTES + getsizeof(record.message) + getsizeof(record.attributes_json)
+    payload = record.payload
+    if payload is not None:
+        size += getsizeof(payload.details_json)
+        if isinstance(payload, JobStatus):
+            size += getsizeof(payload.failure_message)
+            size += sum([getsizeof(key) + getsizeof(value) for key, value in payload.labels.items()])
+    return size

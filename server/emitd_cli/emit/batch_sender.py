@@ -14,6 +14,7 @@ from typing import NamedTuple, TypeAlias
 
 import grpc
 
+from emitd.transport.grpc_transport import MAX_REQUEST_BYTES
 from emitd.transport.reply import bad_field
 from emitd.v1 import DELIVERY_COMMITTED, EmitBatchRequest, EmitBatchResponse, LogServiceStub, RecordError
 from emitd_cli.connection import (
@@ -32,6 +33,8 @@ from emitd_cli.terminal.output import say, tell
 
 CALLS_IN_FLIGHT = 4
 CALL_SECONDS = 60.0
+#: What a record takes in a request besides its own bytes, at most: its tag and its length.
+RECORD_FRAME_BYTES = 6
 #: The code of a line that makes no record: the server's own for a record that is wrong.
 _BAD_LINE = grpc.StatusCode.INVALID_ARGUMENT.name
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
@@ -103,12 +106,23 @@ class BatchSender:
 
     def send(self, lines: Sequence[Line]) -> None:
         """Begin to send lines; waits for the oldest call when too many are under way."""
-        good = [line for line in lines if line.record is not None]
+        good: list[Line] = []
+        size = 0
         for line in lines:
             if line.record is None:
                 self._refuse(line, line.problem, _BAD_LINE)
-        if good:
-            self._under_way.append((good, self._call(good)))
+                continue
+            record_size = line.record.ByteSize() + RECORD_FRAME_BYTES
+            if size + record_size > MAX_REQUEST_BYTES:
+                self._begin(good)
+                good, size = [], 0
+            good.append(line)
+            size += record_size
+        self._begin(good)
+
+    def _begin(self, lines: Sequence[Line]) -> None:
+        if lines:
+            self._under_way.append((lines, self._call(lines)))
         if len(self._under_way) >= CALLS_IN_FLIGHT:
             self._settle_oldest()
 

@@ -14,6 +14,9 @@ from emitd_handlers.settings import CommittedSettings, Delivery, DeliverySetting
 from emitd_server.config.yaml_document import Value
 from emitd_server.errors import Problem, nearest
 
+#: Keys that older releases had, and what to write now.
+RETIRED_KEYS = {"max_in_flight": "nothing: remove it; server.limits.memory_bytes bounds what is under way"}
+
 S = TypeVar("S", bound=msgspec.Struct)
 
 
@@ -86,8 +89,8 @@ class SettingsReader:
                     value.key_lines.get(key, value.line),
                     f"{path}.{key}",
                     f"unknown key '{key}'",
-                    f"one of {', '.join(known)}",
-                    nearest(key, known),
+                    RETIRED_KEYS.get(key, f"one of {', '.join(known)}"),
+                    "" if key in RETIRED_KEYS else nearest(key, known),
                 )
 
     def _delivery(self, value: Value, path: str, default: object) -> Delivery | DeliverySettings | None:

@@ -7,11 +7,11 @@ delivery never raises for a handler's failure.
 import asyncio
 from collections import Counter, deque
 from collections.abc import Sequence
+from contextlib import suppress
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import Report, Throttle
 from emitd_handlers.errors import (
-    HandlerBusy,
     HandlerError,
     HandlerTimeout,
     HandlerUnavailable,
@@ -22,31 +22,41 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery, OverflowPolicy, QueuedSettings
 from emitd_handlers.text.escape import escape
 from emitd_server.dispatch.idempotency_window import IdempotencyWindow
+from emitd_server.memory import MemoryAccount, record_bytes
 
 #: The first failure or drop is reported at once, the next ones together after this time.
 REPORT_INTERVAL_SECONDS = 10.0
+#: A queued handler gets no more than this at once, or one record.
+MAX_OFFERED_BYTES = 4 * 1024 * 1024
 
 
 class CommittedDelivery:
     """Gives records to one committed handler, each once, and waits for its outcomes up to a timeout.
 
     A commit runs in its own task and is never cancelled: when the timeout passes or the caller goes away, only the
-    waiting ends, and the outcome still enters the window.
+    waiting ends, and the outcome still enters the window. From then on its records are charged to `memory`; before,
+    they are its caller's.
     """
 
     kind = Delivery.COMMITTED
 
     def __init__(
-        self, handler: BaseLogHandler, settings: CommittedSettings, window_capacity: int, report: Report
+        self,
+        handler: BaseLogHandler,
+        settings: CommittedSettings,
+        window_capacity: int,
+        report: Report,
+        memory: MemoryAccount,
     ) -> None:
         self.handler = handler
         self.levels = frozenset(level for level in Level if handler.can_handle(level))
         self._settings = settings
         self._window = IdempotencyWindow(window_capacity)
-        #: Records by outcome: `committed`, `duplicate`, `refused`, `busy`, `timeout`.
+        #: Records by outcome: `committed`, `duplicate`, `refused`, `timeout`.
         self.counts: Counter[str] = self._window.counts
         self._window_capacity = window_capacity
         self._report = report
+        self._memory = memory
         self._throttle = Throttle(REPORT_INTERVAL_SECONDS)
         self._in_flight = 0
         self._tasks: set[asyncio.Task[Outcomes]] = set()
@@ -58,10 +68,6 @@ class CommittedDelivery:
 
     async def take(self, records: Sequence[LogRecord]) -> Outcomes:
         """Return the handler's outcome for each record, in order; never raises for a handler's failure."""
-        if self._in_flight and self._in_flight + len(records) > self._settings.max_in_flight:
-            self.counts["busy"] += len(records)
-            busy = HandlerBusy(f"handler '{self.handler.name}' has {self._in_flight} records in flight")
-            return Outcomes.of([Refused(busy)] * len(records))
         task = asyncio.get_running_loop().create_task(self._commit_all(records))
         self._tasks.add(task)
         try:
@@ -73,6 +79,10 @@ class CommittedDelivery:
                 f"handler '{self.handler.name}' did not answer within {self._settings.timeout_seconds:g} s"
             )
             return Outcomes.of([Refused(late)] * len(records))
+        finally:
+            if not task.done():
+                charge = self._memory.add(sum(map(record_bytes, records)))
+                task.add_done_callback(lambda _: charge.release())
 
     async def drain(self) -> None:
         """Wait until no commit is under way."""
@@ -123,7 +133,12 @@ class QueuedDelivery:
     kind = Delivery.QUEUED
 
     def __init__(
-        self, handler: BaseLogHandler, settings: QueuedSettings, window_capacity: int, report: Report
+        self,
+        handler: BaseLogHandler,
+        settings: QueuedSettings,
+        window_capacity: int,
+        report: Report,
+        memory: MemoryAccount,
     ) -> None:
         self.handler = handler
         self.levels = frozenset(level for level in Level if handler.can_handle(level))
@@ -133,7 +148,12 @@ class QueuedDelivery:
         self.counts: Counter[str] = Counter()
         self._window = IdempotencyWindow(window_capacity)
         self._report = report
-        self._queue: deque[LogRecord] = deque()
+        #: Charged for every record from when it is queued to when the handler has answered for it.
+        self._memory = memory
+        #: Records, each with its size.
+        self._queue: deque[tuple[LogRecord, int]] = deque()
+        #: What the queued and the offered records take.
+        self._bytes = 0
         self._offered = 0
         self._more = asyncio.Event()
         self._room = asyncio.Event()
@@ -161,11 +181,7 @@ class QueuedDelivery:
             new = [record for record, answer in zip(records, answers, strict=True) if answer is None]
         self.counts["accepted"] += len(new)
         self.counts["duplicate"] += len(records) - len(new)
-        if len(self._queue) + len(new) <= self._settings.max_records:
-            self._queue.extend(new)
-        else:
-            await self._squeeze_in(new)
-        self._more.set()
+        await self._put(new)
         known = {place: answer for place, answer in enumerate(answers) if answer is not None}
         return Outcomes(len(records), lambda place: None, known)
 
@@ -188,39 +204,57 @@ class QueuedDelivery:
         left = len(self._queue) + self._offered
         self._drop("at_stop", left)
         self._queue.clear()
+        self._hold(-self._bytes)
         return left
 
-    async def _squeeze_in(self, records: Sequence[LogRecord]) -> None:
+    async def _put(self, records: Sequence[LogRecord]) -> None:
+        """Queue records, in order; the policy says what happens to each that finds no room."""
+        sizes = [record_bytes(record) for record in records]
+        total = sum(sizes)
+        if (
+            len(self._queue) + len(records) <= self._settings.max_records
+            and self._bytes + total <= self._settings.max_bytes
+        ):
+            self._queue.extend(zip(records, sizes, strict=True))
+            self._hold(total)
+            self._more.set()
+            return
         policy = self._settings.overflow
-        if policy is OverflowPolicy.BLOCK:
-            records = await self._wait_for_room(records)
-        room = self._settings.max_records - len(self._queue)
-        if policy is OverflowPolicy.DROP_OLDEST:
-            overflow = len(records) - room
-            self._queue.extend(records)
-            for _ in range(overflow):
-                self._queue.popleft()
-        else:
-            overflow = max(0, len(records) - room)
-            self._queue.extend(records[: len(records) - overflow])
-        self._drop("queue_full", overflow)
+        give_up_at = asyncio.get_running_loop().time() + self._settings.block_seconds
+        dropped = 0
+        for record, size in zip(records, sizes, strict=True):
+            while not self._has_room(size):
+                if policy is OverflowPolicy.DROP_OLDEST:
+                    self._hold(-self._queue.popleft()[1])
+                    dropped += 1
+                elif policy is OverflowPolicy.DROP_NEWEST or not await self._room_comes(give_up_at):
+                    dropped += 1
+                    break
+            else:
+                self._queue.append((record, size))
+                self._hold(size)
+        self._more.set()
+        self._drop("queue_full", dropped)
 
-    async def _wait_for_room(self, records: Sequence[LogRecord]) -> Sequence[LogRecord]:
-        """Queue records as there is room for them, for at most `block_seconds`; return the rest."""
-        settings = self._settings
-        try:
-            async with asyncio.timeout(settings.block_seconds):
-                while True:
-                    room = settings.max_records - len(self._queue)
-                    self._queue.extend(records[:room])
-                    records = records[room:]
-                    self._more.set()
-                    if not records:
-                        return records
-                    self._room.clear()
-                    await self._room.wait()
-        except TimeoutError:
-            return records
+    def _has_room(self, size: int) -> bool:
+        if not self._queue:
+            return True
+        return (
+            len(self._queue) < self._settings.max_records and self._bytes + size <= self._settings.max_bytes
+        )
+
+    async def _room_comes(self, give_up_at: float) -> bool:
+        """Wait for records to leave the queue; return whether some did by `give_up_at`."""
+        self._more.set()
+        self._room.clear()
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(give_up_at):
+                return await self._room.wait()
+        return False
+
+    def _hold(self, size: int) -> None:
+        self._bytes += size
+        self._memory.held_more(size)
 
     async def _feed(self) -> None:
         while True:
@@ -228,12 +262,25 @@ class QueuedDelivery:
                 self._idle.set()
                 self._more.clear()
                 await self._more.wait()
-            size = min(len(self._queue), self._settings.batch_size)
-            batch = [self._queue.popleft() for _ in range(size)]
+            batch, size = self._next_batch()
             self._room.set()
             self._offered = len(batch)
             await self._deliver(batch)
             self._offered = 0
+            self._hold(-size)
+            self._room.set()
+
+    def _next_batch(self) -> tuple[Sequence[LogRecord], int]:
+        """Return the records to offer next, and their size."""
+        batch: list[LogRecord] = []
+        size = 0
+        while self._queue and len(batch) < self._settings.batch_size:
+            if batch and size + self._queue[0][1] > MAX_OFFERED_BYTES:
+                break
+            record, record_size = self._queue.popleft()
+            batch.append(record)
+            size += record_size
+        return batch, size
 
     async def _deliver(self, batch: Sequence[LogRecord]) -> None:
         """Offer a batch until the handler has taken or finally refused each of its records."""

@@ -126,9 +126,9 @@ class Dispatcher:
             self._audit_sources.append(handler)
         window, settings = self.settings.idempotency_window, handler.delivery
         if isinstance(settings, CommittedSettings):
-            self._deliveries.append(CommittedDelivery(handler, settings, window, self.report))
+            self._deliveries.append(CommittedDelivery(handler, settings, window, self.report, self.memory))
         else:
-            self._deliveries.append(QueuedDelivery(handler, settings, window, self.report))
+            self._deliveries.append(QueuedDelivery(handler, settings, window, self.report, self.memory))
 
     @property
     def handlers(self) -> Sequence[BaseLogHandler]:
@@ -221,10 +221,26 @@ class Dispatcher:
 
         `Committed` means that every committed handler has the record for good and every queued one has it in
         its queue (or has counted it as dropped). A record that one committed handler refused goes to no queued
-        one. Raises ServiceStopping when no records are taken.
+        one. Log lines are refused with MemoryExhausted while the account of memory is tight, and all records while
+        it is full. Raises ServiceStopping when no records are taken.
         """
         if not self._accepting:
             raise ServiceStopping
+        if self.memory.is_tight:
+            return await self._dispatch_what_may(records)
+        return await self._dispatch(records)
+
+    async def _dispatch_what_may(self, records: Sequence[LogRecord]) -> Outcomes:
+        """Dispatch the records that are taken while memory is tight, and refuse the others."""
+        refused = Refused(self.memory.exhausted())
+        is_full = self.memory.is_full
+        taken = [record for record in records if record.level >= Level.AUDIT and not is_full]
+        outcomes = iter(await self._dispatch(taken)) if taken else iter(())
+        return Outcomes.of(
+            [next(outcomes) if record.level >= Level.AUDIT and not is_full else refused for record in records]
+        )
+
+    async def _dispatch(self, records: Sequence[LogRecord]) -> Outcomes:
         route = self._route(frozenset([record.level for record in records]))
         if route.only is not None:
             return await route.only.take(records)

@@ -52,7 +52,7 @@ class Ingress:
         self.counts: Counter[str] = Counter()
         #: The event loop of the service, from its start on.
         self._loop: asyncio.AbstractEventLoop | None = None
-        self.lines = LineQueue(self._send_lines, self.counts, service.report)
+        self.lines = LineQueue(self._send_lines, self.counts, service.report, service.memory)
         self._reader = RecordReader(service.settings.limits)
         self._tasks: set[asyncio.Task[Any]] = set()
         # These streams are never closed: that would cancel the application's own tasks. A watch ends when the handler

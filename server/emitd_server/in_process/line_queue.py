@@ -16,6 +16,7 @@ from typing import TypeAlias
 
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.diagnostics import Report
+from emitd_server.memory import MemoryAccount
 
 MAX_LINES = 10_000
 MAX_BYTES = 64 * 1024 * 1024
@@ -35,6 +36,7 @@ class LineQueue:
         send: SendLines,
         counts: Counter[str],
         report: Report,
+        memory: MemoryAccount,
         *,
         max_lines: int = MAX_LINES,
         max_bytes: int = MAX_BYTES,
@@ -42,6 +44,8 @@ class LineQueue:
         self._send = send
         self._counts = counts
         self._report = report
+        #: Charged for every line from `put` to when it was sent or dropped.
+        self._memory = memory
         self._max_lines = max_lines
         self._max_bytes = max_bytes
         # Reentrant: a finalizer that logs may run in a thread that is in here already.
@@ -74,9 +78,9 @@ class LineQueue:
         size = line.ByteSize()
         with self._lock:
             is_full = len(self._queue) >= self._max_lines or self._bytes + size > self._max_bytes
-            if not self._closed and not is_full:
+            if not self._closed and not is_full and not self._memory.is_tight:
                 self._queue.append((line, size))
-                self._bytes += size
+                self._hold(size)
                 self._taken += 1
                 self._wake()
                 return
@@ -126,7 +130,7 @@ class LineQueue:
         with self._lock:
             left, self._resolved = self._taken - self._resolved, self._taken
             self._queue.clear()
-            self._bytes = 0
+            self._hold(-self._bytes)
             self._feeding = False
         if left:
             self.drop("at_close", left)
@@ -144,12 +148,14 @@ class LineQueue:
 
     async def _feed(self) -> None:
         while batch := self._take_batch():
+            size = sum([size for _, size in batch])
             try:
-                await self._send([line for line, _ in batch], sum([size for _, size in batch]))
+                await self._send([line for line, _ in batch], size)
             except Exception:  # a fault of our own must not end the logging
                 self._report(f"internal error while sending log lines: {traceback.format_exc()}")
                 self.drop("internal_error", len(batch))
             with self._lock:
+                self._hold(-size)
                 self._resolved += len(batch)
             self._batch_done.set()
             self._batch_done = asyncio.Event()
@@ -158,9 +164,12 @@ class LineQueue:
     def _take_batch(self) -> Sequence[tuple[pb.LogRecord, int]]:
         with self._lock:
             batch = [self._queue.popleft() for _ in range(min(len(self._queue), BATCH_LINES))]
-            self._bytes -= sum([size for _, size in batch])
             self._feeding = bool(batch)
         return batch
+
+    def _hold(self, size: int) -> None:
+        self._bytes += size
+        self._memory.held_more(size)
 
 
 def _report_lost(queue: deque[tuple[pb.LogRecord, int]], report: Report) -> None:

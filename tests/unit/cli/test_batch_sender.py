@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import pytest
 
+from emitd.transport.grpc_transport import MAX_REQUEST_BYTES
 from emitd.v1 import (
     DELIVERY_QUEUED,
     EmitBatchRequest,
@@ -67,6 +68,17 @@ def test_all_committed(emit: Callable[..., Done]) -> None:
         done = emit(service, 5, "--batch-size", "2")
     assert done == (0, "5 records: 5 committed\n", "")
     assert sorted(map(messages, service.requests)) == [["line 1", "line 2"], ["line 3", "line 4"], ["line 5"]]
+
+
+def test_a_request_is_no_larger_than_a_server_takes(tmp_path: Path) -> None:
+    """Measured by the records' bytes on the wire: long lines make smaller batches, in order."""
+    file = tmp_path / "lines"
+    file.write_text("".join(f"{number} {'€' * 300_000}\n" for number in range(10)))
+    with fake_log_service(accept) as service:
+        done = run_main("emit", "--file", str(file), "--address", service.address)
+    assert done.stdout == "10 records: 10 committed\n"
+    assert sorted(len(request.records) for request in service.requests) == [2, 4, 4]
+    assert max(request.ByteSize() for request in service.requests) <= MAX_REQUEST_BYTES
 
 
 def test_every_outcome_is_counted(emit: Callable[..., Done]) -> None:

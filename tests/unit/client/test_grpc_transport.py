@@ -14,7 +14,7 @@ from emitd import v1
 from emitd.settings import ClientSettings
 from emitd.transport import channel
 from emitd.transport.channel import NoChannel, make_channel, target_of
-from emitd.transport.grpc_transport import Transport, batch_request
+from emitd.transport.grpc_transport import MAX_REQUEST_BYTES, Transport, batch_request
 from support.client.fake_log_service import accept, fail, fake_log_service
 
 RECORD = v1.LogRecord(record_id="r1").SerializeToString()
@@ -250,6 +250,22 @@ class TestCalls:
                 assert time.monotonic() - begun < 10
                 time.sleep(0.01)
             assert time.monotonic() - begun < 5
+
+
+class TestSize:
+    """A request is at most as large as a service takes."""
+
+    def test_a_batch_that_is_too_large_is_to_be_divided_and_is_not_sent(
+        self, made: Callable[[str], Transport]
+    ) -> None:
+        """With its framing; one record alone is sent, for the service to say what is wrong with it."""
+        record = v1.LogRecord(message="x" * (MAX_REQUEST_BYTES // 4 - 20)).SerializeToString()
+        with fake_log_service(accept) as service:
+            transport = made(service.address)
+            assert transport.emit([record] * 5, 10, want_receipts=True).divide is not None
+            assert service.requests == []
+            assert transport.emit([record] * 3, 10, want_receipts=True).divide is None
+            assert len(batch_request([record] * 3, want_receipts=True)) < MAX_REQUEST_BYTES
 
 
 class TestInterruption:

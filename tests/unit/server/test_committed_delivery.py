@@ -6,11 +6,12 @@ from collections.abc import Sequence
 import pytest
 
 from emitd_handlers.base import BaseLogHandler
-from emitd_handlers.errors import HandlerBusy, HandlerTimeout, HandlerUnavailable, RecordInvalid
+from emitd_handlers.errors import HandlerTimeout, HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, HandlerSettings
 from emitd_server.dispatch.deliveries import CommittedDelivery
+from emitd_server.memory import MemoryAccount
 
 
 class Gated(BaseLogHandler):
@@ -34,11 +35,14 @@ class Gated(BaseLogHandler):
         return [RecentCommit("before", "", 0, None)]
 
 
-def lane_of(handler: BaseLogHandler) -> tuple[CommittedDelivery, list[str]]:
+def lane_of(
+    handler: BaseLogHandler, memory: MemoryAccount | None = None
+) -> tuple[CommittedDelivery, list[str]]:
     lines: list[str] = []
     settings = handler.settings.delivery
     assert settings is None or isinstance(settings, CommittedSettings)
-    return CommittedDelivery(handler, settings or CommittedSettings(), 100, lines.append), lines
+    memory = memory or MemoryAccount(1 << 30)
+    return CommittedDelivery(handler, settings or CommittedSettings(), 100, lines.append, memory), lines
 
 
 def line(record_id: str = "") -> LogRecord:
@@ -75,25 +79,25 @@ async def test_a_caller_that_goes_away_cancels_nothing() -> None:
     assert await delivery.take([line("a")]) == [Committed(None, duplicate=True)]
 
 
-async def test_commits_in_flight_are_bounded() -> None:
-    """What exceeds `max_in_flight` is refused as back-pressure, and taken once there is room."""
-    handler = Gated(HandlerSettings(delivery=CommittedSettings(max_in_flight=3)))
+async def test_what_is_committed_after_the_reply_is_in_the_account() -> None:
+    """From the timeout on, or when the caller goes away, until the commit has ended."""
+    handler = Gated(HandlerSettings(delivery=CommittedSettings(timeout_seconds=0.02)))
     handler.gate.clear()
-    delivery, _ = lane_of(handler)
-    first = asyncio.create_task(delivery.take([line(), line()]))
-    while not handler.calls:
-        await asyncio.sleep(0)
-    busy = await delivery.take([line(), line()])
-    assert all(isinstance(o, Refused) and isinstance(o.error, HandlerBusy) for o in busy)
+    memory = MemoryAccount(1 << 30)
+    delivery, _ = lane_of(handler, memory)
+    await delivery.take([line("a")])
+    one = memory.held
+    assert one > 0
+    caller = asyncio.create_task(delivery.take([line("b")]))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    caller.cancel()
+    await asyncio.wait([caller])
+    assert memory.held == 2 * one
     handler.gate.set()
-    await first
-    assert await delivery.take([line(), line()]) == [Committed(), Committed()]
-
-
-async def test_a_single_batch_may_be_larger_than_the_bound() -> None:
-    """An idle handler takes a batch of any size; otherwise it could never be sent."""
-    delivery, _ = lane_of(Gated(HandlerSettings(delivery=CommittedSettings(max_in_flight=1))))
-    assert await delivery.take([line(), line()]) == [Committed(), Committed()]
+    await delivery.drain()
+    await asyncio.sleep(0)
+    assert memory.held == 0
 
 
 async def test_a_handler_that_raises_refuses_its_batch() -> None:

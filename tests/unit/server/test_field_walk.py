@@ -1,4 +1,4 @@
-"""What a request would become is counted before it is parsed, and too much is refused by its field."""
+"""What a request would become is counted before it is parsed; what would be too much is refused by its field."""
 
 import pytest
 from google.protobuf.message import Message

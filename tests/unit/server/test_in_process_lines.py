@@ -18,6 +18,7 @@ from emitd_handlers.base import COMMON_LEVELS
 from emitd_handlers.record import Level
 from emitd_server.in_process import ingress as intake
 from emitd_server.in_process import line_queue
+from emitd_server.memory import MemoryAccount
 from emitd_server.service import LoggingService
 from emitd_server.settings import LimitSettings, ServerSettings
 from support.client.in_process import in_memory, three_handlers
@@ -203,7 +204,8 @@ class TestQueue:
         async def send(batch: Sequence[v1.LogRecord], size: int) -> None:
             sent.extend(line.message for line in batch)
 
-        queue = line_queue.LineQueue(send, counts, lines.append, max_lines=3, max_bytes=1000)
+        memory = MemoryAccount(1 << 30)
+        queue = line_queue.LineQueue(send, counts, lines.append, memory, max_lines=3, max_bytes=1000)
         for number in range(5):
             queue.put(v1.LogRecord(message=str(number)))
         queue.open(asyncio.get_running_loop())
@@ -213,6 +215,7 @@ class TestQueue:
         queue.put(v1.LogRecord(message="late"))
         assert sent == ["0", "1", "2"]
         assert counts == {"dropped_queue_full": 3, "dropped_closed": 1}
+        assert memory.held == 0
         assert sum(int(line.split()[1]) for line in lines) == 3
 
     async def test_a_fault_of_ours_does_not_end_the_logging(self) -> None:
@@ -226,7 +229,7 @@ class TestQueue:
                 raise ZeroDivisionError
             sent.extend(line.message for line in batch)
 
-        queue = line_queue.LineQueue(send, counts, lines.append)
+        queue = line_queue.LineQueue(send, counts, lines.append, MemoryAccount(1 << 30))
         queue.open(asyncio.get_running_loop())
         queue.put(v1.LogRecord(message="bad"))
         assert await queue.flush(10)

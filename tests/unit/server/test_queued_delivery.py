@@ -11,6 +11,7 @@ from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import HandlerSettings, OverflowPolicy, QueuedSettings
 from emitd_server.dispatch.deliveries import QueuedDelivery
+from emitd_server.memory import MemoryAccount, record_bytes
 
 
 class Sink(BaseLogHandler):
@@ -42,20 +43,24 @@ def lines(*messages: str) -> list[LogRecord]:
     return [LogRecord(Level.INFO, message=message) for message in messages]
 
 
-async def started(handler: BaseLogHandler) -> tuple[QueuedDelivery, list[str]]:
+async def started(
+    handler: BaseLogHandler, memory: MemoryAccount | None = None
+) -> tuple[QueuedDelivery, list[str]]:
     told: list[str] = []
     settings = handler.delivery
     assert isinstance(settings, QueuedSettings)
-    delivery = QueuedDelivery(handler, settings, 100, told.append)
+    delivery = QueuedDelivery(handler, settings, 100, told.append, memory or MemoryAccount(1 << 30))
     await delivery.start()
     return delivery, told
 
 
-async def closed_gate(settings: HandlerSettings) -> tuple[Sink, QueuedDelivery, list[str]]:
+async def closed_gate(
+    settings: HandlerSettings, memory: MemoryAccount | None = None
+) -> tuple[Sink, QueuedDelivery, list[str]]:
     """A delivery whose handler holds one record and takes no more."""
     sink = Sink(settings)
     sink.gate.clear()
-    delivery, told = await started(sink)
+    delivery, told = await started(sink, memory)
     await delivery.take(lines("held"))
     while not sink.calls:
         await asyncio.sleep(0)
@@ -248,3 +253,37 @@ async def test_abandoning_counts_what_is_left() -> None:
     await delivery.stop()
     assert delivery.counts["dropped_at_stop"] == 3
     assert told == ["handler 'sink' dropped 3 records: at_stop"]
+
+
+@pytest.mark.parametrize(
+    ("policy", "kept"),
+    [
+        (OverflowPolicy.DROP_NEWEST, ["held", "aa", "b"]),
+        (OverflowPolicy.DROP_OLDEST, ["held", "b", "c" * 2000]),
+    ],
+)
+async def test_a_queue_is_bounded_in_bytes_too(policy: OverflowPolicy, kept: list[str]) -> None:
+    """A few large records fill it as many small ones do, and the bytes are in the account until they are delivered."""
+    room = record_bytes(lines("held")[0]) + record_bytes(lines("b")[0]) + record_bytes(lines("c" * 2000)[0])
+    queue = QueuedSettings(max_bytes=room, overflow=policy)
+    memory = MemoryAccount(1 << 30)
+    sink, delivery, _ = await closed_gate(HandlerSettings(delivery=queue), memory)
+    await delivery.take(lines("aa", "b", "c" * 2000))
+    assert delivery.counts["dropped_queue_full"] == 1
+    assert 0 < memory.held <= room
+    sink.gate.set()
+    await delivery.drain()
+    assert sink.taken == kept
+    await asyncio.sleep(0)
+    assert memory.held == 0
+    await delivery.stop()
+
+
+async def test_a_handler_gets_no_more_bytes_at_once_than_it_can_work_on() -> None:
+    """What a blocked handler holds is bounded, however large the records are."""
+    sink, delivery, _ = await closed_gate(HandlerSettings())
+    await delivery.take(lines(*["x" * 1_000_000] * 10))
+    sink.gate.set()
+    await delivery.drain()
+    assert sink.calls == 1 + 3
+    await delivery.stop()

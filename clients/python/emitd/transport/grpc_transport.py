@@ -14,6 +14,7 @@ import grpc
 import grpc._channel  # now, not with the first call: a fork during an import leaves it undone in the child
 from grpc.experimental import ChannelOptions
 
+from emitd.errors import RecordRejected
 from emitd.runtime import process_hooks
 from emitd.runtime.fork_guards import GrpcForkGuard
 from emitd.settings import ClientSettings
@@ -26,6 +27,8 @@ SERVICE = "/emitd.v1.LogService/"
 #: The tag of `EmitBatchRequest.records`, and `want_receipts` set.
 _RECORDS_TAG = b"\x0a"
 _WANT_RECEIPTS = b"\x10\x01"
+#: What a service takes in one request, unless it is configured otherwise.
+MAX_REQUEST_BYTES = 4 * 1024 * 1024
 
 #: A stream is read by the thread that wants it, and not by a thread of grpc, which no fork could wait for.
 _READ_BY_THEIR_READERS = (ChannelOptions.SingleThreadedUnaryStream, 1)
@@ -60,8 +63,14 @@ class Transport:
             self._open()
 
     def emit(self, records: Sequence[bytes], timeout: float, *, want_receipts: bool) -> Reply:
-        """Send records, each a serialised LogRecord, in one call. Never raises grpc.RpcError."""
+        """Send records, each a serialised LogRecord, in one call. Never raises grpc.RpcError.
+
+        Records that are too large for one request are not sent: the reply says that they should be divided.
+        """
         request = batch_request(records, want_receipts=want_receipts)
+        if len(request) > MAX_REQUEST_BYTES and len(records) > 1:
+            too_large = f"the batch has {len(request)} bytes, more than {MAX_REQUEST_BYTES}"
+            return Reply(divide=RecordRejected(too_large))
         with self.fork_guard:
             answer = self._ask("EmitBatch", request, log_service_pb2.EmitBatchResponse, timeout)
         return read_failure(answer, len(records)) if isinstance(answer, CallFailed) else read_response(answer)
