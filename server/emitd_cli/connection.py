@@ -7,7 +7,6 @@ from typing import TypeVar
 import grpc
 from google.rpc import status_pb2
 
-from emitd.transport.channel import OPTIONS
 from emitd.transport.reply import bad_field, details_of, retry_delay
 from emitd.v1 import AuditServiceStub, LogServiceStub
 from emitd_cli.errors import CannotTell, Misuse, Refused
@@ -15,6 +14,9 @@ from emitd_cli.terminal.output import say
 
 Response = TypeVar("Response")
 
+MAX_RECEIVE_BYTES = 64 * 1024 * 1024
+#: grpc's own pauses between attempts to connect grow to two minutes: longer than commands wait.
+MAX_RECONNECT_BACKOFF_MS = 1000
 #: The pause before another try where the server does not say, and the shortest where it does.
 DEFAULT_RETRY_SECONDS = 0.5
 #: A call that takes longer than this is told: whoever waits should know for what.
@@ -54,7 +56,14 @@ def _channel(address: str) -> Iterator[grpc.Channel]:
         raise Misuse("--address: is empty; give HOST:PORT", field="--address")
     if "://" in address:
         raise Misuse(f"--address: '{address}' is a URL; give HOST:PORT", field="--address")
-    with grpc.insecure_channel(address, options=OPTIONS) as channel:
+    options = [
+        ("grpc.max_receive_message_length", MAX_RECEIVE_BYTES),
+        ("grpc.max_reconnect_backoff_ms", MAX_RECONNECT_BACKOFF_MS),
+        # A watch is silent while nothing happens; a server that is gone must not look like that.
+        ("grpc.keepalive_time_ms", 30_000),
+        ("grpc.keepalive_timeout_ms", 10_000),
+    ]
+    with grpc.insecure_channel(address, options=options) as channel:
         yield channel
 
 
