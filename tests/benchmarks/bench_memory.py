@@ -59,7 +59,7 @@ REQUESTS = {
     "EmitBatch, payloads replaced": ("EmitBatch", batch_of(b"\x52\x00\x5a\x00" * 100, 4 * MIB - 999)),
     "EmitBatch, payloads replaced, 512 KiB": ("EmitBatch", batch_of(b"\x52\x00\x5a\x00" * 100, MIB // 2)),
     "Emit, labels": ("Emit", field(0x0A, field(0x5A, labels(0x10000) * 5))),
-    "ListJobs, 8 Mi job_ids": ("ListJobs", b"\x3a\x00" * (8 * MIB)),
+    "ListJobs, 8 Mi job_ids": ("ListJobs", b"\x32\x00" * (8 * MIB)),
     "ListJobs, 128 Ki job_ids": ("ListJobs", b"\x32\x00" * (MIB // 8)),
     "ListJobs, statuses in one field": ("ListJobs", field(0x12, b"\x01" * (4 * MIB))),
     "WatchJobs, 8 Mi job_ids": ("WatchJobs", b"\x1a\x00" * (8 * MIB)),

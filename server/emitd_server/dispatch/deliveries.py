@@ -8,6 +8,7 @@ import asyncio
 from collections import Counter, deque
 from collections.abc import Sequence
 from contextlib import suppress
+from itertools import islice
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import Report, Throttle
@@ -22,7 +23,7 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery, OverflowPolicy, QueuedSettings
 from emitd_handlers.text.escape import escape
 from emitd_server.dispatch.idempotency_window import IdempotencyWindow
-from emitd_server.memory import MemoryAccount, record_bytes
+from emitd_server.memory import MemoryAccount, records_bytes
 
 #: The first failure or drop is reported at once, the next ones together after this time.
 REPORT_INTERVAL_SECONDS = 10.0
@@ -81,7 +82,7 @@ class CommittedDelivery:
             return Outcomes.of([Refused(late)] * len(records))
         finally:
             if not task.done():
-                charge = self._memory.add(sum(map(record_bytes, records)))
+                charge = self._memory.add(sum(records_bytes(records)))
                 task.add_done_callback(lambda _: charge.release())
 
     async def drain(self) -> None:
@@ -150,8 +151,9 @@ class QueuedDelivery:
         self._report = report
         #: Charged for every record from when it is queued to when the handler has answered for it.
         self._memory = memory
-        #: Records, each with its size.
-        self._queue: deque[tuple[LogRecord, int]] = deque()
+        self._queue: deque[LogRecord] = deque()
+        #: The size of each record of the queue. Not in one tuple with it, which the garbage collector would track.
+        self._sizes: deque[int] = deque()
         #: What the queued and the offered records take.
         self._bytes = 0
         self._offered = 0
@@ -204,18 +206,20 @@ class QueuedDelivery:
         left = len(self._queue) + self._offered
         self._drop("at_stop", left)
         self._queue.clear()
+        self._sizes.clear()
         self._hold(-self._bytes)
         return left
 
     async def _put(self, records: Sequence[LogRecord]) -> None:
         """Queue records, in order; the policy says what happens to each that finds no room."""
-        sizes = [record_bytes(record) for record in records]
+        sizes = records_bytes(records)
         total = sum(sizes)
         if (
             len(self._queue) + len(records) <= self._settings.max_records
             and self._bytes + total <= self._settings.max_bytes
         ):
-            self._queue.extend(zip(records, sizes, strict=True))
+            self._queue.extend(records)
+            self._sizes.extend(sizes)
             self._hold(total)
             self._more.set()
             return
@@ -225,13 +229,15 @@ class QueuedDelivery:
         for record, size in zip(records, sizes, strict=True):
             while not self._has_room(size):
                 if policy is OverflowPolicy.DROP_OLDEST:
-                    self._hold(-self._queue.popleft()[1])
+                    self._queue.popleft()
+                    self._hold(-self._sizes.popleft())
                     dropped += 1
                 elif policy is OverflowPolicy.DROP_NEWEST or not await self._room_comes(give_up_at):
                     dropped += 1
                     break
             else:
-                self._queue.append((record, size))
+                self._queue.append(record)
+                self._sizes.append(size)
                 self._hold(size)
         self._more.set()
         self._drop("queue_full", dropped)
@@ -272,15 +278,14 @@ class QueuedDelivery:
 
     def _next_batch(self) -> tuple[Sequence[LogRecord], int]:
         """Return the records to offer next, and their size."""
-        batch: list[LogRecord] = []
-        size = 0
-        while self._queue and len(batch) < self._settings.batch_size:
-            if batch and size + self._queue[0][1] > MAX_OFFERED_BYTES:
-                break
-            record, record_size = self._queue.popleft()
-            batch.append(record)
-            size += record_size
-        return batch, size
+        count = min(len(self._queue), self._settings.batch_size)
+        size = sum(islice(self._sizes, count))
+        while size > MAX_OFFERED_BYTES and count > 1:
+            count -= 1
+            size -= self._sizes[count]
+        for _ in range(count):
+            self._sizes.popleft()
+        return [self._queue.popleft() for _ in range(count)], size
 
     async def _deliver(self, batch: Sequence[LogRecord]) -> None:
         """Offer a batch until the handler has taken or finally refused each of its records."""

@@ -23,7 +23,7 @@ Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Receiver: TypeAlias = Callable[[Context], Awaitable[tuple[bytes, Charge]]]
 
 #: How many requests are received at once; other calls wait.
-MAX_READS = 16
+MAX_READS = 8
 #: How long a call may take to send its request, and how long if other calls wait.
 READ_SECONDS = 10.0
 CONTENDED_READ_SECONDS = 1.0

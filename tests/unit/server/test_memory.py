@@ -8,7 +8,7 @@ from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRec
 from emitd_handlers.settings import CommittedSettings, HandlerSettings
 from emitd_handlers.testing import InMemoryHandler
 from emitd_server.errors import MemoryExhausted
-from emitd_server.memory import MemoryAccount, record_bytes
+from emitd_server.memory import MemoryAccount, records_bytes
 from emitd_server.service import LoggingService
 
 LINE = LogRecord(Level.INFO)
@@ -39,9 +39,12 @@ def test_what_does_not_fit_is_refused_unless_nothing_is_held() -> None:
 
 def test_a_record_takes_what_its_texts_take() -> None:
     """One character outside of Latin-1 makes all of them wider."""
-    assert record_bytes(LogRecord(Level.INFO, message="x" * 1000 + "€")) > 2000
+    wide = LogRecord(Level.INFO, message="x" * 1000 + "€")
     job = JobStatus("j", "t", JobState.RUNNING, None, "x" * 500, {"k": "v" * 700})
-    assert record_bytes(LogRecord(Level.JOB_STATUS, payload=job)) > 1200
+    sizes = records_bytes([LINE, wide, EVENT, LogRecord(Level.JOB_STATUS, payload=job)])
+    assert sizes[1] > 2000 + sizes[0] - 100
+    assert sizes[0] < sizes[2] < sizes[3]
+    assert sizes[3] > sizes[0] + 1200
 
 
 async def test_log_lines_are_refused_first_and_then_everything() -> None:

@@ -11,7 +11,7 @@ from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import HandlerSettings, OverflowPolicy, QueuedSettings
 from emitd_server.dispatch.deliveries import QueuedDelivery
-from emitd_server.memory import MemoryAccount, record_bytes
+from emitd_server.memory import MemoryAccount, records_bytes
 
 
 class Sink(BaseLogHandler):
@@ -264,7 +264,7 @@ async def test_abandoning_counts_what_is_left() -> None:
 )
 async def test_a_queue_is_bounded_in_bytes_too(policy: OverflowPolicy, kept: list[str]) -> None:
     """A few large records fill it as many small ones do, and the bytes are in the account until they are delivered."""
-    room = record_bytes(lines("held")[0]) + record_bytes(lines("b")[0]) + record_bytes(lines("c" * 2000)[0])
+    room = sum(records_bytes(lines("held", "b", "c" * 2000)))
     queue = QueuedSettings(max_bytes=room, overflow=policy)
     memory = MemoryAccount(1 << 30)
     sink, delivery, _ = await closed_gate(HandlerSettings(delivery=queue), memory)
