@@ -138,12 +138,12 @@ class Reader:
 
 async def test_what_is_not_taken_is_charged() -> None:
     """Also after the stream has stalled, until grpc lets go of it."""
-    memory = MemoryAccount(1000)
+    memory = MemoryAccount(1_000_000)
     streams = OpenStreams(memory, stall_seconds=0.02)
     reader: Any = Reader()
     with pytest.raises(StreamStalled, match=r"server\.watch\.stall_seconds"):
-        await streams.send(reader, b"x", 100)
-    assert memory.held == 200
+        await streams.send(reader, b"x", 100_000)
+    assert memory.held == 200_000
     reader.takes.set()
     await asyncio.sleep(0.01)
     assert (reader.taken, memory.held) == ([b"x"], 0)
@@ -151,21 +151,21 @@ async def test_what_is_not_taken_is_charged() -> None:
 
 async def test_streams_hold_half_of_the_account() -> None:
     """More is refused, but the reply to what was carried out is sent whatever is held."""
-    memory = MemoryAccount(1000)
+    memory = MemoryAccount(1_000_000)
     streams = OpenStreams(memory, stall_seconds=0.02)
     silent: Any = Reader()
-    for _ in range(2):
+    for size in (100_000, 100_000, 1):
         with pytest.raises(StreamStalled):
-            await streams.send(silent, b"x", 100)
+            await streams.send(silent, b"x", size)
     quick: Any = Reader()
     quick.takes.set()
     with pytest.raises(MemoryExhausted, match="memory_bytes"):
-        await streams.send(quick, b"y", 100)
-    await streams.send(quick, b"z", 100, is_owed=True)
-    assert (quick.taken, memory.held) == ([b"z"], 400)
-    memory.add(2000)
+        await streams.send(quick, b"y", 100_000)
+    await streams.send(quick, b"z", 100_000, is_owed=True)
+    assert (quick.taken, memory.held) == ([b"z"], 400_000)
+    memory.add(2_000_000)
     with pytest.raises(MemoryExhausted):
-        await streams.send(quick, b"y", 1)
+        await streams.send(quick, b"y", 5000)
     silent.takes.set()
     await asyncio.sleep(0.01)
 
@@ -175,5 +175,5 @@ async def test_a_message_larger_than_the_share_is_sent_if_it_is_alone() -> None:
     streams = OpenStreams(MemoryAccount(10))
     quick: Any = Reader()
     quick.takes.set()
-    await streams.send(quick, b"x", 100)
+    await streams.send(quick, b"x", 100_000)
     assert quick.taken == [b"x"]
