@@ -11,6 +11,7 @@ EmitdError (emitd_handlers.errors)
 ├── AuditLogNotFound           no active handler keeps a log of this name
 ├── NoAuditSource              no active handler keeps a log that can be read
 ├── TooManyWatchers            back-pressure on streams
+├── StreamStalled              a stream was not read for too long
 ├── ServiceStopping            the service is going down: try again, elsewhere or later
 ├── StartError                 the service could not start
 └── ConfigError                the configuration cannot be used; holds every `Problem` of it
@@ -38,6 +39,7 @@ __all__ = [
     "RequestLate",
     "ServiceStopping",
     "StartError",
+    "StreamStalled",
     "TooManyWatchers",
     "describe",
     "nearest",
@@ -116,6 +118,17 @@ class TooManyWatchers(EmitdError):
 
     def __init__(self, limit: int, key: str) -> None:
         super().__init__(f"{limit} such streams are open, the limit of {key}")
+
+
+class StreamStalled(EmitdError):
+    """A stream's reader has taken nothing for too long."""
+
+    retry_after_seconds = 1.0
+
+    def __init__(self, seconds: float) -> None:
+        super().__init__(
+            f"the stream was not read for {seconds:g} s, the limit of server.watch.stall_seconds: open it again"
+        )
 
 
 class ServiceStopping(EmitdError):

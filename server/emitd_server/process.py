@@ -96,7 +96,7 @@ async def _start(service: LoggingService, server: GrpcServer, watchdog: "Watchdo
 
 def make_grpc_server(dispatcher: Dispatcher, listen_key: str = "server.listen") -> GrpcServer:
     """Return a server with every service of the contract; `listen_key` is what an error calls its address."""
-    streams = OpenStreams()
+    streams = OpenStreams(dispatcher.memory, dispatcher.settings.watch.stall_seconds)
     servicers: list[Servicer] = [LogServicer(dispatcher, streams), AuditServicer(dispatcher, streams)]
     return GrpcServer(
         servicers, dispatcher.lives, streams, dispatcher.settings, dispatcher.memory, listen_key

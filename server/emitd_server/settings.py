@@ -40,10 +40,12 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
 
 
 class WatchSettings(_Section, frozen=True, kw_only=True):
-    """WatchJob and WatchJobs; the heartbeat also of TailAuditEvents."""
+    """WatchJob and WatchJobs; heartbeat and stall also of TailAuditEvents."""
 
     #: A watcher gets a heartbeat after this long without an update.
     heartbeat_seconds: PositiveSeconds = 15.0
+    #: A stream whose reader takes nothing for this long ends with RESOURCE_EXHAUSTED.
+    stall_seconds: PositiveSeconds = 60.0
     #: The least time between two messages that only have progress, unless the request sets it.
     min_interval_ms: PositiveInt = 100
     #: Watch streams open at once; more get RESOURCE_EXHAUSTED.

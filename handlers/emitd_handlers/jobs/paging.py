@@ -1,6 +1,6 @@
 """Pages of jobs and of their history, and the tokens that say where the next page begins.
 
-A page ends early, so that it stays well under what clients accept in one message.
+A page ends early, so that it is one message: see `room`.
 """
 
 from base64 import urlsafe_b64decode, urlsafe_b64encode
@@ -9,16 +9,20 @@ from hashlib import blake2b
 from typing import Any, TypeVar
 
 import msgspec
+from msgspec.structs import replace
 
 from emitd_handlers.errors import JobQueryInvalid
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.room import MAX_PAGE_BYTES, MAX_PART_BYTES, Room
 
 T = TypeVar("T")
 
-#: A page ends with the item that makes it this large.
-MAX_PAGE_BYTES = 2 * 1024 * 1024
-#: About what a job or a transition takes in a page besides its texts.
-OVERHEAD_BYTES = 100
+#: The most that a job or a transition takes in a message besides its texts, and each label besides its own.
+OVERHEAD_BYTES = 220
+LABEL_OVERHEAD_BYTES = 12
+#: Changes in one part of a history.
+MAX_PART_TRANSITIONS = 1000
 #: What databases have room for.
 MAX_REVISION = 2**63 - 1
 
@@ -31,7 +35,7 @@ _decode_transition_token = msgspec.msgpack.Decoder(tuple[bytes, int]).decode
 
 def job_page(query: JobQuery, jobs: Iterable[Job]) -> JobPage:
     """Return the page that begins with `jobs`, which are those after the query's token, one more than asked for."""
-    page, has_more = _cut(jobs, query.page_size, job_bytes)
+    page, has_more = cut(jobs, Room(query.page_size, query.page_bytes), job_bytes)
     return JobPage(page, _token(query, page[-1].create_time_unix_nano, page[-1].job_id) if has_more else "")
 
 
@@ -50,7 +54,7 @@ def transition_page(
 
     `kept_after` is the revision up to which history was removed.
     """
-    page, has_more = _cut(transitions, query.page_size, _transition_bytes)
+    page, has_more = cut(transitions, Room(query.page_size, MAX_PAGE_BYTES), transition_bytes)
     token = _token(query, page[-1].revision) if has_more else ""
     return TransitionPage(page, token, query.after_revision < kept_after)
 
@@ -63,25 +67,33 @@ def read_transition_token(query: TransitionQuery) -> int:
     return min(revision, MAX_REVISION)
 
 
+def history_part(job: Job, transitions: Iterable[JobTransition], after_revision: int) -> JobHistory:
+    """Return the history after a revision, or as much of it as one message has room for."""
+    part, has_more = cut(transitions, Room(MAX_PART_TRANSITIONS, MAX_PART_BYTES), transition_bytes)
+    return JobHistory(
+        replace(job, revision=part[-1].revision) if has_more else job, part, after_revision, has_more
+    )
+
+
 def job_bytes(job: Job) -> int:
-    """Return about how many bytes a job takes in a message."""
-    texts = [job.job_id, job.job_type, job.message, job.details_json, job.source, job.failure_message]
-    return OVERHEAD_BYTES + len("".join([*texts, *job.labels, *job.labels.values()]).encode())
+    """Return the most that a job takes in a message."""
+    texts = [job.job_id, job.job_type, job.message, job.details_json, job.source]
+    texts += [job.failure_reason, job.failure_message, job.cancel_reason, *job.labels, *job.labels.values()]
+    return OVERHEAD_BYTES + LABEL_OVERHEAD_BYTES * len(job.labels) + len("".join(texts).encode())
 
 
-def _transition_bytes(transition: JobTransition) -> int:
-    return OVERHEAD_BYTES + len(transition.failure_message.encode())
+def transition_bytes(transition: JobTransition) -> int:
+    """Return the most that a transition takes in a message."""
+    return OVERHEAD_BYTES + len((transition.failure_reason + transition.failure_message).encode())
 
 
-def _cut(items: Iterable[T], max_count: int, size_of: Callable[[T], int]) -> tuple[list[T], bool]:
-    """Return the items of one page, and whether there are more."""
+def cut(items: Iterable[T], room: Room, size_of: Callable[[T], int]) -> tuple[list[T], bool]:
+    """Return the first items that have room, and whether there are more."""
     page: list[T] = []
-    size = 0
     for item in items:
-        if len(page) == max_count or size >= MAX_PAGE_BYTES:
+        if not room.take(size_of(item)):
             return page, True
         page.append(item)
-        size += size_of(item)
     return page, False
 
 

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from emitd_handlers.record import JobState
+from emitd_handlers.room import MAX_PAGE_BYTES
 
 __all__ = ["Job", "JobChange", "JobFilter", "JobPage", "JobQuery", "JobSource", "JobTransition", "JobUpdate"]
 __all__ += ["ManagedJobSource", "TransitionPage", "TransitionQuery"]
@@ -74,6 +75,8 @@ class JobUpdate(msgspec.Struct, frozen=True):
     coalesced_count: int = 0
     #: Transitions that the watcher asked for were removed, or it asked from beyond the job's revision.
     history_truncated: bool = False
+    #: More transitions follow at once: `job` is the newest state, but its `revision` is that of the last one here.
+    has_more: bool = False
 
 
 class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -101,6 +104,7 @@ class JobQuery(JobFilter, frozen=True, kw_only=True):
     #: Only jobs updated later than this; 0: at any time.
     updated_after_unix_nano: int = 0
     page_size: int = 100
+    page_bytes: int = MAX_PAGE_BYTES
     #: `next_page_token` of the last page, or empty.
     page_token: str = ""
 
@@ -175,8 +179,9 @@ class JobSource(Protocol):
         The first update has the transitions after `after_revision` (None: none; 0: all). An update with transitions is
         sent at once; one without comes at least `min_interval_seconds` after the last. Changes between two updates are
         coalesced into the later one, without a queue for each watcher; transitions are complete, in order, each sent
-        once. After `idle_seconds` without an update (None: never) None is yielded, for a heartbeat, even if there is no
-        such job yet. The iterator does not end by itself; close it, or cancel the task that waits for it.
+        once. What is too much for one message comes in several updates, all but the last with `has_more`. After
+        `idle_seconds` without an update (None: never) None is yielded, for a heartbeat, even if there is no such job
+        yet. The iterator does not end by itself; close it, or cancel the task that waits for it.
         """
 
 

@@ -18,6 +18,8 @@ class JobHistory(msgspec.Struct, frozen=True):
     transitions: Sequence[JobTransition]
     #: At most the job's revision.
     after_revision: int
+    #: More changes follow: `job` is the newest state, but its revision is that of the last of `transitions`.
+    has_more: bool = False
 
 
 class Applied(msgspec.Struct, frozen=True, gc=False):
@@ -94,7 +96,8 @@ class JobStore(Protocol):
     async def load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
         """Return the job with its changes of status after a revision, in one snapshot; None: there is no such job.
 
-        `after_revision` None asks for no changes. If older changes were removed, those after a later revision.
+        `after_revision` None asks for no changes. If older changes were removed, those after a later revision. A long
+        history comes in parts: see `paging.history_part`.
         """
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:

@@ -187,7 +187,7 @@ def _gave_up(reason: CommandError, lines: Sequence[Line]) -> CannotTell:
 
 
 def _problem(error: RecordError) -> str:
-    return _in_record(error, str(error.status.message))
+    return _in_record(error, str(error.status.message)) or _code(error)
 
 
 def _field(error: RecordError) -> str:

@@ -70,7 +70,7 @@ class JobBoard:
             return self._take_many(response, begins=begins)
         self.is_complete = True
         self._put(response.job)
-        return [BoardChange(response.job)]
+        return [] if response.has_more else [BoardChange(response.job)]
 
     def forget(self) -> None:
         """Remove the jobs that have left some seconds ago."""

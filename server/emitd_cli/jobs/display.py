@@ -96,7 +96,7 @@ class LineDisplay(Display):
         """Print the changes."""
         if isinstance(response, WatchJobResponse):
             for transition in response.transitions:
-                if transition.revision != response.job.revision:
+                if response.has_more or transition.revision != response.job.revision:
                     print(transition_line(response.job.job_id, transition, self._id_width))
         for change in changes:
             left = "  (removed)" if change.is_removed else "  (matches no longer)" if change.has_left else ""

@@ -97,11 +97,15 @@ def job_to_wire(job: Job) -> pb.Job:
 
 def update_to_wire(update: JobUpdate) -> pb.WatchJobResponse:
     """Return the message for an update of one job."""
+    job = job_to_wire(update.job)
+    if update.has_more:
+        job.ended = False  # a reader that stops when the job has ended goes on
     return pb.WatchJobResponse(
-        job=job_to_wire(update.job),
+        job=job,
         transitions=[_transition_to_wire(transition) for transition in update.transitions],
         coalesced_count=update.coalesced_count,
         history_truncated=update.history_truncated,
+        has_more=update.has_more,
     )
 
 

@@ -36,6 +36,8 @@ _DELIVERIES = {
     Delivery.COMMITTED: log_service_pb2.DELIVERY_COMMITTED,
     Delivery.QUEUED: log_service_pb2.DELIVERY_QUEUED,
 }
+#: The most that a receipt takes besides the names and ids of its record: those of its log, its leaf hash, numbers.
+RECEIPT_OVERHEAD_BYTES = 180
 #: The `assigned` of a record, by whether the time and whether the event's id were left to the server.
 _NONE_ASSIGNED: tuple[str, ...] = ()
 _TIME_ASSIGNED = ("timestamp",)
@@ -270,6 +272,13 @@ def receipt_to_wire(record: LogRecord, outcome: Committed, route: Route) -> log_
             receipt.job.stale_reason = job.stale_reason
             receipt.job.cancel_requested = job.cancel_requested
     return receipt
+
+
+def receipt_bytes(record: LogRecord, route: Route) -> int:
+    """Return the most that the receipt of a record takes in a message."""
+    names = sum([len(name.encode()) + 8 for name, _ in route.deliveries])
+    event = len(record.payload.event_id.encode()) if isinstance(record.payload, AuditEvent) else 0
+    return RECEIPT_OVERHEAD_BYTES + len(record.record_id.encode()) + names + event
 
 
 def _bad_event(event_name: str, user_id: str, source_ip: str) -> RecordInvalid:

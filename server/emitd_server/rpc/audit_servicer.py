@@ -1,7 +1,7 @@
 """The gRPC edge of `emitd.v1.AuditService`; see `rpc` for how requests come in and errors go out."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 import grpc
@@ -42,12 +42,12 @@ class AuditServicer:
 
     def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
-        rpcs = Rpcs(self.service_name, intake, self._dispatcher.report)
+        rpcs = Rpcs(self.service_name, intake, self._streams, self._dispatcher.report)
         methods = {
             "GetCheckpoint": rpcs.unary(self.get_checkpoint, pb.GetCheckpointRequest),
-            "GetInclusionProof": rpcs.unary(self.get_inclusion_proof, pb.GetInclusionProofRequest),
+            "GetInclusionProof": rpcs.page(self.get_inclusion_proof, pb.GetInclusionProofRequest),
             "GetConsistencyProof": rpcs.unary(self.get_consistency_proof, pb.GetConsistencyProofRequest),
-            "ListAuditEvents": rpcs.unary(self.list_audit_events, pb.ListAuditEventsRequest),
+            "ListAuditEvents": rpcs.page(self.list_audit_events, pb.ListAuditEventsRequest),
             "TailAuditEvents": rpcs.stream(self.tail_audit_events, pb.TailAuditEventsRequest),
         }
         return grpc.method_handlers_generic_handler(self.service_name, methods)
@@ -93,7 +93,7 @@ class AuditServicer:
             await asyncio.sleep(0)
         return response.SerializeToString()
 
-    async def tail_audit_events(self, data: bytes) -> AsyncIterator[bytes]:
+    async def tail_audit_events(self, data: bytes) -> AsyncGenerator[bytes, None]:
         """TailAuditEvents: to the end of the server, with heartbeats."""
         request = parse(pb.TailAuditEventsRequest, data)
         source = self._dispatcher.audit(request.log_id)

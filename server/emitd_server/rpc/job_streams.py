@@ -1,7 +1,7 @@
 """The streams of WatchJob, which ends with its job, and of WatchJobs, both with heartbeats."""
 
 from collections import OrderedDict
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
 from emitd.v1 import job_pb2 as pb
@@ -11,8 +11,9 @@ from emitd_server.errors import JobNotFound
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 from emitd_server.settings import WatchSettings
 
-#: Updates kept in serialised form.
+#: Updates kept in serialised form, and the most bytes of one.
 ENCODED_UPDATES = 256
+MAX_ENCODED_BYTES = 16 * 1024
 
 
 class JobWatches:
@@ -25,7 +26,7 @@ class JobWatches:
         #: By identity: a source gives the same update to all watchers that stand at the same revision.
         self._encoded: OrderedDict[int, tuple[JobUpdate, bytes]] = OrderedDict()
 
-    async def watch(self, source: JobSource, request: pb.WatchJobRequest) -> AsyncIterator[bytes]:
+    async def watch(self, source: JobSource, request: pb.WatchJobRequest) -> AsyncGenerator[bytes, None]:
         """Yield serialised WatchJobResponse messages until the job has ended.
 
         Raises JobNotFound, TooManyWatchers, ServiceStopping, RequestInvalid, and the errors of the source.
@@ -42,12 +43,13 @@ class JobWatches:
             )
             waiting = self._streams.waiting()
             job: Job | None = None
+            has_more = False
             async with aclosing(updates):
-                while job is None or request.follow or not job.status.ended:
+                while job is None or request.follow or has_more or not job.status.ended:
                     with waiting:
                         update = await anext(updates)
                     if update is not None:
-                        job = update.job
+                        job, has_more = update.job, update.has_more
                         yield self._encode(update)
                     elif job is None and not request.wait_for_creation:
                         raise JobNotFound(job_id)  # it was removed just now
@@ -57,7 +59,7 @@ class JobWatches:
 
     async def watch_many(
         self, source: ManagedJobSource, request: pb.WatchJobsRequest
-    ) -> AsyncIterator[bytes]:
+    ) -> AsyncGenerator[bytes, None]:
         """Yield serialised WatchJobsResponse messages for ever. Raises as `watch`, and JobQueryInvalid."""
         job_filter = read_filter(request)
         with self._limit.counted():
@@ -88,6 +90,8 @@ class JobWatches:
         if known is not None and known[0] is update:
             return known[1]
         encoded = update_to_wire(update).SerializeToString()
+        if len(encoded) > MAX_ENCODED_BYTES:
+            return encoded
         self._encoded[id(update)] = (update, encoded)
         if len(self._encoded) > ENCODED_UPDATES:
             self._encoded.popitem(last=False)

@@ -1,13 +1,15 @@
 """The gRPC edge of `emitd.v1.LogService`; see `rpc` for how requests come in and errors go out."""
 
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Sequence
 
 import grpc
+from google.rpc import status_pb2
 
 from emitd.v1 import job_pb2, log_service_pb2
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.outcome import Committed, JobReceipt, Outcomes, Refused
+from emitd_handlers.record import LogRecord
 from emitd_server.convert.jobs import (
     job_to_wire,
     read_job_id,
@@ -15,14 +17,21 @@ from emitd_server.convert.jobs import (
     read_transition_query,
     transitions_to_wire,
 )
-from emitd_server.convert.records import RecordReader, receipt_to_wire
+from emitd_server.convert.records import RecordReader, receipt_bytes, receipt_to_wire
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import JobNotFound, RequestInvalid
 from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.job_streams import JobWatches
 from emitd_server.rpc.methods import Rpcs, parse
 from emitd_server.rpc.open_streams import OpenStreams
-from emitd_server.rpc.status import is_retryable, status_of
+from emitd_server.rpc.status import code_of, is_retryable, status_of
+
+#: Those of a batch's errors that come with a text, and those of its notices that come with the id of the job: the reply
+#: stays under 2 MiB.
+EXPLAINED_ERRORS = 100
+NAMED_NOTICES = 1000
+#: The receipts of a batch.
+MAX_RECEIPTS_BYTES = 1024 * 1024
 
 
 class LogServicer:
@@ -36,18 +45,19 @@ class LogServicer:
         self._server_id = secrets.randbits(64) | 1
         self._limits = dispatcher.settings.limits
         self._reader = RecordReader(self._limits, dispatcher.clock.now)
+        self._streams = streams
         self._watches = JobWatches(dispatcher.settings.watch, streams)
 
     def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
-        rpcs = Rpcs(self.service_name, intake, self._dispatcher.report)
+        rpcs = Rpcs(self.service_name, intake, self._streams, self._dispatcher.report)
         methods = {
             "Emit": rpcs.unary(self.emit, log_service_pb2.EmitRequest, "record"),
-            "EmitBatch": rpcs.unary(self.emit_batch, log_service_pb2.EmitBatchRequest),
-            "GetJob": rpcs.unary(self.get_job, job_pb2.GetJobRequest),
-            "ListJobs": rpcs.unary(self.list_jobs, job_pb2.ListJobsRequest),
-            "ListJobTransitions": rpcs.unary(self.list_job_transitions, job_pb2.ListJobTransitionsRequest),
-            "RequestCancel": rpcs.unary(self.request_cancel, job_pb2.RequestCancelRequest),
+            "EmitBatch": rpcs.page(self.emit_batch, log_service_pb2.EmitBatchRequest, is_owed=True),
+            "GetJob": rpcs.page(self.get_job, job_pb2.GetJobRequest),
+            "ListJobs": rpcs.page(self.list_jobs, job_pb2.ListJobsRequest),
+            "ListJobTransitions": rpcs.page(self.list_job_transitions, job_pb2.ListJobTransitionsRequest),
+            "RequestCancel": rpcs.page(self.request_cancel, job_pb2.RequestCancelRequest),
             "WatchJob": rpcs.stream(self.watch_job, job_pb2.WatchJobRequest),
             "WatchJobs": rpcs.stream(self.watch_jobs, job_pb2.WatchJobsRequest),
         }
@@ -72,6 +82,8 @@ class LogServicer:
         request = parse(log_service_pb2.EmitBatchRequest, data)
         wire_records = request.records
         records, indexes, bad = self._reader.read_all(wire_records, len(data))
+        if request.want_receipts:
+            self._refuse_large_receipts(records)
         outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())
         refused: dict[int, EmitdError] = dict(bad)
         response = log_service_pb2.EmitBatchResponse(server_id=self._server_id)
@@ -84,15 +96,19 @@ class LogServicer:
             if isinstance(outcome.receipt, JobReceipt) and outcome.receipt.is_notable:
                 response.job_notices.add(
                     index=indexes[place],
-                    job_id=outcome.receipt.job_id,
+                    job_id=outcome.receipt.job_id if len(response.job_notices) < NAMED_NOTICES else "",
                     stale_reason=outcome.receipt.stale_reason,
                     current_attempt=outcome.receipt.attempt,
                     cancel_requested=outcome.receipt.cancel_requested,
                 )
         response.accepted_count = len(wire_records) - len(refused) - duplicates
         response.duplicate_count = duplicates
-        for index, error in sorted(refused.items()):
-            status = status_of(error, f"records[{index}]")
+        for number, (index, error) in enumerate(sorted(refused.items())):
+            status = (
+                status_of(error, f"records[{index}]")
+                if number < EXPLAINED_ERRORS
+                else status_pb2.Status(code=code_of(error))
+            )
             response.errors.add(index=index, status=status, retryable=is_retryable(error))
         if request.want_receipts:
             receipts = [log_service_pb2.Receipt() for _ in wire_records]
@@ -101,6 +117,12 @@ class LogServicer:
                     receipts[index] = receipt_to_wire(record, outcome, self._dispatcher.route(record.level))
             response.receipts.extend(receipts)
         return response.SerializeToString()
+
+    def _refuse_large_receipts(self, records: Sequence[LogRecord]) -> None:
+        size = sum([receipt_bytes(record, self._dispatcher.route(record.level)) for record in records])
+        if size > MAX_RECEIPTS_BYTES:
+            problem = f"{len(records)} receipts may have {size} bytes, more than {MAX_RECEIPTS_BYTES}"
+            raise RequestInvalid("want_receipts", f"{problem}; send fewer records at once")
 
     async def get_job(self, data: bytes) -> bytes:
         """GetJob."""
@@ -120,11 +142,11 @@ class LogServicer:
         )
         return response.SerializeToString()
 
-    def watch_job(self, data: bytes) -> AsyncIterator[bytes]:
+    def watch_job(self, data: bytes) -> AsyncGenerator[bytes, None]:
         """WatchJob."""
         return self._watches.watch(self._dispatcher.jobs, parse(job_pb2.WatchJobRequest, data))
 
-    def watch_jobs(self, data: bytes) -> AsyncIterator[bytes]:
+    def watch_jobs(self, data: bytes) -> AsyncGenerator[bytes, None]:
         """WatchJobs."""
         request = parse(job_pb2.WatchJobsRequest, data)
         return self._watches.watch_many(self._dispatcher.managed_jobs, request)

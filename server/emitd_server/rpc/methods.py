@@ -5,7 +5,8 @@ say UNKNOWN), and so that what is in it is known before it is parsed.
 """
 
 import traceback
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
+from contextlib import aclosing
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -16,11 +17,12 @@ from emitd_handlers.diagnostics import Report
 from emitd_handlers.errors import EmitdError
 from emitd_server.errors import MemoryExhausted
 from emitd_server.rpc.intake import Context, Intake, malformed
+from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import status_of
 
 M = TypeVar("M", bound=Message)
 Unary: TypeAlias = Callable[[bytes], Awaitable[bytes]]
-Stream: TypeAlias = Callable[[bytes], AsyncIterator[bytes]]
+Stream: TypeAlias = Callable[[bytes], AsyncGenerator[bytes, None]]
 
 
 def parse(message_type: type[M], data: bytes) -> M:
@@ -36,7 +38,8 @@ def parse(message_type: type[M], data: bytes) -> M:
 class Rpcs:
     """Makes grpc's method handlers from methods that take a request's bytes and return or yield a reply's bytes."""
 
-    def __init__(self, service_name: str, intake: Intake, report: Report) -> None:
+    def __init__(self, service_name: str, intake: Intake, streams: OpenStreams, report: Report) -> None:
+        self._streams = streams
         self._service_name = service_name
         self._intake = intake
         self._report = report
@@ -47,30 +50,49 @@ class Rpcs:
         """Serve a method that returns one reply; `prefix` is the path of the record in its errors."""
         receive = self._intake.receiver(message_type)
 
+        async def serve(context: Context) -> bytes:
+            data, charge = await receive(context)
+            with charge:
+                return await method(data)
+
         async def answer(_: object, context: Context) -> bytes:
             try:
-                data, charge = await receive(context)
-                with charge:
-                    return await method(data)
+                return await serve(context)
             except Exception as error:
                 await self._fail(context, error, prefix)
 
         return grpc.stream_unary_rpc_method_handler(answer)
 
-    def stream(self, method: Stream, message_type: type[Message]) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Serve a method that yields replies."""
+    def stream(
+        self, method: Stream, message_type: type[Message], *, is_owed: bool = False
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Serve a method that yields replies; `is_owed`: they are sent even if memory is short."""
         receive = self._intake.receiver(message_type)
 
-        async def answer(_: object, context: Context) -> AsyncIterator[bytes]:
+        async def serve(context: Context) -> None:
+            data, charge = await receive(context)
+            with charge:
+                async with aclosing(method(data)) as messages:
+                    async for message in messages:
+                        await self._streams.send(context, message, len(message), is_owed=is_owed)
+
+        async def answer(_: object, context: Context) -> None:
             try:
-                data, charge = await receive(context)
-                with charge:
-                    async for message in method(data):
-                        yield message
+                await serve(context)
             except Exception as error:
                 await self._fail(context, error)
 
         return grpc.stream_stream_rpc_method_handler(answer)
+
+    def page(
+        self, method: Unary, message_type: type[Message], *, is_owed: bool = False
+    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+        """Serve a method whose one reply may be large, as a stream of one message: callers see no difference."""
+
+        async def messages(data: bytes) -> AsyncGenerator[bytes, None]:
+            yield await method(data)
+
+        return self.stream(messages, message_type, is_owed=is_owed)
 
     async def _fail(self, context: Context, error: Exception, prefix: str = "") -> NoReturn:
         """End a call with an error. Of an unexpected one the caller learns only INTERNAL; the rest is reported."""
@@ -83,10 +105,17 @@ class Rpcs:
                 f"internal error in {self._service_name}: {''.join(traceback.format_exception(error))}"
             )
             status = status_pb2.Status(code=code_pb2.INTERNAL, message="internal error")
-        code: Any = GRPC_CODES[status.code]
-        details = (("grpc-status-details-bin", status.SerializeToString()),)
-        await context.abort(code, status.message, details)
-        raise AssertionError("abort raises")
+        # grpc keeps the exception of `abort` until the call is over, and with it what the frames of its context hold.
+        error.__traceback__ = error.__context__ = error.__cause__ = None
+        await abort(context, status)
+
+
+async def abort(context: "grpc.aio.ServicerContext[Any, Any]", status: status_pb2.Status) -> NoReturn:
+    """End a call with a status and its details."""
+    code: Any = GRPC_CODES[status.code]
+    details = (("grpc-status-details-bin", status.SerializeToString()),)
+    await context.abort(code, status.message, details)
+    raise AssertionError("abort raises")
 
 
 GRPC_CODES = {code.value[0]: code for code in grpc.StatusCode}

@@ -5,16 +5,20 @@ from collections.abc import AsyncIterator, Sequence
 from typing import Any, Protocol
 
 import grpc
+from google.protobuf.message import Message
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
 from emitd_handlers.diagnostics import report
+from emitd_handlers.errors import EmitdError
 from emitd_server.dispatch.handler_life import HandlerLife
-from emitd_server.errors import ServiceStopping
+from emitd_server.errors import RequestInvalid
 from emitd_server.memory import MemoryAccount
 from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.listening import listen
-from emitd_server.rpc.open_streams import OpenStreams
+from emitd_server.rpc.methods import abort
+from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
+from emitd_server.rpc.status import status_of
 from emitd_server.rpc.unix_socket import SCHEME, UnixSocket
 from emitd_server.settings import ServerSettings
 
@@ -23,6 +27,13 @@ HEALTH_SECONDS = 0.2
 _STATUSES = health_pb2.HealthCheckResponse
 #: What grpc takes beyond our own limit, whose error names the setting.
 ABOVE_OUR_LIMIT_BYTES = 1024 * 1024
+#: A peer that does not answer a ping is dead, and found within 40 s.
+KEEPALIVE_MS = 30_000
+KEEPALIVE_TIMEOUT_MS = 10_000
+#: Clients may ping this often, also without a call: ours do every 30 s.
+MIN_CLIENT_PING_MS = 20_000
+#: The longest name that health is asked for, and the largest question of reflection.
+MAX_NAME_BYTES = 4096
 
 
 class Servicer(Protocol):
@@ -56,9 +67,10 @@ class GrpcServer:
         self._settings = settings
         self._listen_key = listen_key
         self._socket = UnixSocket(settings.listen) if settings.listen.startswith(SCHEME) else None
-        self._health = _HealthServicer(
-            ["", *(servicer.service_name for servicer in servicers)], lives, streams, self._socket
-        )
+        #: Of health and of reflection.
+        self._limit = StreamLimit(settings.watch.max_watchers, "server.watch.max_watchers")
+        names = ["", *(servicer.service_name for servicer in servicers)]
+        self._health = _HealthServicer(names, lives, streams, self._limit, self._socket)
         self._intake = Intake(settings.limits, memory)
         self._server: grpc.aio.Server | None = None
 
@@ -71,6 +83,11 @@ class GrpcServer:
             options=[
                 # Otherwise a second server starts happily on a busy port and takes half the calls.
                 ("grpc.so_reuseport", 0),
+                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.max_pings_without_data", 0),
+                ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
                 (
                     "grpc.max_receive_message_length",
                     self._settings.limits.max_request_bytes + ABOVE_OUR_LIMIT_BYTES,
@@ -83,7 +100,7 @@ class GrpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            _ReflectionServicer(names, self._streams), self._server
+            _ReflectionServicer(names, self._streams, self._limit), self._server
         )
         address = await listen(
             self._server,
@@ -116,7 +133,9 @@ class GrpcServer:
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # its stub lacks it
-    """The health service of the grpc library, whose Watch streams also end when the server goes down.
+    """The health service of the grpc library, with a Watch that has the bounds of every stream.
+
+    The library's Watch sends while it holds a lock, so that one reader that takes nothing would stop all changes.
 
     `handler/NAME` is the health of a handler. The names in `readiness` are SERVING while every required handler is
     ready and clients can connect by the socket's path, and `live` is while the process runs.
@@ -127,6 +146,7 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
         readiness: Sequence[str],
         lives: Sequence[HandlerLife],
         streams: OpenStreams,
+        limit: StreamLimit,
         unix_socket: UnixSocket | None,
     ) -> None:
         super().__init__()
@@ -138,16 +158,35 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
         self._is_stopping = False
         self._shown: dict[str, bool] = {}
         self._task: asyncio.Task[None] | None = None
+        self._limit = limit
+        self._changed = asyncio.Event()
 
     async def Watch(  # noqa: N802  # the RPC's name
         self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
     ) -> None:
         """Stream the status of one service until the server goes down."""
+        unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        sent: int | None = None
         try:
-            with self._streams.waiting():
-                await super().Watch(request, context)
-        except ServiceStopping as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            _refuse_large("service", request)
+            with self._limit.counted():
+                while True:
+                    changed = self._changed
+                    status = self._server_status.get(request.service, unknown)
+                    if status != sent:
+                        message = health_pb2.HealthCheckResponse(status=status)
+                        await self._streams.send(context, message, message.ByteSize())
+                        sent = status
+                    with self._streams.waiting():
+                        await changed.wait()
+        except EmitdError as error:
+            await abort(context, status_of(error))
+
+    async def set(self, service: str, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
+        """Set the status of a service."""
+        await super().set(service, status)
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     async def Check(  # noqa: N802  # the RPC's name
         self, request: health_pb2.HealthCheckRequest, context: "grpc.aio.ServicerContext[Any, Any]"
@@ -193,20 +232,36 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
 
 
 class _ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[misc, name-defined]  # grpc ships no types
-    """The reflection service of the grpc library, whose streams also end when the server goes down."""
+    """The reflection service of the grpc library, whose streams have the bounds of every stream."""
 
-    def __init__(self, names: Sequence[str], streams: OpenStreams) -> None:
+    def __init__(self, names: Sequence[str], streams: OpenStreams, limit: StreamLimit) -> None:
         super().__init__((*names, health.SERVICE_NAME, reflection.SERVICE_NAME))
         self._streams = streams
+        self._limit = limit
 
     async def ServerReflectionInfo(  # noqa: N802  # the RPC's name
         self,
         request_iterator: AsyncIterator[reflection_pb2.ServerReflectionRequest],
         context: "grpc.aio.ServicerContext[Any, Any]",
-    ) -> AsyncIterator[reflection_pb2.ServerReflectionResponse]:
-        replies = super().ServerReflectionInfo(request_iterator, context)
+    ) -> None:
+        """Answer questions until there are no more, or the server goes down."""
+        replies = super().ServerReflectionInfo(_small(request_iterator), context)
         try:
-            async for reply in self._streams.iterate(replies):
-                yield reply
-        except ServiceStopping as error:
-            await context.abort(grpc.StatusCode.UNAVAILABLE, str(error))
+            with self._limit.counted():
+                async for reply in self._streams.iterate(replies):
+                    await self._streams.send(context, reply, reply.ByteSize())
+        except EmitdError as error:
+            await abort(context, status_of(error))
+
+
+async def _small(
+    requests: AsyncIterator[reflection_pb2.ServerReflectionRequest],
+) -> AsyncIterator[reflection_pb2.ServerReflectionRequest]:
+    async for request in requests:
+        _refuse_large("", request)  # a reply repeats it
+        yield request
+
+
+def _refuse_large(field: str, request: Message) -> None:
+    if request.ByteSize() > MAX_NAME_BYTES:
+        raise RequestInvalid(field, f"has {request.ByteSize()} bytes, more than {MAX_NAME_BYTES}")

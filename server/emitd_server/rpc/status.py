@@ -28,6 +28,7 @@ from emitd_server.errors import (
     RequestInvalid,
     RequestLate,
     ServiceStopping,
+    StreamStalled,
     TooManyWatchers,
 )
 
@@ -44,6 +45,7 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     NoHandler: code_pb2.FAILED_PRECONDITION,
     MemoryExhausted: code_pb2.RESOURCE_EXHAUSTED,
     HandlerBusy: code_pb2.RESOURCE_EXHAUSTED,
+    StreamStalled: code_pb2.RESOURCE_EXHAUSTED,
     TooManyWatchers: code_pb2.RESOURCE_EXHAUSTED,
     HandlerUnavailable: code_pb2.UNAVAILABLE,
     ServiceStopping: code_pb2.UNAVAILABLE,
@@ -54,8 +56,10 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     NoAuditSource: code_pb2.UNIMPLEMENTED,
 }
 
-#: Keeps a status under 4 KiB however long the sender's texts are: larger trailers break the call at many clients.
+#: Keep all that a status sends under 4 KiB however long the sender's texts are: larger trailers break the call at many
+#: clients. A text travels three times: percent-encoded, and twice in details, in Base64.
 MAX_TEXT_CHARACTERS = 300
+MAX_TEXT_BYTES = 480
 
 
 def is_retryable(error: EmitdError) -> bool:
@@ -69,9 +73,9 @@ def status_of(error: EmitdError, prefix: str = "") -> status_pb2.Status:
     `prefix` is the path of the record in the request: `record` or `records[3]`.
     """
     parts = (prefix, error.field) if isinstance(error, HandlerError) else (error.field,)
-    field = ".".join(part for part in parts if part)
+    field = _clip(".".join(part for part in parts if part))
     message = f"{field}: {error.problem}" if field and error.problem else str(error)
-    status = status_pb2.Status(code=_code(type(error)), message=_clip(message))
+    status = status_pb2.Status(code=code_of(error), message=_clip(message))
     if error.retry_after_seconds is not None:
         delay = duration_pb2.Duration()
         delay.FromNanoseconds(int(error.retry_after_seconds * 1e9))
@@ -84,12 +88,16 @@ def status_of(error: EmitdError, prefix: str = "") -> status_pb2.Status:
     return status
 
 
-def _code(error_type: type[EmitdError]) -> "code_pb2.Code":
-    for base in error_type.__mro__:
+def code_of(error: EmitdError) -> "code_pb2.Code":
+    """Return the gRPC code of an error."""
+    for base in type(error).__mro__:
         if base in CODES:
             return CODES[base]
     return code_pb2.INTERNAL
 
 
 def _clip(text: str) -> str:
-    return text if len(text) <= MAX_TEXT_CHARACTERS else text[: MAX_TEXT_CHARACTERS - 1] + "…"
+    if len(text) <= MAX_TEXT_CHARACTERS and len(text.encode(errors="replace")) <= MAX_TEXT_BYTES:
+        return text
+    cut = text[: MAX_TEXT_CHARACTERS - 1].encode(errors="replace")[: MAX_TEXT_BYTES - 3]
+    return cut.decode(errors="ignore") + "…"

@@ -247,3 +247,13 @@ class TestRequestError:
     def test_retry_info_makes_it_unavailable(self) -> None:
         """Whatever the status."""
         assert type(request_error(Failure(grpc.StatusCode.NOT_FOUND, retry_info(1)))) is Unavailable
+
+
+def test_an_error_without_a_text_is_told_by_its_code() -> None:
+    """So the server shortens the errors of a batch after the first hundred."""
+    response = v1.EmitBatchResponse()
+    response.errors.add(index=3, retryable=True).status.code = 14
+    response.errors.add(index=4).status.code = 3
+    reply = read_response(response)
+    assert dict(reply.again) == {3: ("UNAVAILABLE", 0.0)}
+    assert str(reply.rejected[4]) == "INVALID_ARGUMENT"

@@ -2,10 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from typing import Any
 
 import pytest
 
-from emitd_server.errors import ServiceStopping
+from emitd_server.errors import MemoryExhausted, ServiceStopping, StreamStalled
+from emitd_server.memory import MemoryAccount
 from emitd_server.rpc.open_streams import OpenStreams
 
 
@@ -120,3 +122,58 @@ async def test_a_stream_may_move_to_another_task() -> None:
     streams.close()
     with pytest.raises(ServiceStopping):
         await waiting
+
+
+class Reader:
+    """A context of grpc whose other end takes messages when it is allowed to."""
+
+    def __init__(self) -> None:
+        self.takes = asyncio.Event()
+        self.taken: list[bytes] = []
+
+    async def write(self, message: bytes) -> None:
+        await self.takes.wait()
+        self.taken.append(message)
+
+
+async def test_what_is_not_taken_is_charged() -> None:
+    """Also after the stream has stalled, until grpc lets go of it."""
+    memory = MemoryAccount(1_000_000)
+    streams = OpenStreams(memory, stall_seconds=0.02)
+    reader: Any = Reader()
+    with pytest.raises(StreamStalled, match=r"server\.watch\.stall_seconds"):
+        await streams.send(reader, b"x", 100_000)
+    assert memory.held == 200_000
+    reader.takes.set()
+    await asyncio.sleep(0.01)
+    assert (reader.taken, memory.held) == ([b"x"], 0)
+
+
+async def test_streams_hold_half_of_the_account() -> None:
+    """More is refused, but the reply to what was carried out is sent whatever is held."""
+    memory = MemoryAccount(1_000_000)
+    streams = OpenStreams(memory, stall_seconds=0.02)
+    silent: Any = Reader()
+    for size in (100_000, 100_000, 1):
+        with pytest.raises(StreamStalled):
+            await streams.send(silent, b"x", size)
+    quick: Any = Reader()
+    quick.takes.set()
+    with pytest.raises(MemoryExhausted, match="memory_bytes"):
+        await streams.send(quick, b"y", 100_000)
+    await streams.send(quick, b"z", 100_000, is_owed=True)
+    assert (quick.taken, memory.held) == ([b"z"], 400_000)
+    memory.add(2_000_000)
+    with pytest.raises(MemoryExhausted):
+        await streams.send(quick, b"y", 5000)
+    silent.takes.set()
+    await asyncio.sleep(0.01)
+
+
+async def test_a_message_larger_than_the_share_is_sent_if_it_is_alone() -> None:
+    """Otherwise a small account would never send it."""
+    streams = OpenStreams(MemoryAccount(10))
+    quick: Any = Reader()
+    quick.takes.set()
+    await streams.send(quick, b"x", 100_000)
+    assert quick.taken == [b"x"]

@@ -5,6 +5,7 @@
 Pure. `emitd/v1/log_service.proto` explains the codes. Details of google.rpc that do not parse count as none.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ AFTER_FAILURE: Mapping[grpc.StatusCode, Literal["retry", "divide"]] = {
 #: What grpc says of a call for which it had no connection: nothing was sent. If grpc changes these words, more records
 #: count as perhaps arrived than did.
 _UNSENT = ("connections to all backends failing", "failed to connect to all addresses")
+#: The server says no more of an error than its code after the first hundred of a batch.
+_CODE_NAMES = defaultdict(lambda: "UNKNOWN", {code.value[0]: code.name for code in grpc.StatusCode})
 STATUS_DETAILS = "grpc-status-details-bin"
 
 
@@ -64,13 +67,15 @@ def read_response(response: log_service_pb2.EmitBatchResponse) -> Reply:
     again: dict[int, tuple[str, float]] = {}
     rejected: dict[int, EmitError] = {}
     for error in response.errors:
+        status = error.status
         if error.retryable:
-            again[error.index] = error.status.message, retry_delay(error.status.details) or 0.0
+            why = status.message or _CODE_NAMES[status.code]
+            again[error.index] = why, retry_delay(status.details) or 0.0
         else:
             place = f"records[{error.index}]"
             rejected[error.index] = RecordRejected(
-                error.status.message.removeprefix(place).lstrip(".: "),
-                field=bad_field(error.status.details).removeprefix(f"{place}."),
+                status.message.removeprefix(place).lstrip(".: ") or _CODE_NAMES[status.code],
+                field=bad_field(status.details).removeprefix(f"{place}."),
             )
     return Reply(again=again, rejected=rejected, receipts=response.receipts, server_id=response.server_id)
 

@@ -213,15 +213,17 @@ class WatchJobRequest(_message.Message):
     def __init__(self, job_id: _Optional[str] = ..., after_revision: _Optional[int] = ..., wait_for_creation: bool = ..., follow: bool = ..., min_interval_ms: _Optional[int] = ...) -> None: ...
 
 class WatchJobResponse(_message.Message):
-    __slots__ = ("job", "transitions", "coalesced_count", "heartbeat", "history_truncated")
+    __slots__ = ("job", "transitions", "coalesced_count", "heartbeat", "history_truncated", "has_more")
     JOB_FIELD_NUMBER: _ClassVar[int]
     TRANSITIONS_FIELD_NUMBER: _ClassVar[int]
     COALESCED_COUNT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     HISTORY_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
+    HAS_MORE_FIELD_NUMBER: _ClassVar[int]
     job: Job
     transitions: _containers.RepeatedCompositeFieldContainer[JobTransition]
     coalesced_count: int
     heartbeat: bool
     history_truncated: bool
-    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., transitions: _Optional[_Iterable[_Union[JobTransition, _Mapping]]] = ..., coalesced_count: _Optional[int] = ..., heartbeat: bool = ..., history_truncated: bool = ...) -> None: ...
+    has_more: bool
+    def __init__(self, job: _Optional[_Union[Job, _Mapping]] = ..., transitions: _Optional[_Iterable[_Union[JobTransition, _Mapping]]] = ..., coalesced_count: _Optional[int] = ..., heartbeat: bool = ..., history_truncated: bool = ..., has_more: bool = ...) -> None: ...

@@ -113,7 +113,8 @@ class LogServiceServicer(object):
 
     def WatchJob(self, request, context):
         """Streams a job's state: the current one at once, then every change, until the job has ended. Ends with
-        UNAVAILABLE when the server goes down: watch again with `after_revision`.
+        UNAVAILABLE when the server goes down, and with RESOURCE_EXHAUSTED when it was not read for too long: watch again
+        with `after_revision`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

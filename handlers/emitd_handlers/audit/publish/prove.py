@@ -13,11 +13,12 @@ from pathlib import Path
 import msgspec
 
 from emitd_handlers.audit.format.files import Entry
-from emitd_handlers.audit.read.scan import Room, Scan, scan_block
+from emitd_handlers.audit.read.scan import Scan, scan_block
 from emitd_handlers.audit.read.trail import AuditTrail, CommittedTrail
 from emitd_handlers.audit.source import AuditEntry, AuditFilter
 from emitd_handlers.audit.write.identity import read_vkeys
 from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
+from emitd_handlers.room import Room
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import inclusion_proof, leaf_hash
 from emitd_handlers.tlog.note import Note, NoteInvalid, Verifier

@@ -15,7 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from emitd_handlers.audit.format.files import Entry
-from emitd_handlers.audit.read.scan import Room, Scan, scan_block
+from emitd_handlers.audit.read.scan import Scan, scan_block
 from emitd_handlers.audit.read.trail import AuditTrail, CommittedTrail
 from emitd_handlers.audit.source import (
     AuditBatch,
@@ -29,6 +29,7 @@ from emitd_handlers.audit.source import (
 )
 from emitd_handlers.durable.append_file import reason_of
 from emitd_handlers.errors import AuditNotFound, AuditQueryInvalid, HandlerUnavailable
+from emitd_handlers.room import MAX_PAGE_BYTES, MAX_PART_BYTES, Room
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import (
     consistency_proof,
@@ -39,8 +40,6 @@ from emitd_handlers.tlog.merkle import (
 )
 from emitd_handlers.tlog.note import Note
 
-#: A page, and a batch of a tail, end with the entry that makes them this large.
-MAX_PAGE_BYTES = 2 * 1024 * 1024
 #: The most that a tail yields at once, because a batch is handled in the event loop.
 MAX_BATCH_ENTRIES = 200
 #: A tail that has caught up waits this long: a busy log commits many times a second.
@@ -139,7 +138,7 @@ class AuditReader(ABC):
         while position.offset != stop and not room.is_full and scanned < query.max_scan_bytes:
             step = await self._in_thread(log, scan_block, scan, position, room)
             entries += step.entries
-            position, room, scanned = step.position, step.room, scanned + step.size
+            position, scanned = step.position, scanned + step.size
         if position.offset == stop:
             return AuditPage(entries, "")
         return AuditPage(entries, _make_token(log.log_id, query, position.leaf_index))
@@ -171,7 +170,7 @@ class AuditReader(ABC):
                     sent_at = clock()
                 continue
             scan = Scan(wanted, stop=end.offset)
-            room = Room(MAX_BATCH_ENTRIES, MAX_PAGE_BYTES)
+            room = Room(MAX_BATCH_ENTRIES, MAX_PART_BYTES)
             step = await self._in_thread(log, scan_block, scan, position, room)
             position = step.position
             if step.entries or (idle_seconds is not None and clock() >= sent_at + idle_seconds):

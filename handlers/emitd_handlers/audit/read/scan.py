@@ -6,7 +6,7 @@ nor split off: a scan takes 0.15 µs a line instead of 2.6.
 
 import re
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple, TypeAlias
+from typing import TypeAlias
 
 import msgspec
 
@@ -14,6 +14,7 @@ from emitd_handlers.audit.format.files import Entry
 from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.audit.read.trail import CommittedTrail
 from emitd_handlers.audit.source import AuditEntry, AuditFilter
+from emitd_handlers.room import Room
 from emitd_handlers.text.times import parse_time
 from emitd_handlers.tlog.merkle import leaf_hash
 
@@ -39,35 +40,21 @@ class Scan(msgspec.Struct, frozen=True):
     backward: bool = False
 
 
-class Room(NamedTuple):
-    """How much a page still has room for. A page ends with the entry that makes it too large."""
-
-    entries: int
-    bytes: int
-
-    @property
-    def is_full(self) -> bool:
-        """Whether there is none left."""
-        return self.entries <= 0 or self.bytes <= 0
-
-    def less(self, entry: AuditEntry) -> "Room":
-        """Return what is left after an entry."""
-        return Room(self.entries - 1, self.bytes - 2 * len(entry.line) - ENTRY_OVERHEAD_BYTES)
-
-
 class Step(msgspec.Struct, frozen=True):
     """The entries in one block, and where to go on."""
 
     entries: Sequence[AuditEntry]
     #: Where to go on: at this line forward, before it backward.
     position: Entry
-    room: Room
     #: How many bytes were looked at.
     size: int
 
 
 def scan_block(trail: CommittedTrail, scan: Scan, position: Entry, room: Room) -> Step:
-    """Look through the next block from `position` on, until the room is full. Raises what CommittedTrail does."""
+    """Look through the next block from `position` on, until the room is full. Raises what CommittedTrail does.
+
+    An entry that does not fit is left for the next page.
+    """
     needle = needle_of(scan.wanted)
     size = NEEDLE_BLOCK_BYTES if needle else BLOCK_BYTES
     if scan.backward:
@@ -80,15 +67,17 @@ def scan_block(trail: CommittedTrail, scan: Scan, position: Entry, room: Room) -
         entry = entry_of(start.leaf_index + number, block[at:end])
         if not scan.wanted.matches(entry.parsed):
             continue
-        entries.append(entry)
-        room = room.less(entry)
+        fits = room.take(2 * len(entry.line) + ENTRY_OVERHEAD_BYTES)
+        if fits:
+            entries.append(entry)
         if room.is_full:
-            if scan.backward:
-                return Step(entries, Entry(entry.leaf_index, start.offset + at), room, len(block) - at)
-            return Step(entries, Entry(entry.leaf_index + 1, start.offset + end + 1), room, end + 1)
+            is_after = fits is not scan.backward
+            point = end + 1 if is_after else at
+            position = Entry(entry.leaf_index + is_after, start.offset + point)
+            return Step(entries, position, len(block) - point if scan.backward else point)
     if not scan.backward:
         start = Entry(start.leaf_index + block.count(b"\n"), start.offset + len(block))
-    return Step(entries, start, room, len(block))
+    return Step(entries, start, len(block))
 
 
 def entry_of(index: int, line: bytes) -> AuditEntry:

@@ -6,7 +6,8 @@ import msgspec
 
 from emitd_handlers.jobs.columns import TRANSITION_READ_COLUMNS, transitions_from_json
 from emitd_handlers.jobs.paging import (
-    MAX_PAGE_BYTES,
+    MAX_PART_TRANSITIONS,
+    history_part,
     job_page,
     read_job_token,
     read_transition_token,
@@ -25,6 +26,7 @@ from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, T
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.jobs.transaction import recent_commits
 from emitd_handlers.outcome import RecentCommit
+from emitd_handlers.room import MAX_PAGE_BYTES
 
 #: How many rows of the table of commits are read at once.
 COMMITS_PAGE_SIZE = 500
@@ -42,24 +44,13 @@ class JobQueries:
         self._select = f"SELECT {JOB_NAMES} FROM {tables.jobs}"
         self._load = f"{self._select} WHERE job_id = ANY($1::text[])"
         self._history = f"""
-            SELECT {JOB_NAMES}, history_revision, (
-                SELECT json_agg({_TRANSITION} ORDER BY revision) FROM {tables.transitions} AS change
-                WHERE change.job_id = job.job_id AND change.revision > $2::bigint
-                    AND NOT progress_only AND $2::bigint < job.revision
-            ) AS transitions FROM {tables.jobs} AS job WHERE job_id = $1
+            SELECT {JOB_NAMES}, history_revision,
+                ({self._next_transitions("AND NOT progress_only AND $2::bigint < job.revision")}) AS transitions
+            FROM {tables.jobs} AS job WHERE job_id = $1
         """
         self._transitions = f"""
-            SELECT history_revision, (
-                SELECT json_agg({_TRANSITION} ORDER BY revision) FROM (
-                    SELECT * FROM (
-                        SELECT *, {_size_before("failure_message", "revision")}
-                        FROM (
-                            SELECT * FROM {tables.transitions} WHERE job_id = $1 AND revision > $2::bigint
-                            ORDER BY revision LIMIT $3
-                        ) AS next
-                    ) AS sized WHERE {_IS_IN_PAGE}
-                ) AS page
-            ) AS transitions FROM {tables.jobs} WHERE job_id = $1
+            SELECT history_revision, ({self._next_transitions("")}) AS transitions
+            FROM {tables.jobs} WHERE job_id = $1
         """
         self._revisions = f"SELECT job_id, revision FROM {tables.jobs} WHERE job_id = ANY($1::text[])"
         self._changes = f"""
@@ -121,7 +112,7 @@ class JobQueries:
         newest = f"{self._select} WHERE {' AND '.join(conditions) or 'true'} {_NEWEST_FIRST} LIMIT $1"
         size = _size_before("message, details", "created_at DESC, job_id DESC")
         sized = f"SELECT *, {size} FROM ({newest}) AS newest"
-        statement = f"SELECT {JOB_NAMES} FROM ({sized}) AS sized WHERE {_IS_IN_PAGE} {_NEWEST_FIRST}"
+        statement = f"SELECT {JOB_NAMES} FROM ({sized}) AS sized WHERE {_is_in_page(query.page_bytes)} {_NEWEST_FIRST}"
         rows = await self._database.fetch(statement, *parameters)
         return job_page(query, map(job_from_row, rows))
 
@@ -131,14 +122,14 @@ class JobQueries:
             return None
         # Without a revision, none comes after it.
         after = None if after_revision is None else min(after_revision, MAX_BIGINT)
-        rows = await self._database.fetch(self._history, job_id, after)
+        rows = await self._database.fetch(self._history, job_id, after, MAX_PART_TRANSITIONS + 1)
         if not rows:
             return None
         *columns, history_revision, transitions = rows[0]
         job = job_from_row(columns)
         if after is None or after >= job.revision:
             return JobHistory(job, (), job.revision)
-        return JobHistory(job, transitions_from_json(transitions), max(after, history_revision))
+        return history_part(job, transitions_from_json(transitions), max(after, history_revision))
 
     async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
         """Return a page of a job's history; see `ManagedJobSource.list_transitions`."""
@@ -180,10 +171,23 @@ class JobQueries:
             number = rows[-1]["number"]
         return recent_commits(stored, limit)
 
+    def _next_transitions(self, condition: str) -> str:
+        return f"""
+            SELECT json_agg({_TRANSITION} ORDER BY revision) FROM (
+                SELECT *, {_size_before("failure_message", "revision")} FROM (
+                    SELECT * FROM {self._tables.transitions}
+                    WHERE job_id = $1 AND revision > $2::bigint {condition} ORDER BY revision LIMIT $3
+                ) AS next
+            ) AS sized WHERE {_is_in_page(MAX_PAGE_BYTES)}
+        """
+
 
 _NEWEST_FIRST = "ORDER BY created_at DESC, job_id DESC"
-#: One row more than a page takes, so that `paging` sees that there is more.
-_IS_IN_PAGE = f"coalesce(size_before, 0) < {MAX_PAGE_BYTES}"
+
+
+def _is_in_page(page_bytes: int) -> str:
+    """Return a condition on `_size_before`: a page and one row, so that `paging` sees that there is more."""
+    return f"coalesce(size_before, 0) < {page_bytes}"
 
 
 def _size_before(columns: str, order: str) -> str:

@@ -10,8 +10,9 @@ import msgspec
 
 from emitd_handlers.jobs.columns import TRANSITION_READ_COLUMNS, transitions_from_json
 from emitd_handlers.jobs.paging import (
-    MAX_PAGE_BYTES,
+    MAX_PART_TRANSITIONS,
     MAX_REVISION,
+    history_part,
     job_page,
     read_job_token,
     read_transition_token,
@@ -20,20 +21,33 @@ from emitd_handlers.jobs.paging import (
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.sqlite.rows import JOB_NAMES, job_from_row, time_text
 from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.room import MAX_PAGE_BYTES
 
 #: Rows of a page that are read at once.
 ROWS_AT_ONCE = 64
-_TRANSITIONS = f"""
-    SELECT json_group_array(json_array({TRANSITION_READ_COLUMNS})) FROM (
-        SELECT * FROM job_transitions WHERE job_id = :job_id AND revision > :after
-"""
+
+
+def _transitions(condition: str) -> str:
+    """Return a query for the next transitions: no more than fit into a page, and one."""
+    return f"""
+        SELECT json_group_array(json_array({TRANSITION_READ_COLUMNS})) FROM (
+            SELECT *, sum(coalesce(length(failure_message), 0)) OVER (
+                ORDER BY revision ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING
+            ) AS size_before FROM (
+                SELECT * FROM job_transitions WHERE job_id = :job_id AND revision > :after {condition}
+                ORDER BY revision LIMIT :limit
+            )
+        ) WHERE coalesce(size_before, 0) < {MAX_PAGE_BYTES}
+    """
+
+
 SELECT_HISTORY = f"""
     SELECT {JOB_NAMES}, history_revision, (
-        {_TRANSITIONS} AND NOT progress_only AND :after < job_logs.revision ORDER BY revision)
+        {_transitions("AND NOT progress_only AND :after < job_logs.revision")}
     ) FROM job_logs WHERE job_id = :job_id
 """
 SELECT_TRANSITIONS = f"""
-    SELECT history_revision, ({_TRANSITIONS} ORDER BY revision LIMIT :limit)) FROM job_logs WHERE job_id = :job_id
+    SELECT history_revision, ({_transitions("")}) FROM job_logs WHERE job_id = :job_id
 """
 #: One condition for any number of labels: SQLite refuses to join more than 1,000 of them.
 HAS_LABELS = """
@@ -59,14 +73,15 @@ async def load_history(
     """Return the job and its changes of status after a revision; see `JobStore`. Raises sqlite3.Error."""
     # Without a revision, none comes after it.
     after = None if after_revision is None else min(after_revision, MAX_REVISION)
-    rows = list(await connection.execute_fetchall(SELECT_HISTORY, {"job_id": job_id, "after": after}))
+    parameters = {"job_id": job_id, "after": after, "limit": MAX_PART_TRANSITIONS + 1}
+    rows = list(await connection.execute_fetchall(SELECT_HISTORY, parameters))
     if not rows:
         return None
     *values, history_revision, transitions = rows[0]
     job = job_from_row(values)
     if after is None or after >= job.revision:
         return JobHistory(job, (), job.revision)
-    return JobHistory(job, transitions_from_json(transitions), max(after, history_revision))
+    return history_part(job, transitions_from_json(transitions), max(after, history_revision))
 
 
 async def list_jobs(connection: aiosqlite.Connection, query: JobQuery) -> JobPage:
@@ -82,7 +97,7 @@ async def list_jobs(connection: aiosqlite.Connection, query: JobQuery) -> JobPag
             rows = list(await cursor.fetchmany(ROWS_AT_ONCE))
             jobs += map(job_from_row, rows)
             # They may be large: read not many more than the page has room for.
-            if len(rows) < ROWS_AT_ONCE or sum(map(_characters, jobs[:-1])) >= MAX_PAGE_BYTES:
+            if len(rows) < ROWS_AT_ONCE or sum(map(_characters, jobs[:-1])) >= query.page_bytes:
                 return job_page(query, jobs)
 
 

@@ -17,11 +17,13 @@ from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mappi
 from typing import TypeAlias
 
 from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.jobs.paging import cut, transition_bytes
 from emitd_handlers.jobs.source import Job, JobTransition, JobUpdate
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.jobs.watch.waiter import Turns, Waiter, wake_all
+from emitd_handlers.room import MAX_PART_BYTES, Room
 
-#: How many transitions of a job a topic keeps; about 100 bytes each.
+#: How many transitions of a job a topic keeps, if they fit into one message.
 MAX_KNOWN_TRANSITIONS = 256
 #: Later than every revision: the watcher was sent the state of another job or time.
 _BEYOND = 2**64
@@ -171,6 +173,8 @@ class JobBroadcaster:
             topic.refreshed_at = clock()
             known = topic.history
             history = await self._load(topic.job_id, None if known is None else known.job.revision)
+            if history is not None and history.has_more:
+                history = await self._load(topic.job_id, None)  # its watchers load the parts
             was_set_back = history is None or (
                 known is not None and history.job.revision < known.job.revision
             )
@@ -220,6 +224,8 @@ class JobBroadcaster:
             if topic.is_retired:
                 continue
             if history is not None:
+                if history.has_more and not topic.contradicts(history):
+                    return _update_from(history, revision)
                 self._learn(topic, history)
             elif known is not None and known is topic.history:
                 self._retire(topic)
@@ -336,11 +342,15 @@ def _merge(known: JobHistory | None, learned: JobHistory) -> JobHistory:
         after = learned.after_revision
     transitions += [item for item in learned.transitions if item.revision > known.job.revision]
     job = learned.job if learned.job.revision > known.job.revision else known.job
-    return _trimmed(JobHistory(job, transitions, after))
+    merged = JobHistory(job, transitions, after)
+    return _trimmed(merged) if learned.transitions else merged
 
 
 def _trimmed(history: JobHistory) -> JobHistory:
-    surplus = len(history.transitions) - MAX_KNOWN_TRANSITIONS
+    kept, _ = cut(
+        reversed(history.transitions), Room(MAX_KNOWN_TRANSITIONS, MAX_PART_BYTES), transition_bytes
+    )
+    surplus = len(history.transitions) - len(kept)
     if surplus <= 0:
         return history
     return JobHistory(history.job, history.transitions[surplus:], history.transitions[surplus - 1].revision)
@@ -362,6 +372,6 @@ def _update_from(history: JobHistory, revision: int | None) -> JobUpdate:
         return JobUpdate(job, history_truncated=True)
     transitions = tuple([item for item in history.transitions if item.revision > revision])
     if revision < history.after_revision:
-        return JobUpdate(job, transitions, history_truncated=True)
+        return JobUpdate(job, transitions, history_truncated=True, has_more=history.has_more)
     coalesced = job.revision - revision - max(1, len(transitions))
-    return JobUpdate(job, transitions, max(0, coalesced))
+    return JobUpdate(job, transitions, max(0, coalesced), has_more=history.has_more)

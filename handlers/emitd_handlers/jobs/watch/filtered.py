@@ -19,8 +19,9 @@ from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobPage, JobQuery
 from emitd_handlers.jobs.watch.subscription import Subscription
 from emitd_handlers.jobs.watch.waiter import Turns, Waiter
+from emitd_handlers.room import MAX_PART_BYTES
 
-#: Jobs in one part of a snapshot.
+#: Jobs in one part of a snapshot, if they fit into one message.
 SNAPSHOT_PAGE_SIZE = 500
 
 ListJobs: TypeAlias = Callable[[JobQuery], Awaitable[JobPage]]
@@ -102,7 +103,12 @@ class FilteredWatch:
             page_token: str | None = ""
             while page_token is not None:
                 reader.is_reading = True
-                query = JobQuery(**asdict(job_filter), page_size=SNAPSHOT_PAGE_SIZE, page_token=page_token)
+                query = JobQuery(
+                    **asdict(job_filter),
+                    page_size=SNAPSHOT_PAGE_SIZE,
+                    page_bytes=MAX_PART_BYTES,
+                    page_token=page_token,
+                )
                 page = await self._list_jobs(query)
                 page_token = page.next_page_token or None
                 reader.refuse_if_ended()

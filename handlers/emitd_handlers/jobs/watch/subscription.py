@@ -6,10 +6,11 @@ from typing import NamedTuple
 from msgspec.structs import replace
 
 from emitd_handlers.errors import EmitdError, JobQueryInvalid
-from emitd_handlers.jobs.paging import MAX_PAGE_BYTES, OVERHEAD_BYTES, job_bytes
+from emitd_handlers.jobs.paging import OVERHEAD_BYTES, job_bytes
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter
 from emitd_handlers.jobs.watch.waiter import Waiter, wake_all
 from emitd_handlers.record import JobState
+from emitd_handlers.room import MAX_PART_BYTES, Room
 
 
 class _Sent(NamedTuple):
@@ -90,9 +91,10 @@ class Subscription:
     def take_changes(self) -> Sequence[JobChange]:
         """Return pending changes, as many as fit into one message. Raises JobQueryInvalid as above."""
         changes: list[JobChange] = []
-        size = 0
+        room = Room(len(self._pending), MAX_PART_BYTES)
         for job_id, job in list(self._pending.items()):
-            if size >= MAX_PAGE_BYTES:
+            size = OVERHEAD_BYTES + 4 * len(job_id) + (0 if job is None else job_bytes(job))
+            if not room.take(size):
                 break
             self._forget(job_id)
             sent = self._sent.get(job_id)
@@ -100,17 +102,14 @@ class Subscription:
                 # Removed, and maybe another made under its id, whose revisions begin anew.
                 del self._sent[job_id]
                 changes.append(JobChange(job_id, sent.revision, left_filter=True))
-                size += OVERHEAD_BYTES + len(job_id)
                 sent = None
             if job is None:
                 continue
             if self._filter.matches(job):
                 changes.append(self._send(job))
-                size += job_bytes(job)
             elif sent is not None:
                 del self._sent[job_id]
                 changes.append(JobChange(job_id, job.revision, job, left_filter=True))
-                size += job_bytes(job)
         self._urgent.update(self._pending)  # the rest of a large part
         return changes
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncGenerator
 
 import pytest
+from msgspec.structs import replace
 
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import Job, JobFilter, JobPage, JobQuery, JobTransition, JobUpdate
@@ -759,3 +760,34 @@ async def test_a_newcomer_finds_a_job_that_others_have_removed(database: Databas
     database.broadcaster.publish(change.job, change.transitions)
     assert seen(await waiting) == (1, [], 0)
     await first.aclose()
+
+
+async def test_a_long_history_comes_in_parts_and_then_goes_on() -> None:
+    """Each part ends at its own revision, at once, without pauses; then changes follow as ever."""
+    database = Database()
+    for _ in range(5):
+        database.report(transition=True)
+    load = database.load
+
+    async def load_two(job_id: str, after_revision: int | None) -> JobHistory | None:
+        history = await load(job_id, after_revision)
+        if history is None or len(history.transitions) <= 2:
+            return history
+        part = history.transitions[:2]
+        job = replace(history.job, revision=part[-1].revision)
+        return JobHistory(job, part, history.after_revision, has_more=True)
+
+    database.broadcaster._load = load_two
+    watch = database.broadcaster.watch("j", after_revision=0, min_interval_seconds=3600.0)
+    updates = [await anext(watch) for _ in range(3)]
+    assert [update and (update.job.revision, update.has_more) for update in updates] == [
+        (2, True),
+        (4, True),
+        (5, False),
+    ]
+    assert [item.revision for update in updates if update for item in update.transitions] == [1, 2, 3, 4, 5]
+    database.report(transition=True)
+    last = await anext(watch)
+    assert last is not None
+    assert [item.revision for item in last.transitions] == [6]
+    await watch.aclose()

@@ -438,11 +438,11 @@ async def test_more_jobs_than_allowed_are_refused(database: Database) -> None:
 
 
 async def test_large_jobs_go_into_several_parts(database: Database) -> None:
-    """A part ends with the job that makes it 2 MiB; the rest follows at once."""
+    """A part ends before the job that would make it too large; the rest follows at once."""
     reader = Reader(database, seconds=3600.0)
     await reader.snapshot()
     for number in range(50):
-        database.report(f"j{number:02}", details_json="x" * 100_000)
+        database.report(f"j{number:02}", details_json="x" * 12_000)
     parts = [await reader.next() for _ in range(3)]
     assert [len(part) for part in parts] == [21, 21, 8]
     assert [job_id for part in parts for job_id, _, _ in part] == [f"j{number:02}" for number in range(50)]

@@ -9,16 +9,25 @@ import pytest
 
 from emitd_handlers.errors import JobQueryInvalid
 from emitd_handlers.jobs.paging import (
-    MAX_PAGE_BYTES,
+    LABEL_OVERHEAD_BYTES,
     job_bytes,
     job_page,
     read_job_token,
     read_transition_token,
     transition_page,
 )
-from emitd_handlers.jobs.source import Job, JobQuery, JobTransition, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.source import (
+    Job,
+    JobChange,
+    JobQuery,
+    JobTransition,
+    TransitionPage,
+    TransitionQuery,
+)
 from emitd_handlers.jobs.store import JobStore
 from emitd_handlers.record import JobState
+from emitd_handlers.room import MAX_PAGE_BYTES
+from emitd_server.convert.jobs import changes_to_wire
 from support.jobs.backends import BACKENDS, JobBackend, applied, make_backend, opened, report
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
@@ -77,15 +86,16 @@ def test_a_page_ends_where_it_is_full_and_says_where_the_next_begins() -> None:
     assert read_job_token(query) is None
 
 
-def test_a_page_ends_with_the_job_that_makes_it_large() -> None:
+def test_a_page_ends_before_the_job_that_would_make_it_too_large() -> None:
     """And is never empty while there is a job."""
     half, over = "x" * (MAX_PAGE_BYTES // 2), "x" * MAX_PAGE_BYTES
     query = JobQuery()
     for texts, expected in (
-        ([half, half, ""], 2),
-        ([half, "", half, ""], 3),
+        ([half, half, ""], 1),
+        ([half, "", half, ""], 2),
         ([over, ""], 1),
-        (["", over], 2),
+        (["", over], 1),
+        (["", half], 2),
     ):
         page = job_page(query, [job(details_json=text) for text in texts])
         assert len(page.jobs) == expected
@@ -99,6 +109,8 @@ def test_a_page_ends_with_the_job_that_makes_it_large() -> None:
         {"details_json": "ä" * 50},
         {"source": "ä" * 50},
         {"failure_message": "ä" * 50},
+        {"failure_reason": "ä" * 50},
+        {"cancel_reason": "ä" * 50},
         {"labels": {"ä" * 50: ""}},
         {"labels": {"": "ä" * 50}},
     ],
@@ -106,7 +118,36 @@ def test_a_page_ends_with_the_job_that_makes_it_large() -> None:
 )
 def test_every_long_text_counts_in_bytes(fields: dict[str, Any]) -> None:
     """As it is sent, in UTF-8."""
-    assert job_bytes(job(**fields)) == job_bytes(job()) + 100
+    overhead = LABEL_OVERHEAD_BYTES if "labels" in fields else 0
+    assert job_bytes(job(**fields)) == job_bytes(job()) + 100 + overhead
+
+
+def test_a_job_is_never_larger_than_it_counts() -> None:
+    """With every field at its largest, and as a change of many jobs."""
+    text, largest = "t" * 20_000, 2**64 - 1
+    full = Job(
+        job_id="j" * 20_000,
+        job_type=text,
+        status=FAILED,
+        progress=100,
+        message=text,
+        details_json=text,
+        labels={f"{number:03}" + "ä" * 60: "v" * 200 for number in range(64)},
+        source=text,
+        attempt=2**32 - 1,
+        revision=largest,
+        create_time_unix_nano=largest,
+        update_time_unix_nano=largest,
+        lease_expire_time_unix_nano=largest,
+        failure_reason=text,
+        failure_message=text,
+        cancel_requested=True,
+        cancel_reason=text,
+        start_time_unix_nano=largest,
+        end_time_unix_nano=largest,
+    )
+    change = JobChange(full.job_id, full.revision, full, left_filter=True)
+    assert changes_to_wire([change]).ByteSize() <= job_bytes(full)
 
 
 def test_a_token_reads_whatever_the_order_of_filters() -> None:
@@ -208,7 +249,7 @@ def test_a_page_of_a_history_ends_early_too() -> None:
         TransitionQuery(job_id="j"), transitions(*range(1, 100), message=message), kept_after=0
     )
     size = len(page.transitions) * (60_000 + 100)
-    assert MAX_PAGE_BYTES <= size < MAX_PAGE_BYTES + 60_100
+    assert MAX_PAGE_BYTES - 60_400 <= size <= MAX_PAGE_BYTES
     assert page.next_page_token
     alone = transition_page(
         TransitionQuery(job_id="j"), transitions(1, 2, message="x" * MAX_PAGE_BYTES), kept_after=0
@@ -246,7 +287,7 @@ async def test_a_history_with_large_failures_comes_in_several_pages(store: JobSt
         page = await page_of(store, page_size=1000, page_token=token)
         sizes.append(len(page.transitions))
         token = page.next_page_token
-    assert sizes == [11, 11, 3]
+    assert sizes == [10, 10, 5]
 
 
 async def test_a_token_goes_with_its_query_to_the_database(store: JobStore) -> None:
