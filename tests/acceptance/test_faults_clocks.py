@@ -20,6 +20,9 @@ from emitd_handlers.text.times import parse_time
 from support.processes.server_process import ServerProcess
 from support.processes.set_clock import LIBRARIES, SetClock
 
+#: Real processes that wait for clocks, signals and retries.
+pytestmark = pytest.mark.slow
+
 SECOND = 1_000_000_000
 HOUR = 3600
 LEASE = 3

@@ -16,6 +16,9 @@ from emitd import LogClient
 from support.processes.server_process import ServerProcess
 from support.soak.server import free_port
 
+#: Real processes that wait for clocks, signals and retries.
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 server: {listen: "127.0.0.1:0"}
 handlers:

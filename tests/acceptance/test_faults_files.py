@@ -19,6 +19,9 @@ from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 from support.processes.server_process import ServerProcess
 
+#: Real processes that wait for clocks, signals and retries.
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 server: {listen: "127.0.0.1:0", shutdown: {not_serving_seconds: 0}}
 handlers:

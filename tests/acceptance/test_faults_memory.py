@@ -14,6 +14,9 @@ import pytest
 
 from support.processes.server_process import ServerProcess
 
+#: Real processes that wait for clocks, signals and retries.
+pytestmark = pytest.mark.slow
+
 MIB = 1 << 20
 CONFIG = """
 server: {listen: "127.0.0.1:0"}

@@ -22,6 +22,9 @@ from emitd.transport.channel import OPTIONS
 from emitd.v1 import LogServiceStub, audit_service_pb2, job_pb2, log_service_pb2, record_pb2
 from support.processes.server_process import ServerProcess
 
+#: Real processes that wait for clocks, signals and retries.
+pytestmark = pytest.mark.slow
+
 MAX_REPLY_BYTES = 2 * 1024 * 1024
 CONFIG = """
 server:
@@ -288,7 +291,6 @@ class Proxy:
         return False
 
 
-@pytest.mark.slow
 def test_a_dead_peer_is_found_within_a_minute(server: ServerProcess) -> None:
     """Its packets vanish, the connection stays: the server closes it, and the watch with it."""
     proxy = Proxy(server.address)
@@ -302,7 +304,6 @@ def test_a_dead_peer_is_found_within_a_minute(server: ServerProcess) -> None:
             assert time.monotonic() - began < 60
 
 
-@pytest.mark.slow
 def test_our_own_clients_may_ping(server: ServerProcess) -> None:
     """Neither an idle channel nor an idle watch of a client with our options is sent away for its pings."""
     with grpc.insecure_channel(server.address, options=OPTIONS) as channel:

@@ -15,6 +15,9 @@ import pytest
 from emitd.v1 import LEVEL_INFO, EmitBatchRequest, EmitRequest, LogRecord, LogServiceStub
 from support.processes.server_process import ServerProcess
 
+#: Real processes that wait for clocks, signals and retries.
+pytestmark = pytest.mark.slow
+
 LINES = 100
 HANDLERS = """
 import asyncio
@@ -41,6 +44,7 @@ class Commits(BaseLogHandler):
 
 class Hog(BaseLogHandler):
     async def emit(self, record):
+        await asyncio.sleep(0.1)  # for the senders to get their reply
         time.sleep(600)
 
 class Lingers(BaseLogHandler):

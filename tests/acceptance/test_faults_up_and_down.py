@@ -40,6 +40,9 @@ from emitd.v1 import (
 from support.processes.postgres import PostgresServer
 from support.processes.server_process import ServerProcess
 
+#: Real processes that wait for clocks, signals and retries.
+pytestmark = pytest.mark.slow
+
 CONFIG = """
 server: {listen: "127.0.0.1:0"}
 handler_paths: [.]
