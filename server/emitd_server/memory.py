@@ -1,6 +1,6 @@
 """`MemoryAccount`: the one account of what the service holds for others: requests, queues, and data not yet taken.
 
-Whoever holds bytes charges them before it takes them and gives them back afterwards. The numbers are estimates of
+Code that holds bytes charges them before it takes them and gives them back afterwards. The numbers are estimates of
 memory, not of bytes on the wire; what the service needs for itself is not in them.
 """
 

@@ -62,7 +62,7 @@ class EmitdHandler(logging.Handler):
 
         That takes its settings from the arguments, else from the environment, else the defaults, as LogClient does.
         `location` adds where the call stands (`code.file.path`, `code.line.number`, `code.function.name`), `thread`
-        adds `thread.name`. Raises ValueError naming a setting that is wrong, TypeError for settings beside a client.
+        adds `thread.name`. Raises ValueError naming a setting that is wrong, TypeError for settings next to a client.
         """
         given = {"address": address, "source": source, **settings}
         if client is not None:

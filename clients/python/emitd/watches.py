@@ -4,6 +4,7 @@ Pure: the client opens the connections and waits. It first makes the call `probe
 there is a server: a stream is silent while nothing happens.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable
 from typing import Any, Generic, TypeAlias, TypeVar
 
@@ -25,7 +26,7 @@ Response = TypeVar("Response")
 OnOutage: TypeAlias = Callable[[EmitError | None], None]
 
 
-class Watch(Generic[Response]):
+class Watch(ABC, Generic[Response]):
     """What was received so far, and so where the next connection goes on."""
 
     def __init__(
@@ -60,8 +61,8 @@ class Watch(Generic[Response]):
         """Note that the server ended the stream. Raises Unavailable if that is not how it ends."""
         raise Unavailable("the server ended the stream without an error")
 
-    def _news(self, response: Response) -> Response | None:
-        raise NotImplementedError
+    @abstractmethod
+    def _news(self, response: Response) -> Response | None: ...
 
 
 class JobWatch(Watch[job_pb2.WatchJobResponse]):

@@ -93,7 +93,7 @@ class Recovery:
     def advice(self, folder: Path | None, also: Sequence[Path] = ()) -> str:
         """Return where the content is, and the command that puts it back.
 
-        If there is no folder, or it lacks the first file, the command puts all away, `also` included, to begin anew.
+        If there is no folder, or it lacks the first file, the command puts all away, `also` included, to begin again.
         """
         main = self._paths[0]
         names = [path.name for path in self._paths if self._disk.state_at(path) is not None]

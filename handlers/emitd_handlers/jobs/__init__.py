@@ -1,1 +1,1 @@
-"""How jobs are kept: the rule by which reports change them, the databases, and who is told."""
+"""Jobs: the rule by which reports change them, the databases, and the watches."""

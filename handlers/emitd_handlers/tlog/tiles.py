@@ -1,7 +1,7 @@
 """The layout of a log as a folder of tiles (C2SP tlog-tiles), which public readers fetch file by file.
 
 A tile has up to 256 hashes of the tree that stand side by side at every eighth level: a full one has 256, and is
-repeated as one hash in the tile above; those at the right edge have fewer. Beside each tile of level 0 stands a bundle
+repeated as one hash in the tile above; those at the right edge have fewer. Each tile of level 0 has a bundle
 of the entries that its hashes are of.
 """
 
@@ -30,7 +30,7 @@ MAX_ENTRY_BYTES = 65_535
 #: The file of the log's newest checkpoint.
 CHECKPOINT = "checkpoint"
 
-#: Returns so many stored hashes from a stored index on, one after the other.
+#: Returns a number of stored hashes from a stored index on, one after the other.
 ReadHashes: TypeAlias = Callable[[int, int], bytes]
 
 

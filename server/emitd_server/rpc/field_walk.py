@@ -11,7 +11,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from emitd_server.errors import RequestInvalid
 
-#: Fields of a request, at all depths. Measured: 60 ms of walking, and messages of so many take at most 26 MB.
+#: Fields of a request, at all depths. Measured: 60 ms of walking, and messages with this number take at most 26 MB.
 MAX_FIELDS = 1 << 18
 #: Elements of a repeated field, or entries of a map, that has no limit of its own.
 MAX_ELEMENTS = 1000

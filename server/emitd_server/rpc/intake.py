@@ -117,7 +117,7 @@ class _Lane:
         self._slots.release()
 
     async def admit(self) -> None:
-        """Wait for a slot; meanwhile the calls that have one must be quick."""
+        """Wait for a slot; until it comes, the calls that have one must be quick."""
         if not self._slots.locked():
             await self._slots.acquire()
             return

@@ -1,6 +1,6 @@
 """`UnixSocket`: the path of a server that listens on `unix:PATH`, which belongs to one server at a time.
 
-grpc itself takes the path from a server that listens on it, and deletes the path when it stops, whoever has it by then.
+grpc itself takes the path from a server that listens on it, and deletes the path when it stops, even another's.
 So grpc binds a name of its own, which is then moved to the path.
 """
 

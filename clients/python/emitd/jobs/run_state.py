@@ -32,7 +32,7 @@ from emitd.records.exceptions import failure_message, failure_reason
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
-#: A message is cut to so many characters: a report must not fail for its own length.
+#: A message is cut to this number of characters: a report must not fail for its own length.
 MAX_MESSAGE_CHARACTERS = 4_000
 #: What the wire has room for.
 MAX_LEASE_SECONDS = 2**32 - 1

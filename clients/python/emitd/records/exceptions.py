@@ -11,7 +11,7 @@ from emitd.records.encoding import as_text
 
 #: The last part of a longer stack is kept: it says where the exception was raised.
 MAX_STACK_CHARACTERS = 16_000
-#: A job's reason and message are cut to so many characters: a report must not fail for its own length.
+#: A job's reason and message are cut to this number of characters: a report must not fail for its own length.
 MAX_REASON_CHARACTERS = 60
 MAX_FAILURE_CHARACTERS = 4_000
 

@@ -18,7 +18,7 @@ from pathlib import Path
 _OPEN_FLAGS = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE_MODE = 0o600
 _FOLDER_MODE = 0o700
-#: Beside the database itself, SQLite's own files, by what is added to its name.
+#: The database itself and the files that SQLite keeps next to it, by the end of the name.
 _SUFFIXES = ("", "-wal", "-journal", "-shm")
 #: Of the target's readable form: the rest of a name takes 40, and file systems have room for 255.
 MAX_TARGET_CHARS = 60
@@ -91,7 +91,7 @@ def parts_of(path: Path) -> Sequence[Path]:
 def remove_files(path: Path) -> None:
     """Delete what there is of the spool at `path`, as far as that can be done.
 
-    The database goes first: without its WAL beside it, it would look like an older one.
+    The database goes first: without its WAL, it would look like an older one.
     """
     for part in parts_of(path):
         with suppress(OSError):

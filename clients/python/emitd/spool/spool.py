@@ -262,7 +262,7 @@ def _open(path: Path, lock: SpoolLock, max_bytes: int) -> Spool | None:
 def _set_aside(path: Path, error: Exception) -> str:
     """Give a damaged spool, whose lock is held, another name; return what to report.
 
-    The database goes first: without its WAL beside it, it would look like an older and whole one.
+    The database goes first: without its WAL, it would look like an older and whole one.
     """
     try:
         for part in parts_of(path):
