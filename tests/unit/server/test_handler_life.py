@@ -21,6 +21,9 @@ from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.errors import StartError
+from emitd_server.memory import MemoryAccount
+
+MEMORY = MemoryAccount(1 << 30)
 
 SETTINGS = HandlerSettings(delivery=Delivery.COMMITTED)
 
@@ -147,7 +150,7 @@ async def test_what_it_committed_is_read_after_each_start() -> None:
     record = make_record(record_id="r1")
     lines: list[str] = []
     handler = Forgetful(SETTINGS)
-    delivery = CommittedDelivery(handler, CommittedSettings(), 10, lines.append)
+    delivery = CommittedDelivery(handler, CommittedSettings(), 10, lines.append, MEMORY)
     await delivery.start(keep_trying=True)
     await delivery.life.is_up.wait()
     (outcome,) = await delivery.take([record])
@@ -160,7 +163,7 @@ async def test_a_queue_waits_for_its_handler() -> None:
     """No retry is spent on a handler that is down."""
     handler = Moody(HandlerSettings())
     handler.problem = OSError("not there")
-    delivery = QueuedDelivery(handler, QueuedSettings(max_retries=0), 10, lambda _: None)
+    delivery = QueuedDelivery(handler, QueuedSettings(max_retries=0), 10, lambda _: None, MEMORY)
     await delivery.start(keep_trying=True)
     await delivery.take([make_record(message="first")])
     await until(lambda: handler.starts > 2)
@@ -173,7 +176,7 @@ async def test_a_queue_waits_for_its_handler() -> None:
 async def test_a_full_queue_shows_for_a_while(monkeypatch: pytest.MonkeyPatch) -> None:
     """Also if all that is delivered is taken."""
     monkeypatch.setattr(handler_life, "FAULT_SECONDS", 0.05)
-    delivery = QueuedDelivery(InMemoryHandler(), QueuedSettings(max_records=1), 10, lambda _: None)
+    delivery = QueuedDelivery(InMemoryHandler(), QueuedSettings(max_records=1), 10, lambda _: None, MEMORY)
     await delivery.start()
     await delivery.take([make_record(), make_record()])
     assert "queue is full" in delivery.life.health_problem
@@ -242,7 +245,7 @@ async def test_a_handler_may_find_out_by_itself_that_it_works_again() -> None:
 async def test_a_timeout_is_a_failure() -> None:
     """It passes when the handler answers, however late."""
     handler = InMemoryHandler(SETTINGS)
-    delivery = CommittedDelivery(handler, CommittedSettings(timeout_seconds=0.02), 10, lambda _: None)
+    delivery = CommittedDelivery(handler, CommittedSettings(timeout_seconds=0.02), 10, lambda _: None, MEMORY)
     await delivery.start()
     handler.hang()
     await delivery.take([make_record()])
