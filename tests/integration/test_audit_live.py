@@ -108,7 +108,11 @@ async def test_what_was_displaced_is_saved_and_comes_back(
     assert await health(server, "handler/memory") == await health(server, "live") == SERVING
     assert await health(server, "") == NOT_SERVING  # an audit log is required
     await server.stub.Emit(EmitRequest(record=LogRecord(level=LEVEL_INFO, message="others go on")))
-    said = capfd.readouterr().err
+    said = ""
+    async with asyncio.timeout(WAIT_SECONDS):
+        while "run: " not in said:
+            await asyncio.sleep(0.02)
+            said += capfd.readouterr().err
     assert "takes no records" in said
     command = said.split("run: ")[1].splitlines()[0]
     await asyncio.to_thread(subprocess.run, command, shell=True, check=True)
@@ -189,6 +193,7 @@ async def test_health_shows_what_a_handler_says_of_itself(tmp_path: Path) -> Non
     handler: BaseLogHandler = three_handlers(tmp_path)[0]
     async with running([handler]) as server:
         handler.report_health("not yet")
+        assert await health(server, "handler/memory") == NOT_SERVING
         stub = health_pb2_grpc.HealthStub(server.channel)
         watch = stub.Watch(health_pb2.HealthCheckRequest(service="handler/memory"))
         assert (await watch.read()).status == NOT_SERVING
