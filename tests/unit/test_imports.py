@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import grimp
 import pytest
 from google.protobuf.descriptor import FileDescriptor
 
@@ -336,3 +337,15 @@ def test_the_stubs_door_has_the_whole_contract() -> None:
         "LogServiceServicer",
         "LogServiceStub",
     }
+
+
+def test_no_import_circle() -> None:
+    """Also none of imports within functions; those for type checkers only do not count."""
+    graph = grimp.build_graph(
+        "emitd", "emitd_handlers", "emitd_server", "emitd_cli", exclude_type_checking_imports=True
+    )
+    imports = {module: graph.find_modules_directly_imported_by(module) for module in graph.modules}
+    while ready := [module for module, needed in imports.items() if not needed & imports.keys()]:
+        for module in ready:
+            del imports[module]
+    assert not imports, f"a circle is among {sorted(imports)}"

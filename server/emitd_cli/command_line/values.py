@@ -1,11 +1,12 @@
 """Values that flags take: names of levels and statuses, KEY=VALUE pairs, JSON objects and times."""
 
+import argparse
 import json
 import re
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import NoReturn, cast
+from typing import Any, NoReturn, cast
 
 from emitd.v1 import JobState, Level
 from emitd_cli.command_line.parser import not_one_of
@@ -170,3 +171,13 @@ def iso_time(unix_nano: int) -> str:
 def utc_text(unix_nano: int) -> str:
     """Return a moment for people, to the second, in UTC; empty for none."""
     return iso_time(unix_nano).replace("T", " ").replace("Z", " UTC") if unix_nano else ""
+
+
+def filter_from_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a request that --type, --status, --label and --id give. Raises Misuse."""
+    return {
+        "job_type": options.type,
+        "statuses": [status_from_flag(name) for name in options.status],
+        "job_ids": getattr(options, "id", ()),
+        "labels": pairs_from_flag("--label", options.label),
+    }

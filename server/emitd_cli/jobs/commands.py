@@ -14,7 +14,7 @@ from emitd.v1 import (
     RequestCancelRequest,
     WatchJobsRequest,
 )
-from emitd_cli.command_line.values import moment_from_flag, pairs_from_flag, status_from_flag, status_name
+from emitd_cli.command_line.values import filter_from_flags, moment_from_flag, status_name
 from emitd_cli.connection import connect
 from emitd_cli.errors import CannotTell, ExitCode, Misuse, Refused
 from emitd_cli.jobs.text import describe_job, has_ended, history_lines, job_line, job_lines, status_periods
@@ -85,16 +85,6 @@ def run_cancel(options: argparse.Namespace) -> int:
         say(f"'{job.job_id}' is {status_name(job.status)} already; there is nothing to cancel")
     print_result(to_json(job) if options.json else job_line(job))
     return ExitCode.GOOD
-
-
-def filter_from_flags(options: argparse.Namespace) -> dict[str, Any]:
-    """Return the fields of a request that --type, --status, --label and --id give. Raises Misuse."""
-    return {
-        "job_type": options.type,
-        "statuses": [status_from_flag(name) for name in options.status],
-        "job_ids": getattr(options, "id", ()),
-        "labels": pairs_from_flag("--label", options.label),
-    }
 
 
 def _watch_list(filters: dict[str, Any], options: argparse.Namespace) -> int:

@@ -25,10 +25,10 @@ from emitd.v1 import (
     WatchJobsRequest,
     WatchJobsResponse,
 )
+from emitd_cli.command_line.values import filter_from_flags
 from emitd_cli.connection import Outage, connect_async, error_of, is_refusal
 from emitd_cli.errors import CannotTell, CommandError, ExitCode, Misuse
 from emitd_cli.jobs.board import JobBoard
-from emitd_cli.jobs.commands import filter_from_flags
 from emitd_cli.jobs.display import MIN_FRAME_SECONDS, Display, LineDisplay, live
 from emitd_cli.terminal.output import can_redraw, say, tell
 
