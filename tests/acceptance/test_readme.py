@@ -106,7 +106,7 @@ def test_links_lead_somewhere() -> None:
 
 
 def test_no_page_installs_a_name_that_is_not_published() -> None:
-    """`pip install emitd` would install somebody else's package; the wheel and `pip install .` are right."""
+    """`pip install emitd` would install a package of another author; the wheel and `pip install .` are right."""
     for pattern in ("*.md", "docs/**/*.md", "clients/*/*.md", "clients/python/examples/**/*.md"):
         for page in ROOT.glob(pattern):
             found = re.findall(r"pip install.*\bemitd(?![-./\w]).*", page.read_text())

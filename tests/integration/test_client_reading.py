@@ -163,7 +163,7 @@ class TestJobs:
         watch.close()  # type: ignore[attr-defined]
 
     def test_a_watch_of_many_jobs_goes_on_after_an_outage(self, service: Service, client: LogClient) -> None:
-        """It tells what changed during it, and no more: not the snapshot again. The outage is told by a call."""
+        """It tells what changed during it, and no more: not the snapshot again. A call reports the outage."""
         outages: list[EmitError | None] = []
         with pytest.raises(LeaseLost), client.job("same", "sync"), client.job("gone", "sync"):
             watch = client.watch_jobs(statuses="RUNNING", on_outage=outages.append)
@@ -176,7 +176,7 @@ class TestJobs:
             while not outages and time.monotonic() < give_up_at:
                 time.sleep(0.01)
             service.start()
-            # `gone` is ended behind the client's back before the watch is back, or after: the same is told.
+            # `gone` is ended behind the client's back before the watch is back, or after: the result is the same.
             with LogClient(service.address, **QUICK) as other:
                 gone = next(job for job in other.list_jobs(job_ids=["gone"]))
                 report = v1.JobStatus(

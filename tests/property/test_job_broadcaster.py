@@ -1,4 +1,4 @@
-"""JobBroadcaster against a model: whatever happens when, every watcher is told the truth."""
+"""JobBroadcaster against a model: whatever happens when, every watcher gets the true state."""
 
 import asyncio
 from collections.abc import AsyncGenerator

@@ -99,7 +99,7 @@ class WrittenLogHandler(BaseLogHandler):
         return self._reader.log_id
 
     def emit(self, record: LogRecord) -> None:
-        raise NotImplementedError
+        raise AssertionError("this log is only read")
 
     async def checkpoint(self) -> SignedCheckpoint | None:
         return await self._reader.checkpoint()

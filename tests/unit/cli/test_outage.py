@@ -35,7 +35,7 @@ class Streams:
 
 
 def test_a_message_that_was_under_way_is_no_return() -> None:
-    """One stream has broken, another still brings what was sent before: the outage is not over, and is told once."""
+    """One stream has broken, another still brings what was sent before: the outage goes on, and is reported once."""
     before = time.monotonic()
     streams = Streams()
     streams.outage.answered(before)

@@ -766,7 +766,7 @@ class TestRun:
         assert time.monotonic() - begun >= 0.05
 
     def test_it_ends_with_a_record(self, service: Service) -> None:
-        """Whoever sends by itself does so for one of its own; what is resolved needs no sending."""
+        """A thread that sends by itself does so for a record of its own; what is resolved needs no sending."""
         scheduler = make(service, batch_records=1)
         first, second = submit(scheduler, "a", "b")
         scheduler.run(until=first)

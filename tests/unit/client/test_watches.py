@@ -45,7 +45,7 @@ def test_the_next_connection_goes_on_after_the_last_revision(watch: JobWatch) ->
 
 
 def test_a_new_connection_that_brings_nothing_new_is_no_news(watch: JobWatch) -> None:
-    """Its first message is the state as it was told before."""
+    """Its first message is the state as it was sent before."""
     assert watch.take(at(3))
     assert not watch.take(at(3))
     assert watch.take(at(4))
@@ -139,7 +139,7 @@ class TestJobsWatch:
         assert watch.take(v1.WatchJobsResponse(snapshot_end=True)) is None
 
     def test_a_first_snapshot_that_broke_is_completed_by_the_next(self) -> None:
-        """Its end is told once, whichever connection brings it."""
+        """Its end comes once, whichever connection brings it."""
         watch = JobsWatch(v1.WatchJobsRequest(), Backoff(0.1, 2.0))
         watch.take(changed(a=1))
         watch.pause_after(DOWN)
@@ -149,7 +149,7 @@ class TestJobsWatch:
         assert end.snapshot_end
 
     def test_a_job_that_left_and_came_back_is_told(self) -> None:
-        """Also at the revision that was told before."""
+        """Also at the revision that was sent before."""
         watch = JobsWatch(v1.WatchJobsRequest(), Backoff(0.1, 2.0))
         watch.take(v1.WatchJobsResponse(changes=changed(a=1).changes, snapshot_end=True))
         left = v1.JobChange(job=v1.Job(job_id="a", revision=2), left_filter=True)

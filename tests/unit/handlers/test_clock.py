@@ -87,7 +87,7 @@ def test_another_machines_clock_may_be_the_wall_clock(hands: Hands) -> None:
 
 
 def test_threads_never_see_it_go_back() -> None:
-    """Whoever asks after another has been answered gets no earlier time."""
+    """A caller that asks after another was answered gets no earlier time."""
     wall = [NOW]
     clock = Clock(lambda: wall[0])
     last, wrong = [0], []

@@ -38,7 +38,7 @@ def test_a_receipt_is_made_only_when_it_is_asked_for() -> None:
 
 
 def test_what_the_sender_should_know_stands_apart() -> None:
-    """Refusals, duplicates and notices of jobs, by index; the rest is told by its receipt."""
+    """Refusals, duplicates and notices of jobs, by index; the receipt says the rest."""
     given = [
         Committed(receipt(0)),
         Refused(HandlerError("no")),

@@ -15,7 +15,7 @@ from emitd_server.memory import MemoryAccount, records_bytes
 
 
 class Sink(BaseLogHandler):
-    """Takes records while its gate is open, and refuses what it is told to, as often as it is told to."""
+    """Takes records while its gate is open, and refuses chosen records a chosen number of times."""
 
     def __init__(self, settings: HandlerSettings | None = None) -> None:
         super().__init__(settings, name="sink")

@@ -42,7 +42,7 @@ def attributes_as_json(attributes: Mapping[str, object]) -> bytes:
     """Return attributes as one JSON object in UTF-8. Never raises."""
     try:
         return _encode_leniently(attributes)
-    except Exception:  # one of `_UNWRITABLE`, or what somebody's object raises
+    except Exception:  # one of `_UNWRITABLE`, or what an object of the caller raises
         members = {as_text(key): _encode_one(value) for key, value in attributes.items()}
         return _encode(members)
 

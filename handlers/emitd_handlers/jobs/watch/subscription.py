@@ -99,7 +99,7 @@ class Subscription:
             self._forget(job_id)
             sent = self._sent.get(job_id)
             if sent is not None and (job is None or job.create_time_unix_nano != sent.create_time_unix_nano):
-                # Removed, and maybe another made under its id, whose revisions begin anew.
+                # Removed, and maybe another made under its id, whose revisions begin again.
                 del self._sent[job_id]
                 changes.append(JobChange(job_id, sent.revision, left_filter=True))
                 sent = None

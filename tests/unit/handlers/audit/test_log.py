@@ -148,7 +148,7 @@ def test_a_copy_that_was_changed_is_not_taken_back(path: Path, reports: list[str
 
 
 def test_a_copy_that_still_comes_is_waited_for(path: Path, reports: list[str]) -> None:
-    """While somebody copies the whole file back, what is there so far is neither taken nor changed."""
+    """While another process copies the whole file back, what is there so far is neither taken nor changed."""
     with opened(path, reports) as log:
         append(log, 20)
         whole = path.read_bytes()
@@ -209,7 +209,7 @@ def test_a_log_that_was_cut_and_deleted_makes_room_for_a_new_one(path: Path, rep
 
 
 def test_one_log_id_never_gets_two_trees(path: Path, reports: list[str]) -> None:
-    """Where the configuration gives the id, a log that was cut is not begun anew while the service runs."""
+    """Where the configuration gives the id, a log that was cut is not begun again while the service runs."""
     with opened(path, reports, log_id="example.com/log") as log:
         append(log, 3)
         os.truncate(path, 5)

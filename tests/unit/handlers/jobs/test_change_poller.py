@@ -1,4 +1,4 @@
-"""ChangePoller: what others do to jobs in a shared database is told here, also when their notification is lost."""
+"""ChangePoller passes on what others do to jobs in a shared database, also when their notification is lost."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
