@@ -66,6 +66,23 @@ async def test_a_job_is_read_as_reported(server: Running) -> None:
     assert 0 < job.create_time_unix_nano <= job.update_time_unix_nano
 
 
+async def test_a_report_without_a_message_keeps_the_jobs(server: Running) -> None:
+    """Whatever it says besides, to its end and to the watchers; a new attempt begins without it."""
+    await report(server, message="copying")
+    call = watch(server)
+    seen = [(await call.read()).job.message]
+    for fields in ({"progress": 10}, {"details_json": "{}"}, {"lease_seconds": 60}, {"status": FAILED}):
+        await report(server, **fields)  # type: ignore[arg-type]
+        seen.append((await server.stub.GetJob(jobs.GetJobRequest(job_id="j1"))).job.message)
+    seen += [message.job.message for message in await all_of(call)]
+    assert set(seen) == {"copying"}
+    await report(server, new_attempt=True)
+    assert (await server.stub.GetJob(jobs.GetJobRequest(job_id="j1"))).job.message == ""
+    await report(server, attempt=2, message="again")
+    await report(server, attempt=2, status=COMPLETED)
+    assert (await server.stub.GetJob(jobs.GetJobRequest(job_id="j1"))).job.message == "again"
+
+
 async def test_an_unknown_job_is_not_found(server: Running) -> None:
     """NOT_FOUND from GetJob and WatchJob; an empty id is INVALID_ARGUMENT."""
     for call in (server.stub.GetJob(jobs.GetJobRequest(job_id="x")), all_of(watch(server, "x"))):

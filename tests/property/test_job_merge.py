@@ -12,8 +12,9 @@ from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 NOW = 1_000
 
 reports = st.builds(
-    lambda status, progress, attempt, time, received, details: LogRecord(
+    lambda status, progress, attempt, time, received, details, message: LogRecord(
         Level.JOB_STATUS,
+        message,
         time_unix_nano=time,
         received_unix_nano=received,
         payload=JobStatus("j", "t", status, progress, details, attempt=attempt),
@@ -24,6 +25,7 @@ reports = st.builds(
     st.integers(1, 20),
     st.integers(1, 20),
     st.sampled_from(["", "{}"]),
+    st.sampled_from(["", "m1", "m2"]),
 )
 
 
@@ -115,6 +117,20 @@ def test_ticks_with_times_end_alike_in_any_order(data: st.DataObject) -> None:
     ]
     job, _ = fold(data.draw(st.permutations(records)))
     assert (job.event_time_unix_nano, job.progress) == max(ticks)
+
+
+@given(st.lists(reports, min_size=1, max_size=30))
+def test_the_message_is_the_last_that_was_applied_in_the_attempt(records: list[LogRecord]) -> None:
+    """A report without one leaves it; a new attempt begins with its own, or none."""
+    job: Job | None = None
+    expected = ""
+    for record in records:
+        merged = merge(job, record, NOW)
+        if merged.applied:
+            is_new = job is None or merged.job.attempt > job.attempt
+            expected = record.message or ("" if is_new else expected)
+        job = merged.job
+        assert job.message == expected
 
 
 @given(st.lists(reports, min_size=1, max_size=20))

@@ -9,9 +9,9 @@ A report is merged, not assigned, so that reports that come twice, late or out o
 - among equals the later event time wins, then the higher progress; a report with neither is stale
   (`OUT_OF_ORDER`), so that an identical copy changes nothing.
 
-Afresh means: progress 0, no details, no lease, no failure, unless the report has them. Type, time of creation and
-labels belong to the job, not to the attempt, and stay. A request to cancel stays until the job has ended; the next
-attempt after that begins without it.
+Afresh means: progress 0, no message, no details, no lease, no failure, unless the report has them. Type, time of
+creation and labels belong to the job, not to the attempt, and stay. A request to cancel stays until the job has ended;
+the next attempt after that begins without it.
 
 The caller (see `transaction`) sees to it that a report opens an attempt only once, however often it is sent. Leases
 that ran out and requests to cancel change a job here too.
@@ -167,6 +167,7 @@ def _begin(job: Job, attempt: int, record: LogRecord, report: JobStatus, now_uni
         job,
         attempt=attempt,
         progress=0,
+        message="",
         details_json="",
         lease_seconds=0,
         failure_reason="",
@@ -198,7 +199,7 @@ def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_
         job,
         status=status,
         progress=progress,
-        message=record.message,
+        message=record.message or job.message,
         details_json=report.details_json or job.details_json,
         labels=report.labels or job.labels,
         source=record.source,

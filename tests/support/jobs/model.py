@@ -252,13 +252,16 @@ def _after(base: State, before: State, number: int, record: LogRecord, report: J
         changes = {
             "attempt": number,
             "progress": 0,
+            "message": "",
             "details_json": "",
             "lease_seconds": 0,
             "start_time_unix_nano": 0,
         }
         if before.ended:
             changes |= {"cancel_requested": False, "cancel_reason": ""}
-    changes |= {"status": report.status, "message": record.message, "source": record.source}
+    changes |= {"status": report.status, "source": record.source}
+    if record.message:
+        changes["message"] = record.message
     changes["event_time_unix_nano"] = _event_time(before, record)
     if report.progress is not None:
         changes["progress"] = report.progress

@@ -130,13 +130,13 @@ def test_what_is_no_report_is_refused() -> None:
 
 
 def test_what_a_report_leaves_out_stays() -> None:
-    """Absent progress and lease, empty details and labels keep the job's; message and source are the last's."""
+    """Absent progress and lease, empty message, details and labels keep the job's; the source is the last's."""
     first = report(time=1, progress=10, details_json='{"a":1}', labels={"k": "v"}, lease_seconds=30)
     job = apply(None, first, report(time=2, message="m", source="s"))
     assert (job.progress, job.details_json, job.labels, job.lease_seconds) == (10, '{"a":1}', {"k": "v"}, 30)
     assert (job.message, job.source, job.revision) == ("m", "s", 2)
     job = apply(job, report(time=3, details_json='{"b":2}', labels={"x": "y"}))
-    assert (job.details_json, job.labels, job.message) == ('{"b":2}', {"x": "y"}, "")
+    assert (job.details_json, job.labels, job.message) == ('{"b":2}', {"x": "y"}, "m")
 
 
 def test_the_rank_only_rises() -> None:
@@ -237,6 +237,7 @@ def test_a_new_attempt_starts_afresh(next_attempt: dict[str, Any]) -> None:
         details_json="{}",
         labels={"k": "v"},
         lease_seconds=9,
+        message="copying",
         failure_reason="OOM",
         failure_message="out of memory",
     )
