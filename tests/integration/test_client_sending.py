@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import socket
 import threading
 import time
 from collections import Counter
@@ -194,6 +195,35 @@ class TestReplies:
             assert first == again
             assert line == line_again
             assert client.stats()["resent"] == 2
+
+    @pytest.mark.parametrize("listens", [False, True])
+    def test_what_never_left_is_not_counted_as_sent_again(
+        self, make_client: Callable[..., LogClient], listens: bool
+    ) -> None:
+        """Without a server, and with one that takes connections and says nothing; also at the client's end."""
+        with socket.socket() as listener:
+            listener.bind(("127.0.0.1", 0))
+            if listens:
+                listener.listen()
+            address = f"127.0.0.1:{listener.getsockname()[1]}"
+            client = make_client(address, call_timeout=0.1, timeout=0.5, spool_records="all")
+            log(client, 3)
+            assert audit(client).state == "SPOOLED"
+            log(client, 3)
+            client.close(0.3)
+            assert client.stats().get("resent", 0) == 0
+            assert client.stats()["spooled"] == 7
+
+    def test_what_the_service_asked_to_send_later_is_not_counted_as_sent_again(
+        self, make_client: Callable[..., LogClient]
+    ) -> None:
+        """It has said that it did not take it."""
+        busy = fail(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", retry_seconds=0.05)
+        with fake_log_service(busy, busy, accept) as service:
+            client = make_client(service.address)
+            assert audit(client).state == "COMMITTED"
+            assert len(service.requests) == 3
+            assert client.stats().get("resent", 0) == 0
 
     @pytest.mark.parametrize("code", [grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.FAILED_PRECONDITION])
     def test_what_the_service_refuses_for_good_is_sent_once(

@@ -34,6 +34,8 @@ class FakeLogService(LogServiceServicer, AuditServiceServicer):
     def __init__(self, answers: Sequence[Answer]) -> None:
         self.requests: list[Any] = []
         self.address = ""
+        #: Let calls under way end for so many seconds, and take no more.
+        self.stop: Callable[[float], threading.Event]
         self._answers = list(answers)
         self._lock = threading.Lock()
 
@@ -67,6 +69,7 @@ def fake_log_service(*answers: Answer, port: int = 0) -> Iterator[FakeLogService
         add_AuditServiceServicer_to_server(service, server)
         port = server.add_insecure_port(f"127.0.0.1:{port}")
         service.address = f"127.0.0.1:{port}"
+        service.stop = server.stop
         server.start()
         try:
             yield service

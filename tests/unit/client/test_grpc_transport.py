@@ -1,5 +1,6 @@
 """`Transport`: the channel of one process, and its blocking calls."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -208,6 +209,37 @@ class TestCalls:
             assert 0.1 <= time.monotonic() - begun < 5
             assert (set(reply.again), reply.may_have_arrived) == ({0}, True)
             held.leave.set()
+
+    def test_a_call_that_never_had_a_connection_has_not_arrived(
+        self, made: Callable[[str], Transport]
+    ) -> None:
+        """Whether its time was up or it was interrupted, by a server that takes connections and says nothing."""
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            transport = made(f"127.0.0.1:{listener.getsockname()[1]}")
+            reply = transport.emit([RECORD], 0.1, want_receipts=False)
+            assert ("Deadline Exceeded" in reply.again[0][0], reply.may_have_arrived) == (True, False)
+            thread, replies = in_background(lambda: transport.emit([RECORD], 60, want_receipts=False))
+            while not replies:
+                transport.interrupt()
+                thread.join(0.05)
+            assert [(set(reply.again), reply.may_have_arrived) for reply in replies] == [({0}, False)]
+
+    def test_a_call_whose_server_stops_under_it_may_have_arrived(
+        self, made: Callable[[str], Transport], held: Held
+    ) -> None:
+        """Although by its end the channel looks for another connection."""
+        with fake_log_service(accept, held.batch) as service:
+            transport = made(service.address)
+            transport.emit([RECORD], 10, want_receipts=False)
+            thread, replies = in_background(lambda: transport.emit([RECORD], 1, want_receipts=False))
+            assert held.begun.wait(10)
+            stopped = service.stop(5)
+            thread.join(10)
+            assert [(set(reply.again), reply.may_have_arrived) for reply in replies] == [({0}, True)]
+            assert "Deadline Exceeded" in replies[0].again[0][0]
+            assert not transport._is_connected()
+            held.leave.set()
+            stopped.wait()
 
     def test_a_question_brings_its_answer(self, made: Callable[[str], Transport]) -> None:
         """Of any size that the client is ready for, which is more than grpc's own 4 MiB."""

@@ -180,7 +180,12 @@ class TestFailure:
         [
             (grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses; last error: refused", False),
             (grpc.StatusCode.UNAVAILABLE, "connections to all backends failing; last error: refused", False),
+            (grpc.StatusCode.UNAVAILABLE, "errors resolving logs:5: [Domain name not found]", False),
+            (grpc.StatusCode.UNAVAILABLE, "DNS resolution failed for logs:5: no network", False),
             (grpc.StatusCode.UNAVAILABLE, "Socket closed", True),
+            (grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)", True),
+            (grpc.StatusCode.UNAVAILABLE, "the backend said: failed to connect to all addresses", True),
+            (grpc.StatusCode.CANCELLED, "Channel closed!", True),
             (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", True),
         ],
     )
@@ -189,6 +194,27 @@ class TestFailure:
     ) -> None:
         """Where there was no connection; after anything else the service may have them all the same."""
         assert read_failure(Failure(code, text=text), 1).may_have_arrived == may_have_arrived
+
+    @pytest.mark.parametrize(
+        ("code", "text", "may_have_arrived"),
+        [
+            (grpc.StatusCode.DEADLINE_EXCEEDED, "Deadline Exceeded", False),
+            (grpc.StatusCode.CANCELLED, "Channel closed!", False),
+            (grpc.StatusCode.CANCELLED, "the server goes down", True),
+            (grpc.StatusCode.UNAVAILABLE, "Stream removed (Socket closed)", True),
+        ],
+    )
+    def test_what_ended_here_without_a_connection_never_left(
+        self, code: grpc.StatusCode, text: str, may_have_arrived: bool
+    ) -> None:
+        """What the other side ended did, although its connection is gone by now."""
+        reply = read_failure(Failure(code, text=text), 1, was_connected=False)
+        assert reply.may_have_arrived == may_have_arrived
+
+    def test_what_the_service_answered_is_not_sent_twice(self) -> None:
+        """With RetryInfo it says that it has not taken the records."""
+        for code in FAILURES:
+            assert not read_failure(Failure(code, retry_info(1)), 1).may_have_arrived
 
     def test_a_refused_call_says_why_and_which_field(self) -> None:
         """For each record, and for the halves."""

@@ -56,6 +56,7 @@ class Transport:
         # Reentrant: a signal handler may close the client in the thread that it interrupts.
         self._lock = threading.RLock()
         self._channel: grpc.Channel | None = None
+        self._was_connected = False
         #: One for each stream; they share a connection. A stream that is cancelled without its channel leaves something
         #: in the channel for ever, and under GRPC_ENABLE_FORK_SUPPORT=1 a child waits for that.
         self._stream_channels: set[grpc.Channel] = set()
@@ -75,8 +76,13 @@ class Transport:
             too_large = f"the batch has {len(request)} bytes, more than {MAX_REQUEST_BYTES}"
             return Reply(divide=RecordRejected(too_large))
         with self.fork_guard:
+            was_connected = self._is_connected()
             answer = self._ask("EmitBatch", request, log_service_pb2.EmitBatchResponse, timeout)
-        return read_failure(answer, len(records)) if isinstance(answer, CallFailed) else read_response(answer)
+            # Before or after: a call that is under way while its server stops outlives the channel's connection.
+            was_connected |= self._is_connected()
+        if isinstance(answer, CallFailed):
+            return read_failure(answer, len(records), was_connected=was_connected)
+        return read_response(answer)
 
     def call(self, method: str, request: Any, response: type[Response], timeout: float) -> Response:
         """Ask something. Raises grpc.RpcError."""
@@ -131,12 +137,23 @@ class Transport:
     def interrupt(self) -> None:
         """End all calls under way. The next one has a new channel."""
         self.cancel_streams()
-        with self._lock:
-            channel, self._channel = self._channel, None
         with self.fork_guard:
+            self._is_connected()  # remembered for the calls that this ends
+            with self._lock:
+                channel, self._channel = self._channel, None
             if channel is not None:
                 channel.close()
             del channel
+
+    def _is_connected(self) -> bool:
+        """Return whether the channel has a connection; if there is no channel, whether the last one had.
+
+        This asks grpc's core: the public `subscribe` has a thread for it, which no fork could wait for.
+        """
+        with suppress(AttributeError, ValueError):  # there is no channel, or it is closed
+            state = self._channel._channel.check_connectivity_state(False)  # type: ignore[union-attr]
+            self._was_connected = state == grpc.ChannelConnectivity.READY.value[0]
+        return self._was_connected
 
     def _open(self) -> grpc.Channel:
         """Return the channel. Raises NoChannel."""

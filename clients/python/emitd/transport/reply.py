@@ -31,9 +31,11 @@ AFTER_FAILURE: Mapping[grpc.StatusCode, Literal["retry", "divide"]] = {
     grpc.StatusCode.INTERNAL: "divide",
     grpc.StatusCode.UNKNOWN: "divide",
 }
-#: What grpc says of a call for which it had no connection: nothing was sent. If grpc changes these words, more records
-#: count as perhaps arrived than did.
-_UNSENT = ("connections to all backends failing", "failed to connect to all addresses")
+#: How grpc begins what it says of a call for which it had no connection: nothing was sent. If grpc changes these words,
+#: more records count as perhaps arrived than did.
+_UNSENT = ("connections to all", "failed to connect to all", "errors resolving ", "DNS resolution failed")
+#: What grpc says of a call that ended on this side, whether it waited for a connection or for its answer.
+_ENDED_HERE = ("Deadline Exceeded", "Channel closed!")
 #: The server says no more of an error than its code after the first hundred of a batch.
 _CODE_NAMES = defaultdict(lambda: "UNKNOWN", {code.value[0]: code.name for code in grpc.StatusCode})
 STATUS_DETAILS = "grpc-status-details-bin"
@@ -80,16 +82,16 @@ def read_response(response: log_service_pb2.EmitBatchResponse) -> Reply:
     return Reply(again=again, rejected=rejected, receipts=response.receipts, server_id=response.server_id)
 
 
-def read_failure(error: grpc.RpcError, count: int) -> Reply:
-    """Return what the failure of a whole call means for its `count` records."""
+def read_failure(error: grpc.RpcError, count: int, *, was_connected: bool = True) -> Reply:
+    """Return what the failure of a whole call means for its `count` records, by a channel that `was_connected`."""
     code, details = error.code(), details_of(error)
     delay = retry_delay(details)
     if is_retryable(error):
-        why = describe(error)
+        why, unsent = describe(error), _UNSENT if was_connected else _UNSENT + _ENDED_HERE
         return Reply(
             again=dict.fromkeys(range(count), (why, delay or 0.0)),
             is_broken=code is grpc.StatusCode.UNAVAILABLE and delay is None,
-            may_have_arrived=delay is None and not any([text in why for text in _UNSENT]),
+            may_have_arrived=delay is None and not (error.details() or "").startswith(unsent),
         )
     refused = RecordRejected(describe(error), field=bad_field(details))
     if AFTER_FAILURE.get(code) == "divide":
