@@ -1,13 +1,24 @@
 """`emitd.records.exceptions`: what records say of an exception."""
 
 import asyncio
+import signal
+import subprocess
+import sys
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from emitd.errors import LeaseLost
 from emitd.records import exceptions as failure
 from emitd.records.encoding import encode_attributes
-from emitd.records.exceptions import Incomplete, exception_attributes, failure_message, failure_reason
+from emitd.records.exceptions import (
+    Incomplete,
+    exception_attributes,
+    failure_message,
+    failure_of,
+    failure_reason,
+)
 
 
 class Unspeakable(Exception):
@@ -75,3 +86,54 @@ def test_an_exception_without_a_text_still_has_attributes() -> None:
     found = exception_attributes(raised(Unspeakable()))
     assert "Unspeakable" in encode_attributes(found)
     assert "RuntimeError" in str(found["exception.message"])
+
+
+class Undecided(SystemExit):
+    """Its code raises."""
+
+    @property
+    def code(self) -> int:  # type: ignore[override]
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize("code", [None, 0, False, 256, -256, 2**63 - 256, signal.Handlers.SIG_DFL])
+def test_exit_code_0_is_no_failure(code: int | None) -> None:
+    """As the process that ends by it has it: the last 8 bits."""
+    assert failure_of(SystemExit(code)) is None
+    assert failure_of(None) is None
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        *map(SystemExit, (1, True, -1, 143, 2**64, -(2**64), 10**30, "", "no space", 0.0, (), Ellipsis)),
+        SystemExit(0, 0),
+        Undecided(),
+        KeyboardInterrupt(),
+        asyncio.CancelledError(),
+        GeneratorExit(),
+        StopIteration(),
+        ValueError(0),
+        BaseExceptionGroup("two", [SystemExit(0), KeyboardInterrupt()]),
+        BaseExceptionGroup("one", [SystemExit(0)]),
+    ],
+)
+def test_every_other_exception_is_a_failure(error: BaseException) -> None:
+    """Also a group with an exit in it: the process that ends by it has exit code 1."""
+    assert failure_of(error) is error
+
+
+@pytest.mark.slow
+@settings(max_examples=30, deadline=None)
+@given(
+    st.none()
+    | st.integers(-(2**70), 2**70)
+    | st.integers(-4, 4).map((256).__mul__)
+    | st.text("0 ")
+    | st.floats()
+)
+def test_exit_codes_are_what_a_process_makes_of_them(code: object) -> None:
+    """A real one."""
+    command = [sys.executable, "-S", "-c", f"nan = inf = 0.5; raise SystemExit({code!r})"]
+    ended = subprocess.run(command, stderr=subprocess.DEVNULL, check=False)
+    assert (failure_of(SystemExit(code)) is None) == (ended.returncode == 0)

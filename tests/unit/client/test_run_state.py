@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Sequence
+from decimal import Decimal
 from typing import Any
 
 import pytest
@@ -181,6 +182,34 @@ class TestNews:
         run_state.advance(steps)
         assert run_state.report(RUNNING).job.progress == min(max(steps * 25, 0), 100)
 
+    @pytest.mark.parametrize("total", [None, 0, -4, 0.0, Decimal(0)])
+    def test_without_a_total_steps_make_no_progress(self, total: Any) -> None:
+        """And no news: that the progress is unknown fails no job."""
+        calls: list[int] = []
+        run_state = make_notes(total=total, on_news=lambda: calls.append(1))
+        run_state.advance()
+        run_state.advance(10**30)
+        assert (calls, run_state.has_news) == ([], False)
+        assert not run_state.report(RUNNING).job.HasField("progress")
+        run_state.progress(30)
+        run_state.advance(-1)
+        assert run_state.report(RUNNING).job.progress == 30
+
+    @given(
+        st.none() | st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False),
+        st.lists(
+            st.integers(-(10**30), 10**30) | st.floats(allow_nan=False, allow_infinity=False), max_size=9
+        ),
+    )
+    def test_no_steps_of_no_total_raise(self, total: float | None, steps: list[float]) -> None:
+        """The progress is in percent, or absent."""
+        run_state = make_notes(total=total)
+        for count in steps:
+            run_state.advance(count)
+        job = run_state.report(RUNNING).job
+        assert job.HasField("progress") == (bool(steps) and total is not None and round(total, 9) > 0)
+        assert 0 <= job.progress <= 100
+
 
 class TestAnswers:
     @pytest.mark.parametrize("reason", ["SUPERSEDED", "ATTEMPT_ENDED"])
@@ -256,11 +285,12 @@ class TestAnswers:
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"total": 0}, ValueError, "total: 0"),
-        ({"lease": 0}, ValueError, "lease: 0 is not a whole number of seconds"),
+        ({"total": float("nan")}, ValueError, "total: nan is not a finite number of steps"),
+        ({"total": "4"}, ValueError, "total: 4 is not a finite number of steps"),
+        ({"lease": 0}, ValueError, "lease: 0 is not a number of seconds from 1"),
         ({"lease": 0.5}, ValueError, r"lease: 0\.5"),
         ({"lease": True}, ValueError, "lease: True"),
-        ({"lease": "60"}, ValueError, "lease: '60'"),
+        ({"lease": "60"}, ValueError, "lease: 60"),
         ({"lease": 2**32}, ValueError, "lease: 4294967296"),
         ({"details": {"x": object()}}, TypeError, r"details\['x'\]"),
         ({"details": ["x"]}, TypeError, "details must be a mapping"),
@@ -275,8 +305,8 @@ def test_bad_settings_are_named(fields: dict[str, Any], error: type[Exception], 
 def test_bad_news_is_named_and_changes_nothing() -> None:
     """What only a bug can cause raises where the bug is."""
     run_state = make_notes()
-    with pytest.raises(ValueError, match="without `total`"):
-        run_state.advance()
+    with pytest.raises(ValueError, match="steps: nan is not a finite number"):
+        run_state.advance(float("nan"))
     for percent in (-1, 101, float("nan")):
         with pytest.raises(ValueError, match="not from 0 to 100"):
             run_state.progress(percent)

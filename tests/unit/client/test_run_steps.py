@@ -1,5 +1,6 @@
 """`emitd.jobs.run_state`: how a run begins and ends."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -84,6 +85,26 @@ def test_an_exception_ends_it_as_failed() -> None:
     (record,) = taken(end(running(), LookupError("no such order")), APPLIED)
     job = record.job
     assert (job.status, job.failure_reason, job.failure_message) == (FAILED, "LookupError", "no such order")
+
+
+@pytest.mark.parametrize(
+    ("exception", "reason"),
+    [
+        (SystemExit(), ""),
+        (SystemExit(0), ""),
+        (SystemExit(3), "SystemExit"),
+        (SystemExit("no space"), "SystemExit"),
+        (KeyboardInterrupt(), "KeyboardInterrupt"),
+        (asyncio.CancelledError(), "CANCELLED"),
+        (GeneratorExit(), "GeneratorExit"),
+        (BaseExceptionGroup("g", [SystemExit(0)]), "BaseExceptionGroup"),
+        (ExceptionGroup("g", [ValueError("x")]), "ExceptionGroup"),
+    ],
+)
+def test_exit_code_0_ends_it_as_completed(exception: BaseException, reason: str) -> None:
+    """Every other exception as FAILED, with a reason."""
+    (record,) = taken(end(running(), exception), APPLIED)
+    assert (record.job.status, record.job.failure_reason) == (FAILED if reason else COMPLETED, reason)
 
 
 def test_a_lost_job_is_not_reported_as_ended() -> None:

@@ -5,6 +5,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
 from types import TracebackType
 from typing import Any, Self
 
@@ -26,6 +27,7 @@ class Recorder:
         self.is_lost = False
         self.entering_fails: Exception | None = None
         self.end_fails: Exception | None = None
+        self.ended_by: BaseException | None = None
         #: Called while the job begins, and while it ends.
         self.on_enter: Any = None
         self.on_exit: Any = None
@@ -52,6 +54,7 @@ class Recorder:
         trace: TracebackType | None,
         /,
     ) -> None:
+        self.ended_by = exception
         if self.on_exit is not None:
             self.on_exit()
         if exception is None:
@@ -77,6 +80,24 @@ def keeping(made: list[Recorder]) -> Callable[[str, int | None], Recorder]:
         return made[-1]
 
     return make
+
+
+class Unmeasured:
+    """Two items, whose length raises or is no length."""
+
+    def __init__(self, error: Exception | None = None) -> None:
+        self._error = error
+
+    def __len__(self) -> int:
+        if self._error is not None:
+            raise self._error
+        return -1
+
+    def __length_hint__(self) -> int:
+        return 10**9
+
+    def __iter__(self) -> Iterator[int]:
+        return iter([1, 2])
 
 
 def refusing(job_id: str, total: int | None) -> Recorder:
@@ -119,18 +140,36 @@ class TestLoop:
             ([1, 2, 3], 10, 10),
             (iter([1, 2, 3]), None, None),
             (iter([1, 2, 3]), 3, 3),
-            ([], None, None),
-            ([1, 2, 3], 0, None),
+            ([], None, 0),
+            ([1, 2, 3], 0, 0),
+            (range(10**20), None, None),
+            (Unmeasured(), None, None),
         ],
     )
     def test_the_number_of_steps_is_that_of_the_items(
         self, items: Iterable[Any], given: int | None, total: int | None
     ) -> None:
-        """Where they know it; else, and where there are none, there is no percentage, and no step is counted."""
+        """If they know it; what a step means for the percentage, the reporter knows."""
         looped = track(items, total=given)
         assert looped.job.total == total
-        count = len(list(looped))
-        assert looped.job.told == ["RUNNING", *["+"] * (count if total else 0), "COMPLETED"]
+        count = len(list(islice(looped, 9)))
+        assert looped.job.told.count("+") == min(count, 8)  # the 9th is under way
+
+    @pytest.mark.parametrize(
+        "error", [RuntimeError("no"), OverflowError(), KeyError("x"), NotImplementedError()]
+    )
+    def test_a_length_that_raises_is_unknown(self, error: Exception) -> None:
+        """The items may be looped over all the same."""
+        items = track(Unmeasured(error))
+        assert list(items) == [1, 2]
+        assert items.job.told == ["RUNNING", "+", "+", "COMPLETED"]
+
+    @pytest.mark.parametrize("total", [1, 100])
+    def test_the_items_may_be_more_or_fewer_than_was_said(self, total: int) -> None:
+        """The end of the items ends the job."""
+        items = track(range(3), total=total)
+        assert list(items) == [0, 1, 2]
+        assert items.job.told == ["RUNNING", "+", "+", "+", "COMPLETED"]
 
     @pytest.mark.parametrize(
         ("error", "told"),
@@ -169,7 +208,7 @@ class TestLoop:
             for item in Track(iter(range(10)), keeping(made)):
                 if item == 3:
                     raise ValueError("body")
-        assert made[0].told == ["RUNNING", "INCOMPLETE: left after 3 items"]
+        assert made[0].told == ["RUNNING", "+", "+", "+", "INCOMPLETE: left after 3 items"]
 
     def test_a_track_under_a_name_goes_on(self) -> None:
         """A second loop takes the items that are left, as with any iterator."""
@@ -248,7 +287,33 @@ class TestBlock:
         items = track(failing(1, OSError("gone")))
         with pytest.raises(OSError, match="gone"), items:
             list(items)
-        assert items.job.told == ["RUNNING", "OSError: gone"]
+        assert items.job.told == ["RUNNING", "+", "OSError: gone"]
+
+    @pytest.mark.parametrize("code", [None, 0, False])
+    def test_exit_code_0_is_an_end_without_an_exception(self, code: int | None) -> None:
+        """With items left it is INCOMPLETE, as after a `break`; after the last one COMPLETED."""
+        left = track(range(10))
+        with pytest.raises(SystemExit), left:
+            next(left)
+            sys.exit(code)
+        assert left.job.told[-1] == "INCOMPLETE: left after 0 of 10 items"
+        done = track(range(2))
+        with pytest.raises(SystemExit) as caught, done:
+            list(done)
+            sys.exit(code)
+        assert isinstance(done.job.ended_by, SystemExit)
+        assert done.job.ended_by is caught.value  # the reporter judges it
+        generated = track(failing(2, SystemExit(code)), total=10)
+        with pytest.raises(SystemExit):
+            list(generated)
+        assert generated.job.told[-1] == "INCOMPLETE: left after 2 of 10 items"
+
+    def test_another_exit_code_is_a_failure(self) -> None:
+        """Of the block, and of the items."""
+        items = track(range(10))
+        with pytest.raises(SystemExit), items:
+            sys.exit("no space left")
+        assert items.job.told[-1] == "SystemExit: no space left"
 
 
 class TestClose:

@@ -28,7 +28,7 @@ from emitd.errors import EmitError, JobNotApplied, LeaseLost, RecordRejected
 from emitd.receipt import Receipt
 from emitd.records.audit import next_record_id
 from emitd.records.encoding import as_field, as_text, encode_details
-from emitd.records.exceptions import failure_message, failure_reason
+from emitd.records.exceptions import failure_message, failure_of, failure_reason
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 
@@ -68,12 +68,10 @@ class JobRunState:
         )
         self.job_id = self._job.job_id
         #: How long a RUNNING report keeps the job alive; None: there is no lease.
-        self.lease_seconds = _checked_lease(lease)
+        self.lease_seconds = None if lease is None else _read_lease(lease)
         self._envelope = envelope
         self._on_news = on_news
-        self._total = (
-            None if total is None else _read_number("total", total, "a number of steps from 1 on", 1)
-        )
+        self._total = 0 if total is None else _read_number("total", total, "a finite number of steps")
         # Reentrant: a finalizer that notes something may run in a thread that is in here already.
         self._lock = threading.RLock()
         self._steps: int | Fraction = 0
@@ -100,15 +98,13 @@ class JobRunState:
         return bool(self.stale_reason)
 
     def advance(self, steps: SupportsFloat = 1, /) -> None:
-        """Note further steps. Raises LeaseLost, and ValueError without a total."""
-        if self._total is None:
-            raise ValueError(f"job '{self.job_id}' was made without `total`: use `progress`")
+        """Note further steps. Raises LeaseLost."""
         number = _read_number("steps", steps, "a finite number of steps")
         with self._lock:
             self.refuse_if_lost()
             self._steps += number
             done = self._steps if isinstance(self._steps, int) else round(self._steps, 6)  # 3 thirds make 1
-            is_news = self._note_progress(int(min(max(100 * done // self._total, 0), 100)))
+            is_news = self._total > 0 and self._note_progress(100 * done // self._total)
         if is_news:
             self._on_news()
 
@@ -117,7 +113,7 @@ class JobRunState:
         number = _read_number("percent", percent, "from 0 to 100", 0, 100)
         with self._lock:
             self.refuse_if_lost()
-            is_news = self._note_progress(int(number))
+            is_news = self._note_progress(number)
         if is_news:
             self._on_news()
 
@@ -214,7 +210,8 @@ class JobRunState:
         if self.lease_seconds is not None and status == pb.JOB_STATE_RUNNING:
             record.job.lease_seconds = self.lease_seconds
 
-    def _note_progress(self, percent: int) -> bool:
+    def _note_progress(self, number: int | Fraction) -> bool:
+        percent = int(min(max(number, 0), 100))  # more steps than there are, or less than none, are no fault
         if percent == self._progress:
             return False
         self._progress = percent
@@ -255,15 +252,9 @@ def _read_number(
     raise ValueError(f"{name}: {as_text(value)[:80]} is not {expected}")
 
 
-def _checked_lease(lease: int | None) -> int | None:
-    if lease is None:
-        return None
-    if not isinstance(lease, int) or isinstance(lease, bool) or not 1 <= lease <= MAX_LEASE_SECONDS:
-        raise ValueError(
-            f"lease: {lease!r} is not a whole number of seconds from 1 to {MAX_LEASE_SECONDS}; "
-            "None: the job has no lease"
-        )
-    return lease
+def _read_lease(lease: float) -> int:
+    expected = f"a number of seconds from 1 to {MAX_LEASE_SECONDS}; None: the job has no lease"
+    return int(_read_number("lease", lease, expected, 1, MAX_LEASE_SECONDS))
 
 
 Question = TypeVar("Question")
@@ -280,10 +271,11 @@ def begin(run_state: JobRunState, status: pb.JobState) -> Steps:
 
 
 def end(run_state: JobRunState, exception: BaseException | None) -> Steps:
-    """Report COMPLETED or FAILED. Raises JobNotApplied if that changed nothing.
+    """Report COMPLETED, or FAILED by `failure_of` the exception. Raises JobNotApplied if that changed nothing.
 
-    Where the last news is refused for good, the job ends as FAILED without it, and the refusal is raised.
+    If the last news is refused for good, the job ends as FAILED without it, and the refusal is raised.
     """
+    exception = failure_of(exception)
     run_state.refuse_if_lost()
     try:
         receipt = (

@@ -26,7 +26,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, Generic, Self, SupportsFloat, TypeAlias, TypeVar
 
 from emitd.errors import ClientNotOpen
-from emitd.records.exceptions import Incomplete
+from emitd.records.exceptions import Incomplete, failure_of
 
 if TYPE_CHECKING:
     from emitd.jobs.interface import AsyncJobReporter
@@ -46,8 +46,7 @@ class TrackSteps:
 
     def __init__(self, items: object, job_id: str | None, total: SupportsFloat | None) -> None:
         self.job_id = job_id or secrets.token_hex(16)
-        count = _length(items) if total is None else total
-        self.total = count or None  # there is no percentage of no items
+        self.total = _length(items) if total is None else total
         self.done = 0
         #: Whether the job was begun; its end is to be reported then, once.
         self.begun = False
@@ -63,10 +62,8 @@ class TrackSteps:
     def finish_item(self, reporter: "JobReporter | AsyncJobReporter") -> None:
         """Note that the last item is done. Raises LeaseLost."""
         reporter.refuse_if_lost()
-        if not self.has_item:
-            return
-        self.done += 1
-        if self.total is not None:
+        if self.has_item:
+            self.done += 1
             reporter.advance()
 
     def note_begun(self) -> bool:
@@ -89,12 +86,12 @@ class TrackSteps:
     def refuse_if_ended(self) -> None:
         """Raise ClientNotOpen for who wants another item of a track that was closed under the loop."""
         if self.ended:
-            raise ClientNotOpen(f"job '{self.job_id}' was {self.incomplete()}: its track is closed")
+            raise ClientNotOpen(f"job '{self.job_id}' was {self.left_by()}: its track is closed")
 
-    def incomplete(self) -> Incomplete:
-        """Return what stands for the exception of a loop that was left early."""
-        of_total = "" if self.total is None else f" of {self.total}"
-        return Incomplete(f"left after {self.done}{of_total} items")
+    def left_by(self, exception: BaseException | None = None) -> BaseException:
+        """Return why the job fails whose loop was left early."""
+        of_total = f" of {self.total}" if self.total else ""
+        return failure_of(exception) or Incomplete(f"left after {self.done}{of_total} items")
 
 
 class Track(Generic[T, R_co]):
@@ -144,14 +141,14 @@ class Track(Generic[T, R_co]):
             raise
         except BaseException as error:
             self._exhausted = True
-            self._end(error)
+            self._end(self._steps.left_by(error))
             raise
         self._steps.has_item = True
         return item
 
     def close(self) -> None:
         """End the job as INCOMPLETE if it has begun and not ended yet. From any thread; idempotent."""
-        self._end(self._steps.incomplete())
+        self._end(self._steps.left_by())
 
     def __enter__(self) -> Self:
         self._steps.in_block = True
@@ -159,14 +156,14 @@ class Track(Generic[T, R_co]):
         return self
 
     def __exit__(self, kind: object, exception: BaseException | None, trace: object, /) -> None:
-        if exception is None and not self._exhausted:
-            exception = self._steps.incomplete()
+        if not self._exhausted:
+            exception = self._steps.left_by(exception)
         self._end(exception)
 
     def __del__(self) -> None:
         if not hasattr(self, "_job") or not self._steps.take_end():  # the job could not be made, or has ended
             return
-        arguments = Incomplete, self._steps.incomplete(), None
+        arguments = Incomplete, self._steps.left_by(), None
         if threading.get_ident() != self._thread_id:
             # The garbage collector's choice, such as the very thread that sends the report that this waits for.
             thread = threading.Thread(
@@ -184,7 +181,7 @@ class Track(Generic[T, R_co]):
             return
         self._job.__enter__()
         if not self._steps.note_begun():
-            self._job.__exit__(Incomplete, self._steps.incomplete(), None)
+            self._job.__exit__(Incomplete, self._steps.left_by(), None)
             self._steps.refuse_if_ended()
 
     def _end(self, exception: BaseException | None) -> None:
@@ -237,14 +234,14 @@ class AsyncTrack(Generic[T]):
             raise
         except BaseException as error:
             self._exhausted = True
-            await self._end(error)
+            await self._end(self._steps.left_by(error))
             raise
         self._steps.has_item = True
         return item
 
     async def aclose(self) -> None:
         """End the job as INCOMPLETE if it has begun and not ended yet. Idempotent."""
-        await self._end(self._steps.incomplete())
+        await self._end(self._steps.left_by())
 
     async def __aenter__(self) -> Self:
         self._steps.in_block = True
@@ -252,14 +249,14 @@ class AsyncTrack(Generic[T]):
         return self
 
     async def __aexit__(self, kind: object, exception: BaseException | None, trace: object, /) -> None:
-        if exception is None and not self._exhausted:
-            exception = self._steps.incomplete()
+        if not self._exhausted:
+            exception = self._steps.left_by(exception)
         await self._end(exception)
 
     def __del__(self) -> None:
         if self._loop is None or not self._steps.take_end():
             return
-        arguments = self._spawn, self._job, self._steps.incomplete()
+        arguments = self._spawn, self._job, self._steps.left_by()
         if _running_loop() is self._loop:  # at once, so that whoever closes the client next waits for it
             _leave(*arguments)
         else:
@@ -273,7 +270,7 @@ class AsyncTrack(Generic[T]):
         await self._job.__aenter__()
         self._loop = asyncio.get_running_loop()
         if not self._steps.note_begun():
-            await self._job.__aexit__(Incomplete, self._steps.incomplete(), None)
+            await self._job.__aexit__(Incomplete, self._steps.left_by(), None)
             self._steps.refuse_if_ended()
 
     async def _end(self, exception: BaseException | None) -> None:
@@ -281,7 +278,7 @@ class AsyncTrack(Generic[T]):
             await self._job.__aexit__(type(exception) if exception else None, exception, _trace(exception))
 
 
-def _leave(spawn: Spawn, job: "AsyncJobReporter", incomplete: Incomplete) -> None:
+def _leave(spawn: Spawn, job: "AsyncJobReporter", incomplete: BaseException) -> None:
     spawn(job.__aexit__(Incomplete, incomplete, None), f"emitd-track-{job.job_id}")
 
 
@@ -319,6 +316,6 @@ def _running_loop() -> asyncio.AbstractEventLoop | None:
 
 def _length(items: object) -> int | None:
     try:
-        return len(items)  # type: ignore[arg-type]  # most things have one, and the rest say so
-    except TypeError:
+        return len(items)  # type: ignore[arg-type]  # most things have a length
+    except Exception:  # too large, or a fault of the items' own: they may be looped over all the same
         return None

@@ -6,6 +6,7 @@ Nothing here raises, whatever the exception's own methods do.
 import asyncio
 import sys
 import traceback
+from contextlib import suppress
 
 from emitd.records.encoding import as_text
 
@@ -50,6 +51,16 @@ def exception_of(exc_info: object) -> BaseException | None:
     elif exc_info and not isinstance(exc_info, BaseException):
         exc_info = sys.exception()
     return exc_info if isinstance(exc_info, BaseException) else None
+
+
+def failure_of(error: BaseException | None) -> BaseException | None:
+    """Return the exception by which a block has failed; None: it has not, nor has one that exits with code 0."""
+    with suppress(Exception):  # somebody's own kind of SystemExit
+        code = error.code if isinstance(error, SystemExit) else error
+        # The system takes the last 8 bits; of a number of more than 64 Python makes 255.
+        if code is None or (isinstance(code, int) and code % 256 == 0 and -(2**63) <= code < 2**63):
+            return None
+    return error
 
 
 def failure_reason(error: BaseException) -> str:
