@@ -180,3 +180,18 @@ def test_a_reporter_whose_process_stood_still_learns_that_its_lease_ran_out(tmp_
         job = client.get_job("j")
         assert job is not None
         assert (job.failure_reason, job.attempt) == ("LEASE_EXPIRED", 1)
+
+
+def test_an_outage_longer_than_the_lease_ends_no_job(tmp_path: Path) -> None:
+    """The server looks at no lease while it is down, and puts them off when it is back."""
+    with soak_server(tmp_path) as server, LogClient(server.address, spool="off", timeout=60.0) as client:
+        with client.job("j", "t", total=2, lease=6) as job:
+            job.advance()
+            assert client.flush(10)
+            server.kill()
+            time.sleep(9)
+            server.start()
+            job.advance()
+        found = client.get_job("j")
+        assert found is not None
+        assert (JobState.Name(found.status), found.attempt) == ("JOB_STATE_COMPLETED", 1)

@@ -224,8 +224,69 @@ class TestRun:
             job.details({"text": "x" * 100_000})
         assert outcome(row(client))[::2] == ("FAILED", "RecordRejected")
 
+    @pytest.mark.parametrize(
+        ("exception", "found"),
+        [
+            (SystemExit(), ("COMPLETED", 100, "", "")),
+            (SystemExit(0), ("COMPLETED", 100, "", "")),
+            (SystemExit(2), ("FAILED", 25, "SystemExit", "2")),
+            (SystemExit("no space"), ("FAILED", 25, "SystemExit", "no space")),
+            (KeyboardInterrupt(), ("FAILED", 25, "KeyboardInterrupt", "")),
+        ],
+    )
+    def test_a_block_that_exits_well_is_completed(
+        self, client: LogClient, exception: BaseException, found: tuple[str, int, str, str]
+    ) -> None:
+        """The exit goes on; any other code is a failure. By hand as by `with`."""
+        with pytest.raises(type(exception)), client.job("j", "sync", total=4) as job:
+            job.advance()
+            raise exception
+        assert outcome(row(client)) == found
+        job = client.job("j", "sync", total=4)
+        job.__enter__()
+        job.advance()
+        job.__exit__(type(exception), exception, None)
+        assert outcome(row(client)) == found
+
+    def test_progress_that_is_not_known_fails_no_job(self, client: LogClient) -> None:
+        """Without a total, and with one that is too small or too large."""
+        for total, percent in ((None, 0), (0, 0), (10**20, 0), (1, 100), (4, 75)):
+            with client.job("j", "sync", total=total) as job:
+                job.advance(5)
+                job.advance(-2)
+                assert client.flush(10)
+                assert outcome(row(client))[:2] == ("RUNNING", percent)
+            assert outcome(row(client))[:2] == ("COMPLETED", 100)
+
+    def test_a_job_has_a_lease_unless_it_is_given_none(self, client: LogClient) -> None:
+        """A minute from each report on; so the job of a worker that dies ends by itself."""
+        for given, seconds in (({}, 60), ({"lease": 7}, 7), ({"lease": None}, None)):
+            with client.job("j", "sync", **given), client.track([1], job_type="t", job_id="i", **given):  # type: ignore[arg-type]
+                for job in (row(client), row(client, "i")):
+                    assert job.lease_expire_time_unix_nano == (
+                        0 if seconds is None else job.update_time_unix_nano + seconds * 10**9
+                    )
+
 
 class TestAsyncRun:
+    async def test_a_block_that_exits_well_is_completed(self, async_client: AsyncLogClient) -> None:
+        """As by the other client."""
+        for code, state in ((None, "COMPLETED"), (0, "COMPLETED"), (3, "FAILED")):
+            with pytest.raises(SystemExit):
+                async with async_client.job("j", "sync"):
+                    raise SystemExit(code)
+            job = await async_client.get_job("j")
+            assert job is not None
+            assert outcome(job)[0] == state
+
+    async def test_a_job_has_a_lease_unless_it_is_given_none(self, async_client: AsyncLogClient) -> None:
+        """As by the other client."""
+        for given, has_lease in (({}, True), ({"lease": None}, False)):
+            async with async_client.job("j", "sync", **given):  # type: ignore[arg-type]
+                job = await async_client.get_job("j")
+                assert job is not None
+                assert bool(job.lease_expire_time_unix_nano) == has_lease
+
     async def test_runs_are_reported_as_by_the_other_client(
         self, async_client: AsyncLogClient, stub: LogServiceStub
     ) -> None:

@@ -20,6 +20,7 @@ import grpc
 from emitd import requests
 from emitd.base_client import LogVerbs
 from emitd.errors import Unavailable
+from emitd.jobs.interface import DEFAULT_LEASE_SECONDS
 from emitd.jobs.reporter import RemoteJob
 from emitd.jobs.run_state import drive_async
 from emitd.jobs.track import AsyncTrack
@@ -90,7 +91,7 @@ class AsyncLogClient(LogVerbs):
         job_type: str,
         *,
         total: SupportsFloat | None = None,
-        lease: int | None = None,
+        lease: int | None = DEFAULT_LEASE_SECONDS,
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
     ) -> RemoteJob:
@@ -105,7 +106,7 @@ class AsyncLogClient(LogVerbs):
         job_type: str,
         job_id: str | None = None,
         total: SupportsFloat | None = None,
-        lease: int | None = 60,
+        lease: int | None = DEFAULT_LEASE_SECONDS,
         labels: Mapping[str, str] | None = None,
     ) -> AsyncTrack[T]:
         """Return an iterator over `items` that reports them as a job."""

@@ -18,6 +18,7 @@ import grpc
 from emitd import requests
 from emitd.base_client import LogVerbs
 from emitd.errors import Unavailable
+from emitd.jobs.interface import DEFAULT_LEASE_SECONDS
 from emitd.jobs.reporter import JobReporter
 from emitd.jobs.run_state import drive
 from emitd.jobs.track import Track
@@ -80,7 +81,7 @@ class LogClient(LogVerbs):
         job_type: str,
         *,
         total: SupportsFloat | None = None,
-        lease: int | None = None,
+        lease: int | None = DEFAULT_LEASE_SECONDS,
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
     ) -> JobReporter:
@@ -98,7 +99,7 @@ class LogClient(LogVerbs):
         job_type: str,
         job_id: str | None = None,
         total: SupportsFloat | None = None,
-        lease: int | None = 60,
+        lease: int | None = DEFAULT_LEASE_SECONDS,
         labels: Mapping[str, str] | None = None,
     ) -> Track[T, JobReporter]:
         """Return an iterator over `items` that reports them as a job. See `emitd.AsyncLogger.track`."""

@@ -23,7 +23,7 @@ from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Protocol, Self, SupportsFloat, TypeVar
 
-from emitd.jobs.interface import AsyncJobReporter
+from emitd.jobs.interface import DEFAULT_LEASE_SECONDS, AsyncJobReporter
 
 if TYPE_CHECKING:
     from emitd.jobs.track import AsyncTrack
@@ -110,15 +110,16 @@ class AsyncLogger(Protocol):
         job_type: str,
         *,
         total: SupportsFloat | None = None,
-        lease: int | None = None,
+        lease: int | None = DEFAULT_LEASE_SECONDS,
         labels: Mapping[str, str] | None = None,
         details: Mapping[str, object] | None = None,
     ) -> AsyncJobReporter:
         """Return the reporter of one run of a job, for `async with`. Nothing is sent yet.
 
-        `total` is how many steps `advance` counts up to. With a `lease`, in whole seconds, a job without reports for
-        that long becomes FAILED by itself, with the reason LEASE_EXPIRED; the reporter renews it three times as often,
-        while the event loop turns. Without one the job of a worker that dies stays RUNNING.
+        `total` is how many steps `advance` counts up to; None or 0: there is no percentage. A job without reports for
+        `lease` seconds, a whole number, becomes FAILED by itself, with the reason LEASE_EXPIRED; the reporter renews
+        it three times as often, in process while the event loop turns. With None the job of a worker that dies stays
+        RUNNING.
 
         Raises TypeError as `audit` does, and ValueError naming the number that makes no sense.
         """
@@ -130,7 +131,7 @@ class AsyncLogger(Protocol):
         job_type: str,
         job_id: str | None = None,
         total: SupportsFloat | None = None,
-        lease: int | None = 60,
+        lease: int | None = DEFAULT_LEASE_SECONDS,
         labels: Mapping[str, str] | None = None,
     ) -> "AsyncTrack[T]":
         """Return an iterator over `items`, for `async for`, that reports them as a job: see `emitd.jobs.track`.

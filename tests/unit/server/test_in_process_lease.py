@@ -89,7 +89,7 @@ class TestKept:
         """And with one, news counts as a heartbeat."""
         monkeypatch.setattr(job_tickers, "HEARTBEATS_A_LEASE", 2)  # each second
         async with opened([committed_memory(Level.JOB_STATUS)]) as app:
-            async with app.logger.job("j1", "sync"):
+            async with app.logger.job("j1", "sync", lease=None):
                 await asyncio.sleep(1.2)
             assert [report.lease_seconds for report in reports(app)] == [None, None]
             app.memory.records.clear()
@@ -98,6 +98,15 @@ class TestKept:
                     job.progress(percent)
                     await asyncio.sleep(0.4)
             assert [report.lease_seconds for report in reports(app)] == [2, 2, 2, 2, 2, None]
+
+    async def test_a_lease_is_given_unless_it_is_given_up(self, app: Opened) -> None:
+        """A minute, as by the remote clients."""
+        async with app.logger.job("j1", "sync"), app.logger.job("j2", "sync", lease=None):
+            for job_id, seconds in (("j1", 60), ("j2", 0)):
+                job = await app.logger.get_job(job_id)
+                assert job is not None
+                expected = job.update_time_unix_nano + seconds * 10**9 if seconds else 0
+                assert job.lease_expire_time_unix_nano == expected
 
     async def test_a_lease_outlives_a_failing_handler(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """After heartbeats that failed the next is sent at once, and each failure is told."""
@@ -251,8 +260,8 @@ async def test_a_wish_to_cancel_reaches_the_worker(app: Opened) -> None:
 
 async def test_a_lease_that_makes_no_sense_is_named(app: Opened) -> None:
     """Where the job is made."""
-    with pytest.raises(ValueError, match=r"lease: 0\.5 is not a whole number of seconds"):
-        app.logger.job("j1", "sync", lease=0.5)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=r"lease: 0 is not a number of seconds from 1 to 4294967295"):
+        app.logger.job("j1", "sync", lease=0)
 
 
 async def test_a_queued_job_has_no_lease_yet(app: Opened) -> None:

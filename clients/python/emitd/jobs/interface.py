@@ -4,13 +4,16 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import Protocol, Self, SupportsFloat
 
+#: How long a job lives without a report, unless its reporter is given another lease or none.
+DEFAULT_LEASE_SECONDS = 60
+
 
 class AsyncJobReporter(Protocol):
     """Reports one run of a job, from `async with` to its end.
 
-    Entering opens a new attempt, reports RUNNING and waits for the receipt. Leaving reports COMPLETED; or, after an
-    exception, FAILED with its type and message, and the exception goes on. The job of a cancelled task is FAILED with
-    the reason CANCELLED. The last report is sent even while the task is being cancelled.
+    Entering opens a new attempt, reports RUNNING and waits for the receipt. Leaving reports COMPLETED, also by
+    `sys.exit(0)`; or, by any other exception, FAILED with its type and message. The exception goes on. The job of a
+    cancelled task is FAILED with the reason CANCELLED. The last report is sent even while the task is being cancelled.
 
     The plain calls only note what is new. The latest state is sent in the background, a few times a second at most; the
     last report has all of it. If the attempt has ended or was superseded without its reporter, all further plain calls
@@ -36,7 +39,7 @@ class AsyncJobReporter(Protocol):
         """Open the attempt with QUEUED, for a job that is entered later. Optional. Raises what entering raises."""
 
     def advance(self, steps: SupportsFloat = 1, /) -> None:
-        """Note that further steps of `total` are done. Raises ValueError if there is no `total`."""
+        """Note that further steps of `total` are done. Without a `total` the progress stays as it is."""
 
     def progress(self, percent: SupportsFloat, /) -> None:
         """Note the progress. Raises ValueError outside of 0 to 100."""

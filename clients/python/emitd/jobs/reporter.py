@@ -1,6 +1,6 @@
 """`JobReporter` and `RemoteJob`: report one run of a job to a server, for `with` and for `async with`.
 
-    with client.job("sync-42", "sync", total=1000, lease=60) as job:
+    with client.job("sync-42", "sync", total=1000) as job:
         for row in rows:
             store(row)
             job.advance()
