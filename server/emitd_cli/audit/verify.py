@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from emitd_cli.audit.log_files import find_log, keys_from_flags
+from emitd_cli.audit.log_files import find_log, keys_from_flags, read_kept
 from emitd_cli.errors import CannotTell, ExitCode, Misuse
 from emitd_cli.terminal.output import one_line, print_result
 from emitd_cli.terminal.progress import transfer_bar
@@ -45,7 +45,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _read_against(files: Sequence[str]) -> list[HeldElsewhere]:
     try:
-        return [HeldElsewhere(file, Path(file).read_bytes()) for file in files]
+        return [HeldElsewhere(file, read_kept(Path(file))) for file in files]
     except OSError as error:
         message = f"--against: '{error.filename}' cannot be read: {error.strerror}"
         raise Misuse(message, field="--against") from error
@@ -70,7 +70,9 @@ def _verdict(report: VerifyReport, path: Path) -> str:
         count = len(report.findings) + sum(report.unlisted.values())
         return f"BAD: '{path}' was tampered with or is damaged ({_count(count, 'finding')} in {what})"
     if report.verdict is Verdict.CANNOT_TELL:
-        return f"cannot tell: nothing wrong was found in '{path}' ({what}), but not all could be verified"
+        return (
+            f"cannot tell: nothing proves that '{path}' was changed ({what}), but not all could be verified"
+        )
     if report.checkpoints > 1:
         what += ", each the continuation of the one before, the last"
     return (
