@@ -8,11 +8,11 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from emitd_handlers.audit.format.files import frame_note
+from emitd_handlers.audit.format.files import ENTRY_BYTES, frame_note
 from emitd_handlers.audit.verify.findings import Verdict, VerifyReport
 from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.tlog.merkle import HASH_BYTES, stored_count
-from support.audit.sealed_log import TIME, SealedLog
+from support.audit.sealed_log import TIME, SealedLog, make_line
 
 SIZES = (5, 10, 15, 20, 25)
 LINES = SIZES[-1]
@@ -25,7 +25,11 @@ checkpoints = st.integers(0, len(SIZES))
 
 @cache
 def log() -> SealedLog:
-    return SealedLog.make(Path(_folder.name, "audit.json.log"), *SIZES)
+    log = SealedLog(Path(_folder.name, "audit.json.log"), index_every=2)
+    for size in SIZES:
+        log.append([make_line(number) for number in range(len(log.lines), size)])
+        log.checkpoint()
+    return log
 
 
 def verify_copy(
@@ -44,6 +48,10 @@ def verify_copy(
                 SIZES[signed - 1] if signed else 0,
             ),
             copy.paths.hashes: (log().paths.hashes.read_bytes()[: stored_count(hashes) * HASH_BYTES], hashes),
+            copy.paths.index: (
+                log().paths.index.read_bytes()[: max(0, (hashes - 1) // 2) * ENTRY_BYTES],
+                hashes,
+            ),
             copy.path: (whole + data[lines][:40] * torn, lines),
         }
         for path, (content, moment) in files.items():

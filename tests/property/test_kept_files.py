@@ -115,6 +115,8 @@ NOTHING = {
     "UTF-16 without its mark": lambda: kept("checkpoint").encode("utf-16")[2:],
     "zeros": lambda: b"\0" * 100,
     "a list": lambda: b"[1]",
+    "another size": lambda: log().notes[1].replace(b"\n40\n", b"\n41\n"),
+    "another root": lambda: log().notes[1].replace(log().notes[1].split(b"\n")[2], b64encode(bytes(32))),
     "another log": lambda: other().notes[0],
     "signed by another log": lambda: log().notes[1].partition(b"\n\n")[0] + b"\n\n" + other().notes[0][-200:],
 }

@@ -243,7 +243,9 @@ def test_repeated_ids(tmp_path: Path) -> None:
     lines.append(make_line(5).replace(b"event-000005", b"event-000001"))
     lines.append(make_line(6).replace(b"record-000006", b"record-000002"))
     lines.append(_received_later(make_line(3), 7))
-    lines.append(make_line(8).replace(b"event-000008", b"event-000004").replace(b'"test"', b'"other"'))
+    for number in (8, 9):
+        stranger = make_line(number).replace(b'"test"', b'"other"')
+        lines.append(stranger.replace(f"event-{number:06}".encode(), b"event-000001"))
     log.append(lines)
     log.checkpoint()
     report = verify_log(log.path)
@@ -253,6 +255,7 @@ def test_repeated_ids(tmp_path: Path) -> None:
         "line 6 has the record_id 'record-000002' of line 2, and other content: its sender gave two events one id",
         "line 7 has the event_id 'event-000003' of line 3, and equal content: its sender sent it again when the "
         "service no longer remembered it",
+        "line 9 has the event_id 'event-000001' of line 8, and other content: its sender gave two events one id",
     ]
 
 
