@@ -393,7 +393,7 @@ def test_a_hash_file_that_is_too_long(log: SealedLog) -> None:
     log.paths.hashes.write_bytes(hashes + b"x" * HASH_BYTES)
     _set_back(log.path)
     assert doubted(log).startswith(
-        "the last 1 lines are missing: this is a copy that took 'audit.json.log' before"
+        "the last line is missing: this is a copy that took 'audit.json.log' before"
     )
 
 

@@ -70,9 +70,12 @@ def test_a_copy_accuses_nobody(lines: int, hashes: int, signed: int, torn: bool)
     assert report.findings == []
     if missing > 0:
         assert report.verdict is Verdict.CANNOT_TELL
-        assert report.notes[0].startswith(
-            f"the last {missing} lines that the checkpoints sign are missing: this is a copy"
+        them = (
+            "line that the checkpoints sign is"
+            if missing == 1
+            else f"{missing} lines that the checkpoints sign are"
         )
+        assert report.notes[0].startswith(f"the last {them} missing: this is a copy that took ")
         assert "Copy again, the checkpoints first and the lines last" in report.notes[0]
     elif signed and hashes <= lines:
         assert report.verdict is Verdict.GOOD

@@ -1,6 +1,7 @@
 """The log that a command reads on this machine, the public keys that judge it, and what errors of its files mean."""
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -46,20 +47,25 @@ def find_log(options: argparse.Namespace) -> AuditTarget:
     return AuditTarget(path)
 
 
-def read_kept(file: Path) -> bytes:
-    """Return what is in a file that somebody kept; of a pipe or device, only its beginning. Raises OSError."""
-    with file.open("rb") as opened:
-        return opened.read(max(file.stat().st_size, MAX_PROOF_BYTES) + 1)
+def read_kept(file: str, flag: str = "") -> bytes:
+    """Return what is in a kept file; of a pipe or device, only its beginning.
+
+    Raises OSError if it cannot be read; Misuse if it was given by `flag`.
+    """
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(max(os.fstat(opened.fileno()).st_size, MAX_PROOF_BYTES) + 1)
+    except OSError as error:
+        if not flag:
+            raise
+        raise Misuse(f"{flag}: '{file}' cannot be read: {error.strerror}", field=flag) from error
 
 
 def keys_from_flags(keys: Sequence[str]) -> list[Verifier]:
     """Return the keys that `--key` gives, each a vkey or a file with vkeys, one a line. Raises Misuse."""
     verifiers = []
     for key in keys:
-        try:
-            vkeys = kept_text(read_kept(Path(key))).split() if _is_there(Path(key)) else [key]
-        except OSError as error:
-            raise Misuse(f"--key: '{key}' cannot be read: {error.strerror}", field="--key") from error
+        vkeys = kept_text(read_kept(key, "--key")).split() if _is_there(Path(key)) else [key]
         if not vkeys:
             raise Misuse(f"--key: the file '{key}' has no key", field="--key")
         try:

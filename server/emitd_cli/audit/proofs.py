@@ -51,7 +51,7 @@ def run_check(options: argparse.Namespace) -> int:
     Raises CommandError if it proves nothing, CannotTell without a key that can judge it.
     """
     with files_to_errors():
-        data = proof_in(kept_text(read_kept(Path(options.file))), HEADER)
+        data = proof_in(kept_text(read_kept(options.file)), HEADER)
     if data is None:
         raise CannotTell(f"'{options.file}' is no proof: no line of it is '{HEADER}'", code="NO_PROOF")
     with _judging(options.file):

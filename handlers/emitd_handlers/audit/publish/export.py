@@ -22,6 +22,7 @@ from emitd_handlers.audit.read.trail import AuditTrail, CommittedTrail
 from emitd_handlers.durable.disk import replace_file, sync_folder
 from emitd_handlers.errors import AuditDamaged, EmitdError, HandlerUnavailable
 from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.kept_file import kept_text, notes_in
 from emitd_handlers.tlog.merkle import HASH_BYTES, leaf_hash, root_hash
 from emitd_handlers.tlog.note import Note, NoteInvalid
 from emitd_handlers.tlog.tiles import (
@@ -88,7 +89,8 @@ def _old_size(trail: CommittedTrail, newest: Checkpoint, folder: Path) -> int:
     """Return how many lines the folder's checkpoint covers, which must be this log's first ones; 0: it has none."""
     file = folder / CHECKPOINT
     try:
-        old = Checkpoint.parse(Note.parse(file.read_bytes()).text)
+        data = file.read_bytes()
+        old = Checkpoint.parse(Note.parse(next(iter(notes_in(kept_text(data))), data)).text)
     except FileNotFoundError:
         return 0
     except NoteInvalid as error:

@@ -111,9 +111,8 @@ def _check_checkpoint(data: bytes, row: LineRow, identity: Identity) -> int:
         raise EvidenceInvalid(f"it is forged or damaged: {error}") from None
     size = checkpoint.size
     if size > row.leaf_count:
-        message = (
-            f"the log has been cut: the checkpoint was signed over {size} lines, the log has {row.leaf_count}"
-        )
+        lacks = f"the checkpoint was signed over {size} lines, the log has {row.leaf_count}"
+        message = f"the log has been cut, or is a copy from before: {lacks}"
         raise _Contradiction(Kind.LOG_CUT, message, row.leaf_count)
     if root_hash(size, row.read_hash) != checkpoint.root:
         message = (

@@ -199,12 +199,13 @@ class _LogVerifier:
         if self._findings or self._form or not checkpoints.are_misfits_ahead or len(kinds) != 1:
             return False
         if kinds == {Kind.HASHES_CUT}:
-            early, late, what, told = paths.hashes, paths.checkpoints, "hashes", self._notes
+            early, late, what, into = paths.hashes, paths.checkpoints, "hashes are", self._notes
         elif kinds == {Kind.LOG_CUT}:
             late, end, how = paths.hashes, self._trail.leaf_count, ""
             if checkpoints.misfit_count:
                 late, end, how = paths.checkpoints, checkpoints.max_size, " that the checkpoints sign"
-            early, told, what = paths.lines, self._doubts, f"{end - evidence.row.leaf_count} lines{how}"
+            early, into, count = paths.lines, self._doubts, end - evidence.row.leaf_count
+            what = f"line{how} is" if count == 1 else f"{count} lines{how} are"
         else:
             return False
         # rsync gives a copy the times that the files had when it listed them, before it read them: the checkpoints' may
@@ -214,8 +215,8 @@ class _LogVerifier:
         )
         if early.stat().st_mtime_ns > written or _is_in_use(paths.lines):
             return False
-        told.append(
-            f"the last {what} are missing: this is a copy that took '{early.name}' before '{late.name}' while the "
+        into.append(
+            f"the last {what} missing: this is a copy that took '{early.name}' before '{late.name}' while the "
             f"service wrote, or the log was cut. The first {checkpoints.covered} lines are as they were signed. Copy "
             "again, the checkpoints first and the lines last: if anything is missing then, the log was cut"
         )

@@ -340,6 +340,15 @@ def test_lines_that_were_cut_are_not_published(tmp_path: Path, folder: Path) -> 
         export_log(log.path, folder)
 
 
+def test_a_folder_whose_checkpoint_has_another_form(tmp_path: Path, folder: Path) -> None:
+    """It is read as any kept file is, and written as it must be."""
+    log = make(tmp_path, 20)
+    export_log(log.path, folder)
+    (folder / "checkpoint").write_bytes(b"\xef\xbb\xbf" + log.notes[0].replace(b"\n", b"\r\n"))
+    assert export_log(log.path, folder).old_size == 20
+    assert (folder / "checkpoint").read_bytes() == log.notes[0]
+
+
 def test_a_checkpoint_that_comes_while_the_files_are_opened(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
