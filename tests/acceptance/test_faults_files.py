@@ -3,6 +3,7 @@
 import os
 import re
 import shutil
+import signal
 import sqlite3
 import subprocess
 import time
@@ -353,3 +354,57 @@ def test_what_is_no_socket_is_left_alone(tmp_path: Path, is_folder: bool) -> Non
         assert server.wait() != 0
         assert "is not a socket" in server.stderr
     assert path.is_dir() if is_folder else path.read_text() == "mine"
+
+
+def copy_lines_first(log: Path, copy: Path, between: Callable[[], None]) -> Path:
+    """Copy a log as tar and rsync do, its lines first; return the path of the copy's lines."""
+    copy.mkdir()
+    shutil.copy2(log, copy)
+    between()
+    for file in log.parent.glob(f"{log.name}.*"):
+        shutil.copy2(file, copy)
+    return copy / log.name
+
+
+def test_a_copy_whose_lines_are_older_is_not_called_tampered_with(tmp_path: Path) -> None:
+    """It says how many lines are missing, and what to do; the log itself, cut, is bad, in use or not."""
+    server = ServerProcess.start(CONFIG, tmp_path)
+    try:
+        caller = Caller(server)
+        log = tmp_path / "logs/audit.json.log"
+
+        def go_on() -> None:
+            for number in range(10, 17):
+                caller.audit(number)
+            until_signed(log, 17)
+
+        for number in range(10):
+            caller.audit(number)
+        until_signed(log, 10)
+        copy = copy_lines_first(log, tmp_path / "copy", go_on)
+        report = verify_log(copy)
+        assert (report.verdict, report.findings, report.covered_lines) == (Verdict.CANNOT_TELL, [], 10)
+        assert report.notes[0].startswith(
+            "the last 7 lines that the checkpoints sign are missing: this is a copy that"
+        )
+        assert verify_log(log).verdict is Verdict.GOOD
+        whole = log.read_bytes()
+        os.kill(server.pid, signal.SIGSTOP)  # before it notices, and says so itself
+        os.truncate(log, whole.index(b"\n", len(whole) // 2) + 1)
+        os.utime(log, (1_000_000_000, 1_000_000_000))  # a log in use is no copy
+        assert [finding.kind for finding in verify_log(log).findings] == ["LOG_CUT"]
+    finally:
+        server.kill()
+    # Its service was killed, and the time of its file is what it is after a cut.
+    log.write_bytes(whole)
+    assert verify_log(log).verdict is Verdict.GOOD
+    os.truncate(log, whole.index(b"\n", len(whole) // 2) + 1)
+    assert [finding.kind for finding in verify_log(log).findings] == ["LOG_CUT"]
+
+
+def until_signed(log: Path, lines: int) -> None:
+    """Wait until a checkpoint covers so many lines."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while verify_log(log).covered_lines < lines:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)

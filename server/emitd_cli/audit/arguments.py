@@ -69,7 +69,8 @@ def add_audit(commands: Commands) -> None:
         "check",
         "proofs:run_check",
         "Check a proof that `emitd audit prove` wrote. Needs nothing but the file and the\n"
-        "log's public key. Exits with 0 if it is good, 1 if it is not, 4 without a key.",
+        "log's public key. Exits with 0 if it is good, 1 if it is not, 4 without a key or\n"
+        "if the file is no proof.",
         "  emitd audit check login-17.tlog-proof --key auditor.vkey\n",
     )
     option(check, "FILE", "the proof", dest="file")

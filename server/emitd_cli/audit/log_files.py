@@ -1,6 +1,7 @@
 """The log that a command reads on this machine, the public keys that judge it, and what errors of its files mean."""
 
 import argparse
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,9 @@ from emitd_handlers.audit.format.files import AuditPaths
 from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.durable.append_file import reason_of
 from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
+from emitd_handlers.tlog.kept_file import kept_text
 from emitd_handlers.tlog.note import NoteInvalid, Verifier
+from emitd_handlers.tlog.proof_file import MAX_PROOF_BYTES
 
 DEFAULT_CONFIG = Path("logging_config.yml")
 
@@ -44,12 +47,25 @@ def find_log(options: argparse.Namespace) -> AuditTarget:
     return AuditTarget(path)
 
 
+def read_kept(file: str, flag: str = "") -> bytes:
+    """Return what is in a kept file; of a pipe or device, only its beginning.
+
+    Raises OSError if it cannot be read; Misuse if it was given by `flag`.
+    """
+    try:
+        with Path(file).open("rb") as opened:
+            return opened.read(max(os.fstat(opened.fileno()).st_size, MAX_PROOF_BYTES) + 1)
+    except OSError as error:
+        if not flag:
+            raise
+        raise Misuse(f"{flag}: '{file}' cannot be read: {error.strerror}", field=flag) from error
+
+
 def keys_from_flags(keys: Sequence[str]) -> list[Verifier]:
     """Return the keys that `--key` gives, each a vkey or a file with vkeys, one a line. Raises Misuse."""
     verifiers = []
     for key in keys:
-        file = Path(key)
-        vkeys = file.read_text(encoding="utf-8", errors="replace").split() if _is_file(file) else [key]
+        vkeys = kept_text(read_kept(key, "--key")).split() if _is_there(Path(key)) else [key]
         if not vkeys:
             raise Misuse(f"--key: the file '{key}' has no key", field="--key")
         try:
@@ -86,22 +102,22 @@ def event_fields(line: bytes) -> dict[str, str]:
 def _configured(config: str | None) -> AuditTarget:
     path = Path(config) if config else DEFAULT_CONFIG
     try:
-        from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
+        from emitd_handlers.audit.handler import JsonAuditSettings
         from emitd_server.config.loader import survey_config
     except ModuleNotFoundError as error:
         raise CannotRun(
             f"name the log: to find it by the configuration, '{error.name}' is missing; "
             "install emitd with the extra [server]"
         ) from error
-    survey = survey_config(path if config or path.exists() else None)
-    found = [
-        (entry.name, entry.settings)
-        for entry in survey.entries
-        if issubclass(entry.handler_class, JsonAuditHandler)
-    ]
+    # Nothing but the text is read: who checks the log of others must not run the code that lies next to it.
+    survey = survey_config(path if config or path.exists() else None, only_type="json_audit")
+    found = [(entry.name, entry.settings) for entry in survey.entries]
     if not found:
         problem = f": {survey.problems[0]}" if survey.problems else ""
-        raise CannotTell(f"the configuration names no audit log{problem}; name the log")
+        raise CannotTell(
+            f"the configuration names no audit log{problem}; only entries of type json_audit are read, no handler of "
+            "yours is loaded: name the log's file"
+        )
     if len(found) > 1:
         names = ", ".join(f"'{name}'" for name, _ in found)
         raise Misuse(f"the configuration has several audit logs, {names}: name the log's file")
@@ -123,9 +139,9 @@ def _only_log(folder: Path) -> Path:
     return logs[0]
 
 
-def _is_file(path: Path) -> bool:
+def _is_there(path: Path) -> bool:
     try:
-        return path.is_file()
+        return path.exists()
     except OSError:  # a vkey can be longer than a name may be
         return False
 

@@ -5,7 +5,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from emitd_cli.audit.log_files import AuditTarget, event_fields, files_to_errors, find_log, keys_from_flags
+from emitd_cli.audit.log_files import (
+    AuditTarget,
+    event_fields,
+    files_to_errors,
+    find_log,
+    keys_from_flags,
+    read_kept,
+)
 from emitd_cli.errors import CannotRun, CannotTell, CommandError, ExitCode, Misuse
 from emitd_cli.terminal.output import field_lines, one_line, print_outcome, say
 from emitd_handlers.audit.publish.export import FolderMismatch, export_log
@@ -14,8 +21,9 @@ from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.write.identity import read_vkeys, rotate_key
 from emitd_handlers.durable.disk import replace_file
 from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.kept_file import kept_text, proof_in
 from emitd_handlers.tlog.note import Note, NoteInvalid, UnknownKey, Verifier
-from emitd_handlers.tlog.proof_file import MAX_PROOF_BYTES, ProofInvalid, TlogProof
+from emitd_handlers.tlog.proof_file import HEADER, ProofInvalid, TlogProof
 
 
 def run_prove(options: argparse.Namespace) -> int:
@@ -42,8 +50,10 @@ def run_check(options: argparse.Namespace) -> int:
 
     Raises CommandError if it proves nothing, CannotTell without a key that can judge it.
     """
-    with files_to_errors(), Path(options.file).open("rb") as file:
-        data = file.read(MAX_PROOF_BYTES + 1)
+    with files_to_errors():
+        data = proof_in(kept_text(read_kept(options.file)), HEADER)
+    if data is None:
+        raise CannotTell(f"'{options.file}' is no proof: no line of it is '{HEADER}'", code="NO_PROOF")
     with _judging(options.file):
         proof = TlogProof.parse(data)
         log_id = Checkpoint.parse(Note.parse(proof.note).text).origin
@@ -75,13 +85,13 @@ def run_check(options: argparse.Namespace) -> int:
 
 
 def run_export(options: argparse.Namespace) -> int:
-    """Write the folder, or bring it up to date; return 0. Raises CommandError if it has another log."""
+    """Write the folder, or bring it up to date; return 0. Raises CannotTell if it has another log."""
     target, folder = find_log(options), Path(options.folder)
     with files_to_errors():
         try:
             export = export_log(target.path, folder)
         except FolderMismatch as error:
-            raise CommandError(str(error), code="FOLDER_MISMATCH") from error
+            raise CannotTell(str(error), code="FOLDER_MISMATCH") from error
     checkpoint = export.signed.checkpoint
     vkeys = [verifier.vkey for verifier in export.signed.signed_by]
     keys = "\n".join(vkeys)
@@ -148,7 +158,10 @@ def _keys_of_own_log(log_id: str, config: str | None) -> Sequence[Verifier]:
         target = find_log(argparse.Namespace(log=None, config=config))
     except (CannotTell, CannotRun, Misuse) as error:
         raise CannotTell(f"{needed}: it is not known here ({error})", field="--key") from error
-    keys = [verifier for verifier in read_vkeys(target.paths.vkey) if verifier.name == log_id]
+    try:
+        keys = [verifier for verifier in read_vkeys(target.paths.vkey) if verifier.name == log_id]
+    except NoteInvalid as error:  # the proof is not to blame
+        raise CannotTell(f"{needed}: '{target.paths.vkey}' is damaged ({error})", field="--key") from error
     if not keys:
         raise CannotTell(f"{needed}: '{target.path}' is another log, or has no key", field="--key")
     return keys

@@ -1,13 +1,12 @@
 """`emitd audit verify`: reads a whole log, and says whether it is as it was signed."""
 
 import argparse
-from collections.abc import Sequence
 from pathlib import Path
 
 import msgspec
 
-from emitd_cli.audit.log_files import find_log, keys_from_flags
-from emitd_cli.errors import CannotTell, ExitCode, Misuse
+from emitd_cli.audit.log_files import find_log, keys_from_flags, read_kept
+from emitd_cli.errors import CannotTell, ExitCode
 from emitd_cli.terminal.output import one_line, print_result
 from emitd_cli.terminal.progress import transfer_bar
 from emitd_handlers.audit.verify.evidence import HeldElsewhere
@@ -28,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
     """
     target = find_log(options)
     keys = keys_from_flags(options.key) if options.key else None
-    against = _read_against(options.against)
+    against = [HeldElsewhere(file, read_kept(file, "--against")) for file in options.against]
     try:
         with transfer_bar("verifying", MIN_BYTES_FOR_BAR, wanted=not options.json) as advance:
             report = verify_log(
@@ -41,14 +40,6 @@ def run(options: argparse.Namespace) -> int:
     else:
         print_result(report_in_words(report, target.path))
     return EXIT_CODES[report.verdict]
-
-
-def _read_against(files: Sequence[str]) -> list[HeldElsewhere]:
-    try:
-        return [HeldElsewhere(file, Path(file).read_bytes()) for file in files]
-    except OSError as error:
-        message = f"--against: '{error.filename}' cannot be read: {error.strerror}"
-        raise Misuse(message, field="--against") from error
 
 
 #: A smaller log is verified before a bar could be read.
@@ -70,7 +61,9 @@ def _verdict(report: VerifyReport, path: Path) -> str:
         count = len(report.findings) + sum(report.unlisted.values())
         return f"BAD: '{path}' was tampered with or is damaged ({_count(count, 'finding')} in {what})"
     if report.verdict is Verdict.CANNOT_TELL:
-        return f"cannot tell: nothing wrong was found in '{path}' ({what}), but not all could be verified"
+        return (
+            f"cannot tell: nothing proves that '{path}' was changed ({what}), but not all could be verified"
+        )
     if report.checkpoints > 1:
         what += ", each the continuation of the one before, the last"
     return (

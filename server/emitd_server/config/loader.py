@@ -99,13 +99,18 @@ def survey_config(
     environ: Mapping[str, str] | None = None,
     listen: str | None = None,
     text: str | None = None,
+    only_type: str = "",
 ) -> ConfigSurvey:
-    """Read a configuration file as `load_config` does; `text` replaces the file's content."""
+    """Read a configuration file as `load_config` does; `text` replaces the file's content.
+
+    With `only_type`, a built-in type, only entries of that are made; no other code is loaded or run.
+    """
     environ = os.environ if environ is None else environ
     problems: list[Problem] = []
     if text is None:
         text = BUILT_IN_DEFAULTS if path is None else read_text(path, problems)
     loader = _Loader(path, environ, problems)
+    loader.only_type = only_type
     overrides = {"EMITD_LISTEN": environ.get("EMITD_LISTEN") or None, "--listen": listen}
     config = None if text is None else loader.load(text, overrides)
     return ConfigSurvey(
@@ -130,6 +135,7 @@ class _Loader:
         self._listen_key = "server.listen"
         #: The names of the active entries whose class serves jobs.
         self._job_sources: list[str] = []
+        self.only_type = ""
         #: As in ConfigSurvey.
         self.finder = HandlerFinder([])
         self.entries: tuple[HandlerEntry, ...] = ()
@@ -252,6 +258,8 @@ class _Loader:
         if not self._reader.is_a(str, type_, path, _TYPE_EXPECTED):
             return None
         if _is_off(entry) and type_.content not in BUILT_IN:
+            return None
+        if self.only_type and type_.content not in (self.only_type, BUILT_IN[self.only_type]):
             return None
         try:
             return self.finder.find(type_.content)

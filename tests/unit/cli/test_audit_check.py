@@ -121,7 +121,6 @@ def test_with_another_key_nothing_can_be_told(log: SealedLog, proof: Path, tmp_p
         (b"index 12", b"index 13", "entry 13 of the tree that was signed is another one"),
         (b"\n30\n", b"\n31\n", "the signature of emitd.test/log+"),
         (b"extra ", b"extra x", "the line 'extra' is not in base64"),
-        (b"tlog-proof@v1", b"tlog-proof@v9", "it is no proof"),
         ("\n— ".encode(), b"\n- ", "malformed signature line"),
     ],
 )
@@ -134,6 +133,26 @@ def test_a_proof_that_was_changed_ends_with_1(
     assert (done.returncode, done.stdout) == (1, "")
     assert f"'{proof}' proves nothing: " in done.stderr
     assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"<html>\n", b"{}", b"c2sp.org/tlog-proof@v9\nindex 1\n\n", b"\xff\xfe"]
+)
+def test_what_is_no_proof_ends_with_4(log: SealedLog, proof: Path, data: bytes) -> None:
+    """It is neither good nor bad."""
+    for content in (data, log.notes[0]):
+        proof.write_bytes(content)
+        done = check(proof, "--key", log.vkeys[0], "--json")
+        assert (done.returncode, json.loads(done.stderr)["error"]["code"]) == (4, "NO_PROOF")
+
+
+def test_a_damaged_list_of_keys_is_not_the_proofs_fault(log: SealedLog, proof: Path, here: Path) -> None:
+    """Without a key it cannot be told whether the proof is good."""
+    (here / "logging_config.yml").write_text(f"handlers: {{audit: {{type: json_audit, path: {log.path}}}}}")
+    log.paths.vkey.write_text("nonsense\n")
+    done = check(proof)
+    assert (done.returncode, done.stdout) == (4, "")
+    assert f"'{log.paths.vkey}' is damaged" in done.stderr
 
 
 def test_a_line_that_was_changed_ends_with_1(log: SealedLog, proof: Path) -> None:
@@ -171,7 +190,9 @@ def test_a_file_that_is_not_there_ends_with_4(here: Path) -> None:
 
 
 def test_a_file_without_end_is_not_read_to_it() -> None:
-    """What is longer than any proof is none."""
+    """Its beginning is no proof."""
     done = check(Path("/dev/zero"), "--key", "unused")
-    assert done.returncode == 1
-    assert "more than 2097152" in done.stderr
+    assert (done.returncode, done.stderr) == (
+        4,
+        "emitd: '/dev/zero' is no proof: no line of it is 'c2sp.org/tlog-proof@v1'\n",
+    )

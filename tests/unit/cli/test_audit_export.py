@@ -38,8 +38,8 @@ def test_as_json(tmp_path: Path) -> None:
     }
 
 
-def test_the_folder_of_another_log_ends_with_1(tmp_path: Path) -> None:
-    """With the reason, and in JSON with a word for it."""
+def test_the_folder_of_another_log_ends_with_4(tmp_path: Path) -> None:
+    """With the reason and the command that decides, and in JSON with a word for it: an export accuses nobody."""
     folder = str(tmp_path / "www")
     log = SealedLog.make(tmp_path / "audit.json.log", 3)
     run_main("audit", "export", folder, "--log", str(log.path))
@@ -47,8 +47,9 @@ def test_the_folder_of_another_log_ends_with_1(tmp_path: Path) -> None:
     rebuilt.append([make_line(number, user="eve") for number in range(3)])
     rebuilt.checkpoint()
     done = run_main("audit", "export", folder, "--log", str(rebuilt.path))
-    assert (done.returncode, done.stdout) == (1, "")
+    assert (done.returncode, done.stdout) == (4, "")
     assert "are not those that the folder" in done.stderr
+    assert f"`emitd audit verify --against {folder}/checkpoint` decides" in done.stderr
     done = run_main("audit", "export", folder, "--log", str(rebuilt.path), "--json")
     assert json.loads(done.stderr)["error"]["code"] == "FOLDER_MISMATCH"
 

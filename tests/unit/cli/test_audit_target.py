@@ -10,6 +10,7 @@ from emitd_cli.errors import CannotTell, CommandError, Misuse
 from emitd_handlers.audit.write.identity import read_vkeys
 from emitd_handlers.tlog.note import NoteInvalid
 from support.audit.sealed_log import SealedLog
+from support.processes.run_main import run_main
 
 CONFIG = """
 handlers:
@@ -82,6 +83,54 @@ def test_a_configuration_that_names_no_log(tmp_path: Path) -> None:
         find(None, write(file, CONFIG))
 
 
+OWN_CODE = """
+from pathlib import Path
+Path(__file__).with_name("was-run").touch()
+from emitd_handlers.audit.handler import JsonAuditHandler
+class Mine(JsonAuditHandler):
+    pass
+"""
+FOREIGN_CONFIG = """
+handler_paths: [handlers]
+handlers:
+  mine: {type: mine.Mine, path: mine.log}
+  dotted: {type: own_code.Mine, path: dotted.log}
+  old: {type: json_audit, path: old.log, enabled: false}
+  audit: {type: TYPE, path: "trail/${NAME}"}
+"""
+
+
+@pytest.mark.parametrize("audit_type", ["json_audit", "emitd_handlers.audit.handler.JsonAuditHandler"])
+def test_no_code_next_to_the_log_is_run(
+    log: SealedLog, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, audit_type: str
+) -> None:
+    """The configuration of others is text: an auditor does not run what a suspect has put there."""
+    (tmp_path / "handlers").mkdir()
+    for file in ("handlers/mine.py", "own_code.py"):
+        write(tmp_path / file, OWN_CODE)
+    config = write(tmp_path / "logging_config.yml", FOREIGN_CONFIG.replace("TYPE", audit_type))
+    monkeypatch.setenv("NAME", log.path.name)
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.chdir(tmp_path)
+    assert find(None) == find(None, config) == AuditTarget(log.path)
+    for command in (
+        ["verify"],
+        ["key"],
+        ["prove", "event-000001", "--output", "proof"],
+        ["check", "proof"],
+        ["export", "www"],
+    ):
+        assert run_main("audit", *command).returncode == 0, command
+    assert not [*tmp_path.rglob("was-run")]
+
+
+def test_a_log_of_a_type_of_ones_own_is_to_be_named(tmp_path: Path) -> None:
+    """Only its code could say that it is an audit log."""
+    config = write(tmp_path / "emitd.yml", "handlers: {mine: {type: mine.Mine, path: mine.log}}")
+    with pytest.raises(CannotTell, match=r"no handler of yours is loaded: name the log's file"):
+        find(None, config)
+
+
 def test_keys_are_given_as_vkeys_or_files(log: SealedLog, tmp_path: Path) -> None:
     """In any mixture; a file has one a line."""
     log.rotate_key()
@@ -97,6 +146,12 @@ def test_what_is_no_key_is_misuse(key: str) -> None:
     with pytest.raises(Misuse, match=r"--key: .* is not the vkey of an Ed25519 key") as caught:
         keys_from_flags([key])
     assert caught.value.field == "--key"
+
+
+def test_keys_that_cannot_be_read_are_misuse(tmp_path: Path) -> None:
+    """A folder is no file of keys."""
+    with pytest.raises(Misuse, match=r"--key: '.*' cannot be read: Is a directory"):
+        keys_from_flags([str(tmp_path)])
 
 
 def test_a_file_without_keys_is_misuse(tmp_path: Path) -> None:

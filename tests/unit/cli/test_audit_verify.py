@@ -108,6 +108,18 @@ def test_json(log: SealedLog) -> None:
     ]
 
 
+def test_an_id_that_stands_twice_is_a_note(tmp_path: Path) -> None:
+    """An honest sender can cause it: the log is good, in words and in JSON."""
+    log = SealedLog(tmp_path / "audit.json.log")
+    log.append([make_line(1), make_line(2).replace(b"event-000002", b"event-000001")])
+    log.checkpoint()
+    note = "line 1 has the event_id 'event-000001' of line 0, and other content: its sender gave two events one id"
+    done = run_main("audit", "verify", str(log.path))
+    assert (done.returncode, f"note: {note}" in done.stdout.splitlines()) == (0, True)
+    report = json.loads(run_main("audit", "verify", str(log.path), "--json").stdout)
+    assert (report["verdict"], report["findings"], report["notes"][0]) == ("good", [], note)
+
+
 def test_nothing_in_a_log_moves_the_cursor(tmp_path: Path) -> None:
     """What an attacker has put into a line or a checkpoint is shown escaped."""
     log = SealedLog(tmp_path / "audit.json.log")

@@ -22,6 +22,7 @@ from emitd_handlers.audit.read.trail import AuditTrail, CommittedTrail
 from emitd_handlers.durable.disk import replace_file, sync_folder
 from emitd_handlers.errors import AuditDamaged, EmitdError, HandlerUnavailable
 from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.kept_file import kept_text, notes_in
 from emitd_handlers.tlog.merkle import HASH_BYTES, leaf_hash, root_hash
 from emitd_handlers.tlog.note import Note, NoteInvalid
 from emitd_handlers.tlog.tiles import (
@@ -55,13 +56,13 @@ class Export(msgspec.Struct):
 def export_log(path: Path, folder: Path) -> Export:
     """Write a log into a folder, which is made if it is missing, or bring the folder up to date.
 
-    Raises HandlerUnavailable if nothing is signed or another export runs; FolderMismatch; AuditDamaged if the log's
-    files are not what was signed; OSError.
+    Raises HandlerUnavailable if nothing is signed, signed lines are missing or another export runs; FolderMismatch;
+    AuditDamaged if the log's files are not what was signed; OSError.
     """
     with AuditTrail(path) as trail:
-        end = trail.find_end()
+        # Of the same moment: a checkpoint that is read later may cover lines behind this end.
+        signed, end = newest_signed(trail), trail.find_end()
     with CommittedTrail(path, end) as trail:
-        signed = newest_signed(trail)
         folder.mkdir(parents=True, exist_ok=True)
         with _locked(folder):
             export = Export(signed, _old_size(trail, signed.checkpoint, folder))
@@ -88,7 +89,8 @@ def _old_size(trail: CommittedTrail, newest: Checkpoint, folder: Path) -> int:
     """Return how many lines the folder's checkpoint covers, which must be this log's first ones; 0: it has none."""
     file = folder / CHECKPOINT
     try:
-        old = Checkpoint.parse(Note.parse(file.read_bytes()).text)
+        data = file.read_bytes()
+        old = Checkpoint.parse(Note.parse(next(iter(notes_in(kept_text(data))), data)).text)
     except FileNotFoundError:
         return 0
     except NoteInvalid as error:
@@ -106,7 +108,7 @@ def _old_size(trail: CommittedTrail, newest: Checkpoint, folder: Path) -> int:
     if root_hash(old.size, trail.read_hash) != old.root:
         raise FolderMismatch(
             f"the first {old.size} lines of the log are not those that the folder '{folder}' has: the log was rebuilt, "
-            "or the folder is of another one. Keep the folder: its checkpoint is evidence"
+            f"or the folder is of another one. Keep it: `emitd audit verify --against {file}` decides"
         )
     return old.size
 
@@ -161,7 +163,7 @@ class _Exporter:
                     f"can hold {MAX_ENTRY_BYTES}: the log cannot be exported"
                 )
         if len(entries) < tile.width:
-            raise self._damaged(f"line {tile.first + len(entries)} is missing, and so the log is")
+            raise self._trail.incomplete(f"line {tile.first + len(entries)} is missing, which is signed")
 
     def _put(self, path: Path, data: bytes) -> bool:
         """Write a file, unless it is there; return whether it was not."""

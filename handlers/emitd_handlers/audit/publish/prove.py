@@ -46,7 +46,8 @@ class SignedTree(msgspec.Struct, frozen=True):
 def newest_signed(trail: AuditTrail) -> SignedTree:
     """Return the newest checkpoint that one of the log's listed keys signed.
 
-    Raises HandlerUnavailable if there is none, AuditDamaged if the stored hashes do not fit it, OSError.
+    Raises HandlerUnavailable if there is none, or the stored hashes end before it, AuditDamaged if they do not fit it,
+    OSError.
     """
     path = trail.paths.lines
     try:
@@ -65,7 +66,7 @@ def newest_signed(trail: AuditTrail) -> SignedTree:
         try:
             trail.check_root(signed.checkpoint)
         except EOFError as error:
-            raise trail.damaged(f"was cut: {error}") from None
+            raise trail.incomplete(str(error)) from None
         return signed
     if trail.checkpoint_bytes:
         raise HandlerUnavailable(f"no listed key of the audit log '{path}' has signed its last checkpoints")

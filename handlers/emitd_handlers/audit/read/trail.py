@@ -152,6 +152,11 @@ class AuditTrail:
         """Return the error for a log whose files are not what was signed, or cannot be read."""
         return AuditDamaged(f"audit log '{self.paths.lines}' {how}; `emitd audit verify` says more")
 
+    def incomplete(self, what: str) -> HandlerUnavailable:
+        """Return the error for a log whose files do not end together."""
+        problem = f"ends too early: {what}. It is a copy that was taken while the service wrote, or was cut"
+        return HandlerUnavailable(f"audit log '{self.paths.lines}' {problem}; `emitd audit verify` says more")
+
     def read_hashes(self, number: int, count: int) -> bytes:
         """Return `count` stored hashes from a stored index on, one after the other. Raises EOFError."""
         if number + count > self.hash_count:

@@ -62,6 +62,8 @@ class CheckpointSummary(msgspec.Struct):
     misfit_count: int = 0
     #: Whether the stored hashes fit all of these.
     do_hashes_fit: bool = True
+    #: Whether all of these are over more lines than there are, and fit the stored hashes that reach so far.
+    are_misfits_ahead: bool = True
     #: The largest size in one that is to be trusted.
     max_size: int = 0
     #: Whether there is the beginning of one more.
@@ -140,6 +142,8 @@ def check_checkpoints(judge: CheckpointJudge, workers: int, findings: Findings) 
             continue
         summary.misfit_count += 1
         summary.do_hashes_fit = summary.do_hashes_fit and checked.fits_hashes
+        if size <= judge.row.leaf_count or not (checked.fits_hashes or size > judge.trail.leaf_count):
+            summary.are_misfits_ahead = False
         if len(summary.misfits) < MAX_MISFITS:
             summary.misfits.append(checked)
     return summary

@@ -1,7 +1,8 @@
 """Compares a log with evidence kept elsewhere: an older checkpoint, a proof with one, a receipt.
 
 An older checkpoint finds what nothing in the log can show: that its end was cut, or that all of it was rebuilt and
-signed again. A receipt finds this for one line; it is not signed, so it is a reminder rather than evidence.
+signed again. A receipt shows this for one line; it is not signed, so it is a reminder and no evidence. Files are read
+in whatever form they were kept (`tlog.kept_file`).
 """
 
 from collections.abc import Sequence
@@ -10,16 +11,15 @@ from typing import Annotated, Any
 
 import msgspec
 
-from emitd_handlers.audit.format.files import split_notes
 from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.findings import Findings, Kind
 from emitd_handlers.audit.verify.hashes import LineRow
 from emitd_handlers.audit.verify.identity import Identity
 from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.kept_file import kept_text, notes_in
 from emitd_handlers.tlog.merkle import HASH_BYTES, root_hash, stored_index
 from emitd_handlers.tlog.note import Note, NoteInvalid, UnknownKey
-from emitd_handlers.tlog.proof_file import HEADER
 
 
 class HeldElsewhere(msgspec.Struct, frozen=True):
@@ -39,40 +39,27 @@ class HeldReceipt(msgspec.Struct, frozen=True):
     leaf_index: Annotated[int, msgspec.Meta(ge=0)] = 0
 
 
-class HeldCheckpoint(msgspec.Struct, frozen=True):
-    """A checkpoint with its signatures, which nobody has verified yet."""
-
-    note: Note
-    checkpoint: Checkpoint
+class EvidenceInvalid(ValueError):
+    """A file proves nothing of the log, for or against it: it is something else, damaged, or not signed."""
 
 
 class _Contradiction(Exception):
     """The log is not as the evidence says: the arguments are those of a finding."""
 
 
-class EvidenceInvalid(ValueError):
-    """A file is none of the three, or damaged: nothing can be said by it."""
-
-
-def read_evidence(data: bytes) -> HeldReceipt | Sequence[HeldCheckpoint]:
-    """Read a receipt (JSON as `emitd emit --json` prints it), a checkpoint, a copy of the file of them, or a proof.
+def read_evidence(data: bytes) -> HeldReceipt | Sequence[bytes]:
+    """Read a receipt (JSON as `emitd emit --json` prints it), or all checkpoints in a file, such as a proof.
 
     Raises EvidenceInvalid.
     """
-    if data.lstrip()[:1] == b"{":
-        return _read_receipt(data)
-    if data.startswith(HEADER.encode()):  # a proof has its checkpoint behind the first blank line
-        data = data.partition(b"\n\n")[2]
-    notes = [note for _, note in split_notes(data)]
-    if len(notes) > 1 and not data.endswith(b"\n\n"):
-        del notes[-1]  # was being written when the file was copied
-    if not notes:
-        raise EvidenceInvalid("it is empty")
-    try:
-        parsed = [Note.parse(note) for note in notes]
-        return [HeldCheckpoint(note, Checkpoint.parse(note.text)) for note in parsed]
-    except ValueError as error:
-        raise EvidenceInvalid(f"it is neither a checkpoint nor a receipt nor a proof: {error}") from None
+    text = kept_text(data)
+    if text.startswith("{"):
+        return _read_receipt(text)
+    if notes := notes_in(text):
+        return notes
+    raise EvidenceInvalid(
+        "it has neither a checkpoint nor a receipt nor a proof in it" if text.strip() else "it is empty"
+    )
 
 
 def check_evidence(
@@ -80,58 +67,73 @@ def check_evidence(
 ) -> str:
     """Hold a file against a log, add what that finds, and return what it confirms; empty: nothing.
 
-    Raises EvidenceInvalid where it says nothing of the log.
+    Only a checkpoint that a known key of the log signed can contradict it. Raises EvidenceInvalid if the file has none,
+    and is no receipt that fits.
     """
     evidence = read_evidence(held.data)
-    try:
-        if isinstance(evidence, HeldReceipt):
-            return _check_receipt(evidence, trail, row, identity)
-        for held_checkpoint in evidence:
-            _check_checkpoint(held_checkpoint, row, identity)
-    except _Contradiction as found:
-        kind, message, *index = found.args
-        findings.add(kind, trail.paths.lines, f"by '{held.name}': {message}", *index)
-        return ""
-    size = evidence[-1].checkpoint.size
-    which = "this checkpoint" if len(evidence) == 1 else f"the last of these {len(evidence)} checkpoints"
-    return f"the log begins with the {size} lines that {which} was signed over"
+    if isinstance(evidence, HeldReceipt):
+        return _check_receipt(evidence, trail, row, identity)
+    sizes: list[int] = []
+    untrusted: list[EvidenceInvalid] = []
+    for data in evidence:
+        try:
+            sizes.append(_check_checkpoint(data, row, identity))
+        except EvidenceInvalid as error:
+            untrusted.append(error)
+        except _Contradiction as found:
+            kind, message, *index = found.args
+            findings.add(kind, trail.paths.lines, f"by '{held.name}': {message}", *index)
+            return ""
+    if not sizes:
+        raise untrusted[0]
+    which = "this checkpoint" if len(sizes) == 1 else f"the last of these {len(sizes)} checkpoints"
+    confirmed = f"the log begins with the {sizes[-1]} lines that {which} was signed over"
+    return confirmed + (
+        f"; of {len(untrusted)} more there, one says nothing: {untrusted[0]}" if untrusted else ""
+    )
 
 
-def _check_checkpoint(held: HeldCheckpoint, row: LineRow, identity: Identity) -> None:
-    """Raise _Contradiction if the log lacks what a checkpoint was signed over."""
-    _check_log_id(held.checkpoint.origin, identity)
+def _check_checkpoint(data: bytes, row: LineRow, identity: Identity) -> int:
+    """Return the size of a checkpoint that a known key of this log signed; raise _Contradiction if the log lacks it.
+
+    Raises EvidenceInvalid for another one.
+    """
     try:
-        held.note.verify(identity.verifiers)
+        note = Note.parse(data)
+        checkpoint = Checkpoint.parse(note.text)
+        _check_log_id(checkpoint.origin, identity)
+        note.verify(identity.verifiers)
     except UnknownKey as error:
         raise EvidenceInvalid(
             f"{error}: give that key with --key. If it was a key of this log, the list beside the log was replaced"
         ) from None
     except NoteInvalid as error:
         raise EvidenceInvalid(f"it is forged or damaged: {error}") from None
-    size = held.checkpoint.size
+    size = checkpoint.size
     if size > row.leaf_count:
-        message = (
-            f"the log has been cut: the checkpoint was signed over {size} lines, the log has {row.leaf_count}"
-        )
+        lacks = f"the checkpoint was signed over {size} lines, the log has {row.leaf_count}"
+        message = f"the log has been cut, or is a copy from before: {lacks}"
         raise _Contradiction(Kind.LOG_CUT, message, row.leaf_count)
-    if root_hash(size, row.read_hash) != held.checkpoint.root:
+    if root_hash(size, row.read_hash) != checkpoint.root:
         message = (
             f"the first {size} lines are not those that were signed: the log was changed before line {size}"
         )
         raise _Contradiction(Kind.LOG_REBUILT, f"{message}, or rebuilt")
+    return size
 
 
 def _check_receipt(receipt: HeldReceipt, trail: AuditTrail, row: LineRow, identity: Identity) -> str:
     index = receipt.leaf_index
     _check_log_id(receipt.log_id, identity)
+    differs = f"line {index} is not the one that it was given for, that of event '{receipt.event_id}'"
     if index >= row.leaf_count:
-        message = f"the log has been cut: the receipt is for line {index}, the log has {row.leaf_count} lines"
-        raise _Contradiction(Kind.LOG_CUT, message, index)
-    if row.read_hash(stored_index(0, index)) != receipt.leaf_hash:
-        message = (
-            f"line {index} is not the one that the receipt was given for, that of event '{receipt.event_id}'"
+        differs = f"it is for line {index}, and the log has {row.leaf_count} lines"
+    elif row.read_hash(stored_index(0, index)) == receipt.leaf_hash:
+        differs = ""
+    if differs:
+        raise EvidenceInvalid(
+            f"{differs}. A receipt is not signed: a checkpoint or a proof of that time shows if the log was changed"
         )
-        raise _Contradiction(Kind.RECEIPT_MISMATCH, message, index)
     with suppress(ValueError):
         if decode_line(trail.line(index)).event_id == receipt.event_id:
             return f"line {index} is the one that this receipt was given for"
@@ -140,14 +142,13 @@ def _check_receipt(receipt: HeldReceipt, trail: AuditTrail, row: LineRow, identi
 
 def _check_log_id(log_id: str, identity: Identity) -> None:
     if identity.log_id not in ("", log_id):
-        message = (
-            f"it is of the log '{log_id}', and this is '{identity.log_id}': another log was put in its place, or it is "
-            "about another"
+        raise EvidenceInvalid(
+            f"it is of the log '{log_id}', and this is '{identity.log_id}'. If this must be that log, verify it with "
+            "the key of that: --key"
         )
-        raise _Contradiction(Kind.LOG_ID_WRONG, message)
 
 
-def _read_receipt(data: bytes) -> HeldReceipt:
+def _read_receipt(data: str) -> HeldReceipt:
     try:
         members: Any = msgspec.json.decode(data)
         # The receipt of a call has that of its audit event inside.

@@ -35,8 +35,6 @@ class Kind(StrEnum):
     LOG_REBUILT = "LOG_REBUILT"
     #: The log has another id than it must: another one was put in its place.
     LOG_ID_WRONG = "LOG_ID_WRONG"
-    #: A line is not the one that a receipt was given for.
-    RECEIPT_MISMATCH = "RECEIPT_MISMATCH"
     HASHES_CHANGED = "HASHES_CHANGED"
     HASHES_CUT = "HASHES_CUT"
     #: A line and its stored hash do not fit, and no checkpoint says which of them is right.
@@ -56,7 +54,6 @@ class Kind(StrEnum):
     LINE_TOO_LONG = "LINE_TOO_LONG"
     TIME_WRONG = "TIME_WRONG"
     TIME_WENT_BACK = "TIME_WENT_BACK"
-    ID_REPEATED = "ID_REPEATED"
 
 
 class Finding(msgspec.Struct, frozen=True):

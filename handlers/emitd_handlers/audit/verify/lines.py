@@ -95,8 +95,8 @@ def _check(trail: AuditTrail, chunk: Chunk) -> ChunkReport:
         times[-1] if times else "",
         form,
         index,
-        pack_hashes([line.event_id for line in parsed]),
-        pack_hashes([line.record_id for line in parsed if line.record_id]),
+        pack_hashes([(line.source, line.event_id) for line in parsed]),
+        pack_hashes([(line.source, line.record_id) for line in parsed if line.record_id]),
     )
 
 

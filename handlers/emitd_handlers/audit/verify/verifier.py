@@ -11,8 +11,9 @@ It needs the files and a public key, no service, and works while a service write
 
 import fcntl
 import os
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, suppress
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
+from itertools import islice
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,18 +22,27 @@ from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.checkpoints import CheckpointJudge, CheckpointSummary, check_checkpoints
 from emitd_handlers.audit.verify.diagnosis import Evidence, diagnose
 from emitd_handlers.audit.verify.evidence import EvidenceInvalid, HeldElsewhere, check_evidence
-from emitd_handlers.audit.verify.findings import Findings, Kind, Verdict, VerifyReport, lines_in_words
-from emitd_handlers.audit.verify.form import decode_verified
+from emitd_handlers.audit.verify.findings import (
+    MAX_LISTED,
+    Findings,
+    Kind,
+    Verdict,
+    VerifyReport,
+    lines_in_words,
+)
 from emitd_handlers.audit.verify.hashes import LineRow
 from emitd_handlers.audit.verify.identity import Identity, identify
-from emitd_handlers.audit.verify.ids import find_repeated, repeated_hashes
+from emitd_handlers.audit.verify.ids import repeated_hashes, repeated_in_words
 from emitd_handlers.audit.verify.lines import ChunkReport, NumberedEntry, check_chunks
 from emitd_handlers.audit.verify.workers import in_order, processor_count
+from emitd_handlers.text.times import parse_time
 from emitd_handlers.tlog.note import Verifier
 
 #: A smaller log is verified before other processes are there.
 MIN_BYTES_FOR_WORKERS = 32 * 1024 * 1024
 MAX_WORKERS = 8
+#: A line is in its file this long after it was received, or sooner, unless the disk is slow.
+WRITE_NANOS = 100_000_000
 
 #: Called with how many bytes of the lines were looked at since the last call, and how many there are.
 Advance: TypeAlias = Callable[[int, int], None]
@@ -100,18 +110,23 @@ class _LogVerifier:
         for report in check_chunks(trail, entries, self._workers):
             self._take(report)
         repeated = in_order(repeated_hashes, self._id_hashes.values(), self._workers)
-        for field, hashes in zip(self._id_hashes, repeated, strict=True):
-            self._find_repeated_ids(field, hashes)
+        self._note_repeated_ids(dict(zip(self._id_hashes, repeated, strict=True)))
         with closing(LineRow(trail, self._good_end)) as row:
             judge = CheckpointJudge(trail, row, identity.verifiers, identity.log_id)
             checkpoints = check_checkpoints(judge, self._workers, findings)
             evidence = Evidence(trail, row, self._good_end.leaf_index, self._is_row_good, checkpoints)
-            diagnose(evidence, findings)
+            diagnosis = Findings()
+            diagnose(evidence, diagnosis)
+            is_behind = self._explain_as_copy(evidence, diagnosis)
+            if not is_behind:
+                findings.merge(diagnosis)
             self._weigh(identity, checkpoints)
             for held in against:
                 self._hold_against(held, row, identity)
         findings.merge(self._form)
-        if not checkpoints.misfit_count:  # else the index may be right for the lines as they were
+        if not (
+            checkpoints.misfit_count or is_behind
+        ):  # else the index may be right for the lines as they were
             findings.merge(self._index)
         verdict = Verdict.CANNOT_TELL if self._doubts else Verdict.GOOD
         return VerifyReport(
@@ -166,19 +181,46 @@ class _LogVerifier:
         self._id_hashes["record_id"] += report.record_ids
         self._advance(report.chunk.size, self._trail.size)
 
-    def _find_repeated_ids(self, field: str, hashes: set[int]) -> None:
-        for id_, first, index in find_repeated(self._ids_of(field) if hashes else (), hashes):
-            message = (
-                f"line {index} has the {field} '{id_}' of line {first}: it was copied, or its sender sent it again "
-                "when the service no longer remembered it"
-            )
-            self._form.add(Kind.ID_REPEATED, self._trail.paths.lines, message, index)
+    def _note_repeated_ids(self, hashes: Mapping[str, set[int]]) -> None:
+        notes = repeated_in_words(self._trail.lines() if any(hashes.values()) else (), hashes)
+        self._notes += islice(notes, MAX_LISTED)
+        if more := sum(1 for _ in notes):
+            self._notes.append(f"{more} more lines have an id of an earlier line")
 
-    def _ids_of(self, field: str) -> Iterator[tuple[int, str]]:
-        for index, line in self._trail.lines():
-            with suppress(ValueError, RecursionError):  # found already
-                if id_ := getattr(decode_verified(line), field):
-                    yield index, id_
+    def _explain_as_copy(self, evidence: Evidence, diagnosis: Findings) -> bool:
+        """Return whether the diagnosis is what a copy shows that took one file before another while a service wrote.
+
+        Nothing in the files tells such a copy from a log that was cut. So nothing else may be wrong, no service may
+        have the log open, since this reader opens the files in the right order, and the file that ends too early must
+        not have been written last: a cut leaves it so, unless its time was set back. See ADR 19.
+        """
+        paths, checkpoints = self._trail.paths, evidence.checkpoints
+        kinds = {finding.kind for finding in diagnosis.listed}
+        if self._findings or self._form or not checkpoints.are_misfits_ahead or len(kinds) != 1:
+            return False
+        if kinds == {Kind.HASHES_CUT}:
+            early, late, what, into = paths.hashes, paths.checkpoints, "hashes are", self._notes
+        elif kinds == {Kind.LOG_CUT}:
+            late, end, how = paths.hashes, self._trail.leaf_count, ""
+            if checkpoints.misfit_count:
+                late, end, how = paths.checkpoints, checkpoints.max_size, " that the checkpoints sign"
+            early, into, count = paths.lines, self._doubts, end - evidence.row.leaf_count
+            what = f"line{how} is" if count == 1 else f"{count} lines{how} are"
+        else:
+            return False
+        # rsync gives a copy the times that the files had when it listed them, before it read them: the checkpoints' may
+        # be the older one, but the last line that it read was received about when its file was written, or later.
+        written = max(
+            parse_time(self._last_time) + WRITE_NANOS if self._last_time else 0, late.stat().st_mtime_ns - 1
+        )
+        if early.stat().st_mtime_ns > written or _is_in_use(paths.lines):
+            return False
+        into.append(
+            f"the last {what} missing: this is a copy that took '{early.name}' before '{late.name}' while the "
+            f"service wrote, or the log was cut. The first {checkpoints.covered} lines are as they were signed. Copy "
+            "again, the checkpoints first and the lines last: if anything is missing then, the log was cut"
+        )
+        return True
 
     def _weigh(self, identity: Identity, checkpoints: CheckpointSummary) -> None:
         """Say how much is proved."""

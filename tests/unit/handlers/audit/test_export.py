@@ -9,8 +9,10 @@ from pathlib import Path
 
 import pytest
 
+from emitd_handlers.audit.format.files import Entry
 from emitd_handlers.audit.publish import export as audit_export
 from emitd_handlers.audit.publish.export import FolderMismatch, export_log
+from emitd_handlers.audit.read.trail import CommittedTrail
 from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
 from emitd_handlers.tlog.merkle import leaf_hash, stored_index
 from support.audit.sealed_log import SealedLog, make_line
@@ -334,8 +336,34 @@ def test_lines_that_were_cut_are_not_published(tmp_path: Path, folder: Path) -> 
     """The first one that is missing is named."""
     log = make(tmp_path, 300)
     log.path.write_bytes(b"".join(line + b"\n" for line in log.lines[:270]))
-    with pytest.raises(AuditDamaged, match="line 270 is missing"):
+    with pytest.raises(HandlerUnavailable, match=r"line 270 is missing, .* a copy"):
         export_log(log.path, folder)
+
+
+def test_a_folder_whose_checkpoint_has_another_form(tmp_path: Path, folder: Path) -> None:
+    """It is read as any kept file is, and written as it must be."""
+    log = make(tmp_path, 20)
+    export_log(log.path, folder)
+    (folder / "checkpoint").write_bytes(b"\xef\xbb\xbf" + log.notes[0].replace(b"\n", b"\r\n"))
+    assert export_log(log.path, folder).old_size == 20
+    assert (folder / "checkpoint").read_bytes() == log.notes[0]
+
+
+def test_a_checkpoint_that_comes_while_the_files_are_opened(
+    tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service may sign new lines at any moment; the export has those that it saw."""
+    log = make(tmp_path, 20)
+    real = CommittedTrail.__init__
+
+    def opened_late(trail: CommittedTrail, path: Path, end: Entry) -> None:
+        log.append([make_line(20)])
+        log.checkpoint()
+        real(trail, path, end)
+
+    monkeypatch.setattr(CommittedTrail, "__init__", opened_late)
+    assert export_log(log.path, folder).signed.checkpoint.size == 20
+    assert (folder / "checkpoint").read_bytes() == log.notes[0]
 
 
 def test_a_line_that_is_too_long_for_a_bundle_is_told(tmp_path: Path, folder: Path) -> None:
