@@ -1,13 +1,15 @@
 """`LogSource`, the protocol to read log lines by, and the types that it takes and returns."""
 
+import re
 from collections.abc import AsyncGenerator, Sequence
+from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from emitd_handlers.record import Level, LogRecord
 
-__all__ = ["LogFilter", "LogQuery", "LogSource"]
+__all__ = ["LogFilter", "LogPart", "LogQuery", "LogSource", "matches_pattern"]
 
 
 class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -23,6 +25,16 @@ class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str = ""
     trace_id: bytes = b""
 
+    def matches(self, record: LogRecord) -> bool:
+        """Return whether a line is wanted."""
+        return (
+            record.level >= self.min_level
+            and (not self.trace_id or record.trace_id == self.trace_id)
+            and (not self.sources or any(matches_pattern(each, record.source) for each in self.sources))
+            and (not self.text or self.text.casefold() in record.message.casefold())
+            and (not self.job_id or _job_id(record.attributes_json) == self.job_id)
+        )
+
 
 class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which lines to read, and in which order. Times are nanoseconds since 1970-01-01T00:00:00Z."""
@@ -30,22 +42,57 @@ class LogQuery(msgspec.Struct, frozen=True, kw_only=True):
     filter: LogFilter = LogFilter()
     #: Only lines that the server received at this time or later.
     received_after_unix_nano: int = 0
-    #: Only lines that the server received before this time; 0: to the newest.
-    received_before_unix_nano: int = 0
+    #: Only lines that the server received before this time.
+    received_before_unix_nano: int = 2**63
     newest_first: bool = False
+
+
+class LogPart(msgspec.Struct, frozen=True):
+    """A part of the lines that a query asks for."""
+
+    lines: Sequence[LogRecord]
+    #: The time of receipt of the last line that was looked at for this part.
+    reached_unix_nano: int
 
 
 @runtime_checkable
 class LogSource(Protocol):
-    """The method by which a handler offers the log lines that it keeps. One handler of a service may have it.
+    """The method by which a handler offers the log lines that it keeps.
 
-    The service keeps the last lines in memory and asks the handler for those before them.
+    The service keeps the last lines in memory, and asks one handler for those before them: the handler of most levels.
     """
 
-    def read_lines(self, query: LogQuery) -> AsyncGenerator[Sequence[LogRecord], None]:
+    def read_lines(self, query: LogQuery) -> AsyncGenerator[LogPart, None]:
         """Yield the lines that match, by the time of receipt, in parts that may be empty.
 
-        A part is what was found in about 1 MiB of what was read, so that the caller can stop after any amount. Called
+        A part is what was found in at most 1 MiB of what was read, so that the caller can stop after any amount. Called
         in the service's event loop, which it must not block, any number at once. May raise HandlerUnavailable.
         """
-        ...
+
+
+def matches_pattern(pattern: str, text: str) -> bool:
+    """Return whether a pattern matches the whole of a text: `*` stands for any text, all else for itself."""
+    return pattern == "*" or (_compiled(pattern).fullmatch(text) is not None if "*" in pattern else pattern == text)
+
+
+@lru_cache(1024)
+def _compiled(pattern: str) -> "re.Pattern[str]":
+    # A run of `*` is one: several in a row would be tried in every division of the text.
+    return re.compile(".*".join(map(re.escape, re.split(r"\*+", pattern))), re.DOTALL)
+
+
+class _Members(msgspec.Struct):
+    job_id: str | int | float | None | msgspec.UnsetType = msgspec.UNSET
+
+
+_decode_members = msgspec.json.Decoder(_Members).decode
+
+
+def _job_id(attributes_json: str) -> str:
+    """Return the text of the member `job_id`, or an empty one."""
+    if '"job_id"' not in attributes_json:
+        return ""
+    try:
+        return str(_decode_members(attributes_json).job_id)
+    except msgspec.MsgspecError:  # an object, an array, a truth value
+        return ""

@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from emitd.v1 import record_pb2 as emitd_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65mitd/v1/log_line.proto\x12\x08\x65mitd.v1\x1a\x15\x65mitd/v1/record.proto\"N\n\x07LogLine\x12\x1e\n\x16receive_time_unix_nano\x18\x01 \x01(\x06\x12#\n\x06record\x18\x02 \x01(\x0b\x32\x13.emitd.v1.LogRecord\"p\n\tLogFilter\x12\"\n\tmin_level\x18\x01 \x01(\x0e\x32\x0f.emitd.v1.Level\x12\x0f\n\x07sources\x18\x02 \x03(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06job_id\x18\x04 \x01(\t\x12\x10\n\x08trace_id\x18\x05 \x01(\x0c\"\xb8\x01\n\x0fListLogsRequest\x12#\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x13.emitd.v1.LogFilter\x12 \n\x18received_after_unix_nano\x18\x02 \x01(\x06\x12!\n\x19received_before_unix_nano\x18\x03 \x01(\x06\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"M\n\x10ListLogsResponse\x12 \n\x05lines\x18\x01 \x03(\x0b\x32\x11.emitd.v1.LogLine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\"\x8b\x01\n\x0fTailLogsRequest\x12#\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x13.emitd.v1.LogFilter\x12\"\n\x18received_after_unix_nano\x18\x02 \x01(\x06H\x00\x12\x0e\n\x04last\x18\x03 \x01(\rH\x00\x12\x16\n\x0cresume_token\x18\x04 \x01(\tH\x00\x42\x07\n\x05start\"s\n\x10TailLogsResponse\x12 \n\x05lines\x18\x01 \x03(\x0b\x32\x11.emitd.v1.LogLine\x12\x14\n\x0cmissed_count\x18\x02 \x01(\x04\x12\x11\n\theartbeat\x18\x03 \x01(\x08\x12\x14\n\x0cresume_token\x18\x04 \x01(\tBO\n\x0c\x64\x65v.emitd.v1P\x01Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\xaa\x02\x08\x45mitd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x17\x65mitd/v1/log_line.proto\x12\x08\x65mitd.v1\x1a\x15\x65mitd/v1/record.proto\"N\n\x07LogLine\x12\x1e\n\x16receive_time_unix_nano\x18\x01 \x01(\x06\x12#\n\x06record\x18\x02 \x01(\x0b\x32\x13.emitd.v1.LogRecord\"p\n\tLogFilter\x12\"\n\tmin_level\x18\x01 \x01(\x0e\x32\x0f.emitd.v1.Level\x12\x0f\n\x07sources\x18\x02 \x03(\t\x12\x0c\n\x04text\x18\x03 \x01(\t\x12\x0e\n\x06job_id\x18\x04 \x01(\t\x12\x10\n\x08trace_id\x18\x05 \x01(\x0c\"\xb8\x01\n\x0fListLogsRequest\x12#\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x13.emitd.v1.LogFilter\x12 \n\x18received_after_unix_nano\x18\x02 \x01(\x06\x12!\n\x19received_before_unix_nano\x18\x03 \x01(\x06\x12\x14\n\x0cnewest_first\x18\x04 \x01(\x08\x12\x11\n\tpage_size\x18\x05 \x01(\x05\x12\x12\n\npage_token\x18\x06 \x01(\t\"h\n\x10ListLogsResponse\x12 \n\x05lines\x18\x01 \x03(\x0b\x32\x11.emitd.v1.LogLine\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x19\n\x11history_truncated\x18\x03 \x01(\x08\"\x8b\x01\n\x0fTailLogsRequest\x12#\n\x06\x66ilter\x18\x01 \x01(\x0b\x32\x13.emitd.v1.LogFilter\x12\"\n\x18received_after_unix_nano\x18\x02 \x01(\x06H\x00\x12\x0e\n\x04last\x18\x03 \x01(\rH\x00\x12\x16\n\x0cresume_token\x18\x04 \x01(\tH\x00\x42\x07\n\x05start\"\x8e\x01\n\x10TailLogsResponse\x12 \n\x05lines\x18\x01 \x03(\x0b\x32\x11.emitd.v1.LogLine\x12\x14\n\x0cmissed_count\x18\x02 \x01(\x04\x12\x11\n\theartbeat\x18\x03 \x01(\x08\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\x12\x19\n\x11history_truncated\x18\x05 \x01(\x08\x42O\n\x0c\x64\x65v.emitd.v1P\x01Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\xaa\x02\x08\x45mitd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -40,9 +40,9 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_LISTLOGSREQUEST']._serialized_start=255
   _globals['_LISTLOGSREQUEST']._serialized_end=439
   _globals['_LISTLOGSRESPONSE']._serialized_start=441
-  _globals['_LISTLOGSRESPONSE']._serialized_end=518
-  _globals['_TAILLOGSREQUEST']._serialized_start=521
-  _globals['_TAILLOGSREQUEST']._serialized_end=660
-  _globals['_TAILLOGSRESPONSE']._serialized_start=662
-  _globals['_TAILLOGSRESPONSE']._serialized_end=777
+  _globals['_LISTLOGSRESPONSE']._serialized_end=545
+  _globals['_TAILLOGSREQUEST']._serialized_start=548
+  _globals['_TAILLOGSREQUEST']._serialized_end=687
+  _globals['_TAILLOGSRESPONSE']._serialized_start=690
+  _globals['_TAILLOGSRESPONSE']._serialized_end=832
 # @@protoc_insertion_point(module_scope)

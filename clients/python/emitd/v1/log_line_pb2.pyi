@@ -46,12 +46,14 @@ class ListLogsRequest(_message.Message):
     def __init__(self, filter: _Optional[_Union[LogFilter, _Mapping]] = ..., received_after_unix_nano: _Optional[int] = ..., received_before_unix_nano: _Optional[int] = ..., newest_first: bool = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
 
 class ListLogsResponse(_message.Message):
-    __slots__ = ("lines", "next_page_token")
+    __slots__ = ("lines", "next_page_token", "history_truncated")
     LINES_FIELD_NUMBER: _ClassVar[int]
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     lines: _containers.RepeatedCompositeFieldContainer[LogLine]
     next_page_token: str
-    def __init__(self, lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ..., next_page_token: _Optional[str] = ...) -> None: ...
+    history_truncated: bool
+    def __init__(self, lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ..., next_page_token: _Optional[str] = ..., history_truncated: bool = ...) -> None: ...
 
 class TailLogsRequest(_message.Message):
     __slots__ = ("filter", "received_after_unix_nano", "last", "resume_token")
@@ -66,13 +68,15 @@ class TailLogsRequest(_message.Message):
     def __init__(self, filter: _Optional[_Union[LogFilter, _Mapping]] = ..., received_after_unix_nano: _Optional[int] = ..., last: _Optional[int] = ..., resume_token: _Optional[str] = ...) -> None: ...
 
 class TailLogsResponse(_message.Message):
-    __slots__ = ("lines", "missed_count", "heartbeat", "resume_token")
+    __slots__ = ("lines", "missed_count", "heartbeat", "resume_token", "history_truncated")
     LINES_FIELD_NUMBER: _ClassVar[int]
     MISSED_COUNT_FIELD_NUMBER: _ClassVar[int]
     HEARTBEAT_FIELD_NUMBER: _ClassVar[int]
     RESUME_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    HISTORY_TRUNCATED_FIELD_NUMBER: _ClassVar[int]
     lines: _containers.RepeatedCompositeFieldContainer[LogLine]
     missed_count: int
     heartbeat: bool
     resume_token: str
-    def __init__(self, lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ..., missed_count: _Optional[int] = ..., heartbeat: bool = ..., resume_token: _Optional[str] = ...) -> None: ...
+    history_truncated: bool
+    def __init__(self, lines: _Optional[_Iterable[_Union[LogLine, _Mapping]]] = ..., missed_count: _Optional[int] = ..., heartbeat: bool = ..., resume_token: _Optional[str] = ..., history_truncated: bool = ...) -> None: ...
