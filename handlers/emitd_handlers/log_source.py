@@ -72,7 +72,9 @@ class LogSource(Protocol):
 
 def matches_pattern(pattern: str, text: str) -> bool:
     """Return whether a pattern matches the whole of a text: `*` stands for any text, all else for itself."""
-    return pattern == "*" or (_compiled(pattern).fullmatch(text) is not None if "*" in pattern else pattern == text)
+    return pattern == "*" or (
+        _compiled(pattern).fullmatch(text) is not None if "*" in pattern else pattern == text
+    )
 
 
 @lru_cache(1024)
@@ -82,7 +84,7 @@ def _compiled(pattern: str) -> "re.Pattern[str]":
 
 
 class _Members(msgspec.Struct):
-    job_id: str | int | float | None | msgspec.UnsetType = msgspec.UNSET
+    job_id: str | int | float | msgspec.UnsetType | None = msgspec.UNSET
 
 
 _decode_members = msgspec.json.Decoder(_Members).decode

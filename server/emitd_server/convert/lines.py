@@ -57,9 +57,13 @@ def read_filter(message: pb.LogFilter) -> LogFilter:
     """Return the filter of a request. Raises RequestInvalid."""
     level = _LEVELS.get(message.min_level)
     if level is None:
-        raise RequestInvalid("filter.min_level", f"{message.min_level} is none of the levels of log lines, 10 to 50")
+        raise RequestInvalid(
+            "filter.min_level", f"{message.min_level} is none of the levels of log lines, 10 to 50"
+        )
     if len(message.sources) > MAX_SOURCES:
-        raise RequestInvalid("filter.sources", f"has {len(message.sources)} patterns, more than {MAX_SOURCES}")
+        raise RequestInvalid(
+            "filter.sources", f"has {len(message.sources)} patterns, more than {MAX_SOURCES}"
+        )
     for field, texts in {
         "filter.sources": message.sources,
         "filter.text": [message.text],
@@ -86,7 +90,7 @@ def line_to_wire(record: LogRecord) -> pb.LogLine:
         record=record_pb2.LogRecord(
             record_id=record.record_id,
             time_unix_nano=record.time_unix_nano,
-            level=record.level.value,
+            level=record.level.value,  # type: ignore[arg-type]  # the stubs want their own enum; numbers will do
             message=record.message,
             source=record.source,
             attributes_json=record.attributes_json,

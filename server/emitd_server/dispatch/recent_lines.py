@@ -68,7 +68,9 @@ class RecentLines:
 
     def between(self, after_unix_nano: int, before_unix_nano: int) -> Sequence[LogRecord]:
         """Return the lines that were received at `after` or later, and before `before`, in the order of receipt."""
-        lines = [line for line in self._lines if after_unix_nano <= line.received_unix_nano < before_unix_nano]
+        lines = [
+            line for line in self._lines if after_unix_nano <= line.received_unix_nano < before_unix_nano
+        ]
         return sorted(lines, key=lambda line: line.received_unix_nano)
 
 

@@ -101,8 +101,7 @@ class LogReads:
         with self._limit.counted():
             waiting = self._streams.waiting()
             loop = asyncio.get_running_loop()
-            # Sent at once, so that the caller knows that no line from now on is missed.
-            position = Position(0, 0, self._service, self._lines.next_number)
+            position = Position(0, 0)
             async with aclosing(self._history(request, wanted)) as messages:
                 while True:
                     with waiting:
@@ -110,7 +109,8 @@ class LogReads:
                     if step is None:
                         break
                     message, position = step
-                    yield message
+                    if message:
+                        yield message
             sent_at = loop.time()
             while True:
                 if position.number < self._edge:
@@ -132,7 +132,9 @@ class LogReads:
     def _older_lines(self) -> LogSource | None:
         source = self._dispatcher.older_lines
         if source is None and not self._lines.is_on:
-            raise NoLogSource("server.recent_lines_bytes is 0, and no active handler keeps them, such as 'type: file'")
+            raise NoLogSource(
+                "server.recent_lines_bytes is 0, and no active handler keeps them, such as 'type: file'"
+            )
         return source
 
     def _is_truncated(self, after_unix_nano: int, source: LogSource | None) -> bool:
@@ -152,7 +154,9 @@ class LogReads:
                     yield part
             return
         while source is not None and after < before and after <= edge:
-            older = replace(query, received_after_unix_nano=after, received_before_unix_nano=min(before, edge + 1))
+            older = replace(
+                query, received_after_unix_nano=after, received_before_unix_nano=min(before, edge + 1)
+            )
             async for part in source.read_lines(older):
                 yield part
             after, edge = edge + 1, (lines.dropped_until if lines.is_on else edge)
@@ -161,13 +165,19 @@ class LogReads:
     async def _history(
         self, request: pb.TailLogsRequest, wanted: LogFilter
     ) -> AsyncGenerator[tuple[bytes, Position], None]:
-        """Yield the messages of a tail before the lines to come, each with the position after it; at least one."""
+        """Yield the messages of a tail before the lines to come, each with the position after it.
+
+        The first has no line and comes at once: no line from then on is missed. The last may be empty.
+        """
         lines = self._lines
         number = lines.next_number
         position = Position(0, 0, self._service, number)
-        is_truncated = False
         match request.WhichOneof("start"):
+            case None:
+                yield _message(position, heartbeat=True), position
             case "last":
+                yield _message(position, heartbeat=True), position
+                number = lines.next_number  # others may have come while that was sent
                 last = await self._last(wanted, request.last)
                 for step in _messages(last, position):
                     position = step[1]
@@ -183,6 +193,7 @@ class LogReads:
                     yield _message(start, heartbeat=True), start
                     return
                 is_truncated = self._is_truncated(start.received_unix_nano, source)
+                yield _message(start, heartbeat=True, history_truncated=is_truncated), start
                 position, query, new = start, _from(start, LogQuery(filter=wanted)), _Unsent(start)
                 async with aclosing(self._read(query, source)) as parts:
                     async for part in parts:
@@ -190,8 +201,7 @@ class LogReads:
                         for step in _messages(new.of(part.lines), position):
                             position = step[1]
                             yield step
-        position = replace(position, service=self._service, number=number)
-        yield _message(position, heartbeat=True, history_truncated=is_truncated), position
+        yield b"", replace(position, service=self._service, number=number)
 
     async def _last(self, wanted: LogFilter, count: int) -> Sequence[LogRecord]:
         """Return the last lines that match, oldest first."""
@@ -280,7 +290,8 @@ class _Unsent:
 
 def _messages(lines: Iterable[LogRecord], position: Position) -> Iterator[tuple[bytes, Position]]:
     """Yield the messages with these lines, each with the position after it."""
-    room, found = Room(SLICE_LINES, MAX_PART_BYTES), []
+    room = Room(SLICE_LINES, MAX_PART_BYTES)
+    found: list[pb.LogLine] = []
     for record in lines:
         line = line_to_wire(record)
         if not room.take(line.ByteSize() + OVERHEAD_BYTES):
