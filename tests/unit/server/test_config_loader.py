@@ -49,7 +49,8 @@ handlers:
     known = "type, enabled, required, levels, delivery"
     assert problems(folder, text) == [
         "c.yml:2: server.listn: unknown key 'listn'; expected one of listen, socket_mode, "
-        "idempotency_window, recent_lines_bytes, watchdog_seconds, limits, watch, audit, shutdown; did you mean 'listen'?",
+        "idempotency_window, recent_lines_bytes, watchdog_seconds, limits, watch, audit, shutdown; "
+        "did you mean 'listen'?",
         "c.yml:3: server.idempotency_window: found 'many'; expected int",
         "c.yml:4: server.limits.max_labels: found 0; expected int >= 1",
         "c.yml:4: server.limits.max_json_depth: found -1; expected int >= 1",
