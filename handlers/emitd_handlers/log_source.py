@@ -1,15 +1,14 @@
 """`LogSource`, the protocol to read log lines by, and the types that it takes and returns."""
 
-import re
 from collections.abc import AsyncGenerator, Sequence
-from functools import lru_cache
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.text.patterns import matches_any
 
-__all__ = ["LogFilter", "LogPart", "LogQuery", "LogSource", "matches_pattern"]
+__all__ = ["LogFilter", "LogPart", "LogQuery", "LogSource"]
 
 
 class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
@@ -30,7 +29,7 @@ class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
         return (
             record.level >= self.min_level
             and (not self.trace_id or record.trace_id == self.trace_id)
-            and (not self.sources or any(matches_pattern(each, record.source) for each in self.sources))
+            and (not self.sources or matches_any(self.sources, record.source))
             and (not self.text or self.text.casefold() in record.message.casefold())
             and (not self.job_id or _job_id(record.attributes_json) == self.job_id)
         )
@@ -68,19 +67,6 @@ class LogSource(Protocol):
         A part is what was found in at most 1 MiB of what was read, so that the caller can stop after any amount. Called
         in the service's event loop, which it must not block, any number at once. May raise HandlerUnavailable.
         """
-
-
-def matches_pattern(pattern: str, text: str) -> bool:
-    """Return whether a pattern matches the whole of a text: `*` stands for any text, all else for itself."""
-    return pattern == "*" or (
-        _compiled(pattern).fullmatch(text) is not None if "*" in pattern else pattern == text
-    )
-
-
-@lru_cache(1024)
-def _compiled(pattern: str) -> "re.Pattern[str]":
-    # A run of `*` is one: several in a row would be tried in every division of the text.
-    return re.compile(".*".join(map(re.escape, re.split(r"\*+", pattern))), re.DOTALL)
 
 
 class _Members(msgspec.Struct):

@@ -49,10 +49,11 @@ __all__ = [
 
 
 class NoHandler(HandlerError):
-    """No active handler takes records of this level."""
+    """No active handler takes records of this level, or of this source."""
 
-    def __init__(self, level: Level) -> None:
-        super().__init__(f"no handler takes records of level {level.name}")
+    def __init__(self, level: Level, source: str = "") -> None:
+        sender = f" from source '{source}'" if source else ""
+        super().__init__(f"no handler takes records of level {level.name}{sender}")
         self.level = level
 
 

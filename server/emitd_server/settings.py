@@ -83,6 +83,8 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     idempotency_window: PositiveInt = 100_000
     #: How much memory the last log lines may take that TailLogs and ListLogs read; 0: none are kept.
     recent_lines_bytes: Annotated[int, msgspec.Meta(ge=0)] = 8 * 1024 * 1024
+    #: Keys of attributes and details whose values are replaced before any handler sees them: `*` stands for any text.
+    redact: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
     #: An event loop blocked for longer is reported on standard error, with the line that blocks it.
     watchdog_seconds: PositiveSeconds = 0.5
     limits: LimitSettings = LimitSettings()

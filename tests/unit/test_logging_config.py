@@ -36,7 +36,7 @@ def defaults_of(struct: type[msgspec.Struct]) -> dict[str, object]:
         for field in fields
         if not field.required
     }
-    builtins = msgspec.to_builtins(defaults, enc_hook=str)
+    builtins = msgspec.json.decode(msgspec.json.encode(defaults, enc_hook=str))
     assert isinstance(builtins, dict)
     return builtins
 

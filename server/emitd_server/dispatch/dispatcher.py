@@ -6,7 +6,7 @@ It knows no concrete handler, and nothing of gRPC. Servicers and clients in the 
 import asyncio
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from pathlib import Path
 from typing import Protocol, Self, TypeAlias
 
@@ -24,6 +24,7 @@ from emitd_server.dispatch.clock_watch import ClockWatch
 from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
 from emitd_server.dispatch.handler_life import START_SECONDS, HandlerLife, words_of
 from emitd_server.dispatch.recent_lines import RecentLines
+from emitd_server.dispatch.redactor import Redactor
 from emitd_server.errors import (
     AuditLogNotFound,
     NoAuditSource,
@@ -38,6 +39,11 @@ from emitd_server.settings import ServerSettings
 
 HandlerDelivery: TypeAlias = CommittedDelivery | QueuedDelivery
 
+#: What decides which handlers a record goes to: its level, and its source if a handler has `sources`.
+Kind: TypeAlias = Level | tuple[Level, str]
+
+#: Routes that are remembered: senders choose the sources.
+MAX_ROUTES = 4096
 #: How long a handler that has nothing left to do may take to close.
 CLOSE_SECONDS = 2.0
 
@@ -56,20 +62,38 @@ class Producer(Protocol):
 
 
 class Route:
-    """The deliveries that a batch with records of some levels takes."""
+    """The deliveries that a batch with records of some kinds takes."""
 
-    def __init__(self, deliveries: Sequence[HandlerDelivery], levels: frozenset[Level]) -> None:
-        deliveries = [delivery for delivery in deliveries if not delivery.levels.isdisjoint(levels)]
+    def __init__(self, deliveries: Sequence[HandlerDelivery], kinds: Set[Kind]) -> None:
+        #: The kinds of each delivery that takes any.
+        self.kinds_of = {delivery: taken for delivery in deliveries if (taken := _kinds_of(delivery, kinds))}
+        deliveries = list(self.kinds_of)
         self.committed = [delivery for delivery in deliveries if delivery.kind is Delivery.COMMITTED]
         self.queued = [delivery for delivery in deliveries if delivery.kind is Delivery.QUEUED]
         #: The delivery that takes the whole batch, if there is one and no other takes any of it. Measured: saves
         #: 1.0 of 8.2 µs an audit record, in batches of 512.
-        self.only = deliveries[0] if len(deliveries) == 1 and deliveries[0].levels >= levels else None
-        self.has_lines = any(level < Level.AUDIT for level in levels)
+        self.only = deliveries[0] if len(deliveries) == 1 and self.kinds_of[deliveries[0]] >= kinds else None
+        #: The kinds that some delivery takes.
+        self.taken = frozenset().union(*self.kinds_of.values())
+        self.has_lines = any(_level_of(kind) < Level.AUDIT for kind in kinds)
         #: (handler's name, its delivery), committed ones first.
         self.deliveries = [
             (delivery.handler.name, delivery.kind) for delivery in (*self.committed, *self.queued)
         ]
+
+
+def _kinds_of(delivery: HandlerDelivery, kinds: Set[Kind]) -> frozenset[Kind]:
+    handler = delivery.handler
+    return frozenset(
+        kind
+        for kind in kinds
+        if _level_of(kind) in delivery.levels
+        and (isinstance(kind, Level) or handler.can_handle_source(kind[1]))
+    )
+
+
+def _level_of(kind: Kind) -> Level:
+    return kind if isinstance(kind, Level) else kind[0]
 
 
 class Dispatcher:
@@ -89,10 +113,14 @@ class Dispatcher:
         self._clock_watch = ClockWatch(self.clock, report, self.dispatch)
         #: What this service holds of requests, queues and replies.
         self.memory = MemoryAccount(self.settings.limits.memory_bytes)
+        #: Replaces values in what senders give; None: nothing is to be replaced.
+        self.redactor = Redactor(self.settings.redact) if self.settings.redact else None
         #: The last log lines that were accepted.
         self.lines = RecentLines(self.settings.recent_lines_bytes, self.clock.now())
         self._deliveries: list[HandlerDelivery] = []
-        self._routes: dict[frozenset[Level], Route] = {}
+        self._routes: dict[Set[Kind], Route] = {}
+        #: Whether a handler has `sources` or `exclude_sources`.
+        self._by_source = False
         self._jobs: JobSource | None = None
         self._managed_jobs: ManagedJobSource | None = None
         self._audit_sources: list[AuditSource] = []
@@ -137,6 +165,9 @@ class Dispatcher:
             self._audit_sources.append(handler)
         if isinstance(handler, LogSource):
             self._log_sources.append(handler)
+        own_choice = type(handler).can_handle_source is not BaseLogHandler.can_handle_source
+        if own_choice or handler.settings.sources is not None or handler.settings.exclude_sources:
+            self._by_source = True
         handler.clock = self.clock
         window, settings = self.settings.idempotency_window, handler.delivery
         if isinstance(settings, CommittedSettings):
@@ -220,8 +251,9 @@ class Dispatcher:
             return self._producer
 
     def stats(self) -> Mapping[str, Mapping[str, int]]:
-        """Return how many records had which outcome, by the handler's name."""
-        return {delivery.handler.name: Counter(delivery.counts) for delivery in self._deliveries}
+        """Return how many records had which outcome, by the handler's name; and what the service did, under ``""``."""
+        counts = {delivery.handler.name: Counter(delivery.counts) for delivery in self._deliveries}
+        return counts if self.redactor is None else {"": Counter(redacted=self.redactor.count), **counts}
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -282,25 +314,47 @@ class Dispatcher:
         )
 
     async def _dispatch(self, records: Sequence[LogRecord]) -> Outcomes:
-        route = self._route(frozenset([record.level for record in records]))
-        outcomes = await (route.only.take(records) if route.only else self._offer_all(route, records))
+        kinds: Sequence[Kind] = (
+            [(record.level, record.source) for record in records]
+            if self._by_source
+            else [record.level for record in records]
+        )
+        route = self._route(frozenset(kinds))
+        outcomes = await (route.only.take(records) if route.only else self._offer_all(route, records, kinds))
         if route.has_lines and self.lines.is_on:
             self.lines.add(records, outcomes)
         return outcomes
 
-    async def _offer_all(self, route: Route, records: Sequence[LogRecord]) -> Outcomes:
+    async def _offer_all(self, route: Route, records: Sequence[LogRecord], kinds: Sequence[Kind]) -> Outcomes:
         outcomes: list[Outcome | None] = [
-            None if self.route(record.level).deliveries else Refused(NoHandler(record.level))
-            for record in records
+            None
+            if kind in route.taken
+            else Refused(NoHandler(record.level, record.source if self._by_source else ""))
+            for record, kind in zip(records, kinds, strict=True)
         ]
-        await asyncio.gather(*(_offer(delivery, records, outcomes) for delivery in route.committed))
+
+        async def offer(delivery: HandlerDelivery) -> None:
+            """Give a delivery its records, in order, except those already refused; merge its outcomes."""
+            wanted = route.kinds_of[delivery]
+            share = [
+                index
+                for index, kind in enumerate(kinds)
+                if kind in wanted and not isinstance(outcomes[index], Refused)
+            ]
+            if share:
+                answers = await delivery.take([records[index] for index in share])
+                for index, answer in zip(share, answers, strict=True):
+                    outcomes[index] = _merge(outcomes[index], answer)
+
+        await asyncio.gather(*map(offer, route.committed))
         for delivery in route.queued:
-            await _offer(delivery, records, outcomes)
+            await offer(delivery)
         return Outcomes.of([Committed() if outcome is None else outcome for outcome in outcomes])
 
-    def route(self, level: Level) -> Route:
-        """Return the deliveries of records of `level`."""
-        return self._route(frozenset((level,)))
+    def route(self, record: LogRecord) -> Route:
+        """Return the deliveries of a record."""
+        kind: Kind = (record.level, record.source) if self._by_source else record.level
+        return self._route(frozenset((kind,)))
 
     async def drain(self) -> None:
         """Refuse further records, then wait until every handler is done with those it has."""
@@ -372,31 +426,17 @@ class Dispatcher:
             if life.handler is source:
                 life.refuse_if_down()
 
-    def _route(self, levels: frozenset[Level]) -> Route:
-        route = self._routes.get(levels)
+    def _route(self, kinds: Set[Kind]) -> Route:
+        route = self._routes.get(kinds)
         if route is None:
-            route = self._routes[levels] = Route(self._deliveries, levels)
+            if len(self._routes) >= MAX_ROUTES:
+                self._routes.clear()
+            route = self._routes[kinds] = Route(self._deliveries, kinds)
         return route
 
 
 def _count_levels(source: LogSource) -> int:
     return len(COMMON_LEVELS & source.levels) if isinstance(source, BaseLogHandler) else 0
-
-
-async def _offer(
-    delivery: HandlerDelivery, records: Sequence[LogRecord], outcomes: list[Outcome | None]
-) -> None:
-    """Give a delivery its records, in order, except those already refused; merge its outcomes into `outcomes`."""
-    share = [
-        index
-        for index, record in enumerate(records)
-        if record.level in delivery.levels and not isinstance(outcomes[index], Refused)
-    ]
-    if not share:
-        return
-    answers = await delivery.take([records[index] for index in share])
-    for index, answer in zip(share, answers, strict=True):
-        outcomes[index] = _merge(outcomes[index], answer)
 
 
 def _merge(first: Outcome | None, second: Outcome) -> Outcome:

@@ -45,7 +45,7 @@ class LogServicer:
         #: Never 0, which means none.
         self._server_id = secrets.randbits(64) | 1
         self._limits = dispatcher.settings.limits
-        self._reader = RecordReader(self._limits, dispatcher.clock.now)
+        self._reader = RecordReader(self._limits, dispatcher.clock.now, dispatcher.redactor)
         self._streams = streams
         self._watches = JobWatches(dispatcher.settings.watch, streams)
         self._lines = LogReads(dispatcher, streams)
@@ -78,7 +78,7 @@ class LogServicer:
         (outcome,) = await self._dispatcher.dispatch(records)
         if isinstance(outcome, Refused):
             raise outcome.error
-        receipt = receipt_to_wire(records[0], outcome, self._dispatcher.route(records[0].level))
+        receipt = receipt_to_wire(records[0], outcome, self._dispatcher.route(records[0]))
         return log_service_pb2.EmitResponse(receipt=receipt).SerializeToString()
 
     async def emit_batch(self, data: bytes) -> bytes:
@@ -118,12 +118,12 @@ class LogServicer:
             receipts = [log_service_pb2.Receipt() for _ in wire_records]
             for index, record, outcome in zip(indexes, records, outcomes, strict=True):
                 if isinstance(outcome, Committed):
-                    receipts[index] = receipt_to_wire(record, outcome, self._dispatcher.route(record.level))
+                    receipts[index] = receipt_to_wire(record, outcome, self._dispatcher.route(record))
             response.receipts.extend(receipts)
         return response.SerializeToString()
 
     def _refuse_large_receipts(self, records: Sequence[LogRecord]) -> None:
-        size = sum([receipt_bytes(record, self._dispatcher.route(record.level)) for record in records])
+        size = sum([receipt_bytes(record, self._dispatcher.route(record)) for record in records])
         if size > MAX_RECEIPTS_BYTES:
             problem = f"{len(records)} receipts may have {size} bytes, more than {MAX_RECEIPTS_BYTES}"
             raise RequestInvalid("want_receipts", f"{problem}; send fewer records at once")
