@@ -56,10 +56,14 @@ class LogPart(msgspec.Struct, frozen=True):
 
 @runtime_checkable
 class LogSource(Protocol):
-    """The method by which a handler offers the log lines that it keeps.
+    """The members by which a handler offers the log lines that it keeps.
 
     The service keeps the last lines in memory, and asks one handler for those before them: the handler of most levels.
     """
+
+    @property
+    def keeps_lines(self) -> bool:
+        """Whether the handler can do so as it is configured."""
 
     def read_lines(self, query: LogQuery) -> AsyncGenerator[LogPart, None]:
         """Yield the lines that match, by the time of receipt, in parts that may be empty.

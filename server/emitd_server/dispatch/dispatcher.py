@@ -163,7 +163,7 @@ class Dispatcher:
             self._managed_jobs = handler if isinstance(handler, ManagedJobSource) else None
         if isinstance(handler, AuditSource):
             self._audit_sources.append(handler)
-        if isinstance(handler, LogSource):
+        if isinstance(handler, LogSource) and handler.keeps_lines:
             self._log_sources.append(handler)
         own_choice = type(handler).can_handle_source is not BaseLogHandler.can_handle_source
         if own_choice or handler.settings.sources is not None or handler.settings.exclude_sources:

@@ -29,6 +29,8 @@ SMALL_RING_BYTES = 4000
 class LongMemory(InMemoryHandler):
     """Keeps every line, and lets them be read in parts of two."""
 
+    keeps_lines = True
+
     async def read_lines(self, query: LogQuery) -> AsyncGenerator[LogPart, None]:
         """As LogSource says."""
         after, before = query.received_after_unix_nano, query.received_before_unix_nano
