@@ -30,6 +30,7 @@ from emitd_handlers.settings import (
     QueuedSettings,
     flat_keys,
 )
+from emitd_handlers.text.patterns import matches_any
 
 __all__ = ["COMMON_LEVELS", "BaseLogHandler", "EmitResult"]
 
@@ -110,6 +111,11 @@ class BaseLogHandler(ABC):
     def can_handle(self, level: Level) -> bool:
         """Return whether records of `level` are for this handler. Asked once for each level, at start."""
         return level in self.levels
+
+    def can_handle_source(self, source: str) -> bool:
+        """Return whether records of a source are for this handler: by `sources` and `exclude_sources` of its entry."""
+        sources, excluded = self.settings.sources, self.settings.exclude_sources
+        return (sources is None or matches_any(sources, source)) and not matches_any(excluded, source)
 
     @abstractmethod
     def emit(self, record: LogRecord) -> EmitResult | Awaitable[EmitResult]:

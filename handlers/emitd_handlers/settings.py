@@ -94,6 +94,10 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     required: bool | None = None
     #: Which levels the handler takes; None: its class's `default_levels`.
     levels: tuple[Level, ...] | None = None
+    #: Only records whose source matches one of these patterns: `*` stands for any text; None: of any source.
+    sources: tuple[str, ...] | None = None
+    #: No records whose source matches one of these patterns.
+    exclude_sources: tuple[str, ...] = ()
     #: A word, `committed` or `queued`, or a mapping with `kind` and its keys; None: its class's `default_delivery`.
     delivery: Delivery | DeliverySettings | None = None
 

@@ -10,6 +10,7 @@ EmitdError (emitd_handlers.errors)
 ├── NoJobSource                no active handler serves jobs
 ├── AuditLogNotFound           no active handler keeps a log of this name
 ├── NoAuditSource              no active handler keeps a log that can be read
+├── NoLogSource                log lines are not kept
 ├── TooManyWatchers            back-pressure on streams
 ├── StreamStalled              a stream was not read for too long
 ├── ServiceStopping            the service is going down: try again, elsewhere or later
@@ -34,6 +35,7 @@ __all__ = [
     "NoAuditSource",
     "NoHandler",
     "NoJobSource",
+    "NoLogSource",
     "Problem",
     "RequestInvalid",
     "RequestLate",
@@ -47,10 +49,11 @@ __all__ = [
 
 
 class NoHandler(HandlerError):
-    """No active handler takes records of this level."""
+    """No active handler takes records of this level, or of this source."""
 
-    def __init__(self, level: Level) -> None:
-        super().__init__(f"no handler takes records of level {level.name}")
+    def __init__(self, level: Level, source: str = "") -> None:
+        sender = f" from source '{source}'" if source else ""
+        super().__init__(f"no handler takes records of level {level.name}{sender}")
         self.level = level
 
 
@@ -109,6 +112,13 @@ class NoAuditSource(EmitdError):
         super().__init__(
             "no active handler keeps an audit log that can be read; configure one such as 'type: json_audit'"
         )
+
+
+class NoLogSource(EmitdError):
+    """Log lines are not kept, or not in the way that this call needs."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"log lines are not kept here: {reason}")
 
 
 class TooManyWatchers(EmitdError):

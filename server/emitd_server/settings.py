@@ -40,7 +40,7 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
 
 
 class WatchSettings(_Section, frozen=True, kw_only=True):
-    """WatchJob and WatchJobs; heartbeat and stall also of TailAuditEvents."""
+    """WatchJob and WatchJobs; heartbeat and stall also of TailAuditEvents; these two and `max_watchers` of TailLogs."""
 
     #: A watcher gets a heartbeat after this long without an update.
     heartbeat_seconds: PositiveSeconds = 15.0
@@ -81,6 +81,10 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     socket_mode: Annotated[str, msgspec.Meta(pattern="^0[0-7]{3}$")] = "0600"
     #: How many ids of senders each handler remembers, to recognise retries.
     idempotency_window: PositiveInt = 100_000
+    #: How much memory the last log lines may take that TailLogs and ListLogs read; 0: none are kept.
+    recent_lines_bytes: Annotated[int, msgspec.Meta(ge=0)] = 8 * 1024 * 1024
+    #: Keys of attributes and details whose values are replaced before any handler sees them: `*` stands for any text.
+    redact: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
     #: An event loop blocked for longer is reported on standard error, with the line that blocks it.
     watchdog_seconds: PositiveSeconds = 0.5
     limits: LimitSettings = LimitSettings()

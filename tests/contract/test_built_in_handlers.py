@@ -3,12 +3,14 @@
 import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
 
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.console import ConsoleHandler, ConsoleSettings
 from emitd_handlers.discard import DiscardHandler
+from emitd_handlers.file.handler import FileHandler, FileSettings, RotateSettings
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
@@ -47,6 +49,35 @@ class TestFormattedConsole(HandlerContract):
 
     def make_bad_record(self) -> LogRecord:
         return make_record(message="bad")
+
+
+class TestFile(HandlerContract):
+    """`file`, queued."""
+
+    settings: ClassVar[dict[str, Any]] = {}
+
+    @pytest.fixture(autouse=True)
+    def _folder(self, tmp_path: Path) -> None:
+        self.folder = tmp_path
+
+    def make_handler(self) -> FileHandler:
+        return FileHandler(FileSettings(path=self.folder / "lines.jsonl", **self.settings))
+
+    def break_start(self) -> Callable[[], None]:
+        return make_folder(self.folder / "lines.jsonl")
+
+    def make_bad_record(self) -> LogRecord:
+        return make_record(message="\ud800")
+
+
+class TestCommittedFile(TestFile):
+    """`file`, committed, over every level, with many rotations."""
+
+    settings: ClassVar[dict[str, Any]] = {
+        "delivery": Delivery.COMMITTED,
+        "levels": tuple(Level),
+        "rotate": RotateSettings(bytes=10_000),
+    }
 
 
 class TestDiscard(HandlerContract):

@@ -13,7 +13,7 @@ from google.protobuf.descriptor import FileDescriptor
 import emitd
 import emitd_server
 from emitd import v1
-from emitd.v1 import audit_service_pb2, job_pb2, log_service_pb2, record_pb2
+from emitd.v1 import audit_service_pb2, job_pb2, log_line_pb2, log_service_pb2, record_pb2
 from emitd_handlers import __all__ as handlers_exports
 
 ROOT = Path(__file__).parents[2]
@@ -91,6 +91,10 @@ V1_EXPORTS = [
     "ListJobTransitionsResponse",
     "ListJobsRequest",
     "ListJobsResponse",
+    "ListLogsRequest",
+    "ListLogsResponse",
+    "LogFilter",
+    "LogLine",
     "LogRecord",
     "LogServiceServicer",
     "LogServiceStub",
@@ -100,6 +104,8 @@ V1_EXPORTS = [
     "RequestCancelResponse",
     "TailAuditEventsRequest",
     "TailAuditEventsResponse",
+    "TailLogsRequest",
+    "TailLogsResponse",
     "WatchJobRequest",
     "WatchJobResponse",
     "WatchJobsRequest",
@@ -328,6 +334,7 @@ def test_the_stubs_door_has_the_whole_contract() -> None:
     files = (
         record_pb2.DESCRIPTOR,
         job_pb2.DESCRIPTOR,
+        log_line_pb2.DESCRIPTOR,
         log_service_pb2.DESCRIPTOR,
         audit_service_pb2.DESCRIPTOR,
     )

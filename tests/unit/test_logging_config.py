@@ -8,6 +8,7 @@ import yaml
 
 from emitd_handlers.audit.handler import JsonAuditHandler
 from emitd_handlers.discard import DiscardHandler
+from emitd_handlers.file.handler import FileHandler
 from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings
 from emitd_handlers.webhook.handler import WebhookHandler
@@ -36,7 +37,7 @@ def defaults_of(struct: type[msgspec.Struct]) -> dict[str, object]:
         for field in fields
         if not field.required
     }
-    builtins = msgspec.to_builtins(defaults, enc_hook=str)
+    builtins = msgspec.json.decode(msgspec.json.encode(defaults, enc_hook=str))
     assert isinstance(builtins, dict)
     return builtins
 
@@ -55,7 +56,7 @@ def test_it_loads_with_everything_switched_on(tmp_path: Path) -> None:
     file.write_text(full_text())
     config = load_config(file, environ={})
     assert config.server == ServerSettings()
-    assert len(config.handlers) == 5
+    assert len(config.handlers) == 6
 
 
 def test_the_server_section_lists_every_key_with_its_default() -> None:
@@ -80,10 +81,11 @@ def test_each_handler_lists_every_key_with_its_default() -> None:
         if handler_class is DiscardHandler:  # the common keys only, and they stand above three times
             assert set(expected) == set(defaults_of(HandlerSettings))
             assert entry == {}
-        elif handler_class is WebhookHandler:  # what it has beyond or unlike the common keys
-            mandatory = entry.pop("url")
-            assert str(mandatory).startswith("https://")
-            common = defaults_of(HandlerSettings) | {key: expected[key] for key in ("levels", "required")}
+        elif handler_class in (WebhookHandler, FileHandler):  # what it has beyond or unlike the common keys
+            mandatory = entry.pop("url" if handler_class is WebhookHandler else "path")
+            assert str(mandatory).startswith(("https://", "logs/"))
+            alike = ("levels", "required") + (("delivery",) if handler_class is FileHandler else ())
+            common = defaults_of(HandlerSettings) | {key: expected[key] for key in alike}
             assert entry == {key: value for key, value in expected.items() if common.get(key, "") != value}
         else:
             assert entry == expected

@@ -33,11 +33,11 @@ from emitd_handlers.settings import (
     PositiveSeconds,
     QueuedSettings,
 )
+from emitd_handlers.text.record_json import encode_record
 from emitd_handlers.webhook.message import (
     PAYLOAD_TOO_LARGE,
     Reply,
     encode_body,
-    encode_record,
     idempotency_key,
     split,
 )

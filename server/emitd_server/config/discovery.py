@@ -37,6 +37,7 @@ BUILT_IN: Mapping[str, str] = {
     "console": "emitd_handlers.console.ConsoleHandler",
     "json_audit": "emitd_handlers.audit.handler.JsonAuditHandler",
     "database_job": "emitd_handlers.jobs.handler.DatabaseJobHandler",
+    "file": "emitd_handlers.file.handler.FileHandler",
     "discard": "emitd_handlers.discard.DiscardHandler",
     "webhook": "emitd_handlers.webhook.handler.WebhookHandler",
 }

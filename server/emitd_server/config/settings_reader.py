@@ -9,6 +9,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 
 import msgspec
 
+from emitd_handlers.base import COMMON_LEVELS
 from emitd_handlers.record import Level
 from emitd_handlers.settings import CommittedSettings, Delivery, DeliverySettings, QueuedSettings
 from emitd_server.config.yaml_document import Value
@@ -139,16 +140,23 @@ class SettingsReader:
             return None
 
     def _levels(self, value: Value, path: str) -> tuple[Level, ...] | None:
-        if not self.is_a(list, value, path, "a list of levels, such as [INFO, ERROR]"):
-            return None
+        """Return the levels of a list, or of a word such as `WARNING+`, which stands for WARNING to CRITICAL."""
+        items = {path: value}
+        if not isinstance(value.content, str) or not value.content.endswith("+"):
+            if not self.is_a(list, value, path, "a list of levels, such as [INFO, ERROR], or WARNING+"):
+                return None
+            items = {f"{path}[{index}]": item for index, item in enumerate(value.content)}
         levels: list[Level] = []
-        for index, item in enumerate(value.content):
-            if isinstance(item.content, str) and item.content in Level.__members__:
-                levels.append(Level[item.content])
+        for inner, item in items.items():
+            name = item.content if isinstance(item.content, str) else ""
+            least = Level.__members__.get(name.removesuffix("+"))
+            if least is not None and (least in COMMON_LEVELS or not name.endswith("+")):
+                more = sorted(COMMON_LEVELS) if name.endswith("+") else [least]
+                levels += [level for level in more if level >= least and level not in levels]
                 continue
             known = ", ".join(Level.__members__)
             near = nearest(str(item.content).upper(), Level.__members__)
-            self.add(item.line, f"{path}[{index}]", f"found {item.shown()}", f"one of {known}", near)
+            self.add(item.line, inner, f"found {item.shown()}", f"one of {known}", near)
         return tuple(levels)
 
     def _make(self, wanted: type, value: object) -> object:

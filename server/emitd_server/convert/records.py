@@ -23,6 +23,7 @@ from emitd_handlers.settings import Delivery
 from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.uuid7 import uuid7
 from emitd_server.dispatch.dispatcher import Route
+from emitd_server.dispatch.redactor import Redactor
 from emitd_server.settings import LimitSettings
 
 _LOG_LEVELS = {level.value: level for level in Level if level < Level.AUDIT}
@@ -38,6 +39,8 @@ _DELIVERIES = {
 }
 #: The most that a receipt takes besides the names and ids of its record: those of its log, its leaf hash, numbers.
 RECEIPT_OVERHEAD_BYTES = 180
+#: Where a redactor's paths begin.
+_ROOTS = {"attributes_json": "attributes", "audit.details_json": "details", "job.details_json": "details"}
 #: The `assigned` of a record, by whether the time and whether the event's id were left to the server.
 _NONE_ASSIGNED: tuple[str, ...] = ()
 _TIME_ASSIGNED = ("timestamp",)
@@ -52,8 +55,11 @@ class RecordReader:
     no two job reports have the same, so that reports without a time keep their order.
     """
 
-    def __init__(self, limits: LimitSettings, clock: Callable[[], int]) -> None:
+    def __init__(
+        self, limits: LimitSettings, clock: Callable[[], int], redactor: Redactor | None = None
+    ) -> None:
         self._limits = limits
+        self._redactor = redactor
         self._max_json_bytes = limits.max_json_bytes
         self._max_json_depth = limits.max_json_depth
         self._clock = clock
@@ -229,9 +235,11 @@ class RecordReader:
 
     def _check_json(self, field: str, text: str) -> str:
         try:
-            return check_json_object(text, max_bytes=self._max_json_bytes, max_depth=self._max_json_depth)
+            text = check_json_object(text, max_bytes=self._max_json_bytes, max_depth=self._max_json_depth)
         except ValueError as error:
             raise RecordInvalid(field, str(error)) from None
+        # Before the fingerprint is taken: after a restart it is computed from what was kept.
+        return text if self._redactor is None else self._redactor.redact(_ROOTS[field], text)
 
     def _read_labels(self, job: pb.JobStatus) -> dict[str, str]:
         if not job.labels:

@@ -53,7 +53,7 @@ class Ingress:
         #: The event loop of the service, from its start on.
         self._loop: asyncio.AbstractEventLoop | None = None
         self.lines = LineQueue(self._send_lines, self.counts, service.report, service.memory)
-        self._reader = RecordReader(service.settings.limits, service.clock.now)
+        self._reader = RecordReader(service.settings.limits, service.clock.now, service.redactor)
         self._tasks: set[asyncio.Task[Any]] = set()
         # These streams are never closed: that would cancel the application's own tasks. A watch ends when the handler
         # that serves jobs does, and so after the last change of the jobs that end with the application.
@@ -133,7 +133,7 @@ class Ingress:
                 while True:
                     (outcome,) = await self.service.dispatch(records)
                     if isinstance(outcome, Committed):
-                        return receipt_to_wire(records[0], outcome, self.service.route(records[0].level))
+                        return receipt_to_wire(records[0], outcome, self.service.route(records[0]))
                     failure = outcome.error
                     if failure.retry_after_seconds is None:
                         raise failure

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 import grpc
 from google.rpc import status_pb2
 
-from emitd.v1 import job_pb2, log_service_pb2
+from emitd.v1 import job_pb2, log_line_pb2, log_service_pb2
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.outcome import Committed, JobReceipt, Outcomes, Refused
 from emitd_handlers.record import LogRecord
@@ -22,6 +22,7 @@ from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import JobNotFound, RequestInvalid
 from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.job_streams import JobWatches
+from emitd_server.rpc.log_reads import LogReads
 from emitd_server.rpc.methods import Rpcs, parse
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import code_of, is_retryable, status_of
@@ -44,9 +45,10 @@ class LogServicer:
         #: Never 0, which means none.
         self._server_id = secrets.randbits(64) | 1
         self._limits = dispatcher.settings.limits
-        self._reader = RecordReader(self._limits, dispatcher.clock.now)
+        self._reader = RecordReader(self._limits, dispatcher.clock.now, dispatcher.redactor)
         self._streams = streams
         self._watches = JobWatches(dispatcher.settings.watch, streams)
+        self._lines = LogReads(dispatcher, streams)
 
     def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
@@ -60,6 +62,8 @@ class LogServicer:
             "RequestCancel": rpcs.page(self.request_cancel, job_pb2.RequestCancelRequest),
             "WatchJob": rpcs.stream(self.watch_job, job_pb2.WatchJobRequest),
             "WatchJobs": rpcs.stream(self.watch_jobs, job_pb2.WatchJobsRequest),
+            "ListLogs": rpcs.page(self.list_logs, log_line_pb2.ListLogsRequest),
+            "TailLogs": rpcs.stream(self.tail_logs, log_line_pb2.TailLogsRequest),
         }
         return grpc.method_handlers_generic_handler(self.service_name, methods)
 
@@ -74,7 +78,7 @@ class LogServicer:
         (outcome,) = await self._dispatcher.dispatch(records)
         if isinstance(outcome, Refused):
             raise outcome.error
-        receipt = receipt_to_wire(records[0], outcome, self._dispatcher.route(records[0].level))
+        receipt = receipt_to_wire(records[0], outcome, self._dispatcher.route(records[0]))
         return log_service_pb2.EmitResponse(receipt=receipt).SerializeToString()
 
     async def emit_batch(self, data: bytes) -> bytes:
@@ -114,12 +118,12 @@ class LogServicer:
             receipts = [log_service_pb2.Receipt() for _ in wire_records]
             for index, record, outcome in zip(indexes, records, outcomes, strict=True):
                 if isinstance(outcome, Committed):
-                    receipts[index] = receipt_to_wire(record, outcome, self._dispatcher.route(record.level))
+                    receipts[index] = receipt_to_wire(record, outcome, self._dispatcher.route(record))
             response.receipts.extend(receipts)
         return response.SerializeToString()
 
     def _refuse_large_receipts(self, records: Sequence[LogRecord]) -> None:
-        size = sum([receipt_bytes(record, self._dispatcher.route(record.level)) for record in records])
+        size = sum([receipt_bytes(record, self._dispatcher.route(record)) for record in records])
         if size > MAX_RECEIPTS_BYTES:
             problem = f"{len(records)} receipts may have {size} bytes, more than {MAX_RECEIPTS_BYTES}"
             raise RequestInvalid("want_receipts", f"{problem}; send fewer records at once")
@@ -169,3 +173,11 @@ class LogServicer:
         if job is None:
             raise JobNotFound(job_id)
         return job_pb2.RequestCancelResponse(job=job_to_wire(job)).SerializeToString()
+
+    async def list_logs(self, data: bytes) -> bytes:
+        """ListLogs."""
+        return (await self._lines.list(parse(log_line_pb2.ListLogsRequest, data))).SerializeToString()
+
+    def tail_logs(self, data: bytes) -> AsyncGenerator[bytes, None]:
+        """TailLogs: to the end of the server, with heartbeats."""
+        return self._lines.tail(parse(log_line_pb2.TailLogsRequest, data))

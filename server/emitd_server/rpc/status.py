@@ -25,6 +25,7 @@ from emitd_server.errors import (
     NoAuditSource,
     NoHandler,
     NoJobSource,
+    NoLogSource,
     RequestInvalid,
     RequestLate,
     ServiceStopping,
@@ -53,6 +54,7 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     HandlerTimeout: code_pb2.DEADLINE_EXCEEDED,
     AuditDamaged: code_pb2.DATA_LOSS,
     NoJobSource: code_pb2.UNIMPLEMENTED,
+    NoLogSource: code_pb2.UNIMPLEMENTED,
     NoAuditSource: code_pb2.UNIMPLEMENTED,
 }
 

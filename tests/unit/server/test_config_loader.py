@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from emitd_handlers.base import COMMON_LEVELS
 from emitd_handlers.record import Level
 from emitd_handlers.settings import CommittedSettings, Delivery, OverflowPolicy, QueuedSettings
 from emitd_server.config.loader import Config, ConfigError, load_config
@@ -46,10 +47,11 @@ handlers:
   c: {levels: [INFO]}
   d: {type: discard, delivery: maybe}
 """
-    known = "type, enabled, required, levels, delivery"
+    known = "type, enabled, required, levels, sources, exclude_sources, delivery"
     assert problems(folder, text) == [
         "c.yml:2: server.listn: unknown key 'listn'; expected one of listen, socket_mode, "
-        "idempotency_window, watchdog_seconds, limits, watch, audit, shutdown; did you mean 'listen'?",
+        "idempotency_window, recent_lines_bytes, redact, watchdog_seconds, limits, watch, audit, shutdown; "
+        "did you mean 'listen'?",
         "c.yml:3: server.idempotency_window: found 'many'; expected int",
         "c.yml:4: server.limits.max_labels: found 0; expected int >= 1",
         "c.yml:4: server.limits.max_json_depth: found -1; expected int >= 1",
@@ -307,6 +309,30 @@ handlers:
     assert handler.name == "a"
     assert handler.levels == {Level.INFO, Level.AUDIT}
     assert handler.settings.delivery is Delivery.COMMITTED
+
+
+@pytest.mark.parametrize(
+    ("levels", "expected"),
+    [
+        ("WARNING+", {Level.WARNING, Level.ERROR, Level.CRITICAL}),
+        ("[WARNING+, AUDIT]", {Level.WARNING, Level.ERROR, Level.CRITICAL, Level.AUDIT}),
+        ("[ERROR+, DEBUG, ERROR]", {Level.DEBUG, Level.ERROR, Level.CRITICAL}),
+        ("DEBUG+", COMMON_LEVELS),
+    ],
+)
+def test_a_level_with_a_plus_stands_for_those_above(folder: Path, levels: str, expected: set[Level]) -> None:
+    """Alone or in a list; AUDIT and JOB_STATUS are never meant."""
+    (folder / "c.yml").write_text(f"handlers: {{d: {{type: discard, levels: {levels}}}}}")
+    (entry,) = load_config(folder / "c.yml", environ={}).handlers
+    assert entry.build().levels == expected
+
+
+def test_no_level_is_above_audit(folder: Path) -> None:
+    """AUDIT and JOB_STATUS are kinds, not degrees: with a plus they are refused."""
+    assert problems(folder, "handlers: {d: {type: discard, levels: AUDIT+}}\n") == [
+        "c.yml:1: handlers.d.levels: found 'AUDIT+'; expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL, AUDIT, "
+        "JOB_STATUS; did you mean 'AUDIT'?"
+    ]
 
 
 def test_a_second_source_of_jobs_is_a_problem(folder: Path) -> None:

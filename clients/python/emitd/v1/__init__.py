@@ -34,6 +34,14 @@ from emitd.v1.job_pb2 import (
     WatchJobsRequest,
     WatchJobsResponse,
 )
+from emitd.v1.log_line_pb2 import (
+    ListLogsRequest,
+    ListLogsResponse,
+    LogFilter,
+    LogLine,
+    TailLogsRequest,
+    TailLogsResponse,
+)
 from emitd.v1.log_service_pb2 import (
     DELIVERY_COMMITTED,
     DELIVERY_QUEUED,
@@ -122,6 +130,10 @@ __all__ = [
     "ListJobTransitionsResponse",
     "ListJobsRequest",
     "ListJobsResponse",
+    "ListLogsRequest",
+    "ListLogsResponse",
+    "LogFilter",
+    "LogLine",
     "LogRecord",
     "LogServiceServicer",
     "LogServiceStub",
@@ -131,6 +143,8 @@ __all__ = [
     "RequestCancelResponse",
     "TailAuditEventsRequest",
     "TailAuditEventsResponse",
+    "TailLogsRequest",
+    "TailLogsResponse",
     "WatchJobRequest",
     "WatchJobResponse",
     "WatchJobsRequest",

@@ -23,11 +23,12 @@ _sym_db = _symbol_database.Default()
 
 
 from emitd.v1 import job_pb2 as emitd_dot_v1_dot_job__pb2
+from emitd.v1 import log_line_pb2 as emitd_dot_v1_dot_log__line__pb2
 from emitd.v1 import record_pb2 as emitd_dot_v1_dot_record__pb2
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65mitd/v1/log_service.proto\x12\x08\x65mitd.v1\x1a\x12\x65mitd/v1/job.proto\x1a\x15\x65mitd/v1/record.proto\x1a\x17google/rpc/status.proto\"2\n\x0b\x45mitRequest\x12#\n\x06record\x18\x01 \x01(\x0b\x32\x13.emitd.v1.LogRecord\"2\n\x0c\x45mitResponse\x12\"\n\x07receipt\x18\x01 \x01(\x0b\x32\x11.emitd.v1.Receipt\"O\n\x10\x45mitBatchRequest\x12$\n\x07records\x18\x01 \x03(\x0b\x32\x13.emitd.v1.LogRecord\x12\x15\n\rwant_receipts\x18\x02 \x01(\x08\"\xcd\x01\n\x11\x45mitBatchResponse\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x01 \x01(\r\x12\x17\n\x0f\x64uplicate_count\x18\x02 \x01(\r\x12%\n\x06\x65rrors\x18\x03 \x03(\x0b\x32\x15.emitd.v1.RecordError\x12(\n\x0bjob_notices\x18\x04 \x03(\x0b\x32\x13.emitd.v1.JobNotice\x12#\n\x08receipts\x18\x05 \x03(\x0b\x32\x11.emitd.v1.Receipt\x12\x11\n\tserver_id\x18\x06 \x01(\x06\"S\n\x0bRecordError\x12\r\n\x05index\x18\x01 \x01(\r\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x11\n\tretryable\x18\x03 \x01(\x08\"s\n\tJobNotice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x14\n\x0cstale_reason\x18\x03 \x01(\t\x12\x17\n\x0f\x63urrent_attempt\x18\x04 \x01(\r\x12\x18\n\x10\x63\x61ncel_requested\x18\x05 \x01(\x08\"\xa5\x01\n\x07Receipt\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12*\n\x08handlers\x18\x03 \x03(\x0b\x32\x18.emitd.v1.HandlerReceipt\x12%\n\x05\x61udit\x18\x04 \x01(\x0b\x32\x16.emitd.v1.AuditReceipt\x12!\n\x03job\x18\x05 \x01(\x0b\x32\x14.emitd.v1.JobReceipt\"G\n\x0eHandlerReceipt\x12\x0f\n\x07handler\x18\x01 \x01(\t\x12$\n\x08\x64\x65livery\x18\x02 \x01(\x0e\x32\x12.emitd.v1.Delivery\"W\n\x0c\x41uditReceipt\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x12\n\nleaf_index\x18\x03 \x01(\x04\x12\x11\n\tleaf_hash\x18\x04 \x01(\x0c\"p\n\nJobReceipt\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07\x61pplied\x18\x03 \x01(\x08\x12\x14\n\x0cstale_reason\x18\x04 \x01(\t\x12\x18\n\x10\x63\x61ncel_requested\x18\x05 \x01(\x08*Q\n\x08\x44\x65livery\x12\x18\n\x14\x44\x45LIVERY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44\x45LIVERY_COMMITTED\x10\x01\x12\x13\n\x0f\x44\x45LIVERY_QUEUED\x10\x02\x32\xc9\x04\n\nLogService\x12\x35\n\x04\x45mit\x12\x15.emitd.v1.EmitRequest\x1a\x16.emitd.v1.EmitResponse\x12\x44\n\tEmitBatch\x12\x1a.emitd.v1.EmitBatchRequest\x1a\x1b.emitd.v1.EmitBatchResponse\x12;\n\x06GetJob\x12\x17.emitd.v1.GetJobRequest\x1a\x18.emitd.v1.GetJobResponse\x12\x41\n\x08ListJobs\x12\x19.emitd.v1.ListJobsRequest\x1a\x1a.emitd.v1.ListJobsResponse\x12\x43\n\x08WatchJob\x12\x19.emitd.v1.WatchJobRequest\x1a\x1a.emitd.v1.WatchJobResponse0\x01\x12\x46\n\tWatchJobs\x12\x1a.emitd.v1.WatchJobsRequest\x1a\x1b.emitd.v1.WatchJobsResponse0\x01\x12_\n\x12ListJobTransitions\x12#.emitd.v1.ListJobTransitionsRequest\x1a$.emitd.v1.ListJobTransitionsResponse\x12P\n\rRequestCancel\x12\x1e.emitd.v1.RequestCancelRequest\x1a\x1f.emitd.v1.RequestCancelResponseBO\n\x0c\x64\x65v.emitd.v1P\x01Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\xaa\x02\x08\x45mitd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1a\x65mitd/v1/log_service.proto\x12\x08\x65mitd.v1\x1a\x12\x65mitd/v1/job.proto\x1a\x17\x65mitd/v1/log_line.proto\x1a\x15\x65mitd/v1/record.proto\x1a\x17google/rpc/status.proto\"2\n\x0b\x45mitRequest\x12#\n\x06record\x18\x01 \x01(\x0b\x32\x13.emitd.v1.LogRecord\"2\n\x0c\x45mitResponse\x12\"\n\x07receipt\x18\x01 \x01(\x0b\x32\x11.emitd.v1.Receipt\"O\n\x10\x45mitBatchRequest\x12$\n\x07records\x18\x01 \x03(\x0b\x32\x13.emitd.v1.LogRecord\x12\x15\n\rwant_receipts\x18\x02 \x01(\x08\"\xcd\x01\n\x11\x45mitBatchResponse\x12\x16\n\x0e\x61\x63\x63\x65pted_count\x18\x01 \x01(\r\x12\x17\n\x0f\x64uplicate_count\x18\x02 \x01(\r\x12%\n\x06\x65rrors\x18\x03 \x03(\x0b\x32\x15.emitd.v1.RecordError\x12(\n\x0bjob_notices\x18\x04 \x03(\x0b\x32\x13.emitd.v1.JobNotice\x12#\n\x08receipts\x18\x05 \x03(\x0b\x32\x11.emitd.v1.Receipt\x12\x11\n\tserver_id\x18\x06 \x01(\x06\"S\n\x0bRecordError\x12\r\n\x05index\x18\x01 \x01(\r\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status\x12\x11\n\tretryable\x18\x03 \x01(\x08\"s\n\tJobNotice\x12\r\n\x05index\x18\x01 \x01(\r\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x14\n\x0cstale_reason\x18\x03 \x01(\t\x12\x17\n\x0f\x63urrent_attempt\x18\x04 \x01(\r\x12\x18\n\x10\x63\x61ncel_requested\x18\x05 \x01(\x08\"\xa5\x01\n\x07Receipt\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x11\n\tduplicate\x18\x02 \x01(\x08\x12*\n\x08handlers\x18\x03 \x03(\x0b\x32\x18.emitd.v1.HandlerReceipt\x12%\n\x05\x61udit\x18\x04 \x01(\x0b\x32\x16.emitd.v1.AuditReceipt\x12!\n\x03job\x18\x05 \x01(\x0b\x32\x14.emitd.v1.JobReceipt\"G\n\x0eHandlerReceipt\x12\x0f\n\x07handler\x18\x01 \x01(\t\x12$\n\x08\x64\x65livery\x18\x02 \x01(\x0e\x32\x12.emitd.v1.Delivery\"W\n\x0c\x41uditReceipt\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x02 \x01(\t\x12\x12\n\nleaf_index\x18\x03 \x01(\x04\x12\x11\n\tleaf_hash\x18\x04 \x01(\x0c\"p\n\nJobReceipt\x12\x10\n\x08revision\x18\x01 \x01(\x04\x12\x0f\n\x07\x61ttempt\x18\x02 \x01(\r\x12\x0f\n\x07\x61pplied\x18\x03 \x01(\x08\x12\x14\n\x0cstale_reason\x18\x04 \x01(\t\x12\x18\n\x10\x63\x61ncel_requested\x18\x05 \x01(\x08*Q\n\x08\x44\x65livery\x12\x18\n\x14\x44\x45LIVERY_UNSPECIFIED\x10\x00\x12\x16\n\x12\x44\x45LIVERY_COMMITTED\x10\x01\x12\x13\n\x0f\x44\x45LIVERY_QUEUED\x10\x02\x32\xd1\x05\n\nLogService\x12\x35\n\x04\x45mit\x12\x15.emitd.v1.EmitRequest\x1a\x16.emitd.v1.EmitResponse\x12\x44\n\tEmitBatch\x12\x1a.emitd.v1.EmitBatchRequest\x1a\x1b.emitd.v1.EmitBatchResponse\x12;\n\x06GetJob\x12\x17.emitd.v1.GetJobRequest\x1a\x18.emitd.v1.GetJobResponse\x12\x41\n\x08ListJobs\x12\x19.emitd.v1.ListJobsRequest\x1a\x1a.emitd.v1.ListJobsResponse\x12\x43\n\x08WatchJob\x12\x19.emitd.v1.WatchJobRequest\x1a\x1a.emitd.v1.WatchJobResponse0\x01\x12\x46\n\tWatchJobs\x12\x1a.emitd.v1.WatchJobsRequest\x1a\x1b.emitd.v1.WatchJobsResponse0\x01\x12_\n\x12ListJobTransitions\x12#.emitd.v1.ListJobTransitionsRequest\x1a$.emitd.v1.ListJobTransitionsResponse\x12P\n\rRequestCancel\x12\x1e.emitd.v1.RequestCancelRequest\x1a\x1f.emitd.v1.RequestCancelResponse\x12\x41\n\x08ListLogs\x12\x19.emitd.v1.ListLogsRequest\x1a\x1a.emitd.v1.ListLogsResponse\x12\x43\n\x08TailLogs\x12\x19.emitd.v1.TailLogsRequest\x1a\x1a.emitd.v1.TailLogsResponse0\x01\x42O\n\x0c\x64\x65v.emitd.v1P\x01Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\xaa\x02\x08\x45mitd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,28 +36,28 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'emitd.v1.log_service_pb2', 
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\014dev.emitd.v1P\001Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\252\002\010Emitd.V1'
-  _globals['_DELIVERY']._serialized_start=1147
-  _globals['_DELIVERY']._serialized_end=1228
-  _globals['_EMITREQUEST']._serialized_start=108
-  _globals['_EMITREQUEST']._serialized_end=158
-  _globals['_EMITRESPONSE']._serialized_start=160
-  _globals['_EMITRESPONSE']._serialized_end=210
-  _globals['_EMITBATCHREQUEST']._serialized_start=212
-  _globals['_EMITBATCHREQUEST']._serialized_end=291
-  _globals['_EMITBATCHRESPONSE']._serialized_start=294
-  _globals['_EMITBATCHRESPONSE']._serialized_end=499
-  _globals['_RECORDERROR']._serialized_start=501
-  _globals['_RECORDERROR']._serialized_end=584
-  _globals['_JOBNOTICE']._serialized_start=586
-  _globals['_JOBNOTICE']._serialized_end=701
-  _globals['_RECEIPT']._serialized_start=704
-  _globals['_RECEIPT']._serialized_end=869
-  _globals['_HANDLERRECEIPT']._serialized_start=871
-  _globals['_HANDLERRECEIPT']._serialized_end=942
-  _globals['_AUDITRECEIPT']._serialized_start=944
-  _globals['_AUDITRECEIPT']._serialized_end=1031
-  _globals['_JOBRECEIPT']._serialized_start=1033
-  _globals['_JOBRECEIPT']._serialized_end=1145
-  _globals['_LOGSERVICE']._serialized_start=1231
-  _globals['_LOGSERVICE']._serialized_end=1816
+  _globals['_DELIVERY']._serialized_start=1172
+  _globals['_DELIVERY']._serialized_end=1253
+  _globals['_EMITREQUEST']._serialized_start=133
+  _globals['_EMITREQUEST']._serialized_end=183
+  _globals['_EMITRESPONSE']._serialized_start=185
+  _globals['_EMITRESPONSE']._serialized_end=235
+  _globals['_EMITBATCHREQUEST']._serialized_start=237
+  _globals['_EMITBATCHREQUEST']._serialized_end=316
+  _globals['_EMITBATCHRESPONSE']._serialized_start=319
+  _globals['_EMITBATCHRESPONSE']._serialized_end=524
+  _globals['_RECORDERROR']._serialized_start=526
+  _globals['_RECORDERROR']._serialized_end=609
+  _globals['_JOBNOTICE']._serialized_start=611
+  _globals['_JOBNOTICE']._serialized_end=726
+  _globals['_RECEIPT']._serialized_start=729
+  _globals['_RECEIPT']._serialized_end=894
+  _globals['_HANDLERRECEIPT']._serialized_start=896
+  _globals['_HANDLERRECEIPT']._serialized_end=967
+  _globals['_AUDITRECEIPT']._serialized_start=969
+  _globals['_AUDITRECEIPT']._serialized_end=1056
+  _globals['_JOBRECEIPT']._serialized_start=1058
+  _globals['_JOBRECEIPT']._serialized_end=1170
+  _globals['_LOGSERVICE']._serialized_start=1256
+  _globals['_LOGSERVICE']._serialized_end=1977
 # @@protoc_insertion_point(module_scope)

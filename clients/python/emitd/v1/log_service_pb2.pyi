@@ -1,4 +1,5 @@
 from emitd.v1 import job_pb2 as _job_pb2
+from emitd.v1 import log_line_pb2 as _log_line_pb2
 from emitd.v1 import record_pb2 as _record_pb2
 from google.rpc import status_pb2 as _status_pb2
 from google.protobuf.internal import containers as _containers

@@ -4,6 +4,7 @@ import grpc
 import warnings
 
 from emitd.v1 import job_pb2 as emitd_dot_v1_dot_job__pb2
+from emitd.v1 import log_line_pb2 as emitd_dot_v1_dot_log__line__pb2
 from emitd.v1 import log_service_pb2 as emitd_dot_v1_dot_log__service__pb2
 
 GRPC_GENERATED_VERSION = '1.76.0'
@@ -27,7 +28,7 @@ if _version_not_supported:
 
 
 class LogServiceStub(object):
-    """Takes records of all kinds, and reads and watches jobs.
+    """Takes records of all kinds, reads and watches jobs, and reads log lines.
     """
 
     def __init__(self, channel):
@@ -76,10 +77,20 @@ class LogServiceStub(object):
                 request_serializer=emitd_dot_v1_dot_job__pb2.RequestCancelRequest.SerializeToString,
                 response_deserializer=emitd_dot_v1_dot_job__pb2.RequestCancelResponse.FromString,
                 _registered_method=True)
+        self.ListLogs = channel.unary_unary(
+                '/emitd.v1.LogService/ListLogs',
+                request_serializer=emitd_dot_v1_dot_log__line__pb2.ListLogsRequest.SerializeToString,
+                response_deserializer=emitd_dot_v1_dot_log__line__pb2.ListLogsResponse.FromString,
+                _registered_method=True)
+        self.TailLogs = channel.unary_stream(
+                '/emitd.v1.LogService/TailLogs',
+                request_serializer=emitd_dot_v1_dot_log__line__pb2.TailLogsRequest.SerializeToString,
+                response_deserializer=emitd_dot_v1_dot_log__line__pb2.TailLogsResponse.FromString,
+                _registered_method=True)
 
 
 class LogServiceServicer(object):
-    """Takes records of all kinds, and reads and watches jobs.
+    """Takes records of all kinds, reads and watches jobs, and reads log lines.
     """
 
     def Emit(self, request, context):
@@ -143,6 +154,21 @@ class LogServiceServicer(object):
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListLogs(self, request, context):
+        """Lists log lines, page by page, in the order of receipt or from the newest.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def TailLogs(self, request, context):
+        """Streams log lines as they are accepted. A reader that is too slow misses lines and gets their number; senders do not
+        wait for it. Ends with UNAVAILABLE when the server goes down: call again with the last `resume_token`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_LogServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -186,6 +212,16 @@ def add_LogServiceServicer_to_server(servicer, server):
                     request_deserializer=emitd_dot_v1_dot_job__pb2.RequestCancelRequest.FromString,
                     response_serializer=emitd_dot_v1_dot_job__pb2.RequestCancelResponse.SerializeToString,
             ),
+            'ListLogs': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListLogs,
+                    request_deserializer=emitd_dot_v1_dot_log__line__pb2.ListLogsRequest.FromString,
+                    response_serializer=emitd_dot_v1_dot_log__line__pb2.ListLogsResponse.SerializeToString,
+            ),
+            'TailLogs': grpc.unary_stream_rpc_method_handler(
+                    servicer.TailLogs,
+                    request_deserializer=emitd_dot_v1_dot_log__line__pb2.TailLogsRequest.FromString,
+                    response_serializer=emitd_dot_v1_dot_log__line__pb2.TailLogsResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'emitd.v1.LogService', rpc_method_handlers)
@@ -195,7 +231,7 @@ def add_LogServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class LogService(object):
-    """Takes records of all kinds, and reads and watches jobs.
+    """Takes records of all kinds, reads and watches jobs, and reads log lines.
     """
 
     @staticmethod
@@ -404,6 +440,60 @@ class LogService(object):
             '/emitd.v1.LogService/RequestCancel',
             emitd_dot_v1_dot_job__pb2.RequestCancelRequest.SerializeToString,
             emitd_dot_v1_dot_job__pb2.RequestCancelResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/emitd.v1.LogService/ListLogs',
+            emitd_dot_v1_dot_log__line__pb2.ListLogsRequest.SerializeToString,
+            emitd_dot_v1_dot_log__line__pb2.ListLogsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def TailLogs(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/emitd.v1.LogService/TailLogs',
+            emitd_dot_v1_dot_log__line__pb2.TailLogsRequest.SerializeToString,
+            emitd_dot_v1_dot_log__line__pb2.TailLogsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -21,13 +21,13 @@ from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRec
 from emitd_handlers.secret_text import SecretText
 from emitd_handlers.settings import Delivery
 from emitd_handlers.testing import make_record
+from emitd_handlers.text.record_json import encode_record
 from emitd_handlers.webhook.handler import MAX_REPLY_BYTES, WebhookHandler, WebhookSettings, WebhookUrl
 from emitd_handlers.webhook.message import (
     MAX_RETRY_AFTER_SECONDS,
     ROUNDING_SECONDS,
     Reply,
     encode_body,
-    encode_record,
     idempotency_key,
     retry_after_seconds,
     split,

@@ -1,0 +1,205 @@
+"""`FileHandler`: log lines in a file, one a line, which rotates by size and age.
+
+The lines are appended to `path`. When it is due, the file gets the time of its rotation as a suffix, and a new one is
+begun; the oldest beyond `rotate.keep` are removed. If something else moves the file away or cuts it, as logrotate does,
+the handler goes on with what `path` leads to. With `delivery: committed` a reply waits until its lines are on the
+medium. A write that fails is taken back, and its records are refused as retryable. Files in JSON can be read back:
+see `read`.
+"""
+
+import os
+from collections.abc import AsyncGenerator, Sequence
+from contextlib import aclosing, suppress
+from pathlib import Path
+from typing import Annotated, ClassVar
+
+import msgspec
+
+from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.durable.disk import Disk, write_all
+from emitd_handlers.durable.file_identity import make_folders
+from emitd_handlers.durable.group_commit import GroupCommit
+from emitd_handlers.errors import HandlerError, HandlerUnavailable
+from emitd_handlers.file.read import first_time, old_files, read_parts, rotated_name
+from emitd_handlers.log_source import LogPart, LogQuery
+from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.record import LogRecord
+from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
+from emitd_handlers.text.escape import escape_lines
+from emitd_handlers.text.line_text import LineFormat, LineText, line_format
+
+__all__ = ["FileHandler", "FileSettings", "RotateSettings"]
+
+NANOS_AN_HOUR = 3600 * 1_000_000_000
+#: The most that is written at once.
+MAX_GROUP_BYTES = 8 * 1024 * 1024
+_COMMITTED = Committed()
+
+
+class RotateSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """When a file is rotated. It is looked at before each write."""
+
+    #: A file that would become larger is rotated.
+    bytes: PositiveInt = 32 * 1024 * 1024
+    #: A file that was begun longer ago is rotated; None: only by size.
+    hours: PositiveSeconds | None = None
+    #: How many rotated files are kept.
+    keep: Annotated[int, msgspec.Meta(ge=0)] = 10
+
+
+class FileSettings(HandlerSettings, frozen=True, kw_only=True):
+    """The keys of an entry of type `file`, besides the common ones."""
+
+    #: The file. Missing folders are made with mode 0700, files with 0600.
+    path: Path
+    #: `json` with every field, or `text` as the console writes it, which cannot be read back.
+    format: LineFormat = LineFormat.JSON
+    #: With `text`: the time zone that times are shown in, by its IANA name.
+    timezone: str = "UTC"
+    rotate: RotateSettings = RotateSettings()
+
+    def __post_init__(self) -> None:
+        """Raise ValueError if `timezone` is unknown."""
+        LineText(self.timezone, attributes=True)
+
+
+class FileHandler(BaseLogHandler):
+    """Appends records to a file, one a line. It keeps log lines to read, if they are in JSON (a `LogSource`)."""
+
+    Settings: ClassVar[type[HandlerSettings]] = FileSettings
+    settings: FileSettings
+
+    def __init__(self, settings: FileSettings, *, name: str = "", disk: Disk | None = None) -> None:
+        super().__init__(settings, name=name)
+        self._path = settings.path
+        self._disk = disk or Disk()
+        self._line = line_format(settings.format, settings.timezone, attributes=True)
+        self._is_synced = self.delivery.kind is Delivery.COMMITTED
+        self._group = GroupCommit(self._write, max_size=MAX_GROUP_BYTES)
+        self._fd = -1
+        #: Which file it is, by device and inode.
+        self._identity = (0, 0)
+        #: When the file was begun, as far as one rotated before or its first line says; else when it was opened.
+        self._begun_unix_nano = 0
+
+    @property
+    def keeps_lines(self) -> bool:
+        """Whether its lines can be read back."""
+        return self.settings.format is LineFormat.JSON
+
+    def format(self, record: LogRecord) -> str:
+        """Return the record's line, without a newline. Pure."""
+        return self._line(record)
+
+    async def start(self) -> None:
+        """Open the file. Raises HandlerUnavailable if another process writes it, or it cannot be opened."""
+        await super().start()
+        try:
+            await self.run_in_thread(self._open)
+        except OSError as error:
+            raise HandlerUnavailable(f"cannot open '{self._path}': {error.strerror or error}") from error
+
+    async def stop(self) -> None:
+        """Write what is under way, and close the file."""
+        await self._group.drain()
+        await super().stop()
+        self._close()
+
+    async def emit(self, record: LogRecord) -> None:
+        """Write one record."""
+        (outcome,) = await self.emit_batch([record])
+        if isinstance(outcome, Refused):
+            raise outcome.error
+
+    async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
+        """Write the records with one write, together with those of other calls."""
+        self.refuse_if_stopped()
+        lines: list[str] = []
+        outcomes: list[Outcome] = []
+        for record in records:
+            try:
+                lines.append(self.format(record))
+            except Exception as error:
+                outcomes.append(self.refusal(error))
+            else:
+                outcomes.append(_COMMITTED)
+        data = escape_lines(lines)
+        try:
+            await self._group.submit([data], len(data))
+        except OSError as error:
+            problem = f"cannot write '{self._path}': {error.strerror or error}"
+            self.report_health(problem)
+            raise HandlerUnavailable(f"handler '{self.name}' {problem}") from error
+        except HandlerError as error:
+            self.report_health(str(error))
+            raise
+        self.report_health("")
+        return outcomes
+
+    async def read_lines(self, query: LogQuery) -> AsyncGenerator[LogPart, None]:
+        """As `LogSource` says, from this file and those rotated before it."""
+        async with aclosing(read_parts(self._path, query)) as parts:
+            async for part in parts:
+                yield part
+
+    async def _write(self, items: Sequence[bytes]) -> Sequence[None]:
+        await self.run_in_thread(self._append, b"".join(items))
+        return [None] * len(items)
+
+    def _append(self, data: bytes) -> None:
+        self._follow_name()
+        size = self._disk.state(self._fd).size
+        if size and self._is_due(size + len(data)):
+            self._rotate()
+            size = self._disk.state(self._fd).size
+        if size and self._disk.read(self._fd, 1, size - 1) != b"\n":
+            data = b"\n" + data  # a line that a kill or a cut left without its end stays by itself
+        try:
+            write_all(self._disk, self._fd, data)
+            if self._is_synced:
+                self._disk.sync(self._fd)
+        except OSError:
+            with suppress(OSError):
+                self._disk.truncate(self._fd, size)
+            raise
+
+    def _follow_name(self) -> None:
+        """Open the file again if its name leads to another one, or to none."""
+        named = self._disk.state_at(self._path)
+        if self._fd < 0 or named is None or (named.device, named.inode) != self._identity:
+            self._close()
+            self._open()
+
+    def _open(self) -> None:
+        make_folders(self._disk, self._path.parent)
+        is_new = self._disk.state_at(self._path) is None
+        fd = self._disk.open(self._path)
+        if not self._disk.lock(fd):
+            self._disk.close(fd)
+            raise HandlerUnavailable(f"another process writes '{self._path}'")
+        state = self._disk.state(fd)
+        self._fd, self._identity = fd, (state.device, state.inode)
+        if is_new:
+            self._disk.sync_directory(self._path.parent)
+        rotated = old_files(self._path)
+        begun = (rotated[-1][0] if rotated else first_time(fd)) if state.size else 0
+        self._begun_unix_nano = begun or self.clock.now()
+
+    def _close(self) -> None:
+        fd, self._fd = self._fd, -1
+        if fd >= 0:
+            self._disk.close(fd)
+
+    def _is_due(self, size: int) -> bool:
+        rotate = self.settings.rotate
+        age = self.clock.now() - self._begun_unix_nano
+        return size > rotate.bytes or (rotate.hours is not None and age > rotate.hours * NANOS_AN_HOUR)
+
+    def _rotate(self) -> None:
+        os.rename(self._path, rotated_name(self._path, self.clock.now()))
+        self._close()
+        self._open()
+        rotated = old_files(self._path)
+        for _, path in rotated[: len(rotated) - self.settings.rotate.keep]:
+            with suppress(FileNotFoundError):
+                self._disk.remove(path)

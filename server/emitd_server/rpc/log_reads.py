@@ -1,0 +1,321 @@
+"""ListLogs and TailLogs: lines from memory and, before those, from a handler that keeps them.
+
+Lines received until `RecentLines.dropped_until` are asked of the handler, later ones are in memory: so none is doubled.
+Tails go on together, a few times a second: those that stand at the same line get one message, made once.
+"""
+
+import asyncio
+import secrets
+from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
+from contextlib import aclosing
+
+from msgspec.structs import replace
+
+from emitd.v1 import log_line_pb2 as pb
+from emitd_handlers.log_source import LogFilter, LogPart, LogQuery, LogSource
+from emitd_handlers.record import LogRecord
+from emitd_handlers.room import MAX_PAGE_BYTES, MAX_PART_BYTES, Room
+from emitd_server.convert.lines import Position, line_to_wire, position_to_wire, read_filter, read_position
+from emitd_server.dispatch.dispatcher import Dispatcher
+from emitd_server.errors import NoLogSource, RequestInvalid
+from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
+
+DEFAULT_PAGE_SIZE = 100
+MAX_PAGE_SIZE = 1000
+#: What a handler is asked for one page, which then ends early.
+MAX_PAGE_PARTS = 64
+#: The least time between two messages of a tail.
+PACE_SECONDS = 0.1
+#: Lines looked at in one turn of the event loop.
+SLICE_LINES = 1000
+#: What a line takes in a message besides its own bytes.
+OVERHEAD_BYTES = 8
+
+
+class LogReads:
+    """Serves every page and every tail of log lines."""
+
+    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams) -> None:
+        settings = dispatcher.settings.watch
+        self._dispatcher = dispatcher
+        self._lines = dispatcher.lines
+        self._lines.listeners.append(self._note_lines)
+        self._streams = streams
+        self._heartbeat_seconds = settings.heartbeat_seconds
+        self._limit = StreamLimit(settings.max_watchers, "server.watch.max_watchers")
+        #: Marks the numbers of lines as those of this process.
+        self._service = secrets.randbits(63) | 1
+        #: Tails may send the lines before this number.
+        self._edge = 0
+        self._edge_at = 0.0
+        #: Done when the edge moves; None: no tail waits.
+        self._news: asyncio.Future[None] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        #: The messages made since the edge moved.
+        self._parts: dict[tuple[Position, LogFilter], tuple[bytes, Position]] = {}
+
+    async def list(self, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
+        """Return a page. Raises RequestInvalid, NoLogSource, HandlerUnavailable."""
+        if request.page_size < 0:
+            raise RequestInvalid("page_size", f"{request.page_size} is negative")
+        source = self._older_lines()
+        query = LogQuery(
+            filter=read_filter(request.filter),
+            received_after_unix_nano=request.received_after_unix_nano,
+            received_before_unix_nano=request.received_before_unix_nano or 2**63,
+            newest_first=request.newest_first,
+        )
+        position = Position(0, 0)
+        if request.page_token:
+            position = read_position("page_token", request.page_token)
+            query = _from(position, query)
+        response = pb.ListLogsResponse()
+        parts, new = 0, _Unsent(position)
+        room = Room(min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE), MAX_PAGE_BYTES)
+        async with aclosing(self._read(query, source)) as found:
+            async for part in found:
+                for record in new.of(part.lines):
+                    line = line_to_wire(record)
+                    if not room.take(line.ByteSize() + OVERHEAD_BYTES):
+                        response.next_page_token = position_to_wire(position)
+                        return response
+                    response.lines.append(line)
+                    position = position.after(record)
+                parts += 1
+                if parts == MAX_PAGE_PARTS:
+                    if part.reached_unix_nano != position.received_unix_nano:
+                        position = Position(part.reached_unix_nano, 0)
+                    response.next_page_token = position_to_wire(position)
+                    return response
+        response.history_truncated = self._is_truncated(request.received_after_unix_nano, source)
+        return response
+
+    async def tail(self, request: pb.TailLogsRequest) -> AsyncGenerator[bytes, None]:
+        """Yield serialised TailLogsResponse messages for ever.
+
+        Raises TooManyWatchers, ServiceStopping, RequestInvalid, NoLogSource, HandlerUnavailable.
+        """
+        if not self._lines.is_on:
+            raise NoLogSource("server.recent_lines_bytes is 0")
+        wanted = read_filter(request.filter)
+        with self._limit.counted():
+            waiting = self._streams.waiting()
+            loop = asyncio.get_running_loop()
+            position = Position(0, 0)
+            async with aclosing(self._history(request, wanted)) as messages:
+                while True:
+                    with waiting:
+                        step = await anext(messages, None)
+                    if step is None:
+                        break
+                    message, position = step
+                    if message:
+                        yield message
+            sent_at = loop.time()
+            while True:
+                if position.number < self._edge:
+                    message, position = self._part(position, wanted)
+                    if message:
+                        yield message
+                        sent_at = loop.time()
+                    else:
+                        await asyncio.sleep(0)
+                    continue
+                idle_seconds = sent_at + self._heartbeat_seconds - loop.time()
+                if idle_seconds <= 0:
+                    yield _message(position, heartbeat=True)
+                    sent_at = loop.time()
+                    continue
+                with waiting:
+                    await self._wait_for_edge(position.number, idle_seconds)
+
+    def _older_lines(self) -> LogSource | None:
+        source = self._dispatcher.older_lines
+        if source is None and not self._lines.is_on:
+            raise NoLogSource(
+                "server.recent_lines_bytes is 0, and no active handler keeps them, such as 'type: file'"
+            )
+        return source
+
+    def _is_truncated(self, after_unix_nano: int, source: LogSource | None) -> bool:
+        return source is None and 0 < after_unix_nano <= self._lines.dropped_until
+
+    async def _read(self, query: LogQuery, source: LogSource | None) -> AsyncGenerator[LogPart, None]:
+        """Yield the lines of a query from both places."""
+        lines, after, before = self._lines, query.received_after_unix_nano, query.received_before_unix_nano
+        edge = lines.dropped_until if lines.is_on else 2**63 - 1
+        if query.newest_first:
+            kept_after = after if source is None else max(after, edge + 1)
+            recent = [line for line in lines.between(kept_after, before) if query.filter.matches(line)]
+            yield LogPart(recent[::-1], kept_after)
+            if source is not None and after <= edge:
+                older = replace(query, received_before_unix_nano=min(before, edge + 1))
+                async for part in source.read_lines(older):
+                    yield part
+            return
+        while source is not None and after < before and after <= edge:
+            older = replace(
+                query, received_after_unix_nano=after, received_before_unix_nano=min(before, edge + 1)
+            )
+            async for part in source.read_lines(older):
+                yield part
+            after, edge = edge + 1, (lines.dropped_until if lines.is_on else edge)
+        yield LogPart([line for line in lines.between(after, before) if query.filter.matches(line)], before)
+
+    async def _history(
+        self, request: pb.TailLogsRequest, wanted: LogFilter
+    ) -> AsyncGenerator[tuple[bytes, Position], None]:
+        """Yield the messages of a tail before the lines to come, each with the position after it.
+
+        The first has no line and comes at once: no line from then on is missed. The last may be empty.
+        """
+        lines = self._lines
+        number = lines.next_number
+        position = Position(0, 0, self._service, number)
+        match request.WhichOneof("start"):
+            case None:
+                yield _message(position, heartbeat=True), position
+            case "last":
+                yield _message(position, heartbeat=True), position
+                number = lines.next_number  # others may have come while that was sent
+                last = await self._last(wanted, request.last)
+                for step in _messages(last, position):
+                    position = step[1]
+                    yield step
+            case "received_after_unix_nano" | "resume_token":
+                start = Position(request.received_after_unix_nano, 0)
+                if request.resume_token:
+                    start = read_position("resume_token", request.resume_token)
+                source = self._dispatcher.older_lines
+                if start.service == self._service and (start.number >= lines.first_number or source is None):
+                    if start.number > number:
+                        raise RequestInvalid("resume_token", "is not a token of this server")
+                    yield _message(start, heartbeat=True), start
+                    return
+                is_truncated = self._is_truncated(start.received_unix_nano, source)
+                yield _message(start, heartbeat=True, history_truncated=is_truncated), start
+                position, query, new = start, _from(start, LogQuery(filter=wanted)), _Unsent(start)
+                async with aclosing(self._read(query, source)) as parts:
+                    async for part in parts:
+                        number = lines.next_number  # of the last part, which is that of the lines in memory
+                        for step in _messages(new.of(part.lines), position):
+                            position = step[1]
+                            yield step
+        yield b"", replace(position, service=self._service, number=number)
+
+    async def _last(self, wanted: LogFilter, count: int) -> Sequence[LogRecord]:
+        """Return the last lines that match, oldest first."""
+        if count > MAX_PAGE_SIZE:
+            raise RequestInvalid("last", f"is {count}, more than {MAX_PAGE_SIZE}")
+        newest: list[LogRecord] = []
+        async with aclosing(
+            self._read(LogQuery(filter=wanted, newest_first=True), self._dispatcher.older_lines)
+        ) as parts:
+            async for part in parts:
+                newest += part.lines
+                if len(newest) >= count:
+                    break
+        return newest[:count][::-1]
+
+    def _part(self, position: Position, wanted: LogFilter) -> tuple[bytes, Position]:
+        """Return the next message of a tail, or an empty one, and the position after it."""
+        key = (position, wanted)
+        if key not in self._parts:
+            self._parts[key] = self._make_part(position, wanted)
+        return self._parts[key]
+
+    def _make_part(self, position: Position, wanted: LogFilter) -> tuple[bytes, Position]:
+        number = max(position.number, self._lines.first_number)
+        missed = number - position.number
+        found = []
+        room = Room(SLICE_LINES, MAX_PART_BYTES)
+        for record in self._lines.after(number, max(0, min(SLICE_LINES, self._edge - number))):
+            if wanted.matches(record):
+                line = line_to_wire(record)
+                if not room.take(line.ByteSize() + OVERHEAD_BYTES):
+                    break
+                found.append(line)
+                position = position.after(record)
+            number += 1
+        position = replace(position, number=number)
+        return _message(position, found, missed_count=missed) if found or missed else b"", position
+
+    def _note_lines(self) -> None:
+        if self._news is not None and self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_at(max(loop.time(), self._edge_at + PACE_SECONDS), self._move_edge)
+
+    def _move_edge(self) -> None:
+        self._timer = None
+        self._edge = self._lines.next_number
+        self._edge_at = asyncio.get_running_loop().time()
+        self._parts.clear()
+        news, self._news = self._news, None
+        if news is not None:
+            news.set_result(None)
+
+    async def _wait_for_edge(self, number: int, seconds: float) -> None:
+        """Wait until lines from `number` on may be sent, at most so long."""
+        if self._news is None:
+            self._news = asyncio.get_running_loop().create_future()
+        if self._lines.next_number > number:
+            self._note_lines()
+        await asyncio.wait((self._news,), timeout=seconds)
+
+
+def _from(position: Position, query: LogQuery) -> LogQuery:
+    """Return the query that goes on at a position; lines of its very time come again."""
+    if query.newest_first:
+        before = min(query.received_before_unix_nano, position.received_unix_nano + 1)
+        return replace(query, received_before_unix_nano=before)
+    after = max(query.received_after_unix_nano, position.received_unix_nano)
+    return replace(query, received_after_unix_nano=after)
+
+
+class _Unsent:
+    """Leaves out the lines that a position counts, which come first among those of its time."""
+
+    def __init__(self, position: Position) -> None:
+        self._received_unix_nano = position.received_unix_nano
+        self._count = position.count
+
+    def of(self, lines: Iterable[LogRecord]) -> Iterator[LogRecord]:
+        """Return the lines that were not sent."""
+        for line in lines:
+            if self._count and line.received_unix_nano == self._received_unix_nano:
+                self._count -= 1
+            else:
+                yield line
+
+
+def _messages(lines: Iterable[LogRecord], position: Position) -> Iterator[tuple[bytes, Position]]:
+    """Yield the messages with these lines, each with the position after it."""
+    room = Room(SLICE_LINES, MAX_PART_BYTES)
+    found: list[pb.LogLine] = []
+    for record in lines:
+        line = line_to_wire(record)
+        if not room.take(line.ByteSize() + OVERHEAD_BYTES):
+            yield _message(position, found), position
+            room, found = Room(SLICE_LINES, MAX_PART_BYTES), []
+            room.take(line.ByteSize() + OVERHEAD_BYTES)
+        found.append(line)
+        position = replace(position.after(record), service=0, number=0)
+    if found:
+        yield _message(position, found), position
+
+
+def _message(
+    position: Position,
+    lines: Sequence[pb.LogLine] = (),
+    *,
+    missed_count: int = 0,
+    heartbeat: bool = False,
+    history_truncated: bool = False,
+) -> bytes:
+    return pb.TailLogsResponse(
+        lines=lines,
+        missed_count=missed_count,
+        heartbeat=heartbeat,
+        resume_token=position_to_wire(position),
+        history_truncated=history_truncated,
+    ).SerializeToString()
