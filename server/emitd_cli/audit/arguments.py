@@ -8,7 +8,7 @@ from emitd_cli.command_line.flags import (
     add_json,
     option,
     positive,
-    whole,
+    uint64,
 )
 from emitd_cli.command_line.parser import Parser
 
@@ -21,7 +21,7 @@ KEY = (
 )
 LOG_ID = ("--log-id ID", "the log, if the server has more than one")
 EVENT_ID = ("EVENT_ID", "the event's id")
-LINES = "the lines of the log as they are"
+LINES = "the lines of the log, with control characters as JSON escapes"
 
 
 def add_audit(commands: Commands) -> None:
@@ -125,7 +125,7 @@ def add_audit(commands: Commands) -> None:
     )
     _add_filters(tail)
     option(
-        tail, "--from INDEX", "begin with this line (default: the next one)", dest="from_index", type=whole
+        tail, "--from INDEX", "begin with this line (default: the next one)", dest="from_index", type=uint64
     )
     add_json(tail, LINES)
     show = _command(
