@@ -8,15 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from emitd_cli.audit.arguments import add_audit
-from emitd_cli.command_line.flags import (
-    CONFIG_HELP,
-    EXIT_CODES,
-    Commands,
-    add_command,
-    add_json,
-    option,
-    unicode,
-)
+from emitd_cli.command_line.flags import CONFIG_HELP, EXIT_CODES, Commands, add_command, add_json, option
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 from emitd_cli.emit.arguments import add_emit
 from emitd_cli.jobs.arguments import add_job
@@ -58,9 +50,7 @@ class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        from emitd_cli.terminal.output import put
-
-        put(f"emitd {version('emitd')}")
+        print(f"emitd {version('emitd')}")
         parser.exit()
 
 
@@ -110,5 +100,4 @@ def _add_operating(commands: Commands) -> None:
     )
     option(new, "NAME", "lower-case letters, digits and '_', such as slack", dest="name")
     option(new, "--folder FOLDER", "the folder of handlers (default: handlers, next to the configuration)")
-    written = f"the configuration that will get the entry (default: {name})"
-    option(new, "--config FILE", written, default=name, type=unicode)  # the files that are written name it
+    option(new, "--config FILE", f"the configuration that will get the entry (default: {name})", default=name)

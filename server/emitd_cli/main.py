@@ -8,12 +8,13 @@ import importlib
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 
 from emitd_cli.arguments import make_parser
 from emitd_cli.errors import CannotRun, CannotTell, CommandError, ExitCode
 from emitd_cli.terminal.output import set_json, tell
-from emitd_cli.terminal.streams import discard, flush_streams, prepare_streams
+from emitd_cli.terminal.streams import prepare_streams, writing_to
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -26,11 +27,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
         try:
             return _run(arguments)
         finally:
-            flush_streams()
+            for stream in (sys.stderr, sys.stdout):
+                with suppress(BrokenPipeError), writing_to(stream):
+                    stream.flush()
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        discard(sys.stdout)
         return ExitCode.GOOD
     except BaseException as error:
         end = error if isinstance(error, CommandError) else _unforeseen(error)
@@ -60,10 +62,8 @@ def _unforeseen(error: BaseException) -> CommandError:
     """Return what ends the command for an error that no command has foreseen; with EMITD_DEBUG show where it was."""
     from traceback import format_exception_only, print_exception
 
-    is_debugged = bool(os.environ.get("EMITD_DEBUG"))
-    if is_debugged:
+    if os.environ.get("EMITD_DEBUG"):
         print_exception(error)
-    message = "".join(format_exception_only(error)).strip()
-    message += "" if is_debugged else " (not foreseen; EMITD_DEBUG=1 shows where)"
+    message = "".join(format_exception_only(error)).strip() + " (not foreseen; EMITD_DEBUG=1 shows where)"
     # A file or a connection that fails is not the command's fault.
     return CannotTell(message) if isinstance(error, OSError) else CannotRun(message)

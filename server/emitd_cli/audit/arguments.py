@@ -8,7 +8,7 @@ from emitd_cli.command_line.flags import (
     add_json,
     option,
     positive,
-    uint64,
+    whole,
 )
 from emitd_cli.command_line.parser import Parser
 
@@ -125,7 +125,7 @@ def add_audit(commands: Commands) -> None:
     )
     _add_filters(tail)
     option(
-        tail, "--from INDEX", "begin with this line (default: the next one)", dest="from_index", type=uint64
+        tail, "--from INDEX", "begin with this line (default: the next one)", dest="from_index", type=whole
     )
     add_json(tail, LINES)
     show = _command(

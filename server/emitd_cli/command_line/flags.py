@@ -105,8 +105,8 @@ def number(least: int, most: int) -> Callable[[str], int]:
 
 
 percent, positive = number(0, 100), number(1, 2**31 - 1)
-#: Numbers as the contract's fields of these types hold them.
-uint32, uint64 = number(0, 2**32 - 1), number(0, 2**64 - 1)
+#: Revisions and lines, and attempts: as many as the contract's fields hold.
+whole, uint32 = number(0, 2**64 - 1), number(0, 2**32 - 1)
 
 
 def unicode(text: str) -> str:

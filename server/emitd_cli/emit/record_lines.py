@@ -1,6 +1,5 @@
 """Records from a file or standard input: a log line each, or the contract's JSON form."""
 
-import errno
 import sys
 import uuid
 from collections.abc import Iterator
@@ -34,7 +33,7 @@ def open_lines(name: str) -> tuple[BinaryIO, int | None]:
         path = Path(name)
         return path.open("rb"), path.stat().st_size if path.is_file() else None
     if sys.stdin is None:
-        raise OSError(errno.EBADF, "standard input is closed")
+        raise OSError(0, "standard input is closed")
     stdin = sys.stdin.buffer
     path = Path(f"/dev/fd/{stdin.fileno()}")
     return stdin, path.stat().st_size if path.is_file() else None

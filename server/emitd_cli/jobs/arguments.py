@@ -9,7 +9,7 @@ from emitd_cli.command_line.flags import (
     option,
     positive,
     seconds,
-    uint64,
+    whole,
 )
 from emitd_cli.command_line.parser import Parser
 
@@ -76,9 +76,7 @@ def add_job(commands: Commands) -> None:
     option(watch, "JOB_ID", "the id of a job; up to 100", dest="job_ids", nargs="*")
     _add_filter(watch)
     option(watch, "--wait", "wait for a job, and a server, that is not there yet")
-    option(
-        watch, "--after-revision N", "also show the changes after revision N of a job; 0: all", type=uint64
-    )
+    option(watch, "--after-revision N", "also show the changes after revision N of a job; 0: all", type=whole)
     option(
         watch,
         "--retry-seconds SECONDS",
@@ -96,7 +94,7 @@ def add_job(commands: Commands) -> None:
         "  emitd job history nightly-1\n  emitd job history nightly-1 --after-revision 17 --json\n",
     )
     _add_job_id(history)
-    option(history, "--after-revision N", "only what came after revision N", type=uint64, default=0)
+    option(history, "--after-revision N", "only what came after revision N", type=whole, default=0)
     cancel = add_command(
         actions,
         "cancel",

@@ -188,9 +188,8 @@ def _rows(handler: Listed) -> Iterator[tuple[str, str]]:
         if not handler.settings:
             yield "settings", "none of its own"
     for index, setting in enumerate(handler.settings):
-        default = (
-            "required" if setting.required else f"default {json.dumps(setting.default, ensure_ascii=False)}"
-        )
+        shown = json.dumps(setting.default, ensure_ascii=False)
+        default = "required" if setting.required else f"default {shown}"
         comment = f": {setting.comment}" if setting.comment else ""
         yield "" if index else "settings", f"{setting.name} ({setting.type}; {default}){comment}"
 

@@ -102,9 +102,10 @@ def _fill(template: str, texts: dict[str, str]) -> str:
 
 
 def _write(file: Path, text: str) -> None:
+    data = text.encode()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("x", encoding="utf-8") as new:
-        new.write(text)
+    with file.open("xb") as new:
+        new.write(data)
 
 
 def _expression(folder: Path, test_folder: Path) -> str:

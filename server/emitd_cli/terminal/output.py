@@ -6,9 +6,10 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
 
-from emitd_cli.terminal.streams import discard, writing
+from emitd_cli.terminal.streams import writing_to
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -42,17 +43,15 @@ def tell(message: str, *, code: str, field: str = "", line: int = 0) -> None:
 
 
 def put(text: str) -> None:
-    """Write lines to standard output at once, escaped: the one way there. Raises BrokenPipeError, CannotTell."""
-    with writing():
+    """Print lines to standard output at once, escaped: the one way there. Raises as `writing_to` does."""
+    with writing_to(sys.stdout):
         print(escape_each(text), flush=True)
 
 
 def print_result(text: str) -> None:
     """Print a command's result. A closed pipe does not change the command's exit code."""
-    try:
+    with suppress(BrokenPipeError):
         put(text)
-    except BrokenPipeError:
-        discard(sys.stdout)
 
 
 def print_outcome(fields: Mapping[str, object], text: str) -> None:
@@ -173,7 +172,5 @@ def _write(line: str) -> None:
 
 def note_lines(text: str) -> None:
     """Write lines to standard error, escaped, for people alone."""
-    try:
+    with writing_to(sys.stderr):
         print(escape_each(text), file=sys.stderr, flush=True)
-    except OSError:  # the exit code still says how the command went
-        discard(sys.stderr)

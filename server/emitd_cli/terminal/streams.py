@@ -11,9 +11,6 @@ from typing import TextIO
 
 from emitd_cli.errors import CannotTell, ExitCode
 
-#: What stands in for standard input, output and error. It refuses what the stream is for, as a closed one does.
-_STAND_INS = (os.O_WRONLY, os.O_RDONLY, os.O_RDONLY)
-
 
 class _Nowhere(io.StringIO):
     """A stream that the process was started without. It keeps nothing, and has no bytes below it."""
@@ -24,12 +21,12 @@ class _Nowhere(io.StringIO):
 
 def prepare_streams() -> None:
     """Make standard output and error safe to write to: without one, and with characters that a terminal lacks."""
-    for fd, flags in enumerate(_STAND_INS):
+    for fd in range(3):
         try:
             os.fstat(fd)
         except OSError:
             # The lowest free number, which is this one. Otherwise a socket would get it, and then what others print.
-            os.set_inheritable(os.open(os.devnull, flags), True)
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     # `print` takes None for standard output, also if it is standard error that is missing.
     sys.stdout = _Nowhere() if sys.stdout is None else sys.stdout
     sys.stderr = _Nowhere() if sys.stderr is None else sys.stderr
@@ -38,37 +35,21 @@ def prepare_streams() -> None:
         sys.stdout.reconfigure(errors="backslashreplace")
 
 
-def flush_streams() -> None:
-    """Write out what was printed, so that nothing can fail when the interpreter ends.
+@contextmanager
+def writing_to(stream: TextIO) -> Iterator[None]:
+    """Discard what the stream does not take, now and later, so that it does not fail again when the interpreter ends.
 
-    A closed pipe does not change the exit code. Raises CannotTell if standard output cannot be written.
+    Of standard output it raises CannotTell, as on a full disk, or BrokenPipeError, if nobody wants to read it. Without
+    standard error the exit code still says how the command went.
     """
     try:
-        sys.stderr.flush()
-    except OSError:  # the exit code still says how the command went
-        discard(sys.stderr)
-    try:
-        with writing():
-            sys.stdout.flush()
-    except BrokenPipeError:
-        discard(sys.stdout)
-
-
-@contextmanager
-def writing() -> Iterator[None]:
-    """Turn the errors of standard output into one that ends the command, CannotTell; but a closed pipe stays itself."""
-    try:
         yield
-    except BrokenPipeError:
-        raise
     except OSError as error:
-        discard(sys.stdout)
-        raise CannotTell(f"standard output cannot be written: {error.strerror or error}") from error
-
-
-def discard(stream: TextIO) -> None:
-    """Discard what is buffered and what comes later, so that writing does not fail again."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        if isinstance(error, BrokenPipeError) and stream is sys.stdout:
+            raise
+        if stream is sys.stdout:
+            raise CannotTell(f"standard output cannot be written: {error.strerror or error}") from error
 
 
 def end_with_reader() -> None:
