@@ -13,7 +13,7 @@ from itertools import takewhile
 
 from emitd_cli.arguments import make_parser
 from emitd_cli.errors import CannotRun, CannotTell, CommandError, ExitCode
-from emitd_cli.terminal.output import set_json, tell
+from emitd_cli.terminal.output import note_lines, set_json, tell
 from emitd_cli.terminal.streams import prepare_streams, writing_to
 
 
@@ -60,10 +60,10 @@ def _run(arguments: Sequence[str]) -> int:
 
 def _unforeseen(error: BaseException) -> CommandError:
     """Return what ends the command for an error that no command has foreseen; with EMITD_DEBUG show where it was."""
-    from traceback import format_exception_only, print_exception
+    from traceback import format_exception, format_exception_only
 
     if os.environ.get("EMITD_DEBUG"):
-        print_exception(error)
+        note_lines("".join(format_exception(error)).strip())
     message = "".join(format_exception_only(error)).strip() + " (not foreseen; EMITD_DEBUG=1 shows where)"
     # A file or a connection that fails is not the command's fault.
     return CannotTell(message) if isinstance(error, OSError) else CannotRun(message)

@@ -118,6 +118,8 @@ def test_nothing_of_standard_error_goes_to_standard_output(folder: Path) -> None
     assert shell(folder, "job watch j1", "2>&-") == (4, "", "")
     assert shell(folder, "emit --level LOUD", "2>&-") == (2, "", "")
     assert shell(folder, "emit --level LOUD", "2>/dev/full") == (2, "", "")
+    unforeseen = f"new-handler slack --config {'a' * 5000}"
+    assert shell(folder, unforeseen, "2>/dev/full", EMITD_DEBUG="1") == (4, "", "")
     code, out, error = shell(folder, "new-handler slack", "2>&-")
     assert (code, error) == (0, "")
     assert out.startswith("handler_paths:")
