@@ -28,7 +28,7 @@ _SAFE_BYTES = bytes(set(range(0x20, 0x100)) - {0x7F, 0xC2, 0xD8, 0xE2, 0xED, 0xE
 
 def escape(text: str) -> str:
     """Return `text` without any character that could break, hide or reorder the line it stands in."""
-    return _unsafe.sub(_escape_one, text)
+    return _unsafe.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def escape_lines(lines: Sequence[str]) -> bytes:
@@ -50,8 +50,3 @@ def quote(text: str) -> str:
     if text and text.isprintable() and " " not in text and '"' not in text and "=" not in text:
         return text
     return _encode_json_string(text)
-
-
-def _escape_one(match: re.Match[str]) -> str:
-    # JSON takes DEL as it is.
-    return json.dumps(match[0])[1:-1].replace("\x7f", "\\u007f")

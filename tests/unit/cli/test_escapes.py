@@ -47,7 +47,7 @@ HARMFUL = (
 )
 #: What nobody writes into a line of a log: JSON has escapes for it.
 EVIL = f"a{HARMFUL}z世"
-ESCAPED = json.dumps(EVIL)[1:-1].replace("\x7f", "\\u007f").replace("\\u4e16", "世")
+ESCAPED = json.dumps(EVIL)[1:-1].replace("\\u4e16", "世")
 
 
 def job() -> Job:
@@ -206,6 +206,14 @@ def test_names_and_contents_of_files(
     if "--json" in command:
         for line in (done.stdout + done.stderr).splitlines():
             json.loads(line)
+
+
+def test_the_name_of_a_good_configuration(tmp_path: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is escaped by the one way to standard output."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / EVIL).write_text("handlers:\n  console: {type: console}\n")
+    assert run_main("check-config", EVIL) == (0, f"{ESCAPED}: good; active handlers: console\n", "")
+    assert is_harmless(run_main("new-handler", "slack", "--config", EVIL).stderr)
 
 
 ANY_TEXT = st.text(st.one_of(st.sampled_from(HARMFUL + "世é\u0301\u200d👩"), st.characters()), max_size=40)
