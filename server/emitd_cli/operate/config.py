@@ -54,7 +54,6 @@ def run_check(options: argparse.Namespace) -> int:
     elif problems:
         print_result("\n".join(map(str, problems)))
     else:
-        print_result(
-            f"{one_line(options.file)}: good; active handlers: {', '.join(entry.name for entry in config.handlers)}"
-        )
+        names = ", ".join(entry.name for entry in config.handlers)
+        print_result(one_line(f"{options.file}: good; active handlers: {names}"))
     return ExitCode.BAD if problems else ExitCode.GOOD

@@ -12,7 +12,7 @@ from string import Template
 import msgspec
 
 from emitd_cli.errors import CommandError, ExitCode, Misuse
-from emitd_cli.terminal.output import note_lines, print_result
+from emitd_cli.terminal.output import note_lines, one_line, print_result
 from emitd_server.config.discovery import BUILT_IN
 from emitd_server.config.loader import BUILT_IN_DEFAULTS, survey_config
 
@@ -38,17 +38,16 @@ def run(options: argparse.Namespace) -> int:
     }
     for file, template in ((handler, "handler.py.txt"), (test, "test_handler.py.txt")):
         _write(file, _fill(template, texts))
-        note_lines(f"wrote {file}")
+        note_lines(f"wrote {one_line(str(file))}")
     is_new = not config.exists() or not config.stat().st_size
     section = BUILT_IN_DEFAULTS if is_new else "handlers:\n"
     section += textwrap.indent(_fill("entry.yml.txt", texts), "  ")
     if not has_folder:
         section = f"handler_paths: {msgspec.json.encode([listed_folder]).decode()}\n\n{section}"
-    note_lines(
-        f"\nMake {config} of the defaults and the entry:\n" if is_new else f"\nAdd this to {config}:\n"
-    )
+    shown = one_line(str(config))
+    note_lines(f"\nMake {shown} of the defaults and the entry:\n" if is_new else f"\nAdd this to {shown}:\n")
     print_result(section.removesuffix("\n"))  # standard output has the YAML alone
-    note_lines(f"\nThen try it:  emitd check-config {config}\n              pytest {test}")
+    note_lines(f"\nThen try it:  emitd check-config {shown}\n              pytest {test}")
     return ExitCode.GOOD
 
 

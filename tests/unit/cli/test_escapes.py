@@ -213,7 +213,7 @@ def test_the_name_of_a_good_configuration(tmp_path: Any, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path)
     (tmp_path / EVIL).write_text("handlers:\n  console: {type: console}\n")
     assert run_main("check-config", EVIL) == (0, f"{ESCAPED}: good; active handlers: console\n", "")
-    assert is_harmless(run_main("new-handler", "slack", "--config", EVIL).stderr)
+    assert f"Add this to {ESCAPED}:\n" in run_main("new-handler", "slack", "--config", EVIL).stderr
 
 
 ANY_TEXT = st.text(st.one_of(st.sampled_from(HARMFUL + "世é\u0301\u200d👩"), st.characters()), max_size=40)
