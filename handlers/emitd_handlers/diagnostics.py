@@ -6,6 +6,8 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import TypeAlias
 
+from emitd_handlers.text.escape import escape
+
 __all__ = ["Report", "Throttle", "report"]
 
 #: Takes one line for the operator, without a newline.
@@ -13,9 +15,9 @@ Report: TypeAlias = Callable[[str], None]
 
 
 def report(line: str) -> None:
-    """Write `emitd LINE` to standard error; ignore that it is closed."""
+    """Write `emitd LINE` to standard error, escaped; ignore that it is closed."""
     with suppress(OSError, ValueError):  # a closed pipe, or a closed file
-        print(f"emitd {line}", file=sys.stderr, flush=True)
+        print(f"emitd {escape(line)}", file=sys.stderr, flush=True)
 
 
 class Throttle:

@@ -1,45 +1,50 @@
 """The entry point: parses the command line, runs the command, and returns its exit code.
 
 A command's module is imported when the command runs, so that `emitd --help` is quick and `emitd emit` needs no server.
+Whatever a command raises ends here, in one line: exit code 1 is left to verdicts.
 """
 
 import importlib
-import io
+import os
 import sys
-from argparse import Namespace
 from collections.abc import Sequence
+from contextlib import suppress
 from itertools import takewhile
 
 from emitd_cli.arguments import make_parser
 from emitd_cli.errors import CannotRun, CannotTell, CommandError, ExitCode
-from emitd_cli.terminal.output import discard_output, set_json, tell
+from emitd_cli.terminal.output import note_lines, set_json, tell
+from emitd_cli.terminal.streams import prepare_streams, writing_to
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command that `arguments` (default: the process's) name; return its exit code."""
+    """Run the command that `arguments` (default: the process's) name; return its exit code. Raises nothing."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        # A character that the terminal's encoding lacks becomes an escape instead of an error.
-        sys.stdout.reconfigure(errors="backslashreplace")
     # Before parsing, so that errors of parsing are JSON as well.
     set_json("--json" in takewhile(lambda argument: argument != "--", arguments))
     try:
+        prepare_streams()
         try:
-            code = _run(make_parser().parse_args(arguments))
+            return _run(arguments)
         finally:
-            _flush()
-    except CommandError as error:
-        tell(str(error), code=error.code, field=error.field)
-        return error.exit_code
+            for stream in (sys.stderr, sys.stdout):
+                with suppress(BrokenPipeError), writing_to(stream):
+                    stream.flush()
     except KeyboardInterrupt:
         return ExitCode.INTERRUPTED
     except BrokenPipeError:
-        discard_output()
         return ExitCode.GOOD
-    return code
+    except BaseException as error:
+        end = error if isinstance(error, CommandError) else _unforeseen(error)
+        tell(str(end), code=end.code, field=end.field)
+        return end.exit_code
 
 
-def _run(options: Namespace) -> int:
+def _run(arguments: Sequence[str]) -> int:
+    try:
+        options = make_parser().parse_args(arguments)
+    except SystemExit:  # from --help and --version; the parser raises Misuse for errors
+        return ExitCode.GOOD
     module, _, function = options.run.partition(":")
     try:
         run = getattr(importlib.import_module(f"emitd_cli.{module}"), function)
@@ -53,13 +58,12 @@ def _run(options: Namespace) -> int:
     return int(run(options))
 
 
-def _flush() -> None:
-    """Write out what was printed. A closed pipe does not change the exit code."""
-    try:
-        if sys.stdout is not None:  # None if the process was started without one
-            sys.stdout.flush()
-    except BrokenPipeError:
-        discard_output()
-    except OSError as error:
-        discard_output()
-        raise CannotTell(f"standard output cannot be written: {error.strerror}") from error
+def _unforeseen(error: BaseException) -> CommandError:
+    """Return what ends the command for an error that no command has foreseen; with EMITD_DEBUG show where it was."""
+    from traceback import format_exception, format_exception_only
+
+    if os.environ.get("EMITD_DEBUG"):
+        note_lines("".join(format_exception(error)).strip())
+    message = "".join(format_exception_only(error)).strip() + " (not foreseen; EMITD_DEBUG=1 shows where)"
+    # A file or a connection that fails is not the command's fault.
+    return CannotTell(message) if isinstance(error, OSError) else CannotRun(message)

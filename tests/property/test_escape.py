@@ -9,7 +9,10 @@ from hypothesis import strategies as st
 from emitd_handlers.text.escape import escape, escape_lines, quote
 
 #: Any text, with the dangerous characters and their neighbours far more often than chance has them.
-_edges = "\n\r\t\x00\x1f \x7e\x7f\x80\x85\x9f\xa0\u2027\u2028\u2029\u202a\u202e\u202f\u2065\u2066\u2069\u206a"
+_edges = (
+    "\n\r\t\x00\x1f \x7e\x7f\x80\x85\x9f\xa0\xad\u061b\u061c\u200b\u200e\u200f\u2010\ufeff\U000e0041"
+    "\u2027\u2028\u2029\u202a\u202e\u202f\u2065\u2066\u2069\u206a"
+)
 _text = st.text(st.one_of(st.sampled_from(_edges + "\ud7ff\ud800\udfff\ue000\\="), st.characters()))
 
 
@@ -24,6 +27,7 @@ def test_escaped_text_is_one_line_that_shows(text: str) -> None:
         in {"LRE", "RLE", "LRO", "RLO", "PDF", "LRI", "RLI", "FSI", "PDI"}
         for character in escaped
     )
+    assert not set(escaped) & set("\xad\u061c\u200b\u200e\u200f\u2060\ufeff\U000e0041")
     escaped.encode()
 
 

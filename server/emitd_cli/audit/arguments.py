@@ -21,7 +21,7 @@ KEY = (
 )
 LOG_ID = ("--log-id ID", "the log, if the server has more than one")
 EVENT_ID = ("EVENT_ID", "the event's id")
-LINES = "the lines of the log as they are"
+LINES = "the lines of the log, with control characters as JSON escapes"
 
 
 def add_audit(commands: Commands) -> None:

@@ -1,6 +1,7 @@
 """`emitd audit list`, `tail` and `show`: the events of a log, as the server has them."""
 
 import argparse
+import io
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,7 @@ from emitd_cli.command_line.values import moment_from_flag
 from emitd_cli.connection import Outage, Server, connect, error_of, is_refusal
 from emitd_cli.errors import CannotTell, ExitCode, Misuse
 from emitd_cli.terminal.output import aligned, field_lines, one_line, pad, print_lines, print_outcome, say
+from emitd_cli.terminal.streams import end_with_reader
 from emitd_handlers.tlog.merkle import leaf_hash
 
 HEADINGS = ("RECEIVED", "EVENT", "USER", "SOURCE IP", "DETAILS")
@@ -55,6 +57,7 @@ def run_tail(options: argparse.Namespace) -> int:
     request = TailAuditEventsRequest(
         log_id=options.log_id, from_index=options.from_index, **_filters(options)
     )
+    end_with_reader()
     tail = AuditTail(request, Backoff(0, 0))  # the pauses are those of the outage
     outage = Outage(options.address, retry_seconds=None, is_patient=False)
     with connect(options.address) as server:
@@ -145,15 +148,10 @@ def _newest_checkpoint(server: Server, log_id: str) -> tuple[int, str]:
 
 
 def print_json_lines(entries: Iterable[AuditEntry]) -> None:
-    """Print lines of the log, byte for byte; on a terminal, with control characters escaped."""
-    buffer = getattr(sys.stdout, "buffer", None)
-    if buffer is None or sys.stdout.isatty():
-        for entry in entries:
-            print(one_line(entry.line.decode(errors="surrogateescape")))
-    else:
-        sys.stdout.flush()
-        buffer.writelines(entry.line + b"\n" for entry in entries)
-    sys.stdout.flush()
+    """Print lines of the log as they are; what is escaped is within texts, and their values stay the same."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(encoding="utf-8")  # the log's
+    print_lines((entry.line.decode(errors="surrogateescape") for entry in entries), cut=False)
 
 
 def _cells(entry: AuditEntry) -> tuple[str, ...]:

@@ -1,6 +1,7 @@
 """`emitd audit verify`: reads a whole log, and says whether it is as it was signed."""
 
 import argparse
+import json
 from pathlib import Path
 
 import msgspec
@@ -36,7 +37,7 @@ def run(options: argparse.Namespace) -> int:
     except OSError as error:
         raise CannotTell(f"'{target.path}' cannot be read: {error.strerror or error}") from error
     if options.json:
-        print_result(msgspec.json.encode(report).decode())
+        print_result(json.dumps(msgspec.to_builtins(report)))
     else:
         print_result(report_in_words(report, target.path))
     return EXIT_CODES[report.verdict]

@@ -3,12 +3,16 @@
 import argparse
 import math
 import os
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 CONFIG_HELP = "the configuration (default: logging_config.yml in this folder; without one, built-in defaults)"
+
+#: The names of values that are paths, or may be.
+PATHS = ("DIR", "FILE", "LOG", "VKEY")
 
 EXIT_CODES = """\
 exit codes:
@@ -58,11 +62,13 @@ def option(
 ) -> None:
     """Add a flag: `--name VALUE` takes a value, `--name` is true if given, `VALUE` is an argument by place (as `dest`).
 
-    `repeats`: its values are a list.
+    `repeats`: its values are a list. Values are texts unless `type` reads them; paths may have any bytes.
     """
     *names, last = flag.split()
     if repeats:
         more |= {"action": "append", "default": []}
+    if not last.startswith("-") and last not in PATHS:
+        more = {"type": unicode, **more}
     if last.startswith("-"):
         parser.add_argument(*names, last, help=help_text, action="store_true", **more)
     elif names:
@@ -78,32 +84,39 @@ def add_json(parser: Parser, what: str) -> None:
 
 def add_address(parser: Parser) -> None:
     """Add the server's address."""
-    parser.add_argument(
-        "--address",
+    option(
+        parser,
+        "--address ADDRESS",
+        f"the server's address (or EMITD_ADDRESS; default: {DEFAULT_ADDRESS})",
         default=os.environ.get("EMITD_ADDRESS") or DEFAULT_ADDRESS,
-        help=f"the server's address (or EMITD_ADDRESS; default: {DEFAULT_ADDRESS})",
     )
 
 
-def whole(text: str) -> int:
-    """Read a whole number from 0."""
-    if not (text.isascii() and text.isdigit()):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from 0")
-    return int(text)
+def number(least: int, most: int) -> Callable[[str], int]:
+    """Return a reader of whole numbers within these bounds, which are those of the field that the number is for."""
+
+    def read(text: str) -> int:
+        # Longer ones have no place in any field, and Python refuses to read the longest.
+        if not (text.isascii() and text.isdigit() and len(text) < 40 and least <= int(text) <= most):
+            raise argparse.ArgumentTypeError(f"'{text}' is not a whole number from {least} to {most}")
+        return int(text)
+
+    return read
 
 
-def percent(text: str) -> int:
-    """Read a percentage."""
-    if not (text.isascii() and text.isdigit() and int(text) <= 100):
-        raise argparse.ArgumentTypeError(f"'{text}' is not a percentage from 0 to 100, without a sign")
-    return int(text)
+percent, positive = number(0, 100), number(1, 2**31 - 1)
+#: Revisions and lines, and attempts: as many as the contract's fields hold.
+whole, uint32 = number(0, 2**64 - 1), number(0, 2**32 - 1)
 
 
-def positive(text: str) -> int:
-    """Read a whole number from 1."""
-    if not (number := whole(text)):
-        raise argparse.ArgumentTypeError("'0' is not positive")
-    return number
+def unicode(text: str) -> str:
+    """Read a text that a message can carry."""
+    # Python keeps bytes that the locale cannot read as surrogates: in the locale C, all that is not ASCII.
+    has_bytes = any("\ud800" <= character <= "\udfff" for character in text)
+    try:
+        return os.fsencode(text).decode() if has_bytes else text
+    except UnicodeError as error:
+        raise argparse.ArgumentTypeError(f"'{text}' is not UTF-8") from error
 
 
 def seconds(text: str) -> float:

@@ -9,7 +9,7 @@ from emitd_cli.command_line.flags import (
     percent,
     positive,
     seconds,
-    whole,
+    uint32,
 )
 
 
@@ -54,7 +54,7 @@ def add_emit(commands: Commands) -> None:
     option(job, "--label KEY=VALUE", "a label; may repeat", action="append")
     option(job, "--failure-reason WORD", "for FAILED: a word for programs")
     option(job, "--failure-message TEXT", "for FAILED: a sentence for people")
-    option(job, "--attempt N", "default: 1", type=whole)
+    option(job, "--attempt N", "default: 1", type=uint32)
     option(job, "--new-attempt", "open the job's next attempt", default=None)
     option(parser, "--details JSON", "of an audit event or a job: one JSON object")
     many = parser.add_argument_group("many records")

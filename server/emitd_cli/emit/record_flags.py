@@ -22,14 +22,6 @@ _JOB_FLAGS = ("type", "status", "progress", "label", *_FAILURE_FLAGS, "attempt",
 _ONE_RECORD_FLAGS = ("audit", "job", "record_id", "attribute", "details", *_AUDIT_FLAGS, *_JOB_FLAGS)
 
 
-def record_from_flags(options: argparse.Namespace) -> LogRecord:
-    """Return the record that the flags describe. Raises Misuse."""
-    try:
-        return _record(options)
-    except ValueError as error:  # from protobuf: a number out of range, a text that is not Unicode
-        raise Misuse(f"this makes no record: {error}") from error
-
-
 def level_of_lines(options: argparse.Namespace) -> Level:
     """Return the level for the lines of a file. Raises Misuse for flags that describe one record."""
     if options.message is not None:
@@ -40,7 +32,8 @@ def level_of_lines(options: argparse.Namespace) -> Level:
     return level_from_flag(options.level or "INFO")
 
 
-def _record(options: argparse.Namespace) -> LogRecord:
+def record_from_flags(options: argparse.Namespace) -> LogRecord:
+    """Return the record that the flags describe. Raises Misuse."""
     if options.audit is not None and options.job is not None:
         raise Misuse("--audit and --job exclude each other: a record has one payload", field="--job")
     attributes = pairs_from_flag("--attribute", options.attribute or ())

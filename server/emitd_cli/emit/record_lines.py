@@ -32,6 +32,8 @@ def open_lines(name: str) -> tuple[BinaryIO, int | None]:
     if name != "-":
         path = Path(name)
         return path.open("rb"), path.stat().st_size if path.is_file() else None
+    if sys.stdin is None:
+        raise OSError(0, "standard input is closed")
     stdin = sys.stdin.buffer
     path = Path(f"/dev/fd/{stdin.fileno()}")
     return stdin, path.stat().st_size if path.is_file() else None

@@ -33,8 +33,7 @@ def run_list(options: argparse.Namespace) -> int:
         pages = server.pages(server.log.ListJobs, request, "jobs", options.limit)
         if options.json:
             for page in pages:
-                for job in page.jobs:
-                    print(to_json(job))
+                print_lines(map(to_json, page.jobs), cut=False)
         else:
             jobs = [job for page in pages for job in page.jobs]
             is_filtered = any(filters.values()) or options.updated_after is not None
@@ -65,8 +64,7 @@ def run_history(options: argparse.Namespace) -> int:
             is_truncated = is_truncated or page.history_truncated
             transitions += page.transitions
             if options.json:
-                for transition in page.transitions:
-                    print(to_json(transition))
+                print_lines(map(to_json, page.transitions), cut=False)
     if is_truncated:
         say("some of this history is gone: the server keeps it for a limited time")
     if not options.json:

@@ -12,7 +12,7 @@ from typing import TextIO, TypeAlias
 from emitd.v1 import WatchJobResponse, WatchJobsResponse
 from emitd_cli.jobs.board import BoardChange, JobBoard
 from emitd_cli.jobs.text import job_line, transition_line
-from emitd_cli.terminal.output import columns_of, one_line, to_json
+from emitd_cli.terminal.output import columns_of, one_line, put, to_json
 
 #: A terminal that knows these shows what is between them at once; others ignore them.
 BEGIN_UPDATE, END_UPDATE = "\x1b[?2026h", "\x1b[?2026l"
@@ -76,7 +76,7 @@ class Display:
 
     def show(self, response: Response, changes: Sequence[BoardChange]) -> None:
         """Show a message, and the changes in it."""
-        print(to_json(response), flush=True)
+        put(to_json(response))
 
     def aside(self, write: Callable[[], None]) -> None:
         """Let `write` write whole lines to standard error."""
@@ -97,11 +97,10 @@ class LineDisplay(Display):
         if isinstance(response, WatchJobResponse):
             for transition in response.transitions:
                 if response.has_more or transition.revision != response.job.revision:
-                    print(transition_line(response.job.job_id, transition, self._id_width))
+                    put(transition_line(response.job.job_id, transition, self._id_width))
         for change in changes:
             left = "  (removed)" if change.is_removed else "  (matches no longer)" if change.has_left else ""
-            print(job_line(change.job, self._id_width) + left)
-        sys.stdout.flush()
+            put(job_line(change.job, self._id_width) + left)
 
 
 class LiveDisplay(Display):

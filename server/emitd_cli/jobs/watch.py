@@ -31,6 +31,7 @@ from emitd_cli.errors import CannotTell, CommandError, ExitCode, Misuse
 from emitd_cli.jobs.board import JobBoard
 from emitd_cli.jobs.display import MIN_FRAME_SECONDS, Display, LineDisplay, live
 from emitd_cli.terminal.output import can_redraw, say, tell
+from emitd_cli.terminal.streams import end_with_reader
 
 #: For more jobs there is the stream of a filter.
 MAX_IDS = 100
@@ -47,6 +48,7 @@ def run(options: argparse.Namespace) -> int:
     if options.job_ids:
         if any(filters.values()):
             raise Misuse("the ids of jobs, and --type, --status or --label, exclude each other")
+        end_with_reader()
         return watch_ids(list(dict.fromkeys(options.job_ids)), options)
     if not any(filters.values()):
         raise Misuse(
@@ -63,6 +65,7 @@ def watch_filter(request: WatchJobsRequest, options: argparse.Namespace, most: i
 
     `most`: how many bars there may be; the other jobs are counted.
     """
+    end_with_reader()
     board = JobBoard()
     with _display(options, board, most) as display:
         watch = JobWatch(options, board, display, options.retry_seconds)

@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from emitd_cli.errors import ExitCode
-from emitd_cli.terminal.output import print_result
+from emitd_cli.terminal.output import one_line, print_result
 from emitd_handlers.diagnostics import report
 from emitd_server.config.loader import load_config
 from emitd_server.errors import ConfigError
@@ -54,7 +54,6 @@ def run_check(options: argparse.Namespace) -> int:
     elif problems:
         print_result("\n".join(map(str, problems)))
     else:
-        print_result(
-            f"{options.file}: good; active handlers: {', '.join(entry.name for entry in config.handlers)}"
-        )
+        names = ", ".join(entry.name for entry in config.handlers)
+        print_result(one_line(f"{options.file}: good; active handlers: {names}"))
     return ExitCode.BAD if problems else ExitCode.GOOD

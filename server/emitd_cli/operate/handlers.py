@@ -15,7 +15,7 @@ import msgspec
 from emitd_cli.errors import ExitCode
 from emitd_cli.operate.config import config_file
 from emitd_cli.operate.setting_text import SettingText, describe_settings
-from emitd_cli.terminal.output import one_line
+from emitd_cli.terminal.output import one_line, print_result
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.record import Level
 from emitd_handlers.settings import HandlerSettings
@@ -68,9 +68,9 @@ def run(options: argparse.Namespace) -> int:
             "handlers": msgspec.to_builtins(listed),
             "common_settings": msgspec.to_builtins(common),
         }
-        print(_json(fields))
+        print_result(json.dumps(fields))
     else:
-        _print(listed, common, survey, path)
+        print_result("\n".join(_lines(listed, common, survey, path)))
     # A built-in handler may lack the packages of an extra: that is no fault.
     faulty = any(handler.problem and handler.origin != "built in" for handler in listed)
     return ExitCode.BAD if survey.problems or faulty else ExitCode.GOOD
@@ -152,26 +152,23 @@ def _names(levels: Iterable[Level]) -> tuple[str, ...]:
     return tuple(level.name for level in sorted(levels))
 
 
-def _print(
+def _lines(
     listed: Sequence[Listed], common: Sequence[SettingText], survey: ConfigSurvey, path: Path | None
-) -> None:
-    """Print the list, wrapped to PLAIN_WIDTH, or to a narrower terminal."""
+) -> Iterator[str]:
+    """Yield the list, wrapped to PLAIN_WIDTH, or to a narrower terminal."""
     width = min(PLAIN_WIDTH, shutil.get_terminal_size().columns) if sys.stdout.isatty() else PLAIN_WIDTH
     for handler in listed:
-        print(f"{one_line(handler.type)}  ({one_line(handler.origin)})")
+        yield one_line(f"{handler.type}  ({handler.origin})")
         for label, text in _rows(handler):
             start = f"  {label:<10}"
-            print(
-                textwrap.fill(
-                    one_line(text), max(width, 40), initial_indent=start, subsequent_indent=" " * 14
-                )
+            yield textwrap.fill(
+                one_line(text), max(width, 40), initial_indent=start, subsequent_indent=" " * 14
             )
-        print()
+        yield ""
     keys = ", ".join(setting.name for setting in common)
-    print(textwrap.fill(f"Every entry also takes {keys}; --json describes them.", width))
-    print(one_line(f"Entries are those of {path or 'the built-in defaults'}."))
-    for problem in survey.problems:
-        print(one_line(str(problem)))
+    yield textwrap.fill(f"Every entry also takes {keys}; --json describes them.", width)
+    yield one_line(f"Entries are those of {path or 'the built-in defaults'}.")
+    yield from map(str, survey.problems)
 
 
 def _rows(handler: Listed) -> Iterator[tuple[str, str]]:
@@ -191,13 +188,10 @@ def _rows(handler: Listed) -> Iterator[tuple[str, str]]:
         if not handler.settings:
             yield "settings", "none of its own"
     for index, setting in enumerate(handler.settings):
-        default = "required" if setting.required else f"default {_json(setting.default)}"
+        shown = json.dumps(setting.default, ensure_ascii=False)
+        default = "required" if setting.required else f"default {shown}"
         comment = f": {setting.comment}" if setting.comment else ""
         yield "" if index else "settings", f"{setting.name} ({setting.type}; {default}){comment}"
-
-
-def _json(value: object) -> str:
-    return json.dumps(value, ensure_ascii=False)
 
 
 def _use_text(use: Use) -> str:

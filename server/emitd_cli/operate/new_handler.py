@@ -4,7 +4,6 @@ import argparse
 import keyword
 import os
 import re
-import sys
 import textwrap
 from importlib import resources
 from pathlib import Path
@@ -13,6 +12,7 @@ from string import Template
 import msgspec
 
 from emitd_cli.errors import CommandError, ExitCode, Misuse
+from emitd_cli.terminal.output import note_lines, one_line, print_result
 from emitd_server.config.discovery import BUILT_IN
 from emitd_server.config.loader import BUILT_IN_DEFAULTS, survey_config
 
@@ -38,21 +38,17 @@ def run(options: argparse.Namespace) -> int:
     }
     for file, template in ((handler, "handler.py.txt"), (test, "test_handler.py.txt")):
         _write(file, _fill(template, texts))
-        _note(f"wrote {file}")
+        note_lines(f"wrote {one_line(str(file))}")
     is_new = not config.exists() or not config.stat().st_size
     section = BUILT_IN_DEFAULTS if is_new else "handlers:\n"
     section += textwrap.indent(_fill("entry.yml.txt", texts), "  ")
     if not has_folder:
         section = f"handler_paths: {msgspec.json.encode([listed_folder]).decode()}\n\n{section}"
-    _note(f"\nMake {config} of the defaults and the entry:\n" if is_new else f"\nAdd this to {config}:\n")
-    print(section, end="", flush=True)
-    _note(f"\nThen try it:  emitd check-config {config}\n              pytest {test}")
+    shown = one_line(str(config))
+    note_lines(f"\nMake {shown} of the defaults and the entry:\n" if is_new else f"\nAdd this to {shown}:\n")
+    print_result(section.removesuffix("\n"))  # standard output has the YAML alone
+    note_lines(f"\nThen try it:  emitd check-config {shown}\n              pytest {test}")
     return ExitCode.GOOD
-
-
-def _note(text: str) -> None:
-    """Write to standard error, so that standard output has the YAML alone."""
-    print(text, file=sys.stderr, flush=True)
 
 
 def _check_name(name: str) -> None:
@@ -105,12 +101,10 @@ def _fill(template: str, texts: dict[str, str]) -> str:
 
 
 def _write(file: Path, text: str) -> None:
-    try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        with file.open("x", encoding="utf-8") as new:
-            new.write(text)
-    except OSError as error:
-        raise CommandError(f"{file} cannot be written: {error.strerror}") from error
+    data = text.encode()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.open("xb") as new:
+        new.write(data)
 
 
 def _expression(folder: Path, test_folder: Path) -> str:

@@ -6,7 +6,10 @@ import shutil
 import sys
 import unicodedata
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, TextIO
+
+from emitd_cli.terminal.streams import writing_to
 
 if TYPE_CHECKING:
     from google.protobuf.message import Message
@@ -39,12 +42,16 @@ def tell(message: str, *, code: str, field: str = "", line: int = 0) -> None:
     _write(json.dumps({"error": {name: part for name, part in parts.items() if part}}))
 
 
+def put(text: str) -> None:
+    """Print lines to standard output at once, escaped: the one way there. Raises as `writing_to` does."""
+    with writing_to(sys.stdout):
+        print(escape_each(text), flush=True)
+
+
 def print_result(text: str) -> None:
     """Print a command's result. A closed pipe does not change the command's exit code."""
-    try:
-        print(text, flush=True)
-    except BrokenPipeError:
-        discard_output()
+    with suppress(BrokenPipeError):
+        put(text)
 
 
 def print_outcome(fields: Mapping[str, object], text: str) -> None:
@@ -53,20 +60,13 @@ def print_outcome(fields: Mapping[str, object], text: str) -> None:
 
 
 def print_lines(lines: Iterable[str], nothing: str = "", *, cut: bool = True) -> None:
-    """Print printable lines: whole in a pipe, with `cut` no wider than a terminal. Say `nothing` if there is none."""
-    width = shutil.get_terminal_size().columns if cut and sys.stdout.isatty() else None
-    for line in lines:
-        print(line if width is None else clip(line, width))
-        nothing = ""
-    sys.stdout.flush()
-    if nothing:
+    """Print lines, escaped: whole in a pipe, with `cut` no wider than a terminal. Say `nothing` if there is none."""
+    width = shutil.get_terminal_size().columns if cut and sys.stdout.isatty() else sys.maxsize
+    if text := "\n".join(clip(one_line(line), width) for line in lines):
+        put(text)
+    elif nothing:
         # To standard error: in a pipe, nothing is no line.
         say(nothing)
-
-
-def discard_output() -> None:
-    """Discard buffered and later output, so that a closed pipe does not fail again at exit."""
-    _discard(sys.stdout)
 
 
 def can_redraw(stream: TextIO) -> bool:
@@ -75,8 +75,18 @@ def can_redraw(stream: TextIO) -> bool:
 
 
 def one_line(text: str) -> str:
-    """Return the text with all that would break its line or move a terminal's cursor escaped, as JSON escapes it."""
-    return "".join(c if c.isprintable() else json.dumps(c)[1:-1] for c in text)
+    """Return the text with all that would break its line, hide or reorder it escaped, as JSON escapes it."""
+    if text.isascii() and text.isprintable():
+        return text
+    # Loaded here: most texts need no escape, and the commands of clients no handlers.
+    from emitd_handlers.text.escape import escape
+
+    return escape(text)
+
+
+def escape_each(text: str) -> str:
+    """Return lines, each escaped."""
+    return "\n".join(map(one_line, text.split("\n")))
 
 
 def field_lines(fields: Mapping[str, str], width: int = 10) -> str:
@@ -140,7 +150,8 @@ def columns_of(text: str) -> int:
 
 
 def _columns_of_character(character: str) -> int:
-    if unicodedata.category(character) in ("Mn", "Me"):  # drawn over the character before
+    # Drawn over the character before, or not at all.
+    if unicodedata.category(character) in ("Mn", "Me", "Cf"):
         return 0
     return 2 if unicodedata.east_asian_width(character) in ("W", "F") else 1
 
@@ -153,12 +164,10 @@ def has_rich() -> bool:
 
 
 def _write(line: str) -> None:
-    prefix = "" if _as_json else "emitd: "
-    try:
-        print(prefix + one_line(line), file=sys.stderr, flush=True)
-    except BrokenPipeError:  # the exit code still says how the command went
-        _discard(sys.stderr)
+    note_lines(("" if _as_json else "emitd: ") + one_line(line))
 
 
-def _discard(stream: TextIO) -> None:
-    os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+def note_lines(text: str) -> None:
+    """Write lines to standard error, escaped, for people alone."""
+    with writing_to(sys.stderr):
+        print(escape_each(text), file=sys.stderr, flush=True)

@@ -149,10 +149,8 @@ class Screen(io.TextIOWrapper):
 
 
 @pytest.mark.parametrize("is_terminal", [False, True])
-def test_json_in_a_pipe_is_exact_and_harmless_on_a_terminal(
-    monkeypatch: pytest.MonkeyPatch, is_terminal: bool
-) -> None:
-    """A pipe gets the bytes, whatever its encoding; a terminal the same JSON, with what moves a cursor escaped."""
+def test_json_is_harmless_and_means_the_same(monkeypatch: pytest.MonkeyPatch, is_terminal: bool) -> None:
+    """In a pipe and on a terminal, whatever its encoding: what moves a cursor is escaped within its text."""
     line = make_line(0, user=EVIL)
     assert EVIL.encode() in line
     screen = Screen(is_terminal=is_terminal)
@@ -160,9 +158,6 @@ def test_json_in_a_pipe_is_exact_and_harmless_on_a_terminal(
     print_json_lines([entry_to_wire(entry_of(0, line)), AuditEntry(line=b"\xff\xfe damaged")])
     first, second, rest = screen.written().split(b"\n")
     assert rest == b""
-    if not is_terminal:
-        assert (first, second) == (line, b"\xff\xfe damaged")
-        return
     assert first.decode("ascii").isprintable()
     assert json.loads(first) == json.loads(line)
     assert second == b"\\udcff\\udcfe damaged"
@@ -228,7 +223,7 @@ def test_nothing_found() -> None:
     [
         (["--since", "soon"], "--since: 'soon' is neither a time"),
         (["--until", ""], "--until: '' is neither a time"),
-        (["--limit", "0"], "--limit: '0' is not positive"),
+        (["--limit", "0"], "--limit: '0' is not a whole number from 1"),
     ],
 )
 def test_misuse(flags: list[str], told: str) -> None:

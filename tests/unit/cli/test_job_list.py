@@ -136,7 +136,7 @@ def test_nothing_found() -> None:
         (["--updated-after", "soon"], "--updated-after: 'soon' is neither a time"),
         (["--label", "=x"], "--label: '=x' is not KEY=VALUE"),
         (["--watch", "--updated-after", "1h"], "--updated-after: not with --watch"),
-        (["--limit", "0"], "--limit: '0' is not positive"),
+        (["--limit", "0"], "--limit: '0' is not a whole number from 1"),
     ],
 )
 def test_misuse(flags: list[str], told: str) -> None:

@@ -98,13 +98,6 @@ def test_the_address(monkeypatch: pytest.MonkeyPatch) -> None:
     assert address() == "127.0.0.1:50051"
 
 
-def test_an_error_of_ours_is_no_expected_trouble(monkeypatch: pytest.MonkeyPatch) -> None:
-    """It is not hidden."""
-    monkeypatch.setattr(config, "run_check", raising(ZeroDivisionError()))
-    with pytest.raises(ZeroDivisionError):
-        run_main("check-config")
-
-
 def test_a_missing_extra_is_told() -> None:
     """Without the server's modules, `serve` says what brings them: exit code 5."""
     code = (

@@ -32,9 +32,21 @@ from support.processes.run_main import run_main
             "--format: 'json' is not one of lines, jsonl",
             "--format",
         ),
-        (["emit", "--job", "j", "--progress", "40%"], "--progress: '40%' is not a percentage", "--progress"),
-        (["emit", "--job", "j", "--progress", "101"], "--progress: '101' is not a percentage", "--progress"),
-        (["emit", "--job", "j", "--progress", "-5"], "--progress: '-5' is not a percentage", "--progress"),
+        (
+            ["emit", "--job", "j", "--progress", "40%"],
+            "--progress: '40%' is not a whole number from 0 to 100",
+            "--progress",
+        ),
+        (
+            ["emit", "--job", "j", "--progress", "101"],
+            "--progress: '101' is not a whole number from 0 to 100",
+            "--progress",
+        ),
+        (
+            ["emit", "--job", "j", "--progress", "-5"],
+            "--progress: '-5' is not a whole number from 0 to 100",
+            "--progress",
+        ),
     ],
 )
 def test_misuse(arguments: list[str], told: str, field: str) -> None:

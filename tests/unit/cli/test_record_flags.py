@@ -115,8 +115,8 @@ def test_all_of_a_job_report() -> None:
         ("emit --job j --status RUNNING --source-ip ::1", "--source-ip goes with --audit"),
         ("emit --job j --status RUNNING --label nope", "--label: 'nope' is not KEY=VALUE"),
         ("emit --job j --status RUNNING --attempt=-1", "'-1' is not a whole number"),
-        ("emit --job j --status RUNNING --progress 99999999999", "is not a percentage from 0 to 100"),
-        ("emit --job j --status RUNNING --attempt 4294967296", "out of range"),
+        ("emit --job j --status RUNNING --progress 99999999999", "is not a whole number from 0 to 100"),
+        ("emit --job j --status RUNNING --attempt 4294967296", "is not a whole number from 0 to 4294967295"),
         ("emit - message", "'message' is one argument too many"),
         ("emit message --file f", "a message ('message') and many records exclude each other"),
         ("emit --file f --audit e", "--audit describes one record"),
@@ -125,7 +125,7 @@ def test_all_of_a_job_report() -> None:
         ("emit --file f --level LOUD", "'LOUD' is not one of"),
         ("emit --file /nowhere/x", "--file: '/nowhere/x' cannot be read: No such file"),
         ("emit --file /", "--file: '/' cannot be read: Is a directory"),
-        ("emit --file f --batch-size 0", "'0' is not positive"),
+        ("emit --file f --batch-size 0", "'0' is not a whole number from 1"),
         ("emit --file f --retry-seconds nan", "'nan' is not a number of seconds"),
         ("job watch j --after-revision=-1", "'-1' is not a whole number"),
         ("job watch j --timeout soon", "'soon' is not a number of seconds"),
@@ -133,7 +133,7 @@ def test_all_of_a_job_report() -> None:
         ("job", "COMMAND"),
         ("", "COMMAND"),
         ("nonsense", "'nonsense' is not one of serve, "),
-        ("emit \udc80", "makes no record"),
+        ("emit \udc80", "MESSAGE: '\\udc80' is not UTF-8"),
     ],
 )
 def test_misuse_is_told_in_one_line(arguments: str, words: str) -> None:

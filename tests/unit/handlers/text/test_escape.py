@@ -14,8 +14,19 @@ from emitd_handlers.text.escape import escape, escape_lines, quote
         ("\u2028\u2029", "\\u2028\\u2029"),
         ("\u202a\u202e \u2066\u2069", "\\u202a\\u202e \\u2066\\u2069"),
         ("\ud800 \udfff", "\\ud800 \\udfff"),
+        ("\u200e \u200f \u061c", "\\u200e \\u200f \\u061c"),
+        ("\xad\u200b\u2060\ufeff\U000e0041", "\\u00ad\\u200b\\u2060\\ufeff\\udb40\\udc41"),
     ],
-    ids=["line breaks", "C0", "DEL and C1", "separators", "bidirectional controls", "lone surrogates"],
+    ids=[
+        "line breaks",
+        "C0",
+        "DEL and C1",
+        "separators",
+        "bidirectional controls",
+        "lone surrogates",
+        "bidirectional marks",
+        "what nobody sees",
+    ],
 )
 def test_dangerous_characters_are_escaped_as_json_has_them(text: str, escaped: str) -> None:
     """Each character that breaks, hides or reorders a line becomes a JSON escape."""
@@ -50,7 +61,7 @@ def test_lines_are_escaped_each_and_ended() -> None:
 
 def test_no_character_slips_through_the_short_cut() -> None:
     """Each character, alone in its batch, is written as `escape` has it."""
-    for character in map(chr, range(0x11000)):
+    for character in map(chr, (*range(0x11000), *range(0xE0000, 0xE0100))):
         assert escape_lines([character]) == (escape(character) + "\n").encode("utf-8")
 
 
