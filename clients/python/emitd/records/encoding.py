@@ -34,13 +34,12 @@ _INFINITIES = {math.inf: "Infinity", -math.inf: "-Infinity"}
 
 def as_text(value: object) -> str:
     """Return the text that stands for a value, or else its `repr`, in characters that UTF-8 has. Never raises."""
-    try:
-        form: Any = _form(value)
-    except Exception:  # it has none
-        form = ()
+    form: Any = None
+    with suppress(Exception):  # it may have none
+        form = _form(value)
     try:
         if type(form) is not str:
-            form = repr(form if type(form) in _PLAIN else value)[:MAX_REPR_CHARACTERS]
+            form = repr(form if isinstance(form, int | float) else value)[:MAX_REPR_CHARACTERS]
         return str.encode(form, errors="backslashreplace").decode()
     except Exception as error:  # somebody's __repr__
         return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
@@ -70,13 +69,16 @@ def encode_details(details: Mapping[str, object] | None, name: str = "details") 
 
 def attributes_as_json(members: Mapping[str, object], refusing: str = "") -> bytes:
     """Return attributes as one JSON object in UTF-8. Never raises, unless asked to refuse: then TypeError, by name."""
-    # Hot path: plain values, which nearly all log lines have, are encoded as they are.
-    if {*map(type, members.values())} <= _PLAIN and {*map(type, members)} <= {str}:
-        try:
-            if b"null" not in (encoded := _encode(members)):  # its word for NaN and the infinities, too
-                return encoded
-        except Exception:  # half a surrogate pair, an integer of thousands of digits
-            pass
+    # Hot path: what nearly all log lines have is encoded as it is. "null" is also msgspec's word for NaN.
+    try:
+        if (
+            _is_plain(members)
+            and b"null" not in (encoded := _encode(members))
+            and len(encoded) < 2 * MAX_VALUES
+        ):
+            return encoded
+    except Exception:  # half a surrogate pair, an integer of thousands of digits
+        pass
     walk = _Walk(is_strict=bool(refusing))
     forms: dict[str, object] = {}
     for key, value in members.items():
@@ -90,6 +92,21 @@ def attributes_as_json(members: Mapping[str, object], refusing: str = "") -> byt
                 raise TypeError(f"{where} cannot be written as JSON: {why}") from error
             forms[walk.name(key, forms)] = as_text(value)
     return _encode(forms)
+
+
+def _is_plain(value: Any, levels: int = MAX_DEPTH) -> bool:
+    """Return whether a dict or list has values of builtin types only, texts as keys, and at most these levels."""
+    if type(value) is dict:
+        for key in value:
+            if type(key) is not str:
+                return False
+        value = value.values()
+    elif type(value) is not list:
+        return False
+    for item in value:  # noqa: SIM110  # a generator takes twice the time
+        if type(item) not in _PLAIN and (levels == 1 or not _is_plain(item, levels - 1)):
+            return False
+    return True
 
 
 class _Refused(Exception):

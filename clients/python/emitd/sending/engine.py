@@ -93,10 +93,7 @@ class Engine:
         time_unix_nano: int = 0,
         span: tuple[bytes, bytes] | None = None,
     ) -> None:
-        """Queue a log line; time 0: now; span None: this thread's.
-
-        Never raises; waits only where the overflow policy says so.
-        """
+        """Queue a log line; time 0: now; span None: this thread's. Never raises; may wait, by the overflow policy."""
         try:
             if context := current_attributes():
                 attributes = {**context, **attributes}
