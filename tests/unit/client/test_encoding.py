@@ -179,6 +179,7 @@ _TYPES = (Celsius, Color, Decimal, Fraction, HTTPStatus, Login, Markup, OrderedD
 NAMES = {
     **{kind.__name__: kind for kind in (*_TYPES, datetime, deque, timedelta, pydantic.SecretStr)},
     "UTC": UTC,
+    "msgspec": msgspec,
     "nan": nan,
     "inf": inf,
     "numpy_scalar": Numpy,
@@ -193,7 +194,7 @@ def cases(*rows: tuple[object, object]) -> list[Any]:
 
 def test_the_table_has_rows() -> None:
     """So that the next test tests something."""
-    assert len(table()) == 20
+    assert len(table()) == 21
 
 
 @pytest.mark.parametrize(("value", "expected"), table())
@@ -289,6 +290,8 @@ def nested(levels: int) -> list[Any]:
         (Hostile(), "<Hostile whose repr raised RuntimeError>"),
         (Broken(), None),
         (Attribute(), "Attribute()"),
+        (msgspec.Raw(b"{"), None),
+        (msgspec.Raw(b'"\xff"'), None),
         ({"inside": Broken()}, None),
         ({(1, 2): 3}, None),
     ),

@@ -137,7 +137,7 @@ class _Walk:
             if self._is_strict:
                 raise
             form = as_text(value)
-        if type(form) in _PLAIN:
+        if type(form) in _PLAIN or type(form) is msgspec.Raw:
             return as_text(form) if type(form) is str else form
         self.values_left -= len(form)
         if level > MAX_DEPTH or self.values_left < 0:
@@ -190,6 +190,9 @@ def _form(value: Any) -> object:
         return _form(os.fspath(value))
     if isinstance(value, bytes | bytearray | memoryview):
         return base64.b64encode(memoryview(value).tobytes()).decode()
+    if isinstance(value, msgspec.Raw):  # ready JSON; what is none raises
+        msgspec.json.decode(bytes(value).decode(), type=msgspec.Raw)
+        return value
     if (members := _members(value, kind)) is not None:
         return dict(islice(members, MAX_VALUES + 1))
     if isinstance(value, set | frozenset):
