@@ -108,26 +108,25 @@ def _arrivals(stream: BinaryIO) -> Iterator[list[bytes]]:
 
 def _as_utf8(stream: BinaryIO) -> Iterator[bytes]:
     """The bytes of each read, those of UTF-16 as UTF-8. Raises Misuse for what is no text."""
-    reads = iter(lambda: stream.read1(READ_BYTES), b"")  # type: ignore[attr-defined]  # every buffered reader has it
+    # Every buffered reader has `read1`.
+    reads: Iterator[bytes] = iter(lambda: stream.read1(READ_BYTES), b"")  # type: ignore[attr-defined]
     head = next(reads, b"")
-    while (
-        len(head) < 8 and b"\n" not in head and (b"\0" in head or not head.isascii())
-    ):  # it may come in pieces
+    # A pipe may bring it in pieces.
+    while len(head) < 8 and b"\n" not in head and (b"\0" in head or not head.isascii()):
         if not (more := next(reads, b"")):
             break
         head += more
+    reads = chain([head], reads)
     for start, kind in _NO_TEXT.items():
         if head.startswith(start):
             raise Misuse(f"--file: is {kind}; expected text in UTF-8 or UTF-16", field="--file")
-    codec = _utf_16(head)
-    if not codec:
-        yield head
+    if not (codec := _utf_16(head)):
         yield from reads
         return
     say(f"--file: is read as {codec.upper()}")
     # Half a surrogate pair, and a letter cut short at the end, become bytes that are no UTF-8.
     decoder = codecs.getincrementaldecoder(codec)("surrogatepass")
-    for data in chain([head], reads):
+    for data in reads:
         yield decoder.decode(data).encode(errors="surrogatepass")
     yield decoder.getstate()[0]
 
@@ -136,9 +135,8 @@ def _utf_16(head: bytes) -> str:
     """Return which UTF-16 this is, by its byte order mark or because every other byte of eight is zero; else empty."""
     start = head[:8]
     for codec, mark, zeros in (("utf-16-le", codecs.BOM_UTF16_LE, 1), ("utf-16-be", codecs.BOM_UTF16_BE, 0)):
-        if start.startswith(mark) or (
-            len(start) == 8 and not any(start[zeros::2]) and all(start[1 - zeros :: 2])
-        ):
+        has_zeros = len(start) == 8 and not any(start[zeros::2]) and all(start[1 - zeros :: 2])
+        if has_zeros or start.startswith(mark):
             return codec
     return ""
 
