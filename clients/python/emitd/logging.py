@@ -2,6 +2,7 @@
 
     logging.getLogger().addHandler(EmitdHandler(source="shop"))             # with a client of its own
     logging.getLogger().addHandler(EmitdHandler(client))                    # with yours
+    queue_handler.addFilter(keep_context)                                   # behind a QueueHandler
 
 docs/client.md has a table of what each part of a record becomes. Attributes of `emitd.log_context` and the current span
 of OpenTelemetry come with it. No call waits: a record for which the queue has no room is dropped and counted, also
@@ -21,21 +22,35 @@ import msgspec
 
 from emitd.base_client import LogVerbs, MoreSettings
 from emitd.client import LogClient
+from emitd.context import current_attributes, current_span
 from emitd.records.encoding import as_text
-from emitd.records.exceptions import MAX_STACK_CHARACTERS, exception_attributes, exception_of
+from emitd.records.exceptions import exception_attributes, exception_of, stack_text
 from emitd.records.levels import level_number
 from emitd.runtime import process_hooks
 from emitd.runtime.threads import MAX_NESTING, is_sender, making
 from emitd.settings import ClientSettings
 
-__all__ = ["EmitdHandler"]
+__all__ = ["EmitdHandler", "keep_context"]
 
 _FIVE: Mapping[object, int] = {level: level for level in (10, 20, 30, 40, 50)}
 #: What every record has, in this order; and what formatters add.
 _STANDARD = tuple(logging.LogRecord("", 0, "", 0, "", None, None).__dict__)
 _BEFORE_LAST, _LAST = len(_STANDARD) - 1, _STANDARD[-1]
-_FORMATTED = frozenset({"message", "asctime"})
+#: Where `keep_context` keeps it.
+_KEPT = "emitd_context"
+_FORMATTED = frozenset({"message", "asctime", _KEPT})
 _OWN = _FORMATTED.union(_STANDARD)
+
+
+def keep_context(record: logging.LogRecord) -> bool:
+    """Keep, as a filter of a QueueHandler, what only the thread that makes a record knows: for the EmitdHandler behind.
+
+    That is the attributes of `log_context`, the span, the exception, and the message without it. Lets all records pass.
+    """
+    with suppress(Exception):  # arguments that do not fit: the QueueHandler says so
+        kept = {**current_attributes(), **dict(_stacks(record))}
+        record.__dict__.setdefault(_KEPT, (record.getMessage(), kept, current_span()))
+    return True
 
 
 class EmitdHandler(logging.Handler):
@@ -119,8 +134,12 @@ class EmitdHandler(logging.Handler):
                 self._join(self._settings)
             attributes = self._attributes(record)
             formatter = self.formatter
+            kept, span = record.__dict__.get(_KEPT), None
             try:
-                if formatter is None or type(formatter) is logging.Formatter:
+                if kept is not None:
+                    message, context, span = kept
+                    attributes = {**context, **attributes}
+                elif formatter is None or type(formatter) is logging.Formatter:
                     message = record.getMessage()
                 else:
                     message = _format_bare(formatter, record)
@@ -129,7 +148,7 @@ class EmitdHandler(logging.Handler):
                 message = as_text(record.msg)
                 attributes["args"] = record.args
             self._engine.write(
-                level, message, attributes, may_block=False, time_unix_nano=_time_unix_nano(record)
+                level, message, attributes, may_block=False, time_unix_nano=_time_unix_nano(record), span=span
             )
         except Exception:
             self._complain(record)
@@ -169,7 +188,7 @@ class EmitdHandler(logging.Handler):
         if self._has_more:
             attributes.update(self._more(record))
         for name in _further(members):
-            attributes[name if type(name) is str else as_text(name)] = members[name]
+            attributes[name] = members[name]
         return attributes
 
     def _more(self, record: logging.LogRecord) -> Iterator[tuple[str, object]]:
@@ -223,9 +242,9 @@ def _stacks(record: logging.LogRecord) -> Iterator[tuple[str, object]]:
     if error is not None:
         yield from exception_attributes(error).items()
     elif record.exc_text:  # from a QueueHandler or a socket, which leave the exception itself behind
-        yield "exception.stacktrace", record.exc_text[-MAX_STACK_CHARACTERS:]
+        yield "exception.stacktrace", stack_text(record.exc_text)
     if record.stack_info:
-        yield "code.stacktrace", record.stack_info[-MAX_STACK_CHARACTERS:]
+        yield "code.stacktrace", stack_text(record.stack_info)
 
 
 #: How long a client is kept that has no user: for the next configuration, and for records on their way to it.

@@ -6,7 +6,7 @@ What an event says becomes:
 
     event                               the message
     level, or the name of the method    the level; one that is none of the five also stays as attribute `level`
-    timestamp                           the time, if it can be read: what TimeStamper makes, or a datetime
+    timestamp                           the time, if it can be read and says its zone; else an attribute
     exc_info                            attributes `exception.type`, `exception.message`, `exception.stacktrace`
     exception, stack                    texts made by earlier processors: `exception.stacktrace`, `code.stacktrace`
     logger                              attribute `logger.name`
@@ -21,7 +21,7 @@ from typing import Any
 
 from emitd.base_client import LogVerbs
 from emitd.records.encoding import as_text
-from emitd.records.exceptions import MAX_STACK_CHARACTERS, exception_attributes, exception_of
+from emitd.records.exceptions import exception_attributes, exception_of, stack_text
 from emitd.records.levels import is_level, level_number
 from emitd.runtime.threads import MAX_NESTING, is_sender, making
 
@@ -113,19 +113,22 @@ def _attributes(event: Mapping[Any, Any], asked: object, *, has_time: bool) -> d
         if name in ("event", "level", "exc_info") or name in _PRIVATE or (name == "timestamp" and has_time):
             continue
         if name in _RENAMED and isinstance(value, str):
-            name, value = _RENAMED[name], value[-MAX_STACK_CHARACTERS:]
-        attributes[name if type(name) is str else as_text(name)] = value
+            name, value = _RENAMED[name], stack_text(value)
+        attributes[name] = value
     if not is_level(asked.upper() if isinstance(asked, str) else asked):
         attributes["level"] = asked
     return {**exception_attributes(exception_of(event.get("exc_info"))), **attributes}
 
 
 def _time_unix_nano(timestamp: object) -> int:
-    """Return a timestamp as nanoseconds; 0 for none, or one that cannot be read. Without a zone it is local time."""
+    """Return a timestamp as nanoseconds; 0 for none, or one that cannot be read.
+
+    Without a zone it may be local time or UTC, by the settings of TimeStamper, and is left alone.
+    """
     try:
         if isinstance(timestamp, str):
             timestamp = datetime.fromisoformat(timestamp)
-        if isinstance(timestamp, datetime):
+        if isinstance(timestamp, datetime) and timestamp.tzinfo is not None:
             timestamp = timestamp.timestamp()
         moment = round(timestamp * 1e6) * 1000 if isinstance(timestamp, int | float) else 0
     except (ValueError, OverflowError, OSError):

@@ -58,7 +58,7 @@ def add_emit(commands: Commands) -> None:
     option(job, "--new-attempt", "open the job's next attempt", default=None)
     option(parser, "--details JSON", "of an audit event or a job: one JSON object")
     many = parser.add_argument_group("many records")
-    option(many, "--file FILE", "read records from a file; '-' is standard input")
+    option(many, "--file FILE", "read records from a file, in UTF-8 or UTF-16; '-' is standard input")
     many.add_argument(
         "--format", choices=("lines", "jsonl"), default="lines", help="of the file (default: lines)"
     )

@@ -25,7 +25,7 @@ RECORD_FRAME_BYTES = 6
 #: The code of a line that makes no record: the server's own for a record that is wrong.
 _BAD_LINE = grpc.StatusCode.INVALID_ARGUMENT.name
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
-#: At most this many refused lines are shown.
+#: At most this many refused lines are shown, and as many mended ones.
 SHOWN_REFUSALS = 20
 
 
@@ -41,6 +41,8 @@ class SendSummary(NamedTuple):
     refused: int = 0
     #: Of those accepted: job reports that changed nothing.
     not_applied: int = 0
+    #: Of all records: lines that were not good UTF-8, and were mended.
+    mended: int = 0
 
     @property
     def records(self) -> int:
@@ -92,6 +94,8 @@ class BatchSender:
             if line.record is None:
                 self._refuse(line, line.problem, _BAD_LINE)
                 continue
+            if line.problem:
+                self._note_mended(line)
             record_size = line.record.ByteSize() + RECORD_FRAME_BYTES
             if size + record_size > MAX_REQUEST_BYTES:
                 self._begin(good)
@@ -174,6 +178,11 @@ class BatchSender:
         for error in response.errors:
             if not error.retryable:
                 self._refuse(lines[error.index], _problem(error), _code(error), _field(error))
+
+    def _note_mended(self, line: Line) -> None:
+        self.summary = self.summary._replace(mended=self.summary.mended + 1)
+        if self.summary.mended <= SHOWN_REFUSALS:
+            say(f"line {line.number}: {line.problem}")
 
     def _refuse(self, line: Line, problem: str, code: str, field: str = "") -> None:
         self.summary = self.summary._replace(refused=self.summary.refused + 1)

@@ -72,6 +72,9 @@ def _emit_many(options: argparse.Namespace) -> int:
             sender.finish()
         except CannotTell as error:
             gave_up = error
+        except OSError as error:  # of the input
+            gave_up = CannotTell(f"--file: '{options.file}' cannot be read to its end: {error.strerror}")
+            sender.finish()
     summary = sender.summary
     print_outcome({"records": summary.records, **summary._asdict()}, summary.in_words())
     if gave_up is not None:

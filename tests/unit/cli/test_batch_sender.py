@@ -1,5 +1,7 @@
 """Many records to a server: batches, retries, and what is told of them."""
 
+import errno
+import io
 import json
 import threading
 from collections.abc import Callable
@@ -108,6 +110,7 @@ def test_every_outcome_is_counted(emit: Callable[..., Done]) -> None:
         "duplicates": 1,
         "refused": 1,
         "not_applied": 1,
+        "mended": 0,
     }
 
 
@@ -257,3 +260,43 @@ def test_a_call_that_is_answered_by_a_duplicate_is_no_loss(
         done = emit(service, 3)
     assert (done.returncode, done.stdout) == (0, "3 records: 3 accepted before\n")
     assert naps == [0.5]
+
+
+def test_mended_lines_are_told_and_counted(tmp_path: Path) -> None:
+    """They are accepted, so the command is good; at most twenty are shown."""
+    (tmp_path / "latin-1").write_bytes(b"good\n" + b"h\xf6rt\n" * 25)
+    with fake_log_service(accept) as service:
+        done = run_main("emit", "--file", str(tmp_path / "latin-1"), "--address", service.address)
+        as_json = run_main(
+            "emit", "--file", str(tmp_path / "latin-1"), "--address", service.address, "--json"
+        )
+        messages = [record.message for record in service.requests[0].records]
+    assert messages == ["good", *["h\\xf6rt"] * 25]
+    assert done.returncode == 0
+    assert done.stdout == "26 records: 26 committed, 25 mended\n"
+    assert done.stderr.splitlines() == [
+        f"emitd: line {number}: is not UTF-8 at byte 1; 1 such byte is written as \\xNN"
+        for number in range(2, 22)
+    ]
+    assert json.loads(as_json.stdout)["mended"] == 25
+    assert len(as_json.stderr.splitlines()) == emit_many.SHOWN_REFUSALS
+    assert json.loads(as_json.stderr.splitlines()[0])["note"].startswith("line 2: ")
+
+
+def test_an_input_that_breaks_off_is_no_success(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What came is sent and counted; then the command says that it cannot tell the rest."""
+
+    class Broken(io.BytesIO):
+        def read1(self, size: int | None = -1, /) -> bytes:
+            data = super().read1(size)
+            if not data:
+                raise OSError(errno.EIO, "Input/output error")
+            return data
+
+    monkeypatch.setattr("emitd_cli.emit.command.open_lines", lambda name: (Broken(b"one\ntwo\n"), 100))
+    with fake_log_service(accept) as service:
+        done = run_main("emit", "--file", "app.log", "--address", service.address)
+        assert sum(len(request.records) for request in service.requests) == 2
+    assert done.returncode == 4
+    assert done.stdout == "2 records: 2 committed\n"
+    assert done.stderr == "emitd: --file: 'app.log' cannot be read to its end: Input/output error\n"

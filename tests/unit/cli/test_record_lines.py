@@ -1,7 +1,9 @@
 """Records from a file or standard input."""
 
+import gzip
 import io
 import json
+import lzma
 from pathlib import Path
 from typing import BinaryIO
 
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from emitd.v1 import LEVEL_INFO, LEVEL_WARNING, LogRecord
 from emitd_cli.emit import record_lines
 from emitd_cli.emit.record_lines import Line, open_lines, read_batches
+from emitd_cli.errors import Misuse
 
 
 class Pieces(io.RawIOBase):
@@ -70,10 +73,127 @@ def test_sizes_add_up() -> None:
     assert sum(line.size for line in batch) == len(content)
 
 
-def test_what_is_not_utf_8_is_told() -> None:
-    """The line is refused with the place, and its neighbours are not harmed."""
-    (batch,) = read(b"good\nbad \xff\ngood\n")
-    assert [line.problem for line in batch] == ["", "is not UTF-8 at byte 4", ""]
+@pytest.mark.parametrize(
+    ("raw", "message", "problem"),
+    [
+        (b"bad \xff", "bad \\xff", "is not UTF-8 at byte 4; 1 such byte is written as \\xNN"),
+        (b"\xe4 and \xf6\r", "\\xe4 and \\xf6", "is not UTF-8 at byte 0; 2 such bytes are written as \\xNN"),
+        (b"cut \xe2\x82", "cut \\xe2\\x82", "is not UTF-8 at byte 4; 2 such bytes are written as \\xNN"),
+        (
+            b"\xef\xbb\xbfmarked \xff",
+            "marked \\xff",
+            "is not UTF-8 at byte 10; 1 such byte is written as \\xNN",
+        ),
+        ("genuine \ufffd".encode(), "genuine \ufffd", ""),
+        (b"a\x00b", "a\x00b", ""),
+        (b"10%\r20%\r", "10%\r20%", ""),
+    ],
+)
+def test_a_line_of_bad_bytes_arrives(raw: bytes, message: str, problem: str) -> None:
+    """They are escaped, and the line says so; its neighbours are not harmed."""
+    (batch,) = read(b"good\n" + raw + b"\ngood\n")
+    assert [record_of(line).message for line in batch] == ["good", message, "good"]
+    assert [line.problem for line in batch] == ["", problem, ""]
+
+
+def test_json_of_bad_bytes_is_refused() -> None:
+    """An id must not be altered. The other lines arrive."""
+    (batch,) = read(b'{"message": "a"}\n{"recordId": "\xff"}\n{"message": "c"}', "jsonl")
+    assert [line.problem for line in batch] == ["", "is not UTF-8 at byte 14", ""]
+    assert batch[1].record is None
+
+
+ENCODINGS = {
+    "utf-8-sig": "",
+    "utf-16": "UTF-16-LE",
+    "utf-16-le": "UTF-16-LE",
+    "utf-16-be": "UTF-16-BE",
+}
+
+
+@pytest.mark.parametrize("form", ["lines", "jsonl"])
+@pytest.mark.parametrize("encoding", ENCODINGS)
+@pytest.mark.parametrize("step", [1, 3, 1000])
+def test_other_encodings_are_read(
+    encoding: str, form: str, step: int, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By their byte order mark, or by the zeros of their first letters, in pieces of any size."""
+    lines = ["first", "zweite Zeile: ä \U0001f600", "\ufefffrom a file put behind another"]
+    if form == "jsonl":
+        lines = [f'{{"message": "{line}"}}'.replace('"\ufeff', '"') for line in lines]
+    content = "\r\n".join(lines).encode(encoding)
+    pieces = [content[at : at + step] for at in range(0, len(content), step)]
+    if step == 1 and encoding in {"utf-16-le", "utf-16-be"}:
+        pieces[:2] = [content[:2]]  # one ASCII letter does not keep a live stream waiting
+    found = [record_of(line).message for batch in read(Pieces(pieces), form, live=True) for line in batch]  # type: ignore[arg-type]
+    assert found == ["first", "zweite Zeile: ä \U0001f600", "from a file put behind another"]
+    kind = ENCODINGS[encoding]
+    assert capsys.readouterr().err == (f"emitd: --file: is read as {kind}\n" if kind else "")
+
+
+def test_what_is_no_utf_16_arrives_escaped() -> None:
+    """Half a surrogate pair, and a letter of which the end is missing."""
+    content = "one line\nlone \ud800 half\nend\u20ac".encode("utf-16-le", "surrogatepass")[:-1]
+    (batch,) = read(content)
+    assert [record_of(line).message for line in batch] == [
+        "one line",
+        "lone \\xed\\xa0\\x80 half",
+        "end\\xac",
+    ]
+    assert [bool(line.problem) for line in batch] == [False, True, True]
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (gzip.compress(b"a\n"), "gzip"),
+        (lzma.compress(b"a\n"), "xz"),
+        (b"\x28\xb5\x2f\xfd\x04\x00", "zstd"),
+        (b"PK\x03\x04\x14\x00", "zip"),
+        ("a\n".encode("utf-32"), "UTF-32"),
+        ("\ufeffa\n".encode("utf-32-be"), "UTF-32"),
+    ],
+)
+def test_what_is_no_text_is_misuse(content: bytes, kind: str) -> None:
+    """Nothing of it is sent."""
+    with pytest.raises(Misuse, match=f"--file: is {kind}; expected text in UTF-8 or UTF-16"):
+        read(content)
+
+
+def test_zeros_at_the_start_do_not_make_utf_16() -> None:
+    """As a log has them that was truncated under its writer."""
+    (batch,) = read(b"\0" * 4096 + b"line\nnext\n")
+    assert [record_of(line).message[-4:] for line in batch] == ["line", "next"]
+
+
+def test_a_line_without_an_end_is_not_kept_in_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is refused, by its number, and the next one arrives."""
+    monkeypatch.setattr(record_lines, "MAX_LINE_BYTES", 1000)
+    pieces = [b"one\n", *[b"x" * 999] * 50, b"\n", b"y" * 1000 + b"\n" + b"z" * 2000]
+    lines = [line for batch in read(Pieces(pieces), live=True) for line in batch]  # type: ignore[arg-type]
+    problem = "has more than 1000 bytes"
+    assert [(line.number, line.problem) for line in lines] == [(1, ""), (2, problem), (3, ""), (4, problem)]
+    assert max(line.size for line in lines) == 2000
+
+
+@given(
+    st.lists(st.text(st.characters(exclude_characters="\r\n\ufeff"), min_size=1), min_size=1, max_size=6),
+    st.sampled_from(["utf-8", "utf-8-sig", "utf-16"]),
+    st.sampled_from(["\n", "\r\n"]),
+    st.booleans(),
+    st.integers(1, 50),
+)
+def test_every_text_arrives_as_it_was(
+    texts: list[str], encoding: str, newline: str, is_ended: bool, step: int
+) -> None:
+    """In each encoding, with each end of a line, in pieces of any size."""
+    texts = ["first line", *texts]
+    content = (newline.join(texts) + newline * is_ended).encode(encoding)
+    pieces = Pieces([content[at : at + step] for at in range(0, len(content), step)])
+    lines = [line for batch in read(pieces, live=True) for line in batch]  # type: ignore[arg-type]
+    kept = [(number, text) for number, text in enumerate(texts, 1) if text.encode().strip()]
+    assert [(line.number, record_of(line).message) for line in lines] == kept
+    assert not any(line.problem for line in lines)
 
 
 @pytest.mark.parametrize(
@@ -125,12 +245,13 @@ def test_what_is_no_record_is_told(text: str, words: str) -> None:
 @given(st.binary(max_size=200), st.sampled_from(["lines", "jsonl"]))
 def test_no_input_is_an_error(content: bytes, form: str) -> None:
     """Whatever the bytes, each line that is not blank is a record that can be sent, or has a problem."""
-    lines = [line for batch in read(content, form) for line in batch]
+    lines = [line for batch in read(b"UTF-8 \n" + content, form) for line in batch]
     raws = [raw for raw in content.split(b"\n") if raw.strip()]
-    assert len(lines) == len(raws)
+    assert len(lines) == len(raws) + 1
     for line in lines:
-        assert bool(line.problem) == (line.record is None)
-        if line.record is not None:
+        if line.record is None:
+            assert line.problem
+        else:
             assert LogRecord.FromString(line.record.SerializeToString()) == line.record
 
 

@@ -223,7 +223,7 @@ class TestLines:
         first, second = served.records
         assert first.message == "<Odd whose repr raised RuntimeError>"
         assert second.message == "a\\ud800"
-        assert attributes(second) == {"odd": "<Odd whose repr raised RuntimeError>", "number": None}
+        assert attributes(second) == {"odd": "<Odd whose repr raised RuntimeError>", "number": "NaN"}
 
     def test_attributes_of_bind_and_context_are_on_every_line(self, served: Served) -> None:
         """A call's own win over those of `bind`, and these over those of `log_context`."""

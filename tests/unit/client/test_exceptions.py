@@ -51,11 +51,92 @@ def test_an_exception_has_type_message_and_stack() -> None:
     assert exception_attributes(LeaseLost("j", "SUPERSEDED"))["exception.type"] == "emitd.errors.LeaseLost"
 
 
-def test_a_long_stack_keeps_its_end() -> None:
-    """It says where the exception was raised."""
-    stack = str(exception_attributes(raised(ValueError("x" * 100_000 + " the end")))["exception.stacktrace"])
-    assert len(stack) == failure.MAX_STACK_CHARACTERS
+@pytest.mark.parametrize("text", ["x" * 70_000, "long line\n" * 7_000, "\U0001f600" * 70_000])
+def test_a_long_text_costs_no_frame_and_no_type(text: str) -> None:
+    """The text loses its middle first: what stands before it and behind it stays."""
+    found = exception_attributes(raised(ValueError(f"{text} the end")))
+    stack, message = str(found["exception.stacktrace"]), str(found["exception.message"])
+    assert found["exception.type"] == "ValueError"
+    assert stack.startswith("Traceback (most recent call last):\n  File ")
+    assert ", in raised\n    raise error\n" in stack
+    assert f"\nValueError: {text[:500]}" in stack
     assert stack.endswith(" the end\n")
+    assert message.startswith(text[:1000])
+    assert message.endswith(" the end")
+    assert " characters are left out ..." in message
+    assert len(message) == failure.MAX_MESSAGE_CHARACTERS == len(failure_message(ValueError(text)))
+    assert len(encode_attributes(found).encode()) < 64 * 1024
+
+
+def even(n: int) -> None:
+    odd(n - 1)
+
+
+def odd(n: int) -> None:
+    even(n - 1)
+
+
+def test_a_deep_stack_loses_its_middle() -> None:
+    """A thousand frames keep the first, the last, and what was raised."""
+    try:
+        even(0)
+    except RecursionError as error:
+        stack = str(exception_attributes(error)["exception.stacktrace"])
+    assert len(stack) == failure.MAX_STACK_CHARACTERS
+    assert "in test_a_deep_stack_loses_its_middle" in stack
+    assert "RecursionError: maximum recursion depth exceeded" in stack[-200:]
+    assert " characters are left out ..." in stack
+
+
+def test_chains_groups_and_notes_are_in_the_stack() -> None:
+    """With every type, however long the text of each is."""
+    first = raised(KeyError("y" * 70_000))
+    group = ExceptionGroup("several", [raised(OSError("z" * 70_000)), raised(ValueError("short"))])
+    group.add_note("note " + "n" * 70_000)
+    group.__cause__ = first
+    stack = str(exception_attributes(raised(group))["exception.stacktrace"])
+    for words in (
+        "KeyError: 'yyy",
+        "direct cause",
+        "ExceptionGroup: several",
+        "OSError: zzz",
+        "note nnn",
+        "short",
+    ):
+        assert words in stack
+    assert len(stack) <= failure.MAX_STACK_CHARACTERS
+
+
+class OddNotes(Exception):
+    """Cannot be formatted."""
+
+    @property
+    def __notes__(self) -> list[str]:
+        raise RuntimeError("no")
+
+
+@pytest.mark.parametrize(
+    ("error", "end"),
+    [
+        (OddNotes("x"), "OddNotes <it could not be formatted: RuntimeError>\n"),
+        (Unspeakable(), "Unspeakable: <exception str() failed>\n"),
+        (SyntaxError("bad", ("f.py", 1, 70_000, "q" * 70_000)), "SyntaxError: bad\n"),
+    ],
+)
+def test_an_odd_exception_keeps_its_frames(error: Exception, end: str) -> None:
+    """And its type: only its text is lost."""
+    found = exception_attributes(raised(error))
+    assert str(found["exception.type"]).endswith(type(error).__name__)
+    assert ", in raised\n" in str(found["exception.stacktrace"])
+    assert str(found["exception.stacktrace"]).endswith(end)
+
+
+def test_a_stack_that_is_a_text_already_is_cut_line_by_line() -> None:
+    """As `logging` and structlog make it."""
+    text = "Traceback:\n  File 1\nValueError: " + "x" * 70_000
+    found = failure.stack_text(text)
+    assert found.startswith("Traceback:\n  File 1\nValueError: xxx")
+    assert len(found) < failure.MAX_PIECE_CHARACTERS + 100
 
 
 @pytest.mark.parametrize(
@@ -78,7 +159,7 @@ def test_both_are_cut() -> None:
     """A report does not fail for the length of its own text."""
     error = type("Ä" * 200, (Exception,), {})("x" * 1_000_000)
     assert len(failure_reason(error)) == failure.MAX_REASON_CHARACTERS
-    assert len(failure_message(error)) == failure.MAX_FAILURE_CHARACTERS
+    assert len(failure_message(error)) == failure.MAX_MESSAGE_CHARACTERS
 
 
 def test_an_exception_without_a_text_still_has_attributes() -> None:

@@ -1,11 +1,13 @@
 """What `EmitdProcessor` makes of an event of structlog, by the real structlog."""
 
 import logging
+import os
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -85,17 +87,47 @@ def test_another_level_keeps_its_name(sent: SentLines, asked: object, level: int
         "2026-11-23T05:39:00.250000+02:00",
         datetime(2026, 11, 23, 3, 39, 0, 250_000, UTC),
         datetime(2026, 11, 23, 3, 39, 0, 250_000, UTC).timestamp(),
-        datetime(2026, 11, 23, 3, 39, 0, 250_000, UTC).astimezone().replace(tzinfo=None).isoformat(),
     ],
 )
 def test_a_timestamp_is_the_lines_time(sent: SentLines, timestamp: object) -> None:
-    """In each form that TimeStamper has; without a zone it is local time."""
+    """In each form that TimeStamper has, if it says the zone."""
     EmitdProcessor(sent.client)(None, "info", {"event": "m", "timestamp": timestamp})
     assert sent.one().time_unix_nano == 1_795_405_140_250_000_000
     assert not sent.one().attributes_json
 
 
-@pytest.mark.parametrize("timestamp", ["yesterday", "", -5, float("nan"), float("inf"), [1], None, 10**400])
+@pytest.mark.slow
+@pytest.mark.parametrize("zone", ["America/New_York", "UTC", "Asia/Kolkata"])
+def test_no_zone_makes_a_time_wrong(zone: str) -> None:
+    """TimeStamper writes UTC or local time, with or without a zone: a stamp without one is no time, and is kept."""
+    program = """
+import itertools, structlog, time
+from support.client.sent_lines import sent_lines
+from emitd.structlog import EmitdProcessor
+for fmt, utc in itertools.product([None, "iso", "%Y-%m-%d %H:%M:%S", "%Y-%m-%dT%H:%M:%S%z"], [True, False]):
+    if fmt is not None or utc:
+        with sent_lines() as sent:
+            stamp = structlog.processors.TimeStamper(fmt=fmt, utc=utc)
+            before = time.time_ns()
+            event = stamp(None, "info", {"event": "m"})
+            EmitdProcessor(sent.client)(None, "info", dict(event))
+            line = sent.one()
+            assert before - 1_001_000_000 <= line.time_unix_nano <= time.time_ns(), (fmt, utc)
+            is_time = fmt is None or "%z" in fmt or event["timestamp"].endswith("Z")
+            assert is_time or event["timestamp"] in line.attributes_json, (fmt, utc)
+"""
+    path = str(Path(__file__).parents[2])
+    environment = {**os.environ, "TZ": zone, "PYTHONPATH": path}
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120, env=environment)
+
+
+@pytest.mark.parametrize(
+    "timestamp",
+    [
+        *("2026-11-23T03:39:00.25", "2026-11-23", datetime(2026, 11, 23), "yesterday", ""),
+        *(-5, float("nan"), float("inf"), [1], None, 10**400),
+    ],
+)
 def test_a_timestamp_that_cannot_be_read_stays_an_attribute(sent: SentLines, timestamp: object) -> None:
     """The line then has the time of now."""
     before = time.time_ns()

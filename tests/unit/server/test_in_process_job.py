@@ -117,7 +117,7 @@ class TestJob:
         failed = await app.logger.get_job("j1")
         assert failed is not None
         assert failed.status == v1.JOB_STATE_FAILED
-        assert len(failed.failure_message) == failure.MAX_FAILURE_CHARACTERS
+        assert len(failed.failure_message) == failure.MAX_MESSAGE_CHARACTERS
 
     async def test_a_cancelled_task_is_a_failed_job(self, app: Opened) -> None:
         """CANCELLED is reported, and the task still ends as cancelled."""

@@ -1,20 +1,24 @@
 """What records say of an exception: the attributes of a log line, the reason and the message of a failed job.
 
-Nothing here raises, whatever the exception's own methods do.
+Nothing here raises, whatever the exception's own methods do. Long texts lose their middle, and are short enough that
+the service takes them: first an exception's own text, so that its type and its frames stay, then the stack.
 """
 
 import asyncio
 import sys
 import traceback
+from collections.abc import Iterable
 from contextlib import suppress
 
 from emitd.records.encoding import as_text
 
-#: The last part of a longer stack is kept: it says where the exception was raised.
+#: Together with the message in UTF-8 they nearly always fit into the 64 KiB of attributes that the service takes.
 MAX_STACK_CHARACTERS = 16_000
-#: A job's reason and message are cut to this number of characters: a report must not fail for its own length.
+#: Of an exception's text within its stack, or of one frame.
+MAX_PIECE_CHARACTERS = 2_000
+MAX_MESSAGE_CHARACTERS = 4_000
+#: A job's reason is cut to this number of characters: a report must not fail for its own length.
 MAX_REASON_CHARACTERS = 60
-MAX_FAILURE_CHARACTERS = 4_000
 
 #: The reason of a job whose task was cancelled.
 CANCELLED = "CANCELLED"
@@ -32,16 +36,18 @@ def exception_attributes(error: BaseException | None) -> dict[str, object]:
         return {}
     kind = type(error)
     module = "" if kind.__module__ == "builtins" else f"{kind.__module__}."
-    try:
-        message = str(error)
-        stack = "".join(traceback.format_exception(error))
-    except Exception as failure:  # somebody's __str__
-        message, stack = _no_text(failure), ""
     return {
         "exception.type": module + kind.__qualname__,
-        "exception.message": message,
-        "exception.stacktrace": stack[-MAX_STACK_CHARACTERS:],
+        "exception.message": failure_message(error),
+        "exception.stacktrace": _stack_of(error),
     }
+
+
+def stack_text(pieces: Iterable[str] | str) -> str:
+    """Return a stack's text: its pieces (of a text, its lines) without the middle of long ones, and of the whole."""
+    if isinstance(pieces, str):
+        pieces = pieces.splitlines(keepends=True)
+    return _cut("".join([_cut(piece, MAX_PIECE_CHARACTERS) for piece in pieces]), MAX_STACK_CHARACTERS)
 
 
 def exception_of(exc_info: object) -> BaseException | None:
@@ -75,10 +81,22 @@ def failure_reason(error: BaseException) -> str:
 def failure_message(error: BaseException) -> str:
     """Return why a job failed, as a sentence for people: the exception's text."""
     try:
-        return as_text(str(error))[:MAX_FAILURE_CHARACTERS]
+        return _cut(as_text(str(error)), MAX_MESSAGE_CHARACTERS)
     except Exception as failure:  # somebody's __str__
-        return _no_text(failure)
+        return f"<its text could not be made: {type(failure).__name__}>"
 
 
-def _no_text(failure: Exception) -> str:
-    return f"<its text could not be made: {type(failure).__name__}>"
+def _stack_of(error: BaseException) -> str:
+    try:
+        return stack_text(traceback.format_exception(error))
+    except Exception as failure:  # somebody's __notes__, or a SyntaxError with odd values
+        note = f"{type(error).__name__} <it could not be formatted: {type(failure).__name__}>\n"
+        return stack_text([*traceback.format_tb(error.__traceback__), note])
+
+
+def _cut(text: str, limit: int) -> str:
+    if len(text) <= limit:
+        return text
+    mark = f"\n... {len(text) - limit} characters are left out ...\n"
+    head = (limit - len(mark)) // 3
+    return text[:head] + mark + text[head + len(mark) - limit :]

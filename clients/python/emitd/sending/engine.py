@@ -91,8 +91,9 @@ class Engine:
         *,
         may_block: bool = True,
         time_unix_nano: int = 0,
+        span: tuple[bytes, bytes] | None = None,
     ) -> None:
-        """Queue a log line; time 0: now. Never raises; waits only where the overflow policy says so."""
+        """Queue a log line; time 0: now; span None: this thread's. Never raises; may wait, by the overflow policy."""
         try:
             if context := current_attributes():
                 attributes = {**context, **attributes}
@@ -100,7 +101,7 @@ class Engine:
                 message = as_text(message)
             attributes_json = attributes_as_json(attributes) if attributes else b""
             size = LINE_OVERHEAD_BYTES + message.__sizeof__() + len(attributes_json)
-            trace_id, span_id = current_span()
+            trace_id, span_id = span or current_span()
             time_unix_nano = time_unix_nano or time.time_ns()
             # As `Line(...)`, at half of its price.
             line = _new(
