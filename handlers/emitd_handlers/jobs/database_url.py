@@ -7,13 +7,12 @@ from typing import ClassVar, Self
 from urllib.parse import quote, unquote
 
 from emitd_handlers.paths import SettingInvalid, resolve_path
+from emitd_handlers.secret_text import SecretText
 
 _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql", "postgres")
 _EXPECTED = f"{_SQLITE}PATH or postgresql://USER@HOST:PORT/NAME"
-_WRITTEN = (
-    "write @ in a user or password as %40, / as %2F, : as %3A, ? as %3F, # as %23, % as %25, a blank as %20"
-)
+_WRITTEN = "write @ in a user or password as %40, / %2F, : %3A, ? %3F, # %23, % %25, a blank %20"
 
 _TEXT = r"(?:[^@/?#:%]|%[0-9A-Fa-f]{2})*"
 _HOST = r"(?:\[[^\[\]@/?#,]+\]|[^\[\]@/?#:,]+)(?::[0-9]{1,5})?"
@@ -39,21 +38,20 @@ _UNKNOWN = {
 _NEEDLESS = ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")
 
 
-class DatabaseUrl:
+class DatabaseUrl(SecretText):
     """The URL of an SQLite file or a PostgreSQL database.
 
-    Three slashes stand before the relative path of an SQLite file, four before an absolute one. Immutable. A plain
-    class and no struct, so that the configuration loader builds it with `resolve`.
+    Three slashes stand before the relative path of an SQLite file, four before an absolute one.
     """
 
-    __slots__ = ("_dsn", "_path")
+    __slots__ = ("_path",)
 
     expected: ClassVar[str] = _EXPECTED
 
     def __init__(self, path: Path | None = None, dsn: str = "") -> None:
         """Give one of the two: the path of an SQLite file, or the URL of a PostgreSQL database."""
+        super().__init__(dsn if path is None else f"{_SQLITE}{path}")
         self._path = path
-        self._dsn = dsn
 
     @classmethod
     def resolve(cls, text: str, base_dir: Path) -> Self:
@@ -84,20 +82,11 @@ class DatabaseUrl:
     @property
     def dsn(self) -> str:
         """The URL of the PostgreSQL database, with its password, or an empty text."""
-        return self._dsn
+        return self.reveal() if self._path is None else ""
 
     def __str__(self) -> str:
         """Return the URL without a password."""
-        return f"{_SQLITE}{self._path}" if self._path is not None else _without_password(self._dsn)
-
-    def __repr__(self) -> str:
-        return f"DatabaseUrl({str(self)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, DatabaseUrl) and (other._path, other._dsn) == (self._path, self._dsn)
-
-    def __hash__(self) -> int:
-        return hash((self._path, self._dsn))
+        return _without_password(self.dsn) if self.dsn else self.reveal()
 
 
 def postgres_options(url: str) -> dict[str, str]:

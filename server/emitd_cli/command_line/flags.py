@@ -8,6 +8,8 @@ from typing import Any, TypeAlias
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+#: Values that are paths, or can be: a shell leaves the `~` of `--log=~/x` as it is.
+_PATHS = ("FILE", "FOLDER", "DIR", "LOG", "VKEY")
 CONFIG_HELP = "the configuration (default: logging_config.yml in this folder; without one, built-in defaults)"
 
 EXIT_CODES = """\
@@ -61,6 +63,8 @@ def option(
     `repeats`: its values are a list.
     """
     *names, last = flag.split()
+    if last in _PATHS:
+        more["type"] = os.path.expanduser
     if repeats:
         more |= {"action": "append", "default": []}
     if last.startswith("-"):

@@ -158,10 +158,6 @@ class _Loader:
         if given is not None and isinstance(given.content, str) and (why := _address_problem(given.content)):
             self._reader.add(given.line, "server.listen", f"found {given.shown()}{why}", _ADDRESS_EXPECTED)
         listen = "" if server is None else server.listen
-        if listen.startswith("unix:") and not listen.startswith("unix:/"):
-            listen = (
-                f"unix:{self._base_dir / listen.removeprefix('unix:')}"  # as any path, relative to the file
-            )
         for name, address in overrides.items():
             if address is None:
                 continue
@@ -170,6 +166,10 @@ class _Loader:
                 problem = Problem(file="", line=0, path=name, found=found, expected=_ADDRESS_EXPECTED)
                 self._problems.append(problem)
             listen, self._listen_key = address, name
+        if listen.startswith("unix:") and not listen.startswith("unix:/"):
+            # As any path, relative to the file, unless it is given from outside.
+            base_dir = self._base_dir if self._listen_key == "server.listen" else Path()
+            listen = f"unix:{base_dir / os.path.expanduser(listen.removeprefix('unix:'))}"
         return None if server is None else msgspec.structs.replace(server, listen=listen)
 
     def _folders(self, section: Value) -> list[HandlerFolder]:
