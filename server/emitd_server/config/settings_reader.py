@@ -15,11 +15,8 @@ from emitd_handlers.settings import CommittedSettings, Delivery, DeliverySetting
 from emitd_server.config.yaml_document import Value
 from emitd_server.errors import Problem, nearest
 
-#: Keys that older releases or YAML have, and what to write now.
-RETIRED_KEYS = {
-    "max_in_flight": "nothing: remove it; server.limits.memory_bytes bounds what is under way",
-    "<<": "the keys themselves: nothing is merged, but an alias can be the value of a key",
-}
+#: Keys that older releases had, and what to write now.
+RETIRED_KEYS = {"max_in_flight": "nothing: remove it; server.limits.memory_bytes bounds what is under way"}
 #: In a variable they mean the same as in the file.
 _WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 

@@ -125,6 +125,10 @@ class _Reader:
                 continue
             key = key_node.value
             inner = f"{path}.{key}" if path else key
+            if key == "<<":
+                found = "<< merges nothing here; write the keys out, or use an alias as the value of a key"
+                self._add(key_line, inner, found)
+                continue
             if key in content:
                 found = f"the key '{key}' stands here again, first in line {key_lines[key]}"
                 self._add(key_line, inner, found)

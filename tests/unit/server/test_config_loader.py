@@ -1,6 +1,7 @@
 """The configuration: every problem at once, each with its place; and the handlers that entries name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -238,6 +239,43 @@ def test_a_socket_is_relative_to_the_file(folder: Path) -> None:
     assert load_config(file, environ={}, listen="unix:run/x").server.listen == "unix:run/x"
     file.write_text(GOOD + "server: {listen: 'unix:///run/emitd.sock'}\n")
     assert load_config(file, environ={}).server.listen == "unix:///run/emitd.sock"
+
+
+def test_a_home_folder_stands_in_every_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a log, a database, a folder of handlers, a socket, a key, and what comes from the environment."""
+    monkeypatch.setenv("HOME", str(folder))
+    text = """\
+server: {listen: 'unix:~/e.sock'}
+handler_paths: [~/mine]
+handlers:
+  a: {type: json_audit, path: ~/a.log, key: '${KEY}'}
+  j: {type: database_job, database: 'sqlite:///~/j.db'}
+  w: {type: webhook, url: 'http://h', ca_file: ~/ca.pem}
+"""
+    config = load(folder, text, KEY="~/key.pem")
+    settings: list[Any] = [entry.settings for entry in config.handlers]
+    assert config.server.listen == f"unix:{folder}/e.sock"
+    assert (settings[0].path, settings[0].key) == (folder / "a.log", folder / "key.pem")
+    assert settings[1].database.path == folder / "j.db"
+    assert settings[2].ca_file == folder / "ca.pem"
+    for given in ({"EMITD_LISTEN": "unix:~/x"}, {}):
+        listen = None if given else "unix:~/x"
+        assert load_config(folder / "c.yml", environ={"KEY": "", **given}, listen=listen).server.listen == (
+            f"unix:{folder}/x"
+        )
+
+
+def test_a_merge_key_is_refused_by_name(folder: Path) -> None:
+    """In an entry and among the entries; an alias as a value is taken."""
+    text = "handlers:\n  a: &a {type: discard, delivery: &d {kind: committed}}\n  b: {<<: *a, delivery: *d}\n"
+    assert problems(folder, text) == [
+        "c.yml:3: handlers.b.<<: << merges nothing here; write the keys out, or use an alias as the value of a key",
+        "c.yml:3: handlers.b.type: is missing; expected a handler's type, such as console",
+    ]
+    (line,) = problems(folder, "handlers:\n  a: &a {type: discard}\n  <<: {b: *a}\n")
+    assert line.startswith("c.yml:3: handlers.<<: << merges nothing here")
+    text = text.replace("<<: *a", "type: discard")
+    assert [entry.build().delivery for entry in load(folder, text).handlers] == [CommittedSettings()] * 2
 
 
 def test_the_environment_fills_values_and_stays_secret(folder: Path) -> None:
