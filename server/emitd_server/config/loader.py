@@ -299,7 +299,7 @@ class _Loader:
             read: Any = self._reader.read(struct, Value(values, entry.line), path, base=base, spelt=spelt)
             if struct.kind is kind and settings is not None and read is not None:
                 settings = msgspec.structs.replace(settings, delivery=read)
-                form = ", ".join(f"{key}: {value.shown()}" for key, value in values.items())
+                form = ", ".join(f"{key}: {value.written()}" for key, value in values.items())
         if settings is not None:
             self._notes.append(
                 f"{self._file}:{entry.line}: {path}: {', '.join(flat)} belong in `delivery:` now; "
@@ -347,6 +347,5 @@ def _is_off(entry: Value) -> bool:
 
 def _describe(error: BaseException, entry: Value) -> str:
     """Describe an exception; only by its type if the entry has values of the environment."""
-    if not entry.variables:
-        return describe(error)
-    return f"{type(error).__name__}, whose message may show a value from {entry.variables}"
+    hidden = f"{type(error).__name__}, whose message may show a value from {entry.variables}"
+    return hidden if entry.variables else describe(error)

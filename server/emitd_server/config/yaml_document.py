@@ -64,6 +64,10 @@ class Value(msgspec.Struct, frozen=True):
             return "nothing"
         return _clip(repr(self.content) if isinstance(self.content, str) else self.spelling)
 
+    def written(self) -> str:
+        """Return a scalar as it can stand in a file."""
+        return f'"{self.spelling}"' if self.variables else self.shown()
+
 
 def read_yaml(text: str, file: str, problems: list[Problem], environ: Mapping[str, str]) -> Value | None:
     """Return the document's value, with its variables replaced, or None if its syntax is wrong; adds to `problems`."""
@@ -103,6 +107,8 @@ class _Reader:
             raise RecursionError
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node, path, line)
+        if not node.tag.endswith((":map", ":seq")):
+            return self._unreadable(line, path, f"found the tag {node.tag}; remove it")
         if id(node) in self._open:
             return self._unreadable(line, path, "contains itself, by an alias")
         self._open.add(id(node))
@@ -144,12 +150,10 @@ class _Reader:
         except Exception:  # a tag in the file makes PyYAML raise whatever its parsing comes upon
             kind = node.tag.replace("tag:yaml.org,2002:", "!!")
             return self._unreadable(line, path, f"{_clip(repr(spelling))} cannot be read as {kind}")
-        if isinstance(content, (int, float)) and (
-            not abs(content) < math.inf or _AMBIGUOUS.fullmatch(spelling)
-        ):
-            return self._unreadable(
-                line, path, f"found {_clip(spelling)}; expected a finite number in decimal digits"
-            )
+        is_number = isinstance(content, (int, float))
+        if is_number and (_AMBIGUOUS.fullmatch(spelling) or not abs(content) < math.inf):
+            expected = "a finite number in decimal digits, or text in quotes"
+            return self._unreadable(line, path, f"found {_clip(spelling)}; expected {expected}")
         if not isinstance(content, str):
             return Value(content, line, spelling=spelling)
         try:

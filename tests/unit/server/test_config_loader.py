@@ -89,6 +89,13 @@ def test_a_delivery_is_a_word_or_a_mapping(
     assert list(config.notes) == ([f"{folder}/c.yml:1: {old}; {new}"] if "queue_size" in delivery else [])
 
 
+def test_the_old_form_is_rewritten_with_its_variable(folder: Path) -> None:
+    """As it can be written into the file."""
+    config = load(folder, "handlers:\n  d:\n    type: discard\n    queue_size: ${Q}\n", Q="7")
+    assert config.handlers[0].build().delivery == QueuedSettings(max_records=7)
+    assert config.notes[0].endswith('write `delivery: {kind: queued, max_records: "${Q}"}`')
+
+
 def test_a_delivery_keeps_what_its_class_has_by_default(folder: Path) -> None:
     """A mapping changes only what it says; a word changes nothing; another kind has its own defaults."""
     for delivery, expected in {
@@ -328,6 +335,16 @@ def test_no_problem_shows_what_the_environment_holds(folder: Path, text: str) ->
     lines = problems(folder, text, NAME="hush")
     assert lines
     assert "hush" not in "".join(lines)
+
+
+def test_no_problem_shows_what_should_be_a_secret(folder: Path) -> None:
+    """A header that looks like a number, or a password in a URL that is none."""
+    text = "handlers:\n  w: {type: webhook, url: 'http://h', headers: {A: 424242}}\n"
+    text += "  j: {type: database_job, database: 'postgresql://u:424242@x@h'}\n"
+    first, second = problems(folder, text)
+    assert first.endswith("handlers.w.headers: found int; expected text, in quotes")
+    assert "handlers.j.database: it is no URL of a database; expected sqlite:///PATH or postgresql" in second
+    assert "424242" not in second
 
 
 def test_a_folder_from_the_environment_is_named_as_it_is_spelt(folder: Path) -> None:

@@ -83,6 +83,12 @@ def test_what_is_no_yaml_is_one_problem(text: str, expected: str) -> None:
         ("x: !env HOME\n", "c.yml:1: x: 'HOME' cannot be read as !env"),
         ("x: !!python/name:os.system ''\n", "cannot be read as !!python/name:os.system"),
         ("x: 2026-13-45\n", "c.yml:1: x: '2026-13-45' cannot be read as !!timestamp"),
+        (
+            "x: !!python/object/apply:os.system [ls]\n",
+            "x: found the tag tag:yaml.org,2002:python/object/apply:os.sy",
+        ),
+        ("x: !!omap [a: 1]\n", "c.yml:1: x: found the tag tag:yaml.org,2002:omap; remove it"),
+        ("x: !!set {a, b}\n", "c.yml:1: x: found the tag tag:yaml.org,2002:set; remove it"),
         ("x: 010\n", "c.yml:1: x: found 010; expected a finite number in decimal digits"),
         ("x: 12:30:45\n", "c.yml:1: x: found 12:30:45; expected a finite number in decimal digits"),
         ("x: 190:20:30.15\n", "x: found 190:20:30.15; expected a finite number in decimal digits"),
