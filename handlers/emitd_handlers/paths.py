@@ -3,8 +3,6 @@
 import os
 from pathlib import Path
 
-__all__ = ["SettingInvalid", "resolve_path"]
-
 
 class SettingInvalid(ValueError):
     """A setting's text cannot be used. The message shows nothing of the text, so that it may be a secret."""
@@ -19,7 +17,5 @@ def resolve_path(text: str, base_dir: Path) -> Path:
     if not path or "\0" in path:
         raise SettingInvalid("it is empty or has the character U+0000; expected a path")
     if path.startswith("~"):
-        raise SettingInvalid(
-            "it begins with a ~ whose home folder is not known; expected a path, or ./~ for such a name"
-        )
+        raise SettingInvalid("it begins with a ~ whose home folder is not known; expected a path, or ./~NAME")
     return base_dir / path

@@ -70,7 +70,7 @@ class DatabaseUrl(SecretText):
             raise ValueError(f"'{text}' names no database; expected {_EXPECTED}")
         if path == ":memory:":
             raise ValueError("a database in memory keeps nothing; expected the path of a file")
-        if path.endswith("/") or re.match(r".*\?|.*%[0-9A-Fa-f]{2}|file:|[A-Za-z]:\\", path):
+        if path.endswith("/") or re.search(r"\?|%[0-9A-Fa-f]{2}|^file:|^[A-Za-z]:\\", path):
             raise ValueError(f"'{text}' has options or characters that are not supported in the path")
         return cls(resolve_path(path, base_dir))
 
@@ -94,7 +94,8 @@ def postgres_options(url: str) -> dict[str, str]:
     parts = _URL.fullmatch(url)
     if parts is None:
         raise SettingInvalid(f"it is no URL of a database; expected {_EXPECTED}; {_WRITTEN}")
-    given = {"user": parts[2], "password": parts[3], "host": parts[4], "dbname": parts[5]}
+    given = dict(zip(("user", "password", "host", "dbname"), parts.groups()[1:5], strict=True))
+    given["port"] = re.search(r":[0-9]+(?:,|$)", parts[4] or "")
     options: dict[str, str] = {}
     for item in filter(None, (parts[6] or "").split("&")):
         name, _, value = item.partition("=")

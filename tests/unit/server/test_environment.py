@@ -79,6 +79,7 @@ class Typed(HandlerSettings, frozen=True, kw_only=True):
     folder: Path = Path("x")
     key: Path | None = Path("x")
     counts: tuple[int, ...] = ()
+    either: bool | str = ""
     flags: Mapping[str, bool] = msgspec.field(default_factory=dict)
 
 
@@ -114,6 +115,7 @@ def read(text: str, **environ: str) -> tuple[Typed | None, list[str]]:
         ("text", " [a]: #x ", " [a]: #x "),
         ("note", "5", "5"),
         ("note", "", None),
+        ("either", "yes", "yes"),
         ("folder", "logs", Path("/base/logs")),
         ("folder", "/var/1", Path("/var/1")),
         ("key", "", None),
@@ -141,6 +143,14 @@ def test_members_are_read_as_their_place_wants_them() -> None:
     assert (settings.counts, settings.flags) == ((1, 2), {"a": True, "b": False})
 
 
+def test_a_text_in_the_file_stays_a_text() -> None:
+    """Only a variable has no other way to say a number."""
+    for line in ("count: '5'", "on: 'true'", "on: 1", "most: ''", "count: 2.0"):
+        settings, (problem,) = read(f"{line}\n")
+        assert settings is None
+        assert "; expected " in problem
+
+
 @pytest.mark.parametrize(
     ("key", "text", "expected"),
     [
@@ -159,7 +169,7 @@ def test_members_are_read_as_their_place_wants_them() -> None:
         ("on", "2", "bool"),
         ("on", "truely", "bool"),
         ("most", "None", "int | null"),
-        ("key", "~nobody-of-this-name", "a path, or ./~ for such a name"),
+        ("key", "~nobody-of-this-name", "a path, or ./~NAME"),
         ("counts", "1, 2", "array"),
         ("flags", "{a: true}", "object"),
     ],

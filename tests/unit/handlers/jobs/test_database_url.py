@@ -178,6 +178,7 @@ def test_what_libpq_takes_is_taken(text: str) -> None:
         ("user=s3cret", "the URL gives 'user' twice"),
         ("password=s3cret", "the URL gives 'password' twice"),
         ("dbname=s3cret", "the URL gives 'dbname' twice"),
+        ("port=5433", "the URL gives 'port' twice"),
         ("sslmode", "an option of the URL has no value; expected NAME=VALUE"),
         ("=s3cret", "an option of the URL has no value"),
         ("sslmode=", "an option of the URL has no value"),
@@ -187,7 +188,7 @@ def test_what_libpq_takes_is_taken(text: str) -> None:
 def test_an_option_that_would_not_work_is_named(options: str, problem: str) -> None:
     """With what to do, and without its value: a secret can stand in the wrong place."""
     with pytest.raises(SettingInvalid) as caught:
-        DatabaseUrl.resolve(f"postgresql://me:s3cret@h/db?{options}", Path("/"))
+        DatabaseUrl.resolve(f"postgresql://me:s3cret@h:5432/db?{options}", Path("/"))
     assert problem in str(caught.value)
     assert "s3cret" not in str(caught.value)
 
@@ -265,7 +266,7 @@ def test_options_reach_the_driver() -> None:
         "postgresql://h/d?fallback_application_name=x&options=-c%20a%3Db+c&sslmode=disable"
     )
     assert parameters.server_settings == {"application_name": "x", "options": "-c a=b+c"}
-    assert parsed("postgresql://h/d")[1].server_settings == {"application_name": "emitd"}
+    assert parsed("postgresql://h/d?keepalives=1&tcp_user_timeout=9&gssencmode=prefer")[1].server_settings == {"application_name": "emitd"}
     assert parsed("postgresql://h/d?application_name=y")[1].server_settings == {"application_name": "y"}
     assert parsed("postgresql://h/d")[1].target_session_attrs == "primary"
     assert (
