@@ -266,7 +266,8 @@ def test_options_reach_the_driver() -> None:
         "postgresql://h/d?fallback_application_name=x&options=-c%20a%3Db+c&sslmode=disable"
     )
     assert parameters.server_settings == {"application_name": "x", "options": "-c a=b+c"}
-    assert parsed("postgresql://h/d?keepalives=1&tcp_user_timeout=9&gssencmode=prefer")[1].server_settings == {"application_name": "emitd"}
+    needless = "keepalives=1&tcp_user_timeout=9&gssencmode=prefer"
+    assert parsed(f"postgresql://h/d?{needless}")[1].server_settings == {"application_name": "emitd"}
     assert parsed("postgresql://h/d?application_name=y")[1].server_settings == {"application_name": "y"}
     assert parsed("postgresql://h/d")[1].target_session_attrs == "primary"
     assert (
