@@ -7,7 +7,7 @@ __all__ = ["SecretText"]
 
 
 class SecretText:
-    """Text such as a token. Its `repr` and `str` hide it; `reveal` gives it.
+    """Text such as a token. Its `repr` and `str` hide it, or show what is not secret of it; `reveal` gives it.
 
     Immutable. A plain class and no struct, so that the loader of the configuration is asked to build it.
     """
@@ -19,21 +19,21 @@ class SecretText:
 
     @classmethod
     def resolve(cls, text: str, base_dir: Path) -> Self:
-        """Return the secret that stands in a configuration file; `base_dir` does not matter."""
+        """Return what stands in a configuration file; `base_dir` does not matter here."""
         return cls(text)
 
     def reveal(self) -> str:
-        """Return the text."""
+        """Return the whole text."""
         return self._text
 
     def __str__(self) -> str:
         return "***"
 
     def __repr__(self) -> str:
-        return "SecretText('***')"
+        return f"{type(self).__name__}({str(self)!r})"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, SecretText) and other._text == self._text
+        return type(other) is type(self) and other.reveal() == self._text
 
     def __hash__(self) -> int:
         return hash(self._text)

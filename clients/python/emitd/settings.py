@@ -15,7 +15,7 @@ from emitd.records.encoding import as_text
 from emitd.records.levels import is_level, level_number
 from emitd.runtime.backoff import Backoff
 
-__all__ = ["ClientSettings", "Overflow", "address_problem"]
+__all__ = ["ClientSettings", "Overflow", "address_problem", "expand_home"]
 
 _ENVIRONMENT_PREFIX = "EMITD_"
 _BLOCK = re.compile(r"block(?:\(\s*(\d+(?:\.\d+)?)\s*\))?")
@@ -137,6 +137,14 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             yield "overflow", str(error)
         if self.spool_records not in ("audit", "all"):
             yield "spool_records", f"'{self.spool_records}' is not audit or all"
+        if expand_home(self.spool).startswith("~") or "\0" in self.spool:
+            yield "spool", f"{self.spool!r} is no path, or its home folder is not known"
+
+
+def expand_home(text: str) -> str:
+    """Return a path, or `unix:PATH`, with a home folder in place of a `~` at its beginning, if that is known."""
+    scheme = "unix:" if text.startswith("unix:") else ""
+    return scheme + os.path.expanduser(text.removeprefix(scheme))
 
 
 def address_problem(address: str) -> str:

@@ -1,27 +1,57 @@
 """`DatabaseUrl`: which database a handler uses, as an entry of `logging_config.yml` names it."""
 
+import os
+import re
 from pathlib import Path
-from typing import Self
-from urllib.parse import urlsplit, urlunsplit
+from typing import ClassVar, Self
+from urllib.parse import quote, unquote
+
+from emitd_handlers.paths import SettingInvalid, resolve_path
+from emitd_handlers.secret_text import SecretText
 
 _SQLITE = "sqlite:///"
 _POSTGRES = ("postgresql", "postgres")
-_EXPECTED = f"expected {_SQLITE}PATH or postgresql://USER@HOST:PORT/NAME"
+_EXPECTED = f"{_SQLITE}PATH or postgresql://USER@HOST:PORT/NAME"
+_WRITTEN = "write @ in a user or password as %40, / %2F, : %3A, ? %3F, # %23, % %25, a blank %20"
+
+_TEXT = r"(?:[^@/?#:%]|%[0-9A-Fa-f]{2})*"
+_HOST = r"(?:\[[^\[\]@/?#,]+\]|[^\[\]@/?#:,]+)(?::[0-9]{1,5})?"
+_URL = re.compile(
+    r"(?!(?s:.*)(?:%00|[\0-\x20]))"
+    rf"(postgres(?:ql)?://)(?:({_TEXT})(?::({_TEXT}))?@)?({_HOST}(?:,{_HOST})*)?(?:/({_TEXT}))?(?:\?([^#]*))?"
+)
+_FILE = re.compile(r"(?<=[?&])(passfile|sslcert|sslkey|sslrootcert|sslcrl|host(?==~))=([^&]+)")
+_SSL_MODES = "disable allow prefer require verify-ca verify-full"
+_VERIFY = "remove it, and use sslmode=verify-full with sslrootcert=FILE"
+#: Options of libpq that asyncpg does not have: the values that change nothing, and what to do about others. All other
+#: options that asyncpg does not have are settings of the server, which refuses those that it does not know.
+_UNKNOWN = {
+    "channel_binding": ("disable prefer", _VERIFY),
+    "client_encoding": ("auto utf8 UTF8 utf-8 UTF-8", "remove it: emitd writes UTF-8"),
+    "gssencmode": ("disable prefer", _VERIFY),
+    "hostaddr": ("", "write the address as the host"),
+    "require_auth": ("", "remove it, and demand the method in the server's pg_hba.conf"),
+    "requirepeer": ("", "remove it, and use a folder that only the server's user can write to"),
+    "service": ("", "write what the service says into the URL"),
+}
+#: They find dead connections, which emitd's own deadlines do.
+_NEEDLESS = ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")
 
 
-class DatabaseUrl:
+class DatabaseUrl(SecretText):
     """The URL of an SQLite file or a PostgreSQL database.
 
-    Three slashes stand before the relative path of an SQLite file, four before an absolute one. Immutable. A plain
-    class and no struct, so that the configuration loader builds it with `resolve`.
+    Three slashes stand before the relative path of an SQLite file, four before an absolute one.
     """
 
-    __slots__ = ("_dsn", "_path")
+    __slots__ = ("_path",)
+
+    expected: ClassVar[str] = _EXPECTED
 
     def __init__(self, path: Path | None = None, dsn: str = "") -> None:
         """Give one of the two: the path of an SQLite file, or the URL of a PostgreSQL database."""
+        super().__init__(dsn if path is None else f"{_SQLITE}{path}")
         self._path = path
-        self._dsn = dsn
 
     @classmethod
     def resolve(cls, text: str, base_dir: Path) -> Self:
@@ -31,17 +61,18 @@ class DatabaseUrl:
         """
         scheme, colon, _ = text.partition(":")
         if colon and scheme in _POSTGRES:
-            return cls(dsn=_checked(text))
+            postgres_options(text)
+            return cls(dsn=_FILE.sub(lambda file: _with_path(file, base_dir), text))
         if colon and scheme != "sqlite":
-            raise ValueError(f"'{scheme}' databases are not supported; {_EXPECTED}")
+            raise ValueError(f"'{scheme}' databases are not supported; expected {_EXPECTED}")
         path = text.removeprefix(_SQLITE)
         if path == text or not path.strip("/"):
-            raise ValueError(f"'{text}' names no database; {_EXPECTED}")
+            raise ValueError(f"'{text}' names no database; expected {_EXPECTED}")
         if path == ":memory:":
             raise ValueError("a database in memory keeps nothing; expected the path of a file")
-        if "?" in path or "\0" in path:
+        if path.endswith("/") or re.search(r"\?|%[0-9A-Fa-f]{2}|^file:|^[A-Za-z]:\\", path):
             raise ValueError(f"'{text}' has options or characters that are not supported in the path")
-        return cls(base_dir / path)
+        return cls(resolve_path(path, base_dir))
 
     @property
     def path(self) -> Path | None:
@@ -51,37 +82,43 @@ class DatabaseUrl:
     @property
     def dsn(self) -> str:
         """The URL of the PostgreSQL database, with its password, or an empty text."""
-        return self._dsn
+        return self.reveal() if self._path is None else ""
 
     def __str__(self) -> str:
         """Return the URL without a password."""
-        return f"{_SQLITE}{self._path}" if self._path is not None else _without_password(self._dsn)
-
-    def __repr__(self) -> str:
-        return f"DatabaseUrl({str(self)!r})"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, DatabaseUrl) and (other._path, other._dsn) == (self._path, self._dsn)
-
-    def __hash__(self) -> int:
-        return hash((self._path, self._dsn))
+        return _without_password(self.dsn) if self.dsn else self.reveal()
 
 
-def _checked(url: str) -> str:
-    try:
-        parts = urlsplit(url)
-        _ = parts.port  # raises for what is no number
-    except ValueError:
-        raise ValueError(f"it is no URL; {_EXPECTED}") from None
-    if not url.startswith(f"{parts.scheme}://"):
-        raise ValueError(f"it names no database; {_EXPECTED}")
-    return url
+def postgres_options(url: str) -> dict[str, str]:
+    """Return the options behind the `?` of a URL. Raises SettingInvalid for what would not work as libpq has it."""
+    parts = _URL.fullmatch(url)
+    if parts is None:
+        raise SettingInvalid(f"it is no URL of a database; expected {_EXPECTED}; {_WRITTEN}")
+    given = dict(zip(("user", "password", "host", "dbname"), parts.groups()[1:5], strict=True))
+    given["port"] = re.search(r":[0-9]+(?:,|$)", parts[4] or "")
+    options: dict[str, str] = {}
+    for item in filter(None, (parts[6] or "").split("&")):
+        name, _, value = item.partition("=")
+        if not name or not value:
+            raise SettingInvalid("an option of the URL has no value; expected NAME=VALUE, several with &")
+        if name in options or given.get(name):
+            raise SettingInvalid(f"the URL gives '{name}' twice; remove one")
+        options[name] = unquote(value)
+    for name, (harmless, advice) in _UNKNOWN.items():
+        variable = f"PG{name.upper().replace('_', '')}"  # libpq would read it
+        for shown, found in (name, options.pop(name, "")), (variable, os.environ.get(variable)):
+            if found and found not in harmless.split():
+                raise SettingInvalid(f"{shown} is not supported with its value; {advice}")
+    if options.get("sslmode", "prefer") not in _SSL_MODES.split():
+        raise SettingInvalid(f"sslmode is not one of {_SSL_MODES}")
+    return {name: value for name, value in options.items() if name not in _NEEDLESS}
+
+
+def _with_path(file: re.Match[str], base_dir: Path) -> str:
+    return f"{file[1]}={quote(str(resolve_path(unquote(file[2]), base_dir)))}"
 
 
 def _without_password(url: str) -> str:
-    parts = urlsplit(url)
-    user, colon, _ = parts.netloc.rpartition("@")[0].partition(":")
-    host = parts.netloc.rpartition("@")[2]
-    login = f"{user}:***@" if colon else f"{user}@" if user else ""
-    # The query can hold a password too.
-    return urlunsplit((parts.scheme, login + host, parts.path, "", ""))
+    scheme, user, password, hosts, name, _ = _URL.fullmatch(url).groups("")  # type: ignore[union-attr]
+    login = f"{user}:***@" if password else f"{user}@" if user else ""
+    return f"{scheme}{login}{hosts}/{name}"  # the options can hold a password too

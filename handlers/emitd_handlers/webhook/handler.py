@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Sequence
 from contextvars import ContextVar
 from pathlib import Path
-from typing import ClassVar, Self, TypeAlias
+from typing import ClassVar, TypeAlias
 from urllib.parse import urlsplit
 
 from msgspec import field
@@ -62,14 +62,13 @@ _COMMITTED = Committed()
 _Parcel: TypeAlias = Sequence[tuple[int, bytes]]
 
 
-class WebhookUrl:
+class WebhookUrl(SecretText):
     """An `http` or `https` URL. Its `str` and `repr` show scheme, host and port only.
 
-    The rest may be secret: some receivers have a token in the path, others in the query or before the host. Immutable.
-    A plain class and no struct, so that the configuration loader builds it with `resolve`.
+    The rest may be secret: some receivers have a token in the path, others in the query or before the host.
     """
 
-    __slots__ = ("_origin", "_text")
+    __slots__ = ("_origin",)
     #: For the message about a missing URL.
     expected = "a URL, such as https://HOST[:PORT]/PATH"
 
@@ -92,33 +91,18 @@ class WebhookUrl:
             raise ValueError("the URL has a fragment, which no receiver gets; remove '#' and what follows")
         shown = f"[{host}]" if ":" in host else host
         self._origin = f"{parts.scheme}://{shown}" + (f":{port}" if port is not None else "")
-        self._text = text
-
-    @classmethod
-    def resolve(cls, text: str, base_dir: Path) -> Self:
-        """Return the URL in a configuration file; `base_dir` does not matter."""
-        return cls(text)
+        super().__init__(text)
 
     @property
     def origin(self) -> str:
         """Scheme, host and port, which may be shown."""
         return self._origin
 
-    def reveal(self) -> str:
-        """Return the whole URL."""
-        return self._text
-
     def __str__(self) -> str:
         return self._origin
 
     def __repr__(self) -> str:
         return f"WebhookUrl('{self._origin}/***')"
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, WebhookUrl) and other._text == self._text
-
-    def __hash__(self) -> int:
-        return hash(self._text)
 
 
 class WebhookSettings(HandlerSettings, frozen=True, kw_only=True):

@@ -77,6 +77,7 @@ def _class_name(name: str) -> str:
 def _as_listed(folder: Path, config: Path) -> str:
     """Return the folder as the configuration lists it: relative to it if it is below it."""
     inside = os.path.relpath(folder.absolute(), config.absolute().parent)
+    inside = f"./{inside}" if inside.startswith("~") else inside  # not a home folder
     return (str(folder.absolute()) if inside.startswith("..") else inside).replace(os.sep, "/")
 
 

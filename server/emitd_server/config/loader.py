@@ -16,7 +16,7 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.jobs.source import JobSource
 from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings, flat_keys
 from emitd_server.config.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
-from emitd_server.config.settings_reader import SettingsReader
+from emitd_server.config.settings_reader import SettingsReader, convert
 from emitd_server.config.yaml_document import Value, read_text, read_yaml
 from emitd_server.errors import ConfigError, Problem, describe, nearest
 from emitd_server.settings import ServerSettings
@@ -30,7 +30,6 @@ handlers:
 """
 _SECTIONS = ("server", "handler_paths", "handlers")
 _ENTRY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_VARIABLE = re.compile(r"\$(\$)?\{([^}]*)\}")
 _ADDRESS = re.compile(r"unix:.+|(\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
 _ADDRESS_EXPECTED = "HOST:PORT, [IPV6]:PORT (ports 0 to 65535) or unix:PATH"
 _TYPE_EXPECTED = "a handler's type, such as console"
@@ -143,7 +142,7 @@ class _Loader:
         self.off: set[str] = set()
 
     def load(self, text: str, overrides: Mapping[str, str | None]) -> Config | None:
-        document = read_yaml(text, self._file, self._problems, self._expand)
+        document = read_yaml(text, self._file, self._problems, self._environ)
         if document is None or document.unreadable:
             return None
         if not self._reader.is_a(dict, document, "", f"the sections {', '.join(_SECTIONS)}"):
@@ -165,10 +164,6 @@ class _Loader:
         if given is not None and isinstance(given.content, str) and (why := _address_problem(given.content)):
             self._reader.add(given.line, "server.listen", f"found {given.shown()}{why}", _ADDRESS_EXPECTED)
         listen = "" if server is None else server.listen
-        if listen.startswith("unix:") and not listen.startswith("unix:/"):
-            listen = (
-                f"unix:{self._base_dir / listen.removeprefix('unix:')}"  # as any path, relative to the file
-            )
         for name, address in overrides.items():
             if address is None:
                 continue
@@ -177,6 +172,10 @@ class _Loader:
                 problem = Problem(file="", line=0, path=name, found=found, expected=_ADDRESS_EXPECTED)
                 self._problems.append(problem)
             listen, self._listen_key = address, name
+        if listen.startswith("unix:") and not listen.startswith("unix:/"):
+            # As any path, relative to the file, unless it is given from outside.
+            base_dir = self._base_dir if self._listen_key == "server.listen" else Path()
+            listen = f"unix:{base_dir / os.path.expanduser(listen.removeprefix('unix:'))}"
         return None if server is None else msgspec.structs.replace(server, listen=listen)
 
     def _folders(self, section: Value) -> list[HandlerFolder]:
@@ -187,10 +186,10 @@ class _Loader:
             return folders
         for index, item in enumerate(section.content):
             path = f"handler_paths[{index}]"
-            if not self._reader.is_a(str, item, path, "a folder"):
+            folder = self._reader.field(Path, item, path)
+            if folder is None:
                 continue
-            folder = self._base_dir / os.path.expanduser(item.content)
-            shown = item.spelling if item.secret else str(folder)
+            shown = item.spelling if item.variables else str(folder)
             if folder.is_dir():
                 folders.append(HandlerFolder(folder, shown))
             else:
@@ -215,7 +214,7 @@ class _Loader:
         """Return an active entry; None if it is off or has a problem."""
         path = f"handlers.{name}"
         type_ = value.content.get("type") if isinstance(value.content, dict) else None
-        if type_ is not None and isinstance(type_.content, str) and not type_.secret:
+        if type_ is not None and isinstance(type_.content, str) and not type_.variables:
             self.types[name] = type_.content
         if _is_off(value):
             self.off.add(name)
@@ -264,7 +263,7 @@ class _Loader:
         try:
             return self.finder.find(type_.content)
         except DiscoveryError as error:
-            if type_.secret:
+            if type_.variables:
                 self._reader.add(type_.line, path, f"found {type_.shown()}", _TYPE_EXPECTED)
             else:
                 self._reader.add(type_.line, path, str(error), error.expected, error.nearest)
@@ -308,7 +307,7 @@ class _Loader:
             read: Any = self._reader.read(struct, Value(values, entry.line), path, base=base, spelt=spelt)
             if struct.kind is kind and settings is not None and read is not None:
                 settings = msgspec.structs.replace(settings, delivery=read)
-                form = ", ".join(f"{key}: {value.shown()}" for key, value in values.items())
+                form = ", ".join(f"{key}: {value.written()}" for key, value in values.items())
         if settings is not None:
             self._notes.append(
                 f"{self._file}:{entry.line}: {path}: {', '.join(flat)} belong in `delivery:` now; "
@@ -326,19 +325,6 @@ class _Loader:
             self._reader.add(value.content["type"].line, f"handlers.{entry.name}", found)
             return False
         return True
-
-    def _expand(self, text: str) -> tuple[str, bool]:
-        """Replace `${NAME}` by the environment's value; `$${` stands for `${`."""
-        names = [name for escaped, name in _VARIABLE.findall(text) if not escaped]
-        missing = [name for name in names if name not in self._environ]
-        if missing:
-            listed = ", ".join(f"'{name}'" for name in missing)
-            raise ValueError(f"the environment has no variable {listed}")
-
-        def value_of(match: re.Match[str]) -> str:
-            return match[0][1:] if match[1] else self._environ[match[2]]
-
-        return _VARIABLE.sub(value_of, text), bool(names)
 
 
 def _address_problem(text: str) -> str:
@@ -361,10 +347,13 @@ def _flat_keys(struct: type[HandlerSettings], entry: Value) -> Sequence[str]:
 def _is_off(entry: Value) -> bool:
     if not isinstance(entry.content, dict):
         return False
-    enabled = entry.content.get("enabled")
-    return enabled is not None and enabled.content is False
+    try:
+        return "enabled" in entry.content and convert(bool, entry.content["enabled"]) is False
+    except msgspec.ValidationError:
+        return False
 
 
 def _describe(error: BaseException, entry: Value) -> str:
     """Describe an exception; only by its type if the entry has values of the environment."""
-    return type(error).__name__ if entry.secret else describe(error)
+    hidden = f"{type(error).__name__}, whose message may show a value from {entry.variables}"
+    return hidden if entry.variables else describe(error)

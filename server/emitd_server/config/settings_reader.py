@@ -1,8 +1,8 @@
 """From YAML values to a settings struct, field by field, so that every bad one is found."""
 
-import os
+import math
 import types
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from enum import Enum
 from pathlib import Path
 from typing import Any, TypeVar, cast, get_args, get_origin
@@ -10,6 +10,7 @@ from typing import Any, TypeVar, cast, get_args, get_origin
 import msgspec
 
 from emitd_handlers.base import COMMON_LEVELS
+from emitd_handlers.paths import SettingInvalid, resolve_path
 from emitd_handlers.record import Level
 from emitd_handlers.settings import CommittedSettings, Delivery, DeliverySettings, QueuedSettings
 from emitd_server.config.yaml_document import Value
@@ -17,6 +18,8 @@ from emitd_server.errors import Problem, nearest
 
 #: Keys that older releases had, and what to write now.
 RETIRED_KEYS = {"max_in_flight": "nothing: remove it; server.limits.memory_bytes bounds what is under way"}
+#: In a variable they mean the same as in the file.
+_WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
 S = TypeVar("S", bound=msgspec.Struct)
 
@@ -64,13 +67,14 @@ class SettingsReader:
             elif QueuedSettings in _types_in(field.type):
                 given[field.name] = self._delivery(value.content[key], inner, field.default)
             else:
-                given[field.name] = self._field(field.type, value.content[key], inner)
+                given[field.name] = self.field(field.type, value.content[key], inner)
         if len(self._problems) > before or not value.is_whole():
             return None
         try:
             return struct(**given) if base is None else msgspec.structs.replace(base, **given)
         except ValueError as error:  # a struct's own check, over several fields; it may repeat their values
-            found = f"{struct.__name__} refuses the values" if value.secret else str(error)
+            secret = f"{struct.__name__} refuses a value from {value.variables}"
+            found = secret if value.variables else str(error)
             self.add(value.line, path, found)
             return None
 
@@ -104,19 +108,20 @@ class SettingsReader:
     def _delivery(self, value: Value, path: str, default: object) -> Delivery | DeliverySettings | None:
         """Return the delivery that a word or a mapping describes; keys that it lacks are taken from `default`."""
         if not isinstance(value.content, dict):
-            kind: Delivery | None = self._field(Delivery | None, value, path)
+            kind: Delivery | None = self.field(Delivery | None, value, path)
             return default if isinstance(default, DeliverySettings) and default.kind is kind else kind
         if "kind" not in value.content:
             self.add(value.line, f"{path}.kind", "is missing", "committed or queued")
             return None
-        kind = self._field(Delivery, value.content["kind"], f"{path}.kind")
+        kind = self.field(Delivery, value.content["kind"], f"{path}.kind")
         if kind is None:
             return None
         base = default if isinstance(default, DeliverySettings) and default.kind is kind else None
         struct: Any = CommittedSettings if kind is Delivery.COMMITTED else QueuedSettings
         return cast("DeliverySettings | None", self.read(struct, value, path, besides=["kind"], base=base))
 
-    def _field(self, field_type: Any, value: Value, path: str) -> Any:
+    def field(self, field_type: Any, value: Value, path: str) -> Any:
+        """Return a value as a type that a field may have, or None if it has a problem."""
         if value.unreadable:
             return None
         if isinstance(field_type, type) and issubclass(field_type, msgspec.Struct):
@@ -124,7 +129,7 @@ class SettingsReader:
         if Level in _types_in(field_type):
             return self._levels(value, path)
         try:
-            return msgspec.convert(value.plain(), field_type, dec_hook=self._make)
+            return convert(field_type, value, self._make)
         except msgspec.ValidationError as error:
             what = str(error).partition(" - at ")[0].partition(", got ")[0].replace("`", "")
             types_ = [kind for kind in _types_in(field_type) if isinstance(kind, type)]
@@ -134,8 +139,10 @@ class SettingsReader:
                 expected = f"one of {', '.join(choices)}"
             elif expected == "str":
                 expected = "text, in quotes"
+            elif isinstance(error.__cause__, SettingInvalid):
+                found, expected = f"{found}: {what}" if value.variables else what, ""
             elif expected == what:  # in the words of the type; they may repeat the value
-                found, expected = found if value.secret else what, ""
+                found, expected = (found, _type_name(field_type)) if value.variables else (what, "")
             self.add(value.line, path, found, expected)
             return None
 
@@ -161,12 +168,29 @@ class SettingsReader:
 
     def _make(self, wanted: type, value: object) -> object:
         if not isinstance(value, str):
-            raise ValueError(f"found {value!r}; expected text")
-        if hasattr(wanted, "resolve") and wanted is not Path:
-            return wanted.resolve(value, self._base_dir)
+            raise SettingInvalid(f"found {type(value).__name__}; expected text, in quotes")
         if wanted is Path:
-            return self._base_dir / os.path.expanduser(value)
+            return resolve_path(value, self._base_dir)
+        if hasattr(wanted, "resolve"):
+            return wanted.resolve(value, self._base_dir)
         raise TypeError(f"settings of type {wanted!r} cannot be read from a file")
+
+
+def convert(wanted: Any, value: Value, make: Callable[[type, Any], object] | None = None) -> Any:
+    """Return a value as the type that is wanted; text from the environment is read as values of the type are written.
+
+    `make` makes the types that msgspec does not know. Raises msgspec.ValidationError.
+    """
+    content, kinds = value.plain(), _types_in(wanted)
+    if value.variables and isinstance(content, str):
+        if types.NoneType in kinds and content in ("", "null"):
+            return None
+        if kinds & {bool, int, float} and str not in kinds:
+            content = _WORDS.get(content.strip().lower(), content.strip())
+    made = msgspec.convert(content, wanted, strict=not value.variables, dec_hook=make)
+    if isinstance(made, float) and not math.isfinite(made):
+        raise msgspec.ValidationError("Expected a finite number")
+    return made
 
 
 def _types_in(annotation: Any) -> set[Any]:
@@ -178,4 +202,5 @@ def _types_in(annotation: Any) -> set[Any]:
 def _type_name(annotation: Any) -> str:
     if isinstance(annotation, types.UnionType):
         return " or ".join(_type_name(argument) for argument in get_args(annotation))
+    annotation = getattr(annotation, "__origin__", annotation)  # of Annotated
     return str(getattr(annotation, "expected", None) or getattr(annotation, "__name__", annotation))

@@ -5,6 +5,7 @@ pauses. A handler that is up shows by its outcomes whether it works; it may also
 """
 
 import asyncio
+import errno
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import suppress
@@ -160,7 +161,7 @@ class HandlerLife:
                 await self._start()
             except (Exception, SystemExit, asyncio.CancelledError) as error:
                 _pass_on_own_cancellation(error)
-                self._go_down(words_of(error))
+                self._go_down(words_of(error) + _advice(error))
                 is_again = True
                 self.is_tried.set()
         if is_again or time.monotonic() - begun > START_SECONDS:
@@ -197,6 +198,17 @@ def _pass_on_own_cancellation(error: BaseException) -> None:
     task = asyncio.current_task()
     if isinstance(error, asyncio.CancelledError) and task is not None and task.cancelling():
         raise error
+
+
+def _advice(error: BaseException) -> str:
+    cause = error if isinstance(error, OSError) else error.__cause__
+    if (
+        isinstance(cause, OSError)
+        and cause.filename
+        and cause.errno in (errno.EROFS, errno.EACCES, errno.EPERM)
+    ):
+        return "; give a path that this user may write to, such as ${STATE_DIRECTORY:-.}/logs/FILE"
+    return ""
 
 
 def words_of(error: BaseException) -> str:

@@ -74,3 +74,32 @@ def test_what_stands_behind_two_dashes_is_no_flag() -> None:
     """A message may be `--json`."""
     assert make_parser().parse_args(["emit", "--", "--json"]).message == "--json"
     assert not run_main("emit", "--address", "", "--", "--json").stderr.startswith("{")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        "serve --config=~/x",
+        "check-config ~/x",
+        "handlers --config=~/x",
+        "new-handler slack.Slack --folder=~/x",
+        "audit verify ~/x",
+        "audit verify --against=~/x",
+        "audit verify --key=~/x",
+        "audit prove e1 --log=~/x",
+        "audit prove e1 --output=~/x",
+        "audit check ~/x",
+        "audit export ~/x",
+        "audit key ~/x",
+        "emit many --file=~/x",
+    ],
+)
+def test_a_home_folder_is_found_where_the_shell_leaves_it(
+    words: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A shell expands `~` at the beginning of a word only, and a service manager never does."""
+    monkeypatch.setenv("HOME", "/home/me")
+    values = vars(make_parser().parse_args(words.split())).values()
+    assert "/home/me/x" in [
+        item for value in values for item in (value if isinstance(value, list) else [value])
+    ]

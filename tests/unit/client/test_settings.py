@@ -2,18 +2,22 @@
 
 import inspect
 import math
+import os
 import re
 import sys
 import threading
 from pathlib import Path
 from typing import Any
 
+import hypothesis
 import msgspec
 import pytest
+from hypothesis import strategies as st
 
 from emitd.base_client import MoreSettings
 from emitd.runtime.backoff import Backoff
-from emitd.settings import ClientSettings, Overflow
+from emitd.settings import ClientSettings, Overflow, expand_home
+from emitd.transport.channel import target_of
 
 #: Another value than the default for each setting, as an argument and as a text of the environment.
 VALUES: dict[str, tuple[Any, str]] = {
@@ -105,6 +109,15 @@ class TestReading:
     def test_a_folder_may_be_a_path(self, tmp_path: Path) -> None:
         """That of the spool."""
         assert read(spool=tmp_path).spool == str(tmp_path)
+
+    def test_a_home_folder_that_is_not_known_is_refused(self) -> None:
+        """A folder of that name in the working one would be a wrong answer; so would one with a NUL."""
+        for spool in ("~nobody-of-this-name/spool", "a\0b"):
+            with pytest.raises(
+                ValueError, match=r"^spool: '.*' is no path, or its home folder is not known$"
+            ):
+                read(spool=spool)
+        assert read({"EMITD_SPOOL": "~/spool"}).spool == "~/spool"
 
     def test_they_cannot_be_changed(self) -> None:
         """A client reads them once."""
@@ -230,6 +243,17 @@ class TestRefusal:
     def test_addresses_of_every_form_are_taken(self, address: str) -> None:
         """As they are: `emitd.transport.grpc_transport` makes something of them."""
         assert read(address=address).address == address
+
+
+@hypothesis.given(st.text(st.characters(exclude_characters="~")))
+def test_only_a_home_folder_at_the_beginning_is_expanded(text: str) -> None:
+    """Of a path, and of a socket's address; all other texts stay as they are."""
+    home = os.path.expanduser("~")
+    assert expand_home(text) == text
+    assert expand_home(f"x~{text}") == f"x~{text}"
+    assert expand_home(f"~/{text}") == f"{home}/{text}"
+    assert expand_home(f"unix:~/{text}") == f"unix:{home}/{text}"
+    assert target_of("unix:~/run/x") == f"unix:{home}/run/x"
 
 
 class TestSource:

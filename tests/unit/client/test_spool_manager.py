@@ -91,6 +91,13 @@ def service() -> Service:
     return Service()
 
 
+def test_a_folder_may_begin_with_a_home_folder(service: Service, tmp_path: Path, monkeypatch: Any) -> None:
+    """A variable of a service's unit keeps its `~`."""
+    monkeypatch.setenv("HOME", str(tmp_path))
+    manager = SpoolManager(ClientSettings(spool="~/spool"), service.send, service.drop, TimeLeft(10.0))
+    assert manager._folder() == tmp_path / "spool"
+
+
 def until(is_so: Callable[[], object]) -> None:
     deadline = time.monotonic() + 10
     while not is_so():

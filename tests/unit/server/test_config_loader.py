@@ -1,6 +1,7 @@
 """The configuration: every problem at once, each with its place; and the handlers that entries name."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -90,6 +91,13 @@ def test_a_delivery_is_a_word_or_a_mapping(
     assert list(config.notes) == ([f"{folder}/c.yml:1: {old}; {new}"] if "queue_size" in delivery else [])
 
 
+def test_the_old_form_is_rewritten_with_its_variable(folder: Path) -> None:
+    """As it can be written into the file."""
+    config = load(folder, "handlers:\n  d:\n    type: discard\n    queue_size: ${Q}\n", Q="7")
+    assert config.handlers[0].build().delivery == QueuedSettings(max_records=7)
+    assert config.notes[0].endswith('write `delivery: {kind: queued, max_records: "${Q}"}`')
+
+
 def test_a_delivery_keeps_what_its_class_has_by_default(folder: Path) -> None:
     """A mapping changes only what it says; a word changes nothing; another kind has its own defaults."""
     for delivery, expected in {
@@ -144,7 +152,7 @@ def test_a_delivery_keeps_what_its_class_has_by_default(folder: Path) -> None:
         (GOOD + "handler_paths: here\n", "found 'here'; expected a list of folders"),
         ("handlers: {c: {type: console, timezone: Nowhere/City}}\n", "Nowhere/City"),
         ("handlers: {j: {type: database_job, database: 'mysql://x'}}\n", "handlers.j.database"),
-        ("handlers: {a: {type: json_audit, path: 7}}\n", "handlers.a.path: found 7; expected text"),
+        ("handlers: {a: {type: json_audit, path: 7}}\n", "handlers.a.path: found int; expected text"),
         ("handlers: {d: {type: discard, queue_size: '${NO}'}}\n", "the environment has no variable 'NO'"),
         ("handlers: {d: {type: '${NO}'}}\n", "handlers.d.type: the environment has no variable 'NO'"),
         ("handlers: {c: {type: console, timezone: '${NO}'}}\n", "the environment has no variable 'NO'"),
@@ -163,8 +171,11 @@ def test_a_delivery_keeps_what_its_class_has_by_default(folder: Path) -> None:
         ("handlers: {d: {type: }}\n", "handlers.d.type: found nothing; expected a handler's type"),
         ("handlers: {d: {type: [discard]}}\n", "handlers.d.type: found a list; expected a handler's type"),
         ("handlers: {d: {type: discard, timeout_seconds: .inf}}\n", "expected a finite number"),
-        (GOOD + "handler_paths: [7]\n", "handler_paths[0]: found 7; expected a folder"),
-        (GOOD + "handler_paths: [~nobody-of-this-name]\n", "handler_paths[0]: there is no folder"),
+        (GOOD + "handler_paths: [7]\n", "handler_paths[0]: found int; expected text"),
+        (
+            GOOD + "handler_paths: [~nobody-of-this-name]\n",
+            "handler_paths[0]: it begins with a ~ whose home folder",
+        ),
         (GOOD + "server: {listen: '127.0.0.1:٣'}\n", "expected HOST:PORT"),
         (GOOD + '"two\\nlines\\e[2J": 1\n', r"unknown key 'two\nlines\u001b[2J'"),
     ],
@@ -239,6 +250,43 @@ def test_a_socket_is_relative_to_the_file(folder: Path) -> None:
     assert load_config(file, environ={}).server.listen == "unix:///run/emitd.sock"
 
 
+def test_a_home_folder_stands_in_every_path(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of a log, a database, a folder of handlers, a socket, a key, and what comes from the environment."""
+    monkeypatch.setenv("HOME", str(folder))
+    text = """\
+server: {listen: 'unix:~/e.sock'}
+handler_paths: [~/mine]
+handlers:
+  a: {type: json_audit, path: ~/a.log, key: '${KEY}'}
+  j: {type: database_job, database: 'sqlite:///~/j.db'}
+  w: {type: webhook, url: 'http://h', ca_file: ~/ca.pem}
+"""
+    config = load(folder, text, KEY="~/key.pem")
+    settings: list[Any] = [entry.settings for entry in config.handlers]
+    assert config.server.listen == f"unix:{folder}/e.sock"
+    assert (settings[0].path, settings[0].key) == (folder / "a.log", folder / "key.pem")
+    assert settings[1].database.path == folder / "j.db"
+    assert settings[2].ca_file == folder / "ca.pem"
+    for given in ({"EMITD_LISTEN": "unix:~/x"}, {}):
+        listen = None if given else "unix:~/x"
+        assert load_config(folder / "c.yml", environ={"KEY": "", **given}, listen=listen).server.listen == (
+            f"unix:{folder}/x"
+        )
+
+
+def test_a_merge_key_is_refused_by_name(folder: Path) -> None:
+    """In an entry and among the entries; an alias as a value is taken."""
+    text = "handlers:\n  a: &a {type: discard, delivery: &d {kind: committed}}\n  b: {<<: *a, delivery: *d}\n"
+    assert problems(folder, text) == [
+        "c.yml:3: handlers.b.<<: << merges nothing here; write the keys out, or use an alias as the value of a key",
+        "c.yml:3: handlers.b.type: is missing; expected a handler's type, such as console",
+    ]
+    (line,) = problems(folder, "handlers:\n  a: &a {type: discard}\n  <<: {b: *a}\n")
+    assert line.startswith("c.yml:3: handlers.<<: << merges nothing here")
+    text = text.replace("<<: *a", "type: discard")
+    assert [entry.build().delivery for entry in load(folder, text).handlers] == [CommittedSettings()] * 2
+
+
 def test_the_environment_fills_values_and_stays_secret(folder: Path) -> None:
     """`${NAME}` is replaced, `$${` is not, and what came from there is never shown."""
     text = "handlers: {a: {type: json_audit, log_id: 'x-${NAME}-$${NAME}'}}\n"
@@ -246,7 +294,9 @@ def test_the_environment_fills_values_and_stays_secret(folder: Path) -> None:
     assert settings.log_id == "x-hush-${NAME}"  # type: ignore[attr-defined]
     (line,) = problems(folder, "handlers: {j: {type: database_job, database: '${NAME}'}}\n", NAME="hush")
     assert "hush" not in line
-    assert "a value from the environment" in line
+    assert line.endswith(
+        "database: found a value from ${NAME}; expected sqlite:///PATH or postgresql://USER@HOST:PORT/NAME"
+    )
 
 
 SECRETIVE = """\
@@ -287,6 +337,16 @@ def test_no_problem_shows_what_the_environment_holds(folder: Path, text: str) ->
     lines = problems(folder, text, NAME="hush")
     assert lines
     assert "hush" not in "".join(lines)
+
+
+def test_no_problem_shows_what_should_be_a_secret(folder: Path) -> None:
+    """A header that looks like a number, or a password in a URL that is none."""
+    text = "handlers:\n  w: {type: webhook, url: 'http://h', headers: {A: 424242}}\n"
+    text += "  j: {type: database_job, database: 'postgresql://u:424242@x@h'}\n"
+    first, second = problems(folder, text)
+    assert first.endswith("handlers.w.headers: found int; expected text, in quotes")
+    assert "handlers.j.database: it is no URL of a database; expected sqlite:///PATH or postgresql" in second
+    assert "424242" not in second
 
 
 def test_a_folder_from_the_environment_is_named_as_it_is_spelt(folder: Path) -> None:

@@ -1,6 +1,8 @@
 """A handler's life: the tries to start it, and what decides whether it works."""
 
 import asyncio
+import errno
+import os
 from collections.abc import Sequence
 
 import pytest
@@ -87,6 +89,31 @@ async def test_it_is_started_until_it_is_up(problem: BaseException) -> None:
     assert len(handler.records) == 1
     assert not life.health_problem
     assert [line.partition(",")[0] for line in lines] == ["handler 'moody' is down", "handler 'moody' is up"]
+    await life.stop()
+
+
+@pytest.mark.parametrize(
+    ("number", "filename", "is_advised"),
+    [
+        (errno.EROFS, "/etc/emitd/logs", True),
+        (errno.EACCES, "/etc/emitd/logs", True),
+        (errno.EPERM, "/etc/emitd/logs", True),
+        (errno.ENOSPC, "/etc/emitd/logs", False),
+        (errno.EACCES, None, False),
+    ],
+)
+async def test_a_read_only_folder_gets_the_way_out(
+    number: int, filename: str | None, is_advised: bool
+) -> None:
+    """The configuration's own folder often is; a socket that is not permitted is something else."""
+    handler = Moody(SETTINGS, name="moody")
+    handler.problem = HandlerUnavailable("the log cannot be opened")
+    handler.problem.__cause__ = OSError(number, os.strerror(number), filename)
+    life, lines = life_of(handler)
+    await life.start(keep_trying=True)
+    await until(lambda: lines)
+    advice = "; give a path that this user may write to, such as ${STATE_DIRECTORY:-.}/logs/FILE"
+    assert lines[0].endswith(f"the log cannot be opened{advice if is_advised else ''}")
     await life.stop()
 
 

@@ -28,9 +28,9 @@ class PaintSettings(HandlerSettings, frozen=True, kw_only=True):
             raise ValueError(f"names: {', '.join(self.names)} are more than {self.limit}")
 
 
-def read(text: str) -> tuple[PaintSettings | None, list[str]]:
+def read(text: str, **environ: str) -> tuple[PaintSettings | None, list[str]]:
     problems: list[Problem] = []
-    value = read_yaml(text, "", problems, lambda text: (text.replace("$S", "hush"), "$S" in text))
+    value = read_yaml(text, "", problems, environ)
     assert value is not None
     settings = SettingsReader("", Path("/base"), problems).read(PaintSettings, value, "p")
     return settings, [f"{problem.path}: {problem.found}; {problem.expected}" for problem in problems]
@@ -53,9 +53,12 @@ def test_a_bad_field_does_not_hide_the_next(text: str, expected: str) -> None:
     assert "p.delivery.max_records: found 0; int >= 1" in problems
 
 
-def test_an_unknown_home_is_a_name_like_any_other() -> None:
-    """As a shell takes it."""
-    settings, _ = read("folder: ~nobody-of-this-name/x")
+def test_an_unknown_home_is_refused() -> None:
+    """A folder of that name in the configuration's would be a wrong answer."""
+    settings, (problem,) = read("folder: ~nobody-of-this-name/x")
+    assert settings is None
+    assert problem.startswith("p.folder: it begins with a ~ whose home folder is not known; expected a path")
+    settings, _ = read("folder: ./~nobody-of-this-name/x")
     assert settings is not None
     assert settings.folder == Path("/base/~nobody-of-this-name/x")
 
@@ -63,9 +66,9 @@ def test_an_unknown_home_is_a_name_like_any_other() -> None:
 def test_a_struct_s_own_check_shows_no_secret() -> None:
     """Its message may hold any of the values."""
     assert read("names: [a, b, c, d]")[1] == ["p: names: a, b, c, d are more than 3; "]
-    settings, (problem,) = read("names: [a, b, c, $S]")
+    settings, (problem,) = read("names: [a, b, c, '${S}']", S="hush")
     assert settings is None
-    assert problem == "p: PaintSettings refuses the values; "
+    assert problem == "p: PaintSettings refuses a value from ${S}; "
 
 
 def test_a_struct_is_not_made_of_what_could_not_be_read() -> None:

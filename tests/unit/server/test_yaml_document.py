@@ -10,16 +10,13 @@ from emitd_server.errors import Problem
 SECRET = "hunter2"
 
 
-def expand(text: str) -> tuple[str, bool]:
-    """Stands for the loader's: `$S` is a secret, `$NO` is not known."""
-    if "$NO" in text:
-        raise ValueError("the environment has no variable 'NO'")
-    return text.replace("$S", SECRET), "$S" in text
+#: Nine lists of nine aliases, each of the list before: 387 million values.
+BOMB = "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 9)}]\n" for n in range(1, 10))
 
 
 def read(text: str) -> tuple[Value | None, list[str]]:
     problems: list[Problem] = []
-    value = read_yaml(text, "c.yml", problems, expand)
+    value = read_yaml(text, "c.yml", problems, {"S": SECRET})
     return value, [str(problem) for problem in problems]
 
 
@@ -61,6 +58,9 @@ def test_an_anchor_may_be_used_again() -> None:
         ("a: 1\n---\nb: 2\n", "not YAML: expected a single document in the stream, but found another"),
         ("a: 1\nb: \x00\n", "c.yml:2: not YAML: the character U+0000 is not allowed"),
         ("[" * 10_000, "c.yml: not YAML: it nests too deep"),
+        ("a: " + "[" * 65 + "]" * 65, "c.yml: not YAML: it nests too deep"),
+        ("a: {b: ${S}}\n", "expected ',' or '}', but got '{'; a value with ${ stands in quotes"),
+        (BOMB, "c.yml:1: not YAML: it has more than 50000 values"),
     ],
 )
 def test_what_is_no_yaml_is_one_problem(text: str, expected: str) -> None:
@@ -83,9 +83,20 @@ def test_what_is_no_yaml_is_one_problem(text: str, expected: str) -> None:
         ("x: !env HOME\n", "c.yml:1: x: 'HOME' cannot be read as !env"),
         ("x: !!python/name:os.system ''\n", "cannot be read as !!python/name:os.system"),
         ("x: 2026-13-45\n", "c.yml:1: x: '2026-13-45' cannot be read as !!timestamp"),
+        (
+            "x: !!python/object/apply:os.system [ls]\n",
+            "x: found the tag tag:yaml.org,2002:python/object/apply:os.sy",
+        ),
+        ("x: !!omap [a: 1]\n", "c.yml:1: x: found the tag tag:yaml.org,2002:omap; remove it"),
+        ("x: !!set {a, b}\n", "c.yml:1: x: found the tag tag:yaml.org,2002:set; remove it"),
+        ("x: 010\n", "c.yml:1: x: found 010; expected a finite number in decimal digits"),
+        ("x: 12:30:45\n", "c.yml:1: x: found 12:30:45; expected a finite number in decimal digits"),
+        ("x: 190:20:30.15\n", "x: found 190:20:30.15; expected a finite number in decimal digits"),
+        ("x: " + "9" * 5000 + "\n", "cannot be read as !!int"),
+        ("x: '${S'\n", "c.yml:1: x: found ${ that begins no variable; expected ${NAME}, ${NAME:-default}"),
         ("x: .nan\n", "c.yml:1: x: found .nan; expected a finite number"),
         ("x: [1, -.inf]\n", "c.yml:1: x[1]: found -.inf; expected a finite number"),
-        ("x: {y: $NO}\n", "c.yml:1: x.y: the environment has no variable 'NO'"),
+        ("x: {y: '${NO}'}\n", "c.yml:1: x.y: the environment has no variable 'NO'"),
     ],
 )
 def test_what_cannot_be_read_is_one_problem(text: str, expected: str) -> None:
@@ -106,7 +117,7 @@ def test_of_a_key_that_stands_twice_the_first_counts() -> None:
 
 def test_what_is_unreadable_is_not_complained_of_twice() -> None:
     """It is marked, a list that holds it too, and the plain form of a mapping leaves it out."""
-    value, problems = read("a: {b: $NO, c: 1}\nd: [x, $NO]\n")
+    value, problems = read("a: {b: '${NO}', c: 1}\nd: [x, '${NO}']\n")
     assert len(problems) == 2
     assert value is not None
     assert value.content["a"].content["b"].unreadable
@@ -117,13 +128,13 @@ def test_what_is_unreadable_is_not_complained_of_twice() -> None:
 
 def test_a_secret_is_never_shown() -> None:
     """Nor by the list or the mapping that holds it; all of them say that they are secret."""
-    value = good("a: x-$S\nb: [1, $S]\nc: {d: $S}\ne: plain\n")
+    value = good("a: x-${S}\nb: [1, '${S}']\nc: {d: '${S}'}\ne: plain\n")
     assert value.content["a"].content == f"x-{SECRET}"
-    for key, shown in (("a", "a value from the environment"), ("b", "a list"), ("c", "a mapping")):
-        assert value.content[key].secret
+    for key, shown in (("a", "a value from ${S}"), ("b", "a list"), ("c", "a mapping")):
+        assert value.content[key].variables
         assert value.content[key].shown() == shown
-    assert value.secret
-    assert not value.content["e"].secret
+    assert value.variables
+    assert not value.content["e"].variables
 
 
 def test_a_value_is_shown_as_it_is_spelt() -> None:
@@ -138,8 +149,14 @@ def test_a_value_is_shown_as_it_is_spelt() -> None:
 
 def test_only_texts_are_expanded() -> None:
     """Keys and other scalars stay as they are."""
-    value = good("$S: 1\na: $S\n")
-    assert value.plain() == {"$S": 1, "a": SECRET}
+    value = good("${S}: 1\na: ${S}\n")
+    assert value.plain() == {"${S}": 1, "a": SECRET}
+
+
+def test_what_yaml_reads_otherwise_in_its_versions_is_text_or_refused() -> None:
+    """Keys are texts as they are spelt; a number has one meaning; a byte order mark counts for nothing."""
+    value = good("\ufeffon: 0\nno: 0o17\n010: 0x1F\n1:30: 1e3\n~: '010'\nz: -0.5\n")
+    assert value.plain() == {"on": 0, "no": "0o17", "010": 31, "1:30": "1e3", "~": "010", "z": -0.5}
 
 
 def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from emitd.runtime import fork_guards
 from emitd.runtime.backoff import Backoff
 from emitd.runtime.diagnostics import report_fault, report_line
 from emitd.runtime.threads import Senders, TimeLeft
-from emitd.settings import ClientSettings
+from emitd.settings import ClientSettings, expand_home
 from emitd.spool.database import Spooled
 from emitd.spool.files import SpoolError, SpoolFull, default_folder
 from emitd.spool.spool import Spool, adopt_orphans
@@ -129,7 +129,8 @@ class SpoolManager:
         if self._settings.spool == OFF:
             return None
         try:
-            return Path(self._settings.spool) if self._settings.spool else default_folder(os.environ)
+            given = expand_home(self._settings.spool)
+            return Path(given) if given else default_folder(os.environ)
         except SpoolError as error:
             self._do_without(error)
             return None

@@ -11,7 +11,7 @@ from typing import Any
 import grpc
 import grpc.aio
 
-from emitd.settings import address_problem
+from emitd.settings import address_problem, expand_home
 
 Option = tuple[str, Any]
 
@@ -81,6 +81,7 @@ def make_async_channel(address: str) -> grpc.aio.Channel:
 
 def target_of(address: str) -> str:
     """Return grpc's target for an address. Raises as `make_channel` does."""
+    address = expand_home(address)
     if problem := address_problem(address):
         raise ValueError(problem)
     _refuse_without_descriptors()

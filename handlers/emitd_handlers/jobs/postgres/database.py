@@ -9,8 +9,11 @@ import os
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from typing import Any, TypeAlias, TypeVar
+from urllib.parse import quote, urlencode
 
 import asyncpg
+
+from emitd_handlers.jobs.database_url import postgres_options
 
 Row: TypeAlias = "asyncpg.Record"
 Connection: TypeAlias = (
@@ -179,21 +182,18 @@ def _connect_arguments(dsn: str) -> dict[str, Any]:
 
     `statement_cache_size=0` in the URL is for a pooler in transaction mode without prepared statements.
     """
-    base, _, query = dsn.partition("?")
-    items = [item.partition("=") for item in query.split("&") if item]
-    names = {name for name, _, _ in items}
+    options = postgres_options(dsn)
     arguments: dict[str, Any] = {"timeout": CONNECT_SECONDS}
-    for name, _, value in items:
-        if name == _CACHE_SIZE:
-            if not value.isascii() or not value.isdecimal():
-                raise ValueError(f"database: {name} is '{value}', and must be a number")
-            arguments[name] = int(value)
-    if "application_name" not in names:
-        arguments["server_settings"] = {"application_name": "emitd"}
-    if "target_session_attrs" not in names and "PGTARGETSESSIONATTRS" not in os.environ:
-        arguments["target_session_attrs"] = "primary"
-    others = "&".join("".join(item) for item in items if item[0] != _CACHE_SIZE)
-    arguments["dsn"] = f"{base}?{others}" if others else base
+    for name, argument, kind in ((_CACHE_SIZE, _CACHE_SIZE, int), ("connect_timeout", "timeout", float)):
+        value = options.pop(name, "")
+        if value and not (value.isascii() and value.isdecimal()):
+            raise ValueError(f"database: {name} is '{value}', and must be a number")
+        if value and (value != "0" or name == _CACHE_SIZE):
+            arguments[argument] = kind(value)
+    options.setdefault("application_name", options.pop("fallback_application_name", "emitd"))
+    if "PGTARGETSESSIONATTRS" not in os.environ:
+        options.setdefault("target_session_attrs", "primary")
+    arguments["dsn"] = f"{dsn.partition('?')[0]}?{urlencode(options, quote_via=quote)}"
     return arguments
 
 
@@ -215,6 +215,10 @@ def advice(error: BaseException) -> str:
     match error:
         case asyncpg.CannotConnectNowError():
             return "it is just starting or stopping: try again"
+        case asyncpg.UndefinedObjectError():
+            return "remove the option from the URL: neither emitd nor the server has it"
+        case FileNotFoundError():
+            return "check that the server runs, and the files and the host in the URL"
         case OSError() | TimeoutError() | asyncpg.PostgresConnectionError():
             return "check that the server runs, and that host and port in the URL are right"
         case asyncpg.InvalidAuthorizationSpecificationError():
