@@ -19,9 +19,9 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import report
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import LogRecord
+from emitd_handlers.record_text import LineFormat, LineText, line_format
 from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.text.escape import escape_lines
-from emitd_handlers.text.line_text import LineFormat, LineText, line_format
 
 __all__ = ["ConsoleHandler", "ConsoleSettings"]
 

@@ -24,9 +24,9 @@ from emitd_handlers.file.read import first_time, old_files, read_parts, rotated_
 from emitd_handlers.log_source import LogPart, LogQuery
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import LogRecord
+from emitd_handlers.record_text import LineFormat, LineText, line_format
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 from emitd_handlers.text.escape import escape_lines
-from emitd_handlers.text.line_text import LineFormat, LineText, line_format
 
 __all__ = ["FileHandler", "FileSettings", "RotateSettings"]
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from emitd_handlers.log_source import LogPart, LogQuery
 from emitd_handlers.record import LogRecord
-from emitd_handlers.text.record_json import decode_line
+from emitd_handlers.record_json import decode_line
 from emitd_handlers.text.times import format_time, parse_time
 
 #: What is read at once.

@@ -24,6 +24,7 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerError, HandlerUnavailable, RecordInvalid, RetryableError
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import LogRecord
+from emitd_handlers.record_json import encode_record
 from emitd_handlers.secret_text import SecretText
 from emitd_handlers.settings import (
     Delivery,
@@ -33,7 +34,6 @@ from emitd_handlers.settings import (
     PositiveSeconds,
     QueuedSettings,
 )
-from emitd_handlers.text.record_json import encode_record
 from emitd_handlers.webhook.message import (
     PAYLOAD_TOO_LARGE,
     Reply,

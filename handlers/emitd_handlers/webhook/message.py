@@ -2,7 +2,7 @@
 
     {"records":[{"record_id":"order-17","timestamp":"2026-11-23T03:39:00.000000000Z","level":"INFO",...}]}
 
-The records are those of `text.record_json`.
+The records are those of `record_json`.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -19,9 +19,9 @@ from emitd_handlers.file.handler import FileHandler, FileSettings, RotateSetting
 from emitd_handlers.log_source import LogFilter, LogQuery
 from emitd_handlers.outcome import Committed, Refused
 from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.record_text import LineFormat
 from emitd_handlers.settings import Delivery
 from emitd_handlers.testing import make_record
-from emitd_handlers.text.line_text import LineFormat
 
 HOUR = 3600 * 10**9
 

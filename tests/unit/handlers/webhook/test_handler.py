@@ -18,10 +18,10 @@ import pytest
 from emitd_handlers.errors import HandlerError, HandlerUnavailable, RecordInvalid, RetryableError
 from emitd_handlers.outcome import Committed, Refused
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
+from emitd_handlers.record_json import encode_record
 from emitd_handlers.secret_text import SecretText
 from emitd_handlers.settings import Delivery
 from emitd_handlers.testing import make_record
-from emitd_handlers.text.record_json import encode_record
 from emitd_handlers.webhook.handler import MAX_REPLY_BYTES, WebhookHandler, WebhookSettings, WebhookUrl
 from emitd_handlers.webhook.message import (
     MAX_RETRY_AFTER_SECONDS,

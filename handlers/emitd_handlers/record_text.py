@@ -17,8 +17,8 @@ from zoneinfo import ZoneInfo
 import msgspec
 
 from emitd_handlers.record import AuditEvent, LogRecord, Payload
+from emitd_handlers.record_json import encode_record
 from emitd_handlers.text.escape import escape, quote
-from emitd_handlers.text.record_json import encode_record
 
 #: For how many seconds the formatted date is kept.
 CACHED_SECONDS = 4096
