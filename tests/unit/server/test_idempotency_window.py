@@ -6,7 +6,7 @@ from zlib import crc32
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from emitd_handlers.errors import HandlerUnavailable, RecordConflict
@@ -251,10 +251,14 @@ def test_a_queued_record_belongs_to_its_source() -> None:
     assert isinstance(answers[2], Refused)
 
 
-_texts = st.text("01:re\0a\ud800", max_size=5)
+_texts = st.lists(st.sampled_from(["0", "1:", "r", "e", "\0", "\0r", "a", "\ud800"]), max_size=3).map("".join)
 
 
 @given(st.lists(st.tuples(_texts, _texts, _texts), min_size=1, max_size=6))
+@example([("", "\0rx", ""), ("\0r", "x", "")])
+@example([("a", "ra", ""), ("ar", "a", "")])
+@example([("1", ":rx", ""), ("1:r", "x", "")])
+@example([("", "1:ra", ""), ("a", "", ""), ("1:", "ra", "")])
 def test_no_two_ids_have_the_same_key(ids: list[tuple[str, str, str]]) -> None:
     """Whatever is in a source and in an id, and by whichever way the keys of a batch are made."""
     events = [event(record_id, event_id or "x", source=source) for source, record_id, event_id in ids]
