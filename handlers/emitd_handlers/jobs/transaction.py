@@ -194,11 +194,8 @@ class Work:
                 Committed(JobReceipt(job_id, revision, attempt, not reason, reason, job.cancel_requested))
             )
             if record.record_id:
-                receipts.append(
-                    StoredReceipt(
-                        record.record_id, record.fingerprint, job_id, revision, attempt, reason, record.source
-                    )
-                )
+                sent = (record.record_id, record.fingerprint, job_id)
+                receipts.append(StoredReceipt(*sent, revision, attempt, reason, record.source))
         return outcomes
 
     def change(self, merged: Merged) -> None:

@@ -73,13 +73,9 @@ class IdempotencyWindow:
         """Remember what a handler committed before it was started, oldest first."""
         for commit in commits:
             taken = _Taken(_Batch([Committed(commit.receipt)]), 0, commit.fingerprint)
-            if commit.source is None:
-                self._has_unscoped = True
-            new = [
-                key
-                for key in _keys_of(commit.source, commit.record_id, commit.event_id)
-                if key not in self._taken
-            ]
+            self._has_unscoped |= commit.source is None
+            keys = _keys_of(commit.source, commit.record_id, commit.event_id)
+            new = [key for key in keys if key not in self._taken]
             self._taken.update(dict.fromkeys(new, taken))
             self._keep(new)
 
