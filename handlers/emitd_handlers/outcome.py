@@ -130,6 +130,8 @@ class RecentCommit(msgspec.Struct, frozen=True, gc=False):
     record_id: str
     #: The event's id for an audit event, else empty.
     event_id: str
-    #: As `LogRecord.fingerprint`.
+    #: As `LogRecord.fingerprint`; without a source also one of `earlier_fingerprints`.
     fingerprint: int
     receipt: Receipt | None
+    #: The record's source, to which its ids belong. None: not known; then its ids alone are no conflict.
+    source: str | None = None

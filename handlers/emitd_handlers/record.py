@@ -5,8 +5,10 @@ the fields that the sender left to it (the time, an audit event's id).
 """
 
 import zlib
+from collections.abc import Sequence
 from enum import IntEnum
 from functools import lru_cache
+from hashlib import blake2b
 from ipaddress import ip_address
 from typing import TypeAlias
 
@@ -22,7 +24,9 @@ __all__ = [
     "Payload",
     "audit_fingerprint",
     "content_fingerprint",
+    "earlier_fingerprints",
     "is_source_ip",
+    "job_content",
 ]
 
 #: The `source_ip` of an event without an address.
@@ -105,7 +109,7 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
 
     level: Level
     message: str = ""
-    #: The sender's own id; empty: the record cannot be told from a second copy of it.
+    #: An id of its source's own; empty: the record cannot be told from a second copy of it.
     record_id: str = ""
     #: When it happened: nanoseconds since 1970-01-01T00:00:00Z.
     time_unix_nano: int = 0
@@ -131,12 +135,41 @@ _encode = msgspec.msgpack.Encoder().encode
 
 
 def content_fingerprint(content: tuple[object, ...]) -> int:
-    """Return a 32-bit digest of a record's content, the same in every process and release.
+    """Return a 64-bit digest of a record's content, such as `job_content`: the same in every process and release.
 
-    `content` holds what the sender set, in a fixed order, without the `record_id`. CRC-32 of its msgpack form:
-    it tells an honest retry from an honest mistake, and is no defence against attackers.
+    It tells an honest retry from an honest mistake, and is no defence against attackers.
     """
-    return zlib.crc32(_encode(content))
+    return int.from_bytes(blake2b(_encode(content), digest_size=8).digest())
+
+
+def earlier_fingerprints(record: LogRecord) -> Sequence[int]:
+    """Return what earlier versions stored as the fingerprint of a job report: the CRC-32 of its content.
+
+    There are two, because a sender can leave out its attempt. Empty for other records.
+    """
+    job = record.payload
+    if not isinstance(job, JobStatus):
+        return ()
+    sent_time = 0 if "timestamp" in record.assigned else record.time_unix_nano
+    context = (record.message, record.source, record.attributes_json, record.trace_id, record.span_id)
+    return [
+        zlib.crc32(_encode(job_content(context, job, attempt, sent_time))) for attempt in (job.attempt, 0)
+    ]
+
+
+def job_content(
+    context: tuple[object, ...], job: JobStatus, sent_attempt: int, sent_time: int
+) -> tuple[object, ...]:
+    """Return what the sender of a job report set, without the `record_id`: what its fingerprint is made of.
+
+    `context` is the record's message, source, attributes_json, trace_id and span_id.
+    """
+    return (
+        *context,
+        *(job.job_id, job.job_type, job.status, job.progress, job.details_json),
+        *(sorted(job.labels.items()) if job.labels else None, job.failure_reason, job.failure_message),
+        *(sent_attempt, job.new_attempt, job.lease_seconds, sent_time),
+    )
 
 
 @lru_cache(maxsize=16_384)

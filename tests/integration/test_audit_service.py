@@ -394,3 +394,25 @@ async def test_health_and_reflection_know_the_service(served: Served) -> None:
     services, described = [reply async for reply in call]
     assert name in [service.name for service in services.list_services_response.service]
     assert b"TailAuditEvents" in described.file_descriptor_response.file_descriptor_proto[0]
+
+
+async def test_an_event_id_belongs_to_its_source(served: Served) -> None:
+    """A proof by id needs the source if several have it, INVALID_ARGUMENT names them; a list shows all, or one's."""
+    served.log.commit([make_line(7, source="b"), make_line(8, source="")])
+    served.log.log.checkpoint()
+    error = await failure(served.stub.GetInclusionProof(GetInclusionProofRequest(event_id="event-000007")))
+    assert error.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert error.details() == "source: several sources have an event with this id, 'b', 'test': name one"
+    assert bad_fields(status_details(error)) == ["source"]
+    for number, source, index in ((7, "b", SIZE), (7, "test", 7), (8, "", SIZE + 1), (8, "test", 8)):
+        request = GetInclusionProofRequest(event_id=f"event-{number:06}", source=source)
+        assert (await served.stub.GetInclusionProof(request)).leaf_index == index
+    error = await failure(
+        served.stub.GetInclusionProof(GetInclusionProofRequest(event_id="event-000007", source="c"))
+    )
+    assert error.code() is grpc.StatusCode.NOT_FOUND
+    for source, indexes in ((None, [7, SIZE]), ("b", [SIZE]), ("", [])):
+        response = await served.stub.ListAuditEvents(
+            ListAuditEventsRequest(event_id="event-000007", source=source)
+        )
+        assert [entry.leaf_index for entry in response.entries] == indexes

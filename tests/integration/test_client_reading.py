@@ -89,6 +89,19 @@ def audited(client: LogClient, count: int, name: str = "order.create") -> list[R
     return [client.audit(name, user_id=f"u{number}", source_ip="192.0.2.7") for number in range(count)]
 
 
+def send_event(service: Service, event_id: str, source: str) -> v1.AuditReceipt:
+    """Send an audit event with an id of its own."""
+    event = v1.AuditEvent(
+        event_id=event_id, event_name="login", user_id="u1", source_ip="unknown", details_json="{}"
+    )
+    with grpc.insecure_channel(service.address) as channel:
+        emit = v1.LogServiceStub(channel).Emit
+        request = v1.EmitRequest(record=v1.LogRecord(source=source, audit=event))
+        receipt: v1.AuditReceipt = emit(request).receipt.audit
+        assert emit(request).receipt.duplicate
+    return receipt
+
+
 def told(message: v1.WatchJobsResponse) -> set[tuple[str, str, bool]]:
     return {
         (change.job.job_id, v1.JobState.Name(change.job.status)[10:], change.left_filter)
@@ -255,6 +268,23 @@ class TestAudit:
         with pytest.raises(RequestRejected):
             client.audit_event("")
 
+    def test_an_event_is_found_by_its_id_and_its_source(self, service: Service, client: LogClient) -> None:
+        """If several sources have an event with that id, the source is asked for, and the sources are named."""
+        receipts = [send_event(service, "e1", source) for source in ("a", "b", "")]
+        for receipt, source in zip(receipts, ("a", "b", ""), strict=True):
+            entry = client.audit_event("e1", source=source)
+            assert entry is not None
+            assert (entry.leaf_index, entry.leaf_hash) == (receipt.leaf_index, receipt.leaf_hash)
+            assert client.audit_event(receipt.leaf_index) == entry
+            assert client.inclusion_proof("e1", source=source).leaf_index == receipt.leaf_index
+        for ask in (client.audit_event, client.inclusion_proof):
+            with pytest.raises(RequestRejected, match="'', 'a', 'b': name one") as caught:
+                ask("e1")
+            assert caught.value.field == "source"
+        assert client.audit_event("e1", source="c") is None
+        with pytest.raises(AuditNotFound):
+            client.inclusion_proof("e1", source="c")
+
     def test_a_tail_goes_on_after_an_outage(self, service: Service, client: LogClient) -> None:
         """Each event comes once, in order, also what was committed before the tail began."""
         audited(client, 3)
@@ -340,12 +370,24 @@ async def test_the_asynchronous_client_reads_the_same(service: Service, async_cl
     receipt = await async_client.audit("login", user_id="u1")
     assert (await async_client.verify_receipt(receipt, service.vkey)).leaf_index == 0
     assert [entry.leaf_index async for entry in async_client.audit_events(user_id="u1")] == [0]
+    for source in ("a", "b"):
+        await asyncio.to_thread(send_event, service, "e1", source)
+    with pytest.raises(RequestRejected, match="'a', 'b'"):
+        await async_client.audit_event("e1")
+    with pytest.raises(RequestRejected, match="'a', 'b'"):
+        await async_client.inclusion_proof("e1")
+    for index, source in ((1, "a"), (2, "b")):
+        found = await async_client.audit_event("e1", source=source)
+        assert found is not None
+        assert (
+            found.leaf_index == (await async_client.inclusion_proof("e1", source=source)).leaf_index == index
+        )
     entry = await async_client.audit_event(0)
     assert entry is not None
     assert entry == await async_client.audit_event(receipt.audit.event_id)
-    assert (await async_client.checkpoint()).tree_size == 1
+    assert (await async_client.checkpoint()).tree_size == 3
     assert (await async_client.inclusion_proof(0)).line == entry.line
-    assert list((await async_client.consistency_proof(1)).hashes) == []
+    assert list((await async_client.consistency_proof(3)).hashes) == []
     async with asyncio.timeout(10), aclosing(async_client.tail_audit_events(from_index=0)) as tail:
         while not (message := await anext(tail)).entries:
             pass

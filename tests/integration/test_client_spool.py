@@ -13,7 +13,9 @@ from emitd.client import LogClient
 from emitd.errors import Unavailable
 from emitd.spool import manager as spool_manager
 from emitd.v1 import JobState
+from emitd_server.settings import ServerSettings
 from support.client.fake_log_service import accept, fail, fake_log_service, record_error
+from support.client.in_process import three_handlers
 from support.client.sending import (
     Gate,
     audit,
@@ -28,6 +30,7 @@ from support.client.sending import (
     too_large_for,
     until,
 )
+from support.processes.threaded_server import threaded_server
 from support.soak.server import free_port
 
 
@@ -226,3 +229,25 @@ def test_a_server_that_hangs_costs_the_timeout_and_no_more(make_client: Callable
         until(lambda: client.stats()["replayed"] == 10)
         ids = {n: r.record_id for n, r in zip(numbers(records(service)), records(service), strict=True)}
         assert {record.record_id for record in records(service)} == set(ids.values())
+
+
+def test_events_of_two_programs_with_the_same_ids_come_home(
+    make_client: Callable[..., LogClient], tmp_path: Path
+) -> None:
+    """From the spool too: neither is rejected for the id of the other."""
+    port = free_port()
+    settings = ServerSettings(listen=f"127.0.0.1:{port}")
+    clients = [make_client(f"127.0.0.1:{port}", source=source) for source in ("shop", "till")]
+
+    def send(timeout: float) -> list[str]:
+        return [
+            client.audit("order.create", user_id="u1", record_id="order-17", timeout=timeout).state
+            for client in clients
+        ]
+
+    assert send(0.001) == ["SPOOLED", "SPOOLED"]
+    with threaded_server(three_handlers(tmp_path), settings):
+        until(lambda: [client.stats()["replayed"] for client in clients] == [1, 1])
+        assert send(10.0) == ["COMMITTED", "COMMITTED"]
+    assert [client.stats()["spool_rejected"] for client in clients] == [0, 0]
+    assert len((tmp_path / "audit.json.log").read_bytes().splitlines()) == 2

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.rpc import code_pb2
 
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import record_pb2 as rec
@@ -301,7 +302,6 @@ async def test_the_same_id_with_other_content_is_refused(server: Running, tmp_pa
     await emit(server, record)
     changes = {
         "message": "other",
-        "source": "other",
         "time_unix_nano": 5,
         "attributes_json": '{"a":1}',
         "trace_id": b"0" * 16,
@@ -360,3 +360,66 @@ async def test_a_retry_after_a_restart_is_known(tmp_path: Path) -> None:
         receipt.duplicate = True
     assert again == first
     assert len(audit_lines(tmp_path)) == 3
+
+
+async def test_two_programs_with_the_same_ids_do_not_meet(tmp_path: Path) -> None:
+    """Each gets its own receipt, and the same one again: at once, in a batch with the other, and after a restart."""
+
+    def sent(source: str, content: str) -> list[rec.LogRecord]:
+        records = [
+            audit(event_name=f"order.{content}"),
+            audit(event_name=f"order.{content}", event_id="order-17"),
+            job(job_id=f"job-{content}"),
+            job(job_id="shared", new_attempt=True, details_json=json.dumps({"of": content})),
+            rec.LogRecord(level=rec.LEVEL_INFO, message=content),
+        ]
+        for number, record in enumerate(records):
+            record.source, record.record_id = source, f"order-17-{number}"
+        records[1].record_id = ""
+        return records
+
+    def batch(records: list[rec.LogRecord]) -> pb.EmitBatchRequest:
+        return pb.EmitBatchRequest(records=records, want_receipts=True)
+
+    ours, theirs, nobodys = sent("shop", "a"), sent("till", "b"), sent("", "c")
+    async with running(three_handlers(tmp_path)) as server:
+        first = await server.stub.EmitBatch(batch(ours))
+        second = await server.stub.EmitBatch(batch([*theirs, *nobodys]))
+        assert (first.accepted_count, second.accepted_count, second.duplicate_count) == (5, 10, 0)
+        again = await server.stub.EmitBatch(batch([*nobodys, *ours, *theirs]))
+        assert again.duplicate_count == 15
+        stranger = await server.stub.EmitBatch(batch(sent("shop", "z")))
+        assert [error.status.code for error in stranger.errors] == [code_pb2.ALREADY_EXISTS] * 5
+    receipts = [*second.receipts[5:], *first.receipts, *second.receipts[:5]]
+    assert len({receipt.audit.leaf_index for receipt in receipts if receipt.HasField("audit")}) == 6
+    assert [receipt.job.attempt for receipt in receipts if receipt.HasField("job")] == [1, 3, 1, 1, 1, 2]
+    async with running(three_handlers(tmp_path)) as server:
+        later = await server.stub.EmitBatch(batch([*nobodys, *ours, *theirs]))
+        assert later.duplicate_count == 12  # of log lines nothing is kept
+    for reply in (again, later):
+        assert [(r.audit, r.job) for r in reply.receipts] == [(r.audit, r.job) for r in receipts]
+    assert len(audit_lines(tmp_path)) == 6
+
+
+async def test_a_report_that_says_something_else_is_not_taken_for_a_retry(server: Running) -> None:
+    """COMPLETED and RUNNING under one id, by an honest mistake, with contents whose CRC-32 is the same."""
+    running_report, completed = job(), job(status=rec.JOB_STATE_COMPLETED)
+    for record, message in ((running_report, "m9998"), (completed, "m137904226")):
+        record.source, record.record_id, record.message = "worker", "r1", message
+        record.time_unix_nano = 1_796_129_479_000_000_000
+    assert (await emit(server, running_report)).job.revision == 1
+    assert (await refused(server, completed)).code() is grpc.StatusCode.ALREADY_EXISTS
+    completed.record_id = "r2"
+    assert (await emit(server, completed)).job.revision == 2
+
+
+async def test_an_attempt_that_jumps_far_is_refused_by_its_field(server: Running) -> None:
+    """Alone, also in a batch, and its id can be used further on."""
+    records = [job(attempt=2**32 - 1), job(attempt=7), job(attempt=1008), job(attempt=1007)]
+    response: pb.EmitBatchResponse = await server.stub.EmitBatch(pb.EmitBatchRequest(records=records))
+    assert [(error.index, bad_fields(error.status)) for error in response.errors] == [
+        (0, ["records[0].job.attempt"]),
+        (2, ["records[2].job.attempt"]),
+    ]
+    assert {error.status.code for error in response.errors} == {code_pb2.INVALID_ARGUMENT}
+    assert (await emit(server, job(new_attempt=True))).job.attempt == 1008

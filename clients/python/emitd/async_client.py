@@ -199,19 +199,21 @@ class AsyncLogClient(LogVerbs):
             lambda: AuditTail(requests.tail_request(from_index, **events), backoff, on_outage)
         )
 
-    async def audit_event(self, event: str | int, *, log_id: str = "") -> audit_pb.AuditEntry | None:
+    async def audit_event(
+        self, event: str | int, *, source: str | None = None, log_id: str = ""
+    ) -> audit_pb.AuditEntry | None:
         """See `LogClient.audit_event`."""
-        return await drive_async(requests.audit_event(event, log_id), self._ask)
+        return await drive_async(requests.audit_event(event, source, log_id), self._ask)
 
     async def checkpoint(self, log_id: str = "") -> audit_pb.GetCheckpointResponse:
         """See `LogClient.checkpoint`."""
         return await self._ask(requests.checkpoint(log_id))
 
     async def inclusion_proof(
-        self, event: str | int, *, tree_size: int = 0, log_id: str = ""
+        self, event: str | int, *, tree_size: int = 0, source: str | None = None, log_id: str = ""
     ) -> audit_pb.GetInclusionProofResponse:
         """See `LogClient.inclusion_proof`."""
-        return await self._ask(requests.inclusion_proof(event, tree_size, log_id))
+        return await self._ask(requests.inclusion_proof(event, tree_size, source, log_id))
 
     async def consistency_proof(
         self, old_size: int, new_size: int = 0, *, log_id: str = ""
@@ -224,7 +226,7 @@ class AsyncLogClient(LogVerbs):
     ) -> audit_pb.GetInclusionProofResponse:
         """See `LogClient.verify_receipt`."""
         place = place_of(receipt)
-        proof = await self._ask(requests.inclusion_proof(place.leaf_index, 0, place.log_id))
+        proof = await self._ask(requests.inclusion_proof(place.leaf_index, 0, None, place.log_id))
         return check_receipt(place, vkey, proof)
 
     async def flush(self, timeout: float | None = None) -> bool:

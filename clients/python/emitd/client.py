@@ -216,25 +216,30 @@ class LogClient(LogVerbs):
             lambda: AuditTail(requests.tail_request(from_index, **events), backoff, on_outage)
         )
 
-    def audit_event(self, event: str | int, *, log_id: str = "") -> audit_pb.AuditEntry | None:
+    def audit_event(
+        self, event: str | int, *, source: str | None = None, log_id: str = ""
+    ) -> audit_pb.AuditEntry | None:
         """Return one audit event, by its id or by its index in the log; None if the log does not have it.
+
+        An id belongs to its `source`. None: any source; raises RequestRejected, naming the sources, if several have
+        events with this id. Of one source's events with this id it is the newest.
 
         By index only what a checkpoint covers is found: for a newer line the call waits, at most `timeout` seconds.
         """
-        return drive(requests.audit_event(event, log_id), self._ask)
+        return drive(requests.audit_event(event, source, log_id), self._ask)
 
     def checkpoint(self, log_id: str = "") -> audit_pb.GetCheckpointResponse:
         """Return the newest checkpoint of an audit log, as the server shows it: nothing is verified."""
         return self._ask(requests.checkpoint(log_id))
 
     def inclusion_proof(
-        self, event: str | int, *, tree_size: int = 0, log_id: str = ""
+        self, event: str | int, *, tree_size: int = 0, source: str | None = None, log_id: str = ""
     ) -> audit_pb.GetInclusionProofResponse:
         """Return the proof that an event, by id or index, is in the tree; size 0: that of the newest checkpoint.
 
-        Nothing is verified: see `verify_receipt`. Raises AuditNotFound.
+        `source` is as in `audit_event`. Nothing is verified: see `verify_receipt`. Raises AuditNotFound.
         """
-        return self._ask(requests.inclusion_proof(event, tree_size, log_id))
+        return self._ask(requests.inclusion_proof(event, tree_size, source, log_id))
 
     def consistency_proof(
         self, old_size: int, new_size: int = 0, *, log_id: str = ""
@@ -257,7 +262,7 @@ class LogClient(LogVerbs):
         of no committed audit event; AuditNotFound; Unavailable.
         """
         place = place_of(receipt)
-        proof = self._ask(requests.inclusion_proof(place.leaf_index, 0, place.log_id))
+        proof = self._ask(requests.inclusion_proof(place.leaf_index, 0, None, place.log_id))
         return check_receipt(place, vkey, proof)
 
     def flush(self, timeout: float | None = None) -> bool:

@@ -32,6 +32,7 @@ __all__ = [
     "job_history",
     "list_jobs",
     "list_request",
+    "newest_event",
     "request_cancel",
     "tail_request",
     "watch_jobs_request",
@@ -209,13 +210,15 @@ def tail_request(from_index: int | None, **events: Unpack[AuditFilter]) -> audit
     )
 
 
-def audit_event(event: str | int, log_id: str) -> Generator[Call[Any], Any, audit.AuditEntry | None]:
+def audit_event(
+    event: str | int, source: str | None, log_id: str
+) -> Generator[Call[Any], Any, audit.AuditEntry | None]:
     """Yield the calls that find an event by its id or its index; return its entry, or None."""
-    request = audit.ListAuditEventsRequest(log_id=as_field(log_id), newest_first=True, page_size=1)
+    request = audit.ListAuditEventsRequest(log_id=as_field(log_id), newest_first=True)
     by_index = None
     if isinstance(event, int):
         try:
-            by_index = yield inclusion_proof(event, 0, log_id)
+            by_index = yield inclusion_proof(event, 0, None, log_id)
         except AuditNotFound:
             return None
         _narrow_to_line(request, by_index.line)
@@ -223,18 +226,37 @@ def audit_event(event: str | int, log_id: str) -> Generator[Call[Any], Any, audi
         raise RequestRejected("event: is empty", field="event")
     else:
         request.event_id = as_field(event)
+        if source is not None:
+            request.source = as_field(source)
+    found: audit.AuditEntry | None = None
     while request.event_id:
         page = yield list_events(request)
-        for entry in page.entries:
-            if by_index is None or entry.leaf_index == by_index.leaf_index:
-                return cast("audit.AuditEntry", entry)
-        if not page.next_page_token:
+        found = newest_event(
+            found, [e for e in page.entries if not by_index or e.leaf_index == by_index.leaf_index]
+        )
+        if not page.next_page_token or (found and (by_index or request.HasField("source"))):
             break
         request.page_token = page.next_page_token
-    if by_index is None:
-        return None
+    if found or by_index is None:
+        return found
     # A damaged line is no event: only the line itself is known.
     return audit.AuditEntry(leaf_index=by_index.leaf_index, line=by_index.line, leaf_hash=by_index.leaf_hash)
+
+
+def newest_event(
+    found: audit.AuditEntry | None, entries: Iterable[audit.AuditEntry]
+) -> audit.AuditEntry | None:
+    """Return the newest of the events with one id: `found` until now, and `entries` before it, newest first.
+
+    Raises RequestRejected if they are of several sources: an id belongs to its source.
+    """
+    entries = [*filter(None, [found]), *entries]
+    sources = sorted({entry.record.source for entry in entries})
+    if len(sources) > 1:
+        names = ", ".join(map(repr, sources))
+        problem = f"source: several sources have an event with this id, {names}: name one"
+        raise RequestRejected(problem, field="source")
+    return entries[0] if entries else None
 
 
 def list_events(request: audit.ListAuditEventsRequest) -> Call[audit.ListAuditEventsResponse]:
@@ -248,7 +270,9 @@ def checkpoint(log_id: str) -> Call[audit.GetCheckpointResponse]:
     return _audit_call("GetCheckpoint", request, audit.GetCheckpointResponse)
 
 
-def inclusion_proof(event: str | int, tree_size: int, log_id: str) -> Call[audit.GetInclusionProofResponse]:
+def inclusion_proof(
+    event: str | int, tree_size: int, source: str | None, log_id: str
+) -> Call[audit.GetInclusionProofResponse]:
     """Return the call for the proof that an event, given by its id or index, is in the tree."""
     request = audit.GetInclusionProofRequest(
         log_id=as_field(log_id), tree_size=_number("tree_size", tree_size, 2**64)
@@ -257,6 +281,8 @@ def inclusion_proof(event: str | int, tree_size: int, log_id: str) -> Call[audit
         request.leaf_index = _number("event", event, 2**64)
     else:
         request.event_id = as_field(event)
+        if source is not None:
+            request.source = as_field(source)
     return _audit_call("GetInclusionProof", request, audit.GetInclusionProofResponse)
 
 

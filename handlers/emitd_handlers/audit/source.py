@@ -41,6 +41,8 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     """The events wanted: those that match every member that is not empty. A damaged line matches none."""
 
     event_id: str = ""
+    #: None: any. Events without a source have an empty one.
+    source: str | None = None
     event_name_prefix: str = ""
     user_id: str = ""
     #: An address in any spelling, or `unknown`.
@@ -52,6 +54,7 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
             return self == _EVERYTHING
         return (
             (not self.event_id or line.event_id == self.event_id)
+            and (self.source is None or line.source == self.source)
             and line.event_name.startswith(self.event_name_prefix)
             and (not self.user_id or line.user_id == self.user_id)
             and (not self.source_ip or _plain_address(line.source_ip) == _plain_address(self.source_ip))
@@ -157,8 +160,11 @@ class AuditSource(Protocol):
         such proof.
         """
 
-    async def find(self, event_id: str) -> AuditEntry | None:
-        """Return the newest line with this event id, or None. It scans from the end, which may take a while."""
+    async def find(self, event_id: str, source: str | None = None) -> AuditEntry | None:
+        """Return the newest line with this event id, or None. It scans from the end, which may take a while.
+
+        Raises AuditQueryInvalid if no source is given and several have lines with this id.
+        """
 
     async def list(self, query: AuditQuery) -> AuditPage:
         """Return a page of events. It may be short, even empty, without being the last.

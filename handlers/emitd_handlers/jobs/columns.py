@@ -42,7 +42,7 @@ UPDATED_COLUMNS = [name for name in JOB_COLUMNS if name not in ("job_id", "job_t
 TRANSITION_READ_COLUMNS = (
     "revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, progress_only"
 )
-TRANSITION_COLUMNS = ("job_id", *TRANSITION_READ_COLUMNS.split(", "), "opened_by")
+TRANSITION_COLUMNS = ("job_id", *TRANSITION_READ_COLUMNS.split(", "), "opened_by", "opened_by_source")
 NULLABLE = frozenset({"details", "failure_reason", "failure_message", "cancel_reason", "opened_by"})
 
 _values_of = attrgetter(*JOB_COLUMNS.values())
@@ -161,4 +161,5 @@ def transition_to_row(job_id: str, transition: JobTransition) -> tuple[Any, ...]
         transition.failure_message,
         transition.progress_only,
         transition.opened_by,
+        transition.opened_by_source,
     )

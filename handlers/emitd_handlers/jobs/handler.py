@@ -16,6 +16,7 @@ from emitd_handlers.diagnostics import report
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.database_url import DatabaseUrl
+from emitd_handlers.jobs.merge import MAX_ATTEMPT_JUMP
 from emitd_handlers.jobs.source import (
     Job,
     JobChange,
@@ -28,6 +29,7 @@ from emitd_handlers.jobs.source import (
 )
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.jobs.store import JobHistory, JobStore, Retention, SharedJobStore
+from emitd_handlers.jobs.transaction import Rules
 from emitd_handlers.jobs.watch.publisher import ChangePoller, ChangePublisher
 from emitd_handlers.outcome import Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
@@ -68,6 +70,8 @@ class DatabaseJobSettings(HandlerSettings, frozen=True, kw_only=True):
     lease_check_seconds: PositiveSeconds = 1.0
     #: Whether the history also keeps reports that change no status.
     keep_progress: bool = False
+    #: By how much a report's attempt may be higher than its job's; a report of a higher one is refused.
+    max_attempt_jump: PositiveInt = MAX_ATTEMPT_JUMP
     #: How many days a job is kept after its end; None: for ever.
     keep_ended_days: Days | None = None
     #: How many ended jobs are kept, those that ended last; None: all.
@@ -235,11 +239,12 @@ class DatabaseJobHandler(BaseLogHandler):
 
     def _make_store(self) -> JobStore:
         settings = self.settings
+        rules = Rules(keep_progress=settings.keep_progress, max_attempt_jump=settings.max_attempt_jump)
         if settings.database.path is not None:
             return SqliteJobStore(
                 settings.database.path,
                 cache_size=settings.cache_size,
-                keep_progress=settings.keep_progress,
+                rules=rules,
                 clock=self.clock,
             )
         try:
@@ -252,7 +257,7 @@ class DatabaseJobHandler(BaseLogHandler):
             settings.database.dsn,
             schema=settings.schema,
             table=settings.table,
-            keep_progress=settings.keep_progress,
+            rules=rules,
             pool_size=settings.pool_size,
             on_foreign_change=self._notice,
         )

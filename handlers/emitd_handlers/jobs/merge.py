@@ -37,6 +37,8 @@ LEASE_EXPIRED = "LEASE_EXPIRED"
 
 #: The limit of the wire.
 MAX_ATTEMPT = 2**32 - 1
+#: By how much a report's attempt may be higher than its job's, unless a setting says otherwise.
+MAX_ATTEMPT_JUMP = 1000
 
 _QUEUED, _RUNNING, _COMPLETED, _FAILED = JobState
 
@@ -57,11 +59,14 @@ class Merged(msgspec.Struct, frozen=True, gc=False):
         return not self.stale_reason
 
 
-def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
+def merge(
+    job: Job | None, record: LogRecord, now_unix_nano: int, max_attempt_jump: int = MAX_ATTEMPT_JUMP
+) -> Merged:
     """Merge the report in `record` into `job`; None: into a new job.
 
     `now_unix_nano` is the time of receipt, see `clock.Clock`. The job's times by that clock are cut to microseconds, as
-    databases keep them. Raises RecordInvalid, naming the field.
+    databases keep them. An attempt that is higher than the job's (0 for a new job) by more than `max_attempt_jump` is
+    refused: it would leave the job few attempts or none. Raises RecordInvalid, naming the field.
     """
     report = record.payload
     if not isinstance(report, JobStatus):
@@ -69,6 +74,13 @@ def merge(job: Job | None, record: LogRecord, now_unix_nano: int) -> Merged:
     progress = report.progress
     if progress is not None and not 0 <= progress <= 100:
         raise RecordInvalid("job.progress", f"{progress} is not a percentage from 0 to 100")
+    last_attempt = 0 if job is None else job.attempt
+    if report.attempt - last_attempt > max_attempt_jump and not report.new_attempt:
+        raise RecordInvalid(
+            "job.attempt",
+            f"{report.attempt} is more than {max_attempt_jump} above the job's last attempt, {last_attempt}: "
+            "send `new_attempt` instead, or raise the setting max_attempt_jump",
+        )
     if job is None:
         return _begin_first(record, report, now_unix_nano)
     if report.job_type != job.job_type and report.job_type:
@@ -178,7 +190,7 @@ def _begin(job: Job, attempt: int, record: LogRecord, report: JobStatus, now_uni
         end_time_unix_nano=0,
     )
     begun = _apply(fresh, record, report, _event_time(job, record), now_unix_nano)
-    return _with_transition(begun, record, record.record_id if report.new_attempt else "")
+    return _with_transition(begun, record, record if report.new_attempt and record.record_id else None)
 
 
 def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_unix_nano: int) -> Job:
@@ -246,11 +258,11 @@ def _next_attempt(job: Job) -> int:
     return job.attempt + 1
 
 
-def _with_transition(job: Job, record: LogRecord, opened_by: str = "") -> Merged:
-    return Merged(job, _transition_to(job, record.time_unix_nano, opened_by))
+def _with_transition(job: Job, record: LogRecord, opener: LogRecord | None = None) -> Merged:
+    return Merged(job, _transition_to(job, record.time_unix_nano, opener))
 
 
-def _transition_to(job: Job, time_unix_nano: int, opened_by: str = "") -> JobTransition:
+def _transition_to(job: Job, time_unix_nano: int, opener: LogRecord | None = None) -> JobTransition:
     return JobTransition(
         job.revision,
         job.attempt,
@@ -259,5 +271,6 @@ def _transition_to(job: Job, time_unix_nano: int, opened_by: str = "") -> JobTra
         time_unix_nano,
         job.failure_reason,
         job.failure_message,
-        opened_by=opened_by,
+        opened_by=opener.record_id if opener else "",
+        opened_by_source=opener.source if opener else "",
     )

@@ -63,6 +63,8 @@ class JobTransition(msgspec.Struct, frozen=True, gc=False):
     progress_only: bool = False
     #: The record that opened the attempt with `new_attempt`; empty: none did.
     opened_by: str = ""
+    #: The source of that record, to which its id belongs.
+    opened_by_source: str = ""
 
 
 class JobUpdate(msgspec.Struct, frozen=True):

@@ -8,14 +8,26 @@ from msgspec.structs import replace
 
 from emitd_handlers.clock import NANOS_A_SECOND
 from emitd_handlers.errors import RecordInvalid
-from emitd_handlers.jobs.merge import Merged, merge
+from emitd_handlers.jobs.merge import MAX_ATTEMPT_JUMP, Merged, merge
 from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, RecentCommit, Refused
 from emitd_handlers.record import JobStatus, LogRecord
 
-#: record_id, fingerprint, job_id, revision, attempt, stale_reason.
-StoredReceipt: TypeAlias = tuple[str, int, str, int, int, str]
+
+class StoredReceipt(msgspec.Struct, frozen=True, gc=False, array_like=True):
+    """What is needed to answer a copy of a report."""
+
+    record_id: str
+    #: If there is no source, one of `earlier_fingerprints`.
+    fingerprint: int
+    job_id: str
+    revision: int
+    attempt: int
+    stale_reason: str
+    #: None: stored by an earlier version, which did not store it.
+    source: str | None = None
+
 
 _encode = msgspec.msgpack.Encoder().encode
 _decode = msgspec.msgpack.Decoder(list[StoredReceipt]).decode
@@ -36,17 +48,17 @@ def recent_commits(stored: Iterable[bytes], limit: int) -> Sequence[RecentCommit
         if count >= limit:
             break
     receipts = [receipt for group in reversed(groups) for receipt in group]
-    return [_recent_commit(*receipt) for receipt in receipts[max(0, count - limit) :]]
+    return [_recent_commit(receipt) for receipt in receipts[max(0, count - limit) :]]
 
 
-def _recent_commit(
-    record_id: str, fingerprint: int, job_id: str, revision: int, attempt: int, reason: str
-) -> RecentCommit:
-    return RecentCommit(record_id, "", fingerprint, JobReceipt(job_id, revision, attempt, not reason, reason))
+def _recent_commit(stored: StoredReceipt) -> RecentCommit:
+    reason = stored.stale_reason
+    receipt = JobReceipt(stored.job_id, stored.revision, stored.attempt, not reason, reason)
+    return RecentCommit(stored.record_id, "", stored.fingerprint, receipt, stored.source)
 
 
-#: The job_id and the record_id of a report that asks for a new attempt.
-Opener: TypeAlias = tuple[str, str]
+#: The job_id, the record_id and the source of a report that asks for a new attempt.
+Opener: TypeAlias = tuple[str, str, str]
 #: The revision that an opener has made, and the attempt that it has opened.
 Opening: TypeAlias = tuple[int, int]
 
@@ -61,7 +73,7 @@ def job_ids_of(records: Sequence[LogRecord]) -> Sequence[str]:
 def openers_of(records: Sequence[LogRecord]) -> Sequence[Opener]:
     """Return the job and the record of each report that may have opened an attempt before."""
     return [
-        (record.payload.job_id, record.record_id)
+        (record.payload.job_id, record.record_id, record.source)
         for record in records
         if isinstance(record.payload, JobStatus) and record.payload.new_attempt and record.record_id
     ]
@@ -97,6 +109,16 @@ def as_read(jobs: Iterable[Job]) -> dict[str, ReadJob]:
     return {job.job_id: ReadJob(job, job) for job in jobs}
 
 
+class Rules(msgspec.Struct, frozen=True, kw_only=True):
+    """How reports are applied; see `DatabaseJobSettings`."""
+
+    keep_progress: bool = False
+    max_attempt_jump: int = MAX_ATTEMPT_JUMP
+
+
+DEFAULT_RULES = Rules()
+
+
 class Work:
     """Changes jobs in memory, and remembers what to write."""
 
@@ -106,19 +128,18 @@ class Work:
         now_unix_nano: int,
         wall_unix_nano: int,
         *,
-        keep_progress: bool = False,
+        rules: Rules = DEFAULT_RULES,
         openings: Mapping[Opener, Opening] | None = None,
     ) -> None:
         """Take the existing jobs by id, to which new ones are added, and the times of receipt and wall.
 
-        `openings`: the attempts that `openers_of` have opened before. `keep_progress`: the history also takes reports
-        that change no status.
+        `openings`: the attempts that `openers_of` have opened before.
         """
         self.now_unix_nano = now_unix_nano
         self._wall = wall_unix_nano - wall_unix_nano % 1000
         self.transitions: list[tuple[str, JobTransition]] = []
         self.receipts: list[StoredReceipt] = []
-        self._keep_progress = keep_progress
+        self._rules = rules
         self._openings = dict(openings or {})
         self._jobs = jobs
 
@@ -127,7 +148,7 @@ class Work:
         # Runs for each report, hence in one piece.
         jobs = self._jobs
         openings = self._openings
-        now, wall = self.now_unix_nano, self._wall
+        now, wall, rules = self.now_unix_nano, self._wall, self._rules
         receipts = self.receipts
         outcomes: list[Outcome] = []
         for record in records:
@@ -135,13 +156,13 @@ class Work:
             job_id = report.job_id if isinstance(report, JobStatus) else ""
             known = jobs.get(job_id)
             if openings and known is not None and report.new_attempt:  # type: ignore[union-attr]  # a report then
-                opening = openings.get((job_id, record.record_id))
+                opening = openings.get((job_id, record.record_id, record.source))
                 if opening is not None:
                     receipt = JobReceipt(job_id, *opening, True, "", known.job.cancel_requested)
                     outcomes.append(Committed(receipt, duplicate=True))
                     continue
             try:
-                merged = merge(None if known is None else known.job, record, now)
+                merged = merge(None if known is None else known.job, record, now, rules.max_attempt_jump)
             except RecordInvalid as error:
                 outcomes.append(Refused(error))
                 continue
@@ -162,8 +183,8 @@ class Work:
                 if transition is not None:
                     self.transitions.append((job_id, transition))
                     if transition.opened_by:
-                        openings[job_id, transition.opened_by] = (revision, attempt)
-                elif self._keep_progress:
+                        openings[job_id, transition.opened_by, record.source] = (revision, attempt)
+                elif rules.keep_progress:
                     event_time = job.event_time_unix_nano
                     transition = JobTransition(
                         revision, attempt, job.status, job.progress, event_time, progress_only=True
@@ -173,7 +194,8 @@ class Work:
                 Committed(JobReceipt(job_id, revision, attempt, not reason, reason, job.cancel_requested))
             )
             if record.record_id:
-                receipts.append((record.record_id, record.fingerprint, job_id, revision, attempt, reason))
+                sent = (record.record_id, record.fingerprint, job_id)
+                receipts.append(StoredReceipt(*sent, revision, attempt, reason, record.source))
         return outcomes
 
     def change(self, merged: Merged) -> None:

@@ -21,6 +21,7 @@ KEY = (
 )
 LOG_ID = ("--log-id ID", "the log, if the server has more than one")
 EVENT_ID = ("EVENT_ID", "the event's id")
+SOURCE = ("--source NAME", "the event's source, if several sources have an event with this id")
 LINES = "the lines of the log, with control characters as JSON escapes"
 
 
@@ -60,6 +61,7 @@ def add_audit(commands: Commands) -> None:
         "  emitd audit prove login-17 --log /backup/audit.json.log --output login-17.tlog-proof\n",
     )
     option(prove, *EVENT_ID, dest="event_id")
+    option(prove, *SOURCE)
     option(prove, *LOG)
     option(prove, *CONFIG)
     option(prove, "--output FILE", "the file to write (default: EVENT_ID.tlog-proof in this folder)")
@@ -137,6 +139,7 @@ def add_audit(commands: Commands) -> None:
         "  emitd audit show 0197a5c0-7c00-7000-8000-000000000001\n",
     )
     option(show, *EVENT_ID, dest="event_id")
+    option(show, *SOURCE)
     add_address(show)
     option(show, *LOG_ID, default="")
     add_json(show, "JSON")

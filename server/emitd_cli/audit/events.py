@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 
+from emitd.errors import RequestRejected
+from emitd.requests import newest_event
 from emitd.runtime.backoff import Backoff
 from emitd.v1 import AuditEntry, GetCheckpointRequest, ListAuditEventsRequest, TailAuditEventsRequest
 from emitd.watches import AuditTail
@@ -128,11 +130,18 @@ def _filters(options: argparse.Namespace) -> dict[str, Any]:
 
 def _find(server: Server, options: argparse.Namespace) -> tuple[str, AuditEntry]:
     request = ListAuditEventsRequest(
-        log_id=options.log_id, event_id=options.event_id, newest_first=True, page_size=1
+        log_id=options.log_id, event_id=options.event_id, source=options.source, newest_first=True
     )
-    for page in server.pages(server.audit.ListAuditEvents, request):
-        if page.entries:
-            return page.log_id, page.entries[0]
+    found = None
+    try:
+        for page in server.pages(server.audit.ListAuditEvents, request):
+            found = newest_event(found, page.entries)
+            if found and options.source is not None:
+                break
+    except RequestRejected as error:
+        raise Misuse(f"--{error}", field="--source") from error
+    if found:
+        return page.log_id, found
     raise CannotTell(f"there is no event '{options.event_id}' in the log '{page.log_id}'", code="NOT_FOUND")
 
 

@@ -12,7 +12,7 @@ from emitd_cli.errors import CannotRun, CannotTell, CommandError, Misuse
 from emitd_handlers.audit.format.files import AuditPaths
 from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.durable.append_file import reason_of
-from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
+from emitd_handlers.errors import AuditDamaged, AuditNotFound, AuditQueryInvalid, HandlerUnavailable
 from emitd_handlers.tlog.kept_file import kept_text
 from emitd_handlers.tlog.note import NoteInvalid, Verifier
 from emitd_handlers.tlog.proof_file import MAX_PROOF_BYTES
@@ -153,6 +153,8 @@ def files_to_errors() -> Iterator[None]:
         yield
     except AuditDamaged as error:
         raise CommandError(str(error), code="DAMAGED") from error
+    except AuditQueryInvalid as error:
+        raise Misuse(f"--{error}", field=f"--{error.field}") from error
     except AuditNotFound as error:
         raise CannotTell(str(error), code="NOT_FOUND") from error
     except HandlerUnavailable as error:

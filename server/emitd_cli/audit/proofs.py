@@ -33,7 +33,7 @@ def run_prove(options: argparse.Namespace) -> int:
     target = find_log(options)
     file = Path(options.output or proof_name(options.event_id))
     with files_to_errors():
-        proved = prove_event(target.path, options.event_id)
+        proved = prove_event(target.path, options.event_id, options.source)
         replace_file(file, proved.proof.encode())
     name, checkpoint = one_line(str(file)), proved.checkpoint
     print_outcome(

@@ -41,8 +41,10 @@ def read_filter(request: pb.ListAuditEventsRequest | pb.TailAuditEventsRequest) 
     if request.source_ip and not is_source_ip(request.source_ip):
         shown = request.source_ip[:64]
         raise RequestInvalid("source_ip", f"'{shown}' is neither an IP address nor 'unknown'")
+    by_id = request if isinstance(request, pb.ListAuditEventsRequest) else pb.ListAuditEventsRequest()
     return AuditFilter(
-        event_id=request.event_id if isinstance(request, pb.ListAuditEventsRequest) else "",
+        event_id=by_id.event_id,
+        source=by_id.source if by_id.HasField("source") else None,
         event_name_prefix=request.event_name_prefix,
         user_id=request.user_id,
         source_ip=request.source_ip,

@@ -18,6 +18,7 @@ from emitd_handlers.record import (
     audit_fingerprint,
     content_fingerprint,
     is_source_ip,
+    job_content,
 )
 from emitd_handlers.settings import Delivery
 from emitd_handlers.text.json_object import check_json_object
@@ -138,14 +139,8 @@ class RecordReader:
             level = _JOB_STATUS
             payload = job = self._read_job(record.job)
             received = self._received = received + 1
-            labels = sorted(job.labels.items()) if job.labels else None
-            content = (
-                *(message, source, attributes_json, trace_id, span_id),
-                *(job.job_id, job.job_type, job.status, job.progress, job.details_json, labels),
-                *(job.failure_reason, job.failure_message, record.job.attempt, job.new_attempt),
-                *(job.lease_seconds, sent_time),
-            )
-            fingerprint = content_fingerprint(content)
+            context = (message, source, attributes_json, trace_id, span_id)
+            fingerprint = content_fingerprint(job_content(context, job, record.job.attempt, sent_time))
         else:
             known = _LOG_LEVELS.get(record.level)
             if known is None:

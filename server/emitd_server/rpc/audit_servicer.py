@@ -118,7 +118,8 @@ async def _leaf_index(source: AuditSource, request: pb.GetInclusionProofRequest)
         case "leaf_index":
             return request.leaf_index
         case "event_id" if request.event_id:
-            entry = await source.find(request.event_id)
+            of_source = request.source if request.HasField("source") else None
+            entry = await source.find(request.event_id, of_source)
             if entry is None:
                 raise AuditNotFound(f"audit log '{source.log_id}' has no event '{request.event_id}'")
             return entry.leaf_index

@@ -16,7 +16,9 @@ LOG_ID = "emitd.test/log"
 TIME = 1_795_405_140_000_000_000
 
 
-def make_line(number: int, *, user: str = "", time: int | None = None) -> bytes:
+def make_line(
+    number: int, *, user: str = "", time: int | None = None, source: str = "test", is_assigned: bool = False
+) -> bytes:
     """Return the line of a made-up event, without its newline."""
     received = TIME + number * 1_000_000 if time is None else time
     event = AuditEvent(
@@ -32,8 +34,9 @@ def make_line(number: int, *, user: str = "", time: int | None = None) -> bytes:
             record_id=f"record-{number:06}",
             time_unix_nano=received,
             received_unix_nano=received,
-            source="test",
+            source=source,
             payload=event,
+            assigned=("event_id",) if is_assigned else (),
         )
     )
 

@@ -110,8 +110,8 @@ class WrittenLogHandler(BaseLogHandler):
     async def consistency_proof(self, old_size: int, new_size: int | None = None) -> ConsistencyProof:
         return await self._reader.consistency_proof(old_size, new_size)
 
-    async def find(self, event_id: str) -> AuditEntry | None:
-        return await self._reader.find(event_id)
+    async def find(self, event_id: str, source: str | None = None) -> AuditEntry | None:
+        return await self._reader.find(event_id, source)
 
     async def list(self, query: AuditQuery) -> AuditPage:
         return await self._reader.list(query)

@@ -25,6 +25,7 @@ from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.jobs.source import Job, TransitionQuery
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.jobs.store import JobStore
+from emitd_handlers.jobs.transaction import Rules
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 
@@ -84,7 +85,7 @@ class SqliteBackend:
         self.path = path
 
     def make_store(self, *, keep_progress: bool = False) -> JobStore:
-        return SqliteJobStore(self.path, cache_size=100, keep_progress=keep_progress)
+        return SqliteJobStore(self.path, cache_size=100, rules=Rules(keep_progress=keep_progress))
 
     def make_handler(self, **settings: Any) -> DatabaseJobHandler:
         settings.setdefault("lease_check_seconds", 3600.0)

@@ -68,7 +68,7 @@ class Life:
         #: The revision up to which the history was removed.
         self.kept_after = 0
         #: By the record that opened it: the revision that made, and the attempt; as far as the history goes.
-        self.openings: dict[str, tuple[int, int]] = {}
+        self.openings: dict[tuple[str, str], tuple[int, int]] = {}
         #: Where leases were put off: the ends that revisions had before.
         self.earlier_lease_ends: dict[int, set[int]] = {}
 

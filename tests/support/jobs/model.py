@@ -162,6 +162,9 @@ class JobModel:
         if report.progress is not None and report.progress not in range(101):
             return Answer("job.progress")
         life = self.life(report.job_id)
+        if not report.new_attempt and report.attempt > (life.now.attempt if life else 0) + 1000:
+            self._count("jumped")
+            return Answer("job.attempt")
         index = len(self.lives.get(report.job_id, ())) - (life is not None)
         if life is None:
             if not report.job_type:
@@ -173,9 +176,10 @@ class JobModel:
             state = life.now
             if report.job_type not in ("", state.job_type):
                 return Answer("job.job_type")
-            if report.new_attempt and record.record_id in life.openings:
+            opening = life.openings.get((record.record_id, record.source))
+            if report.new_attempt and opening:
                 self._count("copy")
-                return Answer("", *life.openings[record.record_id], "", state.cancel_requested, True, index)
+                return Answer("", *opening, "", state.cancel_requested, True, index)
             number = state.attempt + 1 if report.new_attempt else report.attempt
         reason = _stale_reason(state, number, record, report)
         if reason:
@@ -189,7 +193,7 @@ class JobModel:
         is_transition = (after.attempt, after.status) != (state.attempt, state.status)
         life.add(after, record.time_unix_nano, is_transition=is_transition, is_report=True)
         if report.new_attempt and record.record_id:
-            life.openings[record.record_id] = (after.revision, after.attempt)
+            life.openings[record.record_id, record.source] = (after.revision, after.attempt)
         return Answer("", after.revision, after.attempt, "", after.cancel_requested, life=index)
 
     def _expire(self, life: Life, now: int) -> None:

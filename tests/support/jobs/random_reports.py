@@ -35,7 +35,9 @@ class RandomReports:
             again = random.choice(self._sent)
             had_no_time = again.time_unix_nano == again.received_unix_nano
             time = received if had_no_time else again.time_unix_nano
-            return replace(again, time_unix_nano=time, received_unix_nano=received)
+            # Another program may use the same ids.
+            source = random.choice([again.source] * 5 + ["w3"])
+            return replace(again, time_unix_nano=time, received_unix_nano=received, source=source)
         life = model.life(job_id := random.choice(JOB_IDS))
         now_there = life.now if life else None
         record = self._record(
@@ -90,7 +92,9 @@ class RandomReports:
             random.choice([{}, {}, {}, {"team": random.choice(TEAMS)}]),
             random.choice(["", "OOM"]),
             random.choice(["", "out of memory"]),
-            max(1, attempt + random.choice([0] * 20 + [-1, -1, 1])),
+            max(1, attempt + random.choice([0] * 20 + [-1, -1, 1]))
+            if random.random() < 0.99
+            else random.choice([attempt + 1001, 2**32 - 1]),
             random.random() < (0.3 if has_ended else 0.03),
             random.choice([None, None, None, None, 0, 2, 20, 60]),
         )

@@ -21,6 +21,7 @@ from emitd_handlers.jobs.source import Job
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.jobs.store import Applied, JobHistory, JobStore, Removed, Retention
+from emitd_handlers.jobs.transaction import Rules
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import LogRecord
 from support.jobs.model import Answer, JobModel
@@ -96,8 +97,8 @@ class SimulatedSqlite:
         """Return a handler that is not started."""
         return _Handler(self, DatabaseJobSettings(database=DatabaseUrl(self._path), **settings))
 
-    def make_store(self, *, cache_size: int, keep_progress: bool) -> JobStore:
-        return _Store(self, self._path, cache_size=cache_size, keep_progress=keep_progress)
+    def make_store(self, *, cache_size: int, rules: Rules) -> JobStore:
+        return _Store(self, self._path, cache_size=cache_size, rules=rules)
 
     async def open(self, path: Path) -> "_Connection":
         """Open the file; to stand in for `SqliteConnection`."""
@@ -151,7 +152,7 @@ class _Handler(DatabaseJobHandler):
     def _make_store(self) -> JobStore:
         settings = self.settings
         return self._simulated.make_store(
-            cache_size=settings.cache_size, keep_progress=settings.keep_progress
+            cache_size=settings.cache_size, rules=Rules(keep_progress=settings.keep_progress)
         )
 
 
@@ -192,23 +193,19 @@ class _Cursor:
 
 
 class _Store(SqliteJobStore):
-    def __init__(
-        self, database: SimulatedSqlite, path: Path, *, cache_size: int, keep_progress: bool
-    ) -> None:
+    def __init__(self, database: SimulatedSqlite, path: Path, *, cache_size: int, rules: Rules) -> None:
         self._database = database
-        super().__init__(path, cache_size=cache_size, keep_progress=keep_progress)
+        super().__init__(path, cache_size=cache_size, rules=rules)
 
     def _make_jobs(self) -> SqliteJobs:
-        return _Jobs(self._database, cache_size=self._cache_size, keep_progress=self._keep_progress)
+        return _Jobs(self._database, cache_size=self._cache_size, rules=self._rules)
 
 
 class _Jobs(SqliteJobs):
     """Tells the model what it has committed, and how that was answered."""
 
-    def __init__(self, database: SimulatedSqlite, *, cache_size: int, keep_progress: bool) -> None:
-        super().__init__(
-            cache_size=cache_size, keep_progress=keep_progress, clock=Clock(database.now, _loop_time)
-        )
+    def __init__(self, database: SimulatedSqlite, *, cache_size: int, rules: Rules) -> None:
+        super().__init__(cache_size=cache_size, rules=rules, clock=Clock(database.now, _loop_time))
         self._database = database
         #: By how much the clock was set since the last pass, and when that was seen.
         self._offset, self._set_by, self._set_at = database.clock_offset, 0, -math.inf

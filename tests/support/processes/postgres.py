@@ -26,6 +26,7 @@ from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
 from emitd_handlers.jobs.store import JobStore
+from emitd_handlers.jobs.transaction import Rules
 
 START_SECONDS = 60.0
 #: PostgreSQL refuses to run as root; then it runs as this user.
@@ -218,7 +219,7 @@ class PostgresBackend:
         self.dsn = dsn
 
     def make_store(self, *, keep_progress: bool = False) -> JobStore:
-        return PostgresJobStore(self.dsn, keep_progress=keep_progress)
+        return PostgresJobStore(self.dsn, rules=Rules(keep_progress=keep_progress))
 
     def make_handler(self, **settings: Any) -> DatabaseJobHandler:
         settings.setdefault("lease_check_seconds", 3600.0)

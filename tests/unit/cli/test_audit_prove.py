@@ -112,6 +112,21 @@ def test_a_place_that_cannot_be_written_to_ends_with_4(log: SealedLog) -> None:
     assert "No such file or directory: 'missing/" in done.stderr
 
 
+def test_an_id_of_several_sources(log: SealedLog, here: Path) -> None:
+    """Without `--source` it is misuse that names them; with it, that source's event is proved."""
+    log.append([make_line(12, source="b")])
+    log.checkpoint()
+    told = "--source: several sources have an event with this id, 'b', 'test': name one"
+    assert prove(log, "event-000012") == (2, "", f"emitd: {told}\n")
+    assert list(here.iterdir()) == []
+    for source, index in (("b", 30), ("test", 12)):
+        done = prove(log, "event-000012", "--source", source, "--json")
+        assert json.loads(done.stdout)["leaf_index"] == index
+    done = prove(log, "event-000012", "--source", "c")
+    assert done.returncode == 4
+    assert "no event 'event-000012' of the source 'c'" in done.stderr
+
+
 def test_an_empty_id_is_misuse(log: SealedLog) -> None:
     """It would fit any event."""
     assert prove(log, "").returncode == 2

@@ -56,7 +56,7 @@ def test_every_field() -> None:
     with fake_log_service(page(ENTRY), covering(7)) as service:
         done = show(service)
     assert service.requests == [
-        ListAuditEventsRequest(event_id="e1", newest_first=True, page_size=1),
+        ListAuditEventsRequest(event_id="e1", newest_first=True, page_size=1000),
         GetCheckpointRequest(log_id="log"),
     ]
     assert done.returncode == 0
@@ -146,3 +146,27 @@ def test_an_empty_id() -> None:
         done = run_main("audit", "show", "", "--address", service.address)
         assert service.requests == []
     assert (done.returncode, done.stderr) == (2, "emitd: EVENT_ID: is empty\n")
+
+
+def of_source(index: int, source: str) -> AuditEntry:
+    return AuditEntry(leaf_index=index, line=LINE, record={"source": source, "audit": {"event_id": "e1"}})
+
+
+def test_an_id_of_several_sources() -> None:
+    """Without `--source` it is misuse that names them, however far they are from each other; with it, it is found."""
+    pages = [page(of_source(6, "shop"), token="1"), page(token="2"), page(of_source(3, "till"))]
+    told = "--source: several sources have an event with this id, 'shop', 'till': name one"
+    with fake_log_service(*pages) as service:
+        assert show(service) == (2, "", f"emitd: {told}\n")
+    with fake_log_service(*pages) as service:
+        error = json.loads(show(service, "--json").stderr)["error"]
+    assert (error["message"], error["field"]) == (told, "--source")
+    with fake_log_service(page(of_source(6, "shop"), token="1"), covering(7)) as service:
+        assert show(service, "--source", "shop").returncode == 0
+        assert service.requests[0].source == "shop"
+    with fake_log_service(page(of_source(3, "")), covering(7)) as service:
+        assert show(service, "--source", "").returncode == 0
+        assert service.requests[0].HasField("source")
+    with fake_log_service(page(of_source(6, "shop"), of_source(3, "shop")), covering(7)) as service:
+        done = show(service)
+    assert "index       6\n" in done.stdout

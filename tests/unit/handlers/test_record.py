@@ -13,7 +13,9 @@ from emitd_handlers.record import (
     LogRecord,
     audit_fingerprint,
     content_fingerprint,
+    earlier_fingerprints,
     is_source_ip,
+    job_content,
 )
 
 
@@ -59,10 +61,37 @@ def test_job_reports_do_not_share_labels() -> None:
     assert second.labels == {}
 
 
+TIME = 1_796_129_479_000_000_000
+
+
+def report(status: JobState, message: str) -> LogRecord:
+    return LogRecord(
+        Level.JOB_STATUS, message, "r1", TIME, source="worker", payload=JobStatus("j1", "sync", status)
+    )
+
+
 def test_a_fingerprint_is_the_same_for_ever() -> None:
     """Fingerprints outlive the process: these figures must never change."""
-    assert content_fingerprint(("a message", 20, None, {"team": "a"})) == 0x7AD9DC62
-    assert content_fingerprint(()) == 0x220D7CC9
+    assert content_fingerprint(("a message", 20, None, {"team": "a"})) == 0xA100FAB60FEDAFD5
+    assert content_fingerprint(()) == 0xF9BE920E63136958
+
+
+def test_a_fingerprint_of_a_report_has_64_bits() -> None:
+    """Two reports whose CRC-32 is the same, found by a search, have two fingerprints; both are recognised as stored."""
+    running = report(JobState.RUNNING, "m9998")
+    completed = report(JobState.COMPLETED, "m137904226")
+    assert earlier_fingerprints(running)[0] == earlier_fingerprints(completed)[0] == 0x2E7C1A16
+    contents = [
+        job_content((r.message, "worker", "", b"", b""), r.payload, 1, TIME) for r in (running, completed)
+    ]  # type: ignore[arg-type]
+    first, second = map(content_fingerprint, contents)
+    assert first & 0xFFFFFFFF != second & 0xFFFFFFFF
+    assert first >> 32 != second >> 32
+
+
+def test_only_job_reports_had_fingerprints_that_were_stored() -> None:
+    """Those of log lines and audit events are made again at each start."""
+    assert list(earlier_fingerprints(LogRecord(Level.INFO, "m"))) == []
 
 
 def test_a_fingerprint_tells_content_apart() -> None:

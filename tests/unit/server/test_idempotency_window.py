@@ -2,24 +2,54 @@
 
 import asyncio
 from collections.abc import Sequence
+from zlib import crc32
 
+import msgspec
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from emitd_handlers.errors import HandlerUnavailable, RecordConflict
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Outcomes, RecentCommit, Refused
-from emitd_handlers.record import AuditEvent, Level, LogRecord
-from emitd_server.dispatch.idempotency_window import IdempotencyWindow
+from emitd_handlers.record import (
+    AuditEvent,
+    JobState,
+    JobStatus,
+    Level,
+    LogRecord,
+    content_fingerprint,
+    earlier_fingerprints,
+    job_content,
+)
+from emitd_server.dispatch.idempotency_window import IdempotencyWindow, _keys, _keys_of_all
 
 
-def line(record_id: str, fingerprint: int = 1) -> LogRecord:
-    return LogRecord(Level.INFO, record_id=record_id, fingerprint=fingerprint)
+def line(record_id: str, fingerprint: int = 1, source: str = "") -> LogRecord:
+    return LogRecord(Level.INFO, record_id=record_id, fingerprint=fingerprint, source=source)
 
 
-def event(record_id: str, event_id: str, *, fingerprint: int = 1, assigned: bool = False) -> LogRecord:
+def event(
+    record_id: str, event_id: str, *, fingerprint: int = 1, assigned: bool = False, source: str = ""
+) -> LogRecord:
     payload = AuditEvent(event_id, "login", "u1", "unknown", "{}")
     given_up = ("event_id",) if assigned else ()
     return LogRecord(
-        Level.AUDIT, record_id=record_id, payload=payload, assigned=given_up, fingerprint=fingerprint
+        Level.AUDIT,
+        record_id=record_id,
+        payload=payload,
+        assigned=given_up,
+        fingerprint=fingerprint,
+        source=source,
+    )
+
+
+def report(record_id: str, source: str, message: str = "", attempt: int = 1) -> LogRecord:
+    payload = JobStatus("j", "sync", JobState.RUNNING, attempt=attempt)
+    content = job_content((message, source, "", b"", b""), payload, attempt, 5)
+    return LogRecord(
+        *(Level.JOB_STATUS, message, record_id, 5, 5, source),
+        payload=payload,
+        fingerprint=content_fingerprint(content),
     )
 
 
@@ -180,7 +210,7 @@ async def test_what_was_committed_before_the_start_is_known() -> None:
     """Commits that a handler remembers count as taken, by both their ids."""
     window, ledger = IdempotencyWindow(10), Ledger()
     receipt = AuditReceipt("log", "e1", 7, b"")
-    window.restore([RecentCommit("r1", "e1", 1, receipt)])
+    window.restore([RecentCommit("r1", "e1", 1, receipt, "")])
     outcomes = await window.commit_once([event("r1", "e1"), event("other", "e1")], ledger)
     assert outcomes == [Committed(receipt, duplicate=True)] * 2
     assert ledger.records == []
@@ -193,3 +223,89 @@ def test_a_queued_record_is_known_as_soon_as_it_is_taken() -> None:
     answers = window.take_new([line("a"), line("b"), line("b"), line("a", fingerprint=3)])
     assert answers[:3] == [Committed(None, duplicate=True), None, Committed(None, duplicate=True)]
     assert isinstance(answers[3], Refused)
+
+
+@pytest.mark.parametrize("ids", [("r1", ""), ("", "e1"), ("r1", "e1"), ("same", "same")])
+async def test_an_id_belongs_to_its_source(ids: tuple[str, str]) -> None:
+    """Two programs with the same ids do not meet, in one batch or after each other; each gets its own receipt again."""
+    window, ledger = IdempotencyWindow(10), Ledger()
+    records = [event(*ids, fingerprint=number, source=source) for number, source in enumerate(("a", "b", ""))]
+    first = await window.commit_once(records[:2], ledger)
+    first = [*first, *await window.commit_once(records[2:], ledger)]
+    again = await window.commit_once(records, ledger)
+    assert [leaf(outcome) for outcome in first] == [leaf(outcome) for outcome in again] == [0, 1, 2]
+    assert all([outcome.duplicate for outcome in again if isinstance(outcome, Committed)])
+    (conflict,) = await window.commit_once([event(*ids, fingerprint=9, source="b")], ledger)
+    assert isinstance(conflict, Refused)
+    assert isinstance(conflict.error, RecordConflict)
+    assert conflict.error.field == ("record_id" if ids[0] else "audit.event_id")
+    assert f"'{ids[0] or ids[1]}'" in str(conflict.error)
+
+
+def test_a_queued_record_belongs_to_its_source() -> None:
+    """As for committed ones."""
+    window = IdempotencyWindow(10)
+    assert window.take_new([line("r", source="a"), line("r", source="b")]) == ()
+    answers = window.take_new([line("r", source="c"), line("r", source="b"), line("r", 2, source="a")])
+    assert answers[:2] == [None, Committed(None, duplicate=True)]
+    assert isinstance(answers[2], Refused)
+
+
+_texts = st.lists(st.sampled_from(["0", "1:", "r", "e", "\0", "\0r", "a", "\ud800"]), max_size=3).map("".join)
+
+
+@given(st.lists(st.tuples(_texts, _texts, _texts), min_size=1, max_size=6))
+@example([("", "\0rx", ""), ("\0r", "x", "")])
+@example([("a", "ra", ""), ("ar", "a", "")])
+@example([("1", ":rx", ""), ("1:r", "x", "")])
+@example([("", "1:ra", ""), ("a", "", ""), ("1:", "ra", "")])
+def test_no_two_ids_have_the_same_key(ids: list[tuple[str, str, str]]) -> None:
+    """Whatever is in a source and in an id, and by whichever way the keys of a batch are made."""
+    events = [event(record_id, event_id or "x", source=source) for source, record_id, event_id in ids]
+    meant = {("record_id", source, record_id) for source, record_id, _ in ids if record_id}
+    meant |= {("audit.event_id", source, event_id or "x") for source, _, event_id in ids}
+    keys, places = _keys_of_all(events)
+    assert len(set(keys)) == len(meant)
+    assert set(keys) == {key for record in events for key in _keys(record)}
+    lines = [line(record_id or "x", source=source) for source, record_id, _ in ids]
+    assert _keys_of_all(lines) == ([*map(_only_key, lines)], range(len(lines)))
+    assert len(places) == len(keys)
+
+
+def _only_key(record: LogRecord) -> str:
+    (key,) = _keys(record)
+    return key
+
+
+async def test_a_commit_of_an_earlier_version_is_recognised_as_it_was_stored() -> None:
+    """By its id and the CRC-32 of its content, whether the attempt was sent or left out; it blocks nothing else."""
+    window, ledger = IdempotencyWindow(10), Ledger()
+    mine, left_out = report("order-17", "a"), report("order-18", "a")
+    receipts = [AuditReceipt("log", "", number, b"") for number in (50, 51)]
+    stored = [earlier_fingerprints(mine)[0], earlier_fingerprints(left_out)[1]]
+    assert stored[1] == crc32(
+        msgspec.msgpack.encode(job_content(("", "a", "", b"", b""), left_out.payload, 0, 5))
+    )  # type: ignore[arg-type]
+    window.restore(
+        RecentCommit(record.record_id, "", fingerprint, receipt)
+        for record, fingerprint, receipt in zip((mine, left_out), stored, receipts, strict=True)
+    )
+    others = [report("order-17", "b"), report("order-17", "a", "other content"), report("order-17", "")]
+    outcomes = await window.commit_once([others[0], mine, left_out], ledger)
+    assert [leaf(outcome) for outcome in outcomes] == [0, 50, 51]
+    assert outcomes[1] == Committed(receipts[0], duplicate=True)
+    outcomes = await window.commit_once(others, ledger)
+    assert [leaf(outcome) for outcome in outcomes] == [0, 1, 2]
+    assert window.take_new([left_out, report("order-18", "b")]) == [
+        Committed(receipts[1], duplicate=True),
+        None,
+    ]
+
+
+async def test_a_new_fingerprint_is_never_read_as_an_old_one() -> None:
+    """A row with a source is compared whole, however small its fingerprint is."""
+    window, ledger = IdempotencyWindow(10), Ledger()
+    mine = report("r", "a")
+    window.restore([RecentCommit("r", "", earlier_fingerprints(mine)[0], None, "a")])
+    (outcome,) = await window.commit_once([mine], ledger)
+    assert isinstance(outcome, Refused)

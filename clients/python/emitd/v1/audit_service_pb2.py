@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from emitd.v1 import record_pb2 as emitd_dot_v1_dot_record__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65mitd/v1/audit_service.proto\x12\x08\x65mitd.v1\x1a\x15\x65mitd/v1/record.proto\"\x86\x01\n\nAuditEntry\x12\x12\n\nleaf_index\x18\x01 \x01(\x04\x12\x0c\n\x04line\x18\x02 \x01(\x0c\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12\x1e\n\x16receive_time_unix_nano\x18\x04 \x01(\x06\x12#\n\x06record\x18\x05 \x01(\x0b\x32\x13.emitd.v1.LogRecord\"&\n\x14GetCheckpointRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\t\"p\n\x15GetCheckpointResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\x12\x11\n\ttree_size\x18\x03 \x01(\x04\x12\x11\n\troot_hash\x18\x04 \x01(\x0c\x12\r\n\x05vkeys\x18\x05 \x03(\t\"p\n\x18GetInclusionProofRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x14\n\nleaf_index\x18\x02 \x01(\x04H\x00\x12\x12\n\x08\x65vent_id\x18\x03 \x01(\tH\x00\x12\x11\n\ttree_size\x18\x04 \x01(\x04\x42\x07\n\x05\x65ntry\"\x97\x01\n\x19GetInclusionProofResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x12\n\nleaf_index\x18\x02 \x01(\x04\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12\x0c\n\x04line\x18\x04 \x01(\x0c\x12\x11\n\ttree_size\x18\x05 \x01(\x04\x12\x0e\n\x06hashes\x18\x06 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x07 \x01(\x0c\"P\n\x1aGetConsistencyProofRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x10\n\x08old_size\x18\x02 \x01(\x04\x12\x10\n\x08new_size\x18\x03 \x01(\x04\"u\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x10\n\x08old_size\x18\x02 \x01(\x04\x12\x10\n\x08new_size\x18\x03 \x01(\x04\x12\x0e\n\x06hashes\x18\x04 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x05 \x01(\x0c\"\xfb\x01\n\x16ListAuditEventsRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12 \n\x18received_after_unix_nano\x18\x02 \x01(\x06\x12!\n\x19received_before_unix_nano\x18\x03 \x01(\x06\x12\x19\n\x11\x65vent_name_prefix\x18\x04 \x01(\t\x12\x0f\n\x07user_id\x18\x05 \x01(\t\x12\x11\n\tsource_ip\x18\x06 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x07 \x01(\t\x12\x14\n\x0cnewest_first\x18\x08 \x01(\x08\x12\x11\n\tpage_size\x18\t \x01(\x05\x12\x12\n\npage_token\x18\n \x01(\t\"i\n\x17ListAuditEventsResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12%\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x14.emitd.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\x8f\x01\n\x16TailAuditEventsRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x17\n\nfrom_index\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x11\x65vent_name_prefix\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x11\n\tsource_ip\x18\x05 \x01(\tB\r\n\x0b_from_index\"w\n\x17TailAuditEventsResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12%\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x14.emitd.v1.AuditEntry\x12\x11\n\theartbeat\x18\x03 \x01(\x08\x12\x12\n\nnext_index\x18\x04 \x01(\x04\x32\xd4\x03\n\x0c\x41uditService\x12P\n\rGetCheckpoint\x12\x1e.emitd.v1.GetCheckpointRequest\x1a\x1f.emitd.v1.GetCheckpointResponse\x12\\\n\x11GetInclusionProof\x12\".emitd.v1.GetInclusionProofRequest\x1a#.emitd.v1.GetInclusionProofResponse\x12\x62\n\x13GetConsistencyProof\x12$.emitd.v1.GetConsistencyProofRequest\x1a%.emitd.v1.GetConsistencyProofResponse\x12V\n\x0fListAuditEvents\x12 .emitd.v1.ListAuditEventsRequest\x1a!.emitd.v1.ListAuditEventsResponse\x12X\n\x0fTailAuditEvents\x12 .emitd.v1.TailAuditEventsRequest\x1a!.emitd.v1.TailAuditEventsResponse0\x01\x42O\n\x0c\x64\x65v.emitd.v1P\x01Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\xaa\x02\x08\x45mitd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1c\x65mitd/v1/audit_service.proto\x12\x08\x65mitd.v1\x1a\x15\x65mitd/v1/record.proto\"\x86\x01\n\nAuditEntry\x12\x12\n\nleaf_index\x18\x01 \x01(\x04\x12\x0c\n\x04line\x18\x02 \x01(\x0c\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12\x1e\n\x16receive_time_unix_nano\x18\x04 \x01(\x06\x12#\n\x06record\x18\x05 \x01(\x0b\x32\x13.emitd.v1.LogRecord\"&\n\x14GetCheckpointRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\t\"p\n\x15GetCheckpointResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x12\n\ncheckpoint\x18\x02 \x01(\x0c\x12\x11\n\ttree_size\x18\x03 \x01(\x04\x12\x11\n\troot_hash\x18\x04 \x01(\x0c\x12\r\n\x05vkeys\x18\x05 \x03(\t\"\x90\x01\n\x18GetInclusionProofRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x14\n\nleaf_index\x18\x02 \x01(\x04H\x00\x12\x12\n\x08\x65vent_id\x18\x03 \x01(\tH\x00\x12\x11\n\ttree_size\x18\x04 \x01(\x04\x12\x13\n\x06source\x18\x05 \x01(\tH\x01\x88\x01\x01\x42\x07\n\x05\x65ntryB\t\n\x07_source\"\x97\x01\n\x19GetInclusionProofResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x12\n\nleaf_index\x18\x02 \x01(\x04\x12\x11\n\tleaf_hash\x18\x03 \x01(\x0c\x12\x0c\n\x04line\x18\x04 \x01(\x0c\x12\x11\n\ttree_size\x18\x05 \x01(\x04\x12\x0e\n\x06hashes\x18\x06 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x07 \x01(\x0c\"P\n\x1aGetConsistencyProofRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x10\n\x08old_size\x18\x02 \x01(\x04\x12\x10\n\x08new_size\x18\x03 \x01(\x04\"u\n\x1bGetConsistencyProofResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x10\n\x08old_size\x18\x02 \x01(\x04\x12\x10\n\x08new_size\x18\x03 \x01(\x04\x12\x0e\n\x06hashes\x18\x04 \x03(\x0c\x12\x12\n\ncheckpoint\x18\x05 \x01(\x0c\"\x9b\x02\n\x16ListAuditEventsRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12 \n\x18received_after_unix_nano\x18\x02 \x01(\x06\x12!\n\x19received_before_unix_nano\x18\x03 \x01(\x06\x12\x19\n\x11\x65vent_name_prefix\x18\x04 \x01(\t\x12\x0f\n\x07user_id\x18\x05 \x01(\t\x12\x11\n\tsource_ip\x18\x06 \x01(\t\x12\x10\n\x08\x65vent_id\x18\x07 \x01(\t\x12\x14\n\x0cnewest_first\x18\x08 \x01(\x08\x12\x11\n\tpage_size\x18\t \x01(\x05\x12\x12\n\npage_token\x18\n \x01(\t\x12\x13\n\x06source\x18\x0b \x01(\tH\x00\x88\x01\x01\x42\t\n\x07_source\"i\n\x17ListAuditEventsResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12%\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x14.emitd.v1.AuditEntry\x12\x17\n\x0fnext_page_token\x18\x03 \x01(\t\"\x8f\x01\n\x16TailAuditEventsRequest\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12\x17\n\nfrom_index\x18\x02 \x01(\x04H\x00\x88\x01\x01\x12\x19\n\x11\x65vent_name_prefix\x18\x03 \x01(\t\x12\x0f\n\x07user_id\x18\x04 \x01(\t\x12\x11\n\tsource_ip\x18\x05 \x01(\tB\r\n\x0b_from_index\"w\n\x17TailAuditEventsResponse\x12\x0e\n\x06log_id\x18\x01 \x01(\t\x12%\n\x07\x65ntries\x18\x02 \x03(\x0b\x32\x14.emitd.v1.AuditEntry\x12\x11\n\theartbeat\x18\x03 \x01(\x08\x12\x12\n\nnext_index\x18\x04 \x01(\x04\x32\xd4\x03\n\x0c\x41uditService\x12P\n\rGetCheckpoint\x12\x1e.emitd.v1.GetCheckpointRequest\x1a\x1f.emitd.v1.GetCheckpointResponse\x12\\\n\x11GetInclusionProof\x12\".emitd.v1.GetInclusionProofRequest\x1a#.emitd.v1.GetInclusionProofResponse\x12\x62\n\x13GetConsistencyProof\x12$.emitd.v1.GetConsistencyProofRequest\x1a%.emitd.v1.GetConsistencyProofResponse\x12V\n\x0fListAuditEvents\x12 .emitd.v1.ListAuditEventsRequest\x1a!.emitd.v1.ListAuditEventsResponse\x12X\n\x0fTailAuditEvents\x12 .emitd.v1.TailAuditEventsRequest\x1a!.emitd.v1.TailAuditEventsResponse0\x01\x42O\n\x0c\x64\x65v.emitd.v1P\x01Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\xaa\x02\x08\x45mitd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,22 +39,22 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_GETCHECKPOINTREQUEST']._serialized_end=240
   _globals['_GETCHECKPOINTRESPONSE']._serialized_start=242
   _globals['_GETCHECKPOINTRESPONSE']._serialized_end=354
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=356
-  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=468
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=471
-  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=622
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=624
-  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=704
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=706
-  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=823
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=826
-  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=1077
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=1079
-  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=1184
-  _globals['_TAILAUDITEVENTSREQUEST']._serialized_start=1187
-  _globals['_TAILAUDITEVENTSREQUEST']._serialized_end=1330
-  _globals['_TAILAUDITEVENTSRESPONSE']._serialized_start=1332
-  _globals['_TAILAUDITEVENTSRESPONSE']._serialized_end=1451
-  _globals['_AUDITSERVICE']._serialized_start=1454
-  _globals['_AUDITSERVICE']._serialized_end=1922
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_start=357
+  _globals['_GETINCLUSIONPROOFREQUEST']._serialized_end=501
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_start=504
+  _globals['_GETINCLUSIONPROOFRESPONSE']._serialized_end=655
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_start=657
+  _globals['_GETCONSISTENCYPROOFREQUEST']._serialized_end=737
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_start=739
+  _globals['_GETCONSISTENCYPROOFRESPONSE']._serialized_end=856
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_start=859
+  _globals['_LISTAUDITEVENTSREQUEST']._serialized_end=1142
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_start=1144
+  _globals['_LISTAUDITEVENTSRESPONSE']._serialized_end=1249
+  _globals['_TAILAUDITEVENTSREQUEST']._serialized_start=1252
+  _globals['_TAILAUDITEVENTSREQUEST']._serialized_end=1395
+  _globals['_TAILAUDITEVENTSRESPONSE']._serialized_start=1397
+  _globals['_TAILAUDITEVENTSRESPONSE']._serialized_end=1516
+  _globals['_AUDITSERVICE']._serialized_start=1519
+  _globals['_AUDITSERVICE']._serialized_end=1987
 # @@protoc_insertion_point(module_scope)

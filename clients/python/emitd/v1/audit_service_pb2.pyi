@@ -42,16 +42,18 @@ class GetCheckpointResponse(_message.Message):
     def __init__(self, log_id: _Optional[str] = ..., checkpoint: _Optional[bytes] = ..., tree_size: _Optional[int] = ..., root_hash: _Optional[bytes] = ..., vkeys: _Optional[_Iterable[str]] = ...) -> None: ...
 
 class GetInclusionProofRequest(_message.Message):
-    __slots__ = ("log_id", "leaf_index", "event_id", "tree_size")
+    __slots__ = ("log_id", "leaf_index", "event_id", "tree_size", "source")
     LOG_ID_FIELD_NUMBER: _ClassVar[int]
     LEAF_INDEX_FIELD_NUMBER: _ClassVar[int]
     EVENT_ID_FIELD_NUMBER: _ClassVar[int]
     TREE_SIZE_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     log_id: str
     leaf_index: int
     event_id: str
     tree_size: int
-    def __init__(self, log_id: _Optional[str] = ..., leaf_index: _Optional[int] = ..., event_id: _Optional[str] = ..., tree_size: _Optional[int] = ...) -> None: ...
+    source: str
+    def __init__(self, log_id: _Optional[str] = ..., leaf_index: _Optional[int] = ..., event_id: _Optional[str] = ..., tree_size: _Optional[int] = ..., source: _Optional[str] = ...) -> None: ...
 
 class GetInclusionProofResponse(_message.Message):
     __slots__ = ("log_id", "leaf_index", "leaf_hash", "line", "tree_size", "hashes", "checkpoint")
@@ -96,7 +98,7 @@ class GetConsistencyProofResponse(_message.Message):
     def __init__(self, log_id: _Optional[str] = ..., old_size: _Optional[int] = ..., new_size: _Optional[int] = ..., hashes: _Optional[_Iterable[bytes]] = ..., checkpoint: _Optional[bytes] = ...) -> None: ...
 
 class ListAuditEventsRequest(_message.Message):
-    __slots__ = ("log_id", "received_after_unix_nano", "received_before_unix_nano", "event_name_prefix", "user_id", "source_ip", "event_id", "newest_first", "page_size", "page_token")
+    __slots__ = ("log_id", "received_after_unix_nano", "received_before_unix_nano", "event_name_prefix", "user_id", "source_ip", "event_id", "newest_first", "page_size", "page_token", "source")
     LOG_ID_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_AFTER_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     RECEIVED_BEFORE_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
@@ -107,6 +109,7 @@ class ListAuditEventsRequest(_message.Message):
     NEWEST_FIRST_FIELD_NUMBER: _ClassVar[int]
     PAGE_SIZE_FIELD_NUMBER: _ClassVar[int]
     PAGE_TOKEN_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_FIELD_NUMBER: _ClassVar[int]
     log_id: str
     received_after_unix_nano: int
     received_before_unix_nano: int
@@ -117,7 +120,8 @@ class ListAuditEventsRequest(_message.Message):
     newest_first: bool
     page_size: int
     page_token: str
-    def __init__(self, log_id: _Optional[str] = ..., received_after_unix_nano: _Optional[int] = ..., received_before_unix_nano: _Optional[int] = ..., event_name_prefix: _Optional[str] = ..., user_id: _Optional[str] = ..., source_ip: _Optional[str] = ..., event_id: _Optional[str] = ..., newest_first: bool = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ...) -> None: ...
+    source: str
+    def __init__(self, log_id: _Optional[str] = ..., received_after_unix_nano: _Optional[int] = ..., received_before_unix_nano: _Optional[int] = ..., event_name_prefix: _Optional[str] = ..., user_id: _Optional[str] = ..., source_ip: _Optional[str] = ..., event_id: _Optional[str] = ..., newest_first: bool = ..., page_size: _Optional[int] = ..., page_token: _Optional[str] = ..., source: _Optional[str] = ...) -> None: ...
 
 class ListAuditEventsResponse(_message.Message):
     __slots__ = ("log_id", "entries", "next_page_token")

@@ -159,7 +159,7 @@ def recent_commit(line: bytes, log_id: str, leaf_index: int) -> RecentCommit:
         0 if "timestamp" in parsed.assigned else parse_time(parsed.timestamp),
     )
     receipt = AuditReceipt(log_id, parsed.event_id, leaf_index, leaf_hash(line))
-    return RecentCommit(parsed.record_id, sent_event_id, fingerprint, receipt)
+    return RecentCommit(parsed.record_id, sent_event_id, fingerprint, receipt, parsed.source)
 
 
 def _what_is_wrong(record: LogRecord) -> RecordInvalid:

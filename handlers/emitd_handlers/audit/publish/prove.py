@@ -13,7 +13,7 @@ from pathlib import Path
 import msgspec
 
 from emitd_handlers.audit.format.files import Entry
-from emitd_handlers.audit.read.scan import Scan, scan_block
+from emitd_handlers.audit.read.scan import Scan, newest_event, scan_block
 from emitd_handlers.audit.read.trail import AuditTrail, CommittedTrail
 from emitd_handlers.audit.source import AuditEntry, AuditFilter
 from emitd_handlers.audit.write.identity import read_vkeys
@@ -87,15 +87,15 @@ class ProvedEvent(msgspec.Struct, frozen=True):
         return leaf_hash(self.line)
 
 
-def prove_event(path: Path, event_id: str) -> ProvedEvent:
+def prove_event(path: Path, event_id: str, source: str | None = None) -> ProvedEvent:
     """Return the proof that an event is in a log; of several with this id, of the newest.
 
-    Raises AuditNotFound if there is none, HandlerUnavailable if no checkpoint covers it yet, AuditDamaged if the log's
-    files are not what was signed, OSError.
+    Raises AuditQueryInvalid if no source is given and several have such an event, AuditNotFound if there is none,
+    HandlerUnavailable if no checkpoint covers it yet, AuditDamaged if the log's files are not what was signed, OSError.
     """
     with AuditTrail(path) as trail:
         signed = newest_signed(trail)
-        entry = _find(path, trail.find_end(), event_id)
+        entry = _find(path, trail.find_end(), event_id, source)
         size = signed.checkpoint.size
         if entry.leaf_index >= size:
             raise HandlerUnavailable(
@@ -126,12 +126,14 @@ def proof_name(event_id: str) -> str:
     return name + SUFFIX
 
 
-def _find(path: Path, end: Entry, event_id: str) -> AuditEntry:
-    scan, position = Scan(AuditFilter(event_id=event_id), stop=0, backward=True), end
+def _find(path: Path, end: Entry, event_id: str, source: str | None) -> AuditEntry:
+    scan = Scan(AuditFilter(event_id=event_id, source=source), stop=0, backward=True)
+    position, found = end, None
     with CommittedTrail(path, end) as trail:
-        while position.offset > 0:
+        while position.offset > 0 and (found is None or source is None):
             step = scan_block(trail, scan, position, Room(1, 1))
-            if step.entries:
-                return step.entries[0]
-            position = step.position
-    raise AuditNotFound(f"there is no event '{event_id}' in the audit log '{path}'")
+            position, found = step.position, newest_event(found, step.entries)
+    if found is None:
+        of = "" if source is None else f" of the source '{source}'"
+        raise AuditNotFound(f"there is no event '{event_id}'{of} in the audit log '{path}'")
+    return found

@@ -15,7 +15,7 @@ from typing import Concatenate, ParamSpec, TypeVar
 import msgspec
 
 from emitd_handlers.audit.format.files import Entry
-from emitd_handlers.audit.read.scan import Scan, scan_block
+from emitd_handlers.audit.read.scan import Scan, newest_event, scan_block
 from emitd_handlers.audit.read.trail import AuditTrail, CommittedTrail
 from emitd_handlers.audit.source import (
     AuditBatch,
@@ -113,19 +113,18 @@ class AuditReader(ABC):
         hashes = await self._in_thread(log, _prove_consistency, old_size, size, newest)
         return ConsistencyProof(old_size, size, hashes, log.note if size == newest.size else b"")
 
-    async def find(self, event_id: str) -> AuditEntry | None:
+    async def find(self, event_id: str, source: str | None = None) -> AuditEntry | None:
         """See `AuditSource`."""
         if not event_id:  # which would mean any
             return None
         log = self.committed_log()
-        scan = Scan(AuditFilter(event_id=event_id), stop=0, backward=True)
-        position, room = log.end, Room(1, MAX_PAGE_BYTES)
-        while position.offset > 0:
+        scan = Scan(AuditFilter(event_id=event_id, source=source), stop=0, backward=True)
+        position, found = log.end, None
+        while position.offset > 0 and (found is None or source is None):
+            room = Room(MAX_BATCH_ENTRIES, MAX_PAGE_BYTES)
             step = await self._in_thread(log, scan_block, scan, position, room)
-            if step.entries:
-                return step.entries[0]
-            position = step.position
-        return None
+            position, found = step.position, newest_event(found, step.entries)
+        return found
 
     async def list(self, query: AuditQuery) -> AuditPage:
         """See `AuditSource`."""

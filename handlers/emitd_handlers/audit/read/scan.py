@@ -14,6 +14,7 @@ from emitd_handlers.audit.format.files import Entry
 from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.audit.read.trail import CommittedTrail
 from emitd_handlers.audit.source import AuditEntry, AuditFilter
+from emitd_handlers.errors import AuditQueryInvalid
 from emitd_handlers.room import Room
 from emitd_handlers.text.times import parse_time
 from emitd_handlers.tlog.merkle import leaf_hash
@@ -70,6 +71,9 @@ def scan_block(trail: CommittedTrail, scan: Scan, position: Entry, room: Room) -
         fits = room.take(2 * len(entry.line) + ENTRY_OVERHEAD_BYTES)
         if fits:
             entries.append(entry)
+            if scan.backward and scan.wanted.event_id and "event_id" in entry.parsed.assigned:  # type: ignore[union-attr]
+                # No earlier line can have an id that the server has made here.
+                return Step(entries, Entry(0, scan.stop), len(block))
         if room.is_full:
             is_after = fits is not scan.backward
             point = end + 1 if is_after else at
@@ -78,6 +82,19 @@ def scan_block(trail: CommittedTrail, scan: Scan, position: Entry, room: Room) -
     if not scan.backward:
         start = Entry(start.leaf_index + block.count(b"\n"), start.offset + len(block))
     return Step(entries, start, len(block))
+
+
+def newest_event(found: AuditEntry | None, entries: Sequence[AuditEntry]) -> AuditEntry | None:
+    """Return the newest of the lines with one event id: `found` until now, and `entries` before it, newest first.
+
+    Raises AuditQueryInvalid if they are of several sources: an id belongs to its source.
+    """
+    entries = [found, *entries] if found else entries
+    sources = sorted({entry.parsed.source for entry in entries if entry.parsed})
+    if len(sources) > 1:
+        names = ", ".join(map(repr, sources))
+        raise AuditQueryInvalid("source", f"several sources have an event with this id, {names}: name one")
+    return entries[0] if entries else None
 
 
 def entry_of(index: int, line: bytes) -> AuditEntry:

@@ -179,6 +179,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
         """,
         "INSERT INTO {lease_watch} DEFAULT VALUES",
     ),
+    # The source of the record in `opened_by`; NULL in earlier rows. Receipts have a source too, and other fingerprints.
+    ("ALTER TABLE {transitions} ADD COLUMN opened_by_source text",),
 )
 
 

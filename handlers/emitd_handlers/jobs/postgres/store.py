@@ -20,6 +20,7 @@ from emitd_handlers.jobs.postgres.schema import DEFAULT_TABLE, Tables, check_nam
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
+from emitd_handlers.jobs.transaction import DEFAULT_RULES, Rules
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
@@ -46,12 +47,12 @@ class PostgresJobStore:
         *,
         schema: str = "",
         table: str = DEFAULT_TABLE,
-        keep_progress: bool = False,
+        rules: Rules = DEFAULT_RULES,
         pool_size: int = 4,
         on_foreign_change: OnForeignChange = lambda _: None,
         report: Report | None = None,
     ) -> None:
-        """`schema`: made if it is missing; empty: the connection's own. `keep_progress`: see `DatabaseJobSettings`.
+        """`schema`: made if it is missing; empty: the connection's own.
 
         `report` gets a line when notifications stop or come again. Raises ValueError for invalid names and options.
         """
@@ -62,7 +63,7 @@ class PostgresJobStore:
         self._database = Database(dsn, pool_size=pool_size)
         self._schema = schema
         self._table = table
-        self._keep_progress = keep_progress
+        self._rules = rules
         self._on_foreign_change = on_foreign_change
         self._report = report or report_to_operator
         self._opened: _Opened | None = None
@@ -74,9 +75,7 @@ class PostgresJobStore:
         try:
             await self._database.open()
             tables = await self._database.migrate(self._prepare_tables)
-            jobs = PostgresJobs(
-                self._database, tables, self._report_of_database, keep_progress=self._keep_progress
-            )
+            jobs = PostgresJobs(self._database, tables, self._report_of_database, rules=self._rules)
             await jobs.resume_clock()
         except BaseException as error:
             await self._database.close()

@@ -45,8 +45,10 @@ from emitd_handlers.jobs.postgres.schema import Tables, lease_slot
 from emitd_handlers.jobs.source import Job
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
 from emitd_handlers.jobs.transaction import (
+    DEFAULT_RULES,
     Opener,
     Opening,
+    Rules,
     Work,
     as_read,
     encode_receipts,
@@ -85,7 +87,7 @@ class PostgresJobs:
         tables: Tables,
         report: Report,
         *,
-        keep_progress: bool,
+        rules: Rules = DEFAULT_RULES,
         clock: Clock | None = None,
     ) -> None:
         """`clock` gives the steady time, and times of receipt of the database's; `report` gets a line for each step."""
@@ -93,7 +95,7 @@ class PostgresJobs:
         self._report = report
         self._clock = clock or Clock()
         self._steps = StepWatch(self._clock)
-        self._keep_progress = keep_progress
+        self._rules = rules
         self._statements = WriteStatements(tables)
         # The second query comes last, and so has the time after all locks.
         self._lock = f"""
@@ -105,9 +107,12 @@ class PostgresJobs:
                 SELECT (NULL::{tables.jobs}).*
             ) AS nothing
         """
+        # An earlier version has not stored the source.
         self._openings = f"""
-            SELECT job_id, opened_by, revision, attempt FROM {tables.transitions}
-            JOIN unnest($1::text[], $2::text[]) AS opener (job_id, opened_by) USING (job_id, opened_by)
+            SELECT job_id, opened_by, source, revision, attempt FROM {tables.transitions}
+            JOIN unnest($1::text[], $2::text[], $3::text[]) AS opener (job_id, opened_by, source)
+                USING (job_id, opened_by)
+            WHERE coalesce(opened_by_source = source, true) ORDER BY opened_by_source IS NOT NULL
         """
         self._last_times = f"""
             SELECT greatest(
@@ -279,7 +284,7 @@ class PostgresJobs:
             jobs, wall = await self._lock_jobs(connection, job_ids)
             openings = await self._find_openings(connection, openers) if openers else {}
             now = self._clock.now(wall)
-            work = Work(as_read(jobs), now, wall, keep_progress=self._keep_progress, openings=openings)
+            work = Work(as_read(jobs), now, wall, rules=self._rules, openings=openings)
             outcomes = work.merge(records)
             await self._write(connection, work)
             return work, outcomes
@@ -291,9 +296,8 @@ class PostgresJobs:
         self, connection: Connection, openers: Sequence[Opener]
     ) -> Mapping[Opener, Opening]:
         """Return the attempts that were opened before, as far as the history goes. The jobs must be locked."""
-        job_ids, record_ids = zip(*openers, strict=True)
-        rows = await connection.fetch(self._openings, job_ids, record_ids)
-        return {(row["job_id"], row["opened_by"]): (row["revision"], row["attempt"]) for row in rows}
+        rows = await connection.fetch(self._openings, *zip(*openers, strict=True))
+        return {tuple(opener): (revision, attempt) for *opener, revision, attempt in rows}
 
     async def _lock_jobs(self, connection: Connection, job_ids: Sequence[str]) -> tuple[Sequence[Job], int]:
         """Lock the jobs that exist; return them, and the database's time after that in nanoseconds since 1970."""

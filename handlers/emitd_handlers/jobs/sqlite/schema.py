@@ -88,6 +88,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
     ),
     # The time of receipt of the transaction: times go on after it when the service starts.
     ("ALTER TABLE job_receipts ADD COLUMN recorded_at TIMESTAMP",),
+    # The source of the record in `opened_by`; NULL in earlier rows. Receipts have a source too, and other fingerprints.
+    ("ALTER TABLE job_transitions ADD COLUMN opened_by_source TEXT",),
 )
 
 

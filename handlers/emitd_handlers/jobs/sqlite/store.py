@@ -24,6 +24,7 @@ from emitd_handlers.jobs.sqlite.queries import get_job, list_jobs, list_transiti
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
+from emitd_handlers.jobs.transaction import DEFAULT_RULES, Rules
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
 
@@ -35,12 +36,12 @@ class SqliteJobStore:
     """A `JobStore`, whose methods are described there. Time is the server's clock."""
 
     def __init__(
-        self, path: Path, *, cache_size: int, keep_progress: bool = False, clock: Clock | None = None
+        self, path: Path, *, cache_size: int, rules: Rules = DEFAULT_RULES, clock: Clock | None = None
     ) -> None:
-        """`cache_size`: how many jobs are kept in memory. `keep_progress`: the history also keeps mere progress."""
+        """`cache_size`: how many jobs are kept in memory."""
         self._path = path
         self._cache_size = cache_size
-        self._keep_progress = keep_progress
+        self._rules = rules
         self._clock = clock
         self._writer: SqliteConnection | None = None
         self._reader: SqliteConnection | None = None
@@ -135,7 +136,7 @@ class SqliteJobStore:
     def _make_jobs(self) -> SqliteJobs:
         return SqliteJobs(
             cache_size=self._cache_size,
-            keep_progress=self._keep_progress,
+            rules=self._rules,
             clock=self._clock,
             receipt_limit=self._receipt_limit,
         )

@@ -28,9 +28,11 @@ from emitd_handlers.jobs.sqlite.rows import (
 from emitd_handlers.jobs.sqlite.schema import transaction
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
 from emitd_handlers.jobs.transaction import (
+    DEFAULT_RULES,
     Opener,
     Opening,
     ReadJob,
+    Rules,
     StoredReceipt,
     Work,
     encode_receipts,
@@ -77,7 +79,11 @@ SELECT_WITH_HISTORY = """
     WHERE ended_at <= ? AND ended_at IS NOT NULL AND has_history ORDER BY ended_at LIMIT ?
 """
 
-SELECT_OPENING = "SELECT revision, attempt FROM job_transitions WHERE job_id = ? AND opened_by = ?"
+#: An earlier version has not stored the source.
+SELECT_OPENING = """
+    SELECT revision, attempt FROM job_transitions
+    WHERE job_id = ? AND opened_by = ? AND coalesce(opened_by_source = ?, 1) ORDER BY opened_by_source IS NULL
+"""
 
 
 class CachedJob(ReadJob, gc=False):
@@ -98,12 +104,12 @@ class SqliteJobs:
         self,
         *,
         cache_size: int,
-        keep_progress: bool = False,
+        rules: Rules = DEFAULT_RULES,
         receipt_limit: int = 100_000,
         clock: Clock | None = None,
     ) -> None:
         self._cache_size = cache_size
-        self._keep_progress = keep_progress
+        self._rules = rules
         self._receipt_limit = receipt_limit
         self._clock = clock or Clock()
         self._steps = StepWatch(self._clock)
@@ -122,7 +128,7 @@ class SqliteJobs:
         with self._transaction(connection) as (now, wall):
             rows = self._read(connection, job_ids_of(records))
             openings = _find_openings(connection, records)
-            work = Work(rows, now, wall, keep_progress=self._keep_progress, openings=openings)
+            work = Work(rows, now, wall, rules=self._rules, openings=openings)
             outcomes = work.merge(records)
             written = self._write(connection, work)
         return Applied(outcomes, self._finish(work, written, interest))

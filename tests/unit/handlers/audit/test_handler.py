@@ -296,7 +296,13 @@ async def test_recent_commits_tell_what_a_retry_is_known_by(path: Path) -> None:
     async with running(path) as handler:
         found = receipts(await handler.emit_batch(records))
     expected = [
-        RecentCommit(f"record-{number}", f"event-{number}", records[number].fingerprint, found[number])
+        RecentCommit(
+            f"record-{number}",
+            f"event-{number}",
+            records[number].fingerprint,
+            found[number],
+            records[number].source,
+        )
         for number in range(5)
     ]
     async with running(path) as handler:

@@ -537,3 +537,47 @@ async def test_lines_know_their_times(log: WrittenLog) -> None:
     assert received_at(b"{}") == 0
     assert received_at(log.log.lines[3].replace(b'"received_at":"2', b'"received_at":"x')) == 0
     assert log.reader.log_id == LOG_ID
+
+
+async def test_an_event_id_belongs_to_its_source(log: WrittenLog) -> None:
+    """Of several sources' events with one id that of the source is found; without a source, they are named."""
+    log.commit([make_line(30, source="b"), make_line(31, source=""), make_line(30, source="b")])
+    for source, index in (("test", 30), ("b", SIZE + 2), ("", None), ("x", None)):
+        entry = await log.reader.find("event-000030", source)
+        assert (entry and entry.leaf_index) == index
+    entry = await log.reader.find("event-000031", "")
+    assert entry is not None
+    assert entry.leaf_index == SIZE + 1
+    for event_id, names in (("event-000030", "'b', 'test'"), ("event-000031", "'', 'test'")):
+        with pytest.raises(
+            AuditQueryInvalid, match=rf"^source: several sources .* id, {names}: name one$"
+        ) as caught:
+            await log.reader.find(event_id)
+        assert caught.value.field == "source"
+    listed = await list_all(log.reader, filter=AuditFilter(event_id="event-000030", source="b"))
+    assert indexes(listed) == [SIZE, SIZE + 2]
+    assert indexes(await list_all(log.reader, filter=AuditFilter(source=""))) == [SIZE + 1]
+
+
+async def test_sources_are_told_apart_however_far_from_each_other(
+    log: WrittenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """In several blocks of the file too."""
+    monkeypatch.setattr(audit_scan, "NEEDLE_BLOCK_BYTES", 1000)
+    log.commit([make_line(0, source="b")])
+    with pytest.raises(AuditQueryInvalid, match="'b', 'test'"):
+        await log.reader.find("event-000000")
+
+
+async def test_before_an_id_that_the_server_made_nothing_is_looked_for(
+    log: WrittenLog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nothing earlier can have it: the rest of a large log is not read. Later lines can have it."""
+    monkeypatch.setattr(audit_scan, "NEEDLE_BLOCK_BYTES", 1000)
+    log.commit([make_line(70, is_assigned=True)])
+    query = {"filter": AuditFilter(event_id="event-000070"), "newest_first": True, "max_scan_bytes": 1}
+    page = await log.reader.list(AuditQuery(**query))  # type: ignore[arg-type]
+    assert (indexes(list(page.entries)), page.next_page_token) == ([SIZE], "")
+    log.commit([make_line(70, source="forger")])
+    with pytest.raises(AuditQueryInvalid, match="'forger', 'test'"):
+        await log.reader.find("event-000070")

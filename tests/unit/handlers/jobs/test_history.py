@@ -4,12 +4,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.jobs.merge import OUT_OF_ORDER, SUPERSEDED
 from emitd_handlers.jobs.source import JobTransition, TransitionQuery
 from emitd_handlers.jobs.store import JobStore
-from emitd_handlers.outcome import Committed, JobReceipt
+from emitd_handlers.outcome import Committed, JobReceipt, Refused
 from emitd_handlers.record import JobState
 from support.jobs.backends import (
     BACKENDS,
@@ -272,3 +273,50 @@ async def test_what_was_not_applied_leaves_no_trace(backend: JobBackend) -> None
     async with running(backend.make_handler(keep_progress=True)) as handler:
         assert await handled(handler, RUNNING, RUNNING, QUEUED) == ["", "", OUT_OF_ORDER]
         assert await history(handler) == [(1, "RUNNING"), (2, "tick")]
+
+
+async def test_an_opening_belongs_to_its_source(store: JobStore) -> None:
+    """Another program may use the same id: it opens an attempt of its own, also in the same batch, and after that."""
+    mine = report(new_attempt=True, record_id="r")
+    others = [replace(report(new_attempt=True, record_id="r"), source=source) for source in ("other", "")]
+    assert await applied(store, mine, *others, mine) == [
+        JobReceipt("j", 1, 1, True),
+        JobReceipt("j", 2, 2, True),
+        JobReceipt("j", 3, 3, True),
+        JobReceipt("j", 1, 1, True),
+    ]
+    again = [replace(record, received_unix_nano=record.received_unix_nano + 1) for record in (*others, mine)]
+    assert [item.revision for item in await applied(store, *again)] == [2, 3, 1]
+    assert (await get(store)).attempt == 3
+
+
+async def test_an_attempt_that_jumps_far_is_refused_alone(store: JobStore) -> None:
+    """The rest of its batch is applied, and the job can go on."""
+    records = [
+        report(attempt=2**32 - 1),
+        report(attempt=1001),
+        report(attempt=1000, progress=5),
+        report(attempt=2001),
+        report(attempt=2000),
+        report("other", attempt=2**32 - 1),
+        report(new_attempt=True),
+    ]
+    outcomes = (await store.apply(records, ())).outcomes
+    refused = {index: outcome.error for index, outcome in enumerate(outcomes) if isinstance(outcome, Refused)}
+    assert {index: error.field for index, error in refused.items()} == dict.fromkeys(
+        (0, 1, 3, 5), "job.attempt"
+    )
+    assert str(refused[0]) == (
+        "job.attempt: 4294967295 is more than 1000 above the job's last attempt, 0: send `new_attempt` instead, or "
+        "raise the setting max_attempt_jump"
+    )
+    job = await get(store)
+    assert (job.attempt, job.revision) == (2001, 3)
+    assert await store.get("other") is None
+
+
+async def test_how_far_an_attempt_may_jump_is_a_setting(backend: JobBackend) -> None:
+    """Of the handler."""
+    async with running(backend.make_handler(max_attempt_jump=3)) as handler:
+        outcomes = await handler.emit_batch([report(attempt=4), report(attempt=3), report(attempt=6)])
+    assert [isinstance(outcome, Refused) for outcome in outcomes] == [True, False, False]

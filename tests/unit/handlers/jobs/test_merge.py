@@ -10,6 +10,7 @@ from emitd_handlers.jobs.merge import (
     ATTEMPT_ENDED,
     LEASE_EXPIRED,
     MAX_ATTEMPT,
+    MAX_ATTEMPT_JUMP,
     OUT_OF_ORDER,
     SUPERSEDED,
     Merged,
@@ -276,10 +277,25 @@ def test_a_new_attempt_of_an_unknown_job_is_the_first() -> None:
 
 def test_attempts_end_where_the_wire_ends() -> None:
     """A new attempt after the last number is refused, and wraps around to nothing."""
-    job = apply(None, report(attempt=MAX_ATTEMPT))
+    job = merge(None, report(attempt=MAX_ATTEMPT), RECEIVED, MAX_ATTEMPT).job
     with pytest.raises(RecordInvalid) as caught:
         merge(job, report(new_attempt=True), RECEIVED)
     assert caught.value.field == "job.new_attempt"
+
+
+@pytest.mark.parametrize("jump", [1, 7, MAX_ATTEMPT_JUMP])
+@pytest.mark.parametrize("start", [0, 1, 5000])
+def test_an_attempt_does_not_jump_far(start: int, jump: int) -> None:
+    """It may be higher by the limit than the job's last, or than 0 in a first report; one more is a mistake."""
+    job = merge(None, report(attempt=start), RECEIVED, MAX_ATTEMPT).job if start else None
+    assert merge(job, report(attempt=start + jump), RECEIVED, jump).job.attempt == start + jump
+    for attempt in (start + jump + 1, MAX_ATTEMPT):
+        told = rf"{attempt} is more than {jump} above .* {start}: .* max_attempt_jump"
+        with pytest.raises(RecordInvalid, match=told) as caught:
+            merge(job, report(attempt=attempt), RECEIVED, jump)
+        assert caught.value.field == "job.attempt"
+    # Asked for by the number that does not matter.
+    assert merge(job, report(attempt=MAX_ATTEMPT, new_attempt=True), RECEIVED, jump).job.attempt == start + 1
 
 
 def test_a_tick_is_no_transition() -> None:

@@ -3,12 +3,14 @@
 import asyncio
 from typing import Any
 
+import msgspec
 import pytest
 
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.postgres import schema
 from emitd_handlers.jobs.postgres.schema import MIGRATIONS
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
+from emitd_handlers.outcome import JobReceipt, RecentCommit
 from emitd_handlers.record import JobState
 from support.jobs.backends import applied, get, history, opened, report
 from support.processes.postgres import PostgresBackend
@@ -155,6 +157,33 @@ async def test_an_older_version_is_migrated_step_by_step(
         await open_and_close(PostgresJobStore(postgres_dsn))
     assert await postgres.fetch("SELECT b FROM job_logs") == []
     assert await postgres.fetch("SELECT version FROM emitd_schema") == [(len(MIGRATIONS) + 2,)]
+
+
+async def test_what_an_earlier_version_knew_of_retries_is_kept(
+    postgres: PostgresBackend, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receipts and openings have no source: the receipt says so, and the opening is known whatever the source."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", MIGRATIONS[:1])
+        await open_and_close(PostgresJobStore(postgres_dsn))
+    stored = msgspec.msgpack.encode([("r1", 2**32 - 1, "j", 2, 1, "")])
+    await postgres.fetch(
+        "INSERT INTO job_commits (recorded_at, job_ids, receipts, receipt_count) "
+        f"VALUES (now(), '{{}}', '\\x{stored.hex()}', 1)"
+    )
+    row = "'j', {}, {}, 'RUNNING', 0, 1, false, 'r1'"
+    columns = "job_id, revision, attempt, status, progress, time_unix_nano, progress_only, opened_by"
+    await postgres.fetch(f"INSERT INTO job_transitions ({columns}) VALUES ({row.format(7, 1)})")
+    openings = [report(new_attempt=True, record_id="r1"), report(new_attempt=True, record_id="r2")]
+    async with opened(PostgresJobStore(postgres_dsn)) as store:
+        (commit,) = await store.recent_commits(10)
+        assert commit == RecentCommit("r1", "", 2**32 - 1, JobReceipt("j", 2, 1, True), None)
+        await applied(store, report())  # the job itself
+        assert [item.revision for item in await applied(store, *openings)] == [7, 2]
+        await postgres.fetch(
+            f"INSERT INTO job_transitions ({columns}, opened_by_source) VALUES ({row.format(9, 3)}, 'worker')"
+        )
+        assert [item.revision for item in await applied(store, openings[0])] == [9]
 
 
 async def test_a_step_that_fails_leaves_everything_as_it_was(

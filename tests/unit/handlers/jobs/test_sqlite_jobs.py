@@ -17,6 +17,7 @@ from emitd_handlers.jobs.sqlite import writer
 from emitd_handlers.jobs.sqlite.schema import migrate
 from emitd_handlers.jobs.sqlite.writer import MAX_CACHED_CHARACTERS, SqliteJobs
 from emitd_handlers.jobs.store import Retention
+from emitd_handlers.jobs.transaction import Rules
 from emitd_handlers.jobs.watch.broadcaster import JobHistory
 from emitd_handlers.outcome import Committed, JobReceipt, RecentCommit, Refused
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
@@ -106,6 +107,7 @@ def base(tmp_path: Path) -> Iterator[Base]:
 
 def test_a_row_holds_the_whole_job(base: Base) -> None:
     """What was written is read back, after an insert, an update and a tick alike."""
+    base.jobs = base.new_jobs(rules=Rules(max_attempt_jump=2**32))
     base.apply(
         report(
             details_json='{"a":1}',
@@ -351,14 +353,16 @@ def test_a_clock_that_was_set_back_does_not_turn_times_back(base: Base) -> None:
 def test_receipts_survive_a_restart(base: Base) -> None:
     """Those of records with an id, oldest first, as they were given."""
     first = base.apply(
-        report("a", record_id="1", fingerprint=2**32 - 1), report("b"), report("a", record_id="2")
+        report("a", record_id="1", fingerprint=2**64 - 1),
+        report("b"),
+        report("a", record_id="2", source="other"),
     )
     second = base.apply(report("a", attempt=2), report("a", record_id="3"))
     jobs = base.new_jobs()
     assert jobs.recent_commits(base.connection, 100) == [
-        RecentCommit("1", "", 2**32 - 1, first[0]),
-        RecentCommit("2", "", 0, first[2]),
-        RecentCommit("3", "", 0, second[1]),
+        RecentCommit("1", "", 2**64 - 1, first[0], "worker"),
+        RecentCommit("2", "", 0, first[2], "other"),
+        RecentCommit("3", "", 0, second[1], "worker"),
     ]
     assert second[1].stale_reason == "SUPERSEDED"
     assert [commit.record_id for commit in jobs.recent_commits(base.connection, 2)] == ["2", "3"]
@@ -640,7 +644,7 @@ def test_an_age_is_counted_to_the_microsecond(base: Base) -> None:
 
 def test_kept_progress_is_written_with_its_batch(base: Base) -> None:
     """By a tick, by several of one job, and by one with more than a tick changes; never told to watchers."""
-    base.jobs = base.new_jobs(keep_progress=True)
+    base.jobs = base.new_jobs(rules=Rules(keep_progress=True))
     base.apply(report())
     applied = base.jobs.apply(
         base.connection,

@@ -3,6 +3,7 @@
 import sqlite3
 from collections.abc import Iterator
 
+import msgspec
 import pytest
 
 from emitd_handlers.errors import HandlerUnavailable
@@ -11,6 +12,7 @@ from emitd_handlers.jobs.sqlite import schema, writer
 from emitd_handlers.jobs.sqlite.schema import MIGRATIONS, migrate, transaction
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.jobs.store import Retention
+from emitd_handlers.outcome import JobReceipt, RecentCommit
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 from support.jobs.sqlite_queries import get_job, list_transitions, load_history
 
@@ -148,6 +150,30 @@ def test_jobs_of_the_first_version_go_on(first_version: sqlite3.Connection) -> N
         "completed",
         "failed",
     ]
+
+
+def test_what_an_earlier_version_knew_of_retries_is_kept(
+    connection: sqlite3.Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Receipts and openings have no source: the receipt says so, and the opening is known whatever the source."""
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", MIGRATIONS[:3])
+        migrate(connection)
+    stored = msgspec.msgpack.encode([("r1", 2**32 - 1, "j", 3, 2, ""), ("r2", 7, "j", 3, 2, "SUPERSEDED")])
+    connection.execute("INSERT INTO job_receipts VALUES (2, ?, NULL)", (stored,))
+    connection.execute("INSERT INTO job_transitions VALUES ('j', 3, 2, 'RUNNING', 0, 1, NULL, NULL, 0, 'r1')")
+    migrate(connection)
+    assert SqliteJobs(cache_size=10).recent_commits(connection, 10) == [
+        RecentCommit("r1", "", 2**32 - 1, JobReceipt("j", 3, 2, True), None),
+        RecentCommit("r2", "", 7, JobReceipt("j", 3, 2, False, "SUPERSEDED"), None),
+    ]
+    find = f"SELECT * FROM ({writer.SELECT_OPENING})"
+    assert connection.execute(find, ("j", "r1", "any")).fetchall() == [(3, 2)]
+    connection.execute(
+        "INSERT INTO job_transitions VALUES ('j', 4, 3, 'RUNNING', 0, 1, NULL, NULL, 0, 'r1', 'any')"
+    )
+    assert connection.execute(find, ("j", "r1", "any")).fetchall() == [(4, 3), (3, 2)]
+    assert connection.execute(find, ("j", "r1", "other")).fetchall() == [(3, 2)]
 
 
 def test_a_first_version_that_cannot_be_migrated_stays_as_it_is(
