@@ -33,7 +33,7 @@ AFTER_FAILURE: Mapping[grpc.StatusCode, Literal["retry", "divide"]] = {
 }
 #: What grpc says of a call for which it had no connection: nothing was sent. If grpc changes these words, more records
 #: count as perhaps arrived than did.
-_UNSENT = ("connections to all backends failing", "failed to connect to all addresses")
+_UNSENT = ("connections to all backends failing", "failed to connect to all addresses", "errors resolving ")
 #: The server says no more of an error than its code after the first hundred of a batch.
 _CODE_NAMES = defaultdict(lambda: "UNKNOWN", {code.value[0]: code.name for code in grpc.StatusCode})
 STATUS_DETAILS = "grpc-status-details-bin"
@@ -88,7 +88,7 @@ def read_failure(error: grpc.RpcError, count: int) -> Reply:
         why = describe(error)
         return Reply(
             again=dict.fromkeys(range(count), (why, delay or 0.0)),
-            is_broken=code is grpc.StatusCode.UNAVAILABLE and delay is None,
+            is_broken=is_unanswered(error),
             may_have_arrived=delay is None and not any([text in why for text in _UNSENT]),
         )
     refused = RecordRejected(describe(error), field=bad_field(details))
@@ -100,6 +100,12 @@ def read_failure(error: grpc.RpcError, count: int) -> Reply:
 def is_retryable(error: grpc.RpcError) -> bool:
     """Return whether the same request may succeed later."""
     return AFTER_FAILURE.get(error.code()) == "retry" or retry_delay(details_of(error)) is not None
+
+
+def is_unanswered(error: grpc.RpcError) -> bool:
+    """Return whether no service has answered: there was no connection, or it broke."""
+    # A service that is unavailable says when to come back.
+    return error.code() is grpc.StatusCode.UNAVAILABLE and retry_delay(details_of(error)) is None
 
 
 def request_error(error: grpc.RpcError, not_found: type[EmitError] = JobNotFound) -> EmitError:
