@@ -17,8 +17,8 @@ _NO_SUCH_NAME = 0x8183
 class Names(dict[str, list[str]]):
     """What each name stands for. `asked`: the names that were looked up."""
 
-    def __init__(self, **known: list[str]) -> None:
-        super().__init__(known)
+    def __init__(self, *known: dict[str, list[str]], **others: list[str]) -> None:
+        super().__init__(*known, **others)
         self.asked: list[str] = []
 
     def use_for_getaddrinfo(self, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 import grpc
 import pytest
@@ -16,7 +17,9 @@ from emitd_cli.connection import (
     is_retryable,
     retry_seconds,
 )
+from emitd_cli.errors import CannotTell
 from support.client.fake_log_service import fail, fake_log_service, make_status
+from support.client.names import Names
 from support.processes.run_main import run_main
 
 
@@ -114,6 +117,25 @@ def test_a_port_that_takes_calls_and_is_silent(monkeypatch: pytest.MonkeyPatch, 
     waiting, end = done.stderr.splitlines()
     assert waiting == f"emitd: no answer from {address} yet; still waiting (Ctrl-C ends it)"
     assert end.startswith("emitd: DEADLINE_EXCEEDED: ")
+
+
+def test_a_name_that_moves_is_found_by_the_same_connection() -> None:
+    """A command that watches has one connection; grpc's own 30 s until it looks again would be long."""
+    names = Names({"logs.test": ["127.0.0.9"]})
+    with names.served() as name_server, fake_log_service(lambda *_: EmitResponse()) as service:
+        port = service.address.rpartition(":")[2]
+        with connect(f"dns://{name_server}/logs.test:{port}") as server:
+            with pytest.raises(CannotTell, match="cannot reach dns://"):
+                server.ask(server.log.Emit, EmitRequest())
+            names["logs.test"] = ["127.0.0.1"]
+            give_up_at = time.monotonic() + 20
+            while True:
+                try:
+                    server.ask(server.log.Emit, EmitRequest())
+                    break
+                except CannotTell:
+                    assert time.monotonic() < give_up_at
+                    time.sleep(0.1)
 
 
 @pytest.mark.parametrize("form", ["{}", "dns:///{}", "ipv4:{}", "{0},{0}"])
