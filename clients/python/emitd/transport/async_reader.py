@@ -227,9 +227,9 @@ class AsyncStream(Generic[Response]):
     def drop(self) -> None:
         """End it, in the thread, and free it."""
         call, self._call, self._is_dropped = self._call, None, True
-        self._channel = None
         if call is not None:
             call.cancel()
+        self._channel = None
 
     async def _read(self) -> Response | CallFailed | None:
         if self._is_dropped:

@@ -33,7 +33,12 @@ AFTER_FAILURE: Mapping[grpc.StatusCode, Literal["retry", "divide"]] = {
 }
 #: What grpc says of a call for which it had no connection: nothing was sent. If grpc changes these words, more records
 #: count as perhaps arrived than did.
-_UNSENT = ("connections to all backends failing", "failed to connect to all addresses", "errors resolving ")
+_UNSENT = (
+    "connections to all backends failing",
+    "failed to connect to all addresses",
+    "errors resolving ",
+    "DNS resolution failed",
+)
 #: The server says no more of an error than its code after the first hundred of a batch.
 _CODE_NAMES = defaultdict(lambda: "UNKNOWN", {code.value[0]: code.name for code in grpc.StatusCode})
 STATUS_DETAILS = "grpc-status-details-bin"
