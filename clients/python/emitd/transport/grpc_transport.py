@@ -120,11 +120,7 @@ class Transport:
         except grpc.RpcError as error:
             failed = CallFailed.copy_of(error)
             with self._lock:
-                if (
-                    channel is not None
-                    and channel is self._channel
-                    and may_have_moved(self._settings.address, failed)
-                ):
+                if channel and channel is self._channel and may_have_moved(self._settings.address, failed):
                     self._left.add(channel)
                     self._channel = None
             return failed
