@@ -113,7 +113,8 @@ def _read_path(text: str) -> ServerAddress | str:
 def _meant(text: str) -> str:
     """Return a question for the address that was probably meant, or ""."""
     if text.startswith(("/", f"{UNIX}//")):
-        return f" (did you mean {UNIX}/{text[:MAX_PATH_BYTES].removeprefix(UNIX).lstrip('/')}?)"
+        path = _read_path(f"{UNIX}/{text.removeprefix(UNIX).lstrip('/')}") if text.isprintable() else ""
+        return "" if isinstance(path, str) else f" (did you mean {path}?)"
     bare = _AROUND_AN_ADDRESS.sub("", text.strip())
     host, _, port = bare.rpartition(":")
     for name, number in ((host, port), (bare, DEFAULT_PORT)):

@@ -130,6 +130,8 @@ def test_a_server_s_address_is_read(text: str, address: ServerAddress) -> None:
         ("unix:a\0b", "has a path with one of # % ? or a zero, which gRPC's clients cannot reach"),
         ("unix:" + "ä" * 54, "has a path of 108 bytes; a socket's path has at most 107"),
         ("/run/emitd.sock", "has no port (did you mean unix:/run/emitd.sock?)"),
+        ("/run/\x1b[2J", "is no such address"),
+        ("/", "has no port"),
     ],
 )
 def test_what_is_no_address_of_a_server(text: str, why: str) -> None:
