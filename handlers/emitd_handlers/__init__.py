@@ -8,65 +8,70 @@
 
 This package has the records, the outcomes and errors to answer them with, the settings, and the base class. Each
 built-in handler is in a module of its own (`emitd_handlers.console`, ...), so that none loads the drivers of another.
-`emitd_handlers.testing` has helpers for tests of handlers.
+`emitd_handlers.testing` has helpers for tests of handlers. Names are loaded when they are asked for: a client only
+needs some pure modules of this package.
 """
 
-from emitd_handlers.audit.source import (
-    AuditBatch,
-    AuditEntry,
-    AuditFilter,
-    AuditPage,
-    AuditQuery,
-    AuditSource,
-    ConsistencyProof,
-    InclusionProof,
-    SignedCheckpoint,
-)
-from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler, EmitResult
-from emitd_handlers.errors import (
-    AuditDamaged,
-    AuditNotFound,
-    AuditQueryInvalid,
-    EmitdError,
-    HandlerBusy,
-    HandlerError,
-    HandlerTimeout,
-    HandlerUnavailable,
-    JobQueryInvalid,
-    RecordConflict,
-    RecordInvalid,
-    RetryableError,
-)
-from emitd_handlers.jobs.source import (
-    Job,
-    JobChange,
-    JobFilter,
-    JobPage,
-    JobQuery,
-    JobSource,
-    JobTransition,
-    JobUpdate,
-    ManagedJobSource,
-    TransitionPage,
-    TransitionQuery,
-)
-from emitd_handlers.outcome import (
-    AuditReceipt,
-    Committed,
-    JobReceipt,
-    Outcome,
-    Receipt,
-    RecentCommit,
-    Refused,
-)
-from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, Payload
-from emitd_handlers.settings import (
-    CommittedSettings,
-    Delivery,
-    HandlerSettings,
-    OverflowPolicy,
-    QueuedSettings,
-)
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from emitd_handlers.audit.source import (
+        AuditBatch,
+        AuditEntry,
+        AuditFilter,
+        AuditPage,
+        AuditQuery,
+        AuditSource,
+        ConsistencyProof,
+        InclusionProof,
+        SignedCheckpoint,
+    )
+    from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler, EmitResult
+    from emitd_handlers.errors import (
+        AuditDamaged,
+        AuditNotFound,
+        AuditQueryInvalid,
+        EmitdError,
+        HandlerBusy,
+        HandlerError,
+        HandlerTimeout,
+        HandlerUnavailable,
+        JobQueryInvalid,
+        RecordConflict,
+        RecordInvalid,
+        RetryableError,
+    )
+    from emitd_handlers.jobs.source import (
+        Job,
+        JobChange,
+        JobFilter,
+        JobPage,
+        JobQuery,
+        JobSource,
+        JobTransition,
+        JobUpdate,
+        ManagedJobSource,
+        TransitionPage,
+        TransitionQuery,
+    )
+    from emitd_handlers.outcome import (
+        AuditReceipt,
+        Committed,
+        JobReceipt,
+        Outcome,
+        Receipt,
+        RecentCommit,
+        Refused,
+    )
+    from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, Payload
+    from emitd_handlers.settings import (
+        CommittedSettings,
+        Delivery,
+        HandlerSettings,
+        OverflowPolicy,
+        QueuedSettings,
+    )
 
 __all__ = [
     "COMMON_LEVELS",
@@ -123,3 +128,13 @@ __all__ = [
     "TransitionPage",
     "TransitionQuery",
 ]
+
+_MODULES = ("audit.source", "base", "errors", "jobs.source", "outcome", "record", "settings")
+
+
+def __getattr__(name: str) -> Any:
+    for module in _MODULES if name in __all__ else ():
+        home = importlib.import_module(f"emitd_handlers.{module}")
+        if name in home.__dict__:
+            return home.__dict__[name]
+    raise AttributeError(f"module 'emitd_handlers' has no attribute '{name}'")

@@ -9,10 +9,11 @@ from collections.abc import Sequence
 from enum import IntEnum
 from functools import lru_cache
 from hashlib import blake2b
-from ipaddress import ip_address
 from typing import TypeAlias
 
 import msgspec
+
+from emitd_handlers.text.address import MAX_IP_CHARACTERS, ip_of
 
 __all__ = [
     "UNKNOWN_ADDRESS",
@@ -27,6 +28,7 @@ __all__ = [
     "earlier_fingerprints",
     "is_source_ip",
     "job_content",
+    "usual_source_ip",
 ]
 
 #: The `source_ip` of an event without an address.
@@ -69,7 +71,7 @@ class AuditEvent(msgspec.Struct, frozen=True, gc=False):
     event_id: str
     event_name: str
     user_id: str
-    #: An IPv4 or IPv6 address in the sender's spelling, or `unknown`.
+    #: An IPv4 or IPv6 address in the sender's spelling, or `unknown`. `usual_source_ip` tells which are the same.
     source_ip: str
     #: One JSON object as text, on one line, without duplicate keys; numbers spelt as the sender spelt them.
     details_json: str
@@ -172,16 +174,19 @@ def job_content(
     )
 
 
-@lru_cache(maxsize=16_384)
 def is_source_ip(text: str) -> bool:
-    """Return whether `text` is an IPv4 or IPv6 address, or the word `unknown`."""
-    if text == UNKNOWN_ADDRESS:
-        return True
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True
+    """Return whether `text` is an IPv4 or IPv6 address (see `ip_of`), or the word `unknown`."""
+    return len(text) <= MAX_IP_CHARACTERS and _usual_source_ip(text) != ""
+
+
+def usual_source_ip(text: str) -> str:
+    """Return a `source_ip` in its one usual spelling; as it is if it is none: lines of earlier versions have such."""
+    return (_usual_source_ip(text) if len(text) <= MAX_IP_CHARACTERS else "") or text
+
+
+@lru_cache(maxsize=16_384)  # of short texts only: senders choose them
+def _usual_source_ip(text: str) -> str:
+    return text if text == UNKNOWN_ADDRESS else str(ip_of(text) or "")
 
 
 def audit_fingerprint(*sent: str | bytes | int) -> int:

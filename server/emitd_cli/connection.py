@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import grpc
 
 from emitd.transport.channel import NoChannel, make_async_channel, make_channel
-from emitd.transport.reply import bad_field, details_of, is_retryable, retry_delay
+from emitd.transport.reply import bad_field, details_of, is_retryable, is_unanswered, retry_delay
 from emitd.v1 import AuditServiceStub, LogServiceStub
 from emitd_cli.errors import CannotTell, CommandError, Misuse, Refused
 from emitd_cli.terminal.output import say
@@ -154,8 +154,7 @@ def error_of(error: grpc.RpcError, address: str, and_so: str = "") -> CommandErr
 
 def describe(error: grpc.RpcError, address: str) -> str:
     """Return an error of a call in one line."""
-    # Without a retry delay, UNAVAILABLE does not come from a service.
-    if error.code() is grpc.StatusCode.UNAVAILABLE and retry_delay(details_of(error)) is None:
+    if is_unanswered(error):
         return f"cannot reach {address}; is the service running there? (--address, or EMITD_ADDRESS)"
     return f"{error.code().name}: {error.details()}"
 

@@ -258,14 +258,14 @@ def test_the_interface_and_the_errors_load_no_stubs() -> None:
 
 
 def test_the_clients_load_no_integration() -> None:
-    """A client loads all that sends, the spool too; frameworks and `logging`'s handler only when they are used."""
+    """A client loads all that sends, the spool too; frameworks, `logging`'s handler and the contract only when used."""
     loaded = loaded_by("from emitd import AsyncLogClient, JobReporter, LogClient; LogClient(source='x')")
     assert {"emitd.client", "emitd.async_client", "grpc", "sqlite3"} <= loaded
     assert loaded.isdisjoint(
         {
             "aiosqlite",
             "emitd.logging",
-            "emitd_handlers",
+            "emitd_handlers.base",
             "emitd_server",
             "fastapi",
             "opentelemetry",

@@ -14,10 +14,16 @@ from msgspec import Meta
 from emitd.records.encoding import as_text
 from emitd.records.levels import is_level, level_number
 from emitd.runtime.backoff import Backoff
+from emitd_handlers.text.address import ServerAddress, read_server_address, shown
 
-__all__ = ["ClientSettings", "Overflow", "address_problem", "expand_home"]
+__all__ = ["ClientSettings", "Overflow", "expand_home", "read_addresses"]
 
 _ENVIRONMENT_PREFIX = "EMITD_"
+#: Of gRPC, as the next: says what the addresses after it show themselves.
+_IP_SCHEME = re.compile(r"^ipv[46]:")
+#: All addresses that a name server has for one name.
+_DNS = re.compile(r"dns:(?://[^/]*/)?([^/]*)")
+_ADDRESS_EXPECTED = "HOST:PORT, [IPV6]:PORT, unix:PATH, dns:///NAME:PORT, or several HOST:PORT with commas"
 _BLOCK = re.compile(r"block(?:\(\s*(\d+(?:\.\d+)?)\s*\))?")
 
 _Count = Annotated[int, Meta(ge=1)]
@@ -50,7 +56,8 @@ class Overflow(msgspec.Struct, frozen=True):
 class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """The settings of a client. Each can stand in the environment, as `EMITD_` and its name in capitals."""
 
-    #: HOST:PORT of the server. Several, separated by commas, or all addresses of `dns:///NAME:PORT`, are used in turn.
+    #: HOST:PORT of the server, or `unix:PATH`. Several HOST:PORT, separated by commas, and all that a name stands for,
+    #: are used in turn.
     address: str = "127.0.0.1:50051"
     #: `source` of every record. Default: the program's name.
     source: str = ""
@@ -127,8 +134,10 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
 
     def _problems(self) -> Iterator[tuple[str, str]]:
         """Yield the settings that their types alone do not show to be wrong, and what is wrong with each."""
-        if why := address_problem(self.address):
-            yield "address", why
+        try:
+            read_addresses(self.address)
+        except ValueError as error:
+            yield "address", str(error)
         if isinstance(self.level, str) and not is_level(self.level.upper()):
             yield "level", f"'{self.level}' is not DEBUG, INFO, WARNING, ERROR or CRITICAL"
         try:
@@ -147,21 +156,23 @@ def expand_home(text: str) -> str:
     return scheme + os.path.expanduser(text.removeprefix(scheme))
 
 
-def address_problem(address: str) -> str:
-    """Return why a text is no address of a server, or "". Whether a server is there shows when it is used."""
-    parts = [part.strip() for part in address.split(",") if part.strip()]
-    if not parts:
-        return "is empty; give HOST:PORT"
-    if parts[0].startswith(("http://", "https://")):
-        return f"'{parts[0]}' is a URL; give HOST:PORT"
-    if len(parts) == 1:
-        is_good = ":" in parts[0].lstrip(":")
-        return "" if is_good else f"'{parts[0]}' is not HOST:PORT, nor a URI such as dns:///HOST:PORT"
-    for part in parts:
-        host, _, port = part.rpartition(":")
-        if "://" in part or not host or not (port.isascii() and port.isdecimal()):
-            return f"'{part}' is not HOST:PORT; among several nothing else can stand"
-    return ""
+def read_addresses(text: str) -> list[ServerAddress]:
+    """Return what the setting `address` says. Raises ValueError. Whether a server is there shows when it is used."""
+    text = _IP_SCHEME.sub("", text.strip())
+    dns = _DNS.fullmatch(text)
+    # A password may have a comma, and must not be shown.
+    parts = [dns[1]] if dns else [text] if "@" in text else text.split(",")
+    found = []
+    for part in filter(None, map(str.strip, parts)):
+        try:
+            found.append(read_server_address(part))
+        except ValueError as error:
+            raise ValueError(f"{shown(part)} {error}; expected {_ADDRESS_EXPECTED}") from None
+    if not found:
+        raise ValueError(f"is empty; expected {_ADDRESS_EXPECTED}")
+    if len(found) > 1 and any(address.path for address in found):
+        raise ValueError(f"{shown(text)} has a socket among several; expected {_ADDRESS_EXPECTED}")
+    return found
 
 
 def _convert(name: str, value: Any, kind: Any, *, strict: bool) -> Any:

@@ -1,14 +1,12 @@
 """`AuditSource`, the protocol to read an audit log by, and the types that it returns."""
 
 from collections.abc import AsyncGenerator, Sequence
-from functools import lru_cache
-from ipaddress import ip_address
 from typing import Protocol, runtime_checkable
 
 import msgspec
 
 from emitd_handlers.audit.format.line import AuditLine
-from emitd_handlers.record import UNKNOWN_ADDRESS
+from emitd_handlers.record import usual_source_ip
 
 __all__ = [
     "AuditBatch",
@@ -57,7 +55,7 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
             and (self.source is None or line.source == self.source)
             and line.event_name.startswith(self.event_name_prefix)
             and (not self.user_id or line.user_id == self.user_id)
-            and (not self.source_ip or _plain_address(line.source_ip) == _plain_address(self.source_ip))
+            and (not self.source_ip or usual_source_ip(line.source_ip) == usual_source_ip(self.source_ip))
         )
 
 
@@ -187,14 +185,3 @@ class AuditSource(Protocol):
         beyond the next one. The iterator does not end by itself; closing it, or cancelling the task that waits for it,
         frees it.
         """
-
-
-@lru_cache(maxsize=16_384)
-def _plain_address(text: str) -> str:
-    """Return an address in its one usual spelling, and any other text as it is."""
-    if text == UNKNOWN_ADDRESS:
-        return text
-    try:
-        return str(ip_address(text))
-    except ValueError:
-        return text

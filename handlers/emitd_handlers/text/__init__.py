@@ -1,1 +1,1 @@
-"""Text forms: JSON objects, escapes, times and UUIDs. Pure."""
+"""Text forms: JSON objects, addresses, escapes, times and UUIDs. Pure."""

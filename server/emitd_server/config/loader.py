@@ -15,6 +15,7 @@ import msgspec
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.jobs.source import JobSource
 from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings, flat_keys
+from emitd_handlers.text.address import read_server_address, shown
 from emitd_server.config.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
 from emitd_server.config.settings_reader import SettingsReader, convert
 from emitd_server.config.yaml_document import Value, read_text, read_yaml
@@ -30,7 +31,6 @@ handlers:
 """
 _SECTIONS = ("server", "handler_paths", "handlers")
 _ENTRY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_ADDRESS = re.compile(r"unix:.+|(\[[0-9A-Fa-f:.%]+\]|[^\s:\[\]/]+):([0-9]{1,5})")
 _ADDRESS_EXPECTED = "HOST:PORT, [IPV6]:PORT (ports 0 to 65535) or unix:PATH"
 _TYPE_EXPECTED = "a handler's type, such as console"
 
@@ -162,13 +162,14 @@ class _Loader:
             server = None
         given = section.content.get("listen") if isinstance(section.content, dict) else None
         if given is not None and isinstance(given.content, str) and (why := _address_problem(given.content)):
-            self._reader.add(given.line, "server.listen", f"found {given.shown()}{why}", _ADDRESS_EXPECTED)
+            found = f"found {given.shown()}" + (f", which {why}" if not given.variables else "")
+            self._reader.add(given.line, "server.listen", found, _ADDRESS_EXPECTED)
         listen = "" if server is None else server.listen
         for name, address in overrides.items():
             if address is None:
                 continue
             if why := _address_problem(address):
-                found = f"found {address!r}{why}"
+                found = f"found {shown(address)}, which {why}"
                 problem = Problem(file="", line=0, path=name, found=found, expected=_ADDRESS_EXPECTED)
                 self._problems.append(problem)
             listen, self._listen_key = address, name
@@ -328,11 +329,12 @@ class _Loader:
 
 
 def _address_problem(text: str) -> str:
-    """Return how an address is wrong, to stand after it; empty if it is not."""
-    match = _ADDRESS.fullmatch(text)
-    if match is None:
-        return ", without a port" if ":" not in text else ", which is no address"
-    return ", whose port is out of range" if int(match[2] or 0) > 65_535 else ""
+    """Return how an address is wrong; empty if it is not."""
+    try:
+        read_server_address(text, lowest_port=0)
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def _flat_keys(struct: type[HandlerSettings], entry: Value) -> Sequence[str]:

@@ -1,27 +1,28 @@
 """Listening: opens every address that `server.listen` stands for, or none, and says why when it cannot.
 
 grpc is content with one address of a name that has several, and gives no reason for a failure. So each address is
-tried with a socket of our own first.
+tried with a socket of our own first. grpc also takes the path of a socket from a server that listens on it, and deletes
+the path when it stops, even another's. So it binds a name of its own, which is then moved to the path.
 """
 
 import asyncio
 import errno
+import fcntl
 import os
+import secrets
 import socket
 import stat
-from contextlib import ExitStack
+from collections.abc import Callable
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from typing import Any
 
 import grpc
 
+from emitd_handlers.durable.file_identity import FileIdentity
+from emitd_handlers.text.address import MAX_PATH_BYTES, UNIX, read_server_address
 from emitd_server.errors import StartError
-from emitd_server.rpc.unix_socket import SCHEME, UnixSocket
 
-#: The system's limit for the path of a socket, in bytes: 108 with the zero at its end.
-MAX_PATH_BYTES = 107
-
-#: They have a meaning in the address that a gRPC client is given.
-_NOT_IN_A_PATH = set("%?#")
 #: grpc takes either for both.
 _WILDCARDS: dict[tuple[Any, ...], socket.AddressFamily] = {
     ("0.0.0.0", 0): socket.AF_INET,
@@ -39,6 +40,60 @@ _REASONS = {
 }
 
 
+class UnixSocket:
+    """The path of a server that listens on `unix:PATH`, which belongs to one server at a time."""
+
+    def __init__(self, listen: str) -> None:
+        self.path = Path(listen.removeprefix(UNIX))
+        #: The name that grpc binds.
+        self.own = self.path.with_name(f".{secrets.token_hex(4)}")
+        self._identity: FileIdentity | None = None
+
+    def bind(self, bind: Callable[[str], object]) -> None:
+        """Call `bind` with an address to listen on, and give its socket the path. A stale socket is replaced.
+
+        Raises OSError if a server listens on the path.
+        """
+        folder = os.open(self.path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX)  # until it is closed: two servers may start at once
+            self._refuse_if_used()
+            try:
+                bind(f"{UNIX}{self.own}")
+                os.rename(self.own, self.path)
+            finally:
+                with suppress(FileNotFoundError):
+                    self.own.unlink()
+            self._identity = FileIdentity.of(self.path)
+        finally:
+            os.close(folder)
+
+    def problem(self) -> str:
+        """Return why no client can connect by the path; empty: clients can."""
+        displacement = None if self._identity is None else self._identity.displacement()
+        if displacement is None:
+            return ""
+        return f"no client can connect to socket '{self.path}': {displacement.value}. Restart the service"
+
+    def remove(self) -> None:
+        """Delete the path, unless it leads to something else by now."""
+        if self._identity is not None and self._identity.displacement() is None:
+            with suppress(FileNotFoundError):
+                self.path.unlink()
+        self._identity = None
+
+    def _refuse_if_used(self) -> None:
+        with socket.socket(socket.AF_UNIX) as probe:
+            probe.setblocking(False)
+            try:
+                probe.connect(str(self.path))
+            except (FileNotFoundError, ConnectionRefusedError):
+                return  # there is none, or its server is gone
+            except BlockingIOError:
+                pass  # its queue is full
+        raise OSError("another server listens on it; stop that one first")
+
+
 async def listen(
     server: grpc.aio.Server,
     address: str,
@@ -53,12 +108,11 @@ async def listen(
     use.
     """
     try:
-        if address.startswith(SCHEME):
+        asked = read_server_address(address, lowest_port=0)
+        if asked.path:
             _open_socket(server, unix_socket or UnixSocket(address), socket_mode)
             return address
-        host, _, port = address.rpartition(":")
-        picked = await _open_ports(server, host, int(port))
-        return f"{host}:{picked}"
+        return str(asked._replace(port=await _open_ports(server, asked.host, asked.port)))
     except (OSError, ValueError, RuntimeError) as error:
         raise StartError(
             f"cannot listen on {address} ({key}): {str(error).removeprefix(f'{address}: ')}"
@@ -95,15 +149,13 @@ async def _open_ports(server: grpc.aio.Server, host: str, port: int) -> int:
 
 async def _addresses(host: str) -> dict[tuple[Any, ...], socket.AddressFamily]:
     """Return everything that a host stands for, each as `socket.bind` takes it, and its family."""
-    names = _LOCALHOST if host.lower() == "localhost" else [host.strip("[]")]
+    names = _LOCALHOST if host.lower() == "localhost" else [host]
     found: dict[tuple[Any, ...], socket.AddressFamily] = {}
     for name in names:
         try:
             results = await asyncio.get_running_loop().getaddrinfo(name, 0, type=socket.SOCK_STREAM)
         except socket.gaierror as error:
             raise OSError(f"the name '{name}' cannot be resolved: {error.strerror}") from error
-        except UnicodeError as error:
-            raise ValueError(f"'{name}' is not the name of a host") from error
         found.update((place, family) for family, _, _, _, place in results)
     return dict(_WILDCARDS) if found.keys() & _WILDCARDS.keys() else found
 
@@ -115,9 +167,7 @@ def _shown(place: tuple[Any, ...]) -> str:
 
 def _open_socket(server: grpc.aio.Server, unix_socket: UnixSocket, mode: int) -> None:
     path, folder = str(unix_socket.path), str(unix_socket.path.parent)
-    size = max(len(os.fsencode(name)) for name in (unix_socket.path, unix_socket.own))
-    if set(path) & _NOT_IN_A_PATH:
-        raise ValueError(f"gRPC's clients cannot reach a path with one of {' '.join(sorted(_NOT_IN_A_PATH))}")
+    size = len(os.fsencode(unix_socket.own))  # it can be longer than the path
     if size > MAX_PATH_BYTES:
         raise ValueError(f"the path has {size} bytes; a socket's path has at most {MAX_PATH_BYTES}")
     if not os.path.isdir(folder):

@@ -11,15 +11,15 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from emitd_handlers.diagnostics import report
 from emitd_handlers.errors import EmitdError
+from emitd_handlers.text.address import UNIX
 from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.errors import RequestInvalid
 from emitd_server.memory import MemoryAccount
 from emitd_server.rpc.intake import Intake
-from emitd_server.rpc.listening import listen
+from emitd_server.rpc.listening import UnixSocket, listen
 from emitd_server.rpc.methods import abort
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 from emitd_server.rpc.status import status_of
-from emitd_server.rpc.unix_socket import SCHEME, UnixSocket
 from emitd_server.settings import ServerSettings
 
 #: How often to look whether health has changed, for those that watch it.
@@ -66,7 +66,7 @@ class GrpcServer:
         self._streams = streams
         self._settings = settings
         self._listen_key = listen_key
-        self._socket = UnixSocket(settings.listen) if settings.listen.startswith(SCHEME) else None
+        self._socket = UnixSocket(settings.listen) if settings.listen.startswith(UNIX) else None
         #: Of health and of reflection.
         self._limit = StreamLimit(settings.watch.max_watchers, "server.watch.max_watchers")
         names = ["", *(servicer.service_name for servicer in servicers)]

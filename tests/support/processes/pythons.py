@@ -44,7 +44,7 @@ def environ_of(python: Path, **more: str) -> Mapping[str, str]:
     inherited = {
         name: value for name, value in os.environ.items() if not name.startswith(("EMITD_", "GRPC_"))
     }
-    path = os.pathsep.join((str(ROOT / "clients" / "python"), str(ROOT / "tests")))
+    path = os.pathsep.join(str(ROOT / folder) for folder in ("clients/python", "handlers", "tests"))
     return {
         **inherited,
         "PYTHONPATH": path,

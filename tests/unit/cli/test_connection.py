@@ -2,6 +2,7 @@
 
 import socket
 import threading
+import time
 
 import grpc
 import pytest
@@ -16,7 +17,9 @@ from emitd_cli.connection import (
     is_retryable,
     retry_seconds,
 )
+from emitd_cli.errors import CannotTell
 from support.client.fake_log_service import fail, fake_log_service, make_status
+from support.client.names import Names
 from support.processes.run_main import run_main
 
 
@@ -116,6 +119,25 @@ def test_a_port_that_takes_calls_and_is_silent(monkeypatch: pytest.MonkeyPatch, 
     assert end.startswith("emitd: DEADLINE_EXCEEDED: ")
 
 
+def test_a_name_that_moves_is_found_by_the_same_connection() -> None:
+    """A command that watches has one connection; grpc's own 30 s until it looks again would be long."""
+    names = Names({"logs.test": ["127.0.0.9"]})
+    with names.served() as name_server, fake_log_service(lambda *_: EmitResponse()) as service:
+        port = service.address.rpartition(":")[2]
+        with connect(f"dns://{name_server}/logs.test:{port}") as server:
+            with pytest.raises(CannotTell, match="cannot reach dns://"):
+                server.ask(server.log.Emit, EmitRequest())
+            names["logs.test"] = ["127.0.0.1"]
+            give_up_at = time.monotonic() + 20
+            while True:
+                try:
+                    server.ask(server.log.Emit, EmitRequest())
+                    break
+                except CannotTell:
+                    assert time.monotonic() < give_up_at
+                    time.sleep(0.1)
+
+
 @pytest.mark.parametrize("form", ["{}", "dns:///{}", "ipv4:{}", "{0},{0}"])
 @pytest.mark.parametrize("command", ["emit x", "job watch --type t", "audit tail"])
 def test_an_address_may_have_every_form_that_a_client_takes(form: str, command: str) -> None:
@@ -128,10 +150,10 @@ def test_an_address_may_have_every_form_that_a_client_takes(form: str, command: 
 @pytest.mark.parametrize(
     ("address", "told"),
     [
-        (" ", "--address: is empty; give HOST:PORT"),
-        ("http://h:1", "--address: 'http://h:1' is a URL; give HOST:PORT"),
-        ("h", "--address: 'h' is not HOST:PORT"),
-        ("a:1,b", "--address: 'b' is not HOST:PORT"),
+        (" ", "--address: is empty; expected HOST:PORT"),
+        ("http://h:1", "--address: 'http://h:1' is a URL (did you mean h:1?); expected HOST:PORT"),
+        ("h", "--address: 'h' has no port (did you mean h:50051?)"),
+        ("a:1,b", "--address: 'b' has no port (did you mean b:50051?)"),
     ],
 )
 def test_what_is_no_address_is_misuse(address: str, told: str) -> None:

@@ -110,8 +110,11 @@ def test_all_of_a_job_report() -> None:
         ("emit --job j --status RUNNING --details [1]", "--details: is an array"),
         ("emit --audit= --user u", "--audit: the event's name is empty"),
         ("emit --audit e --user u --details {mfa:true}", "--details: is not JSON"),
-        ("emit x --address=", "--address: is empty; give HOST:PORT"),
-        ("emit x --address http://h:1", "--address: 'http://h:1' is a URL; give HOST:PORT"),
+        ("emit x --address=", "--address: is empty; expected HOST:PORT"),
+        (
+            "emit x --address http://h:1",
+            "--address: 'http://h:1' is a URL (did you mean h:1?); expected HOST:PORT",
+        ),
         ("emit --job j --status RUNNING --source-ip ::1", "--source-ip goes with --audit"),
         ("emit --job j --status RUNNING --label nope", "--label: 'nope' is not KEY=VALUE"),
         ("emit --job j --status RUNNING --attempt=-1", "'-1' is not a whole number"),

@@ -5,7 +5,6 @@ import copy
 import inspect
 import json
 import pickle
-import socket
 import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -39,6 +38,7 @@ from support.client.fake_log_service import (
     record_error,
     refuse,
 )
+from support.client.names import Names
 
 
 class Served:
@@ -291,13 +291,9 @@ class TestQuestions:
     async def test_a_server_that_is_not_there_is_given_up(
         self, make: Callable[..., AsyncLogClient], monkeypatch: pytest.MonkeyPatch
     ) -> None:
-        """After `timeout`, by questions and watches alike; a name that is not known, too."""
-
-        def look_up(*query: Any) -> list[Any]:
-            raise OSError("no network")
-
-        monkeypatch.setattr(socket, "getaddrinfo", look_up)
-        for client in (make(timeout=0.2), make("logs:1,127.0.0.1:1", timeout=0.2)):
+        """After `timeout`, by questions and watches alike; names that are not known, too."""
+        Names().use_for_getaddrinfo(monkeypatch)
+        for client in (make(timeout=0.2), make("logs:1,others:1", timeout=0.2)):
             for ask in (client.get_job("j"), anext(client.watch_job("j"))):
                 begun = time.monotonic()
                 with pytest.raises(Unavailable, match="UNAVAILABLE"):

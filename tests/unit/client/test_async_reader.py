@@ -14,7 +14,8 @@ from emitd.settings import ClientSettings
 from emitd.transport.async_reader import AsyncReader
 from emitd.transport.reply import is_retryable
 from emitd.v1 import GetJobRequest, GetJobResponse, Job, WatchJobRequest, WatchJobResponse
-from support.client.fake_log_service import FakeLogService, fake_log_service
+from support.client.fake_log_service import FakeLogService, fail, fake_log_service
+from support.client.names import Names
 
 
 def answer(request: object, context: grpc.ServicerContext) -> object:
@@ -84,6 +85,59 @@ async def test_for_a_fork_no_thread_stays_inside_grpc(calls: AsyncReader) -> Non
             await broken
         assert is_retryable(caught.value)
     assert await ask(calls) == "j"
+
+
+async def test_names_that_have_moved_are_looked_up_again(
+    service: FakeLogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When a question finds no server; the next try goes where the name is now. So does a stream."""
+    names = Names(a=["127.0.0.9"], b=["127.0.0.8"])
+    names.use_for_getaddrinfo(monkeypatch)
+    port = service.address.rpartition(":")[2]
+    settings = ClientSettings.read({"address": f"a:{port},b:{port}", "timeout": 0.5}, {})
+    calls = AsyncReader(settings, lambda: None)
+    try:
+        with pytest.raises(Unavailable):
+            await ask(calls)
+        names["b"] = ["127.0.0.1"]
+        assert await ask(calls) == "j"
+        names["b"] = ["127.0.0.9"]
+        calls._channel = None
+        with pytest.raises(grpc.RpcError) as caught:
+            await anext(calls.stream("WatchJob", WatchJobRequest(job_id="j"), WatchJobResponse))
+        assert is_retryable(caught.value)
+        names["a"] = ["127.0.0.1"]
+        stream = calls.stream("WatchJob", WatchJobRequest(job_id="j"), WatchJobResponse)
+        assert (await anext(stream)).job.revision == 1
+    finally:
+        calls.close()
+
+
+async def test_for_a_fork_a_channel_that_was_left_is_closed_too(
+    service: FakeLogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A stream on it goes on until then."""
+    Names(a=["127.0.0.1"]).use_for_getaddrinfo(monkeypatch)
+    service.answer_with(answer, fail(grpc.StatusCode.UNAVAILABLE, "as of a connection that broke"), answer)
+    calls = AsyncReader(ClientSettings.read({"address": f"{service.address},a:1"}, {}), lambda: None)
+    try:
+        stream = calls.stream("WatchJob", WatchJobRequest(job_id="j"), WatchJobResponse)
+        assert (await anext(stream)).job.revision == 1
+        left = id(calls._channel)
+        assert await ask(calls) == "j"
+        assert id(calls._channel) != left
+        waiting = asyncio.ensure_future(anext(stream))
+        await asyncio.sleep(0.05)
+        assert not waiting.done()
+        calls.shut_for_fork()
+        calls.wait_for_fork(time.monotonic())
+        assert no_grpc_thread()
+        calls.resume_after_fork()
+        with pytest.raises(grpc.RpcError):
+            await waiting
+        assert await ask(calls) == "j"
+    finally:
+        calls.close()
 
 
 async def test_what_is_asked_during_a_fork_is_answered_after_it(calls: AsyncReader) -> None:

@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 from emitd import v1
 from emitd.settings import ClientSettings
-from emitd.transport import channel
 from emitd.transport.channel import NoChannel, make_channel, target_of
 from emitd.transport.grpc_transport import MAX_REQUEST_BYTES, Transport, batch_request
 from support.client.fake_log_service import accept, fail, fake_log_service
+from support.client.names import Names
 
 RECORD = v1.LogRecord(record_id="r1").SerializeToString()
 NOWHERE = "127.0.0.1:1"
@@ -124,6 +124,11 @@ class TestTarget:
             ("10.0.0.1:5, 10.0.0.1:5", "ipv4:10.0.0.1:5"),
             ("[::1]:5,[fe80::1]:6", "ipv6:[::1]:5,[fe80::1]:6"),
             ("10.0.0.1:5,[::1]:6", "ipv6:[::ffff:10.0.0.1]:5,[::1]:6"),
+            ("10.0.0.1:5,[::FFFF:a00:1]:5", "ipv4:10.0.0.1:5"),
+            ("[::1%lo]:5,[::1]:6", "ipv6:[::1%25lo]:5,[::1]:6"),
+            ("ipv4:10.0.0.1:5,10.0.0.2:6", "ipv4:10.0.0.1:5,10.0.0.2:6"),
+            ("unix:///run/emitd.sock", "unix:/run/emitd.sock"),
+            ("unix:run/emitd.sock", "unix:run/emitd.sock"),
         ],
     )
     def test_each_form_of_an_address_is_a_target(self, address: str, target: str) -> None:
@@ -132,35 +137,28 @@ class TestTarget:
 
     def test_what_is_no_address_has_no_target(self) -> None:
         """A channel to it would only never connect."""
-        with pytest.raises(ValueError, match=r"^'http://h:1' is a URL; give HOST:PORT$"):
+        with pytest.raises(ValueError, match=r"^'http://h:1' is a URL \(did you mean h:1\?\); "):
             make_channel("http://h:1")
 
     def test_names_among_several_are_looked_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """All that a name stands for, by IPv4, and each once."""
-        asked: list[tuple[Any, ...]] = []
-
-        def look_up(*query: Any) -> list[Any]:
-            asked.append(query)
-            return [(0, 0, 0, "", ("10.0.0.1", 5)), (0, 0, 0, "", ("10.0.0.2", 5))]
-
-        monkeypatch.setattr(channel.socket, "getaddrinfo", look_up)
+        """All that a name stands for, of either kind, and each once."""
+        names = Names(logs=["10.0.0.1", "10.0.0.2"], six=["2001:db8::1"])
+        names.use_for_getaddrinfo(monkeypatch)
         assert target_of("logs:5,10.0.0.2:5,10.0.0.3:6") == "ipv4:10.0.0.1:5,10.0.0.2:5,10.0.0.3:6"
-        assert [(host, port) for host, port, *_ in asked] == [("logs", 5)]
+        assert target_of("six:5,10.0.0.3:6") == "ipv6:[2001:db8::1]:5,[::ffff:10.0.0.3]:6"
+        assert target_of("nowhere:1,logs:5") == "ipv4:10.0.0.1:5,10.0.0.2:5"
+        assert names.asked == ["logs", "six", "nowhere", "logs"]
 
-    def test_a_name_that_is_not_known_is_worth_another_try(
+    def test_names_that_are_not_known_are_worth_another_try(
         self, monkeypatch: pytest.MonkeyPatch, made: Callable[[str], Transport]
     ) -> None:
         """The network may be down: no call ends in an error that the client does not know."""
-
-        def look_up(*query: Any) -> list[Any]:
-            raise OSError("no network")
-
-        monkeypatch.setattr(channel.socket, "getaddrinfo", look_up)
-        transport = made("logs:5,10.0.0.1:5")
+        Names().use_for_getaddrinfo(monkeypatch)
+        transport = made("logs:5,others:5")
         transport.prepare()
         reply = transport.emit([RECORD], 1, want_receipts=False)
         ((why, _),) = reply.again.values()
-        assert "address: 'logs' is not known: no network" in why
+        assert "address: 'logs' is not known: [Errno -2] Name or service not known" in why
         assert (reply.is_broken, reply.may_have_arrived) == (True, False)
         for ask in (
             lambda: transport.call("GetJob", v1.GetJobRequest(), v1.GetJobResponse, 1),
@@ -169,6 +167,99 @@ class TestTarget:
             with pytest.raises(grpc.RpcError) as caught:
                 ask()
             assert caught.value.code() is grpc.StatusCode.UNAVAILABLE  # type: ignore[attr-defined]
+
+    def test_the_others_serve_meanwhile(
+        self, monkeypatch: pytest.MonkeyPatch, made: Callable[[str], Transport]
+    ) -> None:
+        """A name that is not known, or known by IPv6 only, takes nothing from the other one."""
+        Names(here=["127.0.0.1"], six=["100::1"]).use_for_getaddrinfo(monkeypatch)
+        with fake_log_service(accept) as service:
+            port = service.address.rpartition(":")[2]
+            for other in ("nowhere:1", "six:1", "127.0.0.1:1"):
+                transport = made(f"{other},here:{port}")
+                assert not transport.emit([RECORD], 10, want_receipts=False).again
+
+    def test_names_that_have_moved_are_looked_up_again(
+        self, monkeypatch: pytest.MonkeyPatch, made: Callable[[str], Transport]
+    ) -> None:
+        """When a call finds no server: the next call goes where the name is now, for calls and for streams."""
+        names = Names(a=["127.0.0.9"], b=["127.0.0.8"])
+        names.use_for_getaddrinfo(monkeypatch)
+        with fake_log_service(accept) as service:
+            port = service.address.rpartition(":")[2]
+            transport = made(f"a:{port},b:{port}")
+            for name in ("a", "b"):
+                reply = transport.emit([RECORD], 10, want_receipts=False)
+                assert (reply.is_broken, reply.may_have_arrived) == (True, False)
+                names[name] = ["127.0.0.1"]
+                assert not transport.emit([RECORD], 10, want_receipts=False).again
+                names[name] = ["127.0.0.9"]
+                transport.interrupt()
+
+    def test_addresses_that_cannot_move_keep_their_channel(self, made: Callable[[str], Transport]) -> None:
+        """Grpc connects again by itself."""
+        for address in (NOWHERE, f"{NOWHERE},127.0.0.9:1", "unix:/nowhere/s"):
+            transport = made(address)
+            channel = transport._open()
+            assert transport.emit([RECORD], 10, want_receipts=False).is_broken
+            assert transport._open() is channel
+
+    def test_a_channel_that_was_left_ends_with_the_others(
+        self, monkeypatch: pytest.MonkeyPatch, made: Callable[[str], Transport], held: Held
+    ) -> None:
+        """Calls that are under way on it go on; a fork ends them."""
+        Names(a=["127.0.0.1"]).use_for_getaddrinfo(monkeypatch)
+        unavailable = fail(grpc.StatusCode.UNAVAILABLE, "as of a connection that broke")
+        with fake_log_service(held.batch, unavailable, accept) as service:
+            transport = made(f"{service.address},a:1")
+            thread, replies = in_background(lambda: transport.emit([RECORD], 60, want_receipts=False))
+            assert held.begun.wait(10)
+            left = transport._open()
+            assert transport.emit([RECORD], 10, want_receipts=False).is_broken
+            assert transport._open() is not left
+            del left
+            assert not transport.emit([RECORD], 10, want_receipts=False).again
+            assert not held.ended.is_set()
+            transport.interrupt()
+            thread.join(10)
+            assert [set(reply.again) for reply in replies] == [{0}]
+            held.leave.set()
+
+    def test_one_name_is_looked_up_by_grpc_and_again_too(self, made: Callable[[str], Transport]) -> None:
+        """One that is not known yet, and one that moves."""
+        names = Names()
+        with names.served() as name_server, fake_log_service(accept) as service:
+            transport = made(f"dns://{name_server}/logs.test:{service.address.rpartition(':')[2]}")
+            reply = transport.emit([RECORD], 10, want_receipts=False)
+            assert (reply.is_broken, reply.may_have_arrived) == (True, False)
+            names["logs.test"] = ["127.0.0.9"]
+            until_sent_to(transport, "127.0.0.9")
+            names["logs.test"] = ["127.0.0.1"]
+            until_sent_to(transport, "")
+
+    def test_no_proxy_is_used(
+        self, monkeypatch: pytest.MonkeyPatch, made: Callable[[str], Transport]
+    ) -> None:
+        """Those of the environment are for the web: they do not know this machine's ports."""
+        for name in ("http_proxy", "https_proxy", "grpc_proxy", "all_proxy"):
+            monkeypatch.setenv(name, "http://user:secret@127.0.0.1:1")
+            monkeypatch.setenv(name.upper(), "http://user:secret@127.0.0.1:1")
+        with fake_log_service(accept) as service:
+            port = service.address.rpartition(":")[2]
+            for address in (service.address, f"localhost:{port}", f"127.0.0.1:{port},localhost:{port}"):
+                assert not made(address).emit([RECORD], 10, want_receipts=False).again
+        assert "127.0.0.9" in made("127.0.0.9:1").emit([RECORD], 10, want_receipts=False).again[0][0]
+
+
+def until_sent_to(transport: Transport, ip: str) -> None:
+    """Send until the failure names an address; empty: until there is none."""
+    deadline = time.monotonic() + 30
+    while True:
+        reply = transport.emit([RECORD], 10, want_receipts=False)
+        if (not reply.again and not ip) or (reply.again and ip and ip in reply.again[0][0]):
+            return
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
 
 
 class TestCalls:

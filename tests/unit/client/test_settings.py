@@ -72,6 +72,9 @@ def read(environ: dict[str, str] | None = None, **given: Any) -> ClientSettings:
     return ClientSettings.read(given, environ or {})
 
 
+EXPECTED = "; expected HOST:PORT, [IPV6]:PORT, unix:PATH, dns:///NAME:PORT, or several HOST:PORT with commas"
+
+
 class TestReading:
     def test_every_setting_has_a_default(self) -> None:
         """So that a client needs no setting at all."""
@@ -197,19 +200,28 @@ class TestRefusal:
             ("level", "LOUD", "'LOUD' is not DEBUG, INFO, WARNING, ERROR or CRITICAL"),
             ("level", "30", "'30' is not DEBUG, INFO, WARNING, ERROR or CRITICAL"),
             ("spool_records", "some", "'some' is not audit or all"),
-            ("address", "localhost", "'localhost' is not HOST:PORT, nor a URI such as dns:///HOST:PORT"),
-            ("address", ":50051", "':50051' is not HOST:PORT, nor a URI such as dns:///HOST:PORT"),
-            ("address", " , ", "is empty; give HOST:PORT"),
-            ("address", "http://h:1", "'http://h:1' is a URL; give HOST:PORT"),
-            ("address", "a:1,b", "'b' is not HOST:PORT; among several nothing else can stand"),
-            ("address", "a:1,:2", "':2' is not HOST:PORT; among several nothing else can stand"),
-            ("address", "a:1,b:x", "'b:x' is not HOST:PORT; among several nothing else can stand"),
-            ("address", "a:1,b:٣", "'b:٣' is not HOST:PORT; among several nothing else can stand"),
+            ("address", "localhost", "'localhost' has no port (did you mean localhost:50051?)" + EXPECTED),
+            ("address", ":50051", "':50051' has no host" + EXPECTED),
+            ("address", " , ", "is empty" + EXPECTED),
+            ("address", "http://h:1", "'http://h:1' is a URL (did you mean h:1?)" + EXPECTED),
+            ("address", "https://u:p,w@h", "'…@h' is a URL (did you mean h:50051?)" + EXPECTED),
             (
                 "address",
-                "a:1,dns:///b:2",
-                "'dns:///b:2' is not HOST:PORT; among several nothing else can stand",
+                "h:109861",
+                "'h:109861' has the port '109861', which is no number from 1 to 65535" + EXPECTED,
             ),
+            (
+                "address",
+                "::1:5",
+                "'::1:5' has an IPv6 address without brackets (did you mean [::1]:5?)" + EXPECTED,
+            ),
+            ("address", "a:1,b", "'b' has no port (did you mean b:50051?)" + EXPECTED),
+            ("address", "a:1,:2", "':2' has no host" + EXPECTED),
+            ("address", "a:1,b:x", "'b:x' has the port 'x', which is no number from 1 to 65535" + EXPECTED),
+            ("address", "a:1,b:٣", "'b:٣' has the port '٣', which is no number from 1 to 65535" + EXPECTED),
+            ("address", "a:1,dns:///b:2", "'dns:///b:2' is a URL (did you mean b:2?)" + EXPECTED),
+            ("address", "dns:///b", "'b' has no port (did you mean b:50051?)" + EXPECTED),
+            ("address", "a:1,unix:/b", "'a:1,unix:/b' has a socket among several" + EXPECTED),
         ],
     )
     def test_what_no_type_shows_is_refused_too(self, name: str, value: str, why: str) -> None:
@@ -224,7 +236,7 @@ class TestRefusal:
 
     def test_an_empty_address_is_refused(self) -> None:
         """As an argument; an empty variable is none."""
-        with pytest.raises(ValueError, match=r"^address: is empty; give HOST:PORT$"):
+        with pytest.raises(ValueError, match=r"^address: is empty; expected HOST:PORT, "):
             read(address="")
 
     @pytest.mark.parametrize(
@@ -232,8 +244,13 @@ class TestRefusal:
         [
             "a:1",
             "[::1]:1",
-            "::1:1",
+            "[fe80::1%eth0]:1",
             "dns:///a:1",
+            "dns:a:1",
+            "ipv4:10.0.0.1:1,10.0.0.2:1",
+            "unix:run/emitd.sock",
+            "unix:///run/emitd.sock",
+            "my_service.:1",
             "unix:/run/emitd.sock",
             "a:1,b:2",
             " a:1 , [::1]:2,",
@@ -241,7 +258,7 @@ class TestRefusal:
         ],
     )
     def test_addresses_of_every_form_are_taken(self, address: str) -> None:
-        """As they are: `emitd.transport.grpc_transport` makes something of them."""
+        """As they are: `emitd.transport.channel` makes something of them."""
         assert read(address=address).address == address
 
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from emitd_handlers import record
 from emitd_handlers.record import (
     AuditEvent,
     JobState,
@@ -16,6 +17,7 @@ from emitd_handlers.record import (
     earlier_fingerprints,
     is_source_ip,
     job_content,
+    usual_source_ip,
 )
 
 
@@ -100,16 +102,29 @@ def test_a_fingerprint_tells_content_apart() -> None:
     assert len({content_fingerprint(content) for content in contents}) == len(contents)
 
 
-@pytest.mark.parametrize("text", ["127.0.0.1", "::1", "fe80::1%eth0", "2001:DB8::0:1", "unknown"])
+@pytest.mark.parametrize(
+    "text", ["127.0.0.1", "::1", "fe80::1%eth0", "2001:DB8::0:1", "::ffff:1.2.3.4", "unknown"]
+)
 def test_addresses_in_any_spelling_are_good(text: str) -> None:
     """IPv4, IPv6 and `unknown` are source addresses."""
     assert is_source_ip(text)
 
 
-@pytest.mark.parametrize("text", ["", "localhost", "127.1", "1.2.3.4:80", "Unknown", "192.0.2.0/24", " ::1"])
+@pytest.mark.parametrize(
+    "text", ["", "localhost", "127.1", "1.2.3.4:80", "Unknown", "192.0.2.0/24", " ::1", "::1%a b"]
+)
 def test_anything_else_is_no_address(text: str) -> None:
     """Names, short forms, ports and networks are no source addresses."""
     assert not is_source_ip(text)
+
+
+def test_no_long_text_is_kept() -> None:
+    """Whether a text is an address is remembered; senders choose the texts."""
+    before = record._usual_source_ip.cache_info().currsize
+    for text in ("::1%" + "a" * 50_000, "x" * 62):
+        assert not is_source_ip(text)
+        assert usual_source_ip(text) == text
+    assert record._usual_source_ip.cache_info().currsize == before
 
 
 SENT = ("m", "s", "{}", b"t" * 16, b"s" * 8, "e", "n", "u", "::1", '{"a":1}', 1)

@@ -144,8 +144,14 @@ def test_a_delivery_keeps_what_its_class_has_by_default(folder: Path) -> None:
         ("handlers: {d: {type: discard, enabled: false}}\n", "no handler is active"),
         ("handlers: {}\n", "no handler is active"),
         ("", "no handler is active"),
-        (GOOD + "server: {listen: nowhere}\n", "found 'nowhere', without a port; expected HOST:PORT"),
-        (GOOD + "server: {listen: '127.0.0.1:99999'}\n", "whose port is out of range; expected HOST:PORT"),
+        (
+            GOOD + "server: {listen: nowhere}\n",
+            "found 'nowhere', which has no port (did you mean nowhere:50051?); expected HOST:PORT",
+        ),
+        (
+            GOOD + "server: {listen: '127.0.0.1:99999'}\n",
+            "which has the port '99999', which is no number from 0 to 65535; expected HOST:PORT",
+        ),
         (GOOD + "server: 7\n", "server: found 7; expected a mapping"),
         (GOOD + "server: {watch: {heartbeat_seconds: 0}}\n", "found 0; expected float > 0"),
         (GOOD + "handler_paths: [nowhere]\n", "handler_paths[0]: there is no folder"),
@@ -235,9 +241,21 @@ def test_an_address_from_outside_is_not_blamed_on_the_file(folder: Path, section
         load_config(file, environ={"EMITD_LISTEN": "x"}, listen="")
     expected = "expected HOST:PORT, [IPV6]:PORT (ports 0 to 65535) or unix:PATH"
     assert [str(problem) for problem in caught.value.problems][:2] == [
-        f"EMITD_LISTEN: found 'x', without a port; {expected}",
-        f"--listen: found '', without a port; {expected}",
+        f"EMITD_LISTEN: found 'x', which has no port (did you mean x:50051?); {expected}",
+        f"--listen: found '', which has no port; {expected}",
     ]
+
+
+def test_an_address_from_the_environment_stays_secret(folder: Path) -> None:
+    """Not even a part of it is shown, though most addresses are no secrets."""
+    for value in ("hush", "https://hush:1", "hush:x", "a:hush@b:1"):
+        (line,) = problems(folder, GOOD + "server: {listen: '${NAME}'}\n", NAME=value)
+        assert "server.listen: found a value from the environment; expected HOST:PORT" in line
+        assert "hush" not in line
+    with pytest.raises(ConfigError) as caught:
+        load_config(folder / "c.yml", environ={"NAME": "h:1"}, listen="user:hush@h:1")
+    assert "--listen: found '…@h:1', which has a user's name (did you mean h:1?)" in str(caught.value)
+    assert "hush" not in str(caught.value)
 
 
 def test_a_socket_is_relative_to_the_file(folder: Path) -> None:

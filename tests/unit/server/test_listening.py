@@ -65,7 +65,6 @@ async def reason(address: str) -> str:
         ("127.0.0.1", "[::]", "0.0.0.0"),
         ("127.0.0.1", "0.0.0.0", "0.0.0.0"),
         ("::1", "0.0.0.0", "[::]"),
-        ("::1", "0", "[::]"),
     ],
 )
 async def test_one_taken_address_refuses_all(sockets: ExitStack, taken: str, host: str, named: str) -> None:
@@ -75,7 +74,7 @@ async def test_one_taken_address_refuses_all(sockets: ExitStack, taken: str, hos
     assert (await reason(f"{host}:{port}")).startswith(f"{which}the address is in use")
 
 
-@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0", "127.1", "[::ffff:127.0.0.1]"])
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "0.0.0.0", "[::ffff:127.0.0.1]"])
 async def test_port_0_picks_one(host: str) -> None:
     """The same for every address of a name."""
     address = await opened(f"{host}:0")
@@ -107,18 +106,20 @@ async def test_a_machine_without_ipv6_has_a_localhost(monkeypatch: pytest.Monkey
     [
         ("192.0.2.1:5000", "it is not an address of this machine"),
         ("nosuch.invalid:5", "the name 'nosuch.invalid' cannot be resolved: "),
-        ("999.1.1.1:5", "the name '999.1.1.1' cannot be resolved: "),
-        ("a..b:5", "'a..b' is not the name of a host"),
-        ("a" * 70 + ":5", f"'{'a' * 70}' is not the name of a host"),
+        ("999.1.1.1:5", "has '999.1.1.1', which is not the ASCII name of a host"),
+        ("127.1:5", "has '127.1', which is not the ASCII name of a host"),
+        ("a..b:5", "has 'a..b', which is not the ASCII name of a host"),
+        ("a" * 70 + ":5", "has 'aaaa"),
         ("unix:no/such", "there is no folder no"),
         ("unix:file", "file exists and is not a socket"),
         ("unix:folder", "folder exists and is not a socket"),
         ("unix:link", "link exists and is not a socket"),
         ("unix:file/s", "file is not a folder"),
-        ("unix:" + "a" * 108, "the path has 108 bytes; a socket's path has at most 107"),
-        ("unix:" + "ä" * 54, "the path has 108 bytes; a socket's path has at most 107"),
-        ("unix:a%20b", "gRPC's clients cannot reach a path with one of # % ?"),
-        ("unix:a\0b", "embedded null byte"),
+        ("unix:" + "a" * 108, "has a path of 108 bytes; a socket's path has at most 107"),
+        ("unix:" + "ä" * 54, "has a path of 108 bytes; a socket's path has at most 107"),
+        ("unix:" + "a" * 107 + "/s", "has a path of 109 bytes"),
+        ("unix:a%20b", "has a path with one of # % ? or a zero, which gRPC's clients cannot reach"),
+        ("unix:a\0b", "has a path with one of # % ? or a zero"),
     ],
 )
 async def test_each_failure_has_its_reason(

@@ -19,7 +19,7 @@ import grpc.aio
 from emitd.errors import EmitError, JobNotFound, Unavailable
 from emitd.runtime import process_hooks
 from emitd.settings import ClientSettings
-from emitd.transport.channel import CallFailed, NoChannel, make_async_channel
+from emitd.transport.channel import CallFailed, NoChannel, make_async_channel, may_have_moved
 from emitd.transport.grpc_transport import multi_callable
 from emitd.transport.reply import is_retryable, request_error
 
@@ -132,6 +132,18 @@ class AsyncReader:
             self._channel = make_async_channel(self._settings.address)
         return self._channel
 
+    def failure(self, error: BaseException, channel: grpc.aio.Channel | None) -> CallFailed:
+        """Return how a call by a channel ended. Raises the error if the task was cancelled, and not its call."""
+        if isinstance(error, grpc.RpcError):
+            failed = CallFailed.copy_of(error)
+            if channel is self._channel and may_have_moved(self._settings.address, failed):
+                self._channel = None  # the calls under way keep it
+            return failed
+        task = asyncio.current_task()
+        if task is not None and task.cancelling():
+            raise error
+        return NoChannel("interrupted")
+
     def _start(self) -> asyncio.AbstractEventLoop:
         with self._lock:
             if self._loop is None:
@@ -172,18 +184,17 @@ class AsyncReader:
     async def _ask(
         self, method: str, request: Any, response: type[Response], timeout: float
     ) -> Response | CallFailed:
-        call = None
+        call = channel = None
         try:
-            call = multi_callable(self.open().unary_unary, method, request, response)(
-                request, timeout=timeout
-            )
+            channel = self.open()
+            call = multi_callable(channel.unary_unary, method, request, response)(request, timeout=timeout)
             self._asked.add(call)
             return await call  # type: ignore[no-any-return]
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as error:
-            return _failure(error)
+            return self.failure(error, channel)
         finally:
             self._asked.discard(call)
-            del call
+            del call, channel
 
 
 class AsyncStream(Generic[Response]):
@@ -193,6 +204,7 @@ class AsyncStream(Generic[Response]):
         self._reader = reader
         self._arguments = method, request, response
         self._call: Any = None
+        self._channel: grpc.aio.Channel | None = None
         self._is_dropped = False
 
     def __aiter__(self) -> "AsyncStream[Response]":
@@ -217,6 +229,7 @@ class AsyncStream(Generic[Response]):
         call, self._call, self._is_dropped = self._call, None, True
         if call is not None:
             call.cancel()
+        self._channel = None
 
     async def _read(self) -> Response | CallFailed | None:
         if self._is_dropped:
@@ -224,21 +237,10 @@ class AsyncStream(Generic[Response]):
         try:
             if self._call is None:
                 method, request, response = self._arguments
-                self._call = multi_callable(self._reader.open().unary_stream, method, request, response)(
-                    request
-                )
+                self._channel = self._reader.open()
+                self._call = multi_callable(self._channel.unary_stream, method, request, response)(request)
                 self._reader.open_streams.add(self)
             message = await self._call.read()
             return None if message is grpc.aio.EOF else message  # type: ignore[attr-defined]
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as error:
-            return _failure(error)
-
-
-def _failure(error: BaseException) -> CallFailed:
-    """Return how a call ended. Raises the error if the task was cancelled, and not its call."""
-    if isinstance(error, grpc.RpcError):
-        return CallFailed.copy_of(error)
-    task = asyncio.current_task()
-    if task is not None and task.cancelling():
-        raise error
-    return NoChannel("interrupted")
+            return self._reader.failure(error, self._channel)

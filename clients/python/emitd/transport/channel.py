@@ -1,17 +1,17 @@
 """The channel to a server: its address, its options, and the failures of its calls."""
 
-import ipaddress
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
 import grpc.aio
 
-from emitd.settings import address_problem, expand_home
+from emitd.settings import expand_home, read_addresses
+from emitd.transport.reply import is_unanswered
+from emitd_handlers.text.address import ip_of
 
 Option = tuple[str, Any]
 
@@ -26,6 +26,10 @@ OPTIONS: Sequence[Option] = (
     ("grpc.max_reconnect_backoff_ms", 1_000),
     # In spite of its name: how long a server may take to greet, if it is busy or far away.
     ("grpc.min_reconnect_backoff_ms", 5_000),
+    # How often a name is looked up again at most, while there is no connection; grpc's own 30 s are long.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
+    # A proxy of the environment is for the web. It refuses the ports of services, and does not know this machine's.
+    ("grpc.enable_http_proxy", 0),
     # A connection on which nothing comes back for this long is dead.
     ("grpc.keepalive_time_ms", 30_000),
     ("grpc.keepalive_timeout_ms", 10_000),
@@ -68,8 +72,8 @@ class NoChannel(CallFailed):
 def make_channel(address: str, *options: Option) -> grpc.Channel:
     """Return a channel to `address`, in any form that the setting `address` of a client may have.
 
-    Nothing is connected before the first call; names among several addresses are looked up now. Raises ValueError for
-    an address of no such form, and NoChannel for a name that is not known.
+    Nothing is connected before the first call. Names among several addresses are looked up now, others by grpc. Raises
+    ValueError for an address of no such form, and NoChannel if nothing is known of any name.
     """
     return grpc.insecure_channel(target_of(address), [*OPTIONS, *options])
 
@@ -82,17 +86,32 @@ def make_async_channel(address: str) -> grpc.aio.Channel:
 def target_of(address: str) -> str:
     """Return grpc's target for an address. Raises as `make_channel` does."""
     address = expand_home(address)
-    if problem := address_problem(address):
-        raise ValueError(problem)
+    addresses = read_addresses(address)
     _refuse_without_descriptors()
-    parts = [part.strip() for part in address.split(",") if part.strip()]
-    if len(parts) == 1:
-        return parts[0]
-    found = list(dict.fromkeys(endpoint for part in parts for endpoint in _look_up(part)))
-    if not any(endpoint.startswith("[") for endpoint in found):
-        return f"ipv4:{','.join(found)}"
-    # grpc takes one kind; an IPv4 address has a form among those of IPv6.
-    return f"ipv6:{','.join(map(_as_ipv6, found))}"
+    if len(addresses) == 1:
+        return address.strip() if address.strip().startswith("dns:") else str(addresses[0])
+    found: dict[tuple[str, int], None] = {}
+    unknown = ""
+    for host, port, _ in addresses:
+        try:
+            ip = ip_of(host)
+            answers = [] if ip else socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+            ips = [ip] if ip else [place[0] for *_, place in answers]
+            found |= dict.fromkeys((str(each), port) for each in ips)
+        except OSError as error:
+            unknown = unknown or f"address: '{host}' is not known: {error}"
+    if not found:
+        raise NoChannel(unknown)
+    if not any(":" in ip for ip, _ in found):
+        return f"ipv4:{','.join(f'{ip}:{port}' for ip, port in found)}"
+    # grpc takes one kind; an IPv4 address has a form among those of IPv6. It is a URI: a zone's % is escaped.
+    six = [(ip if ":" in ip else f"::ffff:{ip}", port) for ip, port in found]
+    return f"ipv6:{','.join(f'[{ip}]:{port}' for ip, port in six)}".replace("%", "%25")
+
+
+def may_have_moved(address: str, failed: grpc.RpcError) -> bool:
+    """Return whether a new channel may reach the server that a call did not: its name may have another address now."""
+    return is_unanswered(failed) and any(host and not ip_of(host) for host, *_ in read_addresses(address))
 
 
 def _refuse_without_descriptors() -> None:
@@ -106,22 +125,3 @@ def _refuse_without_descriptors() -> None:
     finally:
         for descriptor in opened:
             os.close(descriptor)
-
-
-def _look_up(endpoint: str) -> Iterator[str]:
-    host, _, port = endpoint.rpartition(":")
-    with suppress(ValueError):
-        ip = ipaddress.ip_address(host.strip("[]"))
-        yield f"[{ip}]:{port}" if ip.version == 6 else f"{ip}:{port}"
-        return
-    try:
-        answers = socket.getaddrinfo(host, int(port), socket.AF_INET, socket.SOCK_STREAM)
-    except OSError as error:
-        raise NoChannel(f"address: '{host}' is not known: {error}") from None
-    for *_, found in answers:
-        yield f"{found[0]!s}:{port}"
-
-
-def _as_ipv6(endpoint: str) -> str:
-    host, _, port = endpoint.rpartition(":")
-    return endpoint if endpoint.startswith("[") else f"[::ffff:{host}]:{port}"

@@ -7,6 +7,7 @@ records, so that a record is serialised once, however often it is sent.
 import os
 import sys
 import threading
+import weakref
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import cache
@@ -20,7 +21,7 @@ from emitd.errors import RecordRejected
 from emitd.runtime import process_hooks
 from emitd.runtime.fork_guards import GrpcForkGuard
 from emitd.settings import ClientSettings
-from emitd.transport.channel import CallFailed, NoChannel, make_channel
+from emitd.transport.channel import CallFailed, NoChannel, make_channel, may_have_moved
 from emitd.transport.reply import Reply, read_failure, read_response
 from emitd.v1 import log_service_pb2
 
@@ -57,6 +58,8 @@ class Transport:
         self._lock = threading.RLock()
         self._channel: grpc.Channel | None = None
         self._was_connected = False
+        #: On which calls may be under way, but no new one is made.
+        self._left: weakref.WeakSet[grpc.Channel] = weakref.WeakSet()
         #: One for each stream; they share a connection. A stream that is cancelled without its channel leaves something
         #: in the channel for ever, and under GRPC_ENABLE_FORK_SUPPORT=1 a child waits for that.
         self._stream_channels: set[grpc.Channel] = set()
@@ -114,12 +117,19 @@ class Transport:
     def _ask(
         self, method: str, request: Any, response: type[Response], timeout: float
     ) -> "Response | CallFailed":
+        channel = None
         try:
-            ask = multi_callable(self._open().unary_unary, method, request, response)
+            channel = self._open()
+            ask = multi_callable(channel.unary_unary, method, request, response)
             with _channel_closed_under_us():
                 return ask(request, timeout=timeout)  # type: ignore[no-any-return]
         except grpc.RpcError as error:
-            return CallFailed.copy_of(error)
+            failed = CallFailed.copy_of(error)
+            with self._lock:
+                if channel and channel is self._channel and may_have_moved(self._settings.address, failed):
+                    self._left.add(channel)
+                    self._channel = None
+            return failed
 
     def _next(self, messages: Iterator[Response]) -> "Response | CallFailed | None":
         with self.fork_guard:
@@ -140,10 +150,11 @@ class Transport:
         with self.fork_guard:
             self._is_connected()  # remembered for the calls that this ends
             with self._lock:
-                channel, self._channel = self._channel, None
-            if channel is not None:
-                channel.close()
-            del channel
+                channels, self._channel = [self._channel, *self._left], None
+            while channels:
+                if (channel := channels.pop()) is not None:
+                    channel.close()
+                del channel
 
     def _is_connected(self) -> bool:
         """Return whether the channel has a connection; if there is no channel, whether the last one had.

@@ -90,7 +90,7 @@ def read_failure(error: grpc.RpcError, count: int, *, was_connected: bool = True
         why, unsent = describe(error), _UNSENT if was_connected else _UNSENT + _ENDED_HERE
         return Reply(
             again=dict.fromkeys(range(count), (why, delay or 0.0)),
-            is_broken=code is grpc.StatusCode.UNAVAILABLE and delay is None,
+            is_broken=is_unanswered(error),
             may_have_arrived=delay is None and not (error.details() or "").startswith(unsent),
         )
     refused = RecordRejected(describe(error), field=bad_field(details))
@@ -102,6 +102,12 @@ def read_failure(error: grpc.RpcError, count: int, *, was_connected: bool = True
 def is_retryable(error: grpc.RpcError) -> bool:
     """Return whether the same request may succeed later."""
     return AFTER_FAILURE.get(error.code()) == "retry" or retry_delay(details_of(error)) is not None
+
+
+def is_unanswered(error: grpc.RpcError) -> bool:
+    """Return whether no service has answered: there was no connection, or it broke."""
+    # A service that is unavailable says when to come back.
+    return error.code() is grpc.StatusCode.UNAVAILABLE and retry_delay(details_of(error)) is None
 
 
 def request_error(error: grpc.RpcError, not_found: type[EmitError] = JobNotFound) -> EmitError:

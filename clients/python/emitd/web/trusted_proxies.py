@@ -6,9 +6,11 @@ are those of trusted proxies. The first other address is the source; the source 
 
 import re
 from collections.abc import Iterable, Iterator, Sequence
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_network
 from itertools import islice
 from typing import TypeAlias
+
+from emitd_handlers.text.address import ip_of
 
 #: Stands among the trusted proxies for all clients of a Unix socket.
 UNIX = "unix"
@@ -91,21 +93,16 @@ def _network(name: str) -> _Network:
 
 
 def _address(text: str) -> _Address | None:
-    """Return an address without its zone; an IPv4 address in IPv6's form as what it is."""
-    try:
-        address = ip_address(text)
-    except ValueError:
-        return None
-    if isinstance(address, IPv6Address):
-        return address.ipv4_mapped or IPv6Address(int(address))
-    return address
+    """Return an address without its zone."""
+    address = ip_of(text)
+    return IPv6Address(int(address)) if isinstance(address, IPv6Address) else address
 
 
 def _hop(text: str) -> _Address | None:
     """Read `192.0.2.1`, `192.0.2.1:80`, `2001:db8::1`, `[2001:db8::1]` or `[2001:db8::1]:80`."""
     if match := _WITH_PORT.fullmatch(text):
         text = match["six"] or match["four"]
-    return None if "%" in text else _address(text)  # a zone may be any text
+    return None if "%" in text else _address(text)  # a zone is of one machine only
 
 
 def _for(element: str) -> str:

@@ -15,6 +15,7 @@ from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.audit.read.trail import CommittedTrail
 from emitd_handlers.audit.source import AuditEntry, AuditFilter
 from emitd_handlers.errors import AuditQueryInvalid
+from emitd_handlers.record import usual_source_ip
 from emitd_handlers.room import Room
 from emitd_handlers.text.times import parse_time
 from emitd_handlers.tlog.merkle import leaf_hash
@@ -25,6 +26,8 @@ NEEDLE_BLOCK_BYTES = 4 * 1024 * 1024
 #: What an entry takes in a message besides its line, which is in it twice: as it is, and decoded.
 ENTRY_OVERHEAD_BYTES = 200
 
+#: An IPv4 address that is spelt by the digits of IPv6: `::ffff:cb00:7107` is 203.0.113.7.
+_IPV4_AS_HEX = re.compile(rb":[fF]{4}:[0-9a-fA-F]{1,4}:[0-9a-fA-F]")
 #: Letters that no encoder of JSON escapes.
 _PLAIN = re.compile(rb"[A-Za-z0-9._:@-]+")
 
@@ -62,6 +65,8 @@ def scan_block(trail: CommittedTrail, scan: Scan, position: Entry, room: Room) -
         start, block = trail.block_before(position, scan.stop, size)
     else:
         start, block = position, trail.block_after(position, scan.stop, size)
+    if needle and needle == usual_source_ip(scan.wanted.source_ip).encode() and _IPV4_AS_HEX.search(block):
+        needle = b""
     spans = list(_spans(block, needle))
     entries: list[AuditEntry] = []
     for number, at, end in reversed(spans) if scan.backward else spans:
@@ -108,8 +113,9 @@ def entry_of(index: int, line: bytes) -> AuditEntry:
 
 def needle_of(wanted: AuditFilter) -> bytes:
     """Return bytes that stand in each line that a filter matches; empty: there are none that are sure to."""
-    # The rarest first. An address with colons can be spelt in several ways.
-    address = "" if ":" in wanted.source_ip else wanted.source_ip
+    # The rarest first. An address with colons can be spelt in several ways, and so can IPv4: see `_IPV4_AS_HEX`.
+    address = usual_source_ip(wanted.source_ip)
+    address = "" if ":" in address else address
     for text in (wanted.event_id, wanted.user_id, address, wanted.event_name_prefix):
         parts = _PLAIN.findall(text.encode(errors="replace"))
         if parts:

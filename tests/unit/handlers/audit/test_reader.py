@@ -159,11 +159,34 @@ async def test_text_elsewhere_in_a_line_is_no_match(tmp_path: Path) -> None:
 
 async def test_an_address_is_the_same_in_any_spelling(tmp_path: Path) -> None:
     """The filter compares addresses, not their texts; `unknown` is a word."""
-    addresses = ["2001:db8::1", "2001:0DB8:0:0::1", "192.0.2.1", "unknown", "2001:db8::2"]
+    mapped = ["::ffff:192.0.2.1", "0:0:0:0:0:FFFF:c000:0201", "::FFFF:C000:202"]
+    old = "::1%of an earlier version"
+    addresses = [
+        "2001:db8::1",
+        "2001:0DB8:0:0::1",
+        "192.0.2.1",
+        "unknown",
+        "fe80::1%a",
+        "fe80::1%b",
+        *mapped,
+        old,
+    ]
     async with written_log(tmp_path / "audit.json.log") as log:
         log.commit([line_with(number, source_ip=address) for number, address in enumerate(addresses)])
-        for address, found in (("2001:DB8::0:1", [0, 1]), ("192.0.2.1", [2]), ("unknown", [3]), ("::1", [])):
-            assert indexes(await list_all(log.reader, filter=AuditFilter(source_ip=address))) == found
+        for address, found in {
+            "2001:DB8::0:1": [0, 1],
+            "192.0.2.1": [2, 6, 7],
+            "::ffff:c000:201": [2, 6, 7],
+            "192.0.2.2": [8],
+            "unknown": [3],
+            "FE80::0001%b": [5],
+            "fe80::1": [],
+            "::1": [],
+            old: [9],
+        }.items():
+            for newest_first in (False, True):
+                query = {"filter": AuditFilter(source_ip=address), "newest_first": newest_first}
+                assert sorted(indexes(await list_all(log.reader, **query))) == found
 
 
 async def test_the_last_hour_is_not_answered_by_reading_all(
