@@ -12,6 +12,7 @@ from emitd_handlers.audit.format.files import AuditPaths
 from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.durable.append_file import reason_of
 from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
+from emitd_handlers.tlog.key_list import read_key_list
 from emitd_handlers.tlog.note import NoteInvalid, Verifier
 
 DEFAULT_CONFIG = Path("logging_config.yml")
@@ -45,17 +46,18 @@ def find_log(options: argparse.Namespace) -> AuditTarget:
 
 
 def keys_from_flags(keys: Sequence[str]) -> list[Verifier]:
-    """Return the keys that `--key` gives, each a vkey or a file with vkeys, one a line. Raises Misuse."""
+    """Return the keys that `--key` gives, each a vkey or a file with a list of keys. Raises Misuse."""
     verifiers = []
     for key in keys:
         file = Path(key)
-        vkeys = file.read_text(encoding="utf-8", errors="replace").split() if _is_file(file) else [key]
-        if not vkeys:
-            raise Misuse(f"--key: the file '{key}' has no key", field="--key")
+        text = file.read_text(encoding="utf-8-sig", errors="replace") if _is_file(file) else key
         try:
-            verifiers += [Verifier.from_vkey(vkey) for vkey in vkeys]
+            listed = read_key_list(text)
         except NoteInvalid as error:
             raise Misuse(f"--key: {error}", field="--key") from error
+        if not listed:
+            raise Misuse(f"--key: '{key}' has no key", field="--key")
+        verifiers += [entry.verifier for entry in listed]
     return verifiers
 
 

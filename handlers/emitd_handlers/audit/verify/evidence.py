@@ -101,7 +101,7 @@ def _check_checkpoint(held: HeldCheckpoint, row: LineRow, identity: Identity) ->
     """Raise _Contradiction if the log lacks what a checkpoint was signed over."""
     _check_log_id(held.checkpoint.origin, identity)
     try:
-        held.note.verify(identity.verifiers)
+        held.note.verify([*identity.verifiers, *identity.replaced])
     except UnknownKey as error:
         raise EvidenceInvalid(
             f"{error}: give that key with --key. If it was a key of this log, the list beside the log was replaced"
