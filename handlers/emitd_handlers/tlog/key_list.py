@@ -14,13 +14,13 @@ that was made when the key before it was lost. No checkpoint has such a text, fo
 """
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 
 import msgspec
 
 from emitd_handlers.tlog.note import Note, NoteInvalid, Signer, Verifier
 
-__all__ = ["ListedKey", "followers", "read_key_list", "read_listed_key", "replaced", "vouch"]
+__all__ = ["ListedKey", "newer_and_older", "read_key_list", "read_listed_key", "vouch"]
 
 _TITLE = "emitd audit key rotation"
 _ENTRY = re.compile(r"\S+(?:[ \t]+—[ \t]+\S+[ \t]+\S+)*")
@@ -82,14 +82,12 @@ def read_listed_key(line: str, above: Iterable[ListedKey]) -> ListedKey:
     return ListedKey(verifier, before, statement)
 
 
-def followers(keys: Iterable[Verifier], listed: Sequence[ListedKey]) -> list[Verifier]:
-    """Return the keys of a list that `keys` vouch for, directly or through others, in the list's order."""
-    return _reached(keys, [(key.before, key.verifier) for key in listed if key.before])
-
-
-def replaced(keys: Iterable[Verifier], listed: Sequence[ListedKey]) -> list[Verifier]:
-    """Return the keys of a list that `keys` have replaced, directly or through others, the newest first."""
-    return _reached(keys, [(key.verifier, key.before) for key in reversed(listed) if key.before])
+def newer_and_older(
+    keys: Iterable[Verifier], listed: Iterable[ListedKey]
+) -> tuple[list[Verifier], list[Verifier]]:
+    """Return the keys of a list that `keys` vouch for, and those that they replaced, directly or through others."""
+    pairs = [(key.before, key.verifier) for key in listed if key.before]
+    return _reached(keys, pairs), _reached(keys, [(new, old) for old, new in reversed(pairs)])
 
 
 def _reached(keys: Iterable[Verifier], links: Iterable[tuple[Verifier, Verifier]]) -> list[Verifier]:

@@ -9,13 +9,13 @@ import msgspec
 from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.findings import Findings, Kind
 from emitd_handlers.tlog.checkpoint import Checkpoint
-from emitd_handlers.tlog.key_list import ListedKey, followers, read_listed_key, replaced
+from emitd_handlers.tlog.key_list import ListedKey, newer_and_older, read_listed_key
 from emitd_handlers.tlog.note import SIGNATURE_LENGTH, Note, NoteInvalid, Verifier
 
 #: How many checkpoints are read for their origin.
 ASKED_NOTES = 100
 #: Far more than either of the small files has.
-MAX_FILE_BYTES = 1024 * 1024
+MAX_FILE_BYTES = 16 * 1024 * 1024
 #: How long a vkey is behind its name: a sign, the id, a sign, the key.
 _VKEY_REST = 1 + 8 + 1 + 44
 
@@ -66,9 +66,9 @@ def identify(
         keys = []
     elif listed and not {key.vkey for key in keys} & {key.verifier.vkey for key in listed}:
         notes.append(f"'{trail.paths.vkey}' has none of the keys given")
-    newer = followers(keys, listed)
+    newer, older = newer_and_older(keys, listed)
     notes += [f"the key given vouches for a newer one of this log: keep it too. {key.vkey}" for key in newer]
-    return Identity(log_id, [*keys, *newer], False, notes, replaced(keys, listed))
+    return Identity(log_id, [*keys, *newer], False, notes, older)
 
 
 def _kept_id(trail: AuditTrail, findings: Findings) -> str:

@@ -20,12 +20,11 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from emitd_handlers.audit.format.files import AuditPaths, read_key_file
-from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import DurableFile
 from emitd_handlers.durable.disk import Disk, replace_file, sync_folder, write_all
 from emitd_handlers.errors import HandlerUnavailable
-from emitd_handlers.record import UNKNOWN_ADDRESS, AuditEvent, Level, LogRecord
+from emitd_handlers.record import UNKNOWN_ADDRESS, AuditEvent
 from emitd_handlers.text.uuid7 import uuid7
 from emitd_handlers.tlog.key_list import ListedKey, read_key_list, vouch
 from emitd_handlers.tlog.note import NoteInvalid, Signer, Verifier
@@ -131,26 +130,12 @@ def read_keys(disk: Disk, path: Path) -> Sequence[ListedKey]:
         raise HandlerUnavailable(f"'{path}' cannot be read: {error}") from None
 
 
-def rotation_details(listed: Sequence[ListedKey], old: Verifier, new: Verifier) -> str:
-    """Return what the event of a change of key says: the keys' ids, and the statements that lead to the new one."""
-    by_vkey = {key.verifier.vkey: key for key in reversed(listed)}
-    statements: list[str] = []
-    key = by_vkey[new.vkey]
-    while key.before is not None and key.verifier.vkey != old.vkey:
-        statements.insert(0, key.statement.decode())
-        key = by_vkey[key.before.vkey]
-    details = {"old_key_id": old.key_id.hex(), "new_key_id": new.key_id.hex(), "statements": statements}
-    return msgspec.json.encode(details).decode()
-
-
-def rotation_line(details_json: str, unix_nano: int) -> bytes:
-    """Return the line of the event of a change of key."""
-    event = AuditEvent(uuid7(), "emitd.audit.key_rotated", "emitd", UNKNOWN_ADDRESS, details_json)
-    message = "the log is signed with another key from here on"
-    record = LogRecord(
-        Level.AUDIT, message, event.event_id, unix_nano, unix_nano, source="emitd", payload=event
-    )
-    return encode_line(record)
+def rotation_event(listed: Sequence[ListedKey], old: Verifier, new: Verifier) -> AuditEvent:
+    """Return the event of a change of key, with the statement that vouches for the new one."""
+    statement = next(key.statement.decode() for key in listed if key.verifier.vkey == new.vkey)
+    details = {"old_key_id": old.key_id.hex(), "new_key_id": new.key_id.hex(), "statement": statement}
+    details_json = msgspec.json.encode(details).decode()
+    return AuditEvent(uuid7(), "emitd.audit.key_rotated", "emitd", UNKNOWN_ADDRESS, details_json)
 
 
 def rotate_key(paths: AuditPaths, key: Path, log_id: str) -> ListedKey:
@@ -220,7 +205,7 @@ def _list(disk: Disk, path: Path, key: ListedKey | None) -> None:
     file.open()
     try:
         file.ensure_synced()
-        text = file.read(MAX_FILE_BYTES, 0)
+        text = file.read(file.size, 0)
         whole = text[: text.rfind(b"\n") + 1]
         if len(whole) < len(text):
             file.cut(len(whole))
@@ -251,12 +236,12 @@ def _replace_key(paths: AuditPaths, key: Path, log_id: str) -> ListedKey:
 
 
 def _read(disk: Disk, path: Path) -> bytes | None:
-    """Return a small file's content; None if there is none, and makes none."""
+    """Return a file's content; None if there is none, and makes none."""
     if disk.state_at(path) is None:
         return None
     fd = disk.open(path)
     try:
-        return disk.read(fd, MAX_FILE_BYTES, 0)
+        return disk.read(fd, disk.state(fd).size, 0)
     finally:
         disk.close(fd)
 

@@ -15,20 +15,16 @@ from pathlib import Path
 from msgspec.structs import astuple
 
 from emitd_handlers.audit.format.files import FIRST, AuditPaths, line_blocks
+from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.audit.write.file import AuditFile
-from emitd_handlers.audit.write.identity import (
-    open_signer,
-    read_keys,
-    read_log_id,
-    rotation_details,
-    rotation_line,
-)
+from emitd_handlers.audit.write.identity import open_signer, read_keys, read_log_id, rotation_event
 from emitd_handlers.audit.write.tree import AuditTree
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reason_of
 from emitd_handlers.durable.disk import Disk, FileState
 from emitd_handlers.durable.file_identity import Displacement, Recovery
 from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash
 from emitd_handlers.tlog.note import Signer, Verifier
 
@@ -146,12 +142,13 @@ class AuditLog:
         """Write an event if another key signs from now on, unless a start that crashed has written it already."""
         if old is None or old.vkey == new.vkey:
             return
-        details_json = rotation_details(read_keys(self._disk, self.paths.vkey), old, new)
-        if any(details_json.encode() in line for _, _, line in self.file.last_lines(1)):
+        event = rotation_event(read_keys(self._disk, self.paths.vkey), old, new)
+        if any(event.details_json.encode() in line for _, _, line in self.file.last_lines(1)):
             return
-        now = max(time.time_ns(), self.file.last_received_unix_nano)
-        self.file.append(rotation_line(details_json, now) + b"\n", 1)
-        self.file.last_received_unix_nano = now
+        now = self.file.last_received_unix_nano = max(time.time_ns(), self.file.last_received_unix_nano)
+        message = "the log is signed with another key from here on"
+        record = LogRecord(Level.AUDIT, message, event.event_id, now, now, "emitd", payload=event)
+        self.file.append(encode_line(record) + b"\n", 1)
 
     def _refuse_orphaned_checkpoints(self) -> None:
         checkpoints = self._disk.state_at(self.paths.checkpoints)

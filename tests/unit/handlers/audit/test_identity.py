@@ -140,6 +140,18 @@ def test_a_list_that_was_lost_begins_with_the_key_before(log: SealedLog) -> None
     assert verify_log(log.path, keys=[log.signers[0].verifier]).verdict is Verdict.GOOD
 
 
+def test_many_changes_of_key(log: SealedLog) -> None:
+    """A list of more than 64 kB is read whole, and loses nothing at a start."""
+    for _ in range(200):
+        log.rotate_key()
+    log.paths.key.write_bytes(log.key_pem)
+    service = AuditLog(log.path, Disk(), lambda line: None)
+    service.open()
+    service.close()
+    assert vkeys_of(log) == log.vkeys
+    assert verify_log(log.path, keys=[log.signers[0].verifier]).verdict is Verdict.GOOD
+
+
 def test_a_crash_leaves_a_key_that_is_on_the_list(log: SealedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever step does not come: the key that signs is listed, and what is on the medium is in that order."""
     (old,) = read_key_file(log.paths.vkey)

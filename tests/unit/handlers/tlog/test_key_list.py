@@ -10,10 +10,9 @@ from hypothesis import strategies as st
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.key_list import (
     ListedKey,
-    followers,
+    newer_and_older,
     read_key_list,
     read_listed_key,
-    replaced,
     vouch,
 )
 from emitd_handlers.tlog.note import Note, NoteInvalid, Signer, open_note
@@ -97,11 +96,11 @@ def test_trust_goes_forwards_from_a_key_and_backwards_from_it() -> None:
     thief = vouch(SIGNERS[0], signer(9))
     listed = read_key_list(f"{TEXT}{thief.line}\n{signer(8).verifier.vkey}\n")
     for place, verifier in enumerate(VERIFIERS):
+        newer, older = newer_and_older([verifier], listed)
         expected = [*VERIFIERS[place + 1 :], *([signer(9).verifier] if place == 0 else [])]
-        assert [key.vkey for key in followers([verifier], listed)] == [key.vkey for key in expected]
-        expected = VERIFIERS[:place][::-1]
-        assert [key.vkey for key in replaced([verifier], listed)] == [key.vkey for key in expected]
-    assert followers([signer(8).verifier], listed) == replaced([signer(8).verifier], listed) == []
+        assert [key.vkey for key in newer] == [key.vkey for key in expected]
+        assert [key.vkey for key in older] == [key.vkey for key in VERIFIERS[:place][::-1]]
+    assert newer_and_older([signer(8).verifier], listed) == ([], [])
 
 
 @pytest.mark.parametrize("size", range(0, len(TEXT), 7))
