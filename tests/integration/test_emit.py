@@ -7,7 +7,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from google.rpc import code_pb2
 
+from emitd.transport import reply
 from emitd.v1 import log_service_pb2 as pb
 from emitd.v1 import record_pb2 as rec
 from emitd_server.settings import LimitSettings, ServerSettings
@@ -108,6 +110,54 @@ async def test_receipts_come_on_request(server: Running) -> None:
     assert response.receipts[0].HasField("audit")
     assert response.receipts[1] == pb.Receipt()
     assert response.receipts[2].job.applied
+
+
+#: Field 500, a number: of a newer version.
+NEWER = b"\xa0\x1f\x07"
+
+
+def newer_audit() -> rec.LogRecord:
+    event = rec.AuditEvent.FromString(audit().audit.SerializeToString() + NEWER)
+    return rec.LogRecord(audit=event)
+
+
+async def test_a_record_of_a_newer_version_is_worth_another_try(server: Running, tmp_path: Path) -> None:
+    """It is refused by itself, with the field's number and its message; nothing of it is passed over."""
+    newer_line = rec.LogRecord.FromString(rec.LogRecord(level=20, message="m").SerializeToString() + NEWER)
+    records = [audit(), newer_audit(), newer_line, audit(user_id="")]
+    response: pb.EmitBatchResponse = await server.stub.EmitBatch(pb.EmitBatchRequest(records=records))
+    assert response.accepted_count == 1
+    assert [(error.index, error.retryable, error.status.code) for error in response.errors] == [
+        (1, True, code_pb2.UNIMPLEMENTED),
+        (2, True, code_pb2.UNIMPLEMENTED),
+        (3, False, code_pb2.INVALID_ARGUMENT),
+    ]
+    unknown = "this version of the service does not know field 500 of emitd.v1"
+    assert [error.status.message for error in response.errors][:2] == [
+        f"records[1].audit: {unknown}.AuditEvent",
+        f"records[2]: {unknown}.LogRecord",
+    ]
+    assert len(audit_lines(tmp_path)) == 1
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await server.stub.Emit(pb.EmitRequest(record=newer_audit()))
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert caught.value.details() == f"record.audit: {unknown}.AuditEvent"
+    assert reply.is_retryable(caught.value)
+    assert reply.retry_delay(reply.details_of(caught.value)) == 10.0
+    for request in (pb.EmitBatchRequest(records=[audit()]), pb.EmitRequest(record=audit())):
+        method = f"/emitd.v1.LogService/{type(request).__name__.removesuffix('Request')}"
+        with pytest.raises(grpc.aio.AioRpcError, match=f"{unknown}.{type(request).__name__}") as caught:
+            await server.channel.unary_unary(method)(request.SerializeToString() + NEWER)
+        assert reply.is_retryable(caught.value)
+    assert len(audit_lines(tmp_path)) == 1
+
+
+async def test_a_question_of_a_newer_version_is_refused(server: Running) -> None:
+    """A filter that this version would pass over; another try does not help."""
+    with pytest.raises(grpc.aio.AioRpcError, match=r"field 500 of emitd\.v1\.ListJobsRequest") as caught:
+        await server.channel.unary_unary("/emitd.v1.LogService/ListJobs")(NEWER)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert not reply.is_retryable(caught.value)
 
 
 async def test_an_empty_batch_is_good(server: Running) -> None:
@@ -238,7 +288,7 @@ async def test_what_does_not_parse_is_invalid(server: Running) -> None:
 
 
 async def test_random_bytes_never_harm_the_server(server: Running) -> None:
-    """Whatever bytes come, the answer is INVALID_ARGUMENT or a verdict, and the server goes on."""
+    """Whatever bytes come: they are wrong, or of a newer version, or there is a verdict; and the server goes on."""
     chance = random.Random(7)
     good = pb.EmitBatchRequest(
         records=[audit(), job(), rec.LogRecord(level=20, message="x")]
@@ -253,7 +303,8 @@ async def test_random_bytes_never_harm_the_server(server: Running) -> None:
             try:
                 await call(bytes(data))
             except grpc.aio.AioRpcError as error:
-                assert error.code() in (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND), error
+                codes = grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+                assert error.code() in (*codes, grpc.StatusCode.UNIMPLEMENTED), error
     assert (await emit(server, audit())).audit.event_id
 
 
