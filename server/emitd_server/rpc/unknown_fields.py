@@ -22,8 +22,9 @@ def refuse_unknown(message: Message, path: str = "", *, skip: str = "", is_kept:
 
     `is_kept`: it is a record, or has some, and its sender keeps those until the service is a newer one.
     """
-    for unknown in UnknownFieldSet(message):
-        raise FieldUnknown(path, message.DESCRIPTOR.full_name, unknown.field_number, is_kept=is_kept)
+    unknown = UnknownFieldSet(message)
+    if len(unknown):
+        raise FieldUnknown(path, message.DESCRIPTOR.full_name, unknown[0].field_number, is_kept=is_kept)
     for field, value in message.ListFields():
         inner = field.message_type
         if inner is None or inner.GetOptions().map_entry or field.name == skip:
