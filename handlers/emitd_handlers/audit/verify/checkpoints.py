@@ -102,9 +102,7 @@ class CheckpointJudge(msgspec.Struct, frozen=True):
                 signed_by = [key.short_name for key in note.verify(self.verifiers)]
                 is_outdated = self.replaced.issuperset(signed_by)
             except UnknownKey as error:
-                what = (
-                    f"{error}; either it is forged, or no key that is known here vouches for a key of the log"
-                )
+                what = f"{error}; it is forged, or its key is the log's, and no key that is known here vouches for it"
                 return wrong(Kind.KEY_UNKNOWN, f"is not to be trusted: {what}")
             except NoteInvalid as error:
                 return wrong(Kind.SIGNATURE_WRONG, f"was forged, or changed after it was signed: {error}")

@@ -126,7 +126,7 @@ def test_a_key_that_nothing_vouches_for(log: SealedLog) -> None:
     assert verify_log(log.path).verdict is Verdict.GOOD
     report = verify_by(log, 0)
     assert (kinds(report), report.covered_lines) == ([Kind.KEY_UNKNOWN], 40)
-    assert "no key that is known here vouches for" in report.findings[0].message
+    assert "no key that is known here vouches for it" in report.findings[0].message
     assert kinds(verify_by(log, 1)) == [Kind.KEY_UNKNOWN] * 2
     assert verify_by(log, 0, 1).verdict is Verdict.GOOD
 
