@@ -66,7 +66,7 @@ def read_key_list(text: str, *, may_be_torn: bool = False) -> list[ListedKey]:
 
 def read_listed_key(line: str, above: Iterable[ListedKey]) -> ListedKey:
     """Read one line; `above` are the keys above it on its list. Raises NoteInvalid."""
-    vkey, *words = line.split()
+    vkey, *words = line.split() or [""]
     verifier = Verifier.from_vkey(vkey)
     if not words:
         return ListedKey(verifier)

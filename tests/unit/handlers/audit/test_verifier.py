@@ -165,6 +165,15 @@ def test_a_key_that_was_replaced_covers_nothing_for_the_holder_of_the_new_one(lo
     assert verify_by(log, 0).verdict is Verdict.GOOD  # who has only the stolen key cannot know
 
 
+def test_a_line_of_the_keys_that_is_none_is_named(log: SealedLog) -> None:
+    """By its number, also if it is empty."""
+    log.paths.vkey.write_text(f"{log.vkeys[0]}\n\nnonsense\n")
+    said = [finding.message for finding in verify_log(log.path).findings]
+    assert [message.partition(": ")[2] for message in said] == [
+        f"'{line}' is not the vkey of an Ed25519 key: NAME+HHHHHHHH+BASE64" for line in ("", "nonsense")
+    ]
+
+
 @pytest.mark.parametrize("cut", [1, 20, 100, 200, 280, 320])
 def test_a_torn_line_of_the_keys_is_no_tampering(log: SealedLog, cut: int) -> None:
     """A crash leaves it, of a key that has signed nothing."""
