@@ -5,6 +5,7 @@ EmitdError (emitd_handlers.errors)
 │   ├── NoHandler              no active handler takes the record's level
 │   └── MemoryExhausted        the service holds as much as it may: try again later
 ├── RequestInvalid             a request makes no sense: never retry
+│   └── FieldUnknown           it, or a record in it, has a field of a newer version: a newer service can take it
 ├── RequestLate                a call did not send its request in time
 ├── JobNotFound
 ├── NoJobSource                no active handler serves jobs
@@ -30,6 +31,7 @@ from emitd_handlers.text.escape import escape
 __all__ = [
     "AuditLogNotFound",
     "ConfigError",
+    "FieldUnknown",
     "JobNotFound",
     "MemoryExhausted",
     "NoAuditSource",
@@ -68,6 +70,15 @@ class RequestInvalid(EmitdError):
         super().__init__(f"{field}: {problem}" if field else problem)
         self.field = field
         self.problem = problem
+
+
+class FieldUnknown(RequestInvalid):
+    """A request has a field that this version does not know. `field` is the path of the message that has it."""
+
+    def __init__(self, field: str, message_name: str, number: int, *, is_kept: bool) -> None:
+        """`is_kept`: it came with records, which their sender keeps until the service is a newer one."""
+        super().__init__(field, f"this version of the service does not know field {number} of {message_name}")
+        self.retry_after_seconds = 10.0 if is_kept else None
 
 
 class RequestLate(EmitdError):

@@ -3,6 +3,7 @@
 It has its own tree, its own proofs and its own signatures, and shares nothing with emitd but the public formats.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -210,12 +211,21 @@ def test_the_log_of_a_real_service_is_read(tmp_path: Path, folder: Path, read: R
         stop(server)
     old_vkey, new_vkey = emitd(tmp_path, "audit", "key", log).split()
     assert old_vkey == vkey
-    assert export_and_read(new_vkey, *older)[0] == str(2 * EVENTS)
+    total = 2 * EVENTS + 1  # and that the key was changed
+    assert export_and_read(new_vkey, *older)[0] == str(total)
+    event = next(line for line in Path(log).read_text().splitlines() if "emitd.audit.key_rotated" in line)
+    statement_file = tmp_path / "statement"
+    statement_file.write_text(json.loads(event)["details"]["statement"])
+    for key in (vkey, new_vkey):
+        said = emitd(tmp_path, "audit", "verify", log, "--key", key)
+        assert said.startswith(f"good: {total} lines"), said
+        said = run([reader, "note", key, statement_file], tmp_path)
+        assert said == f"ok emitd audit key rotation|{vkey}|{new_vkey}\n"
 
     emitd(tmp_path, "audit", "prove", "f-42", "--log", log)
     said = run([reader, "proof", new_vkey, "f-42.tlog-proof"], tmp_path)
     # The command has several batches under way at once: which of them comes first is not said.
     ok, index, of, count, line = said.split(maxsplit=4)
-    assert (ok, of, count) == ("ok", "of", str(2 * EVENTS))
-    assert EVENTS <= int(index) < 2 * EVENTS
+    assert (ok, of, count) == ("ok", "of", str(total))
+    assert EVENTS < int(index) < total
     assert '"event_id":"f-42"' in line

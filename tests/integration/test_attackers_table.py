@@ -11,6 +11,8 @@
 | the tail cut: lines, hashes and checkpoints              | a later checkpoint; a receipt doubts it   |
 | the whole log rebuilt, signed with the same key          | an older checkpoint; a receipt doubts it  |
 | the whole log rebuilt, signed with another key           | the key, held elsewhere                   |
+| a key put on the list without the old one                | the key, held elsewhere                   |
+| a key that the stolen old key vouches for                | the newer key, or an older checkpoint     |
 | a forged checkpoint                                      | `verify`                                  |
 | the file of stored hashes edited                         | `verify`, with the hash                   |
 | the lines, or the checkpoints, of another log            | `verify`                                  |
@@ -37,6 +39,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from emitd_handlers.audit.format.files import frame_note
 from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.key_list import ListedKey, vouch
 from emitd_handlers.tlog.merkle import HASH_BYTES, Frontier, leaf_hash, stored_index
 from emitd_handlers.tlog.note import Signer
 from support.audit.sealed_log import TIME, SealedLog, make_line
@@ -322,6 +325,33 @@ def test_the_log_rebuilt_with_another_key(log: SealedLog) -> None:
     assert [kind for kind, _, _ in found(new, "--key", vkey)] == ["KEY_UNKNOWN"] * 3
     assert verify(new, "--against", held)[0] == 4
     assert "LOG_REBUILT" in {kind for kind, _, _ in found(new, "--key", vkey, "--against", held)}
+
+
+def test_a_new_key_without_the_old_one(log: SealedLog) -> None:
+    """An attacker puts his key on the list, with a statement that the old key did not sign, or with none."""
+    vkey = log.vkeys[0]
+    thief, new = (Signer(log.log_id, Ed25519PrivateKey.generate()) for _ in range(2))
+    for added in (ListedKey(new.verifier), vouch(thief, new), vouch(new, new)):
+        log.paths.vkey.write_text(f"{vkey}\n{added.line}\n")
+        forge(log, Checkpoint(log.log_id, len(log.lines), log.root()), new)
+        assert "KEY_UNKNOWN" in {kind for kind, _, _ in found(log, "--key", vkey)}
+
+
+def test_a_new_key_that_the_stolen_old_one_vouches_for(log: SealedLog) -> None:
+    """Who has only the stolen key follows the thief; who has the newer one, or an old checkpoint, does not."""
+    old = log.signers[0]
+    log.rotate_key()
+    newer = log.vkeys[1]
+    held = keep(log, "held", log.checkpoint())
+    new = rebuild(log, with_same_key=True)
+    thief = Signer(log.log_id, Ed25519PrivateKey.generate())
+    keys = [ListedKey(old.verifier), vouch(old, log.signers[1]), vouch(old, thief)]
+    new.paths.vkey.write_text("".join(f"{key.line}\n" for key in keys))
+    new.paths.checkpoints.write_bytes(b"")
+    forge(new, Checkpoint(new.log_id, len(new.lines), new.root()), thief)
+    assert verify(new, "--key", old.verifier.vkey)[0] == 0
+    assert "KEY_UNKNOWN" in {kind for kind, _, _ in found(new, "--key", newer)}
+    assert "LOG_REBUILT" in {kind for kind, _, _ in found(new, "--key", old.verifier.vkey, "--against", held)}
 
 
 def forge(log: SealedLog, checkpoint: Checkpoint, signer: Signer) -> None:

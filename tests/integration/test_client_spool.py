@@ -2,7 +2,7 @@
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from support.client.sending import (
     too_large_for,
     until,
 )
+from support.processes.server_process import ServerProcess
 from support.processes.threaded_server import threaded_server
 from support.soak.server import free_port
 
@@ -89,6 +90,33 @@ def test_a_service_that_refuses_the_sender_rejects_no_event(
         assert numbers(records(service)[-5:]) == list(range(5))
     assert client.stats()["spool_rejected"] == 0
     assert capsys.readouterr().err.count("the spool waits: PERMISSION_DENIED: not you") == 1
+
+
+def test_a_record_of_a_newer_version_waits_for_a_newer_service(
+    make_client: Callable[..., LogClient], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service of this version refuses it as worth another try; those around it are sent, and it is kept."""
+    port = free_port()
+    append = spool_manager.SpoolManager.append
+
+    def append_newer(self: spool_manager.SpoolManager, spooled: Sequence[bytes]) -> None:
+        field_500 = b"\xa0\x1f\x07"
+        append(self, [record + field_500 * (b"number-1" in record) for record in spooled])
+
+    monkeypatch.setattr(spool_manager.SpoolManager, "append", append_newer)
+    client = make_client(f"127.0.0.1:{port}")
+    for number in range(4):
+        audit(client, number, timeout=0.001, message=f"number-{number}")
+    config = (
+        f"server: {{listen: '127.0.0.1:{port}'}}\nhandlers: {{audit: {{type: json_audit, path: audit.log}}}}"
+    )
+    with ServerProcess.start(config, tmp_path):
+        until(lambda: client.stats()["replayed"] == 3)
+        assert (client.stats()["spool_records"], client.stats()["spool_rejected"]) == (1, 0)
+    client.close()
+    with fake_log_service(accept, port=port) as service:
+        audit(make_client(f"127.0.0.1:{port}"), 9)
+        until(lambda: sorted(numbers(records(service))) == [1, 9])
 
 
 def test_a_spooled_record_that_is_too_large_does_not_block_the_rest(

@@ -86,15 +86,16 @@ def check_receipt(
     for a vkey that is malformed, and ModuleNotFoundError without the `audit` extra.
     """
     try:
+        from emitd_handlers.tlog.key_list import read_key_list
         from emitd_handlers.tlog.merkle import leaf_hash
-        from emitd_handlers.tlog.note import NoteInvalid, Verifier
+        from emitd_handlers.tlog.note import NoteInvalid
         from emitd_handlers.tlog.proof_file import ProofInvalid, TlogProof
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError(
             f"verify_receipt needs '{error.name}': pip install 'emitd[audit]' brings it", name=error.name
         ) from error
     try:
-        verifiers = [Verifier.from_vkey(key) for key in vkey.split()]
+        verifiers = [key.verifier for key in read_key_list(vkey)]
     except NoteInvalid as error:
         raise RequestRejected(f"vkey: {error}", field="vkey") from error
     if not verifiers:

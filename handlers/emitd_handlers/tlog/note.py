@@ -34,6 +34,8 @@ __all__ = [
 #: The kind of signature: Ed25519 over the text.
 ED25519 = b"\x01"
 KEY_BYTES = 32
+#: A signature with its key's id, in base64.
+SIGNATURE_LENGTH = 92
 #: The specification asks for at least 16.
 MAX_SIGNATURES = 100
 MAX_NOTE_BYTES = 1024 * 1024
@@ -84,9 +86,14 @@ class Verifier:
         return verifier
 
     @property
+    def short_name(self) -> str:
+        """The key's name and id, `NAME+HHHHHHHH`."""
+        return f"{self.name}+{self.key_id.hex()}"
+
+    @property
     def vkey(self) -> str:
         """The key as a vkey."""
-        return f"{self.name}+{self.key_id.hex()}+{b64encode(ED25519 + self.public_key).decode()}"
+        return f"{self.short_name}+{b64encode(ED25519 + self.public_key).decode()}"
 
     def verifies(self, text: bytes, signature: bytes) -> bool:
         """Return whether `signature` is this key's over `text`."""
@@ -148,6 +155,11 @@ class Note(msgspec.Struct, frozen=True):
         if len(lines) > MAX_SIGNATURES:
             raise NoteInvalid(f"the note has {len(lines)} signatures, more than {MAX_SIGNATURES}")
         return cls(f"{text}\n", [_read_signature(line) for line in lines])
+
+    def written(self) -> bytes:
+        """Return the note as it is written; that a signature fits does not mean that it is spelt so."""
+        signed = [(line.name, b64encode(line.key_id + line.signature).decode()) for line in self.signatures]
+        return "".join([self.text, "\n", *(f"— {name} {text}\n" for name, text in signed)]).encode()
 
     def verify(self, verifiers: Iterable[Verifier]) -> Sequence[Verifier]:
         """Return the keys among `verifiers` that signed the note: one or more.

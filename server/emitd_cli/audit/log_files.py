@@ -14,6 +14,7 @@ from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.durable.append_file import reason_of
 from emitd_handlers.errors import AuditDamaged, AuditNotFound, AuditQueryInvalid, HandlerUnavailable
 from emitd_handlers.tlog.kept_file import kept_text
+from emitd_handlers.tlog.key_list import read_key_list
 from emitd_handlers.tlog.note import NoteInvalid, Verifier
 from emitd_handlers.tlog.proof_file import MAX_PROOF_BYTES
 
@@ -62,16 +63,17 @@ def read_kept(file: str, flag: str = "") -> bytes:
 
 
 def keys_from_flags(keys: Sequence[str]) -> list[Verifier]:
-    """Return the keys that `--key` gives, each a vkey or a file with vkeys, one a line. Raises Misuse."""
+    """Return the keys that `--key` gives, each a vkey or a file with a list of keys. Raises Misuse."""
     verifiers = []
     for key in keys:
-        vkeys = kept_text(read_kept(key, "--key")).split() if _is_there(Path(key)) else [key]
-        if not vkeys:
-            raise Misuse(f"--key: the file '{key}' has no key", field="--key")
+        text = kept_text(read_kept(key, "--key")) if _is_there(Path(key)) else key
         try:
-            verifiers += [Verifier.from_vkey(vkey) for vkey in vkeys]
+            listed = read_key_list(text)
         except NoteInvalid as error:
             raise Misuse(f"--key: {error}", field="--key") from error
+        if not listed:
+            raise Misuse(f"--key: '{key}' has no key", field="--key")
+        verifiers += [entry.verifier for entry in listed]
     return verifiers
 
 

@@ -15,10 +15,11 @@ from emitd_cli.audit.log_files import (
 )
 from emitd_cli.errors import CannotRun, CannotTell, CommandError, ExitCode, Misuse
 from emitd_cli.terminal.output import field_lines, one_line, print_outcome, say
+from emitd_handlers.audit.format.files import read_key_file
 from emitd_handlers.audit.publish.export import FolderMismatch, export_log
 from emitd_handlers.audit.publish.prove import ProvedEvent, check_proof, proof_name, prove_event
 from emitd_handlers.audit.read.trail import AuditTrail
-from emitd_handlers.audit.write.identity import read_vkeys, rotate_key
+from emitd_handlers.audit.write.identity import rotate_key
 from emitd_handlers.durable.disk import replace_file
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.kept_file import kept_text, proof_in
@@ -72,7 +73,7 @@ def run_check(options: argparse.Namespace) -> int:
         "index": str(proved.proof.index),
         "tree size": str(checkpoint.size),
         "leaf hash": proved.leaf_hash.hex(),
-        "signed by": ", ".join(f"{key.name}+{key.key_id.hex()}" for key in proved.signed_by),
+        "signed by": ", ".join(key.short_name for key in proved.signed_by),
         **event_fields(proved.line),
     }
     print_outcome(
@@ -118,7 +119,7 @@ def run_key(options: argparse.Namespace) -> int:
     if options.rotate:
         _rotate(target)
     with files_to_errors():
-        keys = read_vkeys(target.paths.vkey)
+        keys = [key.verifier for key in read_key_file(target.paths.vkey)]
     if not keys:
         raise CannotTell(
             f"there is no key in '{target.paths.vkey}' yet: the service makes one when it starts"
@@ -159,9 +160,10 @@ def _keys_of_own_log(log_id: str, config: str | None) -> Sequence[Verifier]:
     except (CannotTell, CannotRun, Misuse) as error:
         raise CannotTell(f"{needed}: it is not known here ({error})", field="--key") from error
     try:
-        keys = [verifier for verifier in read_vkeys(target.paths.vkey) if verifier.name == log_id]
+        listed = [key.verifier for key in read_key_file(target.paths.vkey)]
     except NoteInvalid as error:  # the proof is not to blame
         raise CannotTell(f"{needed}: '{target.paths.vkey}' is damaged ({error})", field="--key") from error
+    keys = [verifier for verifier in listed if verifier.name == log_id]
     if not keys:
         raise CannotTell(f"{needed}: '{target.path}' is another log, or has no key", field="--key")
     return keys
@@ -170,12 +172,12 @@ def _keys_of_own_log(log_id: str, config: str | None) -> Sequence[Verifier]:
 def _rotate(target: AuditTarget) -> None:
     key = target.key or target.paths.key
     with files_to_errors():
-        was_there = key.exists()
-        rotate_key(target.paths, key, target.log_id or _kept_log_id(target))
+        added = rotate_key(target.paths, key, target.log_id or _kept_log_id(target))
     say(f"the last of these keys is new, in '{key}'; the service signs with it from its next start on")
-    if not was_there:
+    if added.before is None:
         say(
-            f"there was no key '{key}' before: if the configuration names another file, rotate by the configuration"
+            f"there was no key '{key}' before, so nothing vouches for the new one: give it to all who verify the log. "
+            "If the configuration names another file, rotate by the configuration"
         )
 
 
@@ -185,7 +187,7 @@ def _kept_log_id(target: AuditTarget) -> str:
     if log_id:
         return log_id
     # The configuration, which is not known here, may give the id; the keys have it as well.
-    keys = read_vkeys(target.paths.vkey)
+    keys = read_key_file(target.paths.vkey)
     if not keys:
         raise CannotTell(f"the log '{target.path}' has neither an id nor a key yet: start the service first")
-    return keys[-1].name
+    return keys[-1].verifier.name

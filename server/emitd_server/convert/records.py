@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
-from emitd_handlers.errors import RecordInvalid
+from emitd_handlers.errors import EmitdError, RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, Committed, JobReceipt
 from emitd_handlers.record import (
     AuditEvent,
@@ -71,27 +71,34 @@ class RecordReader:
         self._surely_short = min(limits.max_id_bytes, limits.max_name_bytes) // 4
 
     def read_all(
-        self, records: Sequence[pb.LogRecord], request_bytes: int
-    ) -> tuple[Sequence[LogRecord], Sequence[int], dict[int, RecordInvalid]]:
+        self,
+        records: Sequence[pb.LogRecord],
+        request_bytes: int,
+        check: Callable[[int, pb.LogRecord], None] | None = None,
+    ) -> tuple[Sequence[LogRecord], Sequence[int], dict[int, EmitdError]]:
         """Return the good records, the index of each in `records`, and the errors of the others by index.
 
-        `request_bytes` is the size of the request: a record cannot be larger than that.
+        `request_bytes` is the size of the request: a record cannot be larger than that. `check` may refuse a record,
+        given with its index, by raising an EmitdError.
         """
         self._received = max(self._clock(), self._received + 1)
-        if request_bytes <= self._limits.max_record_bytes:  # measured: saves 0.5 of 3.9 µs an audit record
+        # Measured: saves 0.5 of 3.9 µs an audit record.
+        if check is None and request_bytes <= self._limits.max_record_bytes:
             try:
                 return [self._read(record) for record in records], range(len(records)), {}
             except RecordInvalid:
                 pass  # look again, at one after the other
         good: list[LogRecord] = []
         indexes: list[int] = []
-        bad: dict[int, RecordInvalid] = {}
+        bad: dict[int, EmitdError] = {}
         for index, record in enumerate(records):
             try:
+                if check is not None:
+                    check(index, record)
                 self._check_size(record)
                 good.append(self._read(record))
                 indexes.append(index)
-            except RecordInvalid as error:
+            except EmitdError as error:
                 bad[index] = error
         return good, indexes, bad
 

@@ -6,7 +6,7 @@ from collections.abc import AsyncGenerator, Sequence
 import grpc
 from google.rpc import status_pb2
 
-from emitd.v1 import job_pb2, log_line_pb2, log_service_pb2
+from emitd.v1 import job_pb2, log_line_pb2, log_service_pb2, record_pb2
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.outcome import Committed, JobReceipt, Outcomes, Refused
 from emitd_handlers.record import LogRecord
@@ -23,9 +23,10 @@ from emitd_server.errors import JobNotFound, RequestInvalid
 from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.job_streams import JobWatches
 from emitd_server.rpc.log_reads import LogReads
-from emitd_server.rpc.methods import Rpcs, parse
+from emitd_server.rpc.methods import Rpcs, parse, parse_records
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import code_of, is_retryable, status_of
+from emitd_server.rpc.unknown_fields import refuse_unknown
 
 #: Those of a batch's errors that come with a text, and those of its notices that come with the id of the job: the reply
 #: stays under 2 MiB.
@@ -69,7 +70,9 @@ class LogServicer:
 
     async def emit(self, data: bytes) -> bytes:
         """Emit: one record, a batch of one."""
-        request = parse(log_service_pb2.EmitRequest, data)
+        request, has_unknown = parse_records(log_service_pb2.EmitRequest, data)
+        if has_unknown:
+            refuse_unknown(request, is_kept=True)
         if not request.HasField("record"):
             raise RequestInvalid("record", "is mandatory")
         records, _, bad = self._reader.read_all([request.record], len(data))
@@ -83,9 +86,12 @@ class LogServicer:
 
     async def emit_batch(self, data: bytes) -> bytes:
         """EmitBatch: errors and notices by index; all other records are only counted."""
-        request = parse(log_service_pb2.EmitBatchRequest, data)
+        request, has_unknown = parse_records(log_service_pb2.EmitBatchRequest, data)
         wire_records = request.records
-        records, indexes, bad = self._reader.read_all(wire_records, len(data))
+        if has_unknown:
+            refuse_unknown(request, skip="records", is_kept=True)
+        check = _refuse_unknown if has_unknown else None
+        records, indexes, bad = self._reader.read_all(wire_records, len(data), check)
         if request.want_receipts:
             self._refuse_large_receipts(records)
         outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())
@@ -181,3 +187,7 @@ class LogServicer:
     def tail_logs(self, data: bytes) -> AsyncGenerator[bytes, None]:
         """TailLogs: to the end of the server, with heartbeats."""
         return self._lines.tail(parse(log_line_pb2.TailLogsRequest, data))
+
+
+def _refuse_unknown(index: int, record: record_pb2.LogRecord) -> None:
+    refuse_unknown(record, f"records[{index}]", is_kept=True)

@@ -19,6 +19,7 @@ from emitd_server.errors import MemoryExhausted
 from emitd_server.rpc.intake import Context, Intake, malformed
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import status_of
+from emitd_server.rpc.unknown_fields import drop_unknown, refuse_unknown
 
 M = TypeVar("M", bound=Message)
 Unary: TypeAlias = Callable[[bytes], Awaitable[bytes]]
@@ -26,7 +27,24 @@ Stream: TypeAlias = Callable[[bytes], AsyncGenerator[bytes, None]]
 
 
 def parse(message_type: type[M], data: bytes) -> M:
-    """Return the message of a request. Raises RequestInvalid, and MemoryExhausted if memory has run out."""
+    """Return the message of a question.
+
+    Raises RequestInvalid, FieldUnknown, and MemoryExhausted if memory has run out.
+    """
+    message, has_unknown = parse_records(message_type, data)
+    if has_unknown:
+        refuse_unknown(message)
+    return message
+
+
+def parse_records(message_type: type[M], data: bytes) -> tuple[M, bool]:
+    """Return the message of a request, and whether it has fields that this version does not know."""
+    message = _from_bytes(message_type, data)
+    has_unknown = drop_unknown(message)
+    return (_from_bytes(message_type, data) if has_unknown else message), has_unknown
+
+
+def _from_bytes(message_type: type[M], data: bytes) -> M:
     try:
         return message_type.FromString(data)
     except DecodeError as error:

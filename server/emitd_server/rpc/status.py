@@ -20,6 +20,7 @@ from emitd_handlers.errors import (
 )
 from emitd_server.errors import (
     AuditLogNotFound,
+    FieldUnknown,
     JobNotFound,
     MemoryExhausted,
     NoAuditSource,
@@ -44,6 +45,8 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     AuditNotFound: code_pb2.NOT_FOUND,
     RecordConflict: code_pb2.ALREADY_EXISTS,
     NoHandler: code_pb2.FAILED_PRECONDITION,
+    # Not UNAVAILABLE, which proxies and grpc's own retries take for a broken server. RetryInfo tells a record's sender.
+    FieldUnknown: code_pb2.UNIMPLEMENTED,
     MemoryExhausted: code_pb2.RESOURCE_EXHAUSTED,
     HandlerBusy: code_pb2.RESOURCE_EXHAUSTED,
     StreamStalled: code_pb2.RESOURCE_EXHAUSTED,

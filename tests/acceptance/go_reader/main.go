@@ -3,10 +3,12 @@
 //
 //	goreader log VKEY URL [SIZE ROOT]
 //	goreader proof VKEY FILE
+//	goreader note VKEY FILE
 //
 // The first fetches the checkpoint under URL, verifies its signature by VKEY, proves every entry to be in the tree, and,
 // with the size and the root (in base64) of an older checkpoint, that the log still begins as it did then. The second
-// verifies a proof file that has its entry in it. Each prints one line that begins with "ok", or ends with 1 and says why.
+// verifies a proof file that has its entry in it. The third opens a signed note, such as the statement by which a key
+// vouches for the next. Each prints one line that begins with "ok", or ends with 1 and says why.
 package main
 
 import (
@@ -229,14 +231,33 @@ func readProof(vkey, file string) error {
 	return nil
 }
 
+func readNote(vkey, file string) error {
+	signed, err := os.ReadFile(file)
+	if err != nil {
+		return err
+	}
+	verifier, err := note.NewVerifier(vkey)
+	if err != nil {
+		return err
+	}
+	opened, err := note.Open(signed, note.VerifierList(verifier))
+	if err != nil {
+		return err
+	}
+	fmt.Printf("ok %s\n", strings.ReplaceAll(strings.TrimSpace(opened.Text), "\n", "|"))
+	return nil
+}
+
 func run(arguments []string) error {
 	switch {
+	case len(arguments) == 3 && arguments[0] == "note":
+		return readNote(arguments[1], arguments[2])
 	case len(arguments) == 3 && arguments[0] == "proof":
 		return readProof(arguments[1], arguments[2])
 	case (len(arguments) == 3 || len(arguments) == 5) && arguments[0] == "log":
 		return readLog(arguments[1], arguments[2], arguments[3:])
 	}
-	return errors.New("usage: goreader log VKEY URL [SIZE ROOT] | goreader proof VKEY FILE")
+	return errors.New("usage: goreader log VKEY URL [SIZE ROOT] | goreader proof VKEY FILE | goreader note VKEY FILE")
 }
 
 func main() {

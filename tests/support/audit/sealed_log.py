@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
-
 from emitd_handlers.audit.format.files import AuditPaths, Entry, frame_note, pack_entry
 from emitd_handlers.audit.format.line import encode_line
+from emitd_handlers.audit.write.identity import new_key_pem, read_key
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.key_list import ListedKey, vouch
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash
 from emitd_handlers.tlog.note import Signer
 
@@ -53,6 +53,8 @@ class SealedLog:
         #: The checkpoints so far, as notes.
         self.notes: list[bytes] = []
         self.signers: list[Signer] = []
+        #: The newest private key; no file has it.
+        self.key_pem = b""
         self._frontier = Frontier()
         self._index_every = index_every
         self._offset = 0
@@ -65,10 +67,16 @@ class SealedLog:
         """The public keys, the newest last."""
         return [signer.verifier.vkey for signer in self.signers]
 
-    def rotate_key(self) -> None:
-        """Sign with a new key from now on."""
-        self.signers.append(Signer(self.log_id, Ed25519PrivateKey.generate()))
-        self.paths.vkey.write_text("".join(f"{vkey}\n" for vkey in self.vkeys))
+    def rotate_key(self, *, is_vouched: bool = True) -> None:
+        """Sign with a new key from now on; the one before vouches for it, unless told otherwise."""
+        pem = new_key_pem()
+        signer = Signer(self.log_id, read_key(pem))
+        is_first = not self.signers
+        key = ListedKey(signer.verifier) if is_first or not is_vouched else vouch(self.signers[-1], signer)
+        self.signers.append(signer)
+        self.key_pem = pem
+        with self.paths.vkey.open("w" if is_first else "a") as file:
+            file.write(f"{key.line}\n")
 
     def append(self, lines: Sequence[bytes], *, hashes: bool = True) -> None:
         """Append lines, and their hashes unless told otherwise."""

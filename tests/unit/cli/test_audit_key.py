@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd_handlers.audit.write.identity import new_key_pem, read_key
+from emitd_handlers.audit.write.identity import read_key
 from emitd_handlers.tlog.note import Signer
 from support.audit.sealed_log import LOG_ID, SealedLog
 from support.processes.run_main import Done, run_main
@@ -16,7 +16,7 @@ from support.processes.run_main import Done, run_main
 @pytest.fixture
 def log(tmp_path: Path) -> SealedLog:
     log = SealedLog.make(tmp_path / "audit.json.log", 3)
-    log.paths.key.write_bytes(new_key_pem())
+    log.paths.key.write_bytes(log.key_pem)
     return log
 
 
@@ -69,7 +69,7 @@ def test_the_configuration_says_which_key_and_which_id(tmp_path: Path) -> None:
     """The file that it names is replaced, and the key has the log's name."""
     log = SealedLog.make(tmp_path / "audit.json.log", 3)
     secret = tmp_path / "secret.pem"
-    secret.write_bytes(new_key_pem())
+    secret.write_bytes(log.key_pem)
     log.paths.log_id.unlink()
     config = tmp_path / "emitd.yml"
     config.write_text(

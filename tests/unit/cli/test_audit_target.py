@@ -7,7 +7,7 @@ import pytest
 
 from emitd_cli.audit.log_files import AuditTarget, find_log, keys_from_flags
 from emitd_cli.errors import CannotTell, CommandError, Misuse
-from emitd_handlers.audit.write.identity import read_vkeys
+from emitd_handlers.audit.format.files import read_key_file
 from emitd_handlers.tlog.note import NoteInvalid
 from support.audit.sealed_log import SealedLog
 from support.processes.run_main import run_main
@@ -156,16 +156,16 @@ def test_keys_that_cannot_be_read_are_misuse(tmp_path: Path) -> None:
 
 def test_a_file_without_keys_is_misuse(tmp_path: Path) -> None:
     """It is named."""
-    with pytest.raises(Misuse, match=r"--key: the file '.*empty\.vkey' has no key"):
+    with pytest.raises(Misuse, match=r"--key: '.*empty\.vkey' has no key"):
         keys_from_flags([str(write(tmp_path / "empty.vkey", "\n"))])
 
 
 def test_the_keys_beside_a_log(log: SealedLog) -> None:
     """All of them, the newest last; none where there is no file; a damaged file is told."""
     log.rotate_key()
-    assert [verifier.vkey for verifier in read_vkeys(log.paths.vkey)] == log.vkeys
+    assert [key.verifier.vkey for key in read_key_file(log.paths.vkey)] == log.vkeys
     log.paths.vkey.write_text("nonsense\n")
     with pytest.raises(NoteInvalid):
-        read_vkeys(log.paths.vkey)
+        read_key_file(log.paths.vkey)
     log.paths.vkey.unlink()
-    assert read_vkeys(log.paths.vkey) == []
+    assert read_key_file(log.paths.vkey) == []

@@ -5,7 +5,7 @@ audit.json.log.log_id        the log's id, if the configuration gives none
 audit.json.log.hashes        the stored hashes of the lines' tree, 32 bytes each (see `tlog.merkle`)
 audit.json.log.checkpoints   the signed checkpoints, oldest first: notes, a blank line after each
 audit.json.log.key           the private key that signs them; PEM, mode 0600
-audit.json.log.vkey          the public keys, a vkey a line, the newest last; a key is listed before it signs
+audit.json.log.vkey          the public keys (see `tlog.key_list`), the newest last; a key is listed before it signs
 audit.json.log.index         where lines begin: one entry for some hundred kilobytes of lines
 
 An index entry is 16 bytes, big-endian: a line's number and the offset of its first byte; both grow from entry to entry.
@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import NamedTuple, TypeAlias
 
 import msgspec
+
+from emitd_handlers.tlog.key_list import ListedKey, read_key_list
 
 
 class AuditPaths(msgspec.Struct, frozen=True):
@@ -105,6 +107,18 @@ def _end_of_note(data: bytes, start: int) -> int:
             return blank + 1
         blank = data.find(b"\n\n", blank + 1)
     return len(data)
+
+
+# The public keys.
+
+
+def read_key_file(path: Path) -> list[ListedKey]:
+    """Return the keys in a file, the newest last; none if it is not there. Raises NoteInvalid, OSError."""
+    try:
+        text = path.read_text(encoding="utf-8", errors="replace")
+    except FileNotFoundError:
+        return []
+    return read_key_list(text, may_be_torn=True)
 
 
 # The index.

@@ -16,8 +16,7 @@ from emitd_handlers.audit.format.files import Entry
 from emitd_handlers.audit.read.scan import Scan, newest_event, scan_block
 from emitd_handlers.audit.read.trail import AuditTrail, CommittedTrail
 from emitd_handlers.audit.source import AuditEntry, AuditFilter
-from emitd_handlers.audit.write.identity import read_vkeys
-from emitd_handlers.errors import AuditDamaged, AuditNotFound, HandlerUnavailable
+from emitd_handlers.errors import AuditNotFound, HandlerUnavailable
 from emitd_handlers.room import Room
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import inclusion_proof, leaf_hash
@@ -50,10 +49,7 @@ def newest_signed(trail: AuditTrail) -> SignedTree:
     OSError.
     """
     path = trail.paths.lines
-    try:
-        verifiers = read_vkeys(trail.paths.vkey)
-    except NoteInvalid as error:
-        raise AuditDamaged(f"'{trail.paths.vkey}' is damaged: {error}") from None
+    verifiers = trail.verifiers()
     if not verifiers:
         raise HandlerUnavailable(f"audit log '{path}' has no public key, in '{trail.paths.vkey}'")
     for _, note in islice(trail.checkpoints_backward(), LOOK_BACK):

@@ -81,7 +81,8 @@ class AuditReader(ABC):
         if not log.note:
             return None
         checkpoint = _newest(log)
-        vkeys = await self._in_thread(log, AuditTrail.vkeys)
+        verifiers = await self._in_thread(log, AuditTrail.verifiers)
+        vkeys = [verifier.vkey for verifier in verifiers]
         return SignedCheckpoint(log.note, checkpoint.size, checkpoint.root, vkeys)
 
     async def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> InclusionProof:

@@ -19,12 +19,14 @@ from emitd_handlers.audit.format.files import (
     Entry,
     last_entry,
     line_blocks,
+    read_key_file,
     split_notes,
 )
 from emitd_handlers.audit.format.line import MAX_LINE_BYTES, received_at
 from emitd_handlers.errors import AuditDamaged, HandlerUnavailable
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import HASH_BYTES, leaf_hash, root_hash, stored_count, stored_index
+from emitd_handlers.tlog.note import NoteInvalid, Verifier
 
 #: How much is read at once.
 BLOCK_BYTES = 1024 * 1024
@@ -135,9 +137,12 @@ class AuditTrail:
         """Return the id in the file next to the log, or an empty string."""
         return _read_text(self.paths.log_id)
 
-    def vkeys(self) -> list[str]:
-        """Return the vkeys in the file next to the log, the newest last."""
-        return _read_text(self.paths.vkey).split()
+    def verifiers(self) -> list[Verifier]:
+        """Return the keys on the list next to the log, the newest last. Raises AuditDamaged."""
+        try:
+            return [key.verifier for key in read_key_file(self.paths.vkey)]
+        except NoteInvalid as error:
+            raise AuditDamaged(f"'{self.paths.vkey}' is damaged: {error}") from None
 
     def read_hash(self, number: int) -> bytes:
         """Return the hash at a stored index. Raises EOFError if it is not stored."""

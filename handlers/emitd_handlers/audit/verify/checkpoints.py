@@ -5,7 +5,6 @@ checkpoint continues the one before it: no consistency proof could say more.
 """
 
 import re
-from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import islice
@@ -19,14 +18,12 @@ from emitd_handlers.audit.verify.hashes import LineRow
 from emitd_handlers.audit.verify.workers import in_order
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import ReadHash, root_hash
-from emitd_handlers.tlog.note import Note, NoteInvalid, UnknownKey, Verifier
+from emitd_handlers.tlog.note import SIGNATURE_LENGTH, Note, NoteInvalid, UnknownKey, Verifier
 
 #: How many are given to a worker at once: some 40 ms of work.
 NOTES_AT_ONCE = 256
 #: How many checkpoints that do not fit the lines are kept; the others are counted.
 MAX_MISFITS = 1000
-#: A signature of Ed25519 with its key's id, in base64.
-SIGNATURE_LENGTH = 92
 #: What can follow the origin in a checkpoint that was cut off: part of the size, of the root, of the signature line.
 _TORN = re.compile(
     rb"[0-9]*|[0-9]+\n[A-Za-z0-9+/=]{0,44}|[0-9]+\n[A-Za-z0-9+/]{43}=\n(?:\n(?P<signature>.*))?"
@@ -43,8 +40,9 @@ class CheckedNote(msgspec.Struct, frozen=True):
     offset: int
     #: None if it is not to be trusted: `finding` says why.
     checkpoint: Checkpoint | None = None
-    #: Which keys signed it, as `NAME+ID`.
+    #: Which keys signed it, as `NAME+ID`, and whether all of them were replaced by those that are trusted.
     signed_by: Sequence[str] = ()
+    is_outdated: bool = False
     #: Whether its root is that of the first lines; if not, whether it is that of the stored hashes.
     fits_lines: bool = False
     fits_hashes: bool = False
@@ -82,6 +80,8 @@ class CheckpointJudge(msgspec.Struct, frozen=True):
     row: LineRow
     verifiers: Sequence[Verifier]
     log_id: str
+    #: Which of these, as `NAME+ID`, were replaced by those that are trusted.
+    replaced: frozenset[str] = frozenset()
 
     def look_at(self, batch: Sequence[_Numbered]) -> list[CheckedNote]:
         """Check some notes."""
@@ -98,19 +98,21 @@ class CheckpointJudge(msgspec.Struct, frozen=True):
             what = f"is of the log '{checkpoint.origin}', and this is '{self.log_id}'"
             return wrong(Kind.LOG_ID_WRONG, what)
         signed_by: Sequence[str] = ()
+        is_outdated = False
         if self.verifiers:
             try:
-                signed_by = [f"{key.name}+{key.key_id.hex()}" for key in note.verify(self.verifiers)]
+                signed_by = [key.short_name for key in note.verify(self.verifiers)]
+                is_outdated = self.replaced.issuperset(signed_by)
             except UnknownKey as error:
-                what = f"{error}; either it is forged, or a key of the log is missing here"
+                what = f"{error}; it is forged, or its key is the log's, and no key that is known here vouches for it"
                 return wrong(Kind.KEY_UNKNOWN, f"is not to be trusted: {what}")
             except NoteInvalid as error:
                 return wrong(Kind.SIGNATURE_WRONG, f"was forged, or changed after it was signed: {error}")
-        if _written(note) != data:
+        if note.written() != data:
             return wrong(Kind.CHECKPOINT_DAMAGED, "was changed after it was written, if without effect")
         fits_lines = _fits(checkpoint, self.row.leaf_count, self.row.read_hash)
         fits_hashes = not fits_lines and _fits(checkpoint, self.trail.leaf_count, self.trail.read_hash)
-        return CheckedNote(number, offset, checkpoint, signed_by, fits_lines, fits_hashes)
+        return CheckedNote(number, offset, checkpoint, signed_by, is_outdated, fits_lines, fits_hashes)
 
     def _wrong(self, number: int, offset: int, kind: Kind, what: str) -> CheckedNote:
         message = f"checkpoint {number} {what}"
@@ -136,9 +138,11 @@ def check_checkpoints(judge: CheckpointJudge, workers: int, findings: Findings) 
             )
             file = judge.trail.paths.checkpoints
             findings.add(Kind.CHECKPOINT_ORDER, file, message, offset=checked.offset)
-        summary.max_size = max(summary.max_size, size)
+        if not checked.is_outdated:
+            summary.max_size = max(summary.max_size, size)
         if checked.fits_lines:
-            summary.last = checked if size >= summary.covered else summary.last
+            if not checked.is_outdated and size >= summary.covered:
+                summary.last = checked
             continue
         summary.misfit_count += 1
         summary.do_hashes_fit = summary.do_hashes_fit and checked.fits_hashes
@@ -176,12 +180,6 @@ def _signature_of_torn(data: bytes, log_id: str) -> bytes | None:
         return b""
     is_whole = line.startswith(name) and re.fullmatch(rb"[A-Za-z0-9+/=]{0,92}", line[len(name) :])
     return line[len(name) :] if is_whole else None
-
-
-def _written(note: Note) -> bytes:
-    """Return a note as it is written; that a signature fits does not mean that it is spelt so."""
-    signed = [(line.name, b64encode(line.key_id + line.signature).decode()) for line in note.signatures]
-    return "".join([note.text, "\n", *(f"— {name} {text}\n" for name, text in signed)]).encode()
 
 
 def _fits(checkpoint: Checkpoint, leaf_count: int, read: ReadHash) -> bool:

@@ -102,7 +102,7 @@ def _check_checkpoint(data: bytes, row: LineRow, identity: Identity) -> int:
         note = Note.parse(data)
         checkpoint = Checkpoint.parse(note.text)
         _check_log_id(checkpoint.origin, identity)
-        note.verify(identity.verifiers)
+        note.verify([*identity.verifiers, *identity.replaced])
     except UnknownKey as error:
         raise EvidenceInvalid(
             f"{error}: give that key with --key. If it was a key of this log, the list beside the log was replaced"

@@ -9,12 +9,13 @@ import msgspec
 from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.findings import Findings, Kind
 from emitd_handlers.tlog.checkpoint import Checkpoint
-from emitd_handlers.tlog.note import Note, NoteInvalid, Verifier
+from emitd_handlers.tlog.key_list import ListedKey, newer_and_older, read_listed_key
+from emitd_handlers.tlog.note import SIGNATURE_LENGTH, Note, NoteInvalid, Verifier
 
 #: How many checkpoints are read for their origin.
 ASKED_NOTES = 100
 #: Far more than either of the small files has.
-MAX_FILE_BYTES = 1024 * 1024
+MAX_FILE_BYTES = 16 * 1024 * 1024
 #: How long a vkey is behind its name: a sign, the id, a sign, the key.
 _VKEY_REST = 1 + 8 + 1 + 44
 
@@ -28,6 +29,8 @@ class Identity(msgspec.Struct):
     #: Whether the keys are those listed next to the log.
     is_key_listed: bool
     notes: list[str]
+    #: The keys that these have replaced: what they signed can contradict the log, and covers none of its lines.
+    replaced: Sequence[Verifier] = ()
 
 
 def identify(
@@ -50,8 +53,8 @@ def identify(
         findings.add(Kind.LOG_ID_WRONG, file, message)
     listed = _listed_keys(trail, log_id, findings, notes)
     if keys is None:
-        log_id = log_id or (listed[-1].name if listed else "")
-        return Identity(log_id, listed, True, notes)
+        log_id = log_id or (listed[-1].verifier.name if listed else "")
+        return Identity(log_id, [key.verifier for key in listed], True, notes)
     named = {verifier.name for verifier in keys}
     log_id = log_id or min(named)
     if log_id not in named:
@@ -61,9 +64,11 @@ def identify(
         )
         findings.add(Kind.LOG_ID_WRONG, trail.paths.lines, message)
         keys = []
-    elif listed and not {key.vkey for key in keys} & {key.vkey for key in listed}:
+    elif listed and not {key.vkey for key in keys} & {key.verifier.vkey for key in listed}:
         notes.append(f"'{trail.paths.vkey}' has none of the keys given")
-    return Identity(log_id, keys, False, notes)
+    newer, older = newer_and_older(keys, listed)
+    notes += [f"the key given vouches for a newer one of this log: keep it too. {key.vkey}" for key in newer]
+    return Identity(log_id, [*keys, *newer], False, notes, older)
 
 
 def _kept_id(trail: AuditTrail, findings: Findings) -> str:
@@ -89,32 +94,36 @@ def _origins(trail: AuditTrail) -> Sequence[str]:
     return origins
 
 
-def _listed_keys(trail: AuditTrail, log_id: str, findings: Findings, notes: list[str]) -> Sequence[Verifier]:
+def _listed_keys(trail: AuditTrail, log_id: str, findings: Findings, notes: list[str]) -> Sequence[ListedKey]:
     """Return the keys on the list next to the log; add what is wrong with it."""
     text = _read(trail.paths.vkey)
-    verifiers: list[Verifier] = []
+    listed: list[ListedKey] = []
     *whole, rest = (text or "").split("\n")
-    for number, vkey in enumerate([*whole, rest] if rest else whole, 1):
+    for number, line in enumerate([*whole, rest] if rest else whole, 1):
         try:
-            verifier = Verifier.from_vkey(vkey)
-            if verifier.vkey != vkey:
-                raise NoteInvalid(f"'{vkey[:100]}' is not spelt as a vkey is")
-            if log_id and verifier.name != log_id:
-                raise NoteInvalid(f"it is a key of '{verifier.name}', not of '{log_id}'")
+            key = read_listed_key(line, listed)
+            if key.line != line:
+                raise NoteInvalid(f"'{line[:100]}' is not spelt as the line of a key is")
+            if log_id and key.verifier.name != log_id:
+                raise NoteInvalid(f"it is a key of '{key.verifier.name}', not of '{log_id}'")
         except ValueError as error:
-            if number > len(whole) and log_id and _is_beginning(vkey, log_id):
+            if number > len(whole) and log_id and _is_beginning(line, log_id):
                 notes.append(f"'{trail.paths.vkey}': its last line is not whole; a crash leaves such")
                 continue
             message = f"the list of the log's keys is wrong in line {number}: {error}"
             findings.add(Kind.KEY_FILE_WRONG, trail.paths.vkey, message)
             continue
-        verifiers.append(verifier)
-    return verifiers
+        listed.append(key)
+    return listed
 
 
 def _is_beginning(text: str, name: str) -> bool:
-    """Return whether this can be what a crash leaves of a vkey."""
-    return f"{name}+".startswith(text) or (text.startswith(f"{name}+") and len(text) < len(name) + _VKEY_REST)
+    """Return whether this can be what a crash leaves of a line of the list."""
+    vkey, signature = len(name) + _VKEY_REST, len(f" — {name} ") + SIGNATURE_LENGTH
+    is_beginning = f"{name}+".startswith(text[: len(name) + 1])
+    return is_beginning and (
+        len(text) < vkey or (len(text) < vkey + 2 * signature and text[vkey:].startswith(" "))
+    )
 
 
 def _read(path: Path) -> str | None:

@@ -112,7 +112,9 @@ class _LogVerifier:
         repeated = in_order(repeated_hashes, self._id_hashes.values(), self._workers)
         self._note_repeated_ids(dict(zip(self._id_hashes, repeated, strict=True)))
         with closing(LineRow(trail, self._good_end)) as row:
-            judge = CheckpointJudge(trail, row, identity.verifiers, identity.log_id)
+            outdated = frozenset(verifier.short_name for verifier in identity.replaced)
+            verifiers = [*identity.verifiers, *identity.replaced]
+            judge = CheckpointJudge(trail, row, verifiers, identity.log_id, outdated)
             checkpoints = check_checkpoints(judge, self._workers, findings)
             evidence = Evidence(trail, row, self._good_end.leaf_index, self._is_row_good, checkpoints)
             diagnosis = Findings()
@@ -229,12 +231,17 @@ class _LogVerifier:
             self._doubts.append("there are no checkpoints: nothing of this log is signed")
         elif not identity.verifiers:
             self._doubts.append("there is no public key: signatures were not verified; --key gives it")
+        elif not signed and identity.replaced:
+            self._doubts.append(
+                "the key given has signed no checkpoint, only keys that it replaced have: the service signs with it "
+                "from its next start on"
+            )
         elif identity.is_key_listed:
             self._notes.append(
                 f"the public key is the one next to the log ('{trail.paths.vkey}'), which proves less: an attacker "
                 "who can change the log can change that too. --key takes one that was kept elsewhere"
             )
-        if checkpoints.count and signed < self._line_count:
+        if signed and signed < self._line_count:
             them = lines_in_words(signed, self._line_count - signed)
             self._notes.append(f"no checkpoint covers {them} yet, the last ones: only receipts protect them")
         if not trail.has_hashes:

@@ -1,7 +1,7 @@
 """Name and keys of an audit log: its id, the private key that signs, and the list of the public keys.
 
-The id is made once, if the configuration gives none. The private key is an Ed25519 key in PEM. The list has a vkey a
-line, the newest last; a key is on the list before it signs anything, and stays there for good.
+The id is made once, if the configuration gives none. The private key is an Ed25519 key in PEM. A key is on the list
+before it signs anything, and stays there for good; the key before it vouches for it, if that is there.
 """
 
 import os
@@ -9,6 +9,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+import msgspec
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.serialization import (
@@ -18,12 +19,14 @@ from cryptography.hazmat.primitives.serialization import (
     load_pem_private_key,
 )
 
-from emitd_handlers.audit.format.files import AuditPaths
+from emitd_handlers.audit.format.files import AuditPaths, read_key_file
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import DurableFile
 from emitd_handlers.durable.disk import Disk, replace_file, sync_folder, write_all
 from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.record import UNKNOWN_ADDRESS, AuditEvent
 from emitd_handlers.text.uuid7 import uuid7
+from emitd_handlers.tlog.key_list import ListedKey, read_key_list, vouch
 from emitd_handlers.tlog.note import NoteInvalid, Signer, Verifier
 
 #: The beginning of each id made here; a UUIDv7 follows.
@@ -77,7 +80,9 @@ def read_log_id(disk: Disk, path: Path) -> str:
     return match[1].decode() if match else ""
 
 
-def open_signer(disk: Disk, paths: AuditPaths, key: Path | None, log_id: str, *, is_signed: bool) -> Signer:
+def open_signer(
+    disk: Disk, paths: AuditPaths, key: Path | None, log_id: str, report: Report, *, is_signed: bool
+) -> Signer:
     """Return the signer of the log `log_id`, with its public key on the list.
 
     `key` is the file of the private key; None: the one next to the log, which is made unless `is_signed`: a log that
@@ -101,33 +106,40 @@ def open_signer(disk: Disk, paths: AuditPaths, key: Path | None, log_id: str, *,
         signer = Signer(log_id, read_key(pem))
     except ValueError as error:
         raise HandlerUnavailable(f"the key '{path}' cannot be used: {error}") from None
-    _list(disk, paths.vkey, signer.verifier.vkey)
+    listed = read_keys(disk, paths.vkey)
+    added = _missing(signer, listed, _signer(_read(disk, paths.key), log_id))
+    if added is not None and added.before is None and listed:
+        report(
+            f"nothing vouches for the key '{path}' of the audit log '{paths.lines}': give its public key to those who "
+            "verify the log, or they find its signatures unknown"
+        )
+    _list(disk, paths.vkey, added)
     return signer
 
 
-def read_verifiers(disk: Disk, path: Path) -> Sequence[Verifier]:
-    """Return the public keys of a list, the newest last; none if there is no such file.
+def read_keys(disk: Disk, path: Path) -> Sequence[ListedKey]:
+    """Return the keys of a list, the newest last; none if there is no such file.
 
     Raises HandlerUnavailable for a list with anything else on it, OSError.
     """
     text = _read(disk, path) or b""
     whole = text[: text.rfind(b"\n") + 1]  # a crash may have torn the last, which has signed nothing
     try:
-        return [Verifier.from_vkey(vkey) for vkey in whole.decode(errors="replace").split()]
+        return read_key_list(whole.decode(errors="replace"))
     except NoteInvalid as error:
         raise HandlerUnavailable(f"'{path}' cannot be read: {error}") from None
 
 
-def read_vkeys(path: Path) -> list[Verifier]:
-    """Return the public keys of a list, as `read_verifiers` does, without a `Disk`.
+def rotation_event(listed: Sequence[ListedKey], old: Verifier, new: Verifier) -> AuditEvent:
+    """Return the event of a change of key, with the statement that vouches for the new one."""
+    statement = next(key.statement.decode() for key in listed if key.verifier.vkey == new.vkey)
+    details = {"old_key_id": old.key_id.hex(), "new_key_id": new.key_id.hex(), "statement": statement}
+    details_json = msgspec.json.encode(details).decode()
+    return AuditEvent(uuid7(), "emitd.audit.key_rotated", "emitd", UNKNOWN_ADDRESS, details_json)
 
-    A last key needs no newline. Raises NoteInvalid for a list with anything else on it, OSError.
-    """
-    return [Verifier.from_vkey(vkey) for vkey in _read_list(path).split()]
 
-
-def rotate_key(paths: AuditPaths, key: Path, log_id: str) -> Verifier:
-    """Make a new key for the log `log_id`, in the file `key`, and put it on the list; return its public half.
+def rotate_key(paths: AuditPaths, key: Path, log_id: str) -> ListedKey:
+    """Make a new key for the log `log_id`, in the file `key`, and put it on the list, vouched for by the one before it.
 
     A crash leaves the old key or the new one, and the list has it. Raises HandlerUnavailable while the log is in use,
     NoteInvalid if the list or the id is wrong, OSError.
@@ -169,58 +181,67 @@ def _make_key(disk: Disk, path: Path) -> None:
         disk.close(fd)
 
 
-def _list(disk: Disk, path: Path, vkey: str) -> None:
-    """Put a public key on the list, if it is not on it."""
+def _signer(pem: bytes | None, log_id: str) -> Signer | None:
+    """Return the signer of a key that may be lost or damaged."""
+    try:
+        return Signer(log_id, read_key(pem or b""))
+    except ValueError:
+        return None
+
+
+def _missing(signer: Signer, listed: Sequence[ListedKey], beside: Signer | None) -> ListedKey | None:
+    """Return a key's entry, if it is not on the list; the key beside the log vouches for it, if that is listed."""
+    vkeys = {key.verifier.vkey for key in listed}
+    if signer.verifier.vkey in vkeys:
+        return None
+    if beside is not None and beside.verifier.vkey in vkeys:
+        return vouch(beside, signer)
+    return ListedKey(signer.verifier)
+
+
+def _list(disk: Disk, path: Path, key: ListedKey | None) -> None:
+    """Put a key on the list, and cut off what a crash has torn."""
     file = DurableFile(disk, path)
     file.open()
     try:
         file.ensure_synced()
-        text = file.read(MAX_FILE_BYTES, 0)
+        text = file.read(file.size, 0)
         whole = text[: text.rfind(b"\n") + 1]
         if len(whole) < len(text):
             file.cut(len(whole))
-        if vkey not in whole.decode().split():
-            file.append(f"{vkey}\n".encode())
+        if key is not None:
+            file.append(f"{key.line}\n".encode())
     finally:
         file.close()
 
 
-def _replace_key(paths: AuditPaths, key: Path, log_id: str) -> Verifier:
-    names = {verifier.name for verifier in read_vkeys(paths.vkey)}
+def _replace_key(paths: AuditPaths, key: Path, log_id: str) -> ListedKey:
+    listed = read_key_file(paths.vkey)
+    names = {entry.verifier.name for entry in listed}
     if names and log_id not in names:
         raise NoteInvalid(f"'{paths.vkey}' has keys of the log '{names.pop()}', not of '{log_id}'")
     pem = new_key_pem()
-    verifier = Signer(log_id, read_key(pem)).verifier
-    listed = "".join(f"{vkey}\n" for vkey in [*_read_list(paths.vkey).split(), verifier.vkey])
+    new = Signer(log_id, read_key(pem))
+    old = _signer(key.read_bytes() if key.exists() else None, log_id)
+    added = ListedKey(new.verifier) if old is None else vouch(old, new)
+    unlisted = None if old is None else _missing(old, listed, None)
+    entries = [*listed, *([unlisted] if unlisted else []), added]
+    text = "".join(f"{entry.line}\n" for entry in entries)
     mode = paths.vkey.stat().st_mode & 0o777 if paths.vkey.exists() else _KEY_MODE
-    replace_file(paths.vkey, listed.encode(), mode=mode, like=paths.lines)
+    replace_file(paths.vkey, text.encode(), mode=mode, like=paths.lines)
     sync_folder(paths.vkey.parent)
     replace_file(key, pem, mode=_KEY_MODE, like=key if key.exists() else paths.lines)
     sync_folder(key.parent)
-    return verifier
-
-
-def _read_list(path: Path) -> str:
-    """Return a list without what a crash has torn at its end: a key that has signed nothing."""
-    try:
-        text = path.read_text(encoding="utf-8", errors="replace")
-    except FileNotFoundError:
-        return ""
-    whole, newline, last = text.rpartition("\n")
-    try:
-        Verifier.from_vkey(last)
-    except NoteInvalid:
-        return whole + newline
-    return text
+    return added
 
 
 def _read(disk: Disk, path: Path) -> bytes | None:
-    """Return a small file's content; None if there is none, and makes none."""
+    """Return a file's content; None if there is none, and makes none."""
     if disk.state_at(path) is None:
         return None
     fd = disk.open(path)
     try:
-        return disk.read(fd, MAX_FILE_BYTES, 0)
+        return disk.read(fd, disk.state(fd).size, 0)
     finally:
         disk.close(fd)
 

@@ -15,16 +15,18 @@ from pathlib import Path
 from msgspec.structs import astuple
 
 from emitd_handlers.audit.format.files import FIRST, AuditPaths, line_blocks
+from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.audit.write.file import AuditFile
-from emitd_handlers.audit.write.identity import open_signer, read_log_id, read_verifiers
+from emitd_handlers.audit.write.identity import open_signer, read_keys, read_log_id, rotation_event
 from emitd_handlers.audit.write.tree import AuditTree
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reason_of
 from emitd_handlers.durable.disk import Disk, FileState
 from emitd_handlers.durable.file_identity import Displacement, Recovery
 from emitd_handlers.errors import HandlerUnavailable
+from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash
-from emitd_handlers.tlog.note import Signer
+from emitd_handlers.tlog.note import Signer, Verifier
 
 #: How long files that were refused are left alone, unless they change.
 RETRY_SECONDS = 5.0
@@ -78,12 +80,15 @@ class AuditLog:
             self._recovery.refuse_if_pending()
             self._refuse_orphaned_checkpoints()
             self.file.open()
-            covered_end = self.tree.open(self.file.read, read_verifiers(self._disk, self.paths.vkey))
+            verifiers = [key.verifier for key in read_keys(self._disk, self.paths.vkey)]
+            covered_end = self.tree.open(self.file.read, verifiers)
             self._refuse_other_lines()
             log_id = self.file.recover(covered_end)
+            is_signed = self.tree.checkpoint is not None
             self._signer = open_signer(
-                self._disk, self.paths, self._key, log_id, is_signed=self.tree.checkpoint is not None
+                self._disk, self.paths, self._key, log_id, self._report, is_signed=is_signed
             )
+            self._write_rotation(self.tree.signed_by, self._signer.verifier)
             if self.file.line_count == 0:  # a log that has lines has come by here before its first
                 self.file.sync_names()
             self.tree.begin(self._signer, covered_end, self.file.read)
@@ -132,6 +137,18 @@ class AuditLog:
             file.close()
         self.tree.close()
         self.file.close()
+
+    def _write_rotation(self, old: Verifier | None, new: Verifier) -> None:
+        """Write an event if another key signs from now on, unless a start that crashed has written it already."""
+        if old is None or old.vkey == new.vkey:
+            return
+        event = rotation_event(read_keys(self._disk, self.paths.vkey), old, new)
+        if any(event.details_json.encode() in line for _, _, line in self.file.last_lines(1)):
+            return
+        now = self.file.last_received_unix_nano = max(time.time_ns(), self.file.last_received_unix_nano)
+        message = "the log is signed with another key from here on"
+        record = LogRecord(Level.AUDIT, message, event.event_id, now, now, "emitd", payload=event)
+        self.file.append(encode_line(record) + b"\n", 1)
 
     def _refuse_orphaned_checkpoints(self) -> None:
         checkpoints = self._disk.state_at(self.paths.checkpoints)

@@ -61,6 +61,8 @@ class AuditTree:
         #: The last checkpoint on the medium, as a note, and what it says; before the first one: b"", None.
         self.note = b""
         self.checkpoint: Checkpoint | None = None
+        #: The key that had signed the last one when the files were opened.
+        self.signed_by: Verifier | None = None
         #: Why the last `write_checkpoint` failed; empty: it did not.
         self.problem = ""
         self._report = report
@@ -194,7 +196,7 @@ class AuditTree:
 
     def _find_last_checkpoint(self, verifiers: Sequence[Verifier]) -> None:
         """Find the last checkpoint that is whole; one that a crash has torn is cut off."""
-        self.note, self.checkpoint = b"", None
+        self.note, self.checkpoint, self.signed_by = b"", None, None
         start = max(0, self._checkpoints.size - LAST_NOTES_BYTES)
         notes = list(split_notes(self._checkpoints.read(LAST_NOTES_BYTES, start), start))
         if start > 0:
@@ -213,7 +215,7 @@ class AuditTree:
             return False
         try:
             parsed = Note.parse(note)
-            parsed.verify(verifiers)
+            self.signed_by = parsed.verify(verifiers)[0]
             self.checkpoint = Checkpoint.parse(parsed.text)
         except UnknownKey:  # it is whole
             raise self._damaged(offset) from None

@@ -16,8 +16,13 @@ from cryptography.hazmat.primitives.serialization import (
     PublicFormat,
 )
 
+from emitd_handlers.audit.format.files import read_key_file
+from emitd_handlers.audit.verify.findings import Verdict
+from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.audit.write import identity as audit_key
-from emitd_handlers.audit.write.identity import new_key_pem, read_key, read_vkeys, rotate_key
+from emitd_handlers.audit.write.identity import new_key_pem, read_key, rotate_key
+from emitd_handlers.audit.write.log import AuditLog
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.tlog.note import NoteInvalid, Signer
 from support.audit.sealed_log import LOG_ID, SealedLog
@@ -31,13 +36,13 @@ P256 = ec.generate_private_key(ec.SECP256R1())
 def log(tmp_path: Path) -> SealedLog:
     """A log with a checkpoint, and its key in the file for it."""
     log = SealedLog.make(tmp_path / "audit.json.log", 3)
-    log.paths.key.write_bytes(new_key_pem())
+    log.paths.key.write_bytes(log.key_pem)
     log.paths.key.chmod(0o600)
     return log
 
 
 def vkeys_of(log: SealedLog) -> list[str]:
-    return [verifier.vkey for verifier in read_vkeys(log.paths.vkey)]
+    return [key.verifier.vkey for key in read_key_file(log.paths.vkey)]
 
 
 def signing_vkey(path: Path) -> str:
@@ -77,7 +82,7 @@ def test_the_list(log: SealedLog, tmp_path: Path) -> None:
     """The newest last; without the file there is none; a last line without a newline counts if it is whole."""
     log.rotate_key()
     assert vkeys_of(log) == log.vkeys
-    assert read_vkeys(tmp_path / "missing") == []
+    assert read_key_file(tmp_path / "missing") == []
     log.paths.vkey.write_text("\n".join(log.vkeys))
     assert vkeys_of(log) == log.vkeys
 
@@ -89,16 +94,18 @@ def test_a_key_that_a_crash_has_torn_is_left_out(log: SealedLog, cut: int) -> No
     assert vkeys_of(log) == log.vkeys
     log.paths.vkey.write_text(f"{log.vkeys[0][:-cut]}\n{log.vkeys[0]}\n")
     with pytest.raises(NoteInvalid):
-        read_vkeys(log.paths.vkey)
+        read_key_file(log.paths.vkey)
 
 
 def test_a_change_of_key(log: SealedLog) -> None:
     """The new key is in the file, for its owner alone, and on the list after the old ones; nothing else is left."""
     names = set(os.listdir(log.path.parent))
     old = log.paths.key.read_bytes()
-    verifier = rotate_key(log.paths, log.paths.key, LOG_ID)
-    assert vkeys_of(log) == [*log.vkeys, verifier.vkey]
-    assert signing_vkey(log.paths.key) == verifier.vkey
+    key = rotate_key(log.paths, log.paths.key, LOG_ID)
+    assert vkeys_of(log) == [*log.vkeys, key.verifier.vkey]
+    assert key.before is not None
+    assert key.before.vkey == log.vkeys[0]
+    assert signing_vkey(log.paths.key) == key.verifier.vkey
     assert log.paths.key.read_bytes() != old
     assert stat.S_IMODE(log.paths.key.stat().st_mode) == 0o600
     assert set(os.listdir(log.path.parent)) == names
@@ -110,23 +117,45 @@ def test_a_key_elsewhere(log: SealedLog, tmp_path: Path) -> None:
     secret.write_bytes(new_key_pem())
     link.symlink_to(secret)
     beside = log.paths.key.read_bytes()
-    verifier = rotate_key(log.paths, link, LOG_ID)
+    key = rotate_key(log.paths, link, LOG_ID)
     assert link.is_symlink()
-    assert signing_vkey(secret) == verifier.vkey
+    assert signing_vkey(secret) == key.verifier.vkey
     assert log.paths.key.read_bytes() == beside
 
 
 def test_a_key_that_was_lost_is_made_anew(log: SealedLog) -> None:
-    """The list keeps the old one, so that its checkpoints are still good."""
+    """The list keeps the old one, so that its checkpoints are still good. Nothing vouches for the new one."""
     log.paths.key.unlink()
-    verifier = rotate_key(log.paths, log.paths.key, LOG_ID)
-    assert vkeys_of(log) == [*log.vkeys, verifier.vkey]
+    key = rotate_key(log.paths, log.paths.key, LOG_ID)
+    assert key.before is None
+    assert vkeys_of(log) == [*log.vkeys, key.verifier.vkey]
     assert stat.S_IMODE(log.paths.key.stat().st_mode) == 0o600
+
+
+def test_a_list_that_was_lost_begins_with_the_key_before(log: SealedLog) -> None:
+    """That key is still there, and its checkpoints verify again."""
+    log.paths.vkey.unlink()
+    key = rotate_key(log.paths, log.paths.key, LOG_ID)
+    assert vkeys_of(log) == [log.vkeys[0], key.verifier.vkey]
+    assert verify_log(log.path, keys=[log.signers[0].verifier]).verdict is Verdict.GOOD
+
+
+def test_many_changes_of_key(log: SealedLog) -> None:
+    """A list of more than 64 kB is read whole, and loses nothing at a start."""
+    for _ in range(300):
+        log.rotate_key()
+    log.paths.key.write_bytes(log.key_pem)
+    assert log.paths.vkey.stat().st_size > 65_536
+    service = AuditLog(log.path, Disk(), lambda line: None)
+    service.open()
+    service.close()
+    assert vkeys_of(log) == log.vkeys
+    assert verify_log(log.path, keys=[log.signers[0].verifier]).verdict is Verdict.GOOD
 
 
 def test_a_crash_leaves_a_key_that_is_on_the_list(log: SealedLog, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whichever step does not come: the key that signs is listed, and what is on the medium is in that order."""
-    log.paths.vkey.write_text(f"{signing_vkey(log.paths.key)}\n")
+    (old,) = read_key_file(log.paths.vkey)
     replace, sync = audit_key.replace_file, audit_key.sync_folder
     steps: list[str] = []
     for stop in range(5):
@@ -149,6 +178,11 @@ def test_a_crash_leaves_a_key_that_is_on_the_list(log: SealedLog, monkeypatch: p
         else:
             rotate_key(log.paths, log.paths.key, LOG_ID)
         assert signing_vkey(log.paths.key) in vkeys_of(log)
+        service = AuditLog(log.path, Disk(), lambda line: None)
+        service.open()
+        assert service.vkey == signing_vkey(log.paths.key)
+        service.close()
+        assert verify_log(log.path, keys=[old.verifier]).verdict is Verdict.GOOD
     assert steps == [".vkey", "sync", ".key", "sync"]
 
 

@@ -1,7 +1,9 @@
 """What a start makes of a log's files: it goes on, mends what can be made anew, and refuses the rest with words."""
 
+import json
 import os
 import stat
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,20 +12,21 @@ import pytest
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
-from emitd_handlers.audit.format.files import AuditPaths, split_notes
+from emitd_handlers.audit.format.files import AuditPaths, read_key_file, split_notes
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.audit.write import tree
-from emitd_handlers.audit.write.identity import new_key_pem
+from emitd_handlers.audit.write.identity import new_key_pem, rotate_key
 from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.outcome import Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.tlog.checkpoint import Checkpoint
+from emitd_handlers.tlog.key_list import ListedKey
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash
-from emitd_handlers.tlog.note import Verifier, open_note
+from emitd_handlers.tlog.note import open_note
 from support.audit.sealed_log import make_line
 
 
@@ -82,7 +85,8 @@ def opened(
 
 
 def append(log: AuditLog, first: int, count: int) -> None:
-    lines = [make_line(number) for number in range(first, first + count)]
+    # Received now, as the event of a change of key is.
+    lines = [make_line(number, time=time.time_ns()) for number in range(first, first + count)]
     log.append(b"".join(line + b"\n" for line in lines), list(map(leaf_hash, lines)))
 
 
@@ -97,7 +101,7 @@ def make(path: Path, *sizes: int) -> None:
 def checkpoints(path: Path) -> list[Checkpoint]:
     """Return all checkpoints, each verified by the keys beside the log and held against the lines."""
     paths = AuditPaths.of(path)
-    verifiers = [Verifier.from_vkey(vkey) for vkey in paths.vkey.read_text().split()]
+    verifiers = [key.verifier for key in read_key_file(paths.vkey)]
     notes = split_notes(paths.checkpoints.read_bytes())
     found = [Checkpoint.parse(open_note(note, verifiers)) for _, note in notes]
     leaves = list(map(leaf_hash, path.read_bytes().split(b"\n")[:-1]))
@@ -271,9 +275,101 @@ def test_the_key_can_be_another(path: Path, tmp_path: Path) -> None:
     with opened(path, key=key) as log:
         append(log, 5, 1)
         log.write_checkpoint()
-    assert [each.size for each in checkpoints(path)] == [5, 6]
-    assert len(AuditPaths.of(path).vkey.read_text().split()) == 2
+    assert [each.size for each in checkpoints(path)] == [5, 6, 7]
+    first, second = read_key_file(AuditPaths.of(path).vkey)
+    assert second.before is not None
+    assert second.before.vkey == first.verifier.vkey
+    assert verify_log(path, keys=[first.verifier]).verdict is Verdict.GOOD
+
+
+def test_a_key_that_nothing_vouches_for_is_reported(path: Path, tmp_path: Path) -> None:
+    """The key before it is not next to the log."""
+    mine, other = tmp_path / "mine.pem", tmp_path / "other.pem"
+    mine.write_bytes(new_key_pem())
+    other.write_bytes(new_key_pem())
+    reported: list[str] = []
+    for number, key in enumerate((mine, other, other)):
+        with opened(path, report=reported.append, key=key) as log:
+            append(log, log.file.line_count, 1)
+            log.write_checkpoint()
+        assert len(reported) == min(number, 1)
+    assert reported[0].startswith(
+        f"nothing vouches for the key '{other}' of the audit log '{path}': give its public"
+    )
+    first, second = read_key_file(AuditPaths.of(path).vkey)
+    assert second.before is None
+    assert verify_log(path, keys=[first.verifier]).findings[0].kind == "KEY_UNKNOWN"
     assert verify_log(path).verdict is Verdict.GOOD
+
+
+def rotate(path: Path) -> ListedKey:
+    paths = AuditPaths.of(path)
+    return rotate_key(paths, paths.key, paths.log_id.read_text().strip())
+
+
+def events(path: Path) -> list[dict[str, object]]:
+    """Return the details of the events of a change of key."""
+    lines = map(json.loads, path.read_bytes().splitlines())
+    return [line["details"] for line in lines if line["event_name"] == "emitd.audit.key_rotated"]
+
+
+def test_a_change_of_key_is_an_event(path: Path) -> None:
+    """Written once, at the next start, with the keys' ids and the new key's statement; the new key signs it."""
+    make(path, 5)
+    first = read_key_file(AuditPaths.of(path).vkey)[0].verifier
+    rotate(path)
+    third = rotate(path)
+    make(path, 8)
+    make(path, 9)
+    (details,) = events(path)
+    assert details == {
+        "old_key_id": first.key_id.hex(),
+        "new_key_id": third.verifier.key_id.hex(),
+        "statement": third.statement.decode(),
+    }
+    assert [each.size for each in checkpoints(path)] == [5, 6, 8, 9]
+    line = json.loads(path.read_bytes().splitlines()[5])
+    assert (line["source"], line["user_id"], line["source_ip"]) == ("emitd", "emitd", "unknown")
+    report = verify_log(path, keys=[first])
+    assert (report.verdict, report.covered_lines) == (Verdict.GOOD, 9)
+    fourth = rotate(path)
+    make(path, 10)
+    assert events(path)[1]["statement"] == fourth.statement.decode()
+
+
+def test_a_start_that_crashed_behind_the_event_writes_it_once(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The line is there, and no checkpoint covers it yet."""
+    make(path, 5)
+    rotate(path)
+
+    def crash(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(tree.AuditTree, "begin", crash)
+        with pytest.raises(KeyboardInterrupt):
+            make(path, 5)
+    assert len(events(path)) == 1
+    first = read_key_file(AuditPaths.of(path).vkey)[0].verifier
+    assert verify_log(path, keys=[first]).verdict is Verdict.GOOD
+    make(path, 6)
+    assert len(events(path)) == 1
+    assert verify_log(path, keys=[first]).verdict is Verdict.GOOD
+
+
+def test_the_event_is_not_received_before_the_lines_above_it(path: Path) -> None:
+    """Though the machine's clock was set back."""
+    make(path, 5)
+    with opened(path) as log:
+        line = make_line(5, time=2 * time.time_ns())
+        log.append(line + b"\n", [leaf_hash(line)])
+        log.write_checkpoint()
+    rotate(path)
+    make(path, 7)
+    report = verify_log(path)
+    assert (report.lines, report.verdict) == (7, Verdict.GOOD)
 
 
 def test_a_lost_key_is_not_replaced(path: Path) -> None:

@@ -16,6 +16,7 @@ from emitd_handlers.audit.format.files import Entry, pack_entry
 from emitd_handlers.audit.verify.evidence import HeldElsewhere
 from emitd_handlers.audit.verify.findings import Kind, Verdict, VerifyReport
 from emitd_handlers.audit.verify.verifier import verify_log
+from emitd_handlers.tlog.key_list import vouch
 from emitd_handlers.tlog.merkle import HASH_BYTES, stored_count
 from emitd_handlers.tlog.note import Signer, Verifier
 from support.audit.sealed_log import LOG_ID, TIME, SealedLog, make_line
@@ -90,15 +91,97 @@ def test_an_empty_log(tmp_path: Path) -> None:
         verify_log(tmp_path / "other.log")
 
 
-def test_rotated_keys(log: SealedLog) -> None:
-    """All keys on the list count; who holds only the first one cannot trust what the next one signed."""
-    log.rotate_key()
-    log.append([make_line(40)])
+def grow(log: SealedLog, *, signed_by: int = -1) -> None:
+    """Add a line, and a checkpoint signed by one of the log's keys, by default the newest."""
+    log.append([make_line(len(log.lines))])
+    newest, log.signers = log.signers, [*log.signers, log.signers[signed_by]]
     log.checkpoint()
+    log.signers = newest
+
+
+def verify_by(log: SealedLog, *places: int, held: bytes = b"") -> VerifyReport:
+    """Verify by some of the log's keys alone."""
+    against = [HeldElsewhere("held", held)] if held else []
+    return verify_log(log.path, keys=[log.signers[place].verifier for place in places], against=against)
+
+
+@pytest.mark.parametrize("held", range(3))
+def test_one_key_is_enough_after_changes_of_key(log: SealedLog, held: int) -> None:
+    """Any of three; the report names the newer ones, and an old checkpoint still says something."""
+    for _ in range(2):
+        log.rotate_key()
+        grow(log)
+    report = verify_by(log, held, held=log.notes[0])
+    assert (report.verdict, report.covered_lines, report.keys) == (Verdict.GOOD, 42, log.vkeys[held:])
+    assert report.signed_by == [log.signers[2].verifier.short_name]
+    assert [note.rpartition(" ")[2] for note in report.notes if "vouches" in note] == log.vkeys[held + 1 :]
+    assert has_note(report, "the log begins with the 10 lines")
     assert verify_log(log.path).verdict is Verdict.GOOD
-    assert kinds(verify_log(log.path, keys=[log.signers[0].verifier])) == [Kind.KEY_UNKNOWN]
-    both = [signer.verifier for signer in log.signers]
-    assert verify_log(log.path, keys=both).verdict is Verdict.GOOD
+
+
+def test_a_key_that_nothing_vouches_for(log: SealedLog) -> None:
+    """Made after the key before it was lost, by an earlier version, or by an attacker: it must be given too."""
+    log.rotate_key(is_vouched=False)
+    grow(log)
+    assert verify_log(log.path).verdict is Verdict.GOOD
+    report = verify_by(log, 0)
+    assert (kinds(report), report.covered_lines) == ([Kind.KEY_UNKNOWN], 40)
+    assert "no key that is known here vouches for it" in report.findings[0].message
+    assert kinds(verify_by(log, 1)) == [Kind.KEY_UNKNOWN] * 2
+    assert verify_by(log, 0, 1).verdict is Verdict.GOOD
+
+
+def test_a_statement_without_the_key_before_is_forged(log: SealedLog) -> None:
+    """Found by the holder of the old key and by all others: nothing but the key before can sign it."""
+    new, thief = (Signer(LOG_ID, Ed25519PrivateKey.generate()) for _ in range(2))
+    forged = vouch(thief, new).line
+    log.signers.append(new)
+    grow(log)
+    log.paths.vkey.write_text(f"{log.vkeys[0]}\n{forged}\n")
+    assert kinds(verify_by(log, 0)) == [Kind.KEY_FILE_WRONG, Kind.KEY_UNKNOWN]
+    assert kinds(verify_log(log.path))[0] == Kind.KEY_FILE_WRONG
+    log.paths.vkey.write_text(f"{log.vkeys[0]}\n{thief.verifier.vkey}\n{forged}\n")
+    assert kinds(verify_by(log, 0)) == [Kind.KEY_UNKNOWN]
+
+
+def test_a_key_that_was_replaced_covers_nothing_for_the_holder_of_the_new_one(log: SealedLog) -> None:
+    """A thief of the old key can sign further lines with it, or vouch for a key of his own."""
+    log.rotate_key()
+    report = verify_by(log, 1)
+    assert (report.verdict, report.covered_lines, report.findings) == (Verdict.CANNOT_TELL, 0, [])
+    assert has_note(report, "the key given has signed no checkpoint")
+    grow(log)
+    assert verify_by(log, 1).verdict is Verdict.GOOD
+    grow(log, signed_by=0)
+    report = verify_by(log, 1)
+    assert (report.verdict, report.lines, report.covered_lines) == (Verdict.GOOD, 42, 41)
+    assert has_note(report, "no checkpoint covers line 41 yet")
+    thief = Signer(LOG_ID, Ed25519PrivateKey.generate())
+    with log.paths.vkey.open("a") as file:
+        file.write(f"{vouch(log.signers[0], thief).line}\n")
+    log.signers.append(thief)
+    grow(log)
+    assert kinds(verify_by(log, 1)) == [Kind.KEY_UNKNOWN]
+    assert verify_by(log, 0).verdict is Verdict.GOOD  # who has only the stolen key cannot know
+
+
+def test_a_line_of_the_keys_that_is_none_is_named(log: SealedLog) -> None:
+    """By its number, also if it is empty."""
+    log.paths.vkey.write_text(f"{log.vkeys[0]}\n\nnonsense\n")
+    said = [finding.message for finding in verify_log(log.path).findings]
+    assert [message.partition(": ")[2] for message in said] == [
+        f"'{line}' is not the vkey of an Ed25519 key: NAME+HHHHHHHH+BASE64" for line in ("", "nonsense")
+    ]
+
+
+@pytest.mark.parametrize("cut", [1, 20, 100, 200, 280, 320])
+def test_a_torn_line_of_the_keys_is_no_tampering(log: SealedLog, cut: int) -> None:
+    """A crash leaves it, of a key that has signed nothing."""
+    log.rotate_key()
+    data = log.paths.vkey.read_bytes()
+    log.paths.vkey.write_bytes(data[:-cut])
+    report = verify_by(log, 0)
+    assert (report.verdict, report.findings) == (Verdict.GOOD, [])
 
 
 def test_the_key_of_another_log(log: SealedLog) -> None:
