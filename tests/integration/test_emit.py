@@ -447,8 +447,8 @@ async def test_two_programs_with_the_same_ids_do_not_meet(tmp_path: Path) -> Non
     async with running(three_handlers(tmp_path)) as server:
         later = await server.stub.EmitBatch(batch([*nobodys, *ours, *theirs]))
         assert later.duplicate_count == 12  # of log lines nothing is kept
-    for reply in (again, later):
-        assert [(r.audit, r.job) for r in reply.receipts] == [(r.audit, r.job) for r in receipts]
+    for answer in (again, later):
+        assert [(r.audit, r.job) for r in answer.receipts] == [(r.audit, r.job) for r in receipts]
     assert len(audit_lines(tmp_path)) == 6
 
 
