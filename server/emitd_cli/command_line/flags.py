@@ -9,12 +9,11 @@ from typing import Any, TypeAlias
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-#: Values that are paths, or can be: a shell leaves the `~` of `--log=~/x` as it is.
-_PATHS = ("FILE", "FOLDER", "DIR", "LOG", "VKEY")
 CONFIG_HELP = "the configuration (default: logging_config.yml in this folder; without one, built-in defaults)"
 
-#: The names of values that are paths, or may be.
-PATHS = ("DIR", "FILE", "LOG", "VKEY")
+#: The names of values that are paths, or may be: a shell leaves the `~` of `--log=~/x` as it is. A folder of handlers is
+#: written into a configuration, which has no bytes that are not UTF-8.
+PATHS = ("DIR", "FILE", "LOG", "VKEY", "FOLDER")
 
 EXIT_CODES = """\
 exit codes:
@@ -67,8 +66,8 @@ def option(
     `repeats`: its values are a list. Values are texts unless `type` reads them; paths may have any bytes.
     """
     *names, last = flag.split()
-    if last in _PATHS:
-        more["type"] = os.path.expanduser
+    if last in PATHS:
+        more["type"] = _folder if last == "FOLDER" else os.path.expanduser
     if repeats:
         more |= {"action": "append", "default": []}
     if not last.startswith("-") and last not in PATHS:
@@ -79,6 +78,10 @@ def option(
         parser.add_argument(*names, metavar=last, help=help_text, **more)
     else:
         parser.add_argument(more.pop("dest"), metavar=last, help=help_text, **more)
+
+
+def _folder(text: str) -> str:
+    return os.path.expanduser(unicode(text))
 
 
 def add_json(parser: Parser, what: str) -> None:

@@ -266,7 +266,7 @@ class TestJob:
             job.progress(101)
         with pytest.raises(TypeError, match=r"details\['x'\]"):
             job.details({"x": object()})
-        with pytest.raises(ValueError, match="total: nan"):
+        with pytest.raises(ValueError, match="total: NaN"):
             app.logger.job("j1", "sync", total=float("nan"))
         async with job:
             pass
