@@ -11,8 +11,8 @@ from emitd_cli.command_line.parser import HelpFormatter, Parser
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 CONFIG_HELP = "the configuration (default: logging_config.yml in this folder; without one, built-in defaults)"
 
-#: The names of values that are paths, or may be: a shell leaves the `~` of `--log=~/x` as it is. A folder of handlers is
-#: written into a configuration, which has no bytes that are not UTF-8.
+#: The names of values that are paths, or may be: a shell leaves the `~` of `--log=~/x` as it is. A folder of handlers
+#: is written into a configuration, which has no bytes that are not UTF-8.
 PATHS = ("DIR", "FILE", "LOG", "VKEY", "FOLDER")
 
 EXIT_CODES = """\
