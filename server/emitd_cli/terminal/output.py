@@ -71,7 +71,12 @@ def discard_output() -> None:
 
 def can_redraw(stream: TextIO) -> bool:
     """Return whether frames can be drawn over each other: on a terminal that can move its cursor, with `rich`."""
-    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown") and has_rich()
+    return _is_screen(stream) and has_rich()
+
+
+def has_colours(stream: TextIO) -> bool:
+    """Return whether colours are wanted: on a terminal that has them, unless NO_COLOR is set and not empty."""
+    return _is_screen(stream) and not os.environ.get("NO_COLOR")
 
 
 def one_line(text: str) -> str:
@@ -158,6 +163,10 @@ def _write(line: str) -> None:
         print(prefix + one_line(line), file=sys.stderr, flush=True)
     except BrokenPipeError:  # the exit code still says how the command went
         _discard(sys.stderr)
+
+
+def _is_screen(stream: TextIO) -> bool:
+    return stream.isatty() and os.environ.get("TERM", "dumb") not in ("", "dumb", "unknown")
 
 
 def _discard(stream: TextIO) -> None:
