@@ -1,9 +1,9 @@
 """`make bench`: what tails of log lines cost the server and those who send.
 
 Lines are sent at a steady pace, in batches, to a server whose one handler discards them; its ring is on. CPU time is
-the server's, for each line, read from the operating system: with no tail, with tails of every line, and with tails whose
-filter matches one line in ten. What the sender pays is the delay of its calls. All crowds run the same load in turn, each
-on a server of its own; a figure is the median of the rounds. Memory is the server's after the run.
+the server's, for each line, read from the operating system: with no tail, with tails of every line, and with tails
+whose filter matches one line in ten. What the sender pays is the delay of its calls. All crowds run the same load in
+turn, each on a server of its own; a figure is the median of the rounds. Memory is the server's after the run.
 """
 
 import argparse
