@@ -56,9 +56,9 @@ def status_name(status: JobState) -> str:
     return JobState.Name(status).removeprefix("JOB_STATE_")
 
 
-def level_from_flag(name: str) -> Level:
-    """Return the level of this name, in any case. Raises Misuse, which suggests one."""
-    if payload := _LEVELS_OF_PAYLOADS.get(name.upper()):
+def level_from_flag(name: str, *, emits: bool = True) -> Level:
+    """Return the level of this name, in any case. Raises Misuse, which suggests one, or the flag that `emits` it."""
+    if emits and (payload := _LEVELS_OF_PAYLOADS.get(name.upper())):
         raise Misuse(f"--level: {name.upper()} is not given by itself; use {payload}", field="--level")
     level = LEVELS.get(name.upper())
     if level is None:
@@ -159,6 +159,13 @@ def moment_from_flag(flag: str, text: str, now_unix_nano: int | None = None) -> 
     if not 0 <= unix_nano <= MAX_UNIX_NANO:
         raise Misuse(f"{flag}: '{text}' lies before 1970 or after 2554", field=flag)
     return unix_nano
+
+
+def period_from_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a request that --since and --until give. Raises Misuse."""
+    fields = {"since": "received_after_unix_nano", "until": "received_before_unix_nano"}
+    given = {flag: text for flag in fields if (text := getattr(options, flag, None)) is not None}
+    return {fields[flag]: moment_from_flag(f"--{flag}", text) for flag, text in given.items()}
 
 
 def iso_time(unix_nano: int) -> str:
