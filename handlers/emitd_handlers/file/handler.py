@@ -28,8 +28,6 @@ from emitd_handlers.record_text import LineFormat, LineText, line_format
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 from emitd_handlers.text.escape import escape_lines
 
-__all__ = ["FileHandler", "FileSettings", "RotateSettings"]
-
 NANOS_AN_HOUR = 3600 * 1_000_000_000
 #: The most that is written at once.
 MAX_GROUP_BYTES = 8 * 1024 * 1024

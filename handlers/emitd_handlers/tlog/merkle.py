@@ -10,23 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import TypeAlias
 
-__all__ = [
-    "EMPTY_ROOT",
-    "HASH_BYTES",
-    "Frontier",
-    "ReadHash",
-    "consistency_proof",
-    "inclusion_proof",
-    "leaf_hash",
-    "node_hash",
-    "peaks_of",
-    "root_hash",
-    "root_of_inclusion",
-    "stored_count",
-    "stored_index",
-    "verify_consistency",
-]
-
 HASH_BYTES = 32
 #: The root of a tree without leaves.
 EMPTY_ROOT = sha256(b"").digest()

@@ -20,17 +20,6 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = [
-    "Note",
-    "NoteInvalid",
-    "NoteSignature",
-    "Signer",
-    "UnknownKey",
-    "Verifier",
-    "is_key_name",
-    "open_note",
-]
-
 #: The kind of signature: Ed25519 over the text.
 ED25519 = b"\x01"
 KEY_BYTES = 32
