@@ -51,7 +51,6 @@ class AuditLog:
         self._configured_id = log_id
         self._key = key
         self._disk = disk
-        self._report = report
         self._signer: Signer | None = None
         self._recovery = Recovery(f"audit log '{self.paths.lines}'", astuple(self.paths), disk)
         self._recovery_folder: Path | None = None
@@ -85,9 +84,7 @@ class AuditLog:
             self._refuse_other_lines()
             log_id = self.file.recover(covered_end)
             is_signed = self.tree.checkpoint is not None
-            self._signer = open_signer(
-                self._disk, self.paths, self._key, log_id, self._report, is_signed=is_signed
-            )
+            self._signer = open_signer(self._disk, self.paths, self._key, log_id, is_signed=is_signed)
             self._write_rotation(self.tree.signed_by, self._signer.verifier)
             if self.file.line_count == 0:  # a log that has lines has come by here before its first
                 self.file.sync_names()

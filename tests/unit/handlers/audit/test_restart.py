@@ -277,26 +277,6 @@ def test_the_key_can_be_another(path: Path, tmp_path: Path) -> None:
         log.write_checkpoint()
     assert [each.size for each in checkpoints(path)] == [5, 6, 7]
     first, second = read_key_file(AuditPaths.of(path).vkey)
-    assert second.before is not None
-    assert second.before.vkey == first.verifier.vkey
-    assert verify_log(path, keys=[first.verifier]).verdict is Verdict.GOOD
-
-
-def test_a_key_that_nothing_vouches_for_is_reported(path: Path, tmp_path: Path) -> None:
-    """The key before it is not next to the log."""
-    mine, other = tmp_path / "mine.pem", tmp_path / "other.pem"
-    mine.write_bytes(new_key_pem())
-    other.write_bytes(new_key_pem())
-    reported: list[str] = []
-    for number, key in enumerate((mine, other, other)):
-        with opened(path, report=reported.append, key=key) as log:
-            append(log, log.file.line_count, 1)
-            log.write_checkpoint()
-        assert len(reported) == min(number, 1)
-    assert reported[0].startswith(
-        f"nothing vouches for the key '{other}' of the audit log '{path}': give its public"
-    )
-    first, second = read_key_file(AuditPaths.of(path).vkey)
     assert second.before is None
     assert verify_log(path, keys=[first.verifier]).findings[0].kind == "KEY_UNKNOWN"
     assert verify_log(path).verdict is Verdict.GOOD
