@@ -23,7 +23,7 @@ from emitd_handlers.audit.write.file import AuditFile, AuditStats
 from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.audit.write.maintenance import AuditMaintenance
 from emitd_handlers.audit.write.recovery import MAX_GROUP_BYTES, damaged_beyond_repair
-from emitd_handlers.base import BaseLogHandler, EmitResult
+from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.diagnostics import report as report_to_operator
 from emitd_handlers.durable.disk import Disk
@@ -74,6 +74,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
 
     Settings: ClassVar[type[HandlerSettings]] = JsonAuditSettings
     settings: JsonAuditSettings
+    emit = BaseLogHandler.emit_by_batch
     default_levels = frozenset({Level.AUDIT})
     default_delivery = Delivery.COMMITTED
     default_required = True
@@ -144,13 +145,6 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         if self._open is None:
             return ()
         return await self.run_in_thread(_read_recent, self._open.log.file, limit)
-
-    async def emit(self, record: LogRecord) -> EmitResult:
-        """Commit one event; `emit_batch` is cheaper for several."""
-        (outcome,) = await self.emit_batch([record])
-        if isinstance(outcome, Refused):
-            raise outcome.error
-        return outcome.receipt
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Commit events in order, together with others that wait for the next sync."""

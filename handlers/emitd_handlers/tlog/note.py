@@ -170,13 +170,6 @@ class Note(msgspec.Struct, frozen=True):
         return signed
 
 
-def open_note(data: bytes, verifiers: Iterable[Verifier]) -> str:
-    """Return the text of a note that one or more of `verifiers` signed. Raises NoteInvalid, UnknownKey."""
-    note = Note.parse(data)
-    note.verify(verifiers)
-    return note.text
-
-
 def is_key_name(name: str) -> bool:
     """Return whether a key, and so a log, may bear this name: not empty, no spaces, no plus sign, printable."""
     return bool(name) and name.isprintable() and not re.search(r"[\s+]", name)

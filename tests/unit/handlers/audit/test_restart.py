@@ -26,7 +26,7 @@ from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.key_list import ListedKey
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash
-from emitd_handlers.tlog.note import open_note
+from support.audit.log_reader import open_note
 from support.audit.sealed_log import make_line
 
 
