@@ -131,7 +131,7 @@ def test_nothing_found() -> None:
     [
         (
             ["--status", "DONE"],
-            "--status: 'DONE' is not one of QUEUED, RUNNING, COMPLETED, FAILED; did you mean",
+            "--status: 'DONE' is not one of QUEUED, RUNNING, COMPLETED, FAILED",
         ),
         (["--updated-after", "soon"], "--updated-after: 'soon' is neither a time"),
         (["--label", "=x"], "--label: '=x' is not KEY=VALUE"),
