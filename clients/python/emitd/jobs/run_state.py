@@ -293,17 +293,15 @@ def end(run_state: JobRunState, exception: BaseException | None) -> Steps:
 
 def drive(steps: Generator[Question, Answer, Result], send: Callable[[Question], Answer]) -> Result:
     """Take the steps, waiting in this thread; return what they do."""
+
+    async def answer(question: Question) -> Answer:
+        return send(question)
+
     try:
-        question = next(steps)
-        while True:
-            try:
-                answer = send(question)
-            except EmitError as error:
-                question = steps.throw(error)
-            else:
-                question = steps.send(answer)
+        drive_async(steps, answer).send(None)  # which never suspends
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    raise AssertionError
 
 
 async def drive_async(
