@@ -25,12 +25,12 @@ from emitd import (
     VerificationFailed,
     v1,
 )
+from emitd.testing import serving
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.tlog.merkle import leaf_hash, verify_consistency
 from emitd_server.settings import ServerSettings, WatchSettings
-from support.processes.threaded_server import threaded_server
 from support.soak.server import free_port
 
 QUICK: dict[str, Any] = {"tick_interval": 0.01, "backoff_initial": 0.01, "backoff_max": 0.02, "spool": "off"}
@@ -56,7 +56,7 @@ class Service:
             JsonAuditHandler(audit, name="audit"),
         ]
         settings = ServerSettings(listen=self.address, watch=WatchSettings(heartbeat_seconds=0.2))
-        self._running.enter_context(threaded_server(handlers, settings))
+        self._running.enter_context(serving(handlers, settings))
 
     def stop(self) -> None:
         self._running.close()

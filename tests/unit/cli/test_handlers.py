@@ -124,7 +124,11 @@ def test_a_built_in_handler(folder: Path) -> None:
     assert handlers["console"]["used_by"] == [
         {"entry": "lines", "state": "active", "levels": ["INFO", "ERROR"]}
     ]
-    assert [setting["name"] for setting in handlers["console"]["settings"]] == ["timezone", "attributes"]
+    assert [setting["name"] for setting in handlers["console"]["settings"]] == [
+        "timezone",
+        "attributes",
+        "format",
+    ]
     assert handlers["discard"]["used_by"] == []
     # A type that is made from a text is one, to whoever writes the entry.
     assert handlers["database_job"]["settings"][0]["type"] == "text"

@@ -59,7 +59,7 @@ handlers:
         "c.yml:5: servr: unknown key 'servr'; expected one of server, handler_paths, handlers; "
         "did you mean 'server'?",
         "c.yml:7: handlers.a.type: unknown handler type 'consol'; expected console, json_audit, database_job, "
-        "discard, webhook or 'module.Class'; did you mean 'console'?",
+        "file, discard, webhook or 'module.Class'; did you mean 'console'?",
         f"c.yml:8: handlers.b.enabld: unknown key 'enabld'; expected one of {known}; did you mean 'enabled'?",
         "c.yml:8: handlers.b.levels[0]: found 'INFOO'; expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL, "
         "AUDIT, JOB_STATUS; did you mean 'INFO'?",
@@ -250,7 +250,7 @@ def test_an_address_from_the_environment_stays_secret(folder: Path) -> None:
     """Not even a part of it is shown, though most addresses are no secrets."""
     for value in ("hush", "https://hush:1", "hush:x", "a:hush@b:1"):
         (line,) = problems(folder, GOOD + "server: {listen: '${NAME}'}\n", NAME=value)
-        assert "server.listen: found a value from the environment; expected HOST:PORT" in line
+        assert "server.listen: found a value from ${NAME}; expected HOST:PORT" in line
         assert "hush" not in line
     with pytest.raises(ConfigError) as caught:
         load_config(folder / "c.yml", environ={"NAME": "h:1"}, listen="user:hush@h:1")

@@ -118,7 +118,7 @@ def test_an_unknown_short_name(type_name: str, near: str) -> None:
     """What there is, and what was probably meant."""
     error = failure(finder_of(), type_name)
     assert str(error) == f"unknown handler type '{type_name}'"
-    assert error.expected == "console, json_audit, database_job, discard, webhook or 'module.Class'"
+    assert error.expected == "console, json_audit, database_job, file, discard, webhook or 'module.Class'"
     assert error.nearest == near
 
 
