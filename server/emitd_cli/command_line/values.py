@@ -6,44 +6,30 @@ import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, TypeVar, cast
+from typing import Any, cast
 
+from emitd.records.levels import JOB_STATES, LEVELS, is_level
 from emitd.v1 import JobState, Level
 from emitd_cli.command_line.parser import not_one_of
 from emitd_cli.errors import Misuse
 
-Value = TypeVar("Value")
-# The stubs call the values int.
-STATUSES = cast(
-    "Mapping[str, JobState]",
-    {name.removeprefix("JOB_STATE_"): code for name, code in JobState.items() if code},
-)
-LEVELS = cast(
-    "Mapping[str, Level]",
-    {name: Level.Value(f"LEVEL_{name}") for name in ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")},
-)
+# The contract's own types.
+STATUSES = cast("Mapping[str, JobState]", JOB_STATES)
+LOG_LEVELS = cast("Mapping[str, Level]", {name: LEVELS[name] for name in LEVELS if is_level(name)})
 
 
 def status_from_flag(name: str) -> JobState:
     """Return the status of this name, in any case. Raises Misuse."""
-    return _value_of("--status", name, STATUSES)
+    if (status := STATUSES.get(name.upper())) is None:
+        raise Misuse(f"--status: {not_one_of(name, STATUSES)}", field="--status")
+    return status
 
 
 def level_from_flag(name: str) -> Level:
     """Return the level of this name, in any case. Raises Misuse."""
-    return _value_of("--level", name, LEVELS)
-
-
-def _value_of(flag: str, name: str, known: Mapping[str, Value]) -> Value:
-    value = known.get(name.upper())
-    if value is None:
-        raise Misuse(f"{flag}: {not_one_of(name, known)}", field=flag)
-    return value
-
-
-def status_name(status: JobState) -> str:
-    """Return a status without its prefix: `RUNNING`."""
-    return JobState.Name(status).removeprefix("JOB_STATE_")
+    if (level := LOG_LEVELS.get(name.upper())) is None:
+        raise Misuse(f"--level: {not_one_of(name, LOG_LEVELS)}", field="--level")
+    return level
 
 
 def pairs_from_flag(flag: str, pairs: Sequence[str]) -> dict[str, str]:

@@ -4,6 +4,7 @@ import argparse
 import time
 from typing import Any
 
+from emitd.records.levels import job_state_name
 from emitd.v1 import (
     JOB_STATE_FAILED,
     GetJobRequest,
@@ -14,7 +15,7 @@ from emitd.v1 import (
     RequestCancelRequest,
     WatchJobsRequest,
 )
-from emitd_cli.command_line.values import filter_from_flags, moment_from_flag, status_name
+from emitd_cli.command_line.values import filter_from_flags, moment_from_flag
 from emitd_cli.connection import connect
 from emitd_cli.errors import CannotTell, ExitCode, Misuse, Refused
 from emitd_cli.jobs.text import describe_job, has_ended, history_lines, job_line, job_lines, status_periods
@@ -80,7 +81,7 @@ def run_cancel(options: argparse.Namespace) -> int:
     with connect(options.address) as server:
         job: Job = server.ask(server.log.RequestCancel, request).job
     if has_ended(job):
-        say(f"'{job.job_id}' is {status_name(job.status)} already; there is nothing to cancel")
+        say(f"'{job.job_id}' is {job_state_name(job.status)} already; there is nothing to cancel")
     print_result(to_json(job) if options.json else job_line(job))
     return ExitCode.GOOD
 
