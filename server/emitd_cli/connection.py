@@ -2,7 +2,7 @@
 
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -12,15 +12,12 @@ from emitd.transport.channel import NoChannel, make_async_channel, make_channel
 from emitd.transport.reply import bad_field, details_of, is_retryable, is_unanswered, retry_delay
 from emitd.v1 import AuditServiceStub, LogServiceStub
 from emitd_cli.errors import CannotTell, CommandError, Misuse, Refused
-from emitd_cli.terminal.output import say
 
 Response = TypeVar("Response")
 
 CALL_SECONDS = 30.0
 #: A server sends no more jobs, transitions or events in one answer.
 MAX_PAGE_SIZE = 1000
-#: After this time a command says that it waits for an answer.
-SILENT_SECONDS = 3.0
 #: The pause before the next try if the server does not say, and the shortest one if it does.
 DEFAULT_RETRY_SECONDS = 0.5
 MIN_RETRY_SECONDS = 0.05
@@ -47,7 +44,7 @@ class Server:
     def ask(self, method: Any, request: Any) -> Any:
         """Call a stub's method, and return its response. Raises Refused and CannotTell."""
         try:
-            return self.result_of(method.future(request, timeout=CALL_SECONDS))
+            return method(request, timeout=CALL_SECONDS)
         except grpc.RpcError as error:
             raise error_of(error, self.address) from error
 
@@ -65,14 +62,6 @@ class Server:
             if not request.page_token:
                 return
             limit -= len(getattr(response, items)) if items else 0
-
-    def result_of(self, call: "grpc.Future[Response]", say_waiting: Callable[[str], None] = say) -> Response:
-        """Return a call's response; say once if it does not come soon. Raises grpc.RpcError."""
-        try:
-            return call.result(timeout=SILENT_SECONDS)
-        except grpc.FutureTimeoutError:
-            say_waiting(f"no answer from {self.address} yet; still waiting (Ctrl-C ends it)")
-            return call.result()
 
 
 class Outage:

@@ -18,6 +18,7 @@ from emitd.v1 import (
 from emitd_cli.command_line.values import filter_from_flags, moment_from_flag
 from emitd_cli.connection import connect
 from emitd_cli.errors import CannotTell, ExitCode, Misuse, Refused
+from emitd_cli.jobs.board import NO_JOBS
 from emitd_cli.jobs.text import describe_job, has_ended, history_lines, job_line, job_lines, status_periods
 from emitd_cli.terminal.output import print_lines, print_result, say, to_json
 
@@ -37,8 +38,7 @@ def run_list(options: argparse.Namespace) -> int:
                 print_lines(map(to_json, page.jobs), cut=False)
         else:
             jobs = [job for page in pages for job in page.jobs]
-            is_filtered = any(filters.values()) or options.updated_after is not None
-            print_lines(job_lines(jobs), "no job is like that" if is_filtered else "there are no jobs")
+            print_lines(job_lines(jobs), NO_JOBS)
     if request.page_token:
         say(f"there are more than {options.limit} such jobs; --limit N shows more")
     return ExitCode.GOOD

@@ -98,13 +98,13 @@ def test_a_handler_of_a_file(folder: Path) -> None:
 
 
 def test_its_settings(folder: Path) -> None:
-    """Each with its type in words, its default, and the comment above, behind or below it."""
+    """Each with its type in words, its default, and the comment above it."""
     _, listed, handlers = list_json()
     keys = ("name", "type", "required", "default", "comment")
     assert [tuple(setting[key] for key in keys) for setting in handlers["mine.MineHandler"]["settings"]] == [
         ("where", "path", True, None, "Where it goes: `#` and all, in two lines."),
-        ("count", "whole number >= 1 or null", False, None, "behind it"),
-        ("mode", "a or b", False, "a", "Below it."),
+        ("count", "whole number >= 1 or null", False, None, ""),
+        ("mode", "a or b", False, "a", ""),
         ("names", "list of text", False, [], ""),
         ("plain", "number", False, 0.5, ""),
         ("queue_size", "whole number", False, 99, "More than others."),
@@ -155,7 +155,7 @@ def test_the_text(folder: Path) -> None:
         "  levels    INFO AUDIT by default",
         "  delivery  committed by default",
         "  settings  where (path; required): Where it goes: `#` and all, in two lines.",
-        "            count (whole number >= 1 or null; default null): behind it",
+        "            count (whole number >= 1 or null; default null)",
     ]
     assert "Entries are those of logging_config.yml." in done.stdout
 
