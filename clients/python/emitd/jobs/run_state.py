@@ -243,10 +243,8 @@ def _read_number(
         number: int | Fraction | None = None
         if isinstance(value, Integral) and not isinstance(value, bool):
             number = int(value)
-        elif isinstance(value, Rational | Decimal | float) and not isinstance(value, bool):
-            number = round(Fraction(value), 9)
-        elif isinstance(value, Real) and not isinstance(value, bool):
-            number = round(Fraction(float(value)), 9)
+        elif isinstance(value, Real | Decimal) and not isinstance(value, bool):
+            number = round(Fraction(value if isinstance(value, Rational | Decimal) else float(value)), 9)
         if number is not None and at_least <= number <= at_most:
             return number
     raise ValueError(f"{name}: {as_text(value)[:80]} is not {expected}")
