@@ -2,16 +2,19 @@
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
 from emitd.transport.channel import NoChannel, make_async_channel, make_channel
 from emitd.transport.reply import bad_field, details_of, is_retryable, is_unanswered, retry_delay
 from emitd.v1 import AuditServiceStub, LogServiceStub
+from emitd.watches import Watch
 from emitd_cli.errors import CannotTell, CommandError, Misuse, Refused
+from emitd_cli.terminal.output import say
+from emitd_cli.terminal.streams import end_with_reader
 
 Response = TypeVar("Response")
 
@@ -62,6 +65,38 @@ class Server:
             if not request.page_token:
                 return
             limit -= len(getattr(response, items)) if items else 0
+
+    def follow(
+        self,
+        method: Any,
+        watch: Watch[Response],
+        show: Callable[[Response], None],
+        place: Callable[[], str] = lambda: "",
+    ) -> NoReturn:
+        """Show the messages of a stream that has no end, over as many connections as it takes; say so.
+
+        `place` returns where another connection goes on, for people. The pauses are those of the outage, and not of the
+        watch. Raises Refused, and CannotTell.
+        """
+        end_with_reader()
+        outage = Outage(self.address, retry_seconds=None, is_patient=False)
+        while True:
+            opened_at = time.monotonic()
+            try:
+                for response in method(watch.call.request):
+                    if outage.answered(opened_at):
+                        say(f"{self.address} answers again; going on{place()}")
+                    show(response)
+                    watch.take(response)  # the next connection goes on here
+            except grpc.RpcError as error:
+                if is_refusal(error):
+                    raise error_of(error, self.address) from error
+                seconds, note = outage.pause_after(error, opened_at)
+            else:
+                raise CannotTell("the server ended the stream without a word")
+            if note:
+                say(note)
+            time.sleep(seconds)
 
 
 class Outage:

@@ -76,6 +76,20 @@ def add_json(parser: Parser, what: str) -> None:
     option(parser, "--json", f"print {what}, and errors as JSON on standard error")
 
 
+def add_since(parser: Parser, what: str) -> None:
+    """Add --since."""
+    since = f"only {what} received at WHEN or later: a time, or a time ago, such as 90s, 15m or 7d"
+    option(parser, "--since WHEN", since)
+
+
+def add_listing(parser: Parser, what: str) -> None:
+    """Add the flags of a list by the time of receipt."""
+    add_since(parser, what)
+    option(parser, "--until WHEN", f"only {what} received before WHEN")
+    option(parser, "--oldest-first", "begin with the oldest")
+    option(parser, "-n --limit N", f"at most N {what} (default: 50)", type=positive, default=50)
+
+
 def add_address(parser: Parser) -> None:
     """Add the server's address."""
     option(

@@ -90,6 +90,13 @@ def moment_from_flag(flag: str, text: str, now_unix_nano: int | None = None) -> 
     return unix_nano
 
 
+def period_from_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a request that --since and --until give. Raises Misuse."""
+    fields = {"since": "received_after_unix_nano", "until": "received_before_unix_nano"}
+    given = {flag: text for flag in fields if (text := getattr(options, flag, None)) is not None}
+    return {fields[flag]: moment_from_flag(f"--{flag}", text) for flag, text in given.items()}
+
+
 def iso_time(unix_nano: int) -> str:
     """Return a moment in ISO 8601, to the second, in UTC; `-` for none."""
     if not unix_nano:
