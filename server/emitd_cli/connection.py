@@ -21,8 +21,6 @@ Response = TypeVar("Response")
 CALL_SECONDS = 30.0
 #: A server sends no more jobs, transitions or events in one answer.
 MAX_PAGE_SIZE = 1000
-#: After this time a command says that it waits for an answer.
-SILENT_SECONDS = 3.0
 #: The pause before the next try if the server does not say, and the shortest one if it does.
 DEFAULT_RETRY_SECONDS = 0.5
 MIN_RETRY_SECONDS = 0.05
@@ -49,7 +47,7 @@ class Server:
     def ask(self, method: Any, request: Any) -> Any:
         """Call a stub's method, and return its response. Raises Refused and CannotTell."""
         try:
-            return self.result_of(method.future(request, timeout=CALL_SECONDS))
+            return method(request, timeout=CALL_SECONDS)
         except grpc.RpcError as error:
             raise error_of(error, self.address) from error
 
@@ -99,14 +97,6 @@ class Server:
             if note:
                 say(note)
             time.sleep(seconds)
-
-    def result_of(self, call: "grpc.Future[Response]", say_waiting: Callable[[str], None] = say) -> Response:
-        """Return a call's response; say once if it does not come soon. Raises grpc.RpcError."""
-        try:
-            return call.result(timeout=SILENT_SECONDS)
-        except grpc.FutureTimeoutError:
-            say_waiting(f"no answer from {self.address} yet; still waiting (Ctrl-C ends it)")
-            return call.result()
 
 
 class Outage:

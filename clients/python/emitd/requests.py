@@ -16,31 +16,6 @@ from emitd.v1 import audit_service_pb2 as audit
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = [
-    "AuditFilter",
-    "AuditQuery",
-    "Call",
-    "JobFilter",
-    "JobHistory",
-    "JobsFilter",
-    "audit_event",
-    "audit_events",
-    "checkpoint",
-    "consistency_proof",
-    "get_job",
-    "inclusion_proof",
-    "job_history",
-    "list_jobs",
-    "list_request",
-    "listed",
-    "newest_event",
-    "number",
-    "request_cancel",
-    "tail_request",
-    "watch_jobs_request",
-    "watch_request",
-]
-
 Response = TypeVar("Response")
 
 #: A server sends no more in one page.

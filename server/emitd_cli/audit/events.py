@@ -46,14 +46,9 @@ def run_list(options: argparse.Namespace) -> int:
                 print_json_lines(page.entries)
         else:
             entries = [entry for page in pages for entry in page.entries]
-            is_filtered = any(filters.values()) or bool(period)
-            print_lines(
-                event_lines(entries), "no event is like that" if is_filtered else "there are no events"
-            )
-    if request.page_token:
-        # With a filter, further events would have to be searched for.
-        verb = "may be" if any(filters.values()) else "are"
-        say(f"there {verb} more than {options.limit} such events; --limit N shows more")
+            print_lines(event_lines(entries), "no event is like that")
+    if request.page_token:  # with a filter, further events would have to be searched for
+        say(f"there may be more than {options.limit} such events; --limit N shows more")
     return ExitCode.GOOD
 
 

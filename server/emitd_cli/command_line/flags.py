@@ -3,17 +3,13 @@
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 CONFIG_HELP = "the configuration (default: logging_config.yml in this folder; without one, built-in defaults)"
-
-#: The names of values that are paths, or may be: a shell leaves the `~` of `--log=~/x` as it is. A folder of handlers
-#: is written into a configuration, which has no bytes that are not UTF-8.
-PATHS = ("DIR", "FILE", "LOG", "VKEY", "FOLDER")
 
 EXIT_CODES = """\
 exit codes:
@@ -66,22 +62,13 @@ def option(
     `repeats`: its values are a list. Values are texts unless `type` reads them; paths may have any bytes.
     """
     *names, last = flag.split()
-    if last in PATHS:
-        more["type"] = _folder if last == "FOLDER" else os.path.expanduser
     if repeats:
         more |= {"action": "append", "default": []}
-    if not last.startswith("-") and last not in PATHS:
-        more = {"type": unicode, **more}
     if last.startswith("-"):
         parser.add_argument(*names, last, help=help_text, action="store_true", **more)
-    elif names:
-        parser.add_argument(*names, metavar=last, help=help_text, **more)
     else:
-        parser.add_argument(more.pop("dest"), metavar=last, help=help_text, **more)
-
-
-def _folder(text: str) -> str:
-    return os.path.expanduser(unicode(text))
+        more = {"metavar": last, "type": _READERS.get(last, unicode), **more}
+        parser.add_argument(*names or [more.pop("dest")], help=help_text, **more)
 
 
 def add_json(parser: Parser, what: str) -> None:
@@ -149,3 +136,10 @@ def seconds(text: str) -> float:
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds")
     return number
+
+
+#: By the names of values that are paths, or may be: a shell leaves the `~` of `--log=~/x` as it is.
+_READERS: Mapping[str, Callable[[str], str]] = {
+    **dict.fromkeys(("DIR", "FILE", "LOG", "VKEY"), os.path.expanduser),
+    "FOLDER": lambda text: os.path.expanduser(unicode(text)),  # the configuration names it
+}

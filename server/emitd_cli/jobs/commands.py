@@ -4,6 +4,7 @@ import argparse
 import time
 from typing import Any
 
+from emitd.records.levels import job_state_name
 from emitd.v1 import (
     JOB_STATE_FAILED,
     GetJobRequest,
@@ -14,9 +15,10 @@ from emitd.v1 import (
     RequestCancelRequest,
     WatchJobsRequest,
 )
-from emitd_cli.command_line.values import filter_from_flags, moment_from_flag, status_name
+from emitd_cli.command_line.values import filter_from_flags, moment_from_flag
 from emitd_cli.connection import connect
 from emitd_cli.errors import CannotTell, ExitCode, Misuse, Refused
+from emitd_cli.jobs.board import NO_JOBS
 from emitd_cli.jobs.text import describe_job, has_ended, history_lines, job_line, job_lines, status_periods
 from emitd_cli.terminal.output import print_lines, print_result, say, to_json
 
@@ -36,8 +38,7 @@ def run_list(options: argparse.Namespace) -> int:
                 print_lines(map(to_json, page.jobs), cut=False)
         else:
             jobs = [job for page in pages for job in page.jobs]
-            is_filtered = any(filters.values()) or options.updated_after is not None
-            print_lines(job_lines(jobs), "no job is like that" if is_filtered else "there are no jobs")
+            print_lines(job_lines(jobs), NO_JOBS)
     if request.page_token:
         say(f"there are more than {options.limit} such jobs; --limit N shows more")
     return ExitCode.GOOD
@@ -80,7 +81,7 @@ def run_cancel(options: argparse.Namespace) -> int:
     with connect(options.address) as server:
         job: Job = server.ask(server.log.RequestCancel, request).job
     if has_ended(job):
-        say(f"'{job.job_id}' is {status_name(job.status)} already; there is nothing to cancel")
+        say(f"'{job.job_id}' is {job_state_name(job.status)} already; there is nothing to cancel")
     print_result(to_json(job) if options.json else job_line(job))
     return ExitCode.GOOD
 

@@ -28,7 +28,7 @@ def run_list(options: argparse.Namespace) -> int:
             found += len(page.lines)
             is_truncated = page.history_truncated
     if not found:
-        say("no line is like that" if wanted.ByteSize() or period else "there are no lines")
+        say("no line is like that")
     if is_truncated:
         say(TRUNCATED)
     if request.page_token:
@@ -60,7 +60,7 @@ def run_tail(options: argparse.Namespace) -> int:
 
 def _filter(options: argparse.Namespace) -> LogFilter:
     return LogFilter(
-        min_level=None if options.level is None else level_from_flag(options.level, emits=False),
+        min_level=None if options.level is None else level_from_flag(options.level),
         sources=options.source,
         text=options.grep,
         job_id=options.job,

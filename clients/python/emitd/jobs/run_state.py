@@ -243,10 +243,8 @@ def _read_number(
         number: int | Fraction | None = None
         if isinstance(value, Integral) and not isinstance(value, bool):
             number = int(value)
-        elif isinstance(value, Rational | Decimal | float) and not isinstance(value, bool):
-            number = round(Fraction(value), 9)
-        elif isinstance(value, Real) and not isinstance(value, bool):
-            number = round(Fraction(float(value)), 9)
+        elif isinstance(value, Real | Decimal) and not isinstance(value, bool):
+            number = round(Fraction(value if isinstance(value, Rational | Decimal) else float(value)), 9)
         if number is not None and at_least <= number <= at_most:
             return number
     raise ValueError(f"{name}: {as_text(value)[:80]} is not {expected}")
@@ -293,17 +291,15 @@ def end(run_state: JobRunState, exception: BaseException | None) -> Steps:
 
 def drive(steps: Generator[Question, Answer, Result], send: Callable[[Question], Answer]) -> Result:
     """Take the steps, waiting in this thread; return what they do."""
+
+    async def answer(question: Question) -> Answer:
+        return send(question)
+
     try:
-        question = next(steps)
-        while True:
-            try:
-                answer = send(question)
-            except EmitError as error:
-                question = steps.throw(error)
-            else:
-                question = steps.send(answer)
+        drive_async(steps, answer).send(None)  # which never suspends
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    raise AssertionError
 
 
 async def drive_async(
