@@ -145,7 +145,7 @@ class _Demo:
         self._chapter("2  Log lines, on the service's console")
         for number, (level, source, message) in enumerate(LOG_LINES, 1):
             record = v1.LogRecord(record_id=f"line-{number}", level=level, source=source, message=message)
-            server.ask(server.log.Emit, v1.EmitRequest(record=record))
+            server.emit(record)
         self._until(service, lambda: len(self._lines("console")) >= len(LOG_LINES))
         lines = self._lines("console")
         for line in lines:
@@ -159,9 +159,7 @@ class _Demo:
 
     def _audit_event(self, server: Server) -> None:
         self._chapter("3  An audit event, on disk before the call returns; this is its line")
-        first, again = (
-            server.ask(server.log.Emit, v1.EmitRequest(record=AUDIT_EVENT)).receipt for _ in range(2)
-        )
+        first, again = (server.emit(AUDIT_EVENT) for _ in range(2))
         lines = self._audit_log.read_bytes().splitlines()
         self._show(*(line.decode() for line in lines))
         leaf = first.audit.leaf_hash

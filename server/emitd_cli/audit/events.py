@@ -17,7 +17,7 @@ from emitd.v1 import AuditEntry, GetCheckpointRequest, ListAuditEventsRequest, T
 from emitd.watches import AuditTail
 from emitd_cli.audit.log_files import event_fields
 from emitd_cli.command_line.values import moment_from_flag
-from emitd_cli.connection import Outage, Server, connect, error_of, is_refusal
+from emitd_cli.connection import Outage, Server, connect
 from emitd_cli.errors import CannotTell, ExitCode, Misuse
 from emitd_cli.terminal.output import aligned, field_lines, one_line, pad, print_lines, print_outcome, say
 from emitd_cli.terminal.streams import end_with_reader
@@ -29,7 +29,7 @@ WIDTHS = (24, 20, 12, 15, 0)
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print the events; return 0. Raises Misuse, Refused, and CannotTell without a server."""
+    """Print the events; return 0. Raises Misuse, and CannotTell without a server."""
     filters = _filters(options)
     request = ListAuditEventsRequest(log_id=options.log_id, newest_first=not options.oldest_first, **filters)
     if options.since is not None:
@@ -55,7 +55,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_tail(options: argparse.Namespace) -> int:
-    """Print events until Ctrl-C, over as many connections as it takes. Raises Refused, and CannotTell."""
+    """Print events until Ctrl-C, over as many connections as it takes. Raises Misuse, and CannotTell."""
     request = TailAuditEventsRequest(
         log_id=options.log_id, from_index=options.from_index, **_filters(options)
     )
@@ -75,8 +75,6 @@ def run_tail(options: argparse.Namespace) -> int:
                         print_lines(pad(_cells(entry), WIDTHS) for entry in response.entries)
                     tail.take(response)  # the next connection goes on here, and in the same log
             except grpc.RpcError as error:
-                if is_refusal(error):
-                    raise error_of(error, options.address) from error
                 seconds, note = outage.pause_after(error, opened_at)
             else:
                 raise CannotTell("the server ended the stream without a word")
@@ -86,7 +84,7 @@ def run_tail(options: argparse.Namespace) -> int:
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Print the event; return 0. Raises CannotTell if there is none, or no server."""
+    """Print the event; return 0. Raises Misuse, and CannotTell if there is none, or no server."""
     if not options.event_id:
         raise Misuse("EVENT_ID: is empty", field="EVENT_ID")
     with connect(options.address) as server:

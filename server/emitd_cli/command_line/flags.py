@@ -9,11 +9,9 @@ from typing import Any, TypeAlias
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-#: Values that are paths, or can be: a shell leaves the `~` of `--log=~/x` as it is.
-_PATHS = ("FILE", "FOLDER", "DIR", "LOG", "VKEY")
 CONFIG_HELP = "the configuration (default: logging_config.yml in this folder; without one, built-in defaults)"
 
-#: The names of values that are paths, or may be.
+#: Values that are paths, or can be: a shell leaves the `~` of `--log=~/x` as it is.
 PATHS = ("DIR", "FILE", "LOG", "VKEY")
 
 EXIT_CODES = """\
@@ -67,12 +65,10 @@ def option(
     `repeats`: its values are a list. Values are texts unless `type` reads them; paths may have any bytes.
     """
     *names, last = flag.split()
-    if last in _PATHS:
-        more["type"] = os.path.expanduser
     if repeats:
         more |= {"action": "append", "default": []}
-    if not last.startswith("-") and last not in PATHS:
-        more = {"type": unicode, **more}
+    if not last.startswith("-"):
+        more = {"type": os.path.expanduser if last in PATHS else unicode, **more}
     if last.startswith("-"):
         parser.add_argument(*names, last, help=help_text, action="store_true", **more)
     elif names:
