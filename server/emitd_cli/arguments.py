@@ -12,6 +12,7 @@ from emitd_cli.command_line.flags import CONFIG_HELP, EXIT_CODES, Commands, add_
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 from emitd_cli.emit.arguments import add_emit
 from emitd_cli.jobs.arguments import add_job
+from emitd_cli.terminal.output import put
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -50,7 +51,7 @@ class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        print(f"emitd {version('emitd')}")
+        put(f"emitd {version('emitd')}")
         parser.exit()
 
 

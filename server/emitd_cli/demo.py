@@ -28,9 +28,9 @@ from emitd import v1
 from emitd_cli.audit.verify import report_in_words
 from emitd_cli.command_line.values import STATUSES
 from emitd_cli.connection import Server, connect, describe
-from emitd_cli.errors import CannotRun, CannotTell, CommandError, ExitCode, Refused
+from emitd_cli.errors import CannotRun, CommandError, ExitCode, Refused
 from emitd_cli.jobs.watch import watch_ids
-from emitd_cli.terminal.output import one_line
+from emitd_cli.terminal.output import one_line, put
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.tlog.merkle import leaf_hash
@@ -97,14 +97,14 @@ def run(options: argparse.Namespace) -> int:
         demo = _Demo(Path(folder), is_fast=options.fast)
         try:
             demo.play()
-        except (grpc.RpcError, Refused, CannotTell) as error:
+        except (grpc.RpcError, Refused) as error:
             reason = describe(error, "") if isinstance(error, grpc.RpcError) else error
             raise CommandError(f"the demo's service did not answer as it should: {reason}") from error
     if demo.problems:
         raise CommandError(f"not as it should be: {'; '.join(demo.problems)}")
-    print(f"\nAll as it should be, after {time.monotonic() - begin:.0f} s. Your turn:")
+    put(f"\nAll as it should be, after {time.monotonic() - begin:.0f} s. Your turn:")
     for command in ("serve", "emit --job first --type trial --status RUNNING", "job watch first"):
-        print(f"  $ emitd {command}")
+        put(f"  $ emitd {command}")
     return ExitCode.GOOD
 
 
@@ -120,7 +120,7 @@ class _Demo:
 
     def play(self) -> None:
         """Play all chapters. Raises CommandError, or grpc.RpcError, if it cannot go on."""
-        print("emitd demo: a small music shop, and one place for all that its backend reports.", flush=True)
+        put("emitd demo: a small music shop, and one place for all that its backend reports.")
         self._chapter("1  The service starts, on a free port, with this configuration")
         self._show(*CONFIG.splitlines())
         with self._service() as service:
@@ -255,11 +255,11 @@ class _Demo:
 
     def _chapter(self, title: str) -> None:
         self._pause(0.8)
-        print(f"\n{title}", flush=True)
+        put(f"\n{title}")
 
     def _show(self, *lines: str) -> None:
         for line in lines:
-            print("  " + one_line(line).replace(f"{self._folder}/", ""), flush=True)
+            put("  " + one_line(line).replace(f"{self._folder}/", ""))
 
     def _check(self, is_good: bool, text: str) -> None:
         self._show(f"{'ok' if is_good else 'NOT OK'}: {text}")
