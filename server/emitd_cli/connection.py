@@ -53,12 +53,12 @@ class Server:
 
     def emit(self, record: LogRecord) -> Receipt:
         """Send a record, and return its receipt. Raises Refused and CannotTell."""
+        call = self.log.Emit.future(EmitRequest(record=record), timeout=CALL_SECONDS)
         try:
-            return self.result_of(
-                self.log.Emit.future(EmitRequest(record=record), timeout=CALL_SECONDS)
-            ).receipt
+            receipt: Receipt = self.result_of(call).receipt
         except grpc.RpcError as error:
             raise error_of(error, self.address, Refused if is_refusal(error) else CannotTell) from error
+        return receipt
 
     def pages(self, method: Any, request: Any, items: str = "", limit: int = sys.maxsize) -> Iterator[Any]:
         """Yield the responses to a request, page by page, up to `limit` of the field `items` in them.
