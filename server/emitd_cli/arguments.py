@@ -13,6 +13,7 @@ from emitd_cli.command_line.parser import HelpFormatter, Parser
 from emitd_cli.emit.arguments import add_emit
 from emitd_cli.jobs.arguments import add_job
 from emitd_cli.log.arguments import add_log
+from emitd_cli.terminal.output import put
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -52,7 +53,7 @@ class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        print(f"emitd {version('emitd')}")
+        put(f"emitd {version('emitd')}")
         parser.exit()
 
 

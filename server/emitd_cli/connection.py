@@ -10,7 +10,7 @@ import grpc
 
 from emitd.transport.channel import NoChannel, make_async_channel, make_channel
 from emitd.transport.reply import bad_field, details_of, is_retryable, is_unanswered, retry_delay
-from emitd.v1 import AuditServiceStub, LogServiceStub
+from emitd.v1 import AuditServiceStub, EmitRequest, LogRecord, LogServiceStub, Receipt
 from emitd.watches import Watch
 from emitd_cli.errors import CannotTell, CommandError, Misuse, Refused
 from emitd_cli.terminal.output import say
@@ -45,11 +45,19 @@ class Server:
         self.audit = AuditServiceStub(channel)
 
     def ask(self, method: Any, request: Any) -> Any:
-        """Call a stub's method, and return its response. Raises Refused and CannotTell."""
+        """Ask by a stub's method, and return the response. Raises Misuse and CannotTell."""
         try:
             return method(request, timeout=CALL_SECONDS)
         except grpc.RpcError as error:
             raise error_of(error, self.address) from error
+
+    def emit(self, record: LogRecord) -> Receipt:
+        """Send a record, and return its receipt. Raises Refused and CannotTell."""
+        try:
+            receipt: Receipt = self.log.Emit(EmitRequest(record=record), timeout=CALL_SECONDS).receipt
+        except grpc.RpcError as error:
+            raise error_of(error, self.address, Refused if is_refusal(error) else CannotTell) from error
+        return receipt
 
     def pages(self, method: Any, request: Any, items: str = "", limit: int = sys.maxsize) -> Iterator[Any]:
         """Yield the responses to a request, page by page, up to `limit` of the field `items` in them.
@@ -76,7 +84,7 @@ class Server:
         """Show the messages of a stream that has no end, over as many connections as it takes; say so.
 
         `place` returns where another connection goes on, for people. The pauses are those of the outage, and not of the
-        watch. Raises Refused, and CannotTell.
+        watch. Raises Misuse, and CannotTell.
         """
         end_with_reader()
         outage = Outage(self.address, retry_seconds=None, is_patient=False)
@@ -89,8 +97,6 @@ class Server:
                     show(response)
                     watch.take(response)  # the next connection goes on here
             except grpc.RpcError as error:
-                if is_refusal(error):
-                    raise error_of(error, self.address) from error
                 seconds, note = outage.pause_after(error, opened_at)
             else:
                 raise CannotTell("the server ended the stream without a word")
@@ -125,11 +131,9 @@ class Outage:
     def pause_after(self, error: grpc.RpcError, opened_at: float) -> tuple[float, str]:
         """Return how long to wait before the next connection, and what to say, if anything.
 
-        Raises CannotTell if there is no point in another connection.
+        Raises Misuse or CannotTell if there is no point in another connection.
         """
-        end = CannotTell(
-            describe(error, self._address), code=error.code().name, field=bad_field(details_of(error))
-        )
+        end = error_of(error, self._address)
         if not is_retryable(error) or not self._is_patient:
             raise end from error
         now, seconds = time.monotonic(), retry_seconds(details_of(error))
@@ -169,11 +173,12 @@ def _address_errors(address: str) -> Iterator[None]:
         raise error_of(error, address) from error
 
 
-def error_of(error: grpc.RpcError, address: str, and_so: str = "") -> CommandError:
-    """Return the error that ends a command whose call failed; `and_so` is added to its message."""
-    kind = Refused if is_refusal(error) else CannotTell
-    message = describe(error, address) + and_so
-    return kind(message, code=error.code().name, field=bad_field(details_of(error)))
+def error_of(error: grpc.RpcError, address: str, kind: type[CommandError] | None = None) -> CommandError:
+    """Return the error that ends a command whose call failed: by default what a failed question is, no verdict."""
+    if kind is None:
+        is_wrong = error.code() is grpc.StatusCode.INVALID_ARGUMENT and not is_retryable(error)
+        kind = Misuse if is_wrong else CannotTell
+    return kind(describe(error, address), code=error.code().name, field=bad_field(details_of(error)))
 
 
 def describe(error: grpc.RpcError, address: str) -> str:

@@ -33,7 +33,7 @@ WIDTHS = (24, 20, 12, 15, 0)
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print the events; return 0. Raises Misuse, Refused, and CannotTell without a server."""
+    """Print the events; return 0. Raises Misuse, and CannotTell without a server."""
     filters = _filters(options)
     period = period_from_flags(options)
     request = ListAuditEventsRequest(
@@ -53,7 +53,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_tail(options: argparse.Namespace) -> int:
-    """Print events until Ctrl-C, over as many connections as it takes. Raises Refused, and CannotTell."""
+    """Print events until Ctrl-C, over as many connections as it takes. Raises Misuse, and CannotTell."""
     request = TailAuditEventsRequest(
         log_id=options.log_id, from_index=options.from_index, **_filters(options)
     )
@@ -70,7 +70,7 @@ def run_tail(options: argparse.Namespace) -> int:
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Print the event; return 0. Raises CannotTell if there is none, or no server."""
+    """Print the event; return 0. Raises Misuse, and CannotTell if there is none, or no server."""
     if not options.event_id:
         raise Misuse("EVENT_ID: is empty", field="EVENT_ID")
     with connect(options.address) as server:

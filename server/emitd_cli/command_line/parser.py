@@ -10,6 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from emitd_cli.errors import Misuse
+from emitd_cli.terminal.output import put
 
 HELP_COLUMNS = 80
 
@@ -63,6 +64,10 @@ class Parser(argparse.ArgumentParser):
         found = re.match(r"argument (?:\S+/)?(\S+): ", message)
         text = message if found is None else f"{found[1]}: {message[found.end() :]}"
         raise Misuse(f"{text}; see '{self.prog} --help'", field="" if found is None else found[1])
+
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse prints help alone by this, and passes over an output that cannot be written.
+        put(message.removesuffix("\n"))
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:

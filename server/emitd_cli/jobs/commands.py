@@ -17,14 +17,14 @@ from emitd.v1 import (
 )
 from emitd_cli.command_line.values import filter_from_flags, moment_from_flag
 from emitd_cli.connection import connect
-from emitd_cli.errors import CannotTell, ExitCode, Misuse, Refused
+from emitd_cli.errors import ExitCode, Misuse
 from emitd_cli.jobs.board import NO_JOBS
 from emitd_cli.jobs.text import describe_job, has_ended, history_lines, job_line, job_lines, status_periods
 from emitd_cli.terminal.output import print_lines, print_result, say, to_json
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print the jobs; return 0. Raises Misuse, Refused, and CannotTell without a server."""
+    """Print the jobs; return 0. Raises Misuse, and CannotTell without a server."""
     filters = filter_from_flags(options)
     if options.watch:
         return _watch_list(filters, options)
@@ -45,18 +45,15 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_get(options: argparse.Namespace) -> int:
-    """Print the job; return 0, or 1 if it has FAILED. Raises CannotTell if there is none, or no server."""
+    """Print the job; return 0, or 1 if it has FAILED. Raises Misuse, and CannotTell without it or a server."""
     with connect(options.address) as server:
-        try:
-            job: Job = server.ask(server.log.GetJob, GetJobRequest(job_id=options.job_id)).job
-        except Refused as error:  # its exit code would mean a job that has FAILED
-            raise CannotTell(str(error), code=error.code, field=error.field) from error
+        job: Job = server.ask(server.log.GetJob, GetJobRequest(job_id=options.job_id)).job
     print_result(to_json(job) if options.json else describe_job(job))
     return ExitCode.BAD if job.status == JOB_STATE_FAILED else ExitCode.GOOD
 
 
 def run_history(options: argparse.Namespace) -> int:
-    """Print the history, the oldest first; return 0. Raises Refused, and CannotTell without a job or a server."""
+    """Print the history, the oldest first; return 0. Raises Misuse, and CannotTell without a job or a server."""
     is_truncated = False
     transitions: list[JobTransition] = []
     request = ListJobTransitionsRequest(job_id=options.job_id, after_revision=options.after_revision)
@@ -76,7 +73,7 @@ def run_history(options: argparse.Namespace) -> int:
 
 
 def run_cancel(options: argparse.Namespace) -> int:
-    """Ask, and print the job; return 0. Raises Refused, and CannotTell if there is no such job, or no server."""
+    """Ask, and print the job; return 0. Raises Misuse, and CannotTell if there is no such job, or no server."""
     request = RequestCancelRequest(job_id=options.job_id, reason=options.reason)
     with connect(options.address) as server:
         job: Job = server.ask(server.log.RequestCancel, request).job

@@ -17,7 +17,7 @@ TRUNCATED = "lines of that time may be missing: the server keeps the last ones o
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print the lines; return 0. Raises Misuse, Refused, and CannotTell without a server."""
+    """Print the lines; return 0. Raises Misuse, and CannotTell without a server."""
     wanted, period = _filter(options), period_from_flags(options)
     request = ListLogsRequest(filter=wanted, newest_first=not options.oldest_first, **period)
     write = _writer(options)
@@ -37,7 +37,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 
 def run_tail(options: argparse.Namespace) -> int:
-    """Print lines until Ctrl-C, over as many connections as it takes. Raises Misuse, Refused, and CannotTell."""
+    """Print lines until Ctrl-C, over as many connections as it takes. Raises Misuse, and CannotTell."""
     if options.since is not None and options.last is not None:
         raise Misuse("--last and --since exclude each other", field="--last")
     wanted = _filter(options)

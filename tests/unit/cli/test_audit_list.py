@@ -237,8 +237,8 @@ def test_misuse(flags: list[str], told: str) -> None:
 
 
 def test_errors_of_the_server() -> None:
-    """A refusal is exit code 1; a server that cannot say is 4."""
+    """A question that makes no sense is misuse; a server that does not say is 4."""
     with fake_log_service(fail(grpc.StatusCode.INVALID_ARGUMENT, "bad")) as service:
-        assert list_events(service) == (1, "", "emitd: INVALID_ARGUMENT: bad\n")
+        assert list_events(service) == (2, "", "emitd: INVALID_ARGUMENT: bad\n")
     with fake_log_service(fail(grpc.StatusCode.NOT_FOUND, "there is no audit log 'x'")) as service:
         assert list_events(service) == (4, "", "emitd: NOT_FOUND: there is no audit log 'x'\n")

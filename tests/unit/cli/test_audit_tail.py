@@ -127,9 +127,9 @@ def test_a_server_that_never_answered(naps: list[float]) -> None:
 
 
 def test_a_refusal() -> None:
-    """What the request asks for makes no sense: exit code 1."""
+    """What the request asks for makes no sense: misuse."""
     with fake_log_service(fail(grpc.StatusCode.INVALID_ARGUMENT, "log_id: is mandatory here")) as service:
-        assert tail(service) == (1, "", "emitd: INVALID_ARGUMENT: log_id: is mandatory here\n")
+        assert tail(service) == (2, "", "emitd: INVALID_ARGUMENT: log_id: is mandatory here\n")
 
 
 def test_a_stream_that_ends_without_a_word() -> None:

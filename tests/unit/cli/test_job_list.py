@@ -150,9 +150,9 @@ def test_misuse(flags: list[str], told: str) -> None:
 
 
 def test_errors_of_the_server() -> None:
-    """A refusal is exit code 1; a server that cannot say is 4."""
+    """A question that makes no sense is misuse; a server that does not say is 4."""
     with fake_log_service(fail(grpc.StatusCode.INVALID_ARGUMENT, "bad")) as service:
-        assert list_jobs(service) == (1, "", "emitd: INVALID_ARGUMENT: bad\n")
+        assert list_jobs(service) == (2, "", "emitd: INVALID_ARGUMENT: bad\n")
     with fake_log_service(fail(grpc.StatusCode.UNIMPLEMENTED, "no jobs here")) as service:
         assert list_jobs(service) == (4, "", "emitd: UNIMPLEMENTED: no jobs here\n")
 

@@ -6,7 +6,7 @@ before it signs anything, and stays there for good. `rotate_key` lets the key be
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from emitd_handlers.durable.disk import Disk, replace_file, sync_folder, write_a
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import UNKNOWN_ADDRESS, AuditEvent
 from emitd_handlers.text.uuid7 import uuid7
-from emitd_handlers.tlog.key_list import ListedKey, read_key_list, vouch
+from emitd_handlers.tlog.key_list import ROTATION_EVENT, ListedKey, read_key_list, vouch
 from emitd_handlers.tlog.note import NoteInvalid, Signer, Verifier
 
 #: The beginning of each id made here; a UUIDv7 follows.
@@ -122,12 +122,15 @@ def read_keys(disk: Disk, path: Path) -> Sequence[ListedKey]:
         raise HandlerUnavailable(f"'{path}' cannot be read: {error}") from None
 
 
-def rotation_event(listed: Sequence[ListedKey], old: Verifier, new: Verifier) -> AuditEvent:
-    """Return the event of a change of key, with the statement that vouches for the new one."""
-    statement = next(key.statement.decode() for key in listed if key.verifier.vkey == new.vkey)
-    details = {"old_key_id": old.key_id.hex(), "new_key_id": new.key_id.hex(), "statement": statement}
-    details_json = msgspec.json.encode(details).decode()
-    return AuditEvent(uuid7(), "emitd.audit.key_rotated", "emitd", UNKNOWN_ADDRESS, details_json)
+def rotation_events(listed: Sequence[ListedKey], old: Verifier, new: Verifier) -> Iterator[AuditEvent]:
+    """Yield the events of a change of key, with the statements that vouch for the new one, and for those between."""
+    vkeys = [key.verifier.vkey for key in listed]
+    end = vkeys.index(new.vkey) + 1
+    for key in listed[vkeys.index(old.vkey) + 1 : end] or listed[end - 1 : end]:
+        ids = {"old_key_id": (key.before or old).key_id.hex(), "new_key_id": key.verifier.key_id.hex()}
+        details_json = msgspec.json.encode({**ids, "statement": key.statement.decode()}).decode()
+        yield AuditEvent(uuid7(), ROTATION_EVENT, "emitd", UNKNOWN_ADDRESS, details_json)
+        old = key.verifier
 
 
 def rotate_key(paths: AuditPaths, key: Path, log_id: str) -> ListedKey:

@@ -16,7 +16,7 @@ from msgspec.structs import astuple
 from emitd_handlers.audit.format.files import FIRST, AuditPaths, line_blocks
 from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.audit.write.file import AuditFile
-from emitd_handlers.audit.write.identity import open_signer, read_keys, read_log_id, rotation_event
+from emitd_handlers.audit.write.identity import open_signer, read_keys, read_log_id, rotation_events
 from emitd_handlers.audit.write.tree import AuditTree
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reason_of
@@ -138,16 +138,18 @@ class AuditLog:
         self.file.close()
 
     def _write_rotation(self, old: Verifier | None, new: Verifier) -> None:
-        """Write an event if another key signs from now on, unless a start that crashed has written it already."""
+        """Write events if another key signs from now on, but those that a start that crashed has written already."""
         if old is None or old.vkey == new.vkey:
             return
-        event = rotation_event(read_keys(self._disk, self.paths.vkey), old, new)
-        if any(event.details_json.encode() in line for _, _, line in self.file.last_lines(1)):
-            return
-        now = self.file.last_received_unix_nano = max(time.time_ns(), self.file.last_received_unix_nano)
-        message = "the log is signed with another key from here on"
-        record = LogRecord(Level.AUDIT, message, event.event_id, now, now, "emitd", payload=event)
-        self.file.append(encode_line(record) + b"\n", 1)
+        listed = read_keys(self._disk, self.paths.vkey)
+        written = [line for _, _, line in self.file.last_lines(len(listed))]
+        for event in rotation_events(listed, old, new):
+            if any(event.details_json.encode() in line for line in written):
+                continue
+            now = self.file.last_received_unix_nano = max(time.time_ns(), self.file.last_received_unix_nano)
+            message = "the log is signed with another key from here on"
+            record = LogRecord(Level.AUDIT, message, event.event_id, now, now, "emitd", payload=event)
+            self.file.append(encode_line(record) + b"\n", 1)
 
     def _refuse_orphans(self) -> None:
         """Refuse checkpoints without lines, and after the log went down any of its files without them."""
