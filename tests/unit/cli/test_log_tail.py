@@ -171,9 +171,9 @@ def test_a_server_that_never_answered(naps: list[float]) -> None:
 
 
 def test_a_refusal() -> None:
-    """What the request asks for makes no sense: exit code 1."""
+    """What the request asks for makes no sense: misuse."""
     with fake_log_service(fail(grpc.StatusCode.INVALID_ARGUMENT, "last: is 2000, more than 1000")) as service:
-        assert tail(service) == (1, "", "emitd: INVALID_ARGUMENT: last: is 2000, more than 1000\n")
+        assert tail(service) == (2, "", "emitd: INVALID_ARGUMENT: last: is 2000, more than 1000\n")
 
 
 def test_ctrl_c_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
