@@ -121,12 +121,12 @@ def test_since_may_be_a_time_ago(monkeypatch: pytest.MonkeyPatch) -> None:
     ("flags", "error"),
     [
         (["--level", "LOUD"], "--level: 'LOUD' is not one of DEBUG, INFO, WARNING, ERROR, CRITICAL"),
-        (["--level", "warn"], "--level: 'warn' is not one of .*; did you mean 'WARNING'?"),
+        (["--level", "warn"], "--level: 'warn' is not one of DEBUG, INFO"),
         (["--level", "AUDIT"], "--level: 'AUDIT' is not one of DEBUG, INFO, WARNING, ERROR, CRITICAL$"),
         (["--trace", "abc"], "--trace: 'abc' is not 32 hexadecimal digits"),
         (["--trace", ""], "--trace: '' is not 32 hexadecimal digits"),
         (["--since", "soon"], "--since: 'soon' is neither a time"),
-        (["--limit", "0"], "--limit: '0' is not positive"),
+        (["--limit", "0"], "--limit: '0' is not a whole number from 1"),
     ],
 )
 def test_misuse_names_the_flag(flags: list[str], error: str) -> None:
@@ -159,7 +159,7 @@ def test_what_is_left_out_is_said() -> None:
         }
         assert done.returncode == 0
     with fake_log_service(page()) as service:
-        assert list_lines(service) == (0, "", "emitd: there are no lines\n")
+        assert list_lines(service) == (0, "", "emitd: no line is like that\n")
         assert list_lines(service, "--job", "x") == (0, "", "emitd: no line is like that\n")
         assert list_lines(service, "--until", "1h") == (0, "", "emitd: no line is like that\n")
 
