@@ -28,27 +28,6 @@ from emitd_handlers.errors import EmitdError, HandlerError, RetryableError
 from emitd_handlers.record import Level
 from emitd_handlers.text.escape import escape
 
-__all__ = [
-    "AuditLogNotFound",
-    "ConfigError",
-    "FieldUnknown",
-    "JobNotFound",
-    "MemoryExhausted",
-    "NoAuditSource",
-    "NoHandler",
-    "NoJobSource",
-    "NoLogSource",
-    "Problem",
-    "RequestInvalid",
-    "RequestLate",
-    "ServiceStopping",
-    "StartError",
-    "StreamStalled",
-    "TooManyWatchers",
-    "describe",
-    "nearest",
-]
-
 
 class NoHandler(HandlerError):
     """No active handler takes records of this level, or of this source."""

@@ -33,8 +33,9 @@ from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
 from emitd_handlers.file import FileHandler
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler
-from emitd_handlers.tlog.merkle import leaf_hash, verify_consistency
+from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_server.settings import ServerSettings, WatchSettings
+from support.audit.log_reader import verify_consistency
 from support.soak.server import free_port
 
 QUICK: dict[str, Any] = {

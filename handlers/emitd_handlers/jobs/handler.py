@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from emitd_handlers.base import BaseLogHandler, EmitResult
+from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import report
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerUnavailable
@@ -31,7 +31,7 @@ from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.jobs.store import JobHistory, JobStore, Retention, SharedJobStore
 from emitd_handlers.jobs.transaction import Rules
 from emitd_handlers.jobs.watch.publisher import ChangePoller, ChangePublisher
-from emitd_handlers.outcome import Outcome, RecentCommit, Refused
+from emitd_handlers.outcome import Outcome, RecentCommit
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 
@@ -89,6 +89,7 @@ class DatabaseJobHandler(BaseLogHandler):
 
     Settings: ClassVar[type[HandlerSettings]] = DatabaseJobSettings
     settings: DatabaseJobSettings
+    emit = BaseLogHandler.emit_by_batch
     default_levels = frozenset({Level.JOB_STATUS})
     default_delivery = Delivery.COMMITTED
 
@@ -151,13 +152,6 @@ class DatabaseJobHandler(BaseLogHandler):
         if store is not None:
             await store.close()
         await super().stop()
-
-    async def emit(self, record: LogRecord) -> EmitResult:
-        """Merge one report."""
-        (outcome,) = await self.emit_batch([record])
-        if isinstance(outcome, Refused):
-            raise outcome.error
-        return outcome.receipt
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Merge the reports, in order, in one transaction with those of other calls."""

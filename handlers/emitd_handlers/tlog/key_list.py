@@ -20,8 +20,6 @@ import msgspec
 
 from emitd_handlers.tlog.note import Note, NoteInvalid, Signer, Verifier
 
-__all__ = ["ListedKey", "newer_and_older", "read_key_list", "read_listed_key", "vouch"]
-
 _TITLE = "emitd audit key rotation"
 _ENTRY = re.compile(r"\S+(?:[ \t]+—[ \t]+\S+[ \t]+\S+)*")
 

@@ -138,6 +138,7 @@ class WebhookHandler(BaseLogHandler):
 
     Settings: ClassVar[type[HandlerSettings]] = WebhookSettings
     settings: WebhookSettings
+    emit = BaseLogHandler.emit_by_batch
 
     def __init__(self, settings: WebhookSettings, *, name: str = "") -> None:
         """Raise httpx.InvalidURL if httpx cannot use the URL, such as for its host's name."""
@@ -185,12 +186,6 @@ class WebhookHandler(BaseLogHandler):
     def format(self, record: LogRecord) -> bytes:
         """Return the record as one JSON object. Raises RecordInvalid, naming the field."""
         return encode_record(record)
-
-    async def emit(self, record: LogRecord) -> None:
-        """Post one record."""
-        (outcome,) = await self.emit_batch([record])
-        if isinstance(outcome, Refused):
-            raise outcome.error
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Post the records, in order, in as few requests as `max_body_bytes` and the receiver allow.

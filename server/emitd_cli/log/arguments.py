@@ -11,7 +11,7 @@ from emitd_cli.command_line.flags import (
     add_listing,
     add_since,
     option,
-    whole,
+    uint32,
 )
 from emitd_cli.command_line.parser import Parser
 
@@ -52,7 +52,7 @@ def add_log(commands: Commands) -> None:
     _add_filters(tail)
     add_since(tail, "lines")
     option(
-        tail, "-n --last N", "begin with the last N lines, at most 1000 (default: the next one)", type=whole
+        tail, "-n --last N", "begin with the last N lines, at most 1000 (default: the next one)", type=uint32
     )
     add_json(tail, JSON_LINES)
 

@@ -126,7 +126,7 @@ def test_since_may_be_a_time_ago(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--trace", "abc"], "--trace: 'abc' is not 32 hexadecimal digits"),
         (["--trace", ""], "--trace: '' is not 32 hexadecimal digits"),
         (["--since", "soon"], "--since: 'soon' is neither a time"),
-        (["--limit", "0"], "--limit: '0' is not a whole number from 1"),
+        (["--limit", "0"], "--limit: '0' is not a whole number from 1 to 2147483647"),
     ],
 )
 def test_misuse_names_the_flag(flags: list[str], error: str) -> None:

@@ -108,7 +108,7 @@ def test_all_of_a_job_report() -> None:
         ("emit x --address=", "--address: is empty; expected HOST:PORT"),
         (
             "emit x --address http://h:1",
-            "--address: 'http://h:1' is a URL (did you mean h:1?); expected HOST:PORT",
+            "--address: 'http://h:1' is a URL; expected HOST:PORT",
         ),
         ("emit --job j --status RUNNING --source-ip ::1", "--source-ip goes with --audit"),
         ("emit --job j --status RUNNING --label nope", "--label: 'nope' is not KEY=VALUE"),
