@@ -50,6 +50,10 @@ SECONDS_A_DAY = 86_400.0
 Days = Annotated[float, msgspec.Meta(gt=0)]
 
 
+#: The name of a schema or a table. PostgreSQL cuts names at 63 bytes: this leaves room for suffixes.
+_NAME = r"^[a-z_][a-z0-9_]{0,39}\Z"
+
+
 class DatabaseJobSettings(HandlerSettings, frozen=True, kw_only=True):
     """The keys of an entry of type `database_job`, in addition to the common ones."""
 
@@ -57,9 +61,9 @@ class DatabaseJobSettings(HandlerSettings, frozen=True, kw_only=True):
     #: `postgresql://USER@HOST:PORT/NAME`. A missing SQLite file and its folders are made, with modes 0600 and 0700.
     database: DatabaseUrl = DatabaseUrl(Path("logs/jobs.db"))
     #: PostgreSQL: the schema that the tables are in, made if it is missing; empty: the connection's own.
-    schema: Annotated[str, msgspec.Meta(pattern=r"^([a-z_][a-z0-9_]{0,39})?$")] = ""
+    schema: Annotated[str, msgspec.Meta(pattern=rf"^\Z|{_NAME}")] = ""
     #: PostgreSQL: the table of jobs. The names of the other tables begin with it, unless it is the default.
-    table: Annotated[str, msgspec.Meta(pattern=r"^[a-z_][a-z0-9_]{0,39}$")] = "job_logs"
+    table: Annotated[str, msgspec.Meta(pattern=_NAME)] = "job_logs"
     #: PostgreSQL: how many connections are open at once, not counting the one that listens.
     pool_size: PositiveInt = 4
     #: PostgreSQL: how often to look for changes by other replicas whose notification was lost, in seconds.

@@ -16,7 +16,7 @@ from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.postgres.database import FAILURES, Connection, Database, advice, reason
 from emitd_handlers.jobs.postgres.listener import Listener, OnForeignChange
 from emitd_handlers.jobs.postgres.queries import JobQueries
-from emitd_handlers.jobs.postgres.schema import DEFAULT_TABLE, Tables, check_name, migrate
+from emitd_handlers.jobs.postgres.schema import DEFAULT_TABLE, Tables, migrate
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
@@ -54,11 +54,8 @@ class PostgresJobStore:
     ) -> None:
         """`schema`: made if it is missing; empty: the connection's own.
 
-        `report` gets a line when notifications stop or come again. Raises ValueError for invalid names and options.
+        `report` gets a line when notifications stop or come again. Raises ValueError for invalid options.
         """
-        if schema:
-            check_name("schema", schema)
-        check_name("table", table)
         self._name = str(DatabaseUrl(dsn=dsn))
         self._database = Database(dsn, pool_size=pool_size)
         self._schema = schema
