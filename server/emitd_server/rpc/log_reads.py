@@ -99,13 +99,8 @@ class LogReads:
             waiting = self._streams.waiting()
             loop = asyncio.get_running_loop()
             position = Position(0, 0)
-            async with aclosing(self._history(request, wanted)) as messages:
-                while True:
-                    with waiting:
-                        step = await anext(messages, None)
-                    if step is None:
-                        break
-                    message, position = step
+            async with aclosing(self._streams.iterate(self._history(request, wanted))) as messages:
+                async for message, position in messages:  # noqa: B007  # the last is where the next lines begin
                     if message:
                         yield message
             sent_at = loop.time()
@@ -170,15 +165,13 @@ class LogReads:
         number = lines.next_number
         position = Position(0, 0, self._service, number)
         match request.WhichOneof("start"):
-            case None:
+            case None | "last":
                 yield _message(position, heartbeat=True), position
-            case "last":
-                yield _message(position, heartbeat=True), position
-                number = lines.next_number  # others may have come while that was sent
-                last = await self._last(wanted, request.last)
-                for step in _messages(last, position):
-                    position = step[1]
-                    yield step
+                if request.last:
+                    number = lines.next_number  # others may have come while that was sent
+                    for step in _messages(await self._last(wanted, request.last), position):
+                        position = step[1]
+                        yield step
             case "received_after_unix_nano" | "resume_token":
                 start = Position(request.received_after_unix_nano, 0)
                 if request.resume_token:
