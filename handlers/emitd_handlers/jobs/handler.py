@@ -85,7 +85,9 @@ class DatabaseJobSettings(HandlerSettings, frozen=True, kw_only=True):
 
 
 class DatabaseJobHandler(BaseLogHandler):
-    """Keeps jobs in a database, and is a `ManagedJobSource`. A receipt says what the report did to its job.
+    """Keeps jobs in a database, and is a `ManagedJobSource`, which describes its methods for readers.
+
+    A receipt says what the report did to its job.
 
     Other programs may read the tables at any time, and also write to them; but watchers of jobs in SQLite see only
     changes that come through this handler.
@@ -167,19 +169,15 @@ class DatabaseJobHandler(BaseLogHandler):
         return await self._database.recent_commits(limit)
 
     async def get(self, job_id: str) -> Job | None:
-        """Return the job's current state, or None."""
         return await self._database.get(job_id)
 
     async def list(self, query: JobQuery) -> JobPage:
-        """Return a page of jobs, newest first; see `JobSource.list`."""
         return await self._database.list(query)
 
     async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
-        """Return a page of a job's history; see `ManagedJobSource.list_transitions`."""
         return await self._database.list_transitions(query)
 
     async def request_cancel(self, job_id: str, reason: str) -> Job | None:
-        """Record a request to cancel a job; see `ManagedJobSource.request_cancel`."""
         self.refuse_if_stopped()
 
         async def request() -> Job | None:
@@ -190,13 +188,11 @@ class DatabaseJobHandler(BaseLogHandler):
         return await self._commits.run(request)
 
     def watch(self, job_id: str, **options: Any) -> AsyncGenerator[JobUpdate | None, None]:
-        """Yield the job's state, then every change; see `JobSource.watch`."""
         return self._publisher.broadcaster.watch(job_id, **options)
 
     def watch_many(
         self, job_filter: JobFilter, **options: Any
     ) -> AsyncGenerator[Sequence[JobChange] | None, None]:
-        """Yield all jobs that match, then every change; see `ManagedJobSource.watch_many`."""
         return self._publisher.filtered_watch.watch(job_filter, **options)
 
     async def _commit(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
