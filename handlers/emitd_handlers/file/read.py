@@ -7,7 +7,7 @@ import asyncio
 import os
 import re
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, closing, suppress
 from pathlib import Path
 
 from emitd_handlers.log_source import LogPart, LogQuery
@@ -53,8 +53,8 @@ async def read_parts(path: Path, query: LogQuery) -> AsyncGenerator[LogPart, Non
 def _read(path: Path, query: LogQuery) -> Generator[LogPart, None, None]:
     after, before = query.received_after_unix_nano, query.received_before_unix_nano
     reached = before if query.newest_first else after
-    for fd in _files(path, query):
-        try:
+    with closing(_files(path, query)) as files:
+        for fd in files:
             size = os.fstat(fd).st_size
             if query.newest_first:
                 blocks = _backwards(fd, size)
@@ -77,38 +77,29 @@ def _read(path: Path, query: LogQuery) -> Generator[LogPart, None, None]:
                     else reached - DISORDER_NANOS > before
                 ):
                     return
-        finally:
-            os.close(fd)
 
 
-def _files(path: Path, query: LogQuery) -> Iterator[int]:
-    """Yield the files open, in the order of the query; the caller closes them."""
-    live = None
-    with suppress(FileNotFoundError):
-        live = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    is_given = False
-    try:
-        # Listed after that: a file rotated in between is in both places.
-        rotated = old_files(path)
+def _files(path: Path, query: LogQuery) -> Generator[int, None, None]:
+    """Yield the files open, in the order of the query; each is closed when the next is asked for."""
+    with ExitStack() as stack:
+        # Opened before the others are listed: a file rotated in between is in both places.
+        live = _opened(path, stack)
+        files = [each for stamp, each in old_files(path) if stamp >= query.received_after_unix_nano] + [path]
         known = None if live is None else os.fstat(live).st_ino
-        if query.newest_first and live is not None:
-            is_given = True
-            yield live
-        for stamp, each in reversed(rotated) if query.newest_first else rotated:
-            if stamp < query.received_after_unix_nano:
-                continue
-            with suppress(FileNotFoundError):  # removed meanwhile
-                fd = os.open(each, os.O_RDONLY | os.O_CLOEXEC)
-                if os.fstat(fd).st_ino == known:
-                    os.close(fd)
-                else:
+        for each in files[::-1] if query.newest_first else files:
+            with ExitStack() as own:
+                fd = live if each == path else _opened(each, own)
+                if fd is not None and (fd == live or os.fstat(fd).st_ino != known):
                     yield fd
-        if not query.newest_first and live is not None:
-            is_given = True
-            yield live
-    finally:
-        if live is not None and not is_given:
-            os.close(live)
+
+
+def _opened(path: Path, stack: ExitStack) -> int | None:
+    """Open a file until the end of the stack; None: it is not there, or no more."""
+    with suppress(FileNotFoundError):
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        stack.callback(os.close, fd)
+        return fd
+    return None
 
 
 def _forwards(fd: int, offset: int, size: int) -> Iterator[Sequence[bytes]]:

@@ -99,13 +99,8 @@ class LogReads:
             waiting = self._streams.waiting()
             loop = asyncio.get_running_loop()
             position = Position(0, 0)
-            async with aclosing(self._history(request, wanted)) as messages:
-                while True:
-                    with waiting:
-                        step = await anext(messages, None)
-                    if step is None:
-                        break
-                    message, position = step
+            async with aclosing(self._streams.iterate(self._history(request, wanted))) as messages:
+                async for message, position in messages:  # noqa: B007  # the last is where the next lines begin
                     if message:
                         yield message
             sent_at = loop.time()
