@@ -23,6 +23,7 @@ from msgspec import field
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerError, HandlerUnavailable, RecordInvalid, RetryableError
 from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.paths import SettingInvalid
 from emitd_handlers.record import LogRecord
 from emitd_handlers.record_json import encode_record
 from emitd_handlers.secret_text import SecretText
@@ -126,11 +127,11 @@ class WebhookSettings(HandlerSettings, frozen=True, kw_only=True):
         """Raise ValueError, without the value, if a header cannot be sent."""
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name):
-                raise ValueError(f"headers: {name!r} is no name of a header")
+                raise SettingInvalid(f"headers: {name!r} is no name of a header")
             if name.lower() in _OWN_HEADERS:
-                raise ValueError(f"headers: '{name}' is set by the handler itself; remove it")
+                raise SettingInvalid(f"headers: '{name}' is set by the handler itself; remove it")
             if not _HEADER_VALUE.fullmatch(value.reveal()):
-                raise ValueError(f"headers: the value of '{name}' must be printable ASCII on one line")
+                raise SettingInvalid(f"headers: the value of '{name}' must be printable ASCII on one line")
 
 
 class WebhookHandler(BaseLogHandler):

@@ -71,7 +71,7 @@ def read_batches(
         for arrived in _arrivals(stream):
             for raw in arrived:
                 number += 1
-                if not raw.strip():
+                if not raw.removeprefix(codecs.BOM_UTF8).strip():
                     continue
                 if batch and (len(batch) == batch_size or batch_bytes + len(raw) > MAX_BATCH_BYTES):
                     yield batch

@@ -71,8 +71,8 @@ class SettingsReader:
         try:
             return struct(**given) if base is None else msgspec.structs.replace(base, **given)
         except ValueError as error:  # a struct's own check, over several fields; it may repeat their values
-            secret = f"{struct.__name__} refuses a value from {value.variables}"
-            found = secret if value.variables else str(error)
+            what = str(error) if isinstance(error, SettingInvalid) else f"{struct.__name__} refuses it"
+            found = f"found a value from {value.variables}: {what}" if value.variables else str(error)
             self.add(value.line, path, found)
             return None
 
