@@ -200,6 +200,6 @@ class FileHandler(BaseLogHandler):
         self._close()
         self._open()
         rotated = old_files(self._path)
-        for _, path in rotated[: len(rotated) - self.settings.rotate.keep]:
+        for _, path in rotated[: max(0, len(rotated) - self.settings.rotate.keep)]:
             with suppress(FileNotFoundError):
                 self._disk.remove(path)

@@ -159,15 +159,17 @@ async def test_it_rotates_by_age_also_after_a_restart(path: Path) -> None:
     assert messages(await read_all(path)) == [str(number) for number in range(6)]
 
 
-@pytest.mark.parametrize("keep", [0, 1])
-async def test_few_or_no_rotated_files(path: Path, keep: int) -> None:
-    """`keep: 0` leaves none but the file itself."""
-    handler = make_handler(path, rotate=RotateSettings(bytes=500, keep=keep))
+@pytest.mark.parametrize("keep", [0, 1, 5, 10])
+async def test_so_many_rotated_files_are_kept(path: Path, keep: int) -> None:
+    """`keep: 0` leaves none but the file itself; none is removed before there are more."""
+    handler = make_handler(path, rotate=RotateSettings(bytes=300, keep=keep))
     await handler.start()
-    for number in range(10):
+    counts = []
+    for number in range(13):
         await handler.emit_batch(lines(1, number, handler.clock))
+        counts.append(len(read.old_files(path)))
     await handler.stop()
-    assert len(read.old_files(path)) == keep
+    assert counts == [min(number, keep) for number in range(13)]
 
 
 @pytest.mark.parametrize("how", ["mv", "rm", "copytruncate", "folder"])
