@@ -50,7 +50,8 @@ class LogPart(msgspec.Struct, frozen=True):
     """A part of the lines that a query asks for."""
 
     lines: Sequence[LogRecord]
-    #: The time of receipt of the last line that was looked at for this part.
+    #: So far the query was answered: all lines that were received before this time, with `newest_first` after it, were
+    #: in this part or those before it.
     reached_unix_nano: int
 
 

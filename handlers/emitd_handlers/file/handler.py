@@ -10,6 +10,7 @@ see `read`.
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -20,7 +21,7 @@ from emitd_handlers.durable.disk import Disk, write_all
 from emitd_handlers.durable.file_identity import make_folders
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerError, HandlerUnavailable
-from emitd_handlers.file.read import first_time, old_files, read_parts, rotated_name
+from emitd_handlers.file.read import BLOCK_BYTES, LineReader, old_files, rotated_name, scan
 from emitd_handlers.log_source import LogPart, LogQuery
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import LogRecord
@@ -73,6 +74,7 @@ class FileHandler(BaseLogHandler):
         super().__init__(settings, name=name)
         self._path = settings.path
         self._disk = disk or Disk()
+        self._reader = LineReader(self._path)
         self._line = line_format(settings.format, settings.timezone, attributes=True)
         self._is_synced = self.delivery.kind is Delivery.COMMITTED
         self._group = GroupCommit(self._write, max_size=MAX_GROUP_BYTES)
@@ -138,9 +140,12 @@ class FileHandler(BaseLogHandler):
 
     async def read_lines(self, query: LogQuery) -> AsyncGenerator[LogPart, None]:
         """As `LogSource` says, from this file and those rotated before it."""
-        async with aclosing(read_parts(self._path, query)) as parts:
-            async for part in parts:
-                yield part
+        try:
+            async with aclosing(self._reader.read_parts(query)) as parts:
+                async for part in parts:
+                    yield part
+        except OSError as error:
+            raise HandlerUnavailable(f"cannot read '{self._path}': {error.strerror or error}") from error
 
     async def _write(self, items: Sequence[bytes]) -> Sequence[None]:
         await self.run_in_thread(self._append, b"".join(items))
@@ -181,9 +186,12 @@ class FileHandler(BaseLogHandler):
         self._fd, self._identity = fd, (state.device, state.inode)
         if is_new:
             self._disk.sync_directory(self._path.parent)
-        rotated = old_files(self._path)
-        begun = (rotated[-1][0] if rotated else first_time(fd)) if state.size else 0
-        self._begun_unix_nano = begun or self.clock.now()
+        rotated = [stamp for stamp, _ in old_files(self._path)[-1:]]
+        first = rotated or [block.first_unix_nano for block in islice(scan(fd, 0, state.size), 1)]
+        last = [block.last_unix_nano for block in scan(fd, max(0, state.size - BLOCK_BYTES), state.size)]
+        # No line is to come before those kept because the wall clock was set back since.
+        self.clock.resume(max(rotated + last, default=0))
+        self._begun_unix_nano = min([*first, self.clock.now()]) if state.size else self.clock.now()
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
