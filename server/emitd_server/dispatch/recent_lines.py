@@ -66,12 +66,9 @@ class RecentLines:
         newest = list(islice(reversed(self._lines), len(self._lines) - start))
         return islice(reversed(newest), limit)
 
-    def between(self, after_unix_nano: int, before_unix_nano: int) -> Sequence[LogRecord]:
-        """Return the lines that were received at `after` or later, and before `before`, in the order of receipt."""
-        lines = [
-            line for line in self._lines if after_unix_nano <= line.received_unix_nano < before_unix_nano
-        ]
-        return sorted(lines, key=lambda line: line.received_unix_nano)
+    def snapshot(self) -> Sequence[LogRecord]:
+        """Return the lines that are kept now, in the order of acceptance."""
+        return list(self._lines)
 
 
 def _is_new(outcome: object) -> bool:

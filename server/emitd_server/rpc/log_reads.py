@@ -69,11 +69,12 @@ class LogReads:
         if request.page_token:
             position = read_position("page_token", request.page_token)
             query = _from(position, query)
+        begin = query.received_before_unix_nano - 1 if query.newest_first else query.received_after_unix_nano
         response = pb.ListLogsResponse()
         parts, new = 0, _Unsent(position)
         room = Room(min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE), MAX_PAGE_BYTES)
         async with aclosing(self._read(query, source)) as found:
-            async for part in found:
+            async for part, _ in found:
                 for record in new.of(part.lines):
                     line = line_to_wire(record)
                     if not room.take(line.ByteSize() + OVERHEAD_BYTES):
@@ -82,7 +83,8 @@ class LogReads:
                     response.lines.append(line)
                     position = position.after(record)
                 parts += 1
-                if parts == MAX_PAGE_PARTS:
+                # A page that got nowhere would be asked for again and again.
+                if parts >= MAX_PAGE_PARTS and (response.lines or part.reached_unix_nano != begin):
                     if part.reached_unix_nano != position.received_unix_nano:
                         position = Position(part.reached_unix_nano, 0)
                     response.next_page_token = position_to_wire(position)
@@ -140,27 +142,41 @@ class LogReads:
     def _is_truncated(self, after_unix_nano: int, source: LogSource | None) -> bool:
         return source is None and 0 < after_unix_nano <= self._lines.dropped_until
 
-    async def _read(self, query: LogQuery, source: LogSource | None) -> AsyncGenerator[LogPart, None]:
-        """Yield the lines of a query from both places."""
+    async def _read(
+        self, query: LogQuery, source: LogSource | None
+    ) -> AsyncGenerator[tuple[LogPart, int], None]:
+        """Yield the lines of a query from both places, each part with the number of the next line at that time."""
         lines, after, before = self._lines, query.received_after_unix_nano, query.received_before_unix_nano
         edge = lines.dropped_until if lines.is_on else 2**63 - 1
         if query.newest_first:
             kept_after = after if source is None else max(after, edge + 1)
-            recent = [line for line in lines.between(kept_after, before) if query.filter.matches(line)]
-            yield LogPart(recent[::-1], kept_after)
+            async for step in self._recent(replace(query, received_after_unix_nano=kept_after)):
+                yield step
             if source is not None and after <= edge:
                 older = replace(query, received_before_unix_nano=min(before, edge + 1))
                 async for part in source.read_lines(older):
-                    yield part
+                    yield part, lines.next_number
             return
         while source is not None and after < before and after <= edge:
             older = replace(
                 query, received_after_unix_nano=after, received_before_unix_nano=min(before, edge + 1)
             )
             async for part in source.read_lines(older):
-                yield part
+                yield part, lines.next_number
             after, edge = edge + 1, (lines.dropped_until if lines.is_on else edge)
-        yield LogPart([line for line in lines.between(after, before) if query.filter.matches(line)], before)
+        async for step in self._recent(replace(query, received_after_unix_nano=after)):
+            yield step
+
+    async def _recent(self, query: LogQuery) -> AsyncGenerator[tuple[LogPart, int], None]:
+        """Yield the lines of a query that are in memory now. They may be a million, so a thread looks at them."""
+        number, kept = self._lines.next_number, self._lines.snapshot()
+        kept = await asyncio.to_thread(_between, kept, query)
+        reached = query.received_after_unix_nano
+        for start in range(0, max(1, len(kept)), SLICE_LINES):
+            lines = kept[start : start + SLICE_LINES]
+            found = await asyncio.to_thread(list, filter(query.filter.matches, lines))
+            reached = lines[-1].received_unix_nano if lines else reached
+            yield LogPart(found, reached), number
 
     async def _history(
         self, request: pb.TailLogsRequest, wanted: LogFilter
@@ -196,8 +212,8 @@ class LogReads:
                 yield _message(start, heartbeat=True, history_truncated=is_truncated), start
                 position, query, new = start, _from(start, LogQuery(filter=wanted)), _Unsent(start)
                 async with aclosing(self._read(query, source)) as parts:
-                    async for part in parts:
-                        number = lines.next_number  # of the last part, which is that of the lines in memory
+                    async for part, next_number in parts:
+                        number = next_number  # in the end of the lines in memory, which come last
                         for step in _messages(new.of(part.lines), position):
                             position = step[1]
                             yield step
@@ -211,7 +227,7 @@ class LogReads:
         async with aclosing(
             self._read(LogQuery(filter=wanted, newest_first=True), self._dispatcher.older_lines)
         ) as parts:
-            async for part in parts:
+            async for part, _ in parts:
                 newest += part.lines
                 if len(newest) >= count:
                     break
@@ -261,6 +277,14 @@ class LogReads:
         if self._lines.next_number > number:
             self._note_lines()
         await asyncio.wait((self._news,), timeout=seconds)
+
+
+def _between(lines: Sequence[LogRecord], query: LogQuery) -> Sequence[LogRecord]:
+    """Return the lines of the times of a query, in its order."""
+    after, before = query.received_after_unix_nano, query.received_before_unix_nano
+    lines = [line for line in lines if after <= line.received_unix_nano < before]
+    lines = sorted(lines, key=lambda line: line.received_unix_nano)
+    return lines[::-1] if query.newest_first else lines
 
 
 def _from(position: Position, query: LogQuery) -> LogQuery:

@@ -17,6 +17,7 @@ from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.testing import InMemoryHandler
 from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.errors import NoLogSource, RequestInvalid, ServiceStopping, TooManyWatchers
+from emitd_server.rpc.log_reads import MAX_PAGE_PARTS
 from emitd_server.rpc.log_servicer import LogServicer
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
@@ -42,6 +43,21 @@ class LongMemory(InMemoryHandler):
             wanted = [line for line in part if query.filter.matches(line)]
             yield LogPart(wanted, part[-1].received_unix_nano)
             await asyncio.sleep(0)
+
+
+class SlowMemory(LongMemory):
+    """Looks at much before it finds a line."""
+
+    async def read_lines(self, query: LogQuery) -> AsyncGenerator[LogPart, None]:
+        """As LogSource says."""
+        reached = (
+            query.received_before_unix_nano - 1 if query.newest_first else query.received_after_unix_nano
+        )
+        for _ in range(MAX_PAGE_PARTS + 10):
+            yield LogPart((), reached)
+            await asyncio.sleep(0)
+        async for part in super().read_lines(query):
+            yield part
 
 
 class Server:
@@ -151,6 +167,19 @@ class TestList:
                 # The lines of one request have one time of receipt; among them the newest is the last.
                 expected.reverse()
             assert await server.all_pages(page_size=page_size, newest_first=newest_first) == expected
+
+    @pytest.mark.parametrize("newest_first", [False, True])
+    async def test_each_page_gets_on(self, newest_first: bool) -> None:
+        """A page does not end early at the place where it began: it would be asked for again for ever."""
+        handler = SlowMemory(name="lines")
+        async with serving(handler, SMALL_RING_BYTES) as server:
+            for number in range(12):
+                await server.emit(str(number))
+            await handler.wait_for(12)
+            expected = [str(number) for number in range(12)]
+            async with asyncio.timeout(10):
+                found = await server.all_pages(page_size=1, newest_first=newest_first)
+            assert found == (expected[::-1] if newest_first else expected)
 
     async def test_filters(self) -> None:
         """Level, sources, text, job and trace: each leaves out the others, and all must match."""
