@@ -187,20 +187,24 @@ class LogReads:
         """
         lines = self._lines
         number = lines.next_number
-        position = Position(0, 0, self._service, number)
+        # With the time, by which another service goes on: it does not know the numbers.
+        position = Position(self._dispatcher.clock.now(), 0, self._service, number)
         match request.WhichOneof("start"):
-            case None:
-                yield _message(position, heartbeat=True), position
-            case "last":
-                yield _message(position, heartbeat=True), position
+            case "last" if request.last:
+                # Without a token: another stream has to begin with the last lines as well.
+                yield pb.TailLogsResponse(heartbeat=True).SerializeToString(), position
                 number = lines.next_number  # others may have come while that was sent
-                last = await self._last(wanted, request.last)
+                last, position = await self._last(wanted, request.last, position)
+                if not last:
+                    yield _message(position, heartbeat=True), position
                 for step in _messages(last, position):
                     position = step[1]
                     yield step
-            case "received_after_unix_nano" | "resume_token":
+            case None | "last":
+                yield _message(position, heartbeat=True), position
+            case _:
                 start = Position(request.received_after_unix_nano, 0)
-                if request.resume_token:
+                if request.HasField("resume_token"):
                     start = read_position("resume_token", request.resume_token)
                 source = self._dispatcher.older_lines
                 if start.service == self._service and (start.number >= lines.first_number or source is None):
@@ -219,19 +223,29 @@ class LogReads:
                             yield step
         yield b"", replace(position, service=self._service, number=number)
 
-    async def _last(self, wanted: LogFilter, count: int) -> Sequence[LogRecord]:
-        """Return the last lines that match, oldest first."""
+    async def _last(
+        self, wanted: LogFilter, count: int, position: Position
+    ) -> tuple[Sequence[LogRecord], Position]:
+        """Return the last lines that match, oldest first, and the position before them, without any `position`."""
         if count > MAX_PAGE_SIZE:
             raise RequestInvalid("last", f"is {count}, more than {MAX_PAGE_SIZE}")
         newest: list[LogRecord] = []
-        async with aclosing(
-            self._read(LogQuery(filter=wanted, newest_first=True), self._dispatcher.older_lines)
-        ) as parts:
+        query = LogQuery(filter=wanted, newest_first=True)
+        async with aclosing(self._read(query, self._dispatcher.older_lines)) as parts:
             async for part, _ in parts:
                 newest += part.lines
-                if len(newest) >= count:
+                # Those that were received together with the first are counted by its position.
+                if (
+                    len(newest) > count
+                    and newest[-1].received_unix_nano < newest[count - 1].received_unix_nano
+                ):
                     break
-        return newest[:count][::-1]
+        last, before = newest[:count][::-1], newest[count:]
+        if last:
+            together = last[0].received_unix_nano
+            same = [line for line in before if line.received_unix_nano == together]
+            position = Position(together, len(same))
+        return last, position
 
     def _part(self, position: Position, wanted: LogFilter) -> tuple[bytes, Position]:
         """Return the next message of a tail, or an empty one, and the position after it."""

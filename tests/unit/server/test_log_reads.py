@@ -372,6 +372,43 @@ class TestTail:
         async with serving() as server:
             assert (await anext(server.tail(resume_token=token))).history_truncated
 
+    async def test_a_tail_that_has_sent_nothing_goes_on_after_a_restart(self) -> None:
+        """With what came since it began, and not with all that is kept: also one whose last lines were none."""
+        handler = LongMemory(name="lines")
+        tokens = []
+        async with serving(handler) as server:
+            await server.emit("before")
+            await handler.wait_for(1)
+            tokens.append((await anext(server.tail())).resume_token)
+            none = server.tail(last=5, filter=pb.LogFilter(sources=["other"]))
+            empty, token = [(await anext(none)).resume_token for _ in range(2)]
+            assert empty == ""
+            tokens.append(token)
+            await server.emit("after")
+            await handler.wait_for(2)
+        again = LongMemory(name="lines")
+        again.records = handler.records
+        async with serving(again) as server:
+            for token in tokens:
+                assert lines_of(await take(server.tail(resume_token=token), 1)) == ["after"]
+
+    @pytest.mark.parametrize("last", [2, 4, 5, 6])
+    async def test_the_last_lines_of_a_batch_are_not_sent_again_after_a_restart(self, last: int) -> None:
+        """Lines that came together have one time of receipt: a token knows which of them were sent."""
+        handler = LongMemory(name="lines")
+        async with serving(handler) as server:
+            await server.emit("a")
+            await server.emit("b", "c", "d", "e", "f")
+            messages = await take(server.tail(last=last), last)
+            assert lines_of(messages) == list("abcdef")[-last:]
+            await handler.wait_for(6)
+        again = LongMemory(name="lines")
+        again.records = handler.records
+        async with serving(again) as server:
+            await server.emit("g")
+            tail = server.tail(resume_token=messages[-1].resume_token)
+            assert lines_of(await take(tail, 1)) == ["g"]
+
     async def test_a_slow_reader_learns_how_many_lines_it_missed(self) -> None:
         """What left the ring before it could be sent is counted, in the message that goes on after the gap."""
         async with serving(ring_bytes=SMALL_RING_BYTES) as server:
@@ -413,8 +450,9 @@ class TestTail:
         async with serving() as server:
             with pytest.raises(RequestInvalid, match="last: is 1001, more than 1000"):
                 await take(server.tail(last=1001), 1)
-            with pytest.raises(RequestInvalid, match="resume_token: is not a token of this server"):
-                await anext(server.tail(resume_token="abc"))
+            for token in ("abc", ""):
+                with pytest.raises(RequestInvalid, match="resume_token: is not a token of this server"):
+                    await anext(server.tail(resume_token=token))
 
     async def test_it_ends_with_the_server_and_has_a_limit(self) -> None:
         """A waiting tail raises ServiceStopping when streams are closed; one too many is refused."""
