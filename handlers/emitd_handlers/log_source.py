@@ -69,7 +69,7 @@ class LogSource(Protocol):
     def read_lines(self, query: LogQuery) -> AsyncGenerator[LogPart, None]:
         """Yield the lines that match, by the time of receipt, in parts that may be empty.
 
-        A part is what was found in at most 1 MiB of what was read, so that the caller can stop after any amount. Called
+        A part is what was found in about 256 KiB of what was read, so that the caller can stop after any amount. Called
         in the service's event loop, which it must not block, any number at once. May raise HandlerUnavailable.
         """
 

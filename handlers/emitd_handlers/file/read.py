@@ -28,7 +28,7 @@ from emitd_handlers.record_json import decode_line
 from emitd_handlers.text.times import format_time, parse_time
 
 #: What is read at once.
-BLOCK_BYTES = 1024 * 1024
+BLOCK_BYTES = 256 * 1024
 #: No line is longer.
 MAX_LINE_BYTES = 16 * 1024 * 1024
 #: No line was received so long before its file was begun.
@@ -80,8 +80,7 @@ def scan(fd: int, start: int, size: int) -> Iterator[Block]:
         if not end and start + len(data) < size:
             end = len(data)
         if end:
-            times = [time for line in data[:end].split(b"\n") if (time := _received(line)) is not None]
-            yield Block(start, start + end, min(times, default=NEVER), max(times, default=-1))
+            yield Block(start, start + end, *_times(data[:end]))
         start += end or len(data)
         length = BLOCK_BYTES
 
@@ -248,11 +247,17 @@ class _Received(msgspec.Struct):
 
 
 _decode_received = msgspec.json.Decoder(_Received).decode
+_RECEIVED = re.compile(rb'"received_at":"([0-9T:.-]{29}Z)"}\n')
 
 
-def _received(line: bytes) -> int | None:
-    """Return when a line was received; None: it cannot be read."""
-    try:
-        return parse_time(_decode_received(line).received_at)
-    except (ValueError, RecursionError):
-        return None
+def _times(data: bytes) -> tuple[int, int]:
+    """Return the first and the last time of receipt in some lines; `NEVER` and -1: none can be read."""
+    found = _RECEIVED.findall(data)
+    if len(found) == data.count(b"\n"):  # a tenth of the time that the other way takes
+        with suppress(ValueError):
+            return parse_time(min(found).decode()), parse_time(max(found).decode())
+    times = []
+    for line in data.split(b"\n"):
+        with suppress(ValueError, RecursionError):
+            times.append(parse_time(_decode_received(line).received_at))
+    return min(times, default=NEVER), max(times, default=-1)

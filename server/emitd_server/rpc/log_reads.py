@@ -23,7 +23,7 @@ from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 DEFAULT_PAGE_SIZE = 100
 MAX_PAGE_SIZE = 1000
 #: What a handler is asked for one page, which then ends early.
-MAX_PAGE_PARTS = 64
+MAX_PAGE_PARTS = 256
 #: The least time between two messages of a tail.
 PACE_SECONDS = 0.1
 #: Lines looked at in one turn of the event loop.
@@ -82,9 +82,9 @@ class LogReads:
                         return response
                     response.lines.append(line)
                     position = position.after(record)
-                parts += 1
-                # A page that got nowhere would be asked for again and again.
-                if parts >= MAX_PAGE_PARTS and (response.lines or part.reached_unix_nano != begin):
+                # A page that ended where it began would be asked for again and again.
+                parts += part.reached_unix_nano != begin
+                if parts == MAX_PAGE_PARTS:
                     if part.reached_unix_nano != position.received_unix_nano:
                         position = Position(part.reached_unix_nano, 0)
                     response.next_page_token = position_to_wire(position)
