@@ -32,6 +32,10 @@ from emitd_handlers.text.escape import escape_lines
 __all__ = ["FileHandler", "FileSettings", "RotateSettings"]
 
 NANOS_AN_HOUR = 3600 * 1_000_000_000
+#: No file system takes a longer name.
+MAX_NAME_BYTES = 255
+#: A time of receipt that is later by more was not given by this service: an odd file must not move its clock.
+MAX_SET_BACK_NANOS = 24 * NANOS_AN_HOUR
 #: The most that is written at once.
 MAX_GROUP_BYTES = 8 * 1024 * 1024
 _COMMITTED = Committed()
@@ -60,8 +64,13 @@ class FileSettings(HandlerSettings, frozen=True, kw_only=True):
     rotate: RotateSettings = RotateSettings()
 
     def __post_init__(self) -> None:
-        """Raise ValueError if `timezone` is unknown."""
+        """Raise ValueError if `timezone` is unknown, or the name of a rotated file would be too long."""
         LineText(self.timezone, attributes=True)
+        size = len(os.fsencode(rotated_name(self.path, 0).name))
+        if size > MAX_NAME_BYTES:
+            raise ValueError(
+                f"path: the name of a rotated file would have {size} bytes, more than {MAX_NAME_BYTES}"
+            )
 
 
 class FileHandler(BaseLogHandler):
@@ -72,6 +81,7 @@ class FileHandler(BaseLogHandler):
 
     def __init__(self, settings: FileSettings, *, name: str = "", disk: Disk | None = None) -> None:
         super().__init__(settings, name=name)
+        #: Where the file is, to which the name in the settings may be a symbolic link.
         self._path = settings.path
         self._disk = disk or Disk()
         self._reader = LineReader(self._path)
@@ -165,17 +175,18 @@ class FileHandler(BaseLogHandler):
                 self._disk.sync(self._fd)
         except OSError:
             with suppress(OSError):
-                self._disk.truncate(self._fd, size)
+                self._disk.truncate(self._fd, min(size, self._disk.state(self._fd).size))
             raise
 
     def _follow_name(self) -> None:
         """Open the file again if its name leads to another one, or to none."""
-        named = self._disk.state_at(self._path)
+        named = self._disk.state_at(self.settings.path)
         if self._fd < 0 or named is None or (named.device, named.inode) != self._identity:
             self._close()
             self._open()
 
     def _open(self) -> None:
+        self._path = self._reader.path = Path(os.path.realpath(self.settings.path))
         make_folders(self._disk, self._path.parent)
         is_new = self._disk.state_at(self._path) is None
         fd = self._disk.open(self._path)
@@ -190,8 +201,11 @@ class FileHandler(BaseLogHandler):
         first = rotated or [block.first_unix_nano for block in islice(scan(fd, 0, state.size), 1)]
         last = [block.last_unix_nano for block in scan(fd, max(0, state.size - BLOCK_BYTES), state.size)]
         # No line is to come before those kept because the wall clock was set back since.
-        self.clock.resume(max(rotated + last, default=0))
-        self._begun_unix_nano = min([*first, self.clock.now()]) if state.size else self.clock.now()
+        now = self.clock.now()
+        self.clock.resume(
+            max([each for each in rotated + last if each < now + MAX_SET_BACK_NANOS], default=0)
+        )
+        self._begun_unix_nano = min([*first, now]) if state.size else now
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -204,10 +218,13 @@ class FileHandler(BaseLogHandler):
         return size > rotate.bytes or (rotate.hours is not None and age > rotate.hours * NANOS_AN_HOUR)
 
     def _rotate(self) -> None:
-        os.rename(self._path, rotated_name(self._path, self.clock.now()))
+        try:
+            os.rename(self._path, rotated_name(self._path, self.clock.now()))
+        except OSError as error:
+            raise HandlerUnavailable(f"cannot rotate '{self._path}': {error.strerror or error}") from error
         self._close()
         self._open()
         rotated = old_files(self._path)
         for _, path in rotated[: max(0, len(rotated) - self.settings.rotate.keep)]:
-            with suppress(FileNotFoundError):
+            with suppress(OSError):  # it is tried again at the next rotation
                 self._disk.remove(path)

@@ -12,6 +12,7 @@ import asyncio
 import os
 import re
 import threading
+import time
 from bisect import bisect_left
 from collections.abc import AsyncGenerator, Generator, Iterator, Sequence
 from contextlib import suppress
@@ -50,13 +51,13 @@ def rotated_name(path: Path, unix_nano: int) -> Path:
 def old_files(path: Path) -> Sequence[tuple[int, Path]]:
     """Return the rotated files, each with the time of its rotation, the oldest first."""
     found = []
-    with suppress(FileNotFoundError):
-        for name in os.listdir(path.parent):
-            match = _STAMP.fullmatch(name.removeprefix(f"{path.name}."))
-            if match is not None and name.startswith(f"{path.name}."):
+    with suppress(FileNotFoundError), os.scandir(path.parent) as entries:
+        for entry in entries:
+            match = _STAMP.fullmatch(entry.name.removeprefix(f"{path.name}."))
+            if match is not None and entry.name.startswith(f"{path.name}.") and entry.is_file():
                 day, hour, minute, rest = match.groups()
                 with suppress(ValueError):
-                    found.append((parse_time(f"{day}{hour}:{minute}:{rest}"), path.with_name(name)))
+                    found.append((parse_time(f"{day}{hour}:{minute}:{rest}"), path.with_name(entry.name)))
     return sorted(found)
 
 
@@ -117,7 +118,8 @@ class LineReader:
     """Reads a file and those rotated before it, and remembers the times of their blocks."""
 
     def __init__(self, path: Path) -> None:
-        self._path = path
+        #: The file; it may change.
+        self.path = path
         self._lock = threading.Lock()
         #: By device and inode, that used last at the end.
         self._indexes: dict[tuple[int, int], _Index] = {}
@@ -189,16 +191,16 @@ class LineReader:
         Nor does a line of the files after it. With `newest_first` such times are negative.
         """
         while True:
-            rotated = old_files(self._path)
-            live = files.open(self._path)
-            if old_files(self._path)[-1:] == rotated[-1:]:
+            rotated = old_files(self.path)
+            live = files.open(self.path)
+            if old_files(self.path)[-1:] == rotated[-1:]:
                 break
             files.let_go(live)  # rotated in between
         first = 0
         spans: list[tuple[int, int, Path | None]] = []
         for stamp, each in rotated:
             spans.append((first, stamp, each))
-            first = stamp - MAX_WAIT_NANOS
+            first = min(stamp, time.time_ns()) - MAX_WAIT_NANOS
         spans.append((first, NEVER, None))
         for first, last, path in reversed(spans) if query.newest_first else spans:
             if last >= query.received_after_unix_nano and first < query.received_before_unix_nano:

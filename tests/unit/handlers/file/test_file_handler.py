@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -194,6 +195,62 @@ async def test_what_logrotate_does_loses_nothing_more(path: Path, how: str) -> N
     if how != "rm":
         assert messages(await read_all(copy)) == ["0", "1", "2"]
     await handler.stop()
+
+
+async def test_a_link_stays_and_files_rotate_where_it_leads(path: Path, tmp_path: Path) -> None:
+    """Also if its target is not there yet, or if it is made to lead elsewhere."""
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "data" / "real.jsonl")
+    handler = make_handler(path, rotate=RotateSettings(bytes=300, keep=3))
+    await handler.start()
+    for number in range(4):
+        await handler.emit_batch(lines(1, number, handler.clock))
+    assert path.is_symlink()
+    assert len(read.old_files(tmp_path / "data" / "real.jsonl")) == 3
+    parts = [part async for part in handler.read_lines(LogQuery())]
+    assert messages([line for part in parts for line in part.lines]) == ["0", "1", "2", "3"]
+    path.unlink()
+    path.symlink_to(tmp_path / "other.jsonl")
+    await handler.emit_batch(lines(1, 4, handler.clock))
+    parts = [part async for part in handler.read_lines(LogQuery())]
+    assert messages([line for part in parts for line in part.lines]) == ["4"]
+    await handler.stop()
+
+
+async def test_what_else_stands_in_the_folder_does_no_harm(path: Path) -> None:
+    """A folder with the name of a rotated file, and one from a far future, which is no reason to move the clock."""
+    (path.parent / "lines.jsonl.2020-01-01T000000.000000000Z").mkdir(parents=True)
+    (path.parent / "lines.jsonl.2099-01-01T000000.000000000Z").touch()
+    handler = FileHandler(FileSettings(path=path, rotate=RotateSettings(bytes=300, keep=1)), name="lines")
+    await handler.start()
+    assert abs(handler.clock.now() - time.time_ns()) < HOUR
+    for number in range(3):
+        await handler.emit_batch(lines(1, number, handler.clock))
+    parts = [part async for part in handler.read_lines(LogQuery(received_before_unix_nano=time.time_ns()))]
+    assert messages([line for part in parts for line in part.lines]) == ["2"]
+    await handler.stop()
+
+
+async def test_times_go_on_after_those_kept(path: Path) -> None:
+    """If the wall clock was set back between two runs, no line comes before the earlier ones."""
+    late = time.time_ns() + HOUR
+    first = make_handler(path)
+    await first.start()
+    await first.emit_batch([make_record(message="0", received_unix_nano=late)])
+    await first.stop()
+    again = FileHandler(FileSettings(path=path), name="lines")
+    await again.start()
+    assert late <= again.clock.now() < late + HOUR
+    await again.stop()
+
+
+def test_a_name_leaves_room_for_that_of_a_rotated_file(tmp_path: Path) -> None:
+    """It would fail at the first rotation, and each record from then on."""
+    FileSettings(path=tmp_path / ("é" * 113))
+    with pytest.raises(
+        ValueError, match="path: the name of a rotated file would have 256 bytes, more than 255"
+    ):
+        FileSettings(path=tmp_path / ("n" * 227))
 
 
 async def test_a_line_cut_by_a_kill_stays_by_itself(path: Path) -> None:
