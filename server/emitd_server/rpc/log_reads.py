@@ -52,7 +52,7 @@ class LogReads:
         self._news: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         #: The messages made since the edge moved.
-        self._parts: dict[tuple[Position, LogFilter], tuple[bytes, Position]] = {}
+        self._parts: dict[tuple[Position, LogQuery], tuple[bytes, Position]] = {}
 
     async def list(self, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
         """Return a page. Raises RequestInvalid, NoLogSource, HandlerUnavailable."""
@@ -113,10 +113,13 @@ class LogReads:
                     message, position = step
                     if message:
                         yield message
+            query = LogQuery(filter=wanted)
+            if position.received_unix_nano > self._dispatcher.clock.now():
+                query = replace(query, received_after_unix_nano=position.received_unix_nano)
             sent_at = loop.time()
             while True:
                 if position.number < self._edge:
-                    message, position = self._part(position, wanted)
+                    message, position = self._part(position, query)
                     if message:
                         yield message
                         sent_at = loop.time()
@@ -247,25 +250,28 @@ class LogReads:
             position = Position(together, len(same))
         return last, position
 
-    def _part(self, position: Position, wanted: LogFilter) -> tuple[bytes, Position]:
+    def _part(self, position: Position, query: LogQuery) -> tuple[bytes, Position]:
         """Return the next message of a tail, or an empty one, and the position after it."""
-        key = (position, wanted)
+        key = (position, query)
         if key not in self._parts:
-            self._parts[key] = self._make_part(position, wanted)
+            self._parts[key] = self._make_part(position, query)
         return self._parts[key]
 
-    def _make_part(self, position: Position, wanted: LogFilter) -> tuple[bytes, Position]:
+    def _make_part(self, position: Position, query: LogQuery) -> tuple[bytes, Position]:
         number = max(position.number, self._lines.first_number)
         missed = number - position.number
         found = []
         room = Room(SLICE_LINES, MAX_PART_BYTES)
         for record in self._lines.after(number, max(0, min(SLICE_LINES, self._edge - number))):
-            if wanted.matches(record):
+            if record.received_unix_nano >= query.received_after_unix_nano and query.filter.matches(record):
                 line = line_to_wire(record)
                 if not room.take(line.ByteSize() + OVERHEAD_BYTES):
                     break
                 found.append(line)
-                position = position.after(record)
+                if (
+                    record.received_unix_nano >= position.received_unix_nano
+                ):  # else it waited, and is no step back
+                    position = position.after(record)
             number += 1
         position = replace(position, number=number)
         return _message(position, found, missed_count=missed) if found or missed else b"", position

@@ -15,6 +15,7 @@ from emitd_handlers.outcome import Committed, Outcomes
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.testing import InMemoryHandler
+from emitd_server.convert.lines import read_position
 from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.errors import NoLogSource, RequestInvalid, ServiceStopping, TooManyWatchers
 from emitd_server.rpc.log_reads import MAX_PAGE_PARTS
@@ -322,6 +323,32 @@ class TestTail:
             messages += await take(tail, 1)
             assert lines_of(messages) == [str(number) for number in range(2, 11)]
             assert not any(message.history_truncated or message.missed_count for message in messages)
+
+    async def test_it_begins_with_a_time_to_come(self) -> None:
+        """Lines received before it are not sent, whoever waits; nor after a token."""
+        async with serving() as server:
+            now = server.service.clock.now()
+            tail = server.tail(received_after_unix_nano=now + 3600 * 10**9)
+            token = (await anext(tail)).resume_token
+            again = server.tail(resume_token=token)
+            await anext(again)
+            await server.emit("too early")
+            server.service.clock.resume(now + 3600 * 10**9)
+            await server.emit("in time")
+            assert lines_of(await take(tail, 1)) == ["in time"]
+            assert lines_of(await take(again, 1)) == ["in time"]
+
+    async def test_a_line_that_waited_is_no_step_back(self) -> None:
+        """After it, another service goes on after the newest line that was sent."""
+        async with serving() as server:
+            tail = server.tail()
+            await anext(tail)
+            later = server.service.clock.now() + 10**9
+            received = {"a": later, "b": later + 2, "waited": later + 1}
+            lines = [LogRecord(Level.INFO, text, received_unix_nano=time) for text, time in received.items()]
+            server.service.lines.add(lines, Outcomes.of([Committed()] * 3))
+            position = read_position("", (await take(tail, 3))[-1].resume_token)
+        assert (position.received_unix_nano, position.count) == (later + 2, 1)
 
     async def test_lines_that_come_while_history_is_read_are_not_missed(self) -> None:
         """A tail whose history takes long gets each line once, also those that came and left the ring meanwhile."""
