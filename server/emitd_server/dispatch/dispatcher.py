@@ -75,7 +75,8 @@ class Route:
         self.only = deliveries[0] if len(deliveries) == 1 and self.kinds_of[deliveries[0]] >= kinds else None
         #: The kinds that some delivery takes.
         self.taken = frozenset().union(*self.kinds_of.values())
-        self.has_lines = any(_level_of(kind) < Level.AUDIT for kind in kinds)
+        is_line = [_level_of(kind) < Level.AUDIT for kind in kinds]
+        self.has_lines, self.is_lines = any(is_line), all(is_line)
         #: (handler's name, its delivery), committed ones first.
         self.deliveries = [
             (delivery.handler.name, delivery.kind) for delivery in (*self.committed, *self.queued)
@@ -322,7 +323,7 @@ class Dispatcher:
         route = self._route(frozenset(kinds))
         outcomes = await (route.only.take(records) if route.only else self._offer_all(route, records, kinds))
         if route.has_lines and self.lines.is_on:
-            self.lines.add(records, outcomes)
+            self.lines.add(records, outcomes, are_lines=route.is_lines)
         return outcomes
 
     async def _offer_all(self, route: Route, records: Sequence[LogRecord], kinds: Sequence[Kind]) -> Outcomes:

@@ -8,6 +8,7 @@ import asyncio
 import secrets
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -262,7 +263,7 @@ class LogReads:
         missed = number - position.number
         found = []
         room = Room(SLICE_LINES, MAX_PART_BYTES)
-        for record in self._lines.after(number, max(0, min(SLICE_LINES, self._edge - number))):
+        for record in islice(self._lines.after(number), max(0, min(SLICE_LINES, self._edge - number))):
             if record.received_unix_nano >= query.received_after_unix_nano and query.filter.matches(record):
                 line = line_to_wire(record)
                 if not room.take(line.ByteSize() + OVERHEAD_BYTES):

@@ -18,6 +18,7 @@ from emitd_handlers.testing import InMemoryHandler
 from emitd_server.convert.lines import read_position
 from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.errors import NoLogSource, RequestInvalid, ServiceStopping, TooManyWatchers
+from emitd_server.memory import records_bytes
 from emitd_server.rpc.log_reads import MAX_PAGE_PARTS
 from emitd_server.rpc.log_servicer import LogServicer
 from emitd_server.rpc.open_streams import OpenStreams
@@ -510,12 +511,31 @@ async def _flow(server: Server) -> None:
         await asyncio.sleep(0.02)
 
 
-def test_the_ring_is_read_from_both_ends() -> None:
-    """`after` returns the same lines whichever end is nearer."""
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_the_ring_is_read_from_any_number(size: int) -> None:
+    """Whatever the batches were that its lines came in."""
     ring = RecentLines(1 << 20, 0)
     records = [LogRecord(Level.INFO, str(number)) for number in range(50)]
-    ring.add(records, Outcomes.of([Committed()] * 50))
+    for first in range(0, 50, size):
+        batch = records[first : first + size]
+        ring.add(batch, Outcomes.of([Committed()] * len(batch)))
     for start in (0, 1, 24, 25, 26, 48, 49, 50):
-        assert [line.message for line in ring.after(start, 3)] == [
-            str(n) for n in range(start, min(start + 3, 50))
-        ]
+        assert [line.message for line in ring.after(start)] == [str(number) for number in range(start, 50)]
+    assert list(ring.snapshot()) == records
+
+
+@pytest.mark.parametrize("size", [1, 10, 100, 1000])
+def test_the_ring_is_bounded_and_full(size: int) -> None:
+    """The lines take no more than the bound, and most of it, whatever the batches; what was dropped is known."""
+    ring = RecentLines(100_000, 0)
+    for first in range(0, 1000, size):
+        batch = [LogRecord(Level.INFO, "x" * 300, received_unix_nano=first + place) for place in range(size)]
+        ring.add(batch, Outcomes.of([Committed()] * size), are_lines=True)
+    kept = ring.snapshot()
+    assert 80_000 < sum(records_bytes(kept)) <= 100_000
+    assert [line.received_unix_nano for line in kept] == list(range(1000 - len(kept), 1000))
+    assert ring.dropped_until == 999 - len(kept)
+    assert ring.first_number == 1000 - len(kept)
+    ring.add([LogRecord(Level.INFO, "y" * 200_000, received_unix_nano=5000)], Outcomes.of([Committed()]))
+    assert ring.snapshot() == []
+    assert (ring.dropped_until, ring.first_number) == (5000, 1001)
