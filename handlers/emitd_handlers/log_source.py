@@ -20,7 +20,7 @@ class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
     #: Is in the message, in upper or lower case.
     text: str = ""
-    #: The member `job_id` of the attributes.
+    #: The member `job_id` of the attributes: a text, or a number as it is spelt.
     job_id: str = ""
     trace_id: bytes = b""
 
@@ -75,17 +75,22 @@ class LogSource(Protocol):
 
 
 class _Members(msgspec.Struct):
-    job_id: str | int | float | msgspec.UnsetType | None = msgspec.UNSET
+    job_id: msgspec.Raw = msgspec.Raw(b"")
 
 
 _decode_members = msgspec.json.Decoder(_Members).decode
+_decode_text = msgspec.json.Decoder(str).decode
 
 
 def _job_id(attributes_json: str) -> str:
-    """Return the text of the member `job_id`, or an empty one."""
-    if '"job_id"' not in attributes_json:
+    """Return the text of the member `job_id`, a number as it is spelt, or an empty text."""
+    if '"job_id"' not in attributes_json and "\\u" not in attributes_json:
         return ""
     try:
-        return str(_decode_members(attributes_json).job_id)
-    except msgspec.MsgspecError:  # an object, an array, a truth value
+        value = _decode_members(attributes_json).job_id
+    except msgspec.MsgspecError:  # no object: another program's line
         return ""
+    kind = bytes(memoryview(value)[:1])
+    if kind == b'"':
+        return _decode_text(value)
+    return str(value, "utf-8") if kind and kind in b"-0123456789" else ""

@@ -204,6 +204,52 @@ class TestList:
             assert await found(job_id="j1") == ["job line"]
             assert await found(trace_id=b"t" * 16) == ["traced"]
 
+    @pytest.mark.parametrize(
+        ("attributes", "job_id"),
+        [
+            ('{"job_id":7}', "7"),
+            ('{"job_id": -1.50}', "-1.50"),
+            ('{"job_id":12345678901234567890123}', "12345678901234567890123"),
+            ('{"job\\u005fid":"j\\u0031"}', "j1"),
+            ('{"job_id":"\\u00e9😀"}', "é😀"),
+            ('{"job_id":null,"x":"None"}', ""),
+            ('{"x":{"job_id":"j1"}}', ""),
+            ('{"job_id":["j1"]}', ""),
+            ('{"job_id":true}', ""),
+        ],
+    )
+    async def test_jobs_are_found_by_their_id(self, attributes: str, job_id: str) -> None:
+        """Text or number, however it is escaped; nothing else is an id."""
+        async with serving() as server:
+            await server.emit("a", attributes_json=attributes)
+            for wanted in (
+                "7",
+                "-1.50",
+                "12345678901234567890123",
+                "j1",
+                "é😀",
+                "None",
+                "UNSET",
+                "null",
+                "True",
+            ):
+                lines = (await server.page(filter=pb.LogFilter(job_id=wanted))).lines
+                assert len(lines) == (wanted == job_id), wanted
+
+    async def test_text_is_found_in_any_case(self) -> None:
+        """Also in letters whose other case has more of them."""
+        async with serving() as server:
+            await server.emit("Die STRASSE ist naß", "İstanbul", "ΟΔΟΣ", "ﬁne")
+            for wanted, found in {
+                "straße": "D",
+                "NASS": "D",
+                "i\u0307STAN": "İ",
+                "οδος": "Ο",
+                "FINE": "ﬁ",
+            }.items():
+                (line,) = (await server.page(filter=pb.LogFilter(text=wanted))).lines
+                assert line.record.message.startswith(found)
+
     async def test_times(self) -> None:
         """`received_after` takes the lines of its very time, `received_before` leaves them out."""
         async with serving() as server:
