@@ -59,7 +59,8 @@ class LogPart(msgspec.Struct, frozen=True):
 class LogSource(Protocol):
     """The members by which a handler offers the log lines that it keeps.
 
-    The service keeps the last lines in memory, and asks one handler for those before them: the handler of most levels.
+    The service keeps the last lines in memory, and asks one handler for those before them: one of all sources rather
+    than of some, and then the one of most levels.
     """
 
     @property

@@ -229,11 +229,11 @@ class Dispatcher:
 
     @property
     def older_lines(self) -> LogSource | None:
-        """The handler that keeps log lines for longer than `lines`: the one of most levels, or the first of these.
+        """The handler that keeps log lines for longer than `lines`: one of all sources, of most levels, or the first.
 
         None if there is none. Raises HandlerUnavailable if it is down.
         """
-        source = max(self._log_sources, key=_count_levels, default=None)
+        source = max(self._log_sources, key=_reach, default=None)
         self._refuse_if_down(source)
         return source
 
@@ -436,8 +436,12 @@ class Dispatcher:
         return route
 
 
-def _count_levels(source: LogSource) -> int:
-    return len(COMMON_LEVELS & source.levels) if isinstance(source, BaseLogHandler) else 0
+def _reach(source: LogSource) -> tuple[bool, int, bool]:
+    """Return what says which of two handlers keeps more of the lines."""
+    if not isinstance(source, BaseLogHandler):
+        return (False, 0, False)
+    settings = source.settings
+    return (settings.sources is None, len(COMMON_LEVELS & source.levels), not settings.exclude_sources)
 
 
 def _merge(first: Outcome | None, second: Outcome) -> Outcome:

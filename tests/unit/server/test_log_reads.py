@@ -320,6 +320,19 @@ class TestList:
             with pytest.raises(NoLogSource, match=r"server\.recent_lines_bytes is 0"):
                 await anext(server.tail())
 
+    async def test_lines_before_the_ring_are_asked_of_the_handler_that_keeps_most(self) -> None:
+        """One of some sources keeps less than one of all, whatever its levels; then their number decides."""
+        settings = {
+            "some": HandlerSettings(levels=tuple(Level), sources=("auth.*",)),
+            "few": HandlerSettings(levels=(Level.ERROR,)),
+            "not all": HandlerSettings(levels=(Level.ERROR, Level.INFO), exclude_sources=("noise",)),
+            "most": HandlerSettings(levels=(Level.ERROR, Level.INFO)),
+        }
+        handlers = [LongMemory(each, name=name) for name, each in settings.items()]
+        for count, name in ((1, "some"), (2, "few"), (3, "not all"), (4, "most")):
+            async with LoggingService(handlers[:count]) as service:
+                assert service.older_lines is handlers[count - 1], name
+
     async def test_without_a_ring_a_handler_still_lists(self) -> None:
         """All lines come from the handler then."""
         handler = LongMemory(name="lines")
