@@ -6,6 +6,7 @@ Tails go on together, a few times a second: those that stand at the same line ge
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import islice
@@ -29,6 +30,9 @@ MAX_PAGE_PARTS = 256
 PACE_SECONDS = 0.1
 #: Lines looked at in one turn of the event loop.
 SLICE_LINES = 1000
+#: How long a turn of the event loop may look at lines, however slow a filter is; the clock is read every few lines.
+SLICE_SECONDS = 0.005
+LINES_A_CLOCK_READING = 8
 #: What a line takes in a message besides its own bytes.
 OVERHEAD_BYTES = 8
 
@@ -120,12 +124,12 @@ class LogReads:
             sent_at = loop.time()
             while True:
                 if position.number < self._edge:
+                    begun = loop.time()
                     message, position = self._part(position, query)
+                    await asyncio.sleep(loop.time() - begun)  # as long as that took, others have their turn
                     if message:
                         yield message
                         sent_at = loop.time()
-                    else:
-                        await asyncio.sleep(0)
                     continue
                 idle_seconds = sent_at + self._heartbeat_seconds - loop.time()
                 if idle_seconds <= 0:
@@ -263,17 +267,19 @@ class LogReads:
         missed = number - position.number
         found = []
         room = Room(SLICE_LINES, MAX_PART_BYTES)
+        give_up_at = time.monotonic() + SLICE_SECONDS
         for record in islice(self._lines.after(number), max(0, min(SLICE_LINES, self._edge - number))):
             if record.received_unix_nano >= query.received_after_unix_nano and query.filter.matches(record):
                 line = line_to_wire(record)
                 if not room.take(line.ByteSize() + OVERHEAD_BYTES):
                     break
                 found.append(line)
-                if (
-                    record.received_unix_nano >= position.received_unix_nano
-                ):  # else it waited, and is no step back
+                # A line that waited is no step back.
+                if record.received_unix_nano >= position.received_unix_nano:
                     position = position.after(record)
             number += 1
+            if number % LINES_A_CLOCK_READING == 0 and time.monotonic() > give_up_at:
+                break
         position = replace(position, number=number)
         return _message(position, found, missed_count=missed) if found or missed else b"", position
 

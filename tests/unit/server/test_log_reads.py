@@ -19,6 +19,7 @@ from emitd_server.convert.lines import read_position
 from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.errors import NoLogSource, RequestInvalid, ServiceStopping, TooManyWatchers
 from emitd_server.memory import records_bytes
+from emitd_server.rpc import log_reads
 from emitd_server.rpc.log_reads import MAX_PAGE_PARTS
 from emitd_server.rpc.log_servicer import LogServicer
 from emitd_server.rpc.open_streams import OpenStreams
@@ -520,6 +521,18 @@ class TestTail:
             flowing.cancel()
             assert message.heartbeat
             assert not message.lines
+
+    async def test_a_slow_filter_lets_others_have_their_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The event loop looks at a few lines at once if these take long, and none is lost between two turns."""
+        monkeypatch.setattr(log_reads, "SLICE_SECONDS", 0.0)
+        async with serving() as server:
+            tail = server.tail()
+            await anext(tail)
+            expected = [str(number) for number in range(50)]
+            await server.emit(*expected)
+            messages = await take(tail, 50)
+            assert lines_of(messages) == expected
+            assert max(len(message.lines) for message in messages) == log_reads.LINES_A_CLOCK_READING
 
     async def test_large_lines_come_in_several_messages(self) -> None:
         """A message stays small, and no line is lost between two."""
