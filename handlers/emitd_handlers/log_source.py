@@ -18,7 +18,7 @@ class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
     sources: tuple[str, ...] = ()
     #: Is in the message, in upper or lower case.
     text: str = ""
-    #: The member `job_id` of the attributes.
+    #: The member `job_id` of the attributes: a text, or a number as it is spelt.
     job_id: str = ""
     trace_id: bytes = b""
 
@@ -48,7 +48,8 @@ class LogPart(msgspec.Struct, frozen=True):
     """A part of the lines that a query asks for."""
 
     lines: Sequence[LogRecord]
-    #: The time of receipt of the last line that was looked at for this part.
+    #: So far the query was answered: all lines that were received before this time, with `newest_first` after it, were
+    #: in this part or those before it.
     reached_unix_nano: int
 
 
@@ -56,7 +57,8 @@ class LogPart(msgspec.Struct, frozen=True):
 class LogSource(Protocol):
     """The members by which a handler offers the log lines that it keeps.
 
-    The service keeps the last lines in memory, and asks one handler for those before them: the handler of most levels.
+    The service keeps the last lines in memory, and asks one handler for those before them: one of all sources rather
+    than of some, and then the one of most levels.
     """
 
     @property
@@ -66,23 +68,28 @@ class LogSource(Protocol):
     def read_lines(self, query: LogQuery) -> AsyncGenerator[LogPart, None]:
         """Yield the lines that match, by the time of receipt, in parts that may be empty.
 
-        A part is what was found in at most 1 MiB of what was read, so that the caller can stop after any amount. Called
+        A part is what was found in about 256 KiB of what was read, so that the caller can stop after any amount. Called
         in the service's event loop, which it must not block, any number at once. May raise HandlerUnavailable.
         """
 
 
 class _Members(msgspec.Struct):
-    job_id: str | int | float | msgspec.UnsetType | None = msgspec.UNSET
+    job_id: msgspec.Raw = msgspec.Raw(b"")
 
 
 _decode_members = msgspec.json.Decoder(_Members).decode
+_decode_text = msgspec.json.Decoder(str).decode
 
 
 def _job_id(attributes_json: str) -> str:
-    """Return the text of the member `job_id`, or an empty one."""
-    if '"job_id"' not in attributes_json:
+    """Return the text of the member `job_id`, a number as it is spelt, or an empty text."""
+    if '"job_id"' not in attributes_json and "\\u" not in attributes_json:
         return ""
     try:
-        return str(_decode_members(attributes_json).job_id)
-    except msgspec.MsgspecError:  # an object, an array, a truth value
+        value = _decode_members(attributes_json).job_id
+    except msgspec.MsgspecError:  # no object: another program's line
         return ""
+    kind = bytes(memoryview(value)[:1])
+    if kind == b'"':
+        return _decode_text(value)
+    return str(value, "utf-8") if kind and kind in b"-0123456789" else ""

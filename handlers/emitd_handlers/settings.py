@@ -95,7 +95,7 @@ class HandlerSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_
     #: Which levels the handler takes; None: its class's `default_levels`.
     levels: tuple[Level, ...] | None = None
     #: Only records whose source matches one of these patterns: `*` stands for any text; None: of any source.
-    sources: tuple[str, ...] | None = None
+    sources: Annotated[tuple[str, ...], Meta(min_length=1)] | None = None
     #: No records whose source matches one of these patterns.
     exclude_sources: tuple[str, ...] = ()
     #: A word, `committed` or `queued`, or a mapping with `kind` and its keys; None: its class's `default_delivery`.

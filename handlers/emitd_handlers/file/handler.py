@@ -10,6 +10,7 @@ see `read`.
 import os
 from collections.abc import AsyncGenerator, Sequence
 from contextlib import aclosing, suppress
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, ClassVar
 
@@ -20,7 +21,7 @@ from emitd_handlers.durable.disk import Disk, write_all
 from emitd_handlers.durable.file_identity import make_folders
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerError, HandlerUnavailable
-from emitd_handlers.file.read import first_time, old_files, read_parts, rotated_name
+from emitd_handlers.file.read import BLOCK_BYTES, LineReader, old_files, rotated_name, scan
 from emitd_handlers.log_source import LogPart, LogQuery
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import LogRecord
@@ -29,6 +30,10 @@ from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, Posi
 from emitd_handlers.text.escape import escape_lines
 
 NANOS_AN_HOUR = 3600 * 1_000_000_000
+#: No file system takes a longer name.
+MAX_NAME_BYTES = 255
+#: A time of receipt that is later by more was not given by this service: an odd file must not move its clock.
+MAX_SET_BACK_NANOS = 24 * NANOS_AN_HOUR
 #: The most that is written at once.
 MAX_GROUP_BYTES = 8 * 1024 * 1024
 _COMMITTED = Committed()
@@ -57,8 +62,13 @@ class FileSettings(HandlerSettings, frozen=True, kw_only=True):
     rotate: RotateSettings = RotateSettings()
 
     def __post_init__(self) -> None:
-        """Raise ValueError if `timezone` is unknown."""
+        """Raise ValueError if `timezone` is unknown, or the name of a rotated file would be too long."""
         LineText(self.timezone, attributes=True)
+        size = len(os.fsencode(rotated_name(self.path, 0).name))
+        if size > MAX_NAME_BYTES:
+            raise ValueError(
+                f"path: the name of a rotated file would have {size} bytes, more than {MAX_NAME_BYTES}"
+            )
 
 
 class FileHandler(BaseLogHandler):
@@ -70,8 +80,10 @@ class FileHandler(BaseLogHandler):
 
     def __init__(self, settings: FileSettings, *, name: str = "", disk: Disk | None = None) -> None:
         super().__init__(settings, name=name)
+        #: Where the file is, to which the name in the settings may be a symbolic link.
         self._path = settings.path
         self._disk = disk or Disk()
+        self._reader = LineReader(self._path)
         self._line = line_format(settings.format, settings.timezone, attributes=True)
         self._is_synced = self.delivery.kind is Delivery.COMMITTED
         self._group = GroupCommit(self._write, max_size=MAX_GROUP_BYTES)
@@ -131,9 +143,12 @@ class FileHandler(BaseLogHandler):
 
     async def read_lines(self, query: LogQuery) -> AsyncGenerator[LogPart, None]:
         """As `LogSource` says, from this file and those rotated before it."""
-        async with aclosing(read_parts(self._path, query)) as parts:
-            async for part in parts:
-                yield part
+        try:
+            async with aclosing(self._reader.read_parts(query)) as parts:
+                async for part in parts:
+                    yield part
+        except OSError as error:
+            raise HandlerUnavailable(f"cannot read '{self._path}': {error.strerror or error}") from error
 
     async def _write(self, items: Sequence[bytes]) -> Sequence[None]:
         await self.run_in_thread(self._append, b"".join(items))
@@ -153,17 +168,18 @@ class FileHandler(BaseLogHandler):
                 self._disk.sync(self._fd)
         except OSError:
             with suppress(OSError):
-                self._disk.truncate(self._fd, size)
+                self._disk.truncate(self._fd, min(size, self._disk.state(self._fd).size))
             raise
 
     def _follow_name(self) -> None:
         """Open the file again if its name leads to another one, or to none."""
-        named = self._disk.state_at(self._path)
+        named = self._disk.state_at(self.settings.path)
         if self._fd < 0 or named is None or (named.device, named.inode) != self._identity:
             self._close()
             self._open()
 
     def _open(self) -> None:
+        self._path = self._reader.path = Path(os.path.realpath(self.settings.path))
         make_folders(self._disk, self._path.parent)
         is_new = self._disk.state_at(self._path) is None
         fd = self._disk.open(self._path)
@@ -174,9 +190,15 @@ class FileHandler(BaseLogHandler):
         self._fd, self._identity = fd, (state.device, state.inode)
         if is_new:
             self._disk.sync_directory(self._path.parent)
-        rotated = old_files(self._path)
-        begun = (rotated[-1][0] if rotated else first_time(fd)) if state.size else 0
-        self._begun_unix_nano = begun or self.clock.now()
+        rotated = [stamp for stamp, _ in old_files(self._path)[-1:]]
+        first = rotated or [block.first_unix_nano for block in islice(scan(fd, 0, state.size), 1)]
+        last = [block.last_unix_nano for block in scan(fd, max(0, state.size - BLOCK_BYTES), state.size)]
+        # No line is to come before those kept because the wall clock was set back since.
+        now = self.clock.now()
+        self.clock.resume(
+            max([each for each in rotated + last if each < now + MAX_SET_BACK_NANOS], default=0)
+        )
+        self._begun_unix_nano = min([*first, now]) if state.size else now
 
     def _close(self) -> None:
         fd, self._fd = self._fd, -1
@@ -189,10 +211,13 @@ class FileHandler(BaseLogHandler):
         return size > rotate.bytes or (rotate.hours is not None and age > rotate.hours * NANOS_AN_HOUR)
 
     def _rotate(self) -> None:
-        os.rename(self._path, rotated_name(self._path, self.clock.now()))
+        try:
+            os.rename(self._path, rotated_name(self._path, self.clock.now()))
+        except OSError as error:
+            raise HandlerUnavailable(f"cannot rotate '{self._path}': {error.strerror or error}") from error
         self._close()
         self._open()
         rotated = old_files(self._path)
-        for _, path in rotated[: len(rotated) - self.settings.rotate.keep]:
-            with suppress(FileNotFoundError):
+        for _, path in rotated[: max(0, len(rotated) - self.settings.rotate.keep)]:
+            with suppress(OSError):  # it is tried again at the next rotation
                 self._disk.remove(path)

@@ -75,7 +75,8 @@ class Route:
         self.only = deliveries[0] if len(deliveries) == 1 and self.kinds_of[deliveries[0]] >= kinds else None
         #: The kinds that some delivery takes.
         self.taken = frozenset().union(*self.kinds_of.values())
-        self.has_lines = any(_level_of(kind) < Level.AUDIT for kind in kinds)
+        is_line = [_level_of(kind) < Level.AUDIT for kind in kinds]
+        self.has_lines, self.is_lines = any(is_line), all(is_line)
         #: (handler's name, its delivery), committed ones first.
         self.deliveries = [
             (delivery.handler.name, delivery.kind) for delivery in (*self.committed, *self.queued)
@@ -228,11 +229,11 @@ class Dispatcher:
 
     @property
     def older_lines(self) -> LogSource | None:
-        """The handler that keeps log lines for longer than `lines`: the one of most levels, or the first of these.
+        """The handler that keeps log lines for longer than `lines`: one of all sources, of most levels, or the first.
 
         None if there is none. Raises HandlerUnavailable if it is down.
         """
-        source = max(self._log_sources, key=_count_levels, default=None)
+        source = max(self._log_sources, key=_reach, default=None)
         self._refuse_if_down(source)
         return source
 
@@ -322,7 +323,7 @@ class Dispatcher:
         route = self._route(frozenset(kinds))
         outcomes = await (route.only.take(records) if route.only else self._offer_all(route, records, kinds))
         if route.has_lines and self.lines.is_on:
-            self.lines.add(records, outcomes)
+            self.lines.add(records, outcomes, are_lines=route.is_lines)
         return outcomes
 
     async def _offer_all(self, route: Route, records: Sequence[LogRecord], kinds: Sequence[Kind]) -> Outcomes:
@@ -435,8 +436,12 @@ class Dispatcher:
         return route
 
 
-def _count_levels(source: LogSource) -> int:
-    return len(COMMON_LEVELS & source.levels) if isinstance(source, BaseLogHandler) else 0
+def _reach(source: LogSource) -> tuple[bool, int, bool]:
+    """Return what says which of two handlers keeps more of the lines."""
+    if not isinstance(source, BaseLogHandler):
+        return (False, 0, False)
+    settings = source.settings
+    return (settings.sources is None, len(COMMON_LEVELS & source.levels), not settings.exclude_sources)
 
 
 def _merge(first: Outcome | None, second: Outcome) -> Outcome:

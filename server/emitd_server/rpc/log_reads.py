@@ -6,8 +6,10 @@ Tails go on together, a few times a second: those that stand at the same line ge
 
 import asyncio
 import secrets
+import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
+from itertools import islice
 
 from msgspec.structs import replace
 
@@ -22,11 +24,14 @@ from emitd_server.errors import NoLogSource, RequestInvalid
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 
 #: What a handler is asked for one page, which then ends early.
-MAX_PAGE_PARTS = 64
+MAX_PAGE_PARTS = 256
 #: The least time between two messages of a tail.
 PACE_SECONDS = 0.1
 #: Lines looked at in one turn of the event loop.
 SLICE_LINES = 1000
+#: How long a turn of the event loop may look at lines, however slow a filter is; the clock is read every few lines.
+SLICE_SECONDS = 0.005
+LINES_A_CLOCK_READING = 8
 #: What a line takes in a message besides its own bytes.
 OVERHEAD_BYTES = 8
 
@@ -51,7 +56,7 @@ class LogReads:
         self._news: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         #: The messages made since the edge moved.
-        self._parts: dict[tuple[Position, LogFilter], tuple[bytes, Position]] = {}
+        self._parts: dict[tuple[Position, LogQuery], tuple[bytes, Position]] = {}
 
     async def list(self, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
         """Return a page. Raises RequestInvalid, NoLogSource, HandlerUnavailable."""
@@ -67,10 +72,11 @@ class LogReads:
         if request.page_token:
             position = read_position("page_token", request.page_token)
             query = _from(position, query)
+        begin = query.received_before_unix_nano - 1 if query.newest_first else query.received_after_unix_nano
         response = pb.ListLogsResponse()
         parts, new = 0, _Unsent(position)
         async with aclosing(self._read(query, source)) as found:
-            async for part in found:
+            async for part, _ in found:
                 for record in new.of(part.lines):
                     line = line_to_wire(record)
                     if not room.take(line.ByteSize() + OVERHEAD_BYTES):
@@ -78,7 +84,8 @@ class LogReads:
                         return response
                     response.lines.append(line)
                     position = position.after(record)
-                parts += 1
+                # A page that ended where it began would be asked for again and again.
+                parts += part.reached_unix_nano != begin
                 if parts == MAX_PAGE_PARTS:
                     if part.reached_unix_nano != position.received_unix_nano:
                         position = Position(part.reached_unix_nano, 0)
@@ -103,15 +110,18 @@ class LogReads:
                 async for message, position in messages:  # noqa: B007  # the last is where the next lines begin
                     if message:
                         yield message
+            query = LogQuery(filter=wanted)
+            if position.received_unix_nano > self._dispatcher.clock.now():
+                query = replace(query, received_after_unix_nano=position.received_unix_nano)
             sent_at = loop.time()
             while True:
                 if position.number < self._edge:
-                    message, position = self._part(position, wanted)
+                    begun = loop.time()
+                    message, position = self._part(position, query)
+                    await asyncio.sleep(loop.time() - begun)  # as long as that took, others have their turn
                     if message:
                         yield message
                         sent_at = loop.time()
-                    else:
-                        await asyncio.sleep(0)
                     continue
                 idle_seconds = sent_at + self._heartbeat_seconds - loop.time()
                 if idle_seconds <= 0:
@@ -132,27 +142,41 @@ class LogReads:
     def _is_truncated(self, after_unix_nano: int, source: LogSource | None) -> bool:
         return source is None and 0 < after_unix_nano <= self._lines.dropped_until
 
-    async def _read(self, query: LogQuery, source: LogSource | None) -> AsyncGenerator[LogPart, None]:
-        """Yield the lines of a query from both places."""
+    async def _read(
+        self, query: LogQuery, source: LogSource | None
+    ) -> AsyncGenerator[tuple[LogPart, int], None]:
+        """Yield the lines of a query from both places, each part with the number of the next line at that time."""
         lines, after, before = self._lines, query.received_after_unix_nano, query.received_before_unix_nano
         edge = lines.dropped_until if lines.is_on else 2**63 - 1
         if query.newest_first:
             kept_after = after if source is None else max(after, edge + 1)
-            recent = [line for line in lines.between(kept_after, before) if query.filter.matches(line)]
-            yield LogPart(recent[::-1], kept_after)
+            async for step in self._recent(replace(query, received_after_unix_nano=kept_after)):
+                yield step
             if source is not None and after <= edge:
                 older = replace(query, received_before_unix_nano=min(before, edge + 1))
                 async for part in source.read_lines(older):
-                    yield part
+                    yield part, lines.next_number
             return
         while source is not None and after < before and after <= edge:
             older = replace(
                 query, received_after_unix_nano=after, received_before_unix_nano=min(before, edge + 1)
             )
             async for part in source.read_lines(older):
-                yield part
+                yield part, lines.next_number
             after, edge = edge + 1, (lines.dropped_until if lines.is_on else edge)
-        yield LogPart([line for line in lines.between(after, before) if query.filter.matches(line)], before)
+        async for step in self._recent(replace(query, received_after_unix_nano=after)):
+            yield step
+
+    async def _recent(self, query: LogQuery) -> AsyncGenerator[tuple[LogPart, int], None]:
+        """Yield the lines of a query that are in memory now. They may be a million, so a thread looks at them."""
+        number, kept = self._lines.next_number, self._lines.snapshot()
+        kept = await asyncio.to_thread(_between, kept, query)
+        reached = query.received_after_unix_nano
+        for start in range(0, max(1, len(kept)), SLICE_LINES):
+            lines = kept[start : start + SLICE_LINES]
+            found = await asyncio.to_thread(list, filter(query.filter.matches, lines))
+            reached = lines[-1].received_unix_nano if lines else reached
+            yield LogPart(found, reached), number
 
     async def _history(
         self, request: pb.TailLogsRequest, wanted: LogFilter
@@ -192,8 +216,8 @@ class LogReads:
                 yield _message(start, heartbeat=True, history_truncated=is_truncated), start
                 position, query, new = start, _from(start, LogQuery(filter=wanted)), _Unsent(start)
                 async with aclosing(self._read(query, source)) as parts:
-                    async for part in parts:
-                        number = lines.next_number  # of the last part, which is that of the lines in memory
+                    async for part, next_number in parts:
+                        number = next_number  # in the end of the lines in memory, which come last
                         for step in _messages(new.of(part.lines), position):
                             position = step[1]
                             yield step
@@ -208,7 +232,7 @@ class LogReads:
         newest: list[LogRecord] = []
         query = LogQuery(filter=wanted, newest_first=True)
         async with aclosing(self._read(query, self._dispatcher.older_lines)) as parts:
-            async for part in parts:
+            async for part, _ in parts:
                 newest += part.lines
                 # Those that were received together with the first are counted by its position.
                 if (
@@ -223,26 +247,31 @@ class LogReads:
             position = Position(together, len(same))
         return last, position
 
-    def _part(self, position: Position, wanted: LogFilter) -> tuple[bytes, Position]:
+    def _part(self, position: Position, query: LogQuery) -> tuple[bytes, Position]:
         """Return the next message of a tail, or an empty one, and the position after it."""
-        key = (position, wanted)
+        key = (position, query)
         if key not in self._parts:
-            self._parts[key] = self._make_part(position, wanted)
+            self._parts[key] = self._make_part(position, query)
         return self._parts[key]
 
-    def _make_part(self, position: Position, wanted: LogFilter) -> tuple[bytes, Position]:
+    def _make_part(self, position: Position, query: LogQuery) -> tuple[bytes, Position]:
         number = max(position.number, self._lines.first_number)
         missed = number - position.number
         found = []
         room = Room(SLICE_LINES, MAX_PART_BYTES)
-        for record in self._lines.after(number, max(0, min(SLICE_LINES, self._edge - number))):
-            if wanted.matches(record):
+        give_up_at = time.monotonic() + SLICE_SECONDS
+        for record in islice(self._lines.after(number), max(0, min(SLICE_LINES, self._edge - number))):
+            if record.received_unix_nano >= query.received_after_unix_nano and query.filter.matches(record):
                 line = line_to_wire(record)
                 if not room.take(line.ByteSize() + OVERHEAD_BYTES):
                     break
                 found.append(line)
-                position = position.after(record)
+                # A line that waited is no step back.
+                if record.received_unix_nano >= position.received_unix_nano:
+                    position = position.after(record)
             number += 1
+            if number % LINES_A_CLOCK_READING == 0 and time.monotonic() > give_up_at:
+                break
         position = replace(position, number=number)
         return _message(position, found, missed_count=missed) if found or missed else b"", position
 
@@ -267,6 +296,14 @@ class LogReads:
         if self._lines.next_number > number:
             self._note_lines()
         await asyncio.wait((self._news,), timeout=seconds)
+
+
+def _between(lines: Sequence[LogRecord], query: LogQuery) -> Sequence[LogRecord]:
+    """Return the lines of the times of a query, in its order."""
+    after, before = query.received_after_unix_nano, query.received_before_unix_nano
+    lines = [line for line in lines if after <= line.received_unix_nano < before]
+    lines = sorted(lines, key=lambda line: line.received_unix_nano)
+    return lines[::-1] if query.newest_first else lines
 
 
 def _from(position: Position, query: LogQuery) -> LogQuery:

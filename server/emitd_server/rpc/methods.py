@@ -4,6 +4,7 @@ Requests are received by the `Intake` and parsed here, so that one that does not
 say UNKNOWN), and so that what is in it is known before it is parsed.
 """
 
+import asyncio
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
 from contextlib import aclosing
@@ -114,6 +115,10 @@ class Rpcs:
 
     async def _fail(self, context: Context, error: Exception, prefix: str = "") -> NoReturn:
         """End a call with an error. Of an unexpected one the caller learns only INTERNAL; the rest is reported."""
+        if isinstance(
+            error, grpc.aio.InternalError
+        ):  # what grpc raises if the caller goes away while it reads or sends
+            raise asyncio.CancelledError from None
         if isinstance(error, MemoryError):
             error = MemoryExhausted("the process has no memory left for this call")
         if isinstance(error, EmitdError):

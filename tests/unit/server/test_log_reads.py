@@ -15,8 +15,12 @@ from emitd_handlers.outcome import Committed, Outcomes
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.testing import InMemoryHandler
+from emitd_server.convert.lines import read_position
 from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.errors import NoLogSource, RequestInvalid, ServiceStopping, TooManyWatchers
+from emitd_server.memory import records_bytes
+from emitd_server.rpc import log_reads
+from emitd_server.rpc.log_reads import MAX_PAGE_PARTS
 from emitd_server.rpc.log_servicer import LogServicer
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
@@ -42,6 +46,21 @@ class LongMemory(InMemoryHandler):
             wanted = [line for line in part if query.filter.matches(line)]
             yield LogPart(wanted, part[-1].received_unix_nano)
             await asyncio.sleep(0)
+
+
+class SlowMemory(LongMemory):
+    """Looks at much before it finds a line."""
+
+    async def read_lines(self, query: LogQuery) -> AsyncGenerator[LogPart, None]:
+        """As LogSource says."""
+        reached = (
+            query.received_before_unix_nano - 1 if query.newest_first else query.received_after_unix_nano
+        )
+        for _ in range(MAX_PAGE_PARTS + 10):
+            yield LogPart((), reached)
+            await asyncio.sleep(0)
+        async for part in super().read_lines(query):
+            yield part
 
 
 class Server:
@@ -152,6 +171,19 @@ class TestList:
                 expected.reverse()
             assert await server.all_pages(page_size=page_size, newest_first=newest_first) == expected
 
+    @pytest.mark.parametrize("newest_first", [False, True])
+    async def test_each_page_gets_on(self, newest_first: bool) -> None:
+        """A page does not end early at the place where it began: it would be asked for again for ever."""
+        handler = SlowMemory(name="lines")
+        async with serving(handler, SMALL_RING_BYTES) as server:
+            for number in range(12):
+                await server.emit(str(number))
+            await handler.wait_for(12)
+            expected = [str(number) for number in range(12)]
+            async with asyncio.timeout(10):
+                found = await server.all_pages(page_size=1, newest_first=newest_first)
+            assert found == (expected[::-1] if newest_first else expected)
+
     async def test_filters(self) -> None:
         """Level, sources, text, job and trace: each leaves out the others, and all must match."""
         async with serving() as server:
@@ -172,6 +204,52 @@ class TestList:
             assert await found(text="plain") == ["Plain"]
             assert await found(job_id="j1") == ["job line"]
             assert await found(trace_id=b"t" * 16) == ["traced"]
+
+    @pytest.mark.parametrize(
+        ("attributes", "job_id"),
+        [
+            ('{"job_id":7}', "7"),
+            ('{"job_id": -1.50}', "-1.50"),
+            ('{"job_id":12345678901234567890123}', "12345678901234567890123"),
+            ('{"job\\u005fid":"j\\u0031"}', "j1"),
+            ('{"job_id":"\\u00e9😀"}', "é😀"),
+            ('{"job_id":null,"x":"None"}', ""),
+            ('{"x":{"job_id":"j1"}}', ""),
+            ('{"job_id":["j1"]}', ""),
+            ('{"job_id":true}', ""),
+        ],
+    )
+    async def test_jobs_are_found_by_their_id(self, attributes: str, job_id: str) -> None:
+        """Text or number, however it is escaped; nothing else is an id."""
+        async with serving() as server:
+            await server.emit("a", attributes_json=attributes)
+            for wanted in (
+                "7",
+                "-1.50",
+                "12345678901234567890123",
+                "j1",
+                "é😀",
+                "None",
+                "UNSET",
+                "null",
+                "True",
+            ):
+                lines = (await server.page(filter=pb.LogFilter(job_id=wanted))).lines
+                assert len(lines) == (wanted == job_id), wanted
+
+    async def test_text_is_found_in_any_case(self) -> None:
+        """Also in letters whose other case has more of them."""
+        async with serving() as server:
+            await server.emit("Die STRASSE ist naß", "İstanbul", "ΟΔΟΣ", "ﬁne")
+            for wanted, found in {
+                "straße": "D",
+                "NASS": "D",
+                "i\u0307STAN": "İ",
+                "οδος": "Ο",
+                "FINE": "ﬁ",
+            }.items():
+                (line,) = (await server.page(filter=pb.LogFilter(text=wanted))).lines
+                assert line.record.message.startswith(found)
 
     async def test_times(self) -> None:
         """`received_after` takes the lines of its very time, `received_before` leaves them out."""
@@ -243,6 +321,19 @@ class TestList:
             with pytest.raises(NoLogSource, match=r"server\.recent_lines_bytes is 0"):
                 await anext(server.tail())
 
+    async def test_lines_before_the_ring_are_asked_of_the_handler_that_keeps_most(self) -> None:
+        """One of some sources keeps less than one of all, whatever its levels; then their number decides."""
+        settings = {
+            "some": HandlerSettings(levels=tuple(Level), sources=("auth.*",)),
+            "few": HandlerSettings(levels=(Level.ERROR,)),
+            "not all": HandlerSettings(levels=(Level.ERROR, Level.INFO), exclude_sources=("noise",)),
+            "most": HandlerSettings(levels=(Level.ERROR, Level.INFO)),
+        }
+        handlers = [LongMemory(each, name=name) for name, each in settings.items()]
+        for count, name in ((1, "some"), (2, "few"), (3, "not all"), (4, "most")):
+            async with LoggingService(handlers[:count]) as service:
+                assert service.older_lines is handlers[count - 1], name
+
     async def test_without_a_ring_a_handler_still_lists(self) -> None:
         """All lines come from the handler then."""
         handler = LongMemory(name="lines")
@@ -293,6 +384,32 @@ class TestTail:
             messages += await take(tail, 1)
             assert lines_of(messages) == [str(number) for number in range(2, 11)]
             assert not any(message.history_truncated or message.missed_count for message in messages)
+
+    async def test_it_begins_with_a_time_to_come(self) -> None:
+        """Lines received before it are not sent, whoever waits; nor after a token."""
+        async with serving() as server:
+            now = server.service.clock.now()
+            tail = server.tail(received_after_unix_nano=now + 3600 * 10**9)
+            token = (await anext(tail)).resume_token
+            again = server.tail(resume_token=token)
+            await anext(again)
+            await server.emit("too early")
+            server.service.clock.resume(now + 3600 * 10**9)
+            await server.emit("in time")
+            assert lines_of(await take(tail, 1)) == ["in time"]
+            assert lines_of(await take(again, 1)) == ["in time"]
+
+    async def test_a_line_that_waited_is_no_step_back(self) -> None:
+        """After it, another service goes on after the newest line that was sent."""
+        async with serving() as server:
+            tail = server.tail()
+            await anext(tail)
+            later = server.service.clock.now() + 10**9
+            received = {"a": later, "b": later + 2, "waited": later + 1}
+            lines = [LogRecord(Level.INFO, text, received_unix_nano=time) for text, time in received.items()]
+            server.service.lines.add(lines, Outcomes.of([Committed()] * 3))
+            position = read_position("", (await take(tail, 3))[-1].resume_token)
+        assert (position.received_unix_nano, position.count) == (later + 2, 1)
 
     async def test_lines_that_come_while_history_is_read_are_not_missed(self) -> None:
         """A tail whose history takes long gets each line once, also those that came and left the ring meanwhile."""
@@ -405,6 +522,18 @@ class TestTail:
             assert message.heartbeat
             assert not message.lines
 
+    async def test_a_slow_filter_lets_others_have_their_turn(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The event loop looks at a few lines at once if these take long, and none is lost between two turns."""
+        monkeypatch.setattr(log_reads, "SLICE_SECONDS", 0.0)
+        async with serving() as server:
+            tail = server.tail()
+            await anext(tail)
+            expected = [str(number) for number in range(50)]
+            await server.emit(*expected)
+            messages = await take(tail, 50)
+            assert lines_of(messages) == expected
+            assert max(len(message.lines) for message in messages) == log_reads.LINES_A_CLOCK_READING
+
     async def test_large_lines_come_in_several_messages(self) -> None:
         """A message stays small, and no line is lost between two."""
         async with serving(ring_bytes=64 << 20) as server:
@@ -454,12 +583,31 @@ async def _flow(server: Server) -> None:
         await asyncio.sleep(0.02)
 
 
-def test_the_ring_is_read_from_both_ends() -> None:
-    """`after` returns the same lines whichever end is nearer."""
+@pytest.mark.parametrize("size", [1, 3, 50])
+def test_the_ring_is_read_from_any_number(size: int) -> None:
+    """Whatever the batches were that its lines came in."""
     ring = RecentLines(1 << 20, 0)
     records = [LogRecord(Level.INFO, str(number)) for number in range(50)]
-    ring.add(records, Outcomes.of([Committed()] * 50))
+    for first in range(0, 50, size):
+        batch = records[first : first + size]
+        ring.add(batch, Outcomes.of([Committed()] * len(batch)))
     for start in (0, 1, 24, 25, 26, 48, 49, 50):
-        assert [line.message for line in ring.after(start, 3)] == [
-            str(n) for n in range(start, min(start + 3, 50))
-        ]
+        assert [line.message for line in ring.after(start)] == [str(number) for number in range(start, 50)]
+    assert list(ring.snapshot()) == records
+
+
+@pytest.mark.parametrize("size", [1, 10, 100, 1000])
+def test_the_ring_is_bounded_and_full(size: int) -> None:
+    """The lines take no more than the bound, and most of it, whatever the batches; what was dropped is known."""
+    ring = RecentLines(100_000, 0)
+    for first in range(0, 1000, size):
+        batch = [LogRecord(Level.INFO, "x" * 300, received_unix_nano=first + place) for place in range(size)]
+        ring.add(batch, Outcomes.of([Committed()] * size), are_lines=True)
+    kept = ring.snapshot()
+    assert 80_000 < sum(records_bytes(kept)) <= 100_000
+    assert [line.received_unix_nano for line in kept] == list(range(1000 - len(kept), 1000))
+    assert ring.dropped_until == 999 - len(kept)
+    assert ring.first_number == 1000 - len(kept)
+    ring.add([LogRecord(Level.INFO, "y" * 200_000, received_unix_nano=5000)], Outcomes.of([Committed()]))
+    assert ring.snapshot() == []
+    assert (ring.dropped_until, ring.first_number) == (5000, 1001)

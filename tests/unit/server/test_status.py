@@ -1,10 +1,15 @@
 """The table from domain errors to gRPC status, and the details that go with each."""
 
+import asyncio
+from collections.abc import AsyncGenerator
+
+import grpc
 import pytest
 from google.rpc import code_pb2, error_details_pb2, status_pb2
 
 import emitd_handlers.errors
 import emitd_server.errors
+from emitd.v1.job_pb2 import GetJobRequest
 from emitd_handlers.errors import (
     EmitdError,
     HandlerError,
@@ -14,7 +19,12 @@ from emitd_handlers.errors import (
     RetryableError,
 )
 from emitd_server.errors import JobNotFound, RequestInvalid, StartError
+from emitd_server.memory import MemoryAccount
+from emitd_server.rpc.intake import Intake
+from emitd_server.rpc.methods import Rpcs
+from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import CODES, is_retryable, status_of
+from emitd_server.settings import LimitSettings
 
 #: Roots that are never raised themselves, and the error of starting, which no caller can see.
 NOT_FOR_CALLERS = {EmitdError, HandlerError, RetryableError, emitd_handlers.errors.FieldInvalid, StartError}
@@ -94,3 +104,27 @@ def test_an_error_of_a_handler_of_ones_own_kind() -> None:
         pass
 
     assert status_of(DiskFull("full")).code == code_pb2.UNAVAILABLE
+
+
+class _GoneContext:
+    """A call whose other end has gone away, as grpc shows it while a message is sent."""
+
+    async def read(self) -> bytes:
+        """Fail."""
+        raise grpc.aio.InternalError('Failed "execute_batch"')
+
+
+async def test_a_caller_that_goes_away_is_no_error_of_the_service() -> None:
+    """The call ends as one that was cancelled, and nothing is reported."""
+    reports: list[str] = []
+    memory = MemoryAccount(1 << 30)
+    intake = Intake(LimitSettings(), memory)
+    rpcs = Rpcs("emitd.v1.LogService", intake, OpenStreams(memory), reports.append)
+
+    async def messages(data: bytes) -> AsyncGenerator[bytes, None]:
+        yield data
+
+    for handler in (rpcs.stream(messages, GetJobRequest), rpcs.page(messages, GetJobRequest)):  # type: ignore[arg-type]
+        with pytest.raises(asyncio.CancelledError):
+            await handler.stream_stream(None, _GoneContext())  # type: ignore[attr-defined]
+    assert reports == []

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -77,7 +78,7 @@ def lines(count: int, first: int = 0, clock: Clock | None = None, **fields: obje
 
 async def read_all(path: Path, **query: object) -> list[LogRecord]:
     """Return what is read back."""
-    parts = read.read_parts(path, LogQuery(**query))  # type: ignore[arg-type]
+    parts = read.LineReader(path).read_parts(LogQuery(**query))  # type: ignore[arg-type]
     return [line for part in [part async for part in parts] for line in part.lines]
 
 
@@ -159,15 +160,17 @@ async def test_it_rotates_by_age_also_after_a_restart(path: Path) -> None:
     assert messages(await read_all(path)) == [str(number) for number in range(6)]
 
 
-@pytest.mark.parametrize("keep", [0, 1])
-async def test_few_or_no_rotated_files(path: Path, keep: int) -> None:
-    """`keep: 0` leaves none but the file itself."""
-    handler = make_handler(path, rotate=RotateSettings(bytes=500, keep=keep))
+@pytest.mark.parametrize("keep", [0, 1, 5, 10])
+async def test_so_many_rotated_files_are_kept(path: Path, keep: int) -> None:
+    """`keep: 0` leaves none but the file itself; none is removed before there are more."""
+    handler = make_handler(path, rotate=RotateSettings(bytes=300, keep=keep))
     await handler.start()
-    for number in range(10):
+    counts = []
+    for number in range(13):
         await handler.emit_batch(lines(1, number, handler.clock))
+        counts.append(len(read.old_files(path)))
     await handler.stop()
-    assert len(read.old_files(path)) == keep
+    assert counts == [min(number, keep) for number in range(13)]
 
 
 @pytest.mark.parametrize("how", ["mv", "rm", "copytruncate", "folder"])
@@ -192,6 +195,62 @@ async def test_what_logrotate_does_loses_nothing_more(path: Path, how: str) -> N
     if how != "rm":
         assert messages(await read_all(copy)) == ["0", "1", "2"]
     await handler.stop()
+
+
+async def test_a_link_stays_and_files_rotate_where_it_leads(path: Path, tmp_path: Path) -> None:
+    """Also if its target is not there yet, or if it is made to lead elsewhere."""
+    path.parent.mkdir()
+    path.symlink_to(tmp_path / "data" / "real.jsonl")
+    handler = make_handler(path, rotate=RotateSettings(bytes=300, keep=3))
+    await handler.start()
+    for number in range(4):
+        await handler.emit_batch(lines(1, number, handler.clock))
+    assert path.is_symlink()
+    assert len(read.old_files(tmp_path / "data" / "real.jsonl")) == 3
+    parts = [part async for part in handler.read_lines(LogQuery())]
+    assert messages([line for part in parts for line in part.lines]) == ["0", "1", "2", "3"]
+    path.unlink()
+    path.symlink_to(tmp_path / "other.jsonl")
+    await handler.emit_batch(lines(1, 4, handler.clock))
+    parts = [part async for part in handler.read_lines(LogQuery())]
+    assert messages([line for part in parts for line in part.lines]) == ["4"]
+    await handler.stop()
+
+
+async def test_what_else_stands_in_the_folder_does_no_harm(path: Path) -> None:
+    """A folder with the name of a rotated file, and one from a far future, which is no reason to move the clock."""
+    (path.parent / "lines.jsonl.2020-01-01T000000.000000000Z").mkdir(parents=True)
+    (path.parent / "lines.jsonl.2099-01-01T000000.000000000Z").touch()
+    handler = FileHandler(FileSettings(path=path, rotate=RotateSettings(bytes=300, keep=1)), name="lines")
+    await handler.start()
+    assert abs(handler.clock.now() - time.time_ns()) < HOUR
+    for number in range(3):
+        await handler.emit_batch(lines(1, number, handler.clock))
+    parts = [part async for part in handler.read_lines(LogQuery(received_before_unix_nano=time.time_ns()))]
+    assert messages([line for part in parts for line in part.lines]) == ["2"]
+    await handler.stop()
+
+
+async def test_times_go_on_after_those_kept(path: Path) -> None:
+    """If the wall clock was set back between two runs, no line comes before the earlier ones."""
+    late = time.time_ns() + HOUR
+    first = make_handler(path)
+    await first.start()
+    await first.emit_batch([make_record(message="0", received_unix_nano=late)])
+    await first.stop()
+    again = FileHandler(FileSettings(path=path), name="lines")
+    await again.start()
+    assert late <= again.clock.now() < late + HOUR
+    await again.stop()
+
+
+def test_a_name_leaves_room_for_that_of_a_rotated_file(tmp_path: Path) -> None:
+    """It would fail at the first rotation, and each record from then on."""
+    FileSettings(path=tmp_path / ("é" * 113))
+    with pytest.raises(
+        ValueError, match="path: the name of a rotated file would have 256 bytes, more than 255"
+    ):
+        FileSettings(path=tmp_path / ("n" * 227))
 
 
 async def test_a_line_cut_by_a_kill_stays_by_itself(path: Path) -> None:
@@ -275,12 +334,13 @@ class TestReading:
     async def _written(self, path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Write 200 lines into several files, each of several blocks."""
         monkeypatch.setattr(read, "BLOCK_BYTES", 700)
-        monkeypatch.setattr(read, "DISORDER_NANOS", 0)
+        monkeypatch.setattr(read, "MAX_WAIT_NANOS", 0)
         handler = make_handler(path, rotate=RotateSettings(bytes=10_000))
         await handler.start()
-        self.sent = lines(200, clock=handler.clock, source="shop")
-        for record in self.sent:
-            await handler.emit_batch([record])
+        self.sent = []
+        for number in range(200):
+            self.sent += lines(1, number, handler.clock, source="shop")
+            await handler.emit_batch(self.sent[-1:])
         await handler.stop()
         self.path = path
         assert len(read.old_files(path)) == 3
@@ -312,14 +372,61 @@ class TestReading:
         assert await read_all(self.path, filter=LogFilter(sources=("other",))) == []
 
     async def test_only_as_much_is_read_as_is_needed(self) -> None:
-        """The newest line is found in the last block, and old files are passed over."""
-        parts = read.read_parts(self.path, LogQuery(newest_first=True))
-        first = await anext(parts)
+        """The newest line is found in the last block, and old files are passed over, once the blocks are known."""
+        reader = read.LineReader(self.path)
+        assert [part async for part in reader.read_parts(LogQuery())][-1].lines
+        parts = reader.read_parts(LogQuery(newest_first=True))
+        while not (first := await anext(parts)).lines:
+            pass
         await parts.aclose()
         assert messages(first.lines)[0] == "199"
         assert len(first.lines) < 10
         late = LogQuery(received_after_unix_nano=self.sent[195].received_unix_nano)
-        assert sum([1 async for _ in read.read_parts(self.path, late)]) <= 7
+        found = [part async for part in reader.read_parts(late)]
+        assert len(found) <= 4
+        assert messages([line for part in found for line in part.lines]) == [
+            "195",
+            "196",
+            "197",
+            "198",
+            "199",
+        ]
+
+    async def test_a_file_that_was_cut_and_grew_is_read_afresh(self) -> None:
+        """What was known of a file's blocks is no longer true then, although it may be as large as before."""
+        reader = read.LineReader(self.path)
+        assert [part async for part in reader.read_parts(LogQuery())]
+        os.truncate(self.path, 0)
+        handler = make_handler(self.path)
+        await handler.start()
+        later = self.sent[-1].received_unix_nano + HOUR
+        new = [make_record(message=f"new {n}", received_unix_nano=later + n) for n in range(100)]
+        await handler.emit_batch(new)
+        await handler.stop()
+        found = [part async for part in reader.read_parts(LogQuery(received_after_unix_nano=later + 50))]
+        assert messages([line for part in found for line in part.lines]) == messages(new[50:])
+
+    @pytest.mark.parametrize("newest_first", [False, True])
+    async def test_lines_that_waited_come_in_their_place(
+        self, newest_first: bool, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """Lines stand in a file as they were written; they are read by their time of receipt, from any time on."""
+        order = [number ^ (number * 7 % 64) for number in range(200)]
+        written = sorted(self.sent, key=lambda record: order[int(record.message)])
+        monkeypatch.setattr(read, "MAX_WAIT_NANOS", HOUR)
+        path = self.path.with_name("late.jsonl")
+        handler = make_handler(path, rotate=RotateSettings(bytes=10_000))
+        handler.clock.time = self.sent[-1].received_unix_nano  # type: ignore[attr-defined]
+        await handler.start()
+        for record in written:
+            await handler.emit_batch([record])
+        await handler.stop()
+        for after in range(0, 200, 13):
+            found = await read_all(
+                path, received_after_unix_nano=self.sent[after].received_unix_nano, newest_first=newest_first
+            )
+            expected = messages(self.sent[after:])
+            assert messages(found) == (expected[::-1] if newest_first else expected)
 
     async def test_damage_is_passed_over(self) -> None:
         """A line that is none, and one without its end, hide no other."""
@@ -333,7 +440,7 @@ class TestReading:
     async def test_files_that_go_meanwhile(self) -> None:
         """A file that is removed while others are read is left out, and no descriptor is lost."""
         before = len(os.listdir("/dev/fd"))
-        parts = read.read_parts(self.path, LogQuery())
+        parts = read.LineReader(self.path).read_parts(LogQuery())
         await anext(parts)
         for _, each in read.old_files(self.path):
             each.unlink()
