@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncGenerator, Iterable, Iterator, Sequence
 from contextlib import aclosing
 from itertools import islice
+from random import random
 
 from msgspec.structs import replace
 
@@ -27,6 +28,8 @@ from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 MAX_PAGE_PARTS = 256
 #: The least time between two messages of a tail.
 PACE_SECONDS = 0.1
+#: Each open tail delays the others by up to this, so that not all send at once, which would hold up calls.
+SPREAD_SECONDS = 0.001
 #: Lines looked at in one turn of the event loop.
 SLICE_LINES = 1000
 #: How long a turn of the event loop may look at lines, however slow a filter is; the clock is read every few lines.
@@ -113,6 +116,7 @@ class LogReads:
             query = LogQuery(filter=wanted)
             if position.received_unix_nano > self._dispatcher.clock.now():
                 query = replace(query, received_after_unix_nano=position.received_unix_nano)
+            phase = random()
             sent_at = loop.time()
             while True:
                 if position.number < self._edge:
@@ -130,6 +134,7 @@ class LogReads:
                     continue
                 with waiting:
                     await self._wait_for_edge(position.number, idle_seconds)
+                    await asyncio.sleep(phase * min(self._limit.open * SPREAD_SECONDS, PACE_SECONDS))
 
     def _older_lines(self) -> LogSource | None:
         source = self._dispatcher.older_lines

@@ -128,15 +128,16 @@ class StreamLimit:
     def __init__(self, limit: int, key: str) -> None:
         self._limit = limit
         self._key = key
-        self._open = 0
+        #: How many are open now.
+        self.open = 0
 
     @contextmanager
     def counted(self) -> Iterator[None]:
         """Count a stream as open in the block. Raises TooManyWatchers."""
-        if self._open >= self._limit:
+        if self.open >= self._limit:
             raise TooManyWatchers(self._limit, self._key)
-        self._open += 1
+        self.open += 1
         try:
             yield
         finally:
-            self._open -= 1
+            self.open -= 1
