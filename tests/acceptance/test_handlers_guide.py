@@ -145,7 +145,7 @@ def test_packaging(folder: Path) -> None:
     (offered,) = (one for one in json.loads(done.stdout)["handlers"] if one["type"] == "acme_table")
     assert offered["origin"] == "entry point of acme-table 1.0"
     assert offered["class"] == "table.TableHandler"
-    assert offered["used_by"][0]["state"] == "active"
+    assert len(offered["used_by"]) == 1
 
 
 def test_in_process(tmp_path: Path) -> None:
