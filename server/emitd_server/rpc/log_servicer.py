@@ -90,8 +90,11 @@ class LogServicer:
         wire_records = request.records
         if has_unknown:
             refuse_unknown(request, skip="records", is_kept=True)
-        check = _refuse_unknown if has_unknown else None
-        records, indexes, bad = self._reader.read_all(wire_records, len(data), check)
+
+        def check(index: int, record: record_pb2.LogRecord) -> None:
+            refuse_unknown(record, f"records[{index}]", is_kept=True)
+
+        records, indexes, bad = self._reader.read_all(wire_records, len(data), check if has_unknown else None)
         if request.want_receipts:
             self._refuse_large_receipts(records)
         outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())
@@ -187,7 +190,3 @@ class LogServicer:
     def tail_logs(self, data: bytes) -> AsyncGenerator[bytes, None]:
         """TailLogs: to the end of the server, with heartbeats."""
         return self._lines.tail(parse(log_line_pb2.TailLogsRequest, data))
-
-
-def _refuse_unknown(index: int, record: record_pb2.LogRecord) -> None:
-    refuse_unknown(record, f"records[{index}]", is_kept=True)
