@@ -23,10 +23,9 @@ from emitd_server.errors import JobNotFound, RequestInvalid
 from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.job_streams import JobWatches
 from emitd_server.rpc.log_reads import LogReads
-from emitd_server.rpc.methods import Rpcs, parse, parse_records
+from emitd_server.rpc.methods import Rpcs, parse, parse_records, refuse_unknown
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import code_of, is_retryable, status_of
-from emitd_server.rpc.unknown_fields import refuse_unknown
 
 #: Those of a batch's errors that come with a text, and those of its notices that come with the id of the job: the reply
 #: stays under 2 MiB.
