@@ -18,7 +18,7 @@ import msgspec
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.durable.disk import Disk, write_all
-from emitd_handlers.durable.file_identity import make_folders
+from emitd_handlers.durable.file_identity import FileIdentity, make_folders
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerError, HandlerUnavailable
 from emitd_handlers.file.read import BLOCK_BYTES, LineReader, old_files, rotated_name, scan
@@ -88,8 +88,7 @@ class FileHandler(BaseLogHandler):
         self._is_synced = self.delivery.kind is Delivery.COMMITTED
         self._group = GroupCommit(self._write, max_size=MAX_GROUP_BYTES)
         self._fd = -1
-        #: Which file it is, by device and inode.
-        self._identity = (0, 0)
+        self._identity: FileIdentity | None = None
         #: When the file was begun, as far as one rotated before or its first line says; else when it was opened.
         self._begun_unix_nano = 0
 
@@ -173,8 +172,9 @@ class FileHandler(BaseLogHandler):
 
     def _follow_name(self) -> None:
         """Open the file again if its name leads to another one, or to none."""
-        named = self._disk.state_at(self.settings.path)
-        if self._fd < 0 or named is None or (named.device, named.inode) != self._identity:
+        # By the name as it was given: a link may lead elsewhere now.
+        named = FileIdentity.of(self.settings.path, self._disk)
+        if self._fd < 0 or named is None or named[1:] != self._identity[1:]:
             self._close()
             self._open()
 
@@ -187,7 +187,7 @@ class FileHandler(BaseLogHandler):
             self._disk.close(fd)
             raise HandlerUnavailable(f"another process writes '{self._path}'")
         state = self._disk.state(fd)
-        self._fd, self._identity = fd, (state.device, state.inode)
+        self._fd, self._identity = fd, FileIdentity(self._path, state.device, state.inode)
         if is_new:
             self._disk.sync_directory(self._path.parent)
         rotated = [stamp for stamp, _ in old_files(self._path)[-1:]]

@@ -120,7 +120,9 @@ class HandlerFinder:
 
     @cached_property
     def _offered(self) -> Sequence[EntryPoint]:
-        return _offered_handlers()
+        """The handlers of the installed distributions, by name; reads the metadata of each of them."""
+        points = importlib.metadata.entry_points(group=GROUP)
+        return sorted(points, key=lambda point: (point.name, _distribution(point)))
 
     def _find_by_path(self, dotted: str) -> type[BaseLogHandler]:
         module_name, _, class_name = dotted.rpartition(".")
@@ -196,12 +198,6 @@ class HandlerFinder:
         if isinstance(loaded, DiscoveryError):
             raise loaded
         return loaded
-
-
-def _offered_handlers() -> Sequence[EntryPoint]:
-    """Return the handlers of the installed distributions, by name; reads the metadata of each of them."""
-    points = importlib.metadata.entry_points(group=GROUP)
-    return sorted(points, key=lambda point: (point.name, _distribution(point)))
 
 
 def _distribution(point: EntryPoint) -> str:

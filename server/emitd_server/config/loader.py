@@ -19,7 +19,7 @@ from emitd_handlers.text.address import read_server_address, shown
 from emitd_server.config.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
 from emitd_server.config.settings_reader import SettingsReader, convert
 from emitd_server.config.yaml_document import Value, read_text, read_yaml
-from emitd_server.errors import ConfigError, Problem, describe, nearest
+from emitd_server.errors import ConfigError, Problem, describe
 from emitd_server.settings import ServerSettings
 
 #: The configuration of a service without a file; paths are relative to the working directory.
@@ -247,12 +247,7 @@ class _Loader:
         """Return the entry's class; None if it has a problem or should not be loaded."""
         type_ = entry.content.get("type")
         if type_ is None:
-            near = nearest("type", entry.content)
-            if near:
-                line, found = entry.key_lines[near], f"unknown key '{near}'"
-                self._reader.add(line, f"{path}.{near}", found, "the key 'type'", "type")
-            else:
-                self._reader.add(line, f"{path}.type", "is missing", _TYPE_EXPECTED)
+            self._reader.add(line, f"{path}.type", "is missing", _TYPE_EXPECTED)
             return None
         path = f"{path}.type"
         if not self._reader.is_a(str, type_, path, _TYPE_EXPECTED):

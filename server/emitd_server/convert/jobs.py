@@ -2,6 +2,8 @@
 
 from collections.abc import Sequence
 
+from msgspec.structs import asdict
+
 from emitd.v1 import job_pb2 as pb
 from emitd_handlers.jobs.source import (
     Job,
@@ -31,12 +33,8 @@ def read_job_id(job_id: str) -> str:
 
 def read_query(request: pb.ListJobsRequest) -> JobQuery:
     """Return the query that a request describes. Raises RequestInvalid."""
-    job_filter = read_filter(request)
     return JobQuery(
-        job_type=job_filter.job_type,
-        statuses=job_filter.statuses,
-        job_ids=job_filter.job_ids,
-        labels=job_filter.labels,
+        **asdict(read_filter(request)),
         updated_after_unix_nano=request.updated_after_unix_nano,
         page_size=read_page_size(request.page_size),
         page_token=request.page_token,

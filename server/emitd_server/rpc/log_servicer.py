@@ -23,10 +23,9 @@ from emitd_server.errors import JobNotFound, RequestInvalid
 from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.job_streams import JobWatches
 from emitd_server.rpc.log_reads import LogReads
-from emitd_server.rpc.methods import Rpcs, parse, parse_records
+from emitd_server.rpc.methods import Rpcs, parse, parse_records, refuse_unknown
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import code_of, is_retryable, status_of
-from emitd_server.rpc.unknown_fields import refuse_unknown
 
 #: Those of a batch's errors that come with a text, and those of its notices that come with the id of the job: the reply
 #: stays under 2 MiB.
@@ -90,8 +89,11 @@ class LogServicer:
         wire_records = request.records
         if has_unknown:
             refuse_unknown(request, skip="records", is_kept=True)
-        check = _refuse_unknown if has_unknown else None
-        records, indexes, bad = self._reader.read_all(wire_records, len(data), check)
+
+        def check(index: int, record: record_pb2.LogRecord) -> None:
+            refuse_unknown(record, f"records[{index}]", is_kept=True)
+
+        records, indexes, bad = self._reader.read_all(wire_records, len(data), check if has_unknown else None)
         if request.want_receipts:
             self._refuse_large_receipts(records)
         outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())
@@ -187,7 +189,3 @@ class LogServicer:
     def tail_logs(self, data: bytes) -> AsyncGenerator[bytes, None]:
         """TailLogs: to the end of the server, with heartbeats."""
         return self._lines.tail(parse(log_line_pb2.TailLogsRequest, data))
-
-
-def _refuse_unknown(index: int, record: record_pb2.LogRecord) -> None:
-    refuse_unknown(record, f"records[{index}]", is_kept=True)

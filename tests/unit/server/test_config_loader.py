@@ -169,7 +169,10 @@ def test_a_delivery_keeps_what_its_class_has_by_default(folder: Path) -> None:
         (GOOD + "server: {listen: '${A}-${B}-$${C}'}\n", "has no variable 'A', 'B'"),
         ("'${NO}'\n", "the environment has no variable 'NO'"),
         ("handlers:\n", "no handler is active"),
-        ("handlers: {d: {typ: discard}}\n", "handlers.d.typ: unknown key 'typ'; expected the key 'type'"),
+        (
+            "handlers: {d: {typ: discard}}\n",
+            "handlers.d.type: is missing; expected a handler's type, such as",
+        ),
         ("handlers: {d: {type: }}\n", "handlers.d.type: found nothing; expected a handler's type"),
         ("handlers: {d: {type: [discard]}}\n", "handlers.d.type: found a list; expected a handler's type"),
         ("handlers: {d: {type: discard, timeout_seconds: .inf}}\n", "expected a finite number"),

@@ -8,8 +8,7 @@ from hypothesis import strategies as st
 from emitd.v1 import audit_service_pb2, job_pb2, log_service_pb2
 from emitd.v1 import record_pb2 as rec
 from emitd_server.errors import FieldUnknown
-from emitd_server.rpc.methods import parse, parse_records
-from emitd_server.rpc.unknown_fields import refuse_unknown
+from emitd_server.rpc.methods import parse, parse_records, refuse_unknown
 
 #: Field 500 of any message: a varint, eight bytes, a text, four bytes.
 UNKNOWN = [b"\xa0\x1f\x01", b"\xa1\x1f12345678", b"\xa2\x1f\x02hi", b"\xa5\x1f1234"]

@@ -7,7 +7,7 @@ What a checkpoint covers is then in the other two. `CommittedTrail` finds lines 
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -135,7 +135,9 @@ class AuditTrail:
 
     def log_id(self) -> str:
         """Return the id in the file next to the log, or an empty string."""
-        return _read_text(self.paths.log_id)
+        with suppress(FileNotFoundError, UnicodeDecodeError):
+            return self.paths.log_id.read_text(encoding="utf-8").strip()
+        return ""
 
     def verifiers(self) -> list[Verifier]:
         """Return the keys on the list next to the log, the newest last. Raises AuditDamaged."""
@@ -260,13 +262,6 @@ def _pread(descriptor: int | None, size: int, offset: int) -> bytes:
             break
         data += more
     return data
-
-
-def _read_text(path: Path) -> str:
-    try:
-        return path.read_text(encoding="utf-8").strip()
-    except (FileNotFoundError, UnicodeDecodeError):
-        return ""
 
 
 class CommittedTrail(AuditTrail):

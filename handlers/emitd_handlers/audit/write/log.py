@@ -121,7 +121,7 @@ class AuditLog:
         if self.is_down:
             return
         try:
-            if (displaced := self._find_displaced()) is not None:
+            if (displaced := next(_displaced((self.file.lines, *self._companions())), None)) is not None:
                 self._take_down(*displaced)
             else:
                 self.file.check()
@@ -184,10 +184,6 @@ class AuditLog:
         self._names = [DurableFile(self._disk, path) for path in paths]
         for file in self._names:
             file.open()
-
-    def _find_displaced(self) -> tuple[DurableFile, Displacement] | None:
-        """Return a file that another process has displaced; the first are the lines."""
-        return next(_displaced((self.file.lines, *self._companions())), None)
 
     def _companions(self) -> Sequence[DurableFile]:
         return (*self._names, *self.tree.files)

@@ -258,7 +258,11 @@ class AuditTree:
     def _rebuild(self, read_lines: ReadBytes, size: int) -> Entry:
         """Rebuild the hashes and the index of the first `size` lines; return where those end."""
         if sum(len(lines) for _, lines in _blocks(read_lines, FIRST)) < size:
-            raise self._lacking(size)
+            raise HandlerUnavailable(
+                f"audit log '{self.paths.lines}' has fewer lines than the {size} that its last checkpoint was signed "
+                "over: something else cut it. Put a whole copy in its place, or move it away with all that is named "
+                "like it to begin a new log"
+            )
         self._report(
             f"audit log '{self.paths.lines}': its hashes and its index are rebuilt from {size} lines"
         )
@@ -277,27 +281,17 @@ class AuditTree:
             self._last_entry, end = first, _after(first, lines)
         if self.checkpoint is not None and self._frontier.root() != self.checkpoint.root:
             self._hashes.cut(0)  # else the next try would save them as damaged, and so on
-            raise self._changed(size)
+            raise HandlerUnavailable(
+                f"audit log '{self.paths.lines}' was changed: its first {size} lines are not those that its last "
+                "checkpoint was signed over. `emitd audit verify` says more. Put a good copy in its place, or move it "
+                "away with all that is named like it to begin a new log"
+            )
         return end
 
     def _damaged(self, offset: int) -> HandlerUnavailable:
         return HandlerUnavailable(
             f"'{self.paths.checkpoints}' is damaged at byte {offset}, or a key is missing in '{self.paths.vkey}': no "
             "crash does that. `emitd audit verify` says more"
-        )
-
-    def _changed(self, size: int) -> HandlerUnavailable:
-        return HandlerUnavailable(
-            f"audit log '{self.paths.lines}' was changed: its first {size} lines are not those that its last "
-            "checkpoint was signed over. `emitd audit verify` says more. Put a good copy in its place, or move it "
-            "away with all that is named like it to begin a new log"
-        )
-
-    def _lacking(self, size: int) -> HandlerUnavailable:
-        return HandlerUnavailable(
-            f"audit log '{self.paths.lines}' has fewer lines than the {size} that its last checkpoint was signed over: "
-            "something else cut it. Put a whole copy in its place, or move it away with all that is named like it to "
-            "begin a new log"
         )
 
     def _read_hash(self, number: int) -> bytes:

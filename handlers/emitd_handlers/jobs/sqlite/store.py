@@ -146,10 +146,11 @@ class SqliteJobStore:
         make_database_file(self._path)
         self._writer = await SqliteConnection.open(self._path)
         await self._writer.run(migrate)
-        await self._writer.run(_checkpoint_wal)
+        # What a killed process had committed but not synced is on the medium after this, and counts from here on.
+        await self._writer.execute_fetchall("PRAGMA wal_checkpoint")
         await self._writer.run(self._jobs.resume_clock)
         self._reader = await SqliteConnection.open(self._path)
-        await self._reader.run(_forbid_writes)
+        await self._reader.execute_fetchall("PRAGMA query_only = ON")
         found = [FileIdentity.of(path) for path in _files_of(self._path.resolve())]
         self._files = [identity for identity in found if identity is not None]
         self._displaced = ""
@@ -201,15 +202,6 @@ class SqliteJobStore:
 def _files_of(path: Path) -> Sequence[Path]:
     """Return where SQLite keeps the files of a database."""
     return [path.with_name(path.name + suffix) for suffix in ("", "-wal", "-shm")]
-
-
-def _checkpoint_wal(connection: sqlite3.Connection) -> None:
-    """Bring to the medium what a killed process had committed but not synced: from here on it counts."""
-    connection.execute("PRAGMA wal_checkpoint").fetchone()
-
-
-def _forbid_writes(connection: sqlite3.Connection) -> None:
-    connection.execute("PRAGMA query_only = ON")
 
 
 def _reason(error: OSError | sqlite3.Error | HandlerUnavailable, path: Path) -> str:

@@ -94,7 +94,8 @@ class ChangePoller:
             self._woken.clear()
             try:
                 if noticed:
-                    await self._look_at(list(noticed))
+                    await self._refresh_watched(list(noticed))
+                    await self._refresh_filtered(list(noticed))
                 if looks_at_all:
                     next_look = clock() + self._interval
                     await self._look_at_all()
@@ -136,10 +137,6 @@ class ChangePoller:
             filtered_watch.reset("the service had only begun to look for changes: watch again")
         await self._refresh_filtered(changed)
         self._mark = mark
-
-    async def _look_at(self, job_ids: Sequence[str]) -> None:
-        await self._refresh_watched(job_ids)
-        await self._refresh_filtered(job_ids)
 
     async def _refresh_watched(self, job_ids: Sequence[str]) -> None:
         broadcaster = self._publisher.broadcaster
