@@ -5,10 +5,19 @@ The flags of sending, log lines, jobs and the audit log are in the modules of th
 
 import argparse
 from collections.abc import Sequence
+from os.path import expanduser
 from typing import Any
 
 from emitd_cli.audit.arguments import add_audit
-from emitd_cli.command_line.flags import CONFIG_HELP, EXIT_CODES, Commands, add_command, add_json, option
+from emitd_cli.command_line.flags import (
+    CONFIG_HELP,
+    EXIT_CODES,
+    Commands,
+    add_command,
+    add_json,
+    option,
+    unicode,
+)
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 from emitd_cli.emit.arguments import add_emit
 from emitd_cli.jobs.arguments import add_job
@@ -102,5 +111,10 @@ def _add_operating(commands: Commands) -> None:
         extra="server",
     )
     option(new, "NAME", "lower-case letters, digits and '_', such as slack", dest="name")
-    option(new, "--folder FOLDER", "the folder of handlers (default: handlers, next to the configuration)")
+    option(
+        new,
+        "--folder FOLDER",
+        "the folder of handlers (default: handlers, next to the configuration)",
+        type=lambda text: expanduser(unicode(text)),  # the test that is written names it, so it is a text
+    )
     option(new, "--config FILE", f"the configuration that will get the entry (default: {name})", default=name)

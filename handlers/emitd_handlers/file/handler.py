@@ -174,7 +174,7 @@ class FileHandler(BaseLogHandler):
         """Open the file again if its name leads to another one, or to none."""
         # By the name as it was given: a link may lead elsewhere now.
         named = FileIdentity.of(self.settings.path, self._disk)
-        if self._fd < 0 or named is None or named[1:] != self._identity[1:]:
+        if self._fd < 0 or named is None or named._replace(path=self._path) != self._identity:
             self._close()
             self._open()
 

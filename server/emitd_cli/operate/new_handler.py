@@ -24,8 +24,7 @@ def run(options: argparse.Namespace) -> int:
     """Write the files and print the entry; return 0. Raises Misuse, and CommandError instead of overwriting."""
     _check_name(options.name)
     config = Path(options.config)
-    # Its test names the folder, so it is a text.
-    folder = Path(os.path.expanduser(options.folder)) if options.folder else config.parent / "handlers"
+    folder = Path(options.folder) if options.folder else config.parent / "handlers"
     handler = folder / f"{options.name}.py"
     test = config.parent / "tests" / f"test_{options.name}_handler.py"
     listed_folder = _as_listed(folder, config)

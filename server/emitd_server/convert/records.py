@@ -23,8 +23,8 @@ from emitd_handlers.record import (
 from emitd_handlers.settings import Delivery
 from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.uuid7 import uuid7
-from emitd_server.dispatch.dispatcher import Route
 from emitd_server.dispatch.redactor import Redactor
+from emitd_server.dispatch.route import Route
 from emitd_server.settings import LimitSettings
 
 _LOG_LEVELS = {level.value: level for level in Level if level < Level.AUDIT}

@@ -234,7 +234,8 @@ class AuditTree:
     def _find_end(self, read_lines: ReadBytes, size: int) -> Entry | None:
         """Return where line `size` begins; None if hashes, index or lines do not fit the last checkpoint.
 
-        Reads the lines after the last entry of the index, and none before it.
+        Reads the lines after the last entry of the index, and none before it. Raises HandlerUnavailable if the first
+        line of a log without an index was changed.
         """
         if self._hashes.size < stored_count(size) * HASH_BYTES:
             return None
@@ -248,6 +249,10 @@ class AuditTree:
             return FIRST
         for first, lines in _blocks(read_lines, start):
             if first == start and leaf_hash(lines[0]) != self._read_hash(stored_index(0, start.leaf_index)):
+                if (
+                    start == FIRST
+                ):  # the stored hashes are those that were signed; `verify` finds the line by them
+                    raise self._changed(size)
                 return None
             if first.leaf_index + len(lines) >= size:
                 return _after(first, lines[: size - first.leaf_index])
@@ -281,12 +286,15 @@ class AuditTree:
             self._last_entry, end = first, _after(first, lines)
         if self.checkpoint is not None and self._frontier.root() != self.checkpoint.root:
             self._hashes.cut(0)  # else the next try would save them as damaged, and so on
-            raise HandlerUnavailable(
-                f"audit log '{self.paths.lines}' was changed: its first {size} lines are not those that its last "
-                "checkpoint was signed over. `emitd audit verify` says more. Put a good copy in its place, or move it "
-                "away with all that is named like it to begin a new log"
-            )
+            raise self._changed(size)
         return end
+
+    def _changed(self, size: int) -> HandlerUnavailable:
+        return HandlerUnavailable(
+            f"audit log '{self.paths.lines}' was changed: its first {size} lines are not those that its last "
+            "checkpoint was signed over. `emitd audit verify` says more. Put a good copy in its place, or move it "
+            "away with all that is named like it to begin a new log"
+        )
 
     def _damaged(self, offset: int) -> HandlerUnavailable:
         return HandlerUnavailable(

@@ -478,3 +478,15 @@ async def test_too_many_unsigned_lines_stop_the_trail(path: Path) -> None:
     assert not isinstance((await handler.emit_batch([event(5)]))[0], Refused)
     await handler.stop()
     assert verify_log(path).verdict is Verdict.GOOD
+
+
+def test_a_start_on_a_changed_line_leaves_what_shows_which(path: Path) -> None:
+    """The hashes are those that were signed: `verify` names the line after a start as before."""
+    make(path, 5, 9)
+    path.write_bytes(path.read_bytes().replace(b"0", b"1", 1))
+    before = verify_log(path).findings
+    for _ in range(2):
+        with pytest.raises(HandlerUnavailable, match="its first 9 lines are not those that"), opened(path):
+            pass
+    assert [finding.kind for finding in before] == ["LINE_CHANGED"]
+    assert verify_log(path).findings == before
