@@ -1,4 +1,4 @@
-"""For all tests: no deadline for a Hypothesis example, and no settings from the developer's environment."""
+"""For all tests: how Hypothesis runs, and no settings from the developer's environment."""
 
 import os
 
@@ -7,8 +7,9 @@ from hypothesis import settings
 #: Fixtures for any test.
 pytest_plugins = ["support.processes.postgres"]
 
-# A loaded machine is no failure; pytest-timeout ends what hangs.
-settings.register_profile("emitd", deadline=None, print_blob=True)
+# A loaded machine is no failure; pytest-timeout ends what hangs. In CI the examples are the same in each run, so that a
+# change is judged and not its luck; elsewhere each run tries others.
+settings.register_profile("emitd", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.load_profile("emitd")
 
 # They would change the address of a test's server, or of the commands that the test runs.

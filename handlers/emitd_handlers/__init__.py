@@ -12,66 +12,19 @@ built-in handler is in a module of its own (`emitd_handlers.console`, ...), so t
 needs some pure modules of this package.
 """
 
+# ruff: noqa: F403, F405  # each module lists its names in `__all__`, and this one those that are exported
+
 import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from emitd_handlers.audit.source import (
-        AuditBatch,
-        AuditEntry,
-        AuditFilter,
-        AuditPage,
-        AuditQuery,
-        AuditSource,
-        ConsistencyProof,
-        InclusionProof,
-        SignedCheckpoint,
-    )
-    from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler, EmitResult
-    from emitd_handlers.errors import (
-        AuditDamaged,
-        AuditNotFound,
-        AuditQueryInvalid,
-        EmitdError,
-        HandlerBusy,
-        HandlerError,
-        HandlerTimeout,
-        HandlerUnavailable,
-        JobQueryInvalid,
-        RecordConflict,
-        RecordInvalid,
-        RetryableError,
-    )
-    from emitd_handlers.jobs.source import (
-        Job,
-        JobChange,
-        JobFilter,
-        JobPage,
-        JobQuery,
-        JobSource,
-        JobTransition,
-        JobUpdate,
-        ManagedJobSource,
-        TransitionPage,
-        TransitionQuery,
-    )
-    from emitd_handlers.outcome import (
-        AuditReceipt,
-        Committed,
-        JobReceipt,
-        Outcome,
-        Receipt,
-        RecentCommit,
-        Refused,
-    )
-    from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, Payload
-    from emitd_handlers.settings import (
-        CommittedSettings,
-        Delivery,
-        HandlerSettings,
-        OverflowPolicy,
-        QueuedSettings,
-    )
+    from emitd_handlers.audit.source import *
+    from emitd_handlers.base import *
+    from emitd_handlers.errors import *
+    from emitd_handlers.jobs.source import *
+    from emitd_handlers.outcome import *
+    from emitd_handlers.record import *
+    from emitd_handlers.settings import *
 
 __all__ = [
     "COMMON_LEVELS",

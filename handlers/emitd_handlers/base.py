@@ -139,6 +139,13 @@ class BaseLogHandler(ABC):
         self.refuse_if_stopped()
         return [await self._emit_async(record) for record in records]
 
+    async def emit_by_batch(self, record: LogRecord) -> EmitResult:
+        """Take one record by `emit_batch`: the `emit` of a handler whose own `emit_batch` does the work."""
+        (outcome,) = await self.emit_batch([record])
+        if isinstance(outcome, Refused):
+            raise outcome.error
+        return outcome.receipt
+
     def format(self, record: LogRecord) -> str | bytes | tuple[object, ...]:
         """Return the record in the form this handler writes: text, bytes or a row. Pure.
 

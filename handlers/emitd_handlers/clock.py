@@ -10,8 +10,6 @@ import threading
 import time
 from collections.abc import Callable
 
-__all__ = ["Clock", "StepWatch"]
-
 NANOS_A_SECOND = 1_000_000_000
 #: A change of the wall clock against the steady one that counts as a step.
 STEP_NANOS = NANOS_A_SECOND

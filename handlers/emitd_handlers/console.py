@@ -23,8 +23,6 @@ from emitd_handlers.record_text import LineFormat, LineText, line_format
 from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.text.escape import escape_lines
 
-__all__ = ["ConsoleHandler", "ConsoleSettings"]
-
 #: How often a full non-blocking output is tried again.
 FULL_OUTPUT_POLL_SECONDS = 0.01
 #: Errors of a write after the pipe's reader or the terminal has gone.

@@ -8,8 +8,6 @@ from typing import TypeAlias
 
 from emitd_handlers.text.escape import escape
 
-__all__ = ["Report", "Throttle", "report"]
-
 #: Takes one line for the operator, without a newline.
 Report: TypeAlias = Callable[[str], None]
 

@@ -11,8 +11,6 @@ from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import HandlerSettings
 
-__all__ = ["DiscardHandler"]
-
 
 class DiscardHandler(BaseLogHandler):
     """Counts records by level and forgets them. Takes DEBUG to CRITICAL unless its entry says otherwise."""

@@ -41,7 +41,7 @@ class EmitdError(Exception):
     problem: str = ""
 
 
-class _FieldInvalid(EmitdError):
+class FieldInvalid(EmitdError):
     """One field is at fault: `field` is its path as on the wire, empty for the whole; `problem` does not repeat it."""
 
     def __init__(self, field: str, problem: str) -> None:
@@ -54,7 +54,7 @@ class HandlerError(EmitdError):
     """A record was refused."""
 
 
-class RecordInvalid(_FieldInvalid, HandlerError):
+class RecordInvalid(FieldInvalid, HandlerError):
     """The record itself is at fault. `field` is a path such as `audit.source_ip`, empty for the record as a whole."""
 
 
@@ -89,11 +89,11 @@ class HandlerTimeout(RetryableError):
     """The handler did not answer in time. It may still commit; a retry under the same id is safe."""
 
 
-class JobQueryInvalid(_FieldInvalid):
+class JobQueryInvalid(FieldInvalid):
     """A question about jobs makes no sense, such as a page token of other filters. `field` is the request's field."""
 
 
-class AuditQueryInvalid(_FieldInvalid):
+class AuditQueryInvalid(FieldInvalid):
     """A question about an audit log makes no sense. `field` is the request's field as on the wire."""
 
 

@@ -8,8 +8,6 @@ import msgspec
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.text.patterns import matches_any
 
-__all__ = ["LogFilter", "LogPart", "LogQuery", "LogSource"]
-
 
 class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
     """The lines wanted: those that match every member that is not empty."""

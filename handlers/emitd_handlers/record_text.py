@@ -16,6 +16,7 @@ from zoneinfo import ZoneInfo
 
 import msgspec
 
+from emitd_handlers.paths import SettingInvalid
 from emitd_handlers.record import AuditEvent, LogRecord, Payload
 from emitd_handlers.record_json import encode_record
 from emitd_handlers.text.escape import escape, quote
@@ -121,5 +122,4 @@ def _zone(name: str) -> tzinfo:
     try:
         return ZoneInfo(name)
     except (LookupError, ValueError, OSError) as error:
-        problem = f"timezone: '{name}' is none of the IANA database, such as 'Europe/Berlin'"
-        raise ValueError(problem) from error
+        raise SettingInvalid("timezone: is no name of the IANA database, such as Europe/Berlin") from error

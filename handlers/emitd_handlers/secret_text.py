@@ -3,8 +3,6 @@
 from pathlib import Path
 from typing import Self
 
-__all__ = ["SecretText"]
-
 
 class SecretText:
     """Text such as a token. Its `repr` and `str` hide it, or show what is not secret of it; `reveal` gives it.

@@ -1,6 +1,6 @@
 """The commands of `emitd`, their flags, and what `--help` says of them.
 
-The flags of sending, jobs and the audit log are in the modules of these groups.
+The flags of sending, log lines, jobs and the audit log are in the modules of these groups.
 """
 
 import argparse
@@ -12,6 +12,8 @@ from emitd_cli.command_line.flags import CONFIG_HELP, EXIT_CODES, Commands, add_
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 from emitd_cli.emit.arguments import add_emit
 from emitd_cli.jobs.arguments import add_job
+from emitd_cli.log.arguments import add_log
+from emitd_cli.terminal.output import put
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -26,6 +28,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands: Commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_operating(commands)
     add_emit(commands)
+    add_log(commands)
     add_job(commands)
     add_audit(commands)
     demo = add_command(
@@ -50,7 +53,7 @@ class _ShowVersion(argparse.Action):
     def __call__(self, parser: argparse.ArgumentParser, *_: object) -> None:
         from importlib.metadata import version
 
-        print(f"emitd {version('emitd')}")
+        put(f"emitd {version('emitd')}")
         parser.exit()
 
 

@@ -4,23 +4,23 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import grpc
 
 from emitd.transport.channel import NoChannel, make_async_channel, make_channel
 from emitd.transport.reply import bad_field, details_of, is_retryable, is_unanswered, retry_delay
-from emitd.v1 import AuditServiceStub, LogServiceStub
+from emitd.v1 import AuditServiceStub, EmitRequest, LogRecord, LogServiceStub, Receipt
+from emitd.watches import Watch
 from emitd_cli.errors import CannotTell, CommandError, Misuse, Refused
 from emitd_cli.terminal.output import say
+from emitd_cli.terminal.streams import end_with_reader
 
 Response = TypeVar("Response")
 
 CALL_SECONDS = 30.0
 #: A server sends no more jobs, transitions or events in one answer.
 MAX_PAGE_SIZE = 1000
-#: After this time a command says that it waits for an answer.
-SILENT_SECONDS = 3.0
 #: The pause before the next try if the server does not say, and the shortest one if it does.
 DEFAULT_RETRY_SECONDS = 0.5
 MIN_RETRY_SECONDS = 0.05
@@ -45,11 +45,19 @@ class Server:
         self.audit = AuditServiceStub(channel)
 
     def ask(self, method: Any, request: Any) -> Any:
-        """Call a stub's method, and return its response. Raises Refused and CannotTell."""
+        """Ask by a stub's method, and return the response. Raises Misuse and CannotTell."""
         try:
-            return self.result_of(method.future(request, timeout=CALL_SECONDS))
+            return method(request, timeout=CALL_SECONDS)
         except grpc.RpcError as error:
             raise error_of(error, self.address) from error
+
+    def emit(self, record: LogRecord) -> Receipt:
+        """Send a record, and return its receipt. Raises Refused and CannotTell."""
+        try:
+            receipt: Receipt = self.log.Emit(EmitRequest(record=record), timeout=CALL_SECONDS).receipt
+        except grpc.RpcError as error:
+            raise error_of(error, self.address, Refused if is_refusal(error) else CannotTell) from error
+        return receipt
 
     def pages(self, method: Any, request: Any, items: str = "", limit: int = sys.maxsize) -> Iterator[Any]:
         """Yield the responses to a request, page by page, up to `limit` of the field `items` in them.
@@ -66,13 +74,35 @@ class Server:
                 return
             limit -= len(getattr(response, items)) if items else 0
 
-    def result_of(self, call: "grpc.Future[Response]", say_waiting: Callable[[str], None] = say) -> Response:
-        """Return a call's response; say once if it does not come soon. Raises grpc.RpcError."""
-        try:
-            return call.result(timeout=SILENT_SECONDS)
-        except grpc.FutureTimeoutError:
-            say_waiting(f"no answer from {self.address} yet; still waiting (Ctrl-C ends it)")
-            return call.result()
+    def follow(
+        self,
+        method: Any,
+        watch: Watch[Response],
+        show: Callable[[Response], None],
+        place: Callable[[], str] = lambda: "",
+    ) -> NoReturn:
+        """Show the messages of a stream that has no end, over as many connections as it takes; say so.
+
+        `place` returns where another connection goes on, for people. The pauses are those of the outage, and not of the
+        watch. Raises Misuse, and CannotTell.
+        """
+        end_with_reader()
+        outage = Outage(self.address, retry_seconds=None, is_patient=False)
+        while True:
+            opened_at = time.monotonic()
+            try:
+                for response in method(watch.call.request):
+                    if outage.answered(opened_at):
+                        say(f"{self.address} answers again; going on{place()}")
+                    show(response)
+                    watch.take(response)  # the next connection goes on here
+            except grpc.RpcError as error:
+                seconds, note = outage.pause_after(error, opened_at)
+            else:
+                raise CannotTell("the server ended the stream without a word")
+            if note:
+                say(note)
+            time.sleep(seconds)
 
 
 class Outage:
@@ -101,11 +131,9 @@ class Outage:
     def pause_after(self, error: grpc.RpcError, opened_at: float) -> tuple[float, str]:
         """Return how long to wait before the next connection, and what to say, if anything.
 
-        Raises CannotTell if there is no point in another connection.
+        Raises Misuse or CannotTell if there is no point in another connection.
         """
-        end = CannotTell(
-            describe(error, self._address), code=error.code().name, field=bad_field(details_of(error))
-        )
+        end = error_of(error, self._address)
         if not is_retryable(error) or not self._is_patient:
             raise end from error
         now, seconds = time.monotonic(), retry_seconds(details_of(error))
@@ -145,11 +173,12 @@ def _address_errors(address: str) -> Iterator[None]:
         raise error_of(error, address) from error
 
 
-def error_of(error: grpc.RpcError, address: str, and_so: str = "") -> CommandError:
-    """Return the error that ends a command whose call failed; `and_so` is added to its message."""
-    kind = Refused if is_refusal(error) else CannotTell
-    message = describe(error, address) + and_so
-    return kind(message, code=error.code().name, field=bad_field(details_of(error)))
+def error_of(error: grpc.RpcError, address: str, kind: type[CommandError] | None = None) -> CommandError:
+    """Return the error that ends a command whose call failed: by default what a failed question is, no verdict."""
+    if kind is None:
+        is_wrong = error.code() is grpc.StatusCode.INVALID_ARGUMENT and not is_retryable(error)
+        kind = Misuse if is_wrong else CannotTell
+    return kind(describe(error, address), code=error.code().name, field=bad_field(details_of(error)))
 
 
 def describe(error: grpc.RpcError, address: str) -> str:

@@ -28,9 +28,9 @@ from emitd import v1
 from emitd_cli.audit.verify import report_in_words
 from emitd_cli.command_line.values import STATUSES
 from emitd_cli.connection import Server, connect, describe
-from emitd_cli.errors import CannotRun, CannotTell, CommandError, ExitCode, Refused
+from emitd_cli.errors import CannotRun, CommandError, ExitCode, Refused
 from emitd_cli.jobs.watch import watch_ids
-from emitd_cli.terminal.output import one_line
+from emitd_cli.terminal.output import one_line, put
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
 from emitd_handlers.tlog.merkle import leaf_hash
@@ -97,14 +97,14 @@ def run(options: argparse.Namespace) -> int:
         demo = _Demo(Path(folder), is_fast=options.fast)
         try:
             demo.play()
-        except (grpc.RpcError, Refused, CannotTell) as error:
+        except (grpc.RpcError, Refused) as error:
             reason = describe(error, "") if isinstance(error, grpc.RpcError) else error
             raise CommandError(f"the demo's service did not answer as it should: {reason}") from error
     if demo.problems:
         raise CommandError(f"not as it should be: {'; '.join(demo.problems)}")
-    print(f"\nAll as it should be, after {time.monotonic() - begin:.0f} s. Your turn:")
+    put(f"\nAll as it should be, after {time.monotonic() - begin:.0f} s. Your turn:")
     for command in ("serve", "emit --job first --type trial --status RUNNING", "job watch first"):
-        print(f"  $ emitd {command}")
+        put(f"  $ emitd {command}")
     return ExitCode.GOOD
 
 
@@ -120,7 +120,7 @@ class _Demo:
 
     def play(self) -> None:
         """Play all chapters. Raises CommandError, or grpc.RpcError, if it cannot go on."""
-        print("emitd demo: a small music shop, and one place for all that its backend reports.", flush=True)
+        put("emitd demo: a small music shop, and one place for all that its backend reports.")
         self._chapter("1  The service starts, on a free port, with this configuration")
         self._show(*CONFIG.splitlines())
         with self._service() as service:
@@ -145,7 +145,7 @@ class _Demo:
         self._chapter("2  Log lines, on the service's console")
         for number, (level, source, message) in enumerate(LOG_LINES, 1):
             record = v1.LogRecord(record_id=f"line-{number}", level=level, source=source, message=message)
-            server.ask(server.log.Emit, v1.EmitRequest(record=record))
+            server.emit(record)
         self._until(service, lambda: len(self._lines("console")) >= len(LOG_LINES))
         lines = self._lines("console")
         for line in lines:
@@ -159,9 +159,7 @@ class _Demo:
 
     def _audit_event(self, server: Server) -> None:
         self._chapter("3  An audit event, on disk before the call returns; this is its line")
-        first, again = (
-            server.ask(server.log.Emit, v1.EmitRequest(record=AUDIT_EVENT)).receipt for _ in range(2)
-        )
+        first, again = (server.emit(AUDIT_EVENT) for _ in range(2))
         lines = self._audit_log.read_bytes().splitlines()
         self._show(*(line.decode() for line in lines))
         leaf = first.audit.leaf_hash
@@ -257,11 +255,11 @@ class _Demo:
 
     def _chapter(self, title: str) -> None:
         self._pause(0.8)
-        print(f"\n{title}", flush=True)
+        put(f"\n{title}")
 
     def _show(self, *lines: str) -> None:
         for line in lines:
-            print("  " + one_line(line).replace(f"{self._folder}/", ""), flush=True)
+            put("  " + one_line(line).replace(f"{self._folder}/", ""))
 
     def _check(self, is_good: bool, text: str) -> None:
         self._show(f"{'ok' if is_good else 'NOT OK'}: {text}")

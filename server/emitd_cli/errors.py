@@ -45,7 +45,7 @@ class Misuse(CommandError):
 
 
 class Refused(CommandError):
-    """The server has looked at what was sent, and refuses it."""
+    """The server has looked at the record that was sent, and refuses it."""
 
     default_code = "REFUSED"
 

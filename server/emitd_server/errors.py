@@ -24,30 +24,9 @@ from difflib import get_close_matches
 
 import msgspec
 
-from emitd_handlers.errors import EmitdError, HandlerError, RetryableError
+from emitd_handlers.errors import EmitdError, FieldInvalid, HandlerError, RetryableError
 from emitd_handlers.record import Level
 from emitd_handlers.text.escape import escape
-
-__all__ = [
-    "AuditLogNotFound",
-    "ConfigError",
-    "FieldUnknown",
-    "JobNotFound",
-    "MemoryExhausted",
-    "NoAuditSource",
-    "NoHandler",
-    "NoJobSource",
-    "NoLogSource",
-    "Problem",
-    "RequestInvalid",
-    "RequestLate",
-    "ServiceStopping",
-    "StartError",
-    "StreamStalled",
-    "TooManyWatchers",
-    "describe",
-    "nearest",
-]
 
 
 class NoHandler(HandlerError):
@@ -63,13 +42,8 @@ class MemoryExhausted(RetryableError):
     """The service holds as many bytes of requests, queues and replies as it may, or the process has no memory left."""
 
 
-class RequestInvalid(EmitdError):
+class RequestInvalid(FieldInvalid):
     """A request as a whole makes no sense. `field` is its path in the request; empty: the request itself."""
-
-    def __init__(self, field: str, problem: str) -> None:
-        super().__init__(f"{field}: {problem}" if field else problem)
-        self.field = field
-        self.problem = problem
 
 
 class FieldUnknown(RequestInvalid):

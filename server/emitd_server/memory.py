@@ -77,14 +77,6 @@ class Charge:
         self._account = account
         self.size = size
 
-    def resize(self, size: int) -> None:
-        """Change the charge, which always may shrink. Raises MemoryExhausted if it would outgrow the account."""
-        if size > self.size:
-            self._account.charge(size - self.size)
-        else:
-            self._account.held_more(size - self.size)
-        self.size = size
-
     def release(self) -> None:
         """Give the bytes back. Idempotent."""
         self._account.held_more(-self.size)

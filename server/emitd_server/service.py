@@ -7,8 +7,6 @@ from emitd_server.dispatch.dispatcher import Dispatcher
 if TYPE_CHECKING:
     from emitd_server.in_process.client import InProcessClient
 
-__all__ = ["LoggingService"]
-
 
 class LoggingService(Dispatcher):
     """A dispatcher that also gives clients to the application in its process. Instantiated once."""

@@ -9,8 +9,6 @@ import msgspec
 
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
 
-__all__ = ["AuditSettings", "LimitSettings", "ServerSettings", "ShutdownSettings", "WatchSettings"]
-
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass

@@ -60,7 +60,10 @@ def test_the_error_names_the_setting(tmp_path: Path) -> None:
     [
         ("listen: '127.0.0.1:65536'", "server.listen: found '127.0.0.1:65536', which has the port '65536'"),
         ("listen: '127.0.0.1'", "server.listen: found '127.0.0.1', which has no port"),
-        ("socket_mode: 0660", "server.socket_mode: found 0660; expected text, in quotes"),
+        (
+            "socket_mode: 0660",
+            "server.socket_mode: found 0660; expected a finite number in decimal digits, or",
+        ),
         ("socket_mode: '0999'", "server.socket_mode: found '0999'"),
     ],
 )

@@ -158,7 +158,7 @@ def test_in_process(tmp_path: Path) -> None:
         timeout=60,
         check=True,
     )
-    assert done.stdout.endswith("[INFO] from my own process\n")
+    assert done.stdout.endswith("[INFO] [emitd_handlers.testing] from my own process\n")
 
 
 def test_the_webhook_of_another_form(folder: Path) -> None:

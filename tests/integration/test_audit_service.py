@@ -27,9 +27,10 @@ from emitd.v1 import (
     LogRecord,
     TailAuditEventsRequest,
 )
-from emitd_handlers.tlog.merkle import leaf_hash, root_of_inclusion, verify_consistency
-from emitd_handlers.tlog.note import Verifier, open_note
+from emitd_handlers.tlog.merkle import leaf_hash, root_of_inclusion
+from emitd_handlers.tlog.note import Verifier
 from emitd_server.settings import AuditSettings, ServerSettings, WatchSettings
+from support.audit.log_reader import open_note, verify_consistency
 from support.audit.sealed_log import LOG_ID, TIME, make_line
 from support.audit.written_log import WrittenLog, WrittenLogHandler, written_log
 from support.client.in_process import (

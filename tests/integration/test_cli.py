@@ -198,8 +198,8 @@ def test_lines_from_standard_input(server: ServerProcess, folder: Path) -> None:
     process = spawn(server, "emit", "-", "--source", "seq", stdin=subprocess.PIPE)
     out, err = process.communicate("one\n\n  two\nlast without newline", timeout=30)
     assert (process.returncode, out, err) == (0, "3 records: 3 queued\n", "")
-    wait_for(folder / "stdout", "[INFO]   two\n")
-    wait_for(folder / "stdout", "[INFO] last without newline\n")
+    wait_for(folder / "stdout", "[INFO] [seq]   two\n")
+    wait_for(folder / "stdout", "[INFO] [seq] last without newline\n")
 
 
 def test_json_lines_from_a_file(server: ServerProcess, folder: Path, tmp_path: Path) -> None:

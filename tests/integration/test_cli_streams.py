@@ -75,6 +75,8 @@ VERDICTS = [
     ("job list --watch --json", 4),
     ("audit tail", 4),
     ("emit --level LOUD", 2),
+    ("job watch --help", 0),
+    ("--version", 0),
     ("serve --config wrong.yml", 3),
 ]
 
@@ -109,6 +111,7 @@ def test_a_full_disk_is_no_verdict(folder: Path) -> None:
             "",
             told,
         )
+        assert shell(folder, "demo --fast", ">/dev/full", PYTHONUNBUFFERED=unbuffered) == (4, "", told)
     code, _, error = shell(folder, "audit verify good.log --json", ">/dev/full")
     assert (code, json.loads(error)["error"]["code"]) == (4, "CANNOT_TELL")
 

@@ -23,6 +23,7 @@ from emitd.errors import (
     RequestRejected,
     Unavailable,
 )
+from emitd.testing import serving
 from emitd.v1 import (
     Job,
     JobState,
@@ -34,7 +35,6 @@ from emitd.v1 import (
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler
 from support.client.in_process import CHANNEL_OPTIONS
-from support.processes.threaded_server import threaded_server
 from support.soak.server import free_port
 
 #: News is sent at once, as far as a test can see.
@@ -45,7 +45,7 @@ QUICK = {"tick_interval": 0.01, "backoff_initial": 0.01, "backoff_max": 0.02, "s
 def address(tmp_path: Path) -> Iterator[str]:
     database = DatabaseUrl.resolve("sqlite:///jobs.db", tmp_path)
     settings = DatabaseJobHandler.Settings(database=database, lease_check_seconds=0.05)
-    with threaded_server([DatabaseJobHandler(settings, name="jobs")]) as address:
+    with serving([DatabaseJobHandler(settings, name="jobs")]) as address:
         yield address
 
 

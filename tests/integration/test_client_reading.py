@@ -1,10 +1,13 @@
-"""What both clients read, over a real service: many jobs, a job's history, the audit trail and its proofs."""
+"""What both clients read, over a real service: many jobs, a job's history, the audit trail and its
+proofs, log lines.
+"""
 
 import asyncio
 import threading
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, aclosing
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -25,15 +28,23 @@ from emitd import (
     VerificationFailed,
     v1,
 )
+from emitd.testing import serving
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
+from emitd_handlers.file import FileHandler
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler
-from emitd_handlers.tlog.merkle import leaf_hash, verify_consistency
+from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_server.settings import ServerSettings, WatchSettings
-from support.processes.threaded_server import threaded_server
+from support.audit.log_reader import verify_consistency
 from support.soak.server import free_port
 
-QUICK: dict[str, Any] = {"tick_interval": 0.01, "backoff_initial": 0.01, "backoff_max": 0.02, "spool": "off"}
+QUICK: dict[str, Any] = {
+    "source": "reader",
+    "tick_interval": 0.01,
+    "backoff_initial": 0.01,
+    "backoff_max": 0.02,
+    "spool": "off",
+}
 LOG_ID = "example.com/log"
 
 
@@ -52,11 +63,12 @@ class Service:
             path=self._folder / "audit.json.log", log_id=LOG_ID, checkpoint_seconds=0.02
         )
         handlers = [
+            FileHandler(FileHandler.Settings(path=self._folder / "lines.jsonl"), name="lines"),
             DatabaseJobHandler(DatabaseJobHandler.Settings(database=database), name="jobs"),
             JsonAuditHandler(audit, name="audit"),
         ]
         settings = ServerSettings(listen=self.address, watch=WatchSettings(heartbeat_seconds=0.2))
-        self._running.enter_context(threaded_server(handlers, settings))
+        self._running.enter_context(serving(handlers, settings))
 
     def stop(self) -> None:
         self._running.close()
@@ -225,7 +237,7 @@ class TestJobs:
     def test_a_watch_without_a_server_raises_in_time(self) -> None:
         """As a question does."""
         with LogClient(f"127.0.0.1:{free_port()}", **QUICK, timeout=0.2) as client:
-            for watch in (client.watch_jobs(), client.tail_audit_events()):
+            for watch in (client.watch_jobs(), client.tail_audit_events(), client.tail_log_lines()):
                 with pytest.raises(Unavailable):
                     next(watch)
 
@@ -354,6 +366,85 @@ class TestAudit:
         monkeypatch.setitem(__import__("sys").modules, "emitd_handlers.tlog.note", None)
         with pytest.raises(ModuleNotFoundError, match=r"pip install 'emitd\[audit\]'"):
             client.verify_receipt(receipt, service.vkey)
+
+
+class TestLines:
+    def test_lines_are_listed_by_filters(self, client: LogClient) -> None:
+        """From either end, over pages; every field of the record comes back."""
+        for number in range(5):
+            client.info(f"line {number}", number=number, job_id="j1" if number % 2 else "j2")
+        client.error("Timeout", job_id="j1")
+        client.flush()
+        lines = list(client.log_lines(page_size=2))
+        assert [line.record.message for line in lines] == [*(f"line {n}" for n in range(5)), "Timeout"]
+        assert (lines[0].record.level, lines[0].record.source) == (v1.LEVEL_INFO, "reader")
+        assert lines[0].record.attributes_json == '{"number":0,"job_id":"j2"}'
+        assert lines[0].receive_time_unix_nano >= lines[0].record.time_unix_nano > 0
+
+        def found(**wanted: Any) -> list[str]:
+            return [line.record.message for line in client.log_lines(**wanted)]
+
+        assert found(newest_first=True, page_size=4)[:2] == ["Timeout", "line 4"]
+        assert found(min_level="WARNING") == found(text="timeOUT") == ["Timeout"]
+        assert found(job_id="j1") == ["line 1", "line 3", "Timeout"]
+        assert found(sources=["other", "read*"]) == found(since=timedelta(hours=1)) == found()
+        assert found(sources="other") == found(until=timedelta(hours=1)) == []
+        assert found(since=lines[-1].receive_time_unix_nano)[-1] == "Timeout"
+        with pytest.raises(RequestRejected, match=r"filter\.text: has 300 bytes"):
+            found(text="x" * 300)
+
+    def test_a_tail_goes_on_after_an_outage(self, service: Service, client: LogClient) -> None:
+        """Each line comes once, in order, also of the time when it was away; a call reports the outage."""
+        client.info("0")
+        client.flush()
+        outages: list[EmitError | None] = []
+        came: list[str] = []
+        tail = client.tail_log_lines(last=1, sources="read*", on_outage=outages.append)
+
+        def read_to(count: int) -> None:
+            while len(came) < count:
+                message = next(tail)
+                assert not message.missed_count
+                assert not message.history_truncated
+                came.extend(line.record.message for line in message.lines)
+
+        def log(*messages: str) -> None:
+            for message in messages:
+                client.info(message)
+            assert client.flush(10)
+
+        read_to(1)
+        log("1", "2")
+        read_to(3)
+        service.stop()
+        service.start()
+        log("3", "4")
+        read_to(5)
+        assert came == ["0", "1", "2", "3", "4"]
+        assert isinstance(outages[0], Unavailable)
+        assert outages[-1] is None
+        tail.close()  # type: ignore[attr-defined]
+        with pytest.raises(RequestRejected, match="last: is 1001, more than 1000"):
+            list(client.tail_log_lines(last=1001))
+
+
+async def test_the_asynchronous_client_reads_lines_and_goes_on(
+    service: Service, async_client: AsyncLogClient
+) -> None:
+    """As the other one does."""
+    async_client.info("0")
+    await async_client.flush()
+    assert [line.record.message async for line in async_client.log_lines(min_level=20)] == ["0"]
+    came: list[str] = []
+    async with asyncio.timeout(20), aclosing(async_client.tail_log_lines(since=timedelta(hours=1))) as tail:
+        while not came:
+            came += [line.record.message for line in (await anext(tail)).lines]
+        await asyncio.to_thread(service.stop)
+        await asyncio.to_thread(service.start)
+        async_client.info("1")
+        while len(came) < 2:
+            came += [line.record.message for line in (await anext(tail)).lines]
+    assert came == ["0", "1"]
 
 
 async def test_the_asynchronous_client_reads_the_same(service: Service, async_client: AsyncLogClient) -> None:

@@ -327,15 +327,9 @@ async def test_a_real_service_gets_all_but_the_record_that_is_too_large_for_it(t
     assert client.stats()["dropped_refused"] == 1
 
 
-@pytest.mark.parametrize(
-    "attributes",
-    [{"blob": "x" * 70_000}, json.loads('{"a":' * 40 + "1" + "}" * 40)],
-    ids=["too large", "too deep"],
-)
-async def test_attributes_that_a_real_service_refuses_cost_no_line(
-    tmp_path: Path, attributes: dict[str, Any]
-) -> None:
-    """Too large or too deep, they become the beginning of their text, with the reason; the neighbours get there too."""
+async def test_attributes_that_a_real_service_refuses_cost_no_line(tmp_path: Path) -> None:
+    """They become the beginning of their text, with the reason; the neighbours get there too."""
+    attributes = {"blob": "x" * 70_000}
     handlers = three_handlers(tmp_path)
     async with running(handlers) as server:
         client = LogClient(server.address, spool="off", source="shop")

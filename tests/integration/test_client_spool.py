@@ -12,6 +12,7 @@ import pytest
 from emitd.client import LogClient
 from emitd.errors import Unavailable
 from emitd.spool import manager as spool_manager
+from emitd.testing import serving
 from emitd.v1 import JobState
 from emitd_server.settings import ServerSettings
 from support.client.fake_log_service import accept, fail, fake_log_service, record_error
@@ -31,7 +32,6 @@ from support.client.sending import (
     until,
 )
 from support.processes.server_process import ServerProcess
-from support.processes.threaded_server import threaded_server
 from support.soak.server import free_port
 
 
@@ -274,7 +274,7 @@ def test_events_of_two_programs_with_the_same_ids_come_home(
         ]
 
     assert send(0.001) == ["SPOOLED", "SPOOLED"]
-    with threaded_server(three_handlers(tmp_path), settings):
+    with serving(three_handlers(tmp_path), settings):
         until(lambda: [client.stats()["replayed"] for client in clients] == [1, 1])
         assert send(10.0) == ["COMMITTED", "COMMITTED"]
     assert [client.stats()["spool_rejected"] for client in clients] == [0, 0]

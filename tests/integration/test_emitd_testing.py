@@ -5,13 +5,17 @@ import subprocess
 import sys
 import threading
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from emitd import LogClient
 from emitd.logging import EmitdHandler
-from emitd.testing import RunningServer, running_server
+from emitd.testing import RunningServer, running_server, serving
 from emitd_handlers.record import JobState, Level
+from emitd_handlers.testing import InMemoryHandler
+from emitd_server.errors import StartError
+from emitd_server.settings import ServerSettings
 
 
 def test_the_three_kinds_of_record_are_there(emitd_server: RunningServer) -> None:
@@ -83,3 +87,20 @@ def test_the_plugin_comes_with_the_distribution(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(tmp_path)]
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
     assert "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_page_is_true(emitd_server: RunningServer) -> None:
+    """The example of docs/testing.md passes."""
+    page = (Path(__file__).parents[2] / "docs" / "testing.md").read_text()
+    example = page.partition("```python\n")[2].partition("```")[0]
+    names: dict[str, Any] = {}
+    exec(example, names)
+    names["test_a_login_is_audited"](emitd_server)
+
+
+def test_a_server_that_cannot_start_raises_why() -> None:
+    """And leaves no thread."""
+    settings = ServerSettings(listen="192.0.2.1:1")
+    with pytest.raises(StartError, match=r"192\.0\.2\.1"), serving([InMemoryHandler()], settings):
+        pass
+    assert not [thread for thread in threading.enumerate() if thread.name == "emitd-testing"]

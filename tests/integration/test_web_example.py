@@ -165,10 +165,11 @@ def test_logins_good_and_bad_are_audited(web: WebApp) -> None:
     ]
     assert web.stop() in (0, -signal.SIGTERM)
     assert re.search(
-        r"\[WARNING\] login failed client_ip=127\.0\.0\.1 request_id=\w{32} user=nobody", web.stdout
+        r"\[WARNING\] \[webapp\] login failed client_ip=127\.0\.0\.1 request_id=\w{32} user=nobody",
+        web.stdout,
     )
     assert re.search(
-        r"\[INFO\] user logged in client_ip=127\.0\.0\.1 request_id=\w{32} user=demo", web.stdout
+        r"\[INFO\] \[webapp\] user logged in client_ip=127\.0\.0\.1 request_id=\w{32} user=demo", web.stdout
     )
 
 
@@ -263,7 +264,7 @@ def test_the_page_is_served_by_a_plain_function(browser: httpx.Client, web: WebA
     for path in ("/", "/reports/any"):
         assert "new EventSource(" in browser.get(path).text
     assert web.stop() in (0, -signal.SIGTERM)
-    assert web.stdout.count("[DEBUG] page opened") == 2
+    assert web.stdout.count("[DEBUG] [webapp] page opened") == 2
 
 
 def test_sigterm_ends_reports_and_streams_cleanly(slow_web: WebApp) -> None:
@@ -280,7 +281,7 @@ def test_sigterm_ends_reports_and_streams_cleanly(slow_web: WebApp) -> None:
     assert code in (0, -signal.SIGTERM)
     assert (last[1], last[2]["status"]) == ("end", "FAILED")
     assert slow_web.jobs() == [(job_id, "FAILED", 0, "CANCELLED")]
-    assert slow_web.stdout.endswith("[INFO] web application stopped\n")
+    assert slow_web.stdout.endswith("[INFO] [webapp] web application stopped\n")
     assert "ERROR" not in slow_web.stderr
     assert "Traceback" not in slow_web.stderr
     assert "dropped" not in slow_web.stderr
@@ -324,8 +325,8 @@ def test_on_a_server_it_is_another_line(tmp_path: Path) -> None:
     ]
     assert lines[1]["attributes"]["request_id"] == answer.headers["x-request-id"]
     stdout = (tmp_path / "server/stdout").read_text()
-    assert "[INFO] web application started" in stdout
-    assert "[INFO] web application stopped" in stdout
+    assert "[INFO] [webapp] web application started" in stdout
+    assert "[INFO] [webapp] web application stopped" in stdout
 
 
 @pytest.mark.slow

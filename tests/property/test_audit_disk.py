@@ -27,7 +27,8 @@ from emitd_handlers.record import AuditEvent, Level, LogRecord, audit_fingerprin
 from emitd_handlers.text.times import parse_time
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash, root_hash
-from emitd_handlers.tlog.note import NoteInvalid, Verifier, open_note
+from emitd_handlers.tlog.note import NoteInvalid, Verifier
+from support.audit.log_reader import open_note
 from support.audit.simulated_disk import SimulatedDisk
 
 PATH = Path("/var/emitd/audit.json.log")

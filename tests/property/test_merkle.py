@@ -14,9 +14,9 @@ from emitd_handlers.tlog.merkle import (
     root_hash,
     root_of_inclusion,
     stored_count,
-    verify_consistency,
 )
 from emitd_handlers.tlog.tiles import tiles_of, top_level
+from support.audit.log_reader import verify_consistency
 
 MAX_SIZE = 600
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsFloat, TypeVar, Unpack, cas
 
 import grpc
 
-from emitd import requests
+from emitd import line_requests, requests
 from emitd.base_client import LogVerbs
 from emitd.errors import Unavailable
 from emitd.jobs.interface import DEFAULT_LEASE_SECONDS
@@ -29,8 +29,9 @@ from emitd.records.audit import audit_record
 from emitd.transport.async_reader import AsyncReader
 from emitd.v1 import audit_service_pb2 as audit_pb
 from emitd.v1 import job_pb2
+from emitd.v1 import log_line_pb2 as log_lines_pb
 from emitd.v1 import record_pb2 as pb
-from emitd.watches import AuditTail, JobsWatch, JobWatch, OnOutage, Watch
+from emitd.watches import AuditTail, JobsWatch, JobWatch, LogTail, OnOutage, Watch
 
 if TYPE_CHECKING:
     from emitd import v1
@@ -197,6 +198,28 @@ class AsyncLogClient(LogVerbs):
         backoff = self._settings.backoff
         return self._follow(
             lambda: AuditTail(requests.tail_request(from_index, **events), backoff, on_outage)
+        )
+
+    async def log_lines(
+        self, **lines: Unpack[line_requests.LineQuery]
+    ) -> AsyncGenerator[log_lines_pb.LogLine, None]:
+        """See `LogClient.log_lines`."""
+        async for page in self._pages(line_requests.log_lines(**lines)):
+            for line in page.lines:
+                yield line
+
+    def tail_log_lines(
+        self,
+        *,
+        since: line_requests.Moment | None = None,
+        last: int | None = None,
+        on_outage: OnOutage | None = None,
+        **lines: Unpack[line_requests.LineFilter],
+    ) -> AsyncGenerator[log_lines_pb.TailLogsResponse, None]:
+        """See `LogClient.tail_log_lines`."""
+        backoff = self._settings.backoff
+        return self._follow(
+            lambda: LogTail(line_requests.tail_request(since, last, **lines), backoff, on_outage)
         )
 
     async def audit_event(

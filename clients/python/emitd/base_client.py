@@ -15,8 +15,6 @@ from emitd.sending.engine import Engine
 from emitd.settings import ClientSettings
 from emitd.v1 import record_pb2 as pb
 
-__all__ = ["LogVerbs", "MoreSettings"]
-
 
 class MoreSettings(TypedDict, total=False):
     """The other settings of a client: see `emitd.settings.ClientSettings`. None: not given."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Self, SupportsFloat, TypeVar, Unpack
 
 import grpc
 
-from emitd import requests
+from emitd import line_requests, requests
 from emitd.base_client import LogVerbs
 from emitd.errors import Unavailable
 from emitd.jobs.interface import DEFAULT_LEASE_SECONDS
@@ -27,8 +27,9 @@ from emitd.records.audit import audit_record
 from emitd.transport.reply import is_retryable, request_error
 from emitd.v1 import audit_service_pb2 as audit_pb
 from emitd.v1 import job_pb2
+from emitd.v1 import log_line_pb2 as log_lines_pb
 from emitd.v1 import record_pb2 as pb
-from emitd.watches import AuditTail, JobsWatch, JobWatch, OnOutage, Watch
+from emitd.watches import AuditTail, JobsWatch, JobWatch, LogTail, OnOutage, Watch
 
 if TYPE_CHECKING:
     from emitd import v1
@@ -214,6 +215,35 @@ class LogClient(LogVerbs):
         backoff = self._settings.backoff
         return self._follow(
             lambda: AuditTail(requests.tail_request(from_index, **events), backoff, on_outage)
+        )
+
+    def log_lines(self, **lines: Unpack[line_requests.LineQuery]) -> Iterator[log_lines_pb.LogLine]:
+        """Yield log lines that the server keeps, in the order of receipt or from its end, reading a page at a time.
+
+        The query is `min_level` (that level or above), `sources` (patterns with `*`), `text`, `job_id`, `trace_id`,
+        `since`, `until`, `newest_first` and `page_size`: see `emitd.line_requests.LineQuery`.
+        """
+        for page in self._pages(line_requests.log_lines(**lines)):
+            yield from page.lines
+
+    def tail_log_lines(
+        self,
+        *,
+        since: line_requests.Moment | None = None,
+        last: int | None = None,
+        on_outage: OnOutage | None = None,
+        **lines: Unpack[line_requests.LineFilter],
+    ) -> Iterator[log_lines_pb.TailLogsResponse]:
+        """Yield log lines as they are accepted, in order, each once, for ever.
+
+        It begins with those received `since` then, or with the `last` that match, at most 1,000; else with the next one
+        to come. The filter is that of `log_lines`. A message with `missed_count` or `history_truncated` says that lines
+        before its own are missing, because they were read too slowly or are no longer kept. Outages and heartbeats are
+        as in `watch_job`; after an outage the lines that it hid follow, as far as the server keeps them.
+        """
+        backoff = self._settings.backoff
+        return self._follow(
+            lambda: LogTail(line_requests.tail_request(since, last, **lines), backoff, on_outage)
         )
 
     def audit_event(

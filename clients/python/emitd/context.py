@@ -12,8 +12,6 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 
-__all__ = ["NO_SPAN", "current_attributes", "current_span", "log_context"]
-
 _NOTHING: Mapping[str, object] = {}
 _attributes: ContextVar[Mapping[str, object]] = ContextVar("emitd_attributes", default=_NOTHING)
 

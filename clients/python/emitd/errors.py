@@ -15,19 +15,6 @@ Only awaited calls raise these. A plain call, such as `info`, counts its trouble
 every call of a reporter whose job went on without it raises LeaseLost.
 """
 
-__all__ = [
-    "AuditNotFound",
-    "ClientNotOpen",
-    "EmitError",
-    "JobNotApplied",
-    "JobNotFound",
-    "LeaseLost",
-    "RecordRejected",
-    "RequestRejected",
-    "Unavailable",
-    "VerificationFailed",
-]
-
 
 class EmitError(Exception):
     """The root of all errors of a client."""

@@ -12,7 +12,6 @@ where the client's direct calls would block.
 import copy
 import logging
 import threading
-import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
@@ -268,8 +267,6 @@ class SharedClient:
         self._settings = settings
         self.client = LogClient(**msgspec.structs.asdict(settings))
         self._users: set[int] = set()
-        self._left = threading.Event()
-        self._closer: threading.Thread | None = None
 
     @classmethod
     def join(cls, settings: ClientSettings, user: object) -> "SharedClient":
@@ -284,27 +281,14 @@ class SharedClient:
         """Note that a user needs it no more. Waits for nothing."""
         self._users.discard(id(user))
         if not self._users and not process_hooks.is_ending():  # where it is, all clients are flushed
-            self._see_to_closing()
-
-    def _see_to_closing(self) -> None:
-        if self._closer is None or not self._closer.is_alive():  # as in a forked child
-            self._left = threading.Event()
-            self._closer = threading.Thread(
-                target=self._close_once_left, args=(self._left,), name="emitd-closing", daemon=True
-            )
+            closer = threading.Timer(IDLE_SECONDS, self._close_if_left)
+            closer.daemon, closer.name = True, "emitd-closing"
             with suppress(Exception):  # too many threads: then the end of the program closes it
-                self._closer.start()
-        self._left.set()
+                closer.start()
 
-    def _close_once_left(self, left: threading.Event) -> None:
-        while True:
-            left.wait()
-            left.clear()
-            time.sleep(IDLE_SECONDS)
-            if process_hooks.is_ending():
-                return
-            if not self._users:
-                break
+    def _close_if_left(self) -> None:
+        if self._users or process_hooks.is_ending():
+            return
         if _shared.get(self._settings) is self:
             del _shared[self._settings]
         self.client.close()

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
 
     from emitd import v1
 
-__all__ = ["Receipt", "ReceiptState", "check_receipt", "place_of"]
-
 
 class ReceiptState(StrEnum):
     """Where a record is. Compares equal with its name."""

@@ -16,29 +16,6 @@ from emitd.v1 import audit_service_pb2 as audit
 from emitd.v1 import job_pb2
 from emitd.v1 import record_pb2 as pb
 
-__all__ = [
-    "AuditFilter",
-    "AuditQuery",
-    "Call",
-    "JobFilter",
-    "JobHistory",
-    "JobsFilter",
-    "audit_event",
-    "audit_events",
-    "checkpoint",
-    "consistency_proof",
-    "get_job",
-    "inclusion_proof",
-    "job_history",
-    "list_jobs",
-    "list_request",
-    "newest_event",
-    "request_cancel",
-    "tail_request",
-    "watch_jobs_request",
-    "watch_request",
-]
-
 Response = TypeVar("Response")
 
 #: A server sends no more in one page.
@@ -129,8 +106,8 @@ def list_request(
     """Return the request for the first page of jobs."""
     return job_pb2.ListJobsRequest(
         **_job_filter(job_type, statuses),
-        updated_after_unix_nano=_number("updated_after_unix_nano", updated_after_unix_nano, 2**64),
-        page_size=_number("page_size", page_size, 2**31),
+        updated_after_unix_nano=number("updated_after_unix_nano", updated_after_unix_nano, 2**64),
+        page_size=number("page_size", page_size, 2**31),
     )
 
 
@@ -145,17 +122,17 @@ def watch_request(
     """Return the request that begins a watch."""
     return job_pb2.WatchJobRequest(
         job_id=as_field(job_id),
-        after_revision=None if after_revision is None else _number("after_revision", after_revision, 2**64),
+        after_revision=None if after_revision is None else number("after_revision", after_revision, 2**64),
         wait_for_creation=wait_for_creation,
         follow=follow,
-        min_interval_ms=_number("min_interval_ms", min_interval_ms, 2**31),
+        min_interval_ms=number("min_interval_ms", min_interval_ms, 2**31),
     )
 
 
 def watch_jobs_request(min_interval_ms: int = 0, **jobs: Unpack[JobFilter]) -> job_pb2.WatchJobsRequest:
     """Return the request that begins a watch of many jobs."""
     return job_pb2.WatchJobsRequest(
-        **_job_filter(**jobs), min_interval_ms=_number("min_interval_ms", min_interval_ms, 2**31)
+        **_job_filter(**jobs), min_interval_ms=number("min_interval_ms", min_interval_ms, 2**31)
     )
 
 
@@ -163,7 +140,7 @@ def job_history(job_id: str, after_revision: int) -> Generator[Call[Any], Any, J
     """Yield the calls for a job's transitions, page by page; return them."""
     request = job_pb2.ListJobTransitionsRequest(
         job_id=as_field(job_id),
-        after_revision=_number("after_revision", after_revision, 2**64),
+        after_revision=number("after_revision", after_revision, 2**64),
         page_size=_MAX_PAGE_SIZE,
     )
     transitions: list[job_pb2.JobTransition] = []
@@ -194,10 +171,10 @@ def audit_events(
     """Return the call for the first page of events."""
     request = audit.ListAuditEventsRequest(
         **_audit_filter(**events),
-        received_after_unix_nano=_number("received_after_unix_nano", received_after_unix_nano, 2**64),
-        received_before_unix_nano=_number("received_before_unix_nano", received_before_unix_nano, 2**64),
+        received_after_unix_nano=number("received_after_unix_nano", received_after_unix_nano, 2**64),
+        received_before_unix_nano=number("received_before_unix_nano", received_before_unix_nano, 2**64),
         newest_first=newest_first,
-        page_size=_number("page_size", page_size, 2**31),
+        page_size=number("page_size", page_size, 2**31),
     )
     return list_events(request)
 
@@ -206,7 +183,7 @@ def tail_request(from_index: int | None, **events: Unpack[AuditFilter]) -> audit
     """Return the request that begins a tail."""
     return audit.TailAuditEventsRequest(
         **_audit_filter(**events),
-        from_index=None if from_index is None else _number("from_index", from_index, 2**64),
+        from_index=None if from_index is None else number("from_index", from_index, 2**64),
     )
 
 
@@ -275,10 +252,10 @@ def inclusion_proof(
 ) -> Call[audit.GetInclusionProofResponse]:
     """Return the call for the proof that an event, given by its id or index, is in the tree."""
     request = audit.GetInclusionProofRequest(
-        log_id=as_field(log_id), tree_size=_number("tree_size", tree_size, 2**64)
+        log_id=as_field(log_id), tree_size=number("tree_size", tree_size, 2**64)
     )
     if isinstance(event, int):
-        request.leaf_index = _number("event", event, 2**64)
+        request.leaf_index = number("event", event, 2**64)
     else:
         request.event_id = as_field(event)
         if source is not None:
@@ -290,8 +267,8 @@ def consistency_proof(old_size: int, new_size: int, log_id: str) -> Call[audit.G
     """Return the call for the proof that one tree is a beginning of another."""
     request = audit.GetConsistencyProofRequest(
         log_id=as_field(log_id),
-        old_size=_number("old_size", old_size, 2**64),
-        new_size=_number("new_size", new_size, 2**64),
+        old_size=number("old_size", old_size, 2**64),
+        new_size=number("new_size", new_size, 2**64),
     )
     return _audit_call("GetConsistencyProof", request, audit.GetConsistencyProofResponse)
 
@@ -308,8 +285,8 @@ def _job_filter(
 ) -> dict[str, Any]:
     return {
         "job_type": as_field(job_type),
-        "statuses": [_state(name) for name in _listed(statuses)],
-        "job_ids": [as_field(job_id) for job_id in _listed(job_ids)],
+        "statuses": [_state(name) for name in listed(statuses)],
+        "job_ids": [as_field(job_id) for job_id in listed(job_ids)],
         "labels": {as_field(name): as_field(value) for name, value in (labels or {}).items()},
     }
 
@@ -332,7 +309,7 @@ def _narrow_to_line(request: audit.ListAuditEventsRequest, line: bytes) -> None:
     request.received_before_unix_nano = (second + 1) * _NANOS_PER_SECOND
 
 
-def _listed(names: Iterable[str]) -> Iterable[str]:
+def listed(names: Iterable[str]) -> Iterable[str]:
     """Return the names. One name that stands alone is taken for what it is, not for its letters."""
     return [names] if isinstance(names, str) else names
 
@@ -345,7 +322,7 @@ def _state(name: str) -> pb.JobState:
     return cast("pb.JobState", JOB_STATES[name])
 
 
-def _number(field: str, value: int, limit: int) -> int:
+def number(field: str, value: int, limit: int) -> int:
     """Return `value`. Raises RequestRejected if the contract's field cannot hold it."""
     if not 0 <= value < limit:
         raise RequestRejected(f"{field}: {value} is not from 0 to {limit - 1}", field=field)

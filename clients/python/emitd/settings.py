@@ -16,8 +16,6 @@ from emitd.records.levels import is_level, level_number
 from emitd.runtime.backoff import Backoff
 from emitd_handlers.text.address import ServerAddress, read_server_address, shown
 
-__all__ = ["ClientSettings", "Overflow", "expand_home", "read_addresses"]
-
 _ENVIRONMENT_PREFIX = "EMITD_"
 #: Of gRPC, as the next: says what the addresses after it show themselves.
 _IP_SCHEME = re.compile(r"^ipv[46]:")

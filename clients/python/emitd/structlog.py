@@ -20,7 +20,6 @@ from datetime import datetime
 from typing import Any
 
 from emitd.base_client import LogVerbs
-from emitd.records.encoding import as_text
 from emitd.records.exceptions import exception_attributes, exception_of, stack_text
 from emitd.records.levels import is_level, level_number
 from emitd.runtime.threads import MAX_NESTING, is_sender, making
@@ -91,20 +90,11 @@ class EmitdProcessor:
         moment = _time_unix_nano(event.get("timestamp"))
         self._client._engine.write(
             level,
-            _text(event.get("event", "")),
+            event.get("event", ""),
             {**self._client._bound, **_attributes(event, asked, has_time=moment > 0)},
             may_block=False,
             time_unix_nano=moment,
         )
-
-
-def _text(event: object) -> str:
-    if isinstance(event, str):
-        return event
-    try:
-        return str(event)
-    except Exception:  # somebody's __str__
-        return as_text(event)
 
 
 def _attributes(event: Mapping[Any, Any], asked: object, *, has_time: bool) -> dict[str, object]:

@@ -12,14 +12,17 @@ import asyncio
 import threading
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from concurrent.futures import Future
+from contextlib import contextmanager, suppress
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from emitd_handlers.base import BaseLogHandler
     from emitd_handlers.record import AuditEvent, JobStatus, LogRecord
     from emitd_handlers.testing import InMemoryHandler
+    from emitd_server.settings import ServerSettings
 
-__all__ = ["RunningServer", "running_server"]
+__all__ = ["RunningServer", "running_server", "serving"]
 
 POLL_SECONDS = 0.005
 
@@ -71,47 +74,53 @@ class RunningServer:
 
 @contextmanager
 def running_server() -> Iterator[RunningServer]:
-    """Run a server in a thread of its own until the end of the block."""
+    """Run a server until the end of the block."""
     from emitd_handlers.record import Level
     from emitd_handlers.settings import Delivery, HandlerSettings
     from emitd_handlers.testing import InMemoryHandler
-    from emitd_server.process import make_grpc_server
-    from emitd_server.service import LoggingService
-    from emitd_server.settings import ServerSettings
 
     handler = InMemoryHandler(
         HandlerSettings(levels=tuple(Level), delivery=Delivery.COMMITTED), name="memory"
     )
+    with serving([handler]) as address:
+        yield RunningServer(address, handler)
+
+
+@contextmanager
+def serving(handlers: "Sequence[BaseLogHandler]", settings: "ServerSettings | None" = None) -> Iterator[str]:
+    """Serve the handlers, in a thread with an event loop of its own; yield the address. Raises what a start raises."""
+    from emitd_server.process import make_grpc_server
+    from emitd_server.service import LoggingService
+    from emitd_server.settings import ServerSettings
+
     loop = asyncio.new_event_loop()
     is_over = asyncio.Event()
-    started: list[str | BaseException] = []
-    is_started = threading.Event()
+    started: Future[str] = Future()
 
     async def serve() -> None:
-        async with LoggingService([handler], settings=ServerSettings(listen="127.0.0.1:0")) as service:
+        async with LoggingService(
+            handlers, settings=settings or ServerSettings(listen="127.0.0.1:0")
+        ) as service:
             server = make_grpc_server(service)
-            started.append(await server.start())
-            is_started.set()
+            started.set_result(await server.start())
             await is_over.wait()
             await server.stop()
 
     def run() -> None:
         try:
-            with asyncio.Runner(loop_factory=lambda: loop) as runner:
-                runner.run(serve())
+            loop.run_until_complete(serve())
         except BaseException as error:
-            started.append(error)
+            if started.done():
+                raise
+            started.set_exception(error)
         finally:
-            is_started.set()
+            loop.close()
 
     thread = threading.Thread(target=run, name="emitd-testing", daemon=True)
     thread.start()
-    is_started.wait()
-    (address,) = started
-    if isinstance(address, BaseException):
-        raise address
     try:
-        yield RunningServer(address, handler)
+        yield started.result()
     finally:
-        loop.call_soon_threadsafe(is_over.set)
+        with suppress(RuntimeError):  # the loop is closed: it could not start
+            loop.call_soon_threadsafe(is_over.set)
         thread.join()

@@ -1,4 +1,4 @@
-"""Streams that go on over as many connections as it takes: of one job, of many jobs, of audit events.
+"""Streams that go on over as many connections as it takes: of one job, of many jobs, of audit events, of log lines.
 
 Pure: the client opens the connections and waits. It first makes the call `probe`, with a deadline, to learn whether
 there is a server: a stream is silent while nothing happens.
@@ -16,8 +16,9 @@ from emitd.runtime.backoff import Backoff
 from emitd.transport.reply import details_of, is_retryable, request_error, retry_delay
 from emitd.v1 import audit_service_pb2 as audit
 from emitd.v1 import job_pb2
+from emitd.v1 import log_line_pb2 as log_lines_pb
 
-__all__ = ["AuditTail", "JobWatch", "JobsWatch", "OnOutage", "Watch"]
+__all__ = ["AuditTail", "JobWatch", "JobsWatch", "LogTail", "OnOutage", "Watch"]
 
 Response = TypeVar("Response")
 
@@ -162,4 +163,23 @@ class AuditTail(Watch[audit.TailAuditEventsResponse]):
     def _news(self, response: audit.TailAuditEventsResponse) -> audit.TailAuditEventsResponse:
         # Another connection goes on here, and in no other log.
         self.call.request.log_id, self.call.request.from_index = response.log_id, response.next_index
+        return response
+
+
+class LogTail(Watch[log_lines_pb.TailLogsResponse]):
+    """Log lines as they are accepted, for ever; each once, or counted as missed."""
+
+    def __init__(
+        self, request: log_lines_pb.TailLogsRequest, backoff: Backoff, on_outage: OnOutage | None = None
+    ) -> None:
+        """Follow the lines as the request says."""
+        # It looks for lines that cannot be there yet, so that nothing is searched.
+        nothing = log_lines_pb.ListLogsRequest(received_after_unix_nano=2**63 - 1, page_size=1)
+        probe = Call("ListLogs", nothing, log_lines_pb.ListLogsResponse)
+        super().__init__(Call("TailLogs", request, log_lines_pb.TailLogsResponse), probe, backoff, on_outage)
+
+    def _news(self, response: log_lines_pb.TailLogsResponse) -> log_lines_pb.TailLogsResponse:
+        # Another connection goes on here. Without a token, the lines from before the beginning are still to come.
+        if response.resume_token:
+            self.call.request.resume_token = response.resume_token
         return response

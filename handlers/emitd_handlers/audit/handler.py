@@ -23,7 +23,7 @@ from emitd_handlers.audit.write.file import AuditFile, AuditStats
 from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.audit.write.maintenance import AuditMaintenance
 from emitd_handlers.audit.write.recovery import MAX_GROUP_BYTES, damaged_beyond_repair
-from emitd_handlers.base import BaseLogHandler, EmitResult
+from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.diagnostics import report as report_to_operator
 from emitd_handlers.durable.disk import Disk
@@ -62,7 +62,6 @@ _UNANSWERED = Refused(HandlerUnavailable("the record was not processed"))
 class _Open(msgspec.Struct, frozen=True):
     """The parts that exist between start and stop."""
 
-    log: AuditLog
     encoder: AuditEncoder
     commits: "GroupCommit[EncodedLines, int]"
     maintenance: AuditMaintenance
@@ -74,6 +73,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
 
     Settings: ClassVar[type[HandlerSettings]] = JsonAuditSettings
     settings: JsonAuditSettings
+    emit = BaseLogHandler.emit_by_batch
     default_levels = frozenset({Level.AUDIT})
     default_delivery = Delivery.COMMITTED
     default_required = True
@@ -88,9 +88,9 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
     ) -> None:
         """Use `disk` (None: the real one), and `report` for lines to the operator (by default on standard error)."""
         super().__init__(settings, name=name)
-        #: Counts since the last start.
-        self.stats = AuditStats()
-        self._disk = disk or Disk()
+        own = self.settings
+        #: One for all starts: if it went down, it takes no files that lack what it has acknowledged.
+        self._log = AuditLog(own.path, disk or Disk(), report, log_id=own.log_id, key=own.key)
         self._report = report
         #: None while records are refused.
         self._open: _Open | None = None
@@ -104,23 +104,19 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         Raises HandlerUnavailable if it cannot be opened, another process has it, or it is damaged as no crash does.
         """
         await super().start()
-        settings = self.settings
-        log = AuditLog(settings.path, self._disk, self._report, log_id=settings.log_id, key=settings.key)
         try:
-            await self.run_in_thread(log.open)
+            await self.run_in_thread(self._log.open)
         except BaseException:  # also if the start itself is given up: the lock must not stay
-            await self.run_in_thread(log.close)
+            await self.run_in_thread(self._log.close)
             await super().stop()
             raise
-        self.stats = log.file.stats
-        self._committed = log.file.end
-        self._open = self._assemble(log)
+        self._committed = self._log.file.end
+        self._open = self._assemble()
         self._open.maintenance.start()
 
     def introduction(self) -> str:
         """Return a line with the public key, for an auditor to keep elsewhere."""
-        log = self._opened().log
-        return f"audit log '{log.file.path}' is signed as {log.vkey}"
+        return f"audit log '{self._log.file.path}' is signed as {self._log.vkey}"
 
     async def stop(self) -> None:
         """Commit and sign the accepted records, and close the log."""
@@ -129,7 +125,9 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
             await opened.commits.drain()
             await opened.maintenance.stop()
             await opened.reading.stop()
-            await self.run_in_thread(opened.log.close)
+            await self.run_in_thread(self._log.close)
+            if self._log.is_down and not self.restart_problem:  # found at this moment
+                self._report(self._log.problem)
         await super().stop()
 
     async def write_checkpoint(self) -> None:
@@ -143,20 +141,13 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         """
         if self._open is None:
             return ()
-        return await self.run_in_thread(_read_recent, self._open.log.file, limit)
-
-    async def emit(self, record: LogRecord) -> EmitResult:
-        """Commit one event; `emit_batch` is cheaper for several."""
-        (outcome,) = await self.emit_batch([record])
-        if isinstance(outcome, Refused):
-            raise outcome.error
-        return outcome.receipt
+        return await self.run_in_thread(_read_recent, self._log.file, limit)
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Commit events in order, together with others that wait for the next sync."""
         try:
             opened = self._opened()
-            self._refuse_if_unsigned(opened.log)
+            self._refuse_if_unsigned()
         except HandlerUnavailable as error:
             return [Refused(error)] * len(records)
         outcomes: list[Outcome] = [_UNANSWERED] * len(records)
@@ -170,7 +161,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
                 for place in lines.places:
                     outcomes[place] = refused
             else:
-                receipt = _receipts(opened.log.file.log_id, lines, first_index)
+                receipt = _receipts(self._log.file.log_id, lines, first_index)
                 if len(lines.places) == len(records):
                     return Outcomes(len(records), receipt)
                 for index, place in enumerate(lines.places):
@@ -186,12 +177,13 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
     @property
     def log_id(self) -> str:
         """The log's id; empty until it is known."""
-        return self.settings.log_id if self._open is None else self._open.log.file.log_id
+        return self.settings.log_id if self._open is None else self._log.file.log_id
 
     def committed_log(self) -> CommittedLog:
         """Return the log as it is now. Raises HandlerUnavailable if the handler is not running."""
-        log = self._opened().log
-        return CommittedLog(log.file.path, log.file.log_id, self._committed, log.tree.note)
+        self._opened()
+        file = self._log.file
+        return CommittedLog(file.path, file.log_id, self._committed, self._log.tree.note)
 
     async def wait_for_lines(self, count: int) -> None:
         """Return once there are more than `count` lines on the medium."""
@@ -209,49 +201,50 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
             raise HandlerUnavailable(f"handler '{self.name}' is not running")
         return self._open
 
-    def _assemble(self, log: AuditLog) -> _Open:
+    @property
+    def stats(self) -> AuditStats:
+        """Counts since the last start."""
+        return self._log.file.stats
+
+    def _assemble(self) -> _Open:
         settings = self.settings
         return _Open(
-            log=log,
             encoder=AuditEncoder(
                 settings.max_line_bytes,
                 settings.max_group_bytes,
-                log.file.last_received_unix_nano,
+                self._log.file.last_received_unix_nano,
                 encode_line if type(self).format is JsonAuditHandler.format else self.format,
                 self.clock,
             ),
-            commits=GroupCommit(
-                lambda group: self._commit_group(log, group), max_size=settings.max_group_bytes
-            ),
+            commits=GroupCommit(self._commit_group, max_size=settings.max_group_bytes),
             maintenance=AuditMaintenance(
-                log,
-                self.run_in_thread,
-                self._report,
-                settings.checkpoint_seconds,
-                lambda: self._on_check(log),
+                self._log, self.run_in_thread, self._report, settings.checkpoint_seconds, self._on_check
             ),
             reading=WorkerThread(f"emitd-read-{self.name}"),
         )
 
-    def _refuse_if_unsigned(self, log: AuditLog) -> None:
+    def _refuse_if_unsigned(self) -> None:
         """Raise HandlerUnavailable if too many lines wait to be signed."""
-        count = log.tree.uncovered
+        count = self._log.tree.uncovered
         if count > self.settings.max_uncovered_lines:
-            reason = log.tree.problem or "the disk does not keep up"
+            reason = self._log.tree.problem or "the disk does not keep up"
             raise HandlerUnavailable(f"{count} lines wait for a checkpoint (max_uncovered_lines): {reason}")
 
-    async def _commit_group(self, log: AuditLog, group: Sequence[EncodedLines]) -> Sequence[int]:
-        firsts = await self.run_in_thread(_append, log, group)
-        self._note_committed(log)
+    async def _commit_group(self, group: Sequence[EncodedLines]) -> Sequence[int]:
+        firsts = await self.run_in_thread(_append, self._log, group)
+        self._note_committed()
         return firsts
 
-    def _on_check(self, log: AuditLog) -> None:
-        self.report_health(log.problem)
-        self._note_committed(log)
+    def _on_check(self) -> None:
+        self._note_committed()
+        if self._log.is_down:
+            self.request_restart(self._log.problem)
+        else:
+            self.report_health(self._log.problem)
 
-    def _note_committed(self, log: AuditLog) -> None:
+    def _note_committed(self) -> None:
         """Let readers see the lines that the writer's thread has put on the medium."""
-        committed = log.file.end
+        committed = self._log.file.end
         if committed != self._committed:
             self._committed = committed
             if self._more_lines is not None:

@@ -100,7 +100,10 @@ class Recovery:
         is_whole = folder is not None and main.name in self._disk.names(folder)
         if not is_whole:
             names += [path.name for path in (*also, *([folder] if folder else []))]
-        aside = shlex.quote(next(names_next_to(main, "displaced")).name)
+        aside = next(names_next_to(main, "displaced")).name
+        if folder is not None:  # the same each time: it is in an error that is said once
+            aside = f"{main.name}.displaced-{folder.name.removeprefix(f'{main.name}.recovery-')}"
+        aside = shlex.quote(aside)
         steps = [f"cd {shlex.quote(str(main.parent))}"]
         if names:
             steps += [f"mkdir {aside}", f"mv {' '.join(map(shlex.quote, names))} {aside}"]

@@ -23,13 +23,11 @@ from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerError, HandlerUnavailable
 from emitd_handlers.file.read import BLOCK_BYTES, LineReader, old_files, rotated_name, scan
 from emitd_handlers.log_source import LogPart, LogQuery
-from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import LogRecord
 from emitd_handlers.record_text import LineFormat, LineText, line_format
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 from emitd_handlers.text.escape import escape_lines
-
-__all__ = ["FileHandler", "FileSettings", "RotateSettings"]
 
 NANOS_AN_HOUR = 3600 * 1_000_000_000
 #: No file system takes a longer name.
@@ -78,6 +76,7 @@ class FileHandler(BaseLogHandler):
 
     Settings: ClassVar[type[HandlerSettings]] = FileSettings
     settings: FileSettings
+    emit = BaseLogHandler.emit_by_batch
 
     def __init__(self, settings: FileSettings, *, name: str = "", disk: Disk | None = None) -> None:
         super().__init__(settings, name=name)
@@ -116,12 +115,6 @@ class FileHandler(BaseLogHandler):
         await self._group.drain()
         await super().stop()
         self._close()
-
-    async def emit(self, record: LogRecord) -> None:
-        """Write one record."""
-        (outcome,) = await self.emit_batch([record])
-        if isinstance(outcome, Refused):
-            raise outcome.error
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Write the records with one write, together with those of other calls."""

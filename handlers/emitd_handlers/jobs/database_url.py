@@ -21,7 +21,6 @@ _URL = re.compile(
     rf"(postgres(?:ql)?://)(?:({_TEXT})(?::({_TEXT}))?@)?({_HOST}(?:,{_HOST})*)?(?:/({_TEXT}))?(?:\?([^#]*))?"
 )
 _FILE = re.compile(r"(?<=[?&])(passfile|sslcert|sslkey|sslrootcert|sslcrl|host(?==~))=([^&]+)")
-_SSL_MODES = "disable allow prefer require verify-ca verify-full"
 _VERIFY = "remove it, and use sslmode=verify-full with sslrootcert=FILE"
 #: Options of libpq that asyncpg does not have: the values that change nothing, and what to do about others. All other
 #: options that asyncpg does not have are settings of the server, which refuses those that it does not know.
@@ -34,6 +33,12 @@ _UNKNOWN = {
     "requirepeer": ("", "remove it, and use a folder that only the server's user can write to"),
     "service": ("", "write what the service says into the URL"),
 }
+#: The values of options that asyncpg would refuse at every try to connect.
+_VALUES = {
+    "sslmode": "disable allow prefer require verify-ca verify-full",
+    "target_session_attrs": "any read-write read-only primary standby prefer-standby",
+}
+_NUMBERS = ("connect_timeout", "statement_cache_size")
 #: They find dead connections, which emitd's own deadlines do.
 _NEEDLESS = ("keepalives", "keepalives_idle", "keepalives_interval", "keepalives_count", "tcp_user_timeout")
 
@@ -105,13 +110,26 @@ def postgres_options(url: str) -> dict[str, str]:
             raise SettingInvalid(f"the URL gives '{name}' twice; remove one")
         options[name] = unquote(value)
     for name, (harmless, advice) in _UNKNOWN.items():
-        variable = f"PG{name.upper().replace('_', '')}"  # libpq would read it
+        variable = _variable(name)
         for shown, found in (name, options.pop(name, "")), (variable, os.environ.get(variable)):
             if found and found not in harmless.split():
                 raise SettingInvalid(f"{shown} is not supported with its value; {advice}")
-    if options.get("sslmode", "prefer") not in _SSL_MODES.split():
-        raise SettingInvalid(f"sslmode is not one of {_SSL_MODES}")
+    for name, words in _VALUES.items():
+        shown = name if name in options else _variable(name)
+        found = options.get(name) or os.environ.get(shown)
+        if found and found not in words.split():
+            raise SettingInvalid(f"{shown} is not one of {words}")
+    for name in _NUMBERS:
+        if not re.fullmatch("[0-9]{1,9}", options.get(name, "0")):
+            raise SettingInvalid(f"{name} is not a whole number")
+    if not all(0 < int(port) < 2**16 for port in re.findall(r":([0-9]+)(?=,|$)", parts[4] or "")):
+        raise SettingInvalid("the port of a host is not from 1 to 65535")
     return {name: value for name, value in options.items() if name not in _NEEDLESS}
+
+
+def _variable(name: str) -> str:
+    """Return the variable that libpq reads for an option."""
+    return f"PG{name.upper().replace('_', '')}"
 
 
 def _with_path(file: re.Match[str], base_dir: Path) -> str:

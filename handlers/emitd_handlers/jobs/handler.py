@@ -11,7 +11,7 @@ from typing import Annotated, Any, ClassVar
 
 import msgspec
 
-from emitd_handlers.base import BaseLogHandler, EmitResult
+from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import report
 from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerUnavailable
@@ -31,7 +31,7 @@ from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.jobs.store import JobHistory, JobStore, Retention, SharedJobStore
 from emitd_handlers.jobs.transaction import Rules
 from emitd_handlers.jobs.watch.publisher import ChangePoller, ChangePublisher
-from emitd_handlers.outcome import Outcome, RecentCommit, Refused
+from emitd_handlers.outcome import Outcome, RecentCommit
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 
@@ -50,6 +50,10 @@ SECONDS_A_DAY = 86_400.0
 Days = Annotated[float, msgspec.Meta(gt=0)]
 
 
+#: The name of a schema or a table. PostgreSQL cuts names at 63 bytes: this leaves room for suffixes.
+_NAME = r"^[a-z_][a-z0-9_]{0,39}\Z"
+
+
 class DatabaseJobSettings(HandlerSettings, frozen=True, kw_only=True):
     """The keys of an entry of type `database_job`, in addition to the common ones."""
 
@@ -57,9 +61,9 @@ class DatabaseJobSettings(HandlerSettings, frozen=True, kw_only=True):
     #: `postgresql://USER@HOST:PORT/NAME`. A missing SQLite file and its folders are made, with modes 0600 and 0700.
     database: DatabaseUrl = DatabaseUrl(Path("logs/jobs.db"))
     #: PostgreSQL: the schema that the tables are in, made if it is missing; empty: the connection's own.
-    schema: Annotated[str, msgspec.Meta(pattern=r"^([a-z_][a-z0-9_]{0,39})?$")] = ""
+    schema: Annotated[str, msgspec.Meta(pattern=rf"^\Z|{_NAME}")] = ""
     #: PostgreSQL: the table of jobs. The names of the other tables begin with it, unless it is the default.
-    table: Annotated[str, msgspec.Meta(pattern=r"^[a-z_][a-z0-9_]{0,39}$")] = "job_logs"
+    table: Annotated[str, msgspec.Meta(pattern=_NAME)] = "job_logs"
     #: PostgreSQL: how many connections are open at once, not counting the one that listens.
     pool_size: PositiveInt = 4
     #: PostgreSQL: how often to look for changes by other replicas whose notification was lost, in seconds.
@@ -81,7 +85,9 @@ class DatabaseJobSettings(HandlerSettings, frozen=True, kw_only=True):
 
 
 class DatabaseJobHandler(BaseLogHandler):
-    """Keeps jobs in a database, and is a `ManagedJobSource`. A receipt says what the report did to its job.
+    """Keeps jobs in a database, and is a `ManagedJobSource`, which describes its methods for readers.
+
+    A receipt says what the report did to its job.
 
     Other programs may read the tables at any time, and also write to them; but watchers of jobs in SQLite see only
     changes that come through this handler.
@@ -89,6 +95,7 @@ class DatabaseJobHandler(BaseLogHandler):
 
     Settings: ClassVar[type[HandlerSettings]] = DatabaseJobSettings
     settings: DatabaseJobSettings
+    emit = BaseLogHandler.emit_by_batch
     default_levels = frozenset({Level.JOB_STATUS})
     default_delivery = Delivery.COMMITTED
 
@@ -152,13 +159,6 @@ class DatabaseJobHandler(BaseLogHandler):
             await store.close()
         await super().stop()
 
-    async def emit(self, record: LogRecord) -> EmitResult:
-        """Merge one report."""
-        (outcome,) = await self.emit_batch([record])
-        if isinstance(outcome, Refused):
-            raise outcome.error
-        return outcome.receipt
-
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Merge the reports, in order, in one transaction with those of other calls."""
         self.refuse_if_stopped()
@@ -169,19 +169,15 @@ class DatabaseJobHandler(BaseLogHandler):
         return await self._database.recent_commits(limit)
 
     async def get(self, job_id: str) -> Job | None:
-        """Return the job's current state, or None."""
         return await self._database.get(job_id)
 
     async def list(self, query: JobQuery) -> JobPage:
-        """Return a page of jobs, newest first; see `JobSource.list`."""
         return await self._database.list(query)
 
     async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
-        """Return a page of a job's history; see `ManagedJobSource.list_transitions`."""
         return await self._database.list_transitions(query)
 
     async def request_cancel(self, job_id: str, reason: str) -> Job | None:
-        """Record a request to cancel a job; see `ManagedJobSource.request_cancel`."""
         self.refuse_if_stopped()
 
         async def request() -> Job | None:
@@ -192,13 +188,11 @@ class DatabaseJobHandler(BaseLogHandler):
         return await self._commits.run(request)
 
     def watch(self, job_id: str, **options: Any) -> AsyncGenerator[JobUpdate | None, None]:
-        """Yield the job's state, then every change; see `JobSource.watch`."""
         return self._publisher.broadcaster.watch(job_id, **options)
 
     def watch_many(
         self, job_filter: JobFilter, **options: Any
     ) -> AsyncGenerator[Sequence[JobChange] | None, None]:
-        """Yield all jobs that match, then every change; see `ManagedJobSource.watch_many`."""
         return self._publisher.filtered_watch.watch(job_filter, **options)
 
     async def _commit(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:

@@ -9,7 +9,6 @@ import re
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from typing import NamedTuple
 
-DEFAULT_PORT = 50051
 #: The longest IPv6 address, `%` and the longest zone.
 MAX_IP_CHARACTERS = 45 + 1 + 15
 #: The system's limit for the path of a socket, in bytes: 108 with the zero at its end.
@@ -23,7 +22,6 @@ _PORT = re.compile(r"[0-9]{1,5}")
 #: One part of a name. The last is no number: `127.1` and `0x7f000001` mean an IPv4 address to some programs only.
 _LABEL = re.compile(r"(?!-)[A-Za-z0-9_-]{1,63}(?<!-)")
 _NUMBER = re.compile(r"[0-9]+|0[xX][0-9A-Fa-f]*")
-_AROUND_AN_ADDRESS = re.compile(r"^(?:ipv[46]:|.*:///?)?(?:.*@)?|[/?#].*$", re.DOTALL)
 
 
 def ip_of(text: str) -> IPv4Address | IPv6Address | None:
@@ -55,11 +53,11 @@ class ServerAddress(NamedTuple):
 def read_server_address(text: str, lowest_port: int = 1) -> ServerAddress:
     """Return what the address of a server says; a server itself may also listen on port 0.
 
-    Raises ValueError with a predicate of the text, such as "has no port (did you mean logs:50051?)".
+    Raises ValueError with a predicate of the text, such as "has no port".
     """
     address = _read_path(text) if text.startswith(UNIX) else _read(text, lowest_port)
     if isinstance(address, str):
-        raise ValueError(address + _meant(text))
+        raise ValueError(address)
     return address
 
 
@@ -108,18 +106,3 @@ def _read_path(text: str) -> ServerAddress | str:
     if size > MAX_PATH_BYTES:
         return f"has a path of {size} bytes; a socket's path has at most {MAX_PATH_BYTES}"
     return ServerAddress("", 0, path)
-
-
-def _meant(text: str) -> str:
-    """Return a question for the address that was probably meant, or ""."""
-    if text.startswith(("/", f"{UNIX}//")):
-        path = _read_path(f"{UNIX}/{text.removeprefix(UNIX).lstrip('/')}") if text.isprintable() else ""
-        return "" if isinstance(path, str) else f" (did you mean {path}?)"
-    bare = _AROUND_AN_ADDRESS.sub("", text.strip())
-    host, _, port = bare.rpartition(":")
-    for name, number in ((host, port), (bare, DEFAULT_PORT)):
-        place = name.strip("[]")
-        meant = _read(f"[{place}]:{number}" if ":" in place else f"{place}:{number}", 1)
-        if isinstance(meant, ServerAddress):
-            return f" (did you mean {meant}?)"
-    return ""

@@ -8,8 +8,6 @@ import msgspec
 from emitd_handlers.tlog.merkle import HASH_BYTES
 from emitd_handlers.tlog.note import NoteInvalid
 
-__all__ = ["Checkpoint"]
-
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
 

@@ -9,8 +9,6 @@ import re
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Sequence
 
-__all__ = ["kept_text", "notes_in", "proof_in"]
-
 #: A checkpoint, with a few extension lines at most, and its signature lines.
 _CHECKPOINT = re.compile(
     r"^[^\n]+\n[0-9]{1,19}\n[A-Za-z0-9+/]{43}=\n(?:[^\n]+\n){0,20}\n(?:— [^\n]+\n)+", re.MULTILINE

@@ -20,7 +20,8 @@ import msgspec
 
 from emitd_handlers.tlog.note import Note, NoteInvalid, Signer, Verifier
 
-__all__ = ["ListedKey", "newer_and_older", "read_key_list", "read_listed_key", "vouch"]
+#: The event by which a log's own trail has a statement too, as `statement` of its details.
+ROTATION_EVENT = "emitd.audit.key_rotated"
 
 _TITLE = "emitd audit key rotation"
 _ENTRY = re.compile(r"\S+(?:[ \t]+—[ \t]+\S+[ \t]+\S+)*")
@@ -80,6 +81,13 @@ def read_listed_key(line: str, above: Iterable[ListedKey]) -> ListedKey:
     if list(note.verify([before, verifier])) != [before, verifier] or note.written() != statement:
         raise NoteInvalid(f"the statement that vouches for {verifier.short_name} is not signed by both keys")
     return ListedKey(verifier, before, statement)
+
+
+def read_statement(statement: str) -> ListedKey:
+    """Return the key that a statement vouches for. Raises ValueError."""
+    text, _, signatures = statement.partition("\n\n")
+    _, before, new = text.split("\n")
+    return read_listed_key(" ".join([new, *signatures.splitlines()]), [ListedKey(Verifier.from_vkey(before))])
 
 
 def newer_and_older(

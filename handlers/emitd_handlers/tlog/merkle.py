@@ -10,23 +10,6 @@ from collections.abc import Callable, Iterator, Sequence
 from hashlib import sha256
 from typing import TypeAlias
 
-__all__ = [
-    "EMPTY_ROOT",
-    "HASH_BYTES",
-    "Frontier",
-    "ReadHash",
-    "consistency_proof",
-    "inclusion_proof",
-    "leaf_hash",
-    "node_hash",
-    "peaks_of",
-    "root_hash",
-    "root_of_inclusion",
-    "stored_count",
-    "stored_index",
-    "verify_consistency",
-]
-
 HASH_BYTES = 32
 #: The root of a tree without leaves.
 EMPTY_ROOT = sha256(b"").digest()
@@ -141,35 +124,6 @@ def root_of_inclusion(index: int, size: int, leaf: bytes, proof: Sequence[bytes]
     if last:
         raise ValueError("the proof has too few hashes")
     return root
-
-
-def verify_consistency(
-    old_size: int, new_size: int, old_root: bytes, new_root: bytes, proof: Sequence[bytes]
-) -> bool:
-    """Return whether a consistency proof shows that the old tree is a beginning of the new one (section 2.1.4.2)."""
-    if not 0 <= old_size <= new_size:
-        return False
-    if old_size == new_size:
-        return not proof and old_root == new_root
-    if old_size == 0:
-        return not proof and old_root == EMPTY_ROOT
-    node, last = old_size - 1, new_size - 1
-    while node & 1:
-        node, last = node >> 1, last >> 1
-    # Where the old tree is one perfect subtree, its root is the start, and is not in the proof.
-    hashes = iter(proof if node else [old_root, *proof])
-    old = new = next(hashes, b"")
-    for sibling in hashes:
-        if last == 0:
-            return False
-        if node & 1 or node == last:
-            old, new = node_hash(sibling, old), node_hash(sibling, new)
-            while node and not node & 1:
-                node, last = node >> 1, last >> 1
-        else:
-            new = node_hash(new, sibling)
-        node, last = node >> 1, last >> 1
-    return last == 0 and old == old_root and new == new_root
 
 
 class Frontier:

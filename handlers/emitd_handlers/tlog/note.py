@@ -20,17 +20,6 @@ import msgspec
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
-__all__ = [
-    "Note",
-    "NoteInvalid",
-    "NoteSignature",
-    "Signer",
-    "UnknownKey",
-    "Verifier",
-    "is_key_name",
-    "open_note",
-]
-
 #: The kind of signature: Ed25519 over the text.
 ED25519 = b"\x01"
 KEY_BYTES = 32
@@ -179,13 +168,6 @@ class Note(msgspec.Struct, frozen=True):
             names = ", ".join(f"{line.name}+{line.key_id.hex()}" for line in self.signatures)
             raise UnknownKey(f"the note is signed by {names}, and by no key that is known here")
         return signed
-
-
-def open_note(data: bytes, verifiers: Iterable[Verifier]) -> str:
-    """Return the text of a note that one or more of `verifiers` signed. Raises NoteInvalid, UnknownKey."""
-    note = Note.parse(data)
-    note.verify(verifiers)
-    return note.text
 
 
 def is_key_name(name: str) -> bool:

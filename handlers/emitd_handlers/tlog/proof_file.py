@@ -25,8 +25,6 @@ from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import HASH_BYTES, root_of_inclusion
 from emitd_handlers.tlog.note import Note, Verifier
 
-__all__ = ["HEADER", "MAX_PROOF_BYTES", "ProofInvalid", "TlogProof"]
-
 HEADER = "c2sp.org/tlog-proof@v1"
 #: A checkpoint with many signatures, and an entry as long as a bundle can hold.
 MAX_PROOF_BYTES = 2 * 1024 * 1024

@@ -10,17 +10,6 @@ from typing import NamedTuple, TypeAlias
 
 from emitd_handlers.tlog.merkle import HASH_BYTES, ReadHash, node_hash, peaks_of, stored_count, stored_index
 
-__all__ = [
-    "CHECKPOINT",
-    "MAX_ENTRY_BYTES",
-    "TILE_WIDTH",
-    "Tile",
-    "full_tiles",
-    "pack_bundle",
-    "tiles_of",
-    "top_level",
-]
-
 #: How many hashes a full tile has, and a full bundle entries.
 TILE_WIDTH = 256
 #: How many levels of the tree a tile stands for.

@@ -23,6 +23,7 @@ from msgspec import field
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.errors import HandlerError, HandlerUnavailable, RecordInvalid, RetryableError
 from emitd_handlers.outcome import Committed, Outcome, Refused
+from emitd_handlers.paths import SettingInvalid
 from emitd_handlers.record import LogRecord
 from emitd_handlers.record_json import encode_record
 from emitd_handlers.secret_text import SecretText
@@ -126,11 +127,11 @@ class WebhookSettings(HandlerSettings, frozen=True, kw_only=True):
         """Raise ValueError, without the value, if a header cannot be sent."""
         for name, value in self.headers.items():
             if not _HEADER_NAME.fullmatch(name):
-                raise ValueError(f"headers: {name!r} is no name of a header")
+                raise SettingInvalid(f"headers: {name!r} is no name of a header")
             if name.lower() in _OWN_HEADERS:
-                raise ValueError(f"headers: '{name}' is set by the handler itself; remove it")
+                raise SettingInvalid(f"headers: '{name}' is set by the handler itself; remove it")
             if not _HEADER_VALUE.fullmatch(value.reveal()):
-                raise ValueError(f"headers: the value of '{name}' must be printable ASCII on one line")
+                raise SettingInvalid(f"headers: the value of '{name}' must be printable ASCII on one line")
 
 
 class WebhookHandler(BaseLogHandler):
@@ -138,6 +139,7 @@ class WebhookHandler(BaseLogHandler):
 
     Settings: ClassVar[type[HandlerSettings]] = WebhookSettings
     settings: WebhookSettings
+    emit = BaseLogHandler.emit_by_batch
 
     def __init__(self, settings: WebhookSettings, *, name: str = "") -> None:
         """Raise httpx.InvalidURL if httpx cannot use the URL, such as for its host's name."""
@@ -185,12 +187,6 @@ class WebhookHandler(BaseLogHandler):
     def format(self, record: LogRecord) -> bytes:
         """Return the record as one JSON object. Raises RecordInvalid, naming the field."""
         return encode_record(record)
-
-    async def emit(self, record: LogRecord) -> None:
-        """Post one record."""
-        (outcome,) = await self.emit_batch([record])
-        if isinstance(outcome, Refused):
-            raise outcome.error
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
         """Post the records, in order, in as few requests as `max_body_bytes` and the receiver allow.

@@ -6,8 +6,8 @@ from emitd_cli.command_line.flags import (
     add_command,
     add_group,
     add_json,
+    add_listing,
     option,
-    positive,
     whole,
 )
 from emitd_cli.command_line.parser import Parser
@@ -113,11 +113,7 @@ def add_audit(commands: Commands) -> None:
         "  emitd audit list --since 2026-11-23T08:00 --until 2026-11-23T09:00 --json\n",
     )
     _add_filters(listing)
-    since = "only events received at WHEN or later: a time, or a time ago, such as 90s, 15m or 7d"
-    option(listing, "--since WHEN", since)
-    option(listing, "--until WHEN", "only events received before WHEN")
-    option(listing, "--oldest-first", "begin with the oldest")
-    option(listing, "--limit N", "at most N events (default: 50)", type=positive, default=50)
+    add_listing(listing, "events")
     add_json(listing, LINES)
     tail = _command(
         actions,

@@ -3,7 +3,6 @@
 import argparse
 import io
 import sys
-import time
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from typing import Any
@@ -13,14 +12,19 @@ import grpc
 from emitd.errors import RequestRejected
 from emitd.requests import newest_event
 from emitd.runtime.backoff import Backoff
-from emitd.v1 import AuditEntry, GetCheckpointRequest, ListAuditEventsRequest, TailAuditEventsRequest
+from emitd.v1 import (
+    AuditEntry,
+    GetCheckpointRequest,
+    ListAuditEventsRequest,
+    TailAuditEventsRequest,
+    TailAuditEventsResponse,
+)
 from emitd.watches import AuditTail
 from emitd_cli.audit.log_files import event_fields
-from emitd_cli.command_line.values import moment_from_flag
-from emitd_cli.connection import Outage, Server, connect, error_of, is_refusal
+from emitd_cli.command_line.values import period_from_flags
+from emitd_cli.connection import Server, connect
 from emitd_cli.errors import CannotTell, ExitCode, Misuse
 from emitd_cli.terminal.output import aligned, field_lines, one_line, pad, print_lines, print_outcome, say
-from emitd_cli.terminal.streams import end_with_reader
 from emitd_handlers.tlog.merkle import leaf_hash
 
 HEADINGS = ("RECEIVED", "EVENT", "USER", "SOURCE IP", "DETAILS")
@@ -29,13 +33,12 @@ WIDTHS = (24, 20, 12, 15, 0)
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print the events; return 0. Raises Misuse, Refused, and CannotTell without a server."""
+    """Print the events; return 0. Raises Misuse, and CannotTell without a server."""
     filters = _filters(options)
-    request = ListAuditEventsRequest(log_id=options.log_id, newest_first=not options.oldest_first, **filters)
-    if options.since is not None:
-        request.received_after_unix_nano = moment_from_flag("--since", options.since)
-    if options.until is not None:
-        request.received_before_unix_nano = moment_from_flag("--until", options.until)
+    period = period_from_flags(options)
+    request = ListAuditEventsRequest(
+        log_id=options.log_id, newest_first=not options.oldest_first, **filters, **period
+    )
     with connect(options.address) as server:
         pages = server.pages(server.audit.ListAuditEvents, request, "entries", options.limit)
         if options.json:
@@ -43,50 +46,31 @@ def run_list(options: argparse.Namespace) -> int:
                 print_json_lines(page.entries)
         else:
             entries = [entry for page in pages for entry in page.entries]
-            is_filtered = any(filters.values()) or options.since is not None or options.until is not None
-            print_lines(
-                event_lines(entries), "no event is like that" if is_filtered else "there are no events"
-            )
-    if request.page_token:
-        # With a filter, further events would have to be searched for.
-        verb = "may be" if any(filters.values()) else "are"
-        say(f"there {verb} more than {options.limit} such events; --limit N shows more")
+            print_lines(event_lines(entries), "no event is like that")
+    if request.page_token:  # with a filter, further events would have to be searched for
+        say(f"there may be more than {options.limit} such events; --limit N shows more")
     return ExitCode.GOOD
 
 
 def run_tail(options: argparse.Namespace) -> int:
-    """Print events until Ctrl-C, over as many connections as it takes. Raises Refused, and CannotTell."""
+    """Print events until Ctrl-C, over as many connections as it takes. Raises Misuse, and CannotTell."""
     request = TailAuditEventsRequest(
         log_id=options.log_id, from_index=options.from_index, **_filters(options)
     )
-    end_with_reader()
-    tail = AuditTail(request, Backoff(0, 0))  # the pauses are those of the outage
-    outage = Outage(options.address, retry_seconds=None, is_patient=False)
+
+    def show(response: TailAuditEventsResponse) -> None:
+        if options.json:
+            print_json_lines(response.entries)
+        else:
+            print_lines(pad(_cells(entry), WIDTHS) for entry in response.entries)
+
     with connect(options.address) as server:
-        while True:
-            opened_at = time.monotonic()
-            try:
-                for response in server.audit.TailAuditEvents(request):
-                    if outage.answered(opened_at):
-                        say(f"{options.address} answers again; going on with line {request.from_index}")
-                    if options.json:
-                        print_json_lines(response.entries)
-                    else:
-                        print_lines(pad(_cells(entry), WIDTHS) for entry in response.entries)
-                    tail.take(response)  # the next connection goes on here, and in the same log
-            except grpc.RpcError as error:
-                if is_refusal(error):
-                    raise error_of(error, options.address) from error
-                seconds, note = outage.pause_after(error, opened_at)
-            else:
-                raise CannotTell("the server ended the stream without a word")
-            if note:
-                say(note)
-            time.sleep(seconds)
+        tail = AuditTail(request, Backoff(0, 0))
+        server.follow(server.audit.TailAuditEvents, tail, show, lambda: f" with line {request.from_index}")
 
 
 def run_show(options: argparse.Namespace) -> int:
-    """Print the event; return 0. Raises CannotTell if there is none, or no server."""
+    """Print the event; return 0. Raises Misuse, and CannotTell if there is none, or no server."""
     if not options.event_id:
         raise Misuse("EVENT_ID: is empty", field="EVENT_ID")
     with connect(options.address) as server:

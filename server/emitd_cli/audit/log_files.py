@@ -66,7 +66,8 @@ def keys_from_flags(keys: Sequence[str]) -> list[Verifier]:
     """Return the keys that `--key` gives, each a vkey or a file with a list of keys. Raises Misuse."""
     verifiers = []
     for key in keys:
-        text = kept_text(read_kept(key, "--key")) if _is_there(Path(key)) else key
+        # Also false for a vkey that is longer than a name may be.
+        text = kept_text(read_kept(key, "--key")) if os.path.exists(key) else key
         try:
             listed = read_key_list(text)
         except NoteInvalid as error:
@@ -139,13 +140,6 @@ def _only_log(folder: Path) -> Path:
     if len(logs) != 1:
         raise Misuse(f"the folder '{folder}' has {len(logs)} logs with checkpoints: name the log's file")
     return logs[0]
-
-
-def _is_there(path: Path) -> bool:
-    try:
-        return path.exists()
-    except OSError:  # a vkey can be longer than a name may be
-        return False
 
 
 @contextmanager

@@ -18,7 +18,6 @@ from emitd_cli.terminal.output import field_lines, one_line, print_outcome, say
 from emitd_handlers.audit.format.files import read_key_file
 from emitd_handlers.audit.publish.export import FolderMismatch, export_log
 from emitd_handlers.audit.publish.prove import ProvedEvent, check_proof, proof_name, prove_event
-from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.write.identity import rotate_key
 from emitd_handlers.durable.disk import replace_file
 from emitd_handlers.tlog.checkpoint import Checkpoint
@@ -172,22 +171,13 @@ def _keys_of_own_log(log_id: str, config: str | None) -> Sequence[Verifier]:
 def _rotate(target: AuditTarget) -> None:
     key = target.key or target.paths.key
     with files_to_errors():
-        added = rotate_key(target.paths, key, target.log_id or _kept_log_id(target))
+        keys = read_key_file(target.paths.vkey)
+        if not (log_id := target.log_id or (keys[-1].verifier.name if keys else "")):
+            raise CannotTell(f"the log '{target.path}' has no key yet: start the service first")
+        added = rotate_key(target.paths, key, log_id)
     say(f"the last of these keys is new, in '{key}'; the service signs with it from its next start on")
     if added.before is None:
         say(
             f"there was no key '{key}' before, so nothing vouches for the new one: give it to all who verify the log. "
             "If the configuration names another file, rotate by the configuration"
         )
-
-
-def _kept_log_id(target: AuditTarget) -> str:
-    with AuditTrail(target.path) as trail:
-        log_id = trail.log_id()
-    if log_id:
-        return log_id
-    # The configuration, which is not known here, may give the id; the keys have it as well.
-    keys = read_key_file(target.paths.vkey)
-    if not keys:
-        raise CannotTell(f"the log '{target.path}' has neither an id nor a key yet: start the service first")
-    return keys[-1].verifier.name

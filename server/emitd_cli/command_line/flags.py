@@ -3,18 +3,13 @@
 import argparse
 import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 
 from emitd_cli.command_line.parser import HelpFormatter, Parser
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
-#: Values that are paths, or can be: a shell leaves the `~` of `--log=~/x` as it is.
-_PATHS = ("FILE", "FOLDER", "DIR", "LOG", "VKEY")
 CONFIG_HELP = "the configuration (default: logging_config.yml in this folder; without one, built-in defaults)"
-
-#: The names of values that are paths, or may be.
-PATHS = ("DIR", "FILE", "LOG", "VKEY")
 
 EXIT_CODES = """\
 exit codes:
@@ -67,23 +62,32 @@ def option(
     `repeats`: its values are a list. Values are texts unless `type` reads them; paths may have any bytes.
     """
     *names, last = flag.split()
-    if last in _PATHS:
-        more["type"] = os.path.expanduser
     if repeats:
         more |= {"action": "append", "default": []}
-    if not last.startswith("-") and last not in PATHS:
-        more = {"type": unicode, **more}
     if last.startswith("-"):
         parser.add_argument(*names, last, help=help_text, action="store_true", **more)
-    elif names:
-        parser.add_argument(*names, metavar=last, help=help_text, **more)
     else:
-        parser.add_argument(more.pop("dest"), metavar=last, help=help_text, **more)
+        more = {"metavar": last, "type": _READERS.get(last, unicode), **more}
+        parser.add_argument(*names or [more.pop("dest")], help=help_text, **more)
 
 
 def add_json(parser: Parser, what: str) -> None:
     """Add --json, which prints errors as JSON as well."""
     option(parser, "--json", f"print {what}, and errors as JSON on standard error")
+
+
+def add_since(parser: Parser, what: str) -> None:
+    """Add --since."""
+    since = f"only {what} received at WHEN or later: a time, or a time ago, such as 90s, 15m or 7d"
+    option(parser, "--since WHEN", since)
+
+
+def add_listing(parser: Parser, what: str) -> None:
+    """Add the flags of a list by the time of receipt."""
+    add_since(parser, what)
+    option(parser, "--until WHEN", f"only {what} received before WHEN")
+    option(parser, "--oldest-first", "begin with the oldest")
+    option(parser, "-n --limit N", f"at most N {what} (default: 50)", type=positive, default=50)
 
 
 def add_address(parser: Parser) -> None:
@@ -132,3 +136,10 @@ def seconds(text: str) -> float:
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is not a number of seconds")
     return number
+
+
+#: By the names of values that are paths, or may be: a shell leaves the `~` of `--log=~/x` as it is.
+_READERS: Mapping[str, Callable[[str], str]] = {
+    **dict.fromkeys(("DIR", "FILE", "LOG", "VKEY"), os.path.expanduser),
+    "FOLDER": lambda text: os.path.expanduser(unicode(text)),  # the configuration names it
+}

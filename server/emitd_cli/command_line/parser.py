@@ -1,4 +1,4 @@
-"""The parser of command lines: one layout of help on every terminal, and errors that suggest the right word.
+"""The parser of command lines: one layout of help on every terminal, and errors of one line.
 
 `argparse` lays help out by the width of the terminal, and differently in each release of Python. A test compares help
 with the documentation, so the layout is fixed here.
@@ -6,10 +6,11 @@ with the documentation, so the layout is fixed here.
 
 import argparse
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NoReturn
 
 from emitd_cli.errors import Misuse
+from emitd_cli.terminal.output import put
 
 HELP_COLUMNS = 80
 
@@ -39,18 +40,17 @@ class HelpFormatter(argparse.RawDescriptionHelpFormatter):
 class Parser(argparse.ArgumentParser):
     """Raises Misuse with a message of one line, instead of ending the process. Takes no shortened flags."""
 
-    #: What to do about an argument too many.
-    too_many_hint = ""
-
     def __init__(self, *arguments: Any, **settings: Any) -> None:
         # A shortened flag would change its meaning when another with the same beginning comes.
         super().__init__(*arguments, **{"allow_abbrev": False, **settings})
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        """Parse; refuse leftover arguments here, since this parser knows the flags that might be meant."""
+        """Parse; refuse leftover arguments here, since this parser's help is the one to look at."""
         known, rest = super().parse_known_args(args, namespace)
         if rest and self._subparsers is None:
-            self._refuse(rest[0])
+            flag = rest[0].partition("=")[0]
+            is_flag = flag.startswith("-")
+            self.error(f"there is no flag {flag}" if is_flag else f"'{rest[0]}' is one argument too many")
         return known, rest
 
     def format_help(self) -> str:
@@ -65,17 +65,13 @@ class Parser(argparse.ArgumentParser):
         text = message if found is None else f"{found[1]}: {message[found.end() :]}"
         raise Misuse(f"{text}; see '{self.prog} --help'", field="" if found is None else found[1])
 
+    def _print_message(self, message: str, file: Any = None) -> None:
+        # argparse prints help alone by this, and passes over an output that cannot be written.
+        put(message.removesuffix("\n"))
+
     def _check_value(self, action: argparse.Action, value: Any) -> None:
         if action.choices is not None and value not in action.choices:
             raise argparse.ArgumentError(action, not_one_of(str(value), map(str, action.choices)))
-
-    def _refuse(self, argument: str) -> NoReturn:
-        if not argument.startswith("-"):
-            self.error(f"'{argument}' is one argument too many{self.too_many_hint}")
-        flag = argument.partition("=")[0]
-        # Compared without the dashes, which any two flags have in common.
-        known = {option.lstrip("-"): option for option in self._option_string_actions}
-        self.error(f"there is no flag {flag}{did_you_mean(flag.lstrip('-'), (), known)}")
 
     def _short_usage(self) -> str:
         places = [_place(action) for action in self._actions if not action.option_strings]
@@ -90,24 +86,6 @@ def _place(action: argparse.Action) -> str:
     return f"[{name}]" if action.nargs in ("?", "*") else name
 
 
-_NO_OTHER_NAMES: Mapping[str, str] = {}
-
-
-def not_one_of(word: str, known: Iterable[str], other_names: Mapping[str, str] = _NO_OTHER_NAMES) -> str:
-    """Say that `word` is not one of those known, and which it probably meant.
-
-    `other_names` are words that people know from elsewhere, each with the one that it has here.
-    """
-    known = tuple(known)
-    return f"'{word}' is not one of {', '.join(known)}{did_you_mean(word, known, other_names)}"
-
-
-def did_you_mean(word: str, known: Iterable[str], other_names: Mapping[str, str] = _NO_OTHER_NAMES) -> str:
-    """Return `; did you mean 'X'?`, or nothing if no known word is near. Case does not matter."""
-    # Loaded here: a command that is called well does not need it.
-    from difflib import get_close_matches
-
-    by_folded = {name.casefold(): name for name in known}
-    by_folded |= {name.casefold(): meant for name, meant in other_names.items()}
-    near = get_close_matches(word.casefold(), by_folded, n=1)
-    return f"; did you mean '{by_folded[near[0]]}'?" if near else ""
+def not_one_of(word: str, known: Iterable[str]) -> str:
+    """Say that `word` is not one of those known."""
+    return f"'{word}' is not one of {', '.join(known)}"

@@ -1,68 +1,34 @@
 """Values that flags take: names of levels and statuses, KEY=VALUE pairs, JSON objects and times."""
 
 import argparse
-import json
 import re
+import sys
 import time
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Any, NoReturn, cast
+from typing import Any, cast
 
+from emitd.records.levels import JOB_STATES, LEVELS, is_level
 from emitd.v1 import JobState, Level
 from emitd_cli.command_line.parser import not_one_of
 from emitd_cli.errors import Misuse
 
-#: Levels that a payload fixes, and the flag that gives the payload.
-_LEVELS_OF_PAYLOADS = {"AUDIT": "--audit EVENT_NAME", "JOB_STATUS": "--job JOB_ID"}
-# The stubs call the values int.
-STATUSES = cast(
-    "Mapping[str, JobState]",
-    {name.removeprefix("JOB_STATE_"): code for name, code in JobState.items() if code},
-)
-LEVELS = cast(
-    "Mapping[str, Level]",
-    {
-        short: code
-        for name, code in Level.items()
-        if code and (short := name.removeprefix("LEVEL_")) not in _LEVELS_OF_PAYLOADS
-    },
-)
-#: What other systems and loggers call them.
-_OTHER_STATUS_NAMES = {
-    **dict.fromkeys(("PENDING", "WAITING"), "QUEUED"),
-    **dict.fromkeys(("STARTED", "ACTIVE"), "RUNNING"),
-    **dict.fromkeys(("DONE", "FINISHED", "SUCCESS", "SUCCEEDED"), "COMPLETED"),
-    **dict.fromkeys(("ERROR", "CRASHED"), "FAILED"),
-}
-_OTHER_LEVEL_NAMES = {
-    "TRACE": "DEBUG",
-    "NOTICE": "INFO",
-    "WARN": "WARNING",
-    "ERR": "ERROR",
-    "FATAL": "CRITICAL",
-}
+# The contract's own types.
+STATUSES = cast("Mapping[str, JobState]", JOB_STATES)
+LOG_LEVELS = cast("Mapping[str, Level]", {name: LEVELS[name] for name in LEVELS if is_level(name)})
 
 
 def status_from_flag(name: str) -> JobState:
-    """Return the status of this name, in any case. Raises Misuse, which suggests one."""
-    status = STATUSES.get(name.upper())
-    if status is None:
-        raise Misuse(f"--status: {not_one_of(name, STATUSES, _OTHER_STATUS_NAMES)}", field="--status")
+    """Return the status of this name, in any case. Raises Misuse."""
+    if (status := STATUSES.get(name.upper())) is None:
+        raise Misuse(f"--status: {not_one_of(name, STATUSES)}", field="--status")
     return status
 
 
-def status_name(status: JobState) -> str:
-    """Return a status without its prefix: `RUNNING`."""
-    return JobState.Name(status).removeprefix("JOB_STATE_")
-
-
 def level_from_flag(name: str) -> Level:
-    """Return the level of this name, in any case. Raises Misuse, which suggests one."""
-    if payload := _LEVELS_OF_PAYLOADS.get(name.upper()):
-        raise Misuse(f"--level: {name.upper()} is not given by itself; use {payload}", field="--level")
-    level = LEVELS.get(name.upper())
-    if level is None:
-        raise Misuse(f"--level: {not_one_of(name, LEVELS, _OTHER_LEVEL_NAMES)}", field="--level")
+    """Return the level of this name, in any case. Raises Misuse."""
+    if (level := LOG_LEVELS.get(name.upper())) is None:
+        raise Misuse(f"--level: {not_one_of(name, LOG_LEVELS)}", field="--level")
     return level
 
 
@@ -79,54 +45,17 @@ def pairs_from_flag(flag: str, pairs: Sequence[str]) -> dict[str, str]:
     return found
 
 
-#: Of the text, shown on each side of an error.
-SHOWN_CHARACTERS = 12
-
-
 def check_details(text: str | None) -> str:
     """Return the text, or empty for None. Raises Misuse for anything but one JSON object."""
-    if not text:
-        return ""
+    # Loaded here: most commands need no handlers.
+    from emitd_handlers.text.json_object import check_json_object
+
     try:
-        value = json.loads(text, parse_constant=_refuse_constant)
-    except json.JSONDecodeError as error:
-        raise _misuse(f"is not JSON: {_place(error)}{_quoting(text)}") from error
-    except (ValueError, RecursionError):  # numbers of thousands of digits, thousands of brackets
-        return text
-    if not isinstance(value, dict):
-        raise _misuse(f'is {_kind(value)}; it must be one JSON object, such as \'{{"key": "value"}}\'')
-    return text
-
-
-def _place(error: json.JSONDecodeError) -> str:
-    text, at = error.doc, error.pos
-    before = "…" * (at > SHOWN_CHARACTERS) + text[max(0, at - SHOWN_CHARACTERS) : at]
-    after = text[at : at + SHOWN_CHARACTERS] + "…" * (at + SHOWN_CHARACTERS < len(text))
-    where = f"line {error.lineno}, character {error.colno}" if "\n" in text else f"character {error.colno}"
-    reason = error.msg[0].lower() + error.msg[1:]
-    return f"{reason} at {where}: {before}⟨here⟩{after}"
-
-
-def _quoting(text: str) -> str:
-    """Return a hint for a text whose quotation marks the shell has removed, or that has single ones."""
-    if '"' in text:
-        return ""
-    return '; write it in single quotes, with double quotes inside: --details \'{"key": "value"}\''
-
-
-def _kind(value: object) -> str:
-    if value is None:
-        return "null"
-    names: dict[type, str] = {list: "an array", str: "a string", bool: "true or false"}
-    return names.get(type(value), "a number")
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    raise _misuse(f"has {name}, which is not JSON")
-
-
-def _misuse(problem: str) -> Misuse:
-    return Misuse(f"--details: {problem}", field="--details")
+        if text:
+            check_json_object(text, max_bytes=sys.maxsize, max_depth=1000)
+    except ValueError as error:
+        raise Misuse(f"--details: {error}", field="--details") from error
+    return text or ""
 
 
 _UNITS = {"d": 86_400, "h": 3_600, "m": 60, "s": 1}
@@ -159,6 +88,13 @@ def moment_from_flag(flag: str, text: str, now_unix_nano: int | None = None) -> 
     if not 0 <= unix_nano <= MAX_UNIX_NANO:
         raise Misuse(f"{flag}: '{text}' lies before 1970 or after 2554", field=flag)
     return unix_nano
+
+
+def period_from_flags(options: argparse.Namespace) -> dict[str, Any]:
+    """Return the fields of a request that --since and --until give. Raises Misuse."""
+    fields = {"since": "received_after_unix_nano", "until": "received_before_unix_nano"}
+    given = {flag: text for flag in fields if (text := getattr(options, flag, None)) is not None}
+    return {fields[flag]: moment_from_flag(f"--{flag}", text) for flag, text in given.items()}
 
 
 def iso_time(unix_nano: int) -> str:

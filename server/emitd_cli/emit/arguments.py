@@ -31,7 +31,6 @@ def add_emit(commands: Commands) -> None:
         "       emitd emit --job JOB_ID --status NAME [options]\n"
         "       emitd emit --file FILE [options]",
     )
-    parser.too_many_hint = "; put a message of several words in quotes"
     add_address(parser)
     option(
         parser, "MESSAGE", "the record's; '-' reads records from standard input", dest="message", nargs="?"

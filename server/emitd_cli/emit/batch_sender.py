@@ -83,7 +83,6 @@ class BatchSender:
         self._in_flight: deque[tuple[Sequence[Line], grpc.Future[EmitBatchResponse]]] = deque()
         #: A call has failed, and none has succeeded since.
         self._is_troubled = False
-        self._is_slow = False
         self.summary = SendSummary()
 
     def send(self, lines: Sequence[Line]) -> None:
@@ -138,7 +137,7 @@ class BatchSender:
 
     def _take_answer(self, lines: Sequence[Line], call: "grpc.Future[EmitBatchResponse]") -> _Again | None:
         try:
-            response = self._server.result_of(call, self._say_slow)
+            response = call.result()
         except grpc.RpcError as error:
             reason = error_of(error, self._server.address)
             if is_retryable(error):
@@ -155,11 +154,6 @@ class BatchSender:
         pause = max(retry_seconds(error.status.details) for error in retryable)
         reason = CannotTell(_problem(retryable[0]), code=_code(retryable[0]), field=_field(retryable[0]))
         return _Again([lines[error.index] for error in retryable], pause, reason)
-
-    def _say_slow(self, text: str) -> None:
-        if not self._is_slow:
-            say(text)
-            self._is_slow = True
 
     def _count(self, lines: Sequence[Line], response: EmitBatchResponse) -> None:
         committed = sum(

@@ -4,7 +4,7 @@ import argparse
 from select import select
 from typing import BinaryIO
 
-from emitd.v1 import EmitRequest, Receipt
+from emitd.v1 import Receipt
 from emitd_cli.connection import connect
 from emitd_cli.emit.batch_sender import BatchSender
 from emitd_cli.emit.record_flags import level_of_lines, record_from_flags
@@ -27,7 +27,7 @@ def run(options: argparse.Namespace) -> int:
 def _emit_one(options: argparse.Namespace) -> int:
     record = record_from_flags(options)
     with connect(options.address) as server:
-        receipt: Receipt = server.ask(server.log.Emit, EmitRequest(record=record)).receipt
+        receipt = server.emit(record)
     print_result(to_json(receipt) if options.json else _describe_receipt(receipt))
     return ExitCode.GOOD
 

@@ -48,14 +48,11 @@ def open_lines(name: str) -> tuple[BinaryIO, int | None]:
 
     Raises OSError.
     """
-    if name != "-":
-        path = Path(name)
-        return path.open("rb"), path.stat().st_size if path.is_file() else None
-    if sys.stdin is None:  # it was closed by the caller
+    if name == "-" and sys.stdin is None:  # it was closed by the caller
         raise OSError(errno.EBADF, "standard input is closed")
-    stdin = sys.stdin.buffer
-    path = Path(f"/dev/fd/{stdin.fileno()}")
-    return stdin, path.stat().st_size if path.is_file() else None
+    stream = sys.stdin.buffer if name == "-" else Path(name).open("rb")  # noqa: SIM115  # the caller closes it
+    path = Path(f"/dev/fd/{stream.fileno()}")
+    return stream, path.stat().st_size if path.is_file() else None
 
 
 def read_batches(
@@ -74,7 +71,7 @@ def read_batches(
         for arrived in _arrivals(stream):
             for raw in arrived:
                 number += 1
-                if not raw.strip():
+                if not raw.removeprefix(codecs.BOM_UTF8).strip():
                     continue
                 if batch and (len(batch) == batch_size or batch_bytes + len(raw) > MAX_BATCH_BYTES):
                     yield batch

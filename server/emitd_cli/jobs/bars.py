@@ -12,8 +12,8 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from emitd.records.levels import job_state_name
 from emitd.v1 import JOB_STATE_FAILED, Job
-from emitd_cli.command_line.values import status_name
 from emitd_cli.jobs.board import JobBoard, Row, frame_lines, watch_rows
 from emitd_cli.jobs.text import duration_text, elapsed_nanos, is_asked_to_stop, last_words, remaining_nanos
 from emitd_cli.terminal.output import GAP, clip_middle, one_line
@@ -76,7 +76,10 @@ def draw_bars(rows: Sequence[Row], width: int, *, is_final: bool = False) -> str
         _texts("JOB", (clip_middle(one_line(job.job_id), id_columns) for job in jobs), ["bold"] * len(jobs)),
         _texts("TYPE", (job.job_type for job in jobs), most=MAX_TYPE_COLUMNS),
         _texts(
-            "STATUS", (status_name(job.status) if job.status else "" for job in jobs), colours, STATUS_COLUMNS
+            "STATUS",
+            (job_state_name(job.status) if job.status else "" for job in jobs),
+            colours,
+            STATUS_COLUMNS,
         ),
         Column("PROGRESS", [_bar(job, bar_columns) for job in jobs], bar_columns),
         _texts("DONE", (f"{job.progress} %" for job in jobs), least=DONE_COLUMNS, is_right=True),
@@ -151,7 +154,7 @@ def _total_width(columns: Sequence[Column]) -> int:
 
 
 def _colour(job: Job) -> str:
-    return STATUS_COLOURS.get(status_name(job.status), "default")
+    return STATUS_COLOURS.get(job_state_name(job.status), "default")
 
 
 def _message_colour(row: Row) -> str:

@@ -4,6 +4,7 @@ import argparse
 import time
 from typing import Any
 
+from emitd.records.levels import job_state_name
 from emitd.v1 import (
     JOB_STATE_FAILED,
     GetJobRequest,
@@ -14,15 +15,16 @@ from emitd.v1 import (
     RequestCancelRequest,
     WatchJobsRequest,
 )
-from emitd_cli.command_line.values import filter_from_flags, moment_from_flag, status_name
+from emitd_cli.command_line.values import filter_from_flags, moment_from_flag
 from emitd_cli.connection import connect
-from emitd_cli.errors import CannotTell, ExitCode, Misuse, Refused
+from emitd_cli.errors import ExitCode, Misuse
+from emitd_cli.jobs.board import NO_JOBS
 from emitd_cli.jobs.text import describe_job, has_ended, history_lines, job_line, job_lines, status_periods
 from emitd_cli.terminal.output import print_lines, print_result, say, to_json
 
 
 def run_list(options: argparse.Namespace) -> int:
-    """Print the jobs; return 0. Raises Misuse, Refused, and CannotTell without a server."""
+    """Print the jobs; return 0. Raises Misuse, and CannotTell without a server."""
     filters = filter_from_flags(options)
     if options.watch:
         return _watch_list(filters, options)
@@ -36,26 +38,22 @@ def run_list(options: argparse.Namespace) -> int:
                 print_lines(map(to_json, page.jobs), cut=False)
         else:
             jobs = [job for page in pages for job in page.jobs]
-            is_filtered = any(filters.values()) or options.updated_after is not None
-            print_lines(job_lines(jobs), "no job is like that" if is_filtered else "there are no jobs")
+            print_lines(job_lines(jobs), NO_JOBS)
     if request.page_token:
         say(f"there are more than {options.limit} such jobs; --limit N shows more")
     return ExitCode.GOOD
 
 
 def run_get(options: argparse.Namespace) -> int:
-    """Print the job; return 0, or 1 if it has FAILED. Raises CannotTell if there is none, or no server."""
+    """Print the job; return 0, or 1 if it has FAILED. Raises Misuse, and CannotTell without it or a server."""
     with connect(options.address) as server:
-        try:
-            job: Job = server.ask(server.log.GetJob, GetJobRequest(job_id=options.job_id)).job
-        except Refused as error:  # its exit code would mean a job that has FAILED
-            raise CannotTell(str(error), code=error.code, field=error.field) from error
+        job: Job = server.ask(server.log.GetJob, GetJobRequest(job_id=options.job_id)).job
     print_result(to_json(job) if options.json else describe_job(job))
     return ExitCode.BAD if job.status == JOB_STATE_FAILED else ExitCode.GOOD
 
 
 def run_history(options: argparse.Namespace) -> int:
-    """Print the history, the oldest first; return 0. Raises Refused, and CannotTell without a job or a server."""
+    """Print the history, the oldest first; return 0. Raises Misuse, and CannotTell without a job or a server."""
     is_truncated = False
     transitions: list[JobTransition] = []
     request = ListJobTransitionsRequest(job_id=options.job_id, after_revision=options.after_revision)
@@ -75,12 +73,12 @@ def run_history(options: argparse.Namespace) -> int:
 
 
 def run_cancel(options: argparse.Namespace) -> int:
-    """Ask, and print the job; return 0. Raises Refused, and CannotTell if there is no such job, or no server."""
+    """Ask, and print the job; return 0. Raises Misuse, and CannotTell if there is no such job, or no server."""
     request = RequestCancelRequest(job_id=options.job_id, reason=options.reason)
     with connect(options.address) as server:
         job: Job = server.ask(server.log.RequestCancel, request).job
     if has_ended(job):
-        say(f"'{job.job_id}' is {status_name(job.status)} already; there is nothing to cancel")
+        say(f"'{job.job_id}' is {job_state_name(job.status)} already; there is nothing to cancel")
     print_result(to_json(job) if options.json else job_line(job))
     return ExitCode.GOOD
 

@@ -4,6 +4,7 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+from emitd.records.levels import job_state_name
 from emitd.v1 import (
     JOB_STATE_COMPLETED,
     JOB_STATE_FAILED,
@@ -12,7 +13,7 @@ from emitd.v1 import (
     JobState,
     JobTransition,
 )
-from emitd_cli.command_line.values import iso_time, status_name, utc_text
+from emitd_cli.command_line.values import iso_time, utc_text
 from emitd_cli.terminal.output import aligned, columns_of, field_lines, one_line
 
 NANOS = 1_000_000_000
@@ -65,7 +66,7 @@ def describe_job(job: Job) -> str:
     fields = {
         "job": job.job_id,
         "type": job.job_type,
-        "status": status_name(job.status),
+        "status": job_state_name(job.status),
         "progress": f"{job.progress} %",
         "attempt": str(job.attempt),
         "revision": str(job.revision),
@@ -87,7 +88,7 @@ def describe_job(job: Job) -> str:
 def _line(job_id: str, status: JobState, progress: int, attempt: int, id_width: int) -> str:
     name = one_line(job_id)
     name += " " * (id_width - columns_of(name))
-    line = f"{name}  {status_name(status):<9}  {progress:>3} %"
+    line = f"{name}  {job_state_name(status):<9}  {progress:>3} %"
     return f"{line}  attempt {attempt}" if attempt > 1 else line
 
 
@@ -139,7 +140,7 @@ def _job_cells(job: Job) -> tuple[str, ...]:
     cells = (
         job.job_id,
         job.job_type,
-        status_name(job.status),
+        job_state_name(job.status),
         f"{job.progress}%",
         str(job.attempt),
         iso_time(job.update_time_unix_nano),
@@ -195,7 +196,7 @@ def _period_cells(period: StatusPeriod) -> tuple[str, ...]:
         iso_time(transition.time_unix_nano),
         str(transition.revision),
         str(transition.attempt),
-        "" if transition.progress_only else status_name(transition.status),
+        "" if transition.progress_only else job_state_name(transition.status),
         f"{transition.progress}%",
         lasted_text(period),
         failure_text(transition),

@@ -26,7 +26,7 @@ from emitd.v1 import (
     WatchJobsResponse,
 )
 from emitd_cli.command_line.values import filter_from_flags
-from emitd_cli.connection import Outage, connect_async, error_of, is_refusal
+from emitd_cli.connection import Outage, connect_async
 from emitd_cli.errors import CannotTell, CommandError, ExitCode, Misuse
 from emitd_cli.jobs.board import JobBoard
 from emitd_cli.jobs.display import MIN_FRAME_SECONDS, Display, LineDisplay, live
@@ -43,7 +43,7 @@ Follower: TypeAlias = Callable[[LogServiceStub], Awaitable[None]]
 
 
 def run(options: argparse.Namespace) -> int:
-    """Follow the jobs; return 0, or 1 if one of the command line has FAILED. Raises Misuse, Refused, CannotTell."""
+    """Follow the jobs; return 0, or 1 if one of the command line has FAILED. Raises Misuse, CannotTell."""
     filters = filter_from_flags(options)
     if options.job_ids:
         if any(filters.values()):
@@ -61,7 +61,7 @@ def run(options: argparse.Namespace) -> int:
 
 
 def watch_filter(request: WatchJobsRequest, options: argparse.Namespace, most: int | None = None) -> int:
-    """Show the jobs that match until Ctrl-C, or --timeout; return 0. Raises Refused, CannotTell.
+    """Show the jobs that match until Ctrl-C, or --timeout; return 0. Raises Misuse, CannotTell.
 
     `most`: how many bars there may be; the other jobs are counted.
     """
@@ -161,7 +161,7 @@ class JobWatch:
                 task.result()
 
     async def follow_job(self, stub: LogServiceStub, request: WatchJobRequest) -> None:
-        """Show every message until the job has ended, over as many connections as it takes. Raises CannotTell."""
+        """Show every message until the job has ended, over any number of connections. Raises Misuse, CannotTell."""
         resumable = watches.JobWatch(request, Backoff(0, 0))  # the pauses are those of the outage
         has_begun = False
 
@@ -179,7 +179,7 @@ class JobWatch:
             raise CannotTell(f"the server ended the watch of '{request.job_id}' without a word")
 
     async def follow_filter(self, stub: LogServiceStub, request: WatchJobsRequest) -> None:
-        """Show every message, for ever. Raises Refused, CannotTell."""
+        """Show every message, for ever. Raises Misuse, CannotTell."""
         await self._follow(stub.WatchJobs, request, self._show)
         raise CannotTell("the server ended the stream without a word")
 
@@ -197,8 +197,6 @@ class JobWatch:
                         begins = False
                 return
             except grpc.RpcError as error:
-                if is_filter and is_refusal(error):
-                    raise error_of(error, self._options.address) from error
                 seconds, note = self._outage.pause_after(error, opened_at)
             if note:
                 self._say(note)

@@ -20,21 +20,11 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.record import Level
 from emitd_handlers.settings import HandlerSettings
 from emitd_server.config.discovery import DiscoveryError, FoundHandler
-from emitd_server.config.loader import ConfigSurvey, HandlerEntry, survey_config
+from emitd_server.config.loader import ConfigSurvey, survey_config
 from emitd_server.errors import describe
 
 #: The greatest width of the text.
 PLAIN_WIDTH = 110
-
-
-class Use(msgspec.Struct, frozen=True):
-    """An entry of the configuration that names a handler."""
-
-    entry: str
-    #: `active`, `off`, or `wrong`: there is a problem with the entry.
-    state: str
-    #: The levels that it gets; of an active entry only.
-    levels: tuple[str, ...] = ()
 
 
 class Listed(msgspec.Struct, frozen=True):
@@ -49,7 +39,8 @@ class Listed(msgspec.Struct, frozen=True):
     default_levels: tuple[str, ...] = ()
     default_delivery: str = ""
     settings: tuple[SettingText, ...] = ()
-    used_by: tuple[Use, ...] = ()
+    #: Names of entries.
+    used_by: tuple[str, ...] = ()
 
 
 def run(options: argparse.Namespace) -> int:
@@ -92,7 +83,10 @@ def _found_by_path(survey: ConfigSurvey, known: set[str]) -> Iterator[FoundHandl
 
 
 def _list(found: FoundHandler, survey: ConfigSurvey) -> Listed:
-    uses = () if found.is_hidden else tuple(_uses(found.type_name, survey))
+    entries = (
+        [] if found.is_hidden else [name for name, kind in survey.types.items() if kind == found.type_name]
+    )
+    uses = tuple(f"{name} (off)" if name in survey.off else name for name in entries)
     cls = found.handler_class
     if cls is None:
         return Listed(found.type_name, found.origin, problem=found.problem, note=found.note, used_by=uses)
@@ -127,27 +121,6 @@ def _class_path(cls: type[BaseLogHandler]) -> str:
     return cls.__qualname__ if private else f"{cls.__module__}.{cls.__qualname__}"
 
 
-def _uses(type_name: str, survey: ConfigSurvey) -> Iterator[Use]:
-    active = {entry.name: entry for entry in survey.entries}
-    for name, named in survey.types.items():
-        if named != type_name:
-            continue
-        if name in survey.off:
-            yield Use(name, "off")
-        elif name in active:
-            yield _active(active[name])
-        else:
-            yield Use(name, "wrong")
-
-
-def _active(entry: HandlerEntry) -> Use:
-    try:
-        handler = entry.build()
-        return Use(entry.name, "active", _names(level for level in Level if handler.can_handle(level)))
-    except Exception:  # a `can_handle` of others
-        return Use(entry.name, "wrong")
-
-
 def _names(levels: Iterable[Level]) -> tuple[str, ...]:
     return tuple(level.name for level in sorted(levels))
 
@@ -173,13 +146,12 @@ def _lines(
 
 def _rows(handler: Listed) -> Iterator[tuple[str, str]]:
     """Yield the rows of a handler: a label and a text."""
-    uses = "; ".join(map(_use_text, handler.used_by))
     rows = {
         "": handler.summary,
         "problem": handler.problem,
         "note": handler.note,
         "class": handler.class_name,
-        "used by": uses or ("no entry" if handler.class_name else ""),
+        "used by": ", ".join(handler.used_by) or ("no entry" if handler.class_name else ""),
     }
     yield from ((label, text) for label, text in rows.items() if text)
     if handler.class_name:
@@ -192,7 +164,3 @@ def _rows(handler: Listed) -> Iterator[tuple[str, str]]:
         default = "required" if setting.required else f"default {shown}"
         comment = f": {setting.comment}" if setting.comment else ""
         yield "" if index else "settings", f"{setting.name} ({setting.type}; {default}){comment}"
-
-
-def _use_text(use: Use) -> str:
-    return f"{use.entry} ({' '.join(use.levels) if use.state == 'active' else use.state})"

@@ -16,14 +16,16 @@ from emitd_cli.terminal.output import note_lines, one_line, print_result
 from emitd_server.config.discovery import BUILT_IN
 from emitd_server.config.loader import BUILT_IN_DEFAULTS, survey_config
 
-_NAME = re.compile(r"[a-z][a-z0-9_]*")
+#: pytest would take a file whose name begins with `test` for a test.
+_NAME = re.compile(r"(?!test)[a-z][a-z0-9_]*")
 
 
 def run(options: argparse.Namespace) -> int:
     """Write the files and print the entry; return 0. Raises Misuse, and CommandError instead of overwriting."""
     _check_name(options.name)
     config = Path(options.config)
-    folder = Path(options.folder) if options.folder else config.parent / "handlers"
+    # Its test names the folder, so it is a text.
+    folder = Path(os.path.expanduser(options.folder)) if options.folder else config.parent / "handlers"
     handler = folder / f"{options.name}.py"
     test = config.parent / "tests" / f"test_{options.name}_handler.py"
     listed_folder = _as_listed(folder, config)
@@ -53,20 +55,12 @@ def run(options: argparse.Namespace) -> int:
 
 def _check_name(name: str) -> None:
     """Raise Misuse for a name that cannot be the name of a module, a class and an entry."""
-    reason = ""
-    if not _NAME.fullmatch(name):
-        reason = (
-            "will not do; use lower-case letters, digits and '_', beginning with a letter, such as 'slack'"
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name) or name in BUILT_IN:
+        raise Misuse(
+            f"NAME: '{name}' will not do; use lower-case letters, digits and '_', beginning with a letter but not with "
+            "'test', such as 'slack'; no word of Python's own, and no built-in handler",
+            field="NAME",
         )
-    elif keyword.iskeyword(name):
-        reason = f"is a word of Python's own; use another, such as '{name}_log'"
-    elif name.startswith("test"):
-        reason = "begins as tests do, and pytest would take the handler for one; use another, such as "
-        reason += f"'my_{name}'"
-    elif name in BUILT_IN:
-        reason = f"is a built-in handler; use another name, such as 'my_{name}'"
-    if reason:
-        raise Misuse(f"NAME: '{name}' {reason}", field="NAME")
 
 
 def _class_name(name: str) -> str:

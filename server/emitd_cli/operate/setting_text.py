@@ -1,10 +1,7 @@
 """The settings of a handler's struct as people read them: name, type, default, and the comment in its source."""
 
-import ast
 import inspect
-import io
-import textwrap
-import tokenize
+import re
 import types
 from collections.abc import Mapping, Sequence
 from enum import Enum
@@ -25,6 +22,8 @@ _TYPE_NAMES: Mapping[object, str] = {
     Level: "level",
     type(None): "null",
 }
+#: The comment above a field, and the field's name.
+_FIELD = re.compile(r"^((?: +#.*\n)*) +(\w+):", re.MULTILINE)
 _BOUNDS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}
 
 
@@ -123,41 +122,12 @@ def _plain(value: object) -> object:
 
 
 def _comments(cls: type) -> Mapping[str, str]:
-    """Return what the source says of each field: the comment above it or behind it, or the text below it."""
+    """Return the comment above each field, as the source has it."""
     try:
-        source = textwrap.dedent(inspect.getsource(cls))
-        body = ast.parse(source).body[0]
-        remarks = _remarks(source)
-    except (OSError, TypeError, SyntaxError, IndexError, tokenize.TokenError):
+        source = inspect.getsource(cls)
+    except (OSError, TypeError):
         return {}
-    if not isinstance(body, ast.ClassDef):
-        return {}
-    lines = source.splitlines()
-    found: dict[str, str] = {}
-    for statement, next_ in zip(body.body, [*body.body[1:], None], strict=True):
-        if not isinstance(statement, ast.AnnAssign) or not isinstance(statement.target, ast.Name):
-            continue
-        first = statement.lineno
-        while first - 1 in remarks and lines[first - 2].lstrip().startswith("#"):
-            first -= 1
-        parts = [remarks[line] for line in range(first, statement.lineno)]
-        parts = parts or [remarks.get(statement.end_lineno or 0, "")]
-        found[statement.target.id] = " ".join(parts).strip() or _text(next_)
-    return found
-
-
-def _remarks(source: str) -> Mapping[int, str]:
-    """Return the comment of each line that has one."""
-    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
     return {
-        token.start[0]: token.string.lstrip("#:").strip()
-        for token in tokens
-        if token.type == tokenize.COMMENT
+        name: " ".join(line.strip().lstrip("#:").strip() for line in above.splitlines())
+        for above, name in _FIELD.findall(source)
     }
-
-
-def _text(statement: ast.stmt | None) -> str:
-    if not isinstance(statement, ast.Expr) or not isinstance(statement.value, ast.Constant):
-        return ""
-    value = statement.value.value
-    return " ".join(value.split()) if isinstance(value, str) else ""

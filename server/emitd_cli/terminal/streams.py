@@ -12,13 +12,6 @@ from typing import TextIO
 from emitd_cli.errors import CannotTell, ExitCode
 
 
-class _Nowhere(io.StringIO):
-    """A stream that the process was started without. It keeps nothing, and has no bytes below it."""
-
-    def write(self, text: str) -> int:
-        return len(text)
-
-
 def prepare_streams() -> None:
     """Make standard output and error safe to write to: without one, and with characters that a terminal lacks."""
     for fd in range(3):
@@ -28,8 +21,8 @@ def prepare_streams() -> None:
             # The lowest free number, which is this one. Otherwise a socket would get it, and then what others print.
             os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)
     # `print` takes None for standard output, also if it is standard error that is missing.
-    sys.stdout = _Nowhere() if sys.stdout is None else sys.stdout
-    sys.stderr = _Nowhere() if sys.stderr is None else sys.stderr
+    sys.stdout = sys.stdout or open(os.devnull, "w")  # noqa: SIM115  # until the process ends
+    sys.stderr = sys.stderr or open(os.devnull, "w")  # noqa: SIM115
     if isinstance(sys.stdout, io.TextIOWrapper):
         # A character that the terminal's encoding lacks becomes an escape instead of an error.
         sys.stdout.reconfigure(errors="backslashreplace")

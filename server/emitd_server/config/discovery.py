@@ -10,7 +10,6 @@ A distribution offers a handler by an entry point of the group `emitd.handlers` 
     slack = "acme_slack.handler:SlackHandler"
 """
 
-import ast
 import importlib
 import importlib.metadata
 import importlib.util
@@ -106,9 +105,9 @@ class HandlerFinder:
             return _load_offered(type_name, points)
         if _DOTTED.fullmatch(type_name):
             return self._find_by_path(type_name)
-        short_names = dict.fromkeys([*BUILT_IN, *(point.name for point in self._offered)])
-        expected = f"{', '.join(short_names)} or 'module.Class'"
-        raise DiscoveryError(f"unknown handler type '{type_name}'", expected, self._nearest(type_name))
+        known = dict.fromkeys([*BUILT_IN, *(point.name for point in self._offered)])
+        expected = f"{', '.join(known)} or 'module.Class'"
+        raise DiscoveryError(f"unknown handler type '{type_name}'", expected, nearest(type_name, known))
 
     def find_all(self) -> Sequence[FoundHandler]:
         """Load and return every handler that an entry could name, except those by dotted paths.
@@ -134,7 +133,7 @@ class HandlerFinder:
                 raise DiscoveryError(found) from error
             places = ", ".join(folder.shown for folder in self.folders) or "no folder (see handler_paths)"
             found = f"there is no module '{module_name}', neither to import nor in {places}"
-            raise DiscoveryError(found, nearest=self._nearest(dotted)) from None
+            raise DiscoveryError(found) from None
         return _handler_class(module, class_name, f"module '{module_name}'")
 
     def _find_in_files(self, type_name: str, files: Mapping[Path, str]) -> type[BaseLogHandler]:
@@ -198,15 +197,6 @@ class HandlerFinder:
             raise loaded
         return loaded
 
-    def _nearest(self, type_name: str) -> str:
-        """Return the type that was probably meant, or empty; files are read for it, not run."""
-        known = {name: name for name in [*BUILT_IN, *(point.name for point in self._offered)]}
-        for file in self._all_files():
-            for class_name in _handler_names(file):
-                known[f"{file.stem}.{class_name}"] = f"{file.stem}.{class_name}"
-                known.setdefault(file.stem, f"{file.stem}.{class_name}")  # who forgot the class
-        return known.get(nearest(type_name, known), "")
-
 
 def _offered_handlers() -> Sequence[EntryPoint]:
     """Return the handlers of the installed distributions, by name; reads the metadata of each of them."""
@@ -254,16 +244,6 @@ def _load_offered(type_name: str, points: Sequence[EntryPoint]) -> type[BaseLogH
     except (Exception, SystemExit) as error:
         raise DiscoveryError(f"{place} cannot be loaded: {describe(error)}{_origin(error)}") from error
     return _usable(loaded, point.value, place)
-
-
-def _handler_names(file: Path) -> Sequence[str]:
-    """Return the classes of a file that seem to be handlers, by the names of their bases."""
-    try:
-        module = ast.parse(file.read_bytes())
-    except (OSError, SyntaxError, ValueError, RecursionError):
-        return []
-    classes = [node for node in module.body if isinstance(node, ast.ClassDef)]
-    return [cls.name for cls in classes if any(ast.unparse(base).endswith("Handler") for base in cls.bases)]
 
 
 def _own_handlers(module: ModuleType) -> Sequence[type[BaseLogHandler]]:

@@ -16,8 +16,6 @@ from emitd_handlers.settings import CommittedSettings, Delivery, DeliverySetting
 from emitd_server.config.yaml_document import Value
 from emitd_server.errors import Problem, nearest
 
-#: Keys that older releases had, and what to write now.
-RETIRED_KEYS = {"max_in_flight": "nothing: remove it; server.limits.memory_bytes bounds what is under way"}
 #: In a variable they mean the same as in the file.
 _WORDS = {"yes": "true", "on": "true", "no": "false", "off": "false"}
 
@@ -73,8 +71,8 @@ class SettingsReader:
         try:
             return struct(**given) if base is None else msgspec.structs.replace(base, **given)
         except ValueError as error:  # a struct's own check, over several fields; it may repeat their values
-            secret = f"{struct.__name__} refuses a value from {value.variables}"
-            found = secret if value.variables else str(error)
+            what = str(error) if isinstance(error, SettingInvalid) else f"{struct.__name__} refuses it"
+            found = f"found a value from {value.variables}: {what}" if value.variables else str(error)
             self.add(value.line, path, found)
             return None
 
@@ -98,11 +96,7 @@ class SettingsReader:
             if key not in known:
                 line, inner = value.key_lines.get(key, value.line), f"{path}.{key}" if path else key
                 self.add(
-                    line,
-                    inner,
-                    f"unknown key '{key}'",
-                    RETIRED_KEYS.get(key, f"one of {', '.join(known)}"),
-                    "" if key in RETIRED_KEYS else nearest(key, known),
+                    line, inner, f"unknown key '{key}'", f"one of {', '.join(known)}", nearest(key, known)
                 )
 
     def _delivery(self, value: Value, path: str, default: object) -> Delivery | DeliverySettings | None:

@@ -15,22 +15,18 @@ from emitd_handlers.audit.source import (
 )
 from emitd_handlers.record import is_source_ip
 from emitd_handlers.text.times import parse_time
+from emitd_server.convert import read_page_size
 from emitd_server.errors import RequestInvalid
-
-DEFAULT_PAGE_SIZE = 100
-MAX_PAGE_SIZE = 1000
 
 
 def read_query(request: pb.ListAuditEventsRequest, max_scan_bytes: int) -> AuditQuery:
     """Return the query that a request describes. Raises RequestInvalid."""
-    if request.page_size < 0:
-        raise RequestInvalid("page_size", f"{request.page_size} is negative")
     return AuditQuery(
         filter=read_filter(request),
         received_after_unix_nano=request.received_after_unix_nano,
         received_before_unix_nano=request.received_before_unix_nano,
         newest_first=request.newest_first,
-        page_size=min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE),
+        page_size=read_page_size(request.page_size),
         page_token=request.page_token,
         max_scan_bytes=max_scan_bytes,
     )

@@ -14,10 +14,9 @@ from emitd_handlers.jobs.source import (
     TransitionQuery,
 )
 from emitd_handlers.record import JobState
+from emitd_server.convert import read_page_size
 from emitd_server.errors import RequestInvalid
 
-DEFAULT_PAGE_SIZE = 100
-MAX_PAGE_SIZE = 1000
 #: Ids in one filter.
 MAX_JOB_IDS = 1000
 _STATES = {state.value: state for state in JobState}
@@ -39,7 +38,7 @@ def read_query(request: pb.ListJobsRequest) -> JobQuery:
         job_ids=job_filter.job_ids,
         labels=job_filter.labels,
         updated_after_unix_nano=request.updated_after_unix_nano,
-        page_size=_page_size(request.page_size),
+        page_size=read_page_size(request.page_size),
         page_token=request.page_token,
     )
 
@@ -64,7 +63,7 @@ def read_transition_query(request: pb.ListJobTransitionsRequest) -> TransitionQu
     return TransitionQuery(
         job_id=read_job_id(request.job_id),
         after_revision=request.after_revision,
-        page_size=_page_size(request.page_size),
+        page_size=read_page_size(request.page_size),
         page_token=request.page_token,
     )
 
@@ -144,12 +143,6 @@ def _transition_to_wire(transition: JobTransition) -> pb.JobTransition:
         failure_message=transition.failure_message,
         progress_only=transition.progress_only,
     )
-
-
-def _page_size(size: int) -> int:
-    if size < 0:
-        raise RequestInvalid("page_size", f"{size} is negative")
-    return min(size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE)
 
 
 def _state(number: int, index: int) -> JobState:

@@ -20,19 +20,21 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, cast
 
 from emitd.async_client import AsyncLogClient
 from emitd.context import current_attributes
-from emitd.errors import ClientNotOpen, EmitError, JobNotFound, Unavailable
+from emitd.errors import ClientNotOpen, Unavailable
 from emitd.jobs.track import AsyncTrack
 from emitd.receipt import Receipt, ReceiptState
 from emitd.records.audit import next_record_id
 from emitd.records.encoding import as_text, encode_attributes
 from emitd.settings import ClientSettings
-from emitd.transport.reply import is_retryable, request_error
+from emitd.transport.async_reader import AsyncReader
+from emitd.transport.channel import CallFailed
+from emitd.transport.reply import is_retryable
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.errors import EmitdError
 from emitd_server.config.loader import Config
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import ServiceStopping
-from emitd_server.in_process.ingress import BACKOFF, RETRY_SECONDS, Ingress, call_failure
+from emitd_server.in_process.ingress import Ingress, call_failure
 
 if TYPE_CHECKING:
     from emitd.interface import AsyncLogger
@@ -96,37 +98,27 @@ class InProcessEngine:
         return dict(self._ingress.counts)
 
 
-class InProcessReader:
-    """Does what `emitd.transport.async_reader.AsyncReader` does, but a stream that breaks is not opened again."""
+class InProcessReader(AsyncReader):
+    """Asks the service itself. A stream that breaks is not opened again."""
 
-    def __init__(self, ingress: Ingress, refuse_if_closed: Callable[[], None]) -> None:
+    def __init__(
+        self, ingress: Ingress, settings: ClientSettings, refuse_if_closed: Callable[[], None]
+    ) -> None:
+        super().__init__(settings, refuse_if_closed)
         self._ingress = ingress
-        self._refuse_if_closed = refuse_if_closed
 
-    async def ask(
-        self,
-        method: str,
-        request: Any,
-        response: type[Response],
-        not_found: type[EmitError] = JobNotFound,
-    ) -> Response:
-        """Ask something, again while that can help. Raises EmitError; `not_found` for NOT_FOUND."""
-        self._refuse_if_closed()
-        give_up_at = time.monotonic() + RETRY_SECONDS
-        attempts = 0
-        while True:
-            try:
-                answer = await self._served(method)(request.SerializeToString())
-                return response.FromString(answer)  # type: ignore[attr-defined, no-any-return]
-            except EmitdError as error:
-                failure = call_failure(error)
-                can_help = is_retryable(failure) and self._ingress.service.is_running
-                if not can_help or time.monotonic() >= give_up_at:
-                    raise request_error(failure, not_found) from error
-            attempts += 1
-            await asyncio.sleep(BACKOFF.pause(attempts))
+    async def _try(
+        self, method: str, request: Any, response: type[Response], timeout: float
+    ) -> Response | CallFailed:
+        try:
+            answer = await self._served(method)(request.SerializeToString())
+            return response.FromString(answer)  # type: ignore[attr-defined, no-any-return]
+        except EmitdError as error:
+            return call_failure(error)
 
-    def stream(self, method: str, request: Any, response: type[Response]) -> AsyncGenerator[Response, None]:
+    def stream(  # type: ignore[override]  # it has what the client asks of one
+        self, method: str, request: Any, response: type[Response]
+    ) -> AsyncGenerator[Response, None]:
         """Return the messages of a stream, which counts towards the service's limits.
 
         Its steps raise Unavailable, and grpc.RpcError for what another try cannot help.
@@ -164,7 +156,6 @@ class InProcessClient(AsyncLogClient):
     """
 
     _engine: InProcessEngine  # type: ignore[assignment]  # it has what the base class asks for
-    _reader: InProcessReader  # type: ignore[assignment]
 
     def __init__(self, service: Dispatcher, *, source: str = "", owns_service: bool = False) -> None:
         """Use `service`; with `owns_service`, opening and closing this client starts and stops it."""
@@ -176,7 +167,7 @@ class InProcessClient(AsyncLogClient):
         self._threshold = self._settings.threshold
         self._bound: Mapping[str, object] = {}
         self._engine = InProcessEngine(self._ingress, self._settings.source)
-        self._reader = InProcessReader(self._ingress, self._engine.refuse_if_closed)
+        self._reader = InProcessReader(self._ingress, self._settings, self._engine.refuse_if_closed)
         self._tracks: weakref.WeakSet[AsyncTrack[Any]] = weakref.WeakSet()
 
     @classmethod

@@ -1,23 +1,17 @@
-"""`JobTickers`: send the news of the jobs that run in this process, and renew their leases.
-
-`emitd.jobs.run_state` decides what a report says. When one is sent is decided here: news after a pause, so that it
-coalesces, and a heartbeat if there is a lease and no news.
-"""
+"""`JobTickers`: send the news of the jobs that run in this process, and renew their leases. `JobTicker` says when."""
 
 import asyncio
+import math
+import time
 import traceback
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 
 from emitd.errors import EmitError
-from emitd.jobs.run_state import JobRunState
-from emitd.jobs.ticker import HEARTBEATS_A_LEASE, JobTicker
+from emitd.jobs.ticker import JobTicker
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.diagnostics import Report
-
-#: The least time between two reports that only bring news: the default of watchers too.
-TICK_INTERVAL_SECONDS = 0.1
 
 Emit = Callable[[pb.LogRecord], Awaitable[log_service_pb2.Receipt]]
 
@@ -32,7 +26,7 @@ class JobTickers:
 
     def watch(self, ticker: JobTicker) -> None:
         """Send the news of a job that is RUNNING, and keep its lease, until `forget`."""
-        self._senders[ticker] = _NewsSender(ticker.run_state, *self._arguments)
+        self._senders[ticker] = _NewsSender(ticker, *self._arguments)
 
     def news(self, ticker: JobTicker) -> None:
         """Send the news of a job, if it is watched, when it is due. From any thread."""
@@ -46,21 +40,19 @@ class JobTickers:
 
 
 class _NewsSender:
-    def __init__(
-        self, run_state: JobRunState, emit: Emit, is_running: Callable[[], bool], report: Report
-    ) -> None:
-        self._run_state = run_state
+    def __init__(self, ticker: JobTicker, emit: Emit, is_running: Callable[[], bool], report: Report) -> None:
+        self._ticker = ticker
+        self._job_id = ticker.run_state.job_id
         self._emit = emit
         self._is_running = is_running
         self._report = report
         self._loop = asyncio.get_running_loop()
         self._has_news = asyncio.Event()
         self._is_woken = False
-        #: Whether news was refused for good, for another reason than its content.
-        self._is_refused = False
-        self._heartbeat_at: float | None = None
-        self._plan_heartbeat()
-        self._task = self._loop.create_task(self._run(), name=f"emitd-ticks-{run_state.job_id}")
+        #: Why the last news was refused, which is told once.
+        self._refusal = ""
+        ticker.start()
+        self._task = self._loop.create_task(self._run(), name=f"emitd-ticks-{self._job_id}")
 
     def wake(self) -> None:
         if not self._is_woken:
@@ -72,50 +64,33 @@ class _NewsSender:
         self._task.cancel()
 
     async def _run(self) -> None:
-        is_due = False
-        while not self._run_state.is_lost:
-            if not is_due:
-                await self._wait_until_due()
-            is_due = await self._send()
-            self._plan_heartbeat()
-            await asyncio.sleep(TICK_INTERVAL_SECONDS)
-
-    async def _wait_until_due(self) -> None:
-        while True:
+        due = math.inf
+        while not self._ticker.run_state.is_lost:
             self._is_woken = False
             self._has_news.clear()
-            if self._run_state.has_news and not self._is_refused:
-                return
-            try:
-                async with asyncio.timeout_at(self._heartbeat_at):
-                    await self._has_news.wait()
-            except TimeoutError:
-                if self._is_running():
-                    return
-                self._plan_heartbeat()
+            due = min(due, self._ticker.next_due())
+            if due > time.monotonic():
+                with suppress(TimeoutError):
+                    await asyncio.wait_for(self._has_news.wait(), due - time.monotonic())
+            elif self._ticker.has_news or self._is_running():
+                due = await self._send()
+            else:  # a service that has stopped would refuse each heartbeat
+                self._ticker.start()
+                due = math.inf
 
-    async def _send(self) -> bool:
-        """Send a report; return whether the next one is due without news."""
+    async def _send(self) -> float:
+        """Send a report; return when the next one is due without news and for the lease."""
         try:
-            receipt = await self._emit(self._run_state.report(pb.JOB_STATE_RUNNING))
+            return self._ticker.accept(await self._emit(self._ticker.make()))
         except EmitError as error:
-            self._report(f"news of job '{self._run_state.job_id}' was not taken: {error}")
-            if error.retryable:
-                # The lease does not wait for news. But a service that has stopped would answer at once, for ever.
-                return self._run_state.lease_seconds is not None and self._is_running()
-            if self._run_state.withhold_refused():
-                return True  # the progress may be taken
-            self._is_refused = True
+            if error.retryable or str(error) != self._refusal:
+                self._report(f"news of job '{self._job_id}' was not taken: {error}")
+            if not error.retryable:
+                self._refusal = str(error)
+                return self._ticker.reject(error)
+            # The lease does not wait for news. But a service that has stopped would answer at once, for ever.
+            has_lease = self._ticker.run_state.lease_seconds is not None
+            return time.monotonic() + self._ticker.interval if has_lease and self._is_running() else math.inf
         except Exception:  # a fault of its own: the lease is kept, and the next news is tried
-            self._report(
-                f"internal error with news of job '{self._run_state.job_id}': {traceback.format_exc()}"
-            )
-            self._run_state.has_news = False
-        else:
-            self._run_state.take_notice(receipt.job.stale_reason, receipt.job.cancel_requested)
-        return False
-
-    def _plan_heartbeat(self) -> None:
-        """Let a report be due by the time that the lease needs it, counted from now."""
-        if self._run_state.lease_seconds is not None:
-            self._heartbeat_at = self._loop.time() + self._run_state.lease_seconds / HEARTBEATS_A_LEASE
+            self._report(f"internal error with news of job '{self._job_id}': {traceback.format_exc()}")
+            return math.inf

@@ -4,9 +4,7 @@ One task empties it, in order and in batches; there is a task only while there i
 """
 
 import asyncio
-import math
 import threading
-import time
 import traceback
 import weakref
 from collections import Counter, deque
@@ -15,7 +13,7 @@ from contextlib import suppress
 from typing import TypeAlias
 
 from emitd.v1 import record_pb2 as pb
-from emitd_handlers.diagnostics import Report
+from emitd_handlers.diagnostics import Report, Throttle
 from emitd_server.memory import MemoryAccount
 
 MAX_LINES = 10_000
@@ -62,7 +60,7 @@ class LineQueue:
         self._resolved = 0
         self._batch_done = asyncio.Event()
         self._unreported: Counter[str] = Counter()
-        self._reported_at = -math.inf
+        self._throttle = Throttle(REPORT_INTERVAL_SECONDS)
         # At the end of the process too, if the service was not started or not stopped.
         weakref.finalize(self, _report_lost, self._queue, report)
 
@@ -94,13 +92,10 @@ class LineQueue:
         self._report_drops(why)
 
     def _report_drops(self, why: str = "", *, at_once: bool = False) -> None:
-        now = time.monotonic()
         with self._lock:
-            if not at_once and now - self._reported_at < REPORT_INTERVAL_SECONDS:
+            if not (at_once or (self._unreported and self._throttle.is_due())):
                 return
             drops, self._unreported = self._unreported, Counter()
-            if drops:
-                self._reported_at = now
         for cause, count in drops.items():
             self._report(f"dropped {count} log lines of this process: {cause}{why and f' ({why})'}")
 

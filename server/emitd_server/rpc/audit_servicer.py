@@ -104,12 +104,9 @@ class AuditServicer:
                 from_index=request.from_index if request.HasField("from_index") else None,
                 idle_seconds=self._heartbeat_seconds,
             )
-            waiting = self._streams.waiting()
             log_id = source.log_id
-            async with aclosing(batches):
-                while True:
-                    with waiting:
-                        batch = await anext(batches)
+            async with aclosing(self._streams.iterate(batches)) as waited_for:
+                async for batch in waited_for:
                     yield batch_to_wire(log_id, batch).SerializeToString()
 
 

@@ -69,11 +69,8 @@ class JobWatches:
                 min_interval_seconds=self._interval(request.min_interval_ms),
                 idle_seconds=self._settings.heartbeat_seconds,
             )
-            waiting = self._streams.waiting()
-            async with aclosing(parts):
-                while True:
-                    with waiting:
-                        part = await anext(parts)
+            async with aclosing(self._streams.iterate(parts)) as waited_for:
+                async for part in waited_for:
                     if part is None:
                         yield pb.WatchJobsResponse(heartbeat=True).SerializeToString()
                     elif part:

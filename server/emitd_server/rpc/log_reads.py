@@ -17,13 +17,12 @@ from emitd.v1 import log_line_pb2 as pb
 from emitd_handlers.log_source import LogFilter, LogPart, LogQuery, LogSource
 from emitd_handlers.record import LogRecord
 from emitd_handlers.room import MAX_PAGE_BYTES, MAX_PART_BYTES, Room
+from emitd_server.convert import MAX_PAGE_SIZE, read_page_size
 from emitd_server.convert.lines import Position, line_to_wire, position_to_wire, read_filter, read_position
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import NoLogSource, RequestInvalid
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 
-DEFAULT_PAGE_SIZE = 100
-MAX_PAGE_SIZE = 1000
 #: What a handler is asked for one page, which then ends early.
 MAX_PAGE_PARTS = 256
 #: The least time between two messages of a tail.
@@ -61,8 +60,7 @@ class LogReads:
 
     async def list(self, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
         """Return a page. Raises RequestInvalid, NoLogSource, HandlerUnavailable."""
-        if request.page_size < 0:
-            raise RequestInvalid("page_size", f"{request.page_size} is negative")
+        room = Room(read_page_size(request.page_size), MAX_PAGE_BYTES)
         source = self._older_lines()
         query = LogQuery(
             filter=read_filter(request.filter),
@@ -77,7 +75,6 @@ class LogReads:
         begin = query.received_before_unix_nano - 1 if query.newest_first else query.received_after_unix_nano
         response = pb.ListLogsResponse()
         parts, new = 0, _Unsent(position)
-        room = Room(min(request.page_size or DEFAULT_PAGE_SIZE, MAX_PAGE_SIZE), MAX_PAGE_BYTES)
         async with aclosing(self._read(query, source)) as found:
             async for part, _ in found:
                 for record in new.of(part.lines):
@@ -109,13 +106,8 @@ class LogReads:
             waiting = self._streams.waiting()
             loop = asyncio.get_running_loop()
             position = Position(0, 0)
-            async with aclosing(self._history(request, wanted)) as messages:
-                while True:
-                    with waiting:
-                        step = await anext(messages, None)
-                    if step is None:
-                        break
-                    message, position = step
+            async with aclosing(self._streams.iterate(self._history(request, wanted))) as messages:
+                async for message, position in messages:  # noqa: B007  # the last is where the next lines begin
                     if message:
                         yield message
             query = LogQuery(filter=wanted)

@@ -5,8 +5,8 @@ grpc's own stop waits for each stream to end by itself, which a watch does not.
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncGenerator, Iterator
+from contextlib import aclosing, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
@@ -84,16 +84,17 @@ class OpenStreams:
         """Return a context manager for the waits of one call; it can be entered many times."""
         return Waiting(self)
 
-    async def iterate(self, items: AsyncIterator[T]) -> AsyncIterator[T]:
-        """Yield the items of another iterator. Raises ServiceStopping when closed."""
+    async def iterate(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
+        """Yield the items of another iterator, and close it at the end. Raises ServiceStopping when closed."""
         waiting = self.waiting()
-        while True:
-            with waiting:
-                try:
-                    item = await anext(items)
-                except StopAsyncIteration:
-                    return
-            yield item
+        async with aclosing(items):
+            while True:
+                with waiting:
+                    try:
+                        item = await anext(items)
+                    except StopAsyncIteration:
+                        return
+                yield item
 
 
 class Waiting:

@@ -51,12 +51,12 @@ class FakeLogService(LogServiceServicer, AuditServiceServicer):
             self._answers = list(answers)
 
     Emit = EmitBatch = GetJob = ListJobs = ListJobTransitions = RequestCancel = _answer
-    GetCheckpoint = GetInclusionProof = GetConsistencyProof = ListAuditEvents = _answer
+    GetCheckpoint = GetInclusionProof = GetConsistencyProof = ListAuditEvents = ListLogs = _answer
 
     def WatchJob(self, request: Message, context: grpc.ServicerContext) -> Iterator[Message]:  # noqa: N802
         yield from self._answer(request, context)
 
-    WatchJobs = TailAuditEvents = WatchJob
+    WatchJobs = TailAuditEvents = TailLogs = WatchJob
 
 
 @contextmanager

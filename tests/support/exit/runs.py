@@ -87,7 +87,9 @@ def config(address: str = "127.0.0.1:0") -> str:
 
 def lines_in(folder: Path) -> Counter[str]:
     """Return the log lines that the server in a folder has taken, without their times and levels."""
-    found = re.findall(r"^\[[^]]*\] \[\w+\] (.*)$", (folder / "stdout").read_text(), re.MULTILINE)
+    found = re.findall(
+        r"^\[[^]]*\] \[\w+\] (?:\[[^]]*\] )?(.*)$", (folder / "stdout").read_text(), re.MULTILINE
+    )
     return Counter(found)
 
 

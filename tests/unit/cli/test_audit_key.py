@@ -88,7 +88,7 @@ def test_without_its_id_the_log_has_the_name_of_its_keys(log: SealedLog) -> None
     log.paths.vkey.unlink()
     done = key(log, "--rotate")
     assert done.returncode == 4
-    assert "has neither an id nor a key yet: start the service first" in done.stderr
+    assert "has no key yet: start the service first" in done.stderr
 
 
 def test_a_key_that_was_not_where_it_is_written_is_told(log: SealedLog) -> None:

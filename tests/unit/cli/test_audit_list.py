@@ -99,7 +99,7 @@ def test_it_pages_as_far_as_the_limit(flags: list[str]) -> None:
     lines = done.stdout.splitlines()
     assert len(lines) == 2500 + (not flags)
     assert '{"n":2499}' in lines[-1]
-    assert "there are more than 2500 such events; --limit N shows more" in done.stderr
+    assert "there may be more than 2500 such events; --limit N shows more" in done.stderr
 
 
 def test_with_a_filter_there_may_be_more() -> None:
@@ -212,7 +212,7 @@ def test_a_damaged_line_is_told() -> None:
 def test_nothing_found() -> None:
     """It says so on standard error, and is exit code 0: in a pipe, no event is no line."""
     with fake_log_service(page()) as service:
-        assert list_events(service) == (0, "", "emitd: there are no events\n")
+        assert list_events(service) == (0, "", "emitd: no event is like that\n")
         for flags in (["--user", "x"], ["--since", "1h"], ["--until", "1h"]):
             assert list_events(service, *flags) == (0, "", "emitd: no event is like that\n")
         assert list_events(service, "--json") == (0, "", "")
@@ -237,8 +237,8 @@ def test_misuse(flags: list[str], told: str) -> None:
 
 
 def test_errors_of_the_server() -> None:
-    """A refusal is exit code 1; a server that cannot say is 4."""
+    """A question that makes no sense is misuse; a server that does not say is 4."""
     with fake_log_service(fail(grpc.StatusCode.INVALID_ARGUMENT, "bad")) as service:
-        assert list_events(service) == (1, "", "emitd: INVALID_ARGUMENT: bad\n")
+        assert list_events(service) == (2, "", "emitd: INVALID_ARGUMENT: bad\n")
     with fake_log_service(fail(grpc.StatusCode.NOT_FOUND, "there is no audit log 'x'")) as service:
         assert list_events(service) == (4, "", "emitd: NOT_FOUND: there is no audit log 'x'\n")

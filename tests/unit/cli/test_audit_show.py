@@ -131,13 +131,13 @@ def test_no_such_event() -> None:
 
 @pytest.mark.parametrize("code", [grpc.StatusCode.UNIMPLEMENTED, grpc.StatusCode.DATA_LOSS])
 def test_errors_of_the_server(code: grpc.StatusCode) -> None:
-    """A server that cannot say is exit code 4, also where it cannot say what covers the event; a refusal is 1."""
+    """A server that cannot say is exit code 4, also where it cannot say what covers the event."""
     with fake_log_service(fail(code, "not here")) as service:
         assert show(service) == (4, "", f"emitd: {code.name}: not here\n")
     with fake_log_service(page(ENTRY), fail(code, "not here")) as service:
         assert show(service) == (4, "", f"emitd: {code.name}: not here\n")
     with fake_log_service(fail(grpc.StatusCode.INVALID_ARGUMENT, "bad")) as service:
-        assert show(service).returncode == 1
+        assert show(service).returncode == 2
 
 
 def test_an_empty_id() -> None:

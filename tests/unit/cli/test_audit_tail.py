@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from emitd.v1 import TailAuditEventsRequest, TailAuditEventsResponse
-from emitd_cli.audit import events as audit_events
+from emitd_cli import connection
 from emitd_handlers.audit.read.scan import entry_of
 from emitd_server.convert.audit import entry_to_wire
 from support.audit.sealed_log import make_line
@@ -50,7 +50,7 @@ STOPPING = fail(UNAVAILABLE, "the service is going down", 1.0)
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the command slept between its tries; it does not really."""
     slept: list[float] = []
-    monkeypatch.setattr(audit_events.time, "sleep", slept.append)
+    monkeypatch.setattr(connection.time, "sleep", slept.append)
     return slept
 
 
@@ -127,9 +127,9 @@ def test_a_server_that_never_answered(naps: list[float]) -> None:
 
 
 def test_a_refusal() -> None:
-    """What the request asks for makes no sense: exit code 1."""
+    """What the request asks for makes no sense: misuse."""
     with fake_log_service(fail(grpc.StatusCode.INVALID_ARGUMENT, "log_id: is mandatory here")) as service:
-        assert tail(service) == (1, "", "emitd: INVALID_ARGUMENT: log_id: is mandatory here\n")
+        assert tail(service) == (2, "", "emitd: INVALID_ARGUMENT: log_id: is mandatory here\n")
 
 
 def test_a_stream_that_ends_without_a_word() -> None:
@@ -144,7 +144,7 @@ def test_ctrl_c_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(audit_events.time, "sleep", interrupt)
+    monkeypatch.setattr(connection.time, "sleep", interrupt)
     with fake_log_service(stream(begin(0), events(0, 1), then=STOPPING)) as service:
         done = tail(service)
     assert done.returncode == INTERRUPTED

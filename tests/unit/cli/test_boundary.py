@@ -17,9 +17,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emitd_cli.arguments import make_parser
+from support.client.fake_log_service import fail, fake_log_service
 from support.processes.run_main import Done, run_main
 
 NOBODY = "127.0.0.1:1"
+#: Statuses by which a server refuses a record.
+REFUSALS = (
+    "INVALID_ARGUMENT",
+    "ALREADY_EXISTS",
+    "FAILED_PRECONDITION",
+    "RESOURCE_EXHAUSTED",
+    "UNAUTHENTICATED",
+    "PERMISSION_DENIED",
+)
 
 
 class Command(NamedTuple):
@@ -216,6 +226,24 @@ def test_any_words_after_a_command_are_misuse_or_nothing_there(text: str, comman
     """Of what nobody could have meant, nothing is called bad."""
     done = run_main(*command.words, f"--nothing-like-this={text}")
     assert done.returncode == 2
+    assert_told(done, as_json=False)
+
+
+ASKS = [c for c in COMMANDS if any(action.dest == "address" for action in c.actions)]
+
+
+@pytest.mark.parametrize("command", ASKS, ids=lambda command: command.name)
+@pytest.mark.parametrize("status", list(grpc.StatusCode)[1:], ids=lambda status: status.name)
+def test_a_question_that_the_server_refuses(command: Command, status: grpc.StatusCode) -> None:
+    """It is misuse if it is wrong, and else cannot be told; only a record that is refused is bad."""
+    line = [*command.line(), *(["x1"] if command.name == "job watch" else [])]
+    with fake_log_service(fail(status, "not so")) as service:
+        done = run_main(*(service.address if word == NOBODY else word for word in line))
+        assert service.requests
+    wanted = 2 if status is grpc.StatusCode.INVALID_ARGUMENT else 4
+    if command.name == "emit":
+        wanted = 1 if status.name in REFUSALS else 4
+    assert done.returncode == wanted
     assert_told(done, as_json=False)
 
 

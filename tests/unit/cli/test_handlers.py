@@ -80,7 +80,7 @@ def list_json(*arguments: str) -> tuple[int, Any, dict[str, Any]]:
 
 
 def test_a_handler_of_a_file(folder: Path) -> None:
-    """Its class, its file, what it takes by default, and who uses it with which levels."""
+    """Its class, its file, what it takes by default, and who uses it."""
     code, listed, handlers = list_json()
     mine = handlers["mine.MineHandler"]
     assert code == 0
@@ -91,20 +91,17 @@ def test_a_handler_of_a_file(folder: Path) -> None:
     assert mine["summary"] == "Keeps what is mine, and says so."
     assert mine["default_levels"] == ["INFO", "AUDIT"]
     assert mine["default_delivery"] == "committed"
-    assert mine["used_by"] == [
-        {"entry": "mine", "state": "active", "levels": ["INFO", "AUDIT"]},
-        {"entry": "spare", "state": "off", "levels": []},
-    ]
+    assert mine["used_by"] == ["mine", "spare (off)"]
 
 
 def test_its_settings(folder: Path) -> None:
-    """Each with its type in words, its default, and the comment above, behind or below it."""
+    """Each with its type in words, its default, and the comment above it."""
     _, listed, handlers = list_json()
     keys = ("name", "type", "required", "default", "comment")
     assert [tuple(setting[key] for key in keys) for setting in handlers["mine.MineHandler"]["settings"]] == [
         ("where", "path", True, None, "Where it goes: `#` and all, in two lines."),
-        ("count", "whole number >= 1 or null", False, None, "behind it"),
-        ("mode", "a or b", False, "a", "Below it."),
+        ("count", "whole number >= 1 or null", False, None, ""),
+        ("mode", "a or b", False, "a", ""),
         ("names", "list of text", False, [], ""),
         ("plain", "number", False, 0.5, ""),
         ("queue_size", "whole number", False, 99, "More than others."),
@@ -117,14 +114,16 @@ def test_its_settings(folder: Path) -> None:
 
 
 def test_a_built_in_handler(folder: Path) -> None:
-    """It is listed like any other; the levels are those of its entry."""
+    """It is listed like any other."""
     _, _, handlers = list_json()
     assert handlers["console"]["origin"] == "built in"
     assert handlers["console"]["class"] == "emitd_handlers.console.ConsoleHandler"
-    assert handlers["console"]["used_by"] == [
-        {"entry": "lines", "state": "active", "levels": ["INFO", "ERROR"]}
+    assert handlers["console"]["used_by"] == ["lines"]
+    assert [setting["name"] for setting in handlers["console"]["settings"]] == [
+        "timezone",
+        "attributes",
+        "format",
     ]
-    assert [setting["name"] for setting in handlers["console"]["settings"]] == ["timezone", "attributes"]
     assert handlers["discard"]["used_by"] == []
     # A type that is made from a text is one, to whoever writes the entry.
     assert handlers["database_job"]["settings"][0]["type"] == "text"
@@ -147,11 +146,11 @@ def test_the_text(folder: Path) -> None:
     assert done.stdout[start:].splitlines()[1:8] == [
         "            Keeps what is mine, and says so.",
         "  class     MineHandler",
-        "  used by   mine (INFO AUDIT); spare (off)",
+        "  used by   mine, spare (off)",
         "  levels    INFO AUDIT by default",
         "  delivery  committed by default",
         "  settings  where (path; required): Where it goes: `#` and all, in two lines.",
-        "            count (whole number >= 1 or null; default null): behind it",
+        "            count (whole number >= 1 or null; default null)",
     ]
     assert "Entries are those of logging_config.yml." in done.stdout
 
@@ -180,11 +179,11 @@ def test_a_file_that_cannot_be_loaded_is_listed(folder: Path) -> None:
 
 
 def test_a_wrong_configuration_does_not_end_the_list(folder: Path) -> None:
-    """The wrong entry is marked, the good one keeps its levels, the problem stands at the end: exit code 1."""
+    """The entries are listed, the problem stands at the end: exit code 1."""
     (folder / "logging_config.yml").write_text(CONFIG + "  bad: {type: mine.MineHandler, where: 7}\n")
     code, listed, handlers = list_json()
     assert code == 1
-    assert [use["state"] for use in handlers["mine.MineHandler"]["used_by"]] == ["active", "off", "wrong"]
+    assert handlers["mine.MineHandler"]["used_by"] == ["mine", "spare (off)", "bad"]
     assert ["handlers.bad.where" in problem for problem in listed["problems"]] == [True]
     assert "logging_config.yml:6: handlers.bad.where: " in run_main("handlers").stdout.splitlines()[-1]
 
@@ -233,7 +232,7 @@ def test_a_hidden_entry_point_is_used_by_nobody(
     monkeypatch.syspath_prepend(str(tmp_path / "site"))
     listed = json.loads(run_main("handlers", "--json").stdout)["handlers"]
     uses = [handler["used_by"] for handler in listed if handler["type"] == "console"]
-    assert [[use["entry"] for use in used_by] for used_by in uses] == [["lines"], []]
+    assert uses == [["lines"], []]
 
 
 def test_a_missing_package_of_a_built_in_handler_is_no_fault(
@@ -252,7 +251,7 @@ def test_without_a_configuration(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.chdir(tmp_path)
     code, listed, handlers = list_json()
     assert (code, listed["configuration"]) == (0, None)
-    assert handlers["json_audit"]["used_by"] == [{"entry": "audit", "state": "active", "levels": ["AUDIT"]}]
+    assert handlers["json_audit"]["used_by"] == ["audit"]
     assert "Entries are those of the built-in defaults." in run_main("handlers").stdout
     code, listed, _ = list_json("--config", "none.yml")
     assert code == 1

@@ -66,10 +66,10 @@ def test_json() -> None:
 
 @pytest.mark.parametrize(
     ("code", "exit_code"),
-    [("NOT_FOUND", 4), ("UNIMPLEMENTED", 4), ("UNAVAILABLE", 4), ("INVALID_ARGUMENT", 1)],
+    [("NOT_FOUND", 4), ("UNIMPLEMENTED", 4), ("UNAVAILABLE", 4), ("INVALID_ARGUMENT", 2)],
 )
 def test_errors_of_the_server(code: str, exit_code: int) -> None:
-    """An unknown job is exit code 4, as with `job get`; a reason that is too long is refused."""
+    """An unknown job is exit code 4, as with `job get`; a reason that is too long is misuse."""
     with fake_log_service(
         fail(grpc.StatusCode[code], "said so", 0.1 if code == "UNAVAILABLE" else None)
     ) as service:

@@ -131,11 +131,11 @@ def test_nothing_to_show() -> None:
 
 
 def test_errors_of_the_server() -> None:
-    """An unknown job is exit code 4, as with `job get`; a refusal is 1."""
+    """An unknown job is exit code 4, as with `job get`."""
     with fake_log_service(fail(grpc.StatusCode.NOT_FOUND, "there is no job 'j'")) as service:
         assert history(service) == (4, "", "emitd: NOT_FOUND: there is no job 'j'\n")
     with fake_log_service(fail(grpc.StatusCode.INVALID_ARGUMENT, "bad")) as service:
-        assert history(service) == (1, "", "emitd: INVALID_ARGUMENT: bad\n")
+        assert history(service) == (2, "", "emitd: INVALID_ARGUMENT: bad\n")
 
 
 def lasted(*transitions: JobTransition, now: float = 500) -> list[str]:

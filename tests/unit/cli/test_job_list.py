@@ -120,7 +120,7 @@ def test_json_is_one_object_a_line() -> None:
 def test_nothing_found() -> None:
     """It says so on standard error, and is exit code 0: in a pipe, no job is no line."""
     with fake_log_service(page()) as service:
-        assert list_jobs(service) == (0, "", "emitd: there are no jobs\n")
+        assert list_jobs(service) == (0, "", "emitd: no job is like that\n")
         for flags in (["--type", "x"], ["--label", "a=b"], ["--id", "x"], ["--updated-after", "1h"]):
             assert list_jobs(service, *flags) == (0, "", "emitd: no job is like that\n")
         assert list_jobs(service, "--json") == (0, "", "")
@@ -131,7 +131,7 @@ def test_nothing_found() -> None:
     [
         (
             ["--status", "DONE"],
-            "--status: 'DONE' is not one of QUEUED, RUNNING, COMPLETED, FAILED; did you mean",
+            "--status: 'DONE' is not one of QUEUED, RUNNING, COMPLETED, FAILED",
         ),
         (["--updated-after", "soon"], "--updated-after: 'soon' is neither a time"),
         (["--label", "=x"], "--label: '=x' is not KEY=VALUE"),
@@ -150,9 +150,9 @@ def test_misuse(flags: list[str], told: str) -> None:
 
 
 def test_errors_of_the_server() -> None:
-    """A refusal is exit code 1; a server that cannot say is 4."""
+    """A question that makes no sense is misuse; a server that does not say is 4."""
     with fake_log_service(fail(grpc.StatusCode.INVALID_ARGUMENT, "bad")) as service:
-        assert list_jobs(service) == (1, "", "emitd: INVALID_ARGUMENT: bad\n")
+        assert list_jobs(service) == (2, "", "emitd: INVALID_ARGUMENT: bad\n")
     with fake_log_service(fail(grpc.StatusCode.UNIMPLEMENTED, "no jobs here")) as service:
         assert list_jobs(service) == (4, "", "emitd: UNIMPLEMENTED: no jobs here\n")
 

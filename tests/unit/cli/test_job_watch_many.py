@@ -317,11 +317,11 @@ def test_a_server_that_never_answered(naps: list[float]) -> None:
 
 
 def test_a_filter_that_is_refused() -> None:
-    """Such as one that too many jobs match: exit code 1."""
+    """Such as one that too many jobs match: misuse."""
     refusal = fail(grpc.StatusCode.INVALID_ARGUMENT, "more than 1000 jobs match: ask for fewer")
     with fake_log_service(refusal) as service:
         done = watch(service, "--type", "t")
-    assert done == (1, "", "emitd: INVALID_ARGUMENT: more than 1000 jobs match: ask for fewer\n")
+    assert done == (2, "", "emitd: INVALID_ARGUMENT: more than 1000 jobs match: ask for fewer\n")
 
 
 def test_a_stream_that_ends_without_a_word() -> None:

@@ -137,7 +137,7 @@ class TestTarget:
 
     def test_what_is_no_address_has_no_target(self) -> None:
         """A channel to it would only never connect."""
-        with pytest.raises(ValueError, match=r"^'http://h:1' is a URL \(did you mean h:1\?\); "):
+        with pytest.raises(ValueError, match=r"^'http://h:1' is a URL; "):
             make_channel("http://h:1")
 
     def test_names_among_several_are_looked_up(self, monkeypatch: pytest.MonkeyPatch) -> None:

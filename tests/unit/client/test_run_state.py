@@ -285,7 +285,7 @@ class TestAnswers:
 @pytest.mark.parametrize(
     ("fields", "error", "message"),
     [
-        ({"total": float("nan")}, ValueError, "total: nan is not a finite number of steps"),
+        ({"total": float("nan")}, ValueError, "total: NaN is not a finite number of steps"),
         ({"total": "4"}, ValueError, "total: 4 is not a finite number of steps"),
         ({"lease": 0}, ValueError, "lease: 0 is not a number of seconds from 1"),
         ({"lease": 0.5}, ValueError, r"lease: 0\.5"),
@@ -305,7 +305,7 @@ def test_bad_settings_are_named(fields: dict[str, Any], error: type[Exception], 
 def test_bad_news_is_named_and_changes_nothing() -> None:
     """What only a bug can cause raises where the bug is."""
     run_state = make_notes()
-    with pytest.raises(ValueError, match="steps: nan is not a finite number"):
+    with pytest.raises(ValueError, match="steps: NaN is not a finite number"):
         run_state.advance(float("nan"))
     for percent in (-1, 101, float("nan")):
         with pytest.raises(ValueError, match="not from 0 to 100"):

@@ -7,7 +7,7 @@ import pytest
 
 from emitd import EmitError, JobNotFound, RequestRejected, Unavailable, v1
 from emitd.runtime.backoff import Backoff
-from emitd.watches import AuditTail, JobsWatch, JobWatch
+from emitd.watches import AuditTail, JobsWatch, JobWatch, LogTail
 
 
 class Failure(grpc.RpcError):
@@ -168,6 +168,20 @@ def test_a_tail_goes_on_with_the_next_line_of_the_same_log() -> None:
     tail = AuditTail(v1.TailAuditEventsRequest(user_id="u1"), Backoff(0.1, 2.0))
     tail.take(v1.TailAuditEventsResponse(log_id="l", next_index=7, heartbeat=True))
     assert tail.call.request == v1.TailAuditEventsRequest(log_id="l", user_id="u1", from_index=7)
+
+
+def test_a_tail_of_lines_goes_on_after_its_last_token() -> None:
+    """With the same filter; until there is a token, as it began. What was missed is passed on."""
+    request = v1.TailLogsRequest(filter=v1.LogFilter(text="x"), last=5)
+    tail = LogTail(request, Backoff(0.1, 2.0))
+    assert tail.take(v1.TailLogsResponse(heartbeat=True))
+    assert tail.call.request.last == 5
+    gap = v1.TailLogsResponse(resume_token="t", missed_count=3, history_truncated=True)
+    assert tail.take(gap) == gap
+    assert tail.take(v1.TailLogsResponse(resume_token="u", heartbeat=True))
+    assert tail.call.request == v1.TailLogsRequest(filter=v1.LogFilter(text="x"), resume_token="u")
+    with pytest.raises(Unavailable):
+        tail.end()
 
 
 def test_an_outage_is_told_when_it_begins_with_each_try_and_at_its_end() -> None:

@@ -1,6 +1,5 @@
 """ConsoleHandler: the form of its lines."""
 
-import re
 from typing import Any
 
 import msgspec
@@ -67,8 +66,8 @@ def test_the_time_zone_can_be_chosen() -> None:
 
 @pytest.mark.parametrize("name", ["Mars/Olympus", "", "../etc/passwd", "Europe", "utc+1"])
 def test_an_unknown_time_zone_is_a_configuration_error(name: str) -> None:
-    """A wrong name is told when the settings are read, naming the key and the value."""
-    with pytest.raises(msgspec.ValidationError, match=re.escape(f"timezone: '{name}'")):
+    """When the settings are read. The message names the key; the name may be a secret of the environment."""
+    with pytest.raises(msgspec.ValidationError, match="timezone: is no name of the IANA database"):
         msgspec.convert({"timezone": name}, ConsoleSettings)
 
 

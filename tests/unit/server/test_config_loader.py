@@ -59,7 +59,7 @@ handlers:
         "c.yml:5: servr: unknown key 'servr'; expected one of server, handler_paths, handlers; "
         "did you mean 'server'?",
         "c.yml:7: handlers.a.type: unknown handler type 'consol'; expected console, json_audit, database_job, "
-        "discard, webhook or 'module.Class'; did you mean 'console'?",
+        "file, discard, webhook or 'module.Class'; did you mean 'console'?",
         f"c.yml:8: handlers.b.enabld: unknown key 'enabld'; expected one of {known}; did you mean 'enabled'?",
         "c.yml:8: handlers.b.levels[0]: found 'INFOO'; expected one of DEBUG, INFO, WARNING, ERROR, CRITICAL, "
         "AUDIT, JOB_STATUS; did you mean 'INFO'?",
@@ -126,12 +126,8 @@ def test_a_delivery_keeps_what_its_class_has_by_default(folder: Path) -> None:
             "unknown key 'queue_size'",
         ),
         (
-            "handlers: {d: {type: discard, delivery: {kind: committed, max_in_flight: 5}}}\n",
-            "unknown key 'max_in_flight'; expected nothing: remove it; server.limits.memory_bytes bounds",
-        ),
-        (
             "handlers: {d: {type: discard, max_in_flight: 5}}\n",
-            "unknown key 'max_in_flight'; expected nothing: remove it; server.limits.memory_bytes bounds",
+            "unknown key 'max_in_flight'; expected one of",
         ),
         ("handlers: {d: {type: discard}}\nhandlers: {}\n", "handlers: the key 'handlers' stands here again"),
         ("handlers: [\n", "not YAML"),
@@ -146,7 +142,7 @@ def test_a_delivery_keeps_what_its_class_has_by_default(folder: Path) -> None:
         ("", "no handler is active"),
         (
             GOOD + "server: {listen: nowhere}\n",
-            "found 'nowhere', which has no port (did you mean nowhere:50051?); expected HOST:PORT",
+            "found 'nowhere', which has no port; expected HOST:PORT",
         ),
         (
             GOOD + "server: {listen: '127.0.0.1:99999'}\n",
@@ -241,7 +237,7 @@ def test_an_address_from_outside_is_not_blamed_on_the_file(folder: Path, section
         load_config(file, environ={"EMITD_LISTEN": "x"}, listen="")
     expected = "expected HOST:PORT, [IPV6]:PORT (ports 0 to 65535) or unix:PATH"
     assert [str(problem) for problem in caught.value.problems][:2] == [
-        f"EMITD_LISTEN: found 'x', which has no port (did you mean x:50051?); {expected}",
+        f"EMITD_LISTEN: found 'x', which has no port; {expected}",
         f"--listen: found '', which has no port; {expected}",
     ]
 
@@ -250,11 +246,11 @@ def test_an_address_from_the_environment_stays_secret(folder: Path) -> None:
     """Not even a part of it is shown, though most addresses are no secrets."""
     for value in ("hush", "https://hush:1", "hush:x", "a:hush@b:1"):
         (line,) = problems(folder, GOOD + "server: {listen: '${NAME}'}\n", NAME=value)
-        assert "server.listen: found a value from the environment; expected HOST:PORT" in line
+        assert "server.listen: found a value from ${NAME}; expected HOST:PORT" in line
         assert "hush" not in line
     with pytest.raises(ConfigError) as caught:
         load_config(folder / "c.yml", environ={"NAME": "h:1"}, listen="user:hush@h:1")
-    assert "--listen: found '…@h:1', which has a user's name (did you mean h:1?)" in str(caught.value)
+    assert "--listen: found '…@h:1', which has a user's name" in str(caught.value)
     assert "hush" not in str(caught.value)
 
 

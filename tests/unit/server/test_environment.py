@@ -9,7 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from emitd_handlers.console import ConsoleSettings
 from emitd_handlers.settings import HandlerSettings, PositiveSeconds
+from emitd_handlers.webhook.handler import WebhookSettings
 from emitd_server.config.environment import expand
 from emitd_server.config.loader import load_config
 from emitd_server.config.settings_reader import SettingsReader
@@ -184,6 +186,30 @@ def test_an_error_names_the_variable_and_never_its_value(key: str, text: str, ex
     if "{" not in text:
         (of_default,) = read(f"{key}: '${{V:-{text}}}'\n")[1]
         assert of_default == problem.replace("${MY_VARIABLE}", "the default of ${V}")
+
+
+@pytest.mark.parametrize(
+    ("struct", "text", "why"),
+    [
+        (
+            ConsoleSettings,
+            "timezone: '${V}'",
+            "timezone: is no name of the IANA database, such as Europe/Berlin",
+        ),
+        (
+            WebhookSettings,
+            "{url: 'http://h/', headers: {Authorization: '${V}'}}",
+            "headers: the value of 'Authorization' must be printable ASCII on one line",
+        ),
+    ],
+)
+def test_what_a_struct_refuses_is_explained(struct: type[HandlerSettings], text: str, why: str) -> None:
+    """Such as a token that a secret's file ended with a newline."""
+    problems: list[Problem] = []
+    value = read_yaml(text, "", problems, {"V": "hunter2\n"})
+    assert isinstance(value, Value)
+    assert SettingsReader("", Path("/base"), problems).read(struct, value, "p") is None
+    assert [str(problem) for problem in problems] == [f":1: p: found a value from ${{V}}: {why}"]
 
 
 @given(st.text(alphabet=st.characters(blacklist_categories=["Cs"])), st.sampled_from(Typed.__struct_fields__))

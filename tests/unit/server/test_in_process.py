@@ -235,6 +235,21 @@ class TestReading:
                 for rpc in service.methods:
                     assert callable(app.logger._reader._served(f"{service.name}/{rpc.name}"))
 
+    async def test_log_lines_can_be_read_here(self, app: Opened) -> None:
+        """Listed and followed; the tail ends when the service stops."""
+        logger = app.logger
+        logger.info("one", job_id="j1")
+        logger.error("two", job_id="j1")
+        await logger.flush()
+        lines = [line async for line in logger.log_lines(job_id="j1", newest_first=True)]
+        assert [line.record.message for line in lines] == ["two", "one"]
+        async with asyncio.timeout(10), aclosing(logger.tail_log_lines(last=1, min_level="ERROR")) as tail:
+            while not (message := await anext(tail)).lines:
+                pass
+            assert [line.record.message for line in message.lines] == ["two"]
+            logger.critical("three")
+            assert [line.record.message for line in (await anext(tail)).lines] == ["three"]
+
     async def test_whatever_a_remote_client_reads_can_be_read_here(self, app: Opened) -> None:
         """The audit trail too; a stream ends with its reader, and says what is not there."""
         logger = app.logger

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from emitd import JobNotApplied, RecordRejected, v1
@@ -13,7 +14,6 @@ from emitd.runtime.backoff import Backoff
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.record import JobStatus, Level
 from emitd_server.in_process import ingress as intake
-from emitd_server.in_process import job_tickers
 from support.client.in_process import three_handlers
 from support.client.in_process_client import (
     Opened,
@@ -70,16 +70,17 @@ class TestJob:
                         break
             assert update.job.message == "step 3"
 
-    async def test_ticks_coalesce(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test_ticks_coalesce(self) -> None:
         """What is noted between two ticks is one report, the latest; the end does not wait for the next tick."""
-        monkeypatch.setattr(job_tickers, "TICK_INTERVAL_SECONDS", 3600)
         memory = committed_memory(Level.JOB_STATUS)
-        async with opened([memory]) as app, app.logger.job("j1", "sync", total=1000) as job:
-            for _ in range(990):
-                job.advance()
-                await asyncio.sleep(0)
-            await memory.wait_for(2)
-            job.message("last words")
+        async with opened([memory]) as app:
+            app.logger._settings = msgspec.structs.replace(app.logger.settings, tick_interval=2.0)
+            async with app.logger.job("j1", "sync", total=1000) as job:
+                for _ in range(990):
+                    job.advance()
+                    await asyncio.sleep(0)
+                await memory.wait_for(2, timeout_seconds=30)
+                job.message("last words")
         payloads = [record.payload for record in memory.records]
         assert [p.status.name for p in payloads if isinstance(p, JobStatus)] == [
             "RUNNING",
@@ -266,7 +267,7 @@ class TestJob:
             job.progress(101)
         with pytest.raises(TypeError, match=r"details\['x'\]"):
             job.details({"x": object()})
-        with pytest.raises(ValueError, match="total: nan"):
+        with pytest.raises(ValueError, match="total: NaN"):
             app.logger.job("j1", "sync", total=float("nan"))
         async with job:
             pass

@@ -16,15 +16,13 @@ EVENT = LogRecord(Level.AUDIT, payload=AuditEvent("e", "user.login", "u1", "::1"
 
 
 def test_a_charge_is_held_until_it_is_released() -> None:
-    """It can be resized, and is given back once."""
+    """It is given back once."""
     account = MemoryAccount(100)
-    with account.charge(60) as charge:
-        charge.resize(90)
+    with account.charge(90) as charge:
         assert account.held == 90
         with pytest.raises(MemoryExhausted, match=r"holds 90 bytes; server\.limits\.memory_bytes is 100"):
-            charge.resize(101)
-        charge.resize(10)
-        assert account.held == 10
+            account.charge(11)
+        assert account.held == 90
     charge.release()
     assert account.held == 0
 
@@ -58,8 +56,7 @@ async def test_log_lines_are_refused_first_and_then_everything() -> None:
             assert isinstance(outcome, Refused)
             assert isinstance(outcome.error, MemoryExhausted)
             assert isinstance(outcome.error, RetryableError)
-        held.resize(service.memory.limit_bytes)
-        with service.memory.add(1):
+        with service.memory.add(service.memory.limit_bytes - held.size + 1):
             assert all(isinstance(outcome, Refused) for outcome in await service.dispatch([LINE, EVENT]))
         held.release()
         assert all(isinstance(outcome, Committed) for outcome in await service.dispatch([LINE, EVENT]))

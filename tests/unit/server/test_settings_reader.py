@@ -68,7 +68,7 @@ def test_a_struct_s_own_check_shows_no_secret() -> None:
     assert read("names: [a, b, c, d]")[1] == ["p: names: a, b, c, d are more than 3; "]
     settings, (problem,) = read("names: [a, b, c, '${S}']", S="hush")
     assert settings is None
-    assert problem == "p: PaintSettings refuses a value from ${S}; "
+    assert problem == "p: found a value from ${S}: PaintSettings refuses it; "
 
 
 def test_a_struct_is_not_made_of_what_could_not_be_read() -> None:

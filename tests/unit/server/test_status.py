@@ -27,7 +27,7 @@ from emitd_server.rpc.status import CODES, is_retryable, status_of
 from emitd_server.settings import LimitSettings
 
 #: Roots that are never raised themselves, and the error of starting, which no caller can see.
-NOT_FOR_CALLERS = {EmitdError, HandlerError, RetryableError, emitd_handlers.errors._FieldInvalid, StartError}
+NOT_FOR_CALLERS = {EmitdError, HandlerError, RetryableError, emitd_handlers.errors.FieldInvalid, StartError}
 
 
 def detail(status: status_pb2.Status, kind: type) -> object:

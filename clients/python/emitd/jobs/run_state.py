@@ -36,6 +36,7 @@ from emitd.v1 import record_pb2 as pb
 MAX_MESSAGE_CHARACTERS = 4_000
 #: What the wire has room for.
 MAX_LEASE_SECONDS = 2**32 - 1
+_LEASE = f"a number of seconds from 1 to {MAX_LEASE_SECONDS}; None: the job has no lease"
 
 #: The stale reasons that say that the attempt went on, or ended, without its reporter.
 _LOST = {"SUPERSEDED", "ATTEMPT_ENDED"}
@@ -68,7 +69,9 @@ class JobRunState:
         )
         self.job_id = self._job.job_id
         #: How long a RUNNING report keeps the job alive; None: there is no lease.
-        self.lease_seconds = None if lease is None else _read_lease(lease)
+        self.lease_seconds = (
+            None if lease is None else int(_read_number("lease", lease, _LEASE, 1, MAX_LEASE_SECONDS))
+        )
         self._envelope = envelope
         self._on_news = on_news
         self._total = 0 if total is None else _read_number("total", total, "a finite number of steps")
@@ -243,18 +246,11 @@ def _read_number(
         number: int | Fraction | None = None
         if isinstance(value, Integral) and not isinstance(value, bool):
             number = int(value)
-        elif isinstance(value, Rational | Decimal | float) and not isinstance(value, bool):
-            number = round(Fraction(value), 9)
-        elif isinstance(value, Real) and not isinstance(value, bool):
-            number = round(Fraction(float(value)), 9)
+        elif isinstance(value, Real | Decimal) and not isinstance(value, bool):
+            number = round(Fraction(value if isinstance(value, Rational | Decimal) else float(value)), 9)
         if number is not None and at_least <= number <= at_most:
             return number
     raise ValueError(f"{name}: {as_text(value)[:80]} is not {expected}")
-
-
-def _read_lease(lease: float) -> int:
-    expected = f"a number of seconds from 1 to {MAX_LEASE_SECONDS}; None: the job has no lease"
-    return int(_read_number("lease", lease, expected, 1, MAX_LEASE_SECONDS))
 
 
 Question = TypeVar("Question")
@@ -293,17 +289,15 @@ def end(run_state: JobRunState, exception: BaseException | None) -> Steps:
 
 def drive(steps: Generator[Question, Answer, Result], send: Callable[[Question], Answer]) -> Result:
     """Take the steps, waiting in this thread; return what they do."""
+
+    async def answer(question: Question) -> Answer:
+        return send(question)
+
     try:
-        question = next(steps)
-        while True:
-            try:
-                answer = send(question)
-            except EmitError as error:
-                question = steps.throw(error)
-            else:
-                question = steps.send(answer)
+        drive_async(steps, answer).send(None)  # which never suspends
     except StopIteration as end:
         return end.value  # type: ignore[no-any-return]
+    raise AssertionError
 
 
 async def drive_async(

@@ -13,11 +13,11 @@ HEARTBEATS_A_LEASE = 3
 
 
 class JobTicker:
-    """Sends the news of a running job, never more than one report at a time, and renews its lease."""
+    """Says when a running job has something to send, and makes it; for one report at a time. Keeps the lease."""
 
     def __init__(self, run_state: JobRunState, interval: float) -> None:
         self.run_state = run_state
-        self._interval = interval
+        self.interval = interval
         self.due = math.inf
         self.attempts = 0
         self._sent_at = time.monotonic()
@@ -36,8 +36,8 @@ class JobTicker:
         """Return when to send: the news soon, else what keeps the lease."""
         if self._is_stopped or self.run_state.is_lost:
             return math.inf
-        if self.run_state.has_news:
-            return self._sent_at + self._interval
+        if self.has_news:
+            return self._sent_at + self.interval
         lease = self.run_state.lease_seconds
         return math.inf if lease is None else self._sent_at + lease / HEARTBEATS_A_LEASE
 
@@ -45,13 +45,15 @@ class JobTicker:
         """Send nothing more: the job has ended, or is about to."""
         self._is_stopped = True
 
-    def take(self) -> bytes | None:
+    def make(self) -> pb.LogRecord:
         """Return a new report of how the job stands."""
-        if self._is_stopped or self.run_state.is_lost:
-            return None
         self._sent_at = time.monotonic()
         self.run_state.has_news = False  # also if there is no report: another try would fail as this one
-        return self.run_state.report(pb.JOB_STATE_RUNNING).SerializeToString()
+        return self.run_state.report(pb.JOB_STATE_RUNNING)
+
+    def take(self) -> bytes | None:
+        """Return a new report, serialised; None: the job has ended."""
+        return None if self._is_stopped or self.run_state.is_lost else self.make().SerializeToString()
 
     def accept(self, receipt: log_service_pb2.Receipt) -> float:
         """Note whether the job is lost, or is to be cancelled."""
@@ -61,7 +63,7 @@ class JobTicker:
     def reject(self, error: EmitError) -> float:
         """Leave out what was refused, and go on."""
         if self.run_state.withhold_refused():
-            return self._sent_at + self._interval
+            return self._sent_at + self.interval
         return self.next_due()
 
     def note_failure(self, why: str) -> None:

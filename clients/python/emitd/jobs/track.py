@@ -225,7 +225,8 @@ class AsyncTrack(Generic[T]):
         try:
             self._steps.finish_item(self._job)
             if self._iterator is None:
-                self._iterator = _iterate(self._items)
+                items = self._items
+                self._iterator = aiter(items) if isinstance(items, AsyncIterable) else _plain(items)
             item = await anext(self._iterator)
         except StopAsyncIteration:
             self._exhausted = True
@@ -282,25 +283,10 @@ def _leave(spawn: Spawn, job: "AsyncJobReporter", incomplete: BaseException) -> 
     spawn(job.__aexit__(Incomplete, incomplete, None), f"emitd-track-{job.job_id}")
 
 
-class _PlainItems(Generic[T]):
-    """Plain items as an asynchronous iterator."""
-
-    def __init__(self, items: Iterable[T]) -> None:
-        self._iterator = iter(items)
-
-    def __aiter__(self) -> Self:
-        return self
-
-    async def __anext__(self) -> T:
+async def _plain(items: Iterable[T]) -> AsyncIterator[T]:
+    for item in items:
         await asyncio.sleep(0)  # a loop that awaits nothing lets others run, also what sends its progress
-        try:
-            return next(self._iterator)
-        except StopIteration:
-            raise StopAsyncIteration from None
-
-
-def _iterate(items: Iterable[T] | AsyncIterable[T]) -> AsyncIterator[T]:
-    return aiter(items) if isinstance(items, AsyncIterable) else _PlainItems(items)
+        yield item
 
 
 def _trace(exception: BaseException | None) -> TracebackType | None:

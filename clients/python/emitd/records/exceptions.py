@@ -20,11 +20,6 @@ MAX_MESSAGE_CHARACTERS = 4_000
 #: A job's reason is cut to this number of characters: a report must not fail for its own length.
 MAX_REASON_CHARACTERS = 60
 
-#: The reason of a job whose task was cancelled.
-CANCELLED = "CANCELLED"
-#: The reason of a job that was left before its end: see `Incomplete`.
-INCOMPLETE = "INCOMPLETE"
-
 
 class Incomplete(Exception):
     """Stands for the unknown exception of a job that was left before its end."""
@@ -72,9 +67,9 @@ def failure_of(error: BaseException | None) -> BaseException | None:
 def failure_reason(error: BaseException) -> str:
     """Return why a job failed, as a word for programs: the exception's type."""
     if isinstance(error, asyncio.CancelledError):
-        return CANCELLED
+        return "CANCELLED"
     if isinstance(error, Incomplete):
-        return INCOMPLETE
+        return "INCOMPLETE"
     return as_text(type(error).__name__)[:MAX_REASON_CHARACTERS]
 
 

@@ -51,22 +51,13 @@ def level_number(level: object) -> int:
     those given to `logging.addLevelName` mean their number. Anything else is INFO.
     """
     if isinstance(level, str):
-        return _number_of_name(level)
+        upper = level.upper()
+        if number := _NUMBERS.get(upper) or _ALIASES.get(upper):
+            return number
+        # Not imported for this: where nobody else did, it has no further names.
+        if (logging := sys.modules.get("logging")) is not None:
+            numbers = map(logging.getLevelName, (level, upper))
+            level = next((number for number in numbers if isinstance(number, int)), _INFO)
     if isinstance(level, int):
         return min(max(level // 10 * 10, _DEBUG), _CRITICAL)
-    return _INFO
-
-
-def _number_of_name(name: str) -> int:
-    upper = name.upper()
-    number = _NUMBERS.get(upper) or _ALIASES.get(upper)
-    if number is not None:
-        return number
-    # Not imported for this: where nobody else did, it has no further names.
-    logging = sys.modules.get("logging")
-    if logging is not None:
-        for known in (name, upper):
-            value = logging.getLevelName(known)
-            if isinstance(value, int):
-                return level_number(value)
     return _INFO

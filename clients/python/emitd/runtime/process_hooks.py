@@ -15,7 +15,7 @@ import sys
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 
 class Client(Protocol):
@@ -73,7 +73,7 @@ def begin() -> None:
         if util is not None and process is not None and process.current_process().name != "MainProcess":
             util.Finalize(None, _finish_all, exitpriority=0)
     if (signals := sys.modules.get("celery.signals")) is not None:
-        signals.worker_process_shutdown.connect(_finish_worker, weak=False, dispatch_uid=__name__)
+        signals.worker_process_shutdown.connect(lambda **_: _finish_all(), weak=False, dispatch_uid=__name__)
 
 
 def remove(client: Client) -> None:
@@ -120,10 +120,6 @@ def _after_in_child() -> None:
     _prepared.clear()
     for client in list(_clients.values()):
         client.start_in_child()
-
-
-def _finish_worker(**_: Any) -> None:
-    _finish_all()
 
 
 def _finish_all() -> None:

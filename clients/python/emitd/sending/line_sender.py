@@ -9,7 +9,7 @@ The report of drops goes with the lines.
 
 from collections import Counter
 from collections.abc import Callable, Sequence
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 from emitd.errors import EmitError
 from emitd.records.encoding import as_text, encode_attributes
@@ -40,12 +40,6 @@ class Item(NamedTuple):
     is_mended: bool = False
 
 
-class _OnDrop(Protocol):
-    """Counts dropped lines."""
-
-    def __call__(self, cause: str, level: int, why: str = "", count: int = 1) -> None: ...
-
-
 class LineSender:
     """For any thread."""
 
@@ -58,8 +52,9 @@ class LineSender:
         stats: ClientStats,
         drop_report: DropReport,
         spool: SpoolManager,
-        on_drop: _OnDrop,
+        on_drop: Callable[..., None],
     ) -> None:
+        """Drop by `on_drop`: with the cause, the level, and the error and the number of lines if they are given."""
         self._source = settings.source
         self._spools_lines = settings.spool_records == "all"
         self._backoff = settings.backoff

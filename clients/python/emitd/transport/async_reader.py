@@ -62,7 +62,7 @@ class AsyncReader:
         while True:
             self._refuse_if_closed()
             left = give_up_at - loop.time()
-            answer = await self.run(self._ask(method, request, response, max(left, 0.001)))
+            answer = await self._try(method, request, response, max(left, 0.001))
             if not isinstance(answer, CallFailed):
                 return answer
             self._refuse_if_closed()
@@ -75,6 +75,11 @@ class AsyncReader:
         """Return a stream, which opens when its first message is asked for. Raises ClientNotOpen."""
         self._refuse_if_closed()
         return AsyncStream(self, method, request, response)
+
+    async def _try(
+        self, method: str, request: Any, response: type[Response], timeout: float
+    ) -> Response | CallFailed:
+        return await self.run(self._ask(method, request, response, timeout))
 
     async def run(self, work: Coroutine[Any, Any, Response]) -> Response:
         """Run something in the thread's loop and wait for it."""

@@ -61,7 +61,7 @@ class CommittedLog(msgspec.Struct, frozen=True):
 
 
 class AuditReader(ABC):
-    """Answers as an `AuditSource` from a log's files. A subclass knows what is committed."""
+    """Answers as an `AuditSource`, which describes it, from a log's files. A subclass knows what is committed."""
 
     @abstractmethod
     def committed_log(self) -> CommittedLog:
@@ -76,7 +76,6 @@ class AuditReader(ABC):
         """Run a blocking call in a thread that is not the writer's."""
 
     async def checkpoint(self) -> SignedCheckpoint | None:
-        """See `AuditSource`."""
         log = self.committed_log()
         if not log.note:
             return None
@@ -86,7 +85,6 @@ class AuditReader(ABC):
         return SignedCheckpoint(log.note, checkpoint.size, checkpoint.root, vkeys)
 
     async def inclusion_proof(self, leaf_index: int, tree_size: int | None = None) -> InclusionProof:
-        """See `AuditSource`."""
         log = self.committed_log()
         if leaf_index >= log.end.leaf_index:
             raise AuditNotFound(f"the log has {log.end.leaf_index} lines, and so no line {leaf_index}")
@@ -103,7 +101,6 @@ class AuditReader(ABC):
         return InclusionProof(leaf_index, line, leaf_hash(line), size, hashes, checkpoint)
 
     async def consistency_proof(self, old_size: int, new_size: int | None = None) -> ConsistencyProof:
-        """See `AuditSource`."""
         log = self.committed_log()
         newest = _newest(log)
         size = newest.size if new_size is None else new_size
@@ -115,7 +112,6 @@ class AuditReader(ABC):
         return ConsistencyProof(old_size, size, hashes, log.note if size == newest.size else b"")
 
     async def find(self, event_id: str, source: str | None = None) -> AuditEntry | None:
-        """See `AuditSource`."""
         if not event_id:  # which would mean any
             return None
         log = self.committed_log()
@@ -128,7 +124,6 @@ class AuditReader(ABC):
         return found
 
     async def list(self, query: AuditQuery) -> AuditPage:
-        """See `AuditSource`."""
         log = self.committed_log()
         from_index = _read_token(log.log_id, query, log.end.leaf_index)
         position, stop = await self._in_thread(log, _bounds_of_page, query, from_index)
@@ -150,7 +145,6 @@ class AuditReader(ABC):
         from_index: int | None = None,
         idle_seconds: float | None = None,
     ) -> AsyncGenerator[AuditBatch, None]:
-        """See `AuditSource`."""
         position = await self._tail_start(from_index)
         yield AuditBatch((), position.leaf_index)
         clock = asyncio.get_running_loop().time

@@ -1,6 +1,7 @@
 """The id and the keys of a log under verification, and whether its small files agree on them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 
@@ -9,7 +10,13 @@ import msgspec
 from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.verify.findings import Findings, Kind
 from emitd_handlers.tlog.checkpoint import Checkpoint
-from emitd_handlers.tlog.key_list import ListedKey, newer_and_older, read_listed_key
+from emitd_handlers.tlog.key_list import (
+    ROTATION_EVENT,
+    ListedKey,
+    newer_and_older,
+    read_listed_key,
+    read_statement,
+)
 from emitd_handlers.tlog.note import SIGNATURE_LENGTH, Note, NoteInvalid, Verifier
 
 #: How many checkpoints are read for their origin.
@@ -66,7 +73,7 @@ def identify(
         keys = []
     elif listed and not {key.vkey for key in keys} & {key.verifier.vkey for key in listed}:
         notes.append(f"'{trail.paths.vkey}' has none of the keys given")
-    newer, older = newer_and_older(keys, listed)
+    newer, older = newer_and_older(keys, listed or _keys_in_lines(trail))
     notes += [f"the key given vouches for a newer one of this log: keep it too. {key.vkey}" for key in newer]
     return Identity(log_id, [*keys, *newer], False, notes, older)
 
@@ -115,6 +122,14 @@ def _listed_keys(trail: AuditTrail, log_id: str, findings: Findings, notes: list
             continue
         listed.append(key)
     return listed
+
+
+def _keys_in_lines(trail: AuditTrail) -> Iterator[ListedKey]:
+    """Yield the keys that the trail's own events vouch for: a copy may have come without the list."""
+    for _, line in trail.lines():
+        if ROTATION_EVENT.encode() in line:
+            with suppress(ValueError, LookupError, TypeError):
+                yield read_statement(msgspec.json.decode(line)["details"]["statement"])
 
 
 def _is_beginning(text: str, name: str) -> bool:

@@ -87,6 +87,7 @@ class AuditFile:
     def open(self) -> None:
         """Open the file, or make it with its folders, and lock it. Raises HandlerUnavailable, OSError."""
         make_folders(self._disk, self.path.parent)
+        self.stats = AuditStats()
         self._is_new = self._disk.state_at(self.path) is None
         self.lines.open()
         if not self._disk.lock(self.lines.fd):
@@ -104,7 +105,7 @@ class AuditFile:
         self.log_id = self._configured_id or keep_log_id(
             self._disk, self.path, self._report, is_new=self._is_new, is_empty=self.line_count == 0
         )
-        self.problem, self._is_blocked = "", False
+        self.problem, self._said, self._is_blocked = "", "", False
         return self.log_id
 
     def sync_names(self) -> None:
@@ -151,17 +152,13 @@ class AuditFile:
             self.refuse(f"takes no records: {displacement.value}")
         elif self.problem:
             self.lines.try_append(b" " * PROBE_BYTES)
-            self.take_records("can be written again")
+            self.problem, self._said, self._is_blocked = "", "", False
+            self._report(f"audit log '{self.path}' can be written again")
 
     def refuse(self, problem: str, *, is_reported: bool = True) -> None:
         """Take no lines until `check` has found the file in order, or it was opened again; report why, once."""
         self._is_blocked = True
         self._set_problem(problem, is_reported=is_reported)
-
-    def take_records(self, how: str) -> None:
-        """Take lines again; report how that came."""
-        self.problem, self._said, self._is_blocked = "", "", False
-        self._report(f"audit log '{self.path}' {how}")
 
     def read(self, size: int, offset: int) -> bytes:
         """Return up to `size` bytes of the lines on the medium, from `offset`."""

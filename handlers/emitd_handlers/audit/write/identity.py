@@ -1,12 +1,13 @@
 """Name and keys of an audit log: its id, the private key that signs, and the list of the public keys.
 
 The id is made once, if the configuration gives none. The private key is an Ed25519 key in PEM. A key is on the list
-before it signs anything, and stays there for good; the key before it vouches for it, if that is there.
+before it signs anything, and stays there for good. `rotate_key` lets the key before it vouch for it.
 """
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -26,7 +27,7 @@ from emitd_handlers.durable.disk import Disk, replace_file, sync_folder, write_a
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import UNKNOWN_ADDRESS, AuditEvent
 from emitd_handlers.text.uuid7 import uuid7
-from emitd_handlers.tlog.key_list import ListedKey, read_key_list, vouch
+from emitd_handlers.tlog.key_list import ROTATION_EVENT, ListedKey, read_key_list, vouch
 from emitd_handlers.tlog.note import NoteInvalid, Signer, Verifier
 
 #: The beginning of each id made here; a UUIDv7 follows.
@@ -80,9 +81,7 @@ def read_log_id(disk: Disk, path: Path) -> str:
     return match[1].decode() if match else ""
 
 
-def open_signer(
-    disk: Disk, paths: AuditPaths, key: Path | None, log_id: str, report: Report, *, is_signed: bool
-) -> Signer:
+def open_signer(disk: Disk, paths: AuditPaths, key: Path | None, log_id: str, *, is_signed: bool) -> Signer:
     """Return the signer of the log `log_id`, with its public key on the list.
 
     `key` is the file of the private key; None: the one next to the log, which is made unless `is_signed`: a log that
@@ -106,14 +105,7 @@ def open_signer(
         signer = Signer(log_id, read_key(pem))
     except ValueError as error:
         raise HandlerUnavailable(f"the key '{path}' cannot be used: {error}") from None
-    listed = read_keys(disk, paths.vkey)
-    added = _missing(signer, listed, _signer(_read(disk, paths.key), log_id))
-    if added is not None and added.before is None and listed:
-        report(
-            f"nothing vouches for the key '{path}' of the audit log '{paths.lines}': give its public key to those who "
-            "verify the log, or they find its signatures unknown"
-        )
-    _list(disk, paths.vkey, added)
+    _list(disk, paths.vkey, _missing(signer, read_keys(disk, paths.vkey)))
     return signer
 
 
@@ -130,12 +122,15 @@ def read_keys(disk: Disk, path: Path) -> Sequence[ListedKey]:
         raise HandlerUnavailable(f"'{path}' cannot be read: {error}") from None
 
 
-def rotation_event(listed: Sequence[ListedKey], old: Verifier, new: Verifier) -> AuditEvent:
-    """Return the event of a change of key, with the statement that vouches for the new one."""
-    statement = next(key.statement.decode() for key in listed if key.verifier.vkey == new.vkey)
-    details = {"old_key_id": old.key_id.hex(), "new_key_id": new.key_id.hex(), "statement": statement}
-    details_json = msgspec.json.encode(details).decode()
-    return AuditEvent(uuid7(), "emitd.audit.key_rotated", "emitd", UNKNOWN_ADDRESS, details_json)
+def rotation_events(listed: Sequence[ListedKey], old: Verifier, new: Verifier) -> Iterator[AuditEvent]:
+    """Yield the events of a change of key, with the statements that vouch for the new one, and for those between."""
+    vkeys = [key.verifier.vkey for key in listed]
+    end = vkeys.index(new.vkey) + 1
+    for key in listed[vkeys.index(old.vkey) + 1 : end] or listed[end - 1 : end]:
+        ids = {"old_key_id": (key.before or old).key_id.hex(), "new_key_id": key.verifier.key_id.hex()}
+        details_json = msgspec.json.encode({**ids, "statement": key.statement.decode()}).decode()
+        yield AuditEvent(uuid7(), ROTATION_EVENT, "emitd", UNKNOWN_ADDRESS, details_json)
+        old = key.verifier
 
 
 def rotate_key(paths: AuditPaths, key: Path, log_id: str) -> ListedKey:
@@ -181,22 +176,10 @@ def _make_key(disk: Disk, path: Path) -> None:
         disk.close(fd)
 
 
-def _signer(pem: bytes | None, log_id: str) -> Signer | None:
-    """Return the signer of a key that may be lost or damaged."""
-    try:
-        return Signer(log_id, read_key(pem or b""))
-    except ValueError:
-        return None
-
-
-def _missing(signer: Signer, listed: Sequence[ListedKey], beside: Signer | None) -> ListedKey | None:
-    """Return a key's entry, if it is not on the list; the key beside the log vouches for it, if that is listed."""
-    vkeys = {key.verifier.vkey for key in listed}
-    if signer.verifier.vkey in vkeys:
-        return None
-    if beside is not None and beside.verifier.vkey in vkeys:
-        return vouch(beside, signer)
-    return ListedKey(signer.verifier)
+def _missing(signer: Signer, listed: Sequence[ListedKey]) -> ListedKey | None:
+    """Return a key's entry, if it is not on the list."""
+    is_listed = signer.verifier.vkey in {key.verifier.vkey for key in listed}
+    return None if is_listed else ListedKey(signer.verifier)
 
 
 def _list(disk: Disk, path: Path, key: ListedKey | None) -> None:
@@ -222,9 +205,11 @@ def _replace_key(paths: AuditPaths, key: Path, log_id: str) -> ListedKey:
         raise NoteInvalid(f"'{paths.vkey}' has keys of the log '{names.pop()}', not of '{log_id}'")
     pem = new_key_pem()
     new = Signer(log_id, read_key(pem))
-    old = _signer(key.read_bytes() if key.exists() else None, log_id)
+    old: Signer | None = None
+    with suppress(ValueError, FileNotFoundError):  # it may be lost or damaged
+        old = Signer(log_id, read_key(key.read_bytes()))
     added = ListedKey(new.verifier) if old is None else vouch(old, new)
-    unlisted = None if old is None else _missing(old, listed, None)
+    unlisted = None if old is None else _missing(old, listed)
     entries = [*listed, *([unlisted] if unlisted else []), added]
     text = "".join(f"{entry.line}\n" for entry in entries)
     mode = paths.vkey.stat().st_mode & 0o777 if paths.vkey.exists() else _KEY_MODE

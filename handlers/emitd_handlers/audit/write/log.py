@@ -6,7 +6,6 @@
     ─> the log's id ─> its key ─> sign all lines, before the first new one comes
 """
 
-import math
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
@@ -17,19 +16,17 @@ from msgspec.structs import astuple
 from emitd_handlers.audit.format.files import FIRST, AuditPaths, line_blocks
 from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.audit.write.file import AuditFile
-from emitd_handlers.audit.write.identity import open_signer, read_keys, read_log_id, rotation_event
+from emitd_handlers.audit.write.identity import open_signer, read_keys, read_log_id, rotation_events
 from emitd_handlers.audit.write.tree import AuditTree
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.append_file import DurableFile, FileDisplaced, reason_of
-from emitd_handlers.durable.disk import Disk, FileState
+from emitd_handlers.durable.disk import Disk
 from emitd_handlers.durable.file_identity import Displacement, Recovery
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash
 from emitd_handlers.tlog.note import Signer, Verifier
 
-#: How long files that were refused are left alone, unless they change.
-RETRY_SECONDS = 5.0
 BLOCK_BYTES = 4 * 1024 * 1024
 
 
@@ -37,7 +34,7 @@ class AuditLog:
     """One log, on disk. Its methods block; `write_checkpoint` may be called from another thread than the others.
 
     Only `write_checkpoint` and `check` must not be called at the same time. If another process displaces one of the
-    files, the log goes down: `check` saves all of them into a recovery folder and closes them. It opens the log again
+    files, the log goes down: `check` saves all of them into a recovery folder and closes them. `open` succeeds again
     once the operator has moved the folder's files, or all files, to their places.
     """
 
@@ -51,7 +48,6 @@ class AuditLog:
         self._configured_id = log_id
         self._key = key
         self._disk = disk
-        self._report = report
         self._signer: Signer | None = None
         self._recovery = Recovery(f"audit log '{self.paths.lines}'", astuple(self.paths), disk)
         self._recovery_folder: Path | None = None
@@ -59,14 +55,16 @@ class AuditLog:
         self._names: list[DurableFile] = []
         #: A log that went down: its id, the number of its lines, and the root of their tree.
         self._acknowledged: tuple[str, int, bytes] | None = None
-        #: Its files that were refused, the reason, and when to look at them again.
-        self._refused: Sequence[FileState | None] = ()
-        self._refused_until = 0.0
 
     @property
     def problem(self) -> str:
         """Why the log takes no records now, or cannot be signed; empty: all is well."""
         return self.file.problem or self.tree.problem
+
+    @property
+    def is_down(self) -> bool:
+        """Whether its files were displaced, saved and closed."""
+        return self._acknowledged is not None
 
     @property
     def vkey(self) -> str:
@@ -77,22 +75,23 @@ class AuditLog:
     def open(self) -> None:
         """Open all files, or make them. Raises HandlerUnavailable with one line that says what is wrong."""
         try:
+            if self.is_down and self._recovery.pending() is not None:
+                raise HandlerUnavailable(self.problem)  # in the same words as before
             self._recovery.refuse_if_pending()
-            self._refuse_orphaned_checkpoints()
+            self._refuse_orphans()
             self.file.open()
             verifiers = [key.verifier for key in read_keys(self._disk, self.paths.vkey)]
             covered_end = self.tree.open(self.file.read, verifiers)
             self._refuse_other_lines()
             log_id = self.file.recover(covered_end)
             is_signed = self.tree.checkpoint is not None
-            self._signer = open_signer(
-                self._disk, self.paths, self._key, log_id, self._report, is_signed=is_signed
-            )
+            self._signer = open_signer(self._disk, self.paths, self._key, log_id, is_signed=is_signed)
             self._write_rotation(self.tree.signed_by, self._signer.verifier)
             if self.file.line_count == 0:  # a log that has lines has come by here before its first
                 self.file.sync_names()
             self.tree.begin(self._signer, covered_end, self.file.read)
             self._watch_names()
+            self._acknowledged = None
         except OSError as error:
             self.close()
             raise HandlerUnavailable(
@@ -114,15 +113,15 @@ class AuditLog:
 
     def write_checkpoint(self) -> None:
         """Sign all lines; if that fails, `tree.problem` says so."""
-        if self._acknowledged is None:
+        if not self.is_down:
             self.tree.write_checkpoint()
 
     def check(self) -> None:
         """Look whether the log is in order; if not, refuse lines, save what was acknowledged, say so in `problem`."""
+        if self.is_down:
+            return
         try:
-            if self._acknowledged is not None:
-                self._open_again()
-            elif (displaced := self._find_displaced()) is not None:
+            if (displaced := self._find_displaced()) is not None:
                 self._take_down(*displaced)
             else:
                 self.file.check()
@@ -139,22 +138,25 @@ class AuditLog:
         self.file.close()
 
     def _write_rotation(self, old: Verifier | None, new: Verifier) -> None:
-        """Write an event if another key signs from now on, unless a start that crashed has written it already."""
+        """Write events if another key signs from now on, but those that a start that crashed has written already."""
         if old is None or old.vkey == new.vkey:
             return
-        event = rotation_event(read_keys(self._disk, self.paths.vkey), old, new)
-        if any(event.details_json.encode() in line for _, _, line in self.file.last_lines(1)):
-            return
-        now = self.file.last_received_unix_nano = max(time.time_ns(), self.file.last_received_unix_nano)
-        message = "the log is signed with another key from here on"
-        record = LogRecord(Level.AUDIT, message, event.event_id, now, now, "emitd", payload=event)
-        self.file.append(encode_line(record) + b"\n", 1)
+        listed = read_keys(self._disk, self.paths.vkey)
+        written = [line for _, _, line in self.file.last_lines(len(listed))]
+        for event in rotation_events(listed, old, new):
+            if any(event.details_json.encode() in line for line in written):
+                continue
+            now = self.file.last_received_unix_nano = max(time.time_ns(), self.file.last_received_unix_nano)
+            message = "the log is signed with another key from here on"
+            record = LogRecord(Level.AUDIT, message, event.event_id, now, now, "emitd", payload=event)
+            self.file.append(encode_line(record) + b"\n", 1)
 
-    def _refuse_orphaned_checkpoints(self) -> None:
-        checkpoints = self._disk.state_at(self.paths.checkpoints)
-        if checkpoints is not None and checkpoints.size and self._disk.state_at(self.paths.lines) is None:
+    def _refuse_orphans(self) -> None:
+        """Refuse checkpoints without lines, and after the log went down any of its files without them."""
+        states = map(self._disk.state_at, astuple(self.paths) if self.is_down else [self.paths.checkpoints])
+        if self._disk.state_at(self.paths.lines) is None and any(state and state.size for state in states):
             raise HandlerUnavailable(
-                f"audit log '{self.paths.lines}' is not there, but its checkpoints are: put it back, or move all "
+                f"audit log '{self.paths.lines}' is not there, but files next to it are: put it back, or move all "
                 "that is named like it away to begin a new log"
             )
 
@@ -187,9 +189,6 @@ class AuditLog:
         """Return a file that another process has displaced; the first are the lines."""
         return next(_displaced((self.file.lines, *self._companions())), None)
 
-    def _states(self) -> Sequence[FileState | None]:
-        return [self._disk.state_at(path) for path in astuple(self.paths)]
-
     def _companions(self) -> Sequence[DurableFile]:
         return (*self._names, *self.tree.files)
 
@@ -207,10 +206,7 @@ class AuditLog:
             self.file.refuse(f"{problem}, and its recovery cannot be written: {reason_of(error)}")
             return
         self._acknowledged = (self.file.log_id, *self.tree.state())
-        # A log that was cut stands there as it was left: it is opened only once something has changed.
-        self._refused = self._states() if self._recovery.pending() is None else ()
-        self._refused_until = math.inf
-        self.file.refuse(f"{problem}. {advice}")
+        self.file.refuse(f"{problem}. {advice}", is_reported=False)  # by the handler, which goes down
         self.close()
 
     def _save(self) -> str:
@@ -269,27 +265,6 @@ class AuditLog:
             file.close()
         lacking, copy = min(found, default=(0, None))
         return copy, lacking
-
-    def _open_again(self) -> None:
-        """Go on with the files in the log's place, or begin a new log, once nothing waits in a recovery folder."""
-        states = self._states()
-        if self._recovery.pending() is not None or (states[0] is None and any(states)):
-            return
-        if states == self._refused and time.monotonic() < self._refused_until:
-            return
-        end, log_id = self.file.end, self.file.log_id
-        try:
-            self.open()
-        except HandlerUnavailable as error:
-            self.file.end, self.file.log_id = end, log_id  # readers still see the log that went down
-            self._refused = self._states()
-            self._refused_until = time.monotonic() + RETRY_SECONDS
-            self.file.refuse(f"takes no records: the files now in its place are not taken: {error}")
-            return
-        self._acknowledged = None
-        self.file.take_records(
-            f"goes on as '{self.file.log_id}', with {self.file.line_count} lines, signed as {self.vkey}"
-        )
 
 
 def _displaced(files: Iterable[DurableFile]) -> Iterator[tuple[DurableFile, Displacement]]:

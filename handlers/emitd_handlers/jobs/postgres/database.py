@@ -186,8 +186,6 @@ def _connect_arguments(dsn: str) -> dict[str, Any]:
     arguments: dict[str, Any] = {"timeout": CONNECT_SECONDS}
     for name, argument, kind in ((_CACHE_SIZE, _CACHE_SIZE, int), ("connect_timeout", "timeout", float)):
         value = options.pop(name, "")
-        if value and not (value.isascii() and value.isdecimal()):
-            raise ValueError(f"database: {name} is '{value}', and must be a number")
         if value and (value != "0" or name == _CACHE_SIZE):
             arguments[argument] = kind(value)
     options.setdefault("application_name", options.pop("fallback_application_name", "emitd"))

@@ -5,7 +5,6 @@ not used. People and other programs may read the tables of jobs and of transitio
 Columns whose names end in `_unix_nano` are nanoseconds since 1970-01-01T00:00:00Z.
 """
 
-import re
 from collections.abc import Sequence
 from hashlib import blake2b
 from typing import Self
@@ -17,18 +16,6 @@ from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.postgres.database import Connection
 
 DEFAULT_TABLE = "job_logs"
-#: Leaves room for suffixes: PostgreSQL cuts names at 63 bytes.
-MAX_NAME_LENGTH = 40
-_NAME = re.compile(r"[a-z_][a-z0-9_]*", re.ASCII)
-
-
-def check_name(setting: str, name: str) -> None:
-    """Raise ValueError, naming the setting, for an invalid name of a schema or a table."""
-    if not _NAME.fullmatch(name) or len(name) > MAX_NAME_LENGTH:
-        raise ValueError(
-            f"{setting}: '{name}' is no name for it: expected at most {MAX_NAME_LENGTH} of a-z, 0-9 and _, "
-            "the first no digit"
-        )
 
 
 class Tables(msgspec.Struct, frozen=True, kw_only=True):

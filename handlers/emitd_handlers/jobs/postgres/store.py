@@ -4,8 +4,9 @@ It uses a pool of connections, and one that listens to what other processes do. 
 """
 
 import asyncio
-from collections.abc import Container, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from contextlib import suppress
+from typing import TypeVar
 
 import msgspec
 
@@ -16,13 +17,15 @@ from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.postgres.database import FAILURES, Connection, Database, advice, reason
 from emitd_handlers.jobs.postgres.listener import Listener, OnForeignChange
 from emitd_handlers.jobs.postgres.queries import JobQueries
-from emitd_handlers.jobs.postgres.schema import DEFAULT_TABLE, Tables, check_name, migrate
+from emitd_handlers.jobs.postgres.schema import DEFAULT_TABLE, Tables, migrate
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
 from emitd_handlers.jobs.transaction import DEFAULT_RULES, Rules
 from emitd_handlers.outcome import RecentCommit
 from emitd_handlers.record import LogRecord
+
+T = TypeVar("T")
 
 #: The first with transaction numbers that are never used again.
 MIN_MAJOR_VERSION = 13
@@ -54,11 +57,8 @@ class PostgresJobStore:
     ) -> None:
         """`schema`: made if it is missing; empty: the connection's own.
 
-        `report` gets a line when notifications stop or come again. Raises ValueError for invalid names and options.
+        `report` gets a line when notifications stop or come again. Raises ValueError for invalid options.
         """
-        if schema:
-            check_name("schema", schema)
-        check_name("table", table)
         self._name = str(DatabaseUrl(dsn=dsn))
         self._database = Database(dsn, pool_size=pool_size)
         self._schema = schema
@@ -106,16 +106,16 @@ class PostgresJobStore:
             await self._database.close()
 
     async def apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
-        with self._use() as opened:
-            return await opened.jobs.apply(records, interest)
+        return await self._with(lambda opened: opened.jobs.apply(records, interest))
 
     async def end_expired(
         self, interval_seconds: float, waited_seconds: float, interest: Container[str]
     ) -> Sequence[JobHistory]:
-        with self._use() as opened:
-            changes = await opened.jobs.end_expired(interval_seconds, waited_seconds, interest)
-            if changes is None:
-                return ()
+        changes = await self._with(
+            lambda opened: opened.jobs.end_expired(interval_seconds, waited_seconds, interest)
+        )
+        if changes is None:
+            return ()
         with suppress(HandlerUnavailable):  # the pass has been made; the next call tells
             await self._prune()
         return changes
@@ -123,46 +123,36 @@ class PostgresJobStore:
     async def request_cancel(
         self, job_id: str, reason: str, interest: Container[str]
     ) -> tuple[Job | None, Sequence[JobHistory]]:
-        with self._use() as opened:
-            return await opened.jobs.request_cancel(job_id, reason, interest)
+        return await self._with(lambda opened: opened.jobs.request_cancel(job_id, reason, interest))
 
     async def remove_ended(self, retention: Retention, limit: int) -> Removed:
-        with self._use() as opened:
-            return await opened.jobs.remove_ended(retention, limit)
+        return await self._with(lambda opened: opened.jobs.remove_ended(retention, limit))
 
     async def get(self, job_id: str) -> Job | None:
-        with self._use() as opened:
-            return await opened.queries.get(job_id)
+        return await self._with(lambda opened: opened.queries.get(job_id))
 
     async def list(self, query: JobQuery) -> JobPage:
-        with self._use() as opened:
-            return await opened.queries.list(query)
+        return await self._with(lambda opened: opened.queries.list(query))
 
     async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
-        with self._use() as opened:
-            return await opened.queries.list_transitions(query)
+        return await self._with(lambda opened: opened.queries.list_transitions(query))
 
     async def load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
-        with self._use() as opened:
-            return await opened.queries.load_history(job_id, after_revision)
+        return await self._with(lambda opened: opened.queries.load_history(job_id, after_revision))
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
-        with self._use() as opened:
-            commits = await opened.queries.recent_commits(limit)
+        commits = await self._with(lambda opened: opened.queries.recent_commits(limit))
         self._kept_receipts = limit
         return commits
 
     async def revisions(self, job_ids: Sequence[str]) -> Mapping[str, int]:
-        with self._use() as opened:
-            return await opened.queries.revisions(job_ids)
+        return await self._with(lambda opened: opened.queries.revisions(job_ids))
 
     async def changes_since(self, mark: int | None) -> tuple[int, Sequence[str]]:
-        with self._use() as opened:
-            return await opened.queries.changes_since(mark)
+        return await self._with(lambda opened: opened.queries.changes_since(mark))
 
     async def load_many(self, job_ids: Sequence[str]) -> Sequence[Job]:
-        with self._use() as opened:
-            return await opened.queries.load_many(job_ids)
+        return await self._with(lambda opened: opened.queries.load_many(job_ids))
 
     async def _prepare_tables(self, connection: Connection) -> Tables:
         if connection.get_server_version().major < MIN_MAJOR_VERSION:
@@ -181,20 +171,17 @@ class PostgresJobStore:
         now = asyncio.get_running_loop().time()
         if now < self._prune_at:
             return
-        with self._use() as opened:
-            has_more = await opened.jobs.prune_commits(self._kept_receipts)
-        if not has_more:
+        if not await self._with(lambda opened: opened.jobs.prune_commits(self._kept_receipts)):
             self._prune_at = now + PRUNE_SECONDS
 
     def _report_of_database(self, line: str) -> None:
         self._report(f"database '{self._name}': {line}")
 
-    @contextmanager
-    def _use(self) -> Iterator[_Opened]:
-        """Raise HandlerUnavailable for whatever goes wrong with the database in the block."""
+    async def _with(self, call: Callable[[_Opened], Awaitable[T]]) -> T:
+        """Return what a call does with the open database. Raises HandlerUnavailable for whatever goes wrong with it."""
         if self._opened is None:
             raise HandlerUnavailable(f"database '{self._name}' is not open")
         try:
-            yield self._opened
+            return await call(self._opened)
         except FAILURES as error:
             raise HandlerUnavailable(f"database '{self._name}' failed: {reason(error)}") from error

@@ -13,7 +13,6 @@ import pytest
 from emitd_handlers.audit.format.files import AuditPaths, split_notes
 from emitd_handlers.audit.verify.findings import Verdict
 from emitd_handlers.audit.verify.verifier import verify_log
-from emitd_handlers.audit.write import log as audit_log
 from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable
@@ -57,12 +56,6 @@ def opened(
         log.close()
 
 
-@pytest.fixture(autouse=True)
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let every check try to open the log again."""
-    monkeypatch.setattr(audit_log, "RETRY_SECONDS", 0.0)
-
-
 def made(first: int, count: int, *, user: str = "") -> bytes:
     return b"".join(make_line(number, user=user) + b"\n" for number in range(first, first + count))
 
@@ -72,9 +65,17 @@ def append(log: AuditLog, count: int) -> None:
     log.append(lines, list(map(leaf_hash, lines.splitlines())))
 
 
-def check(log: AuditLog, times: int = 2) -> None:
+def check(log: AuditLog, times: int = 2) -> str:
+    """Look at the log, and try to open it again if it is down, as the service does; return why that failed."""
+    refusal = ""
     for _ in range(times):
         log.check()
+        if log.is_down:
+            try:
+                log.open()
+            except HandlerUnavailable as error:
+                refusal = str(error)
+    return refusal
 
 
 def overwrite(path: Path, content: bytes) -> None:
@@ -123,7 +124,7 @@ def test_other_lines_are_not_taken_for_those_acknowledged(path: Path, reports: l
 
 
 def test_a_copy_that_was_changed_is_not_taken_back(path: Path, reports: list[str]) -> None:
-    """Each line is held against the last checkpoint; why it will not do is said once, and nothing is signed over it."""
+    """Each line is held against the last checkpoint; the refusal says why, and nothing is signed over it."""
     with opened(path, reports) as log:
         append(log, 40)
         log.write_checkpoint()
@@ -131,13 +132,10 @@ def test_a_copy_that_was_changed_is_not_taken_back(path: Path, reports: list[str
         overwrite(path, b"")
         check(log)
         assert_refuses(log)
-        reports.clear()
         changed = whole.replace(b'"user-3"', b'"user-4"', 1) + made(40, 1)
         overwrite(path, changed)
-        check(log)
+        assert "has 40 acknowledged lines, and these are 40, or others" in check(log)
         assert_refuses(log)
-        (said,) = reports
-        assert "has 40 acknowledged lines, and these are 40, or others" in said
         assert path.read_bytes() == changed
         assert notes(path) == signed
         overwrite(path, whole)
@@ -156,10 +154,10 @@ def test_a_copy_that_still_comes_is_waited_for(path: Path, reports: list[str]) -
         check(log)
         with path.open("ab", buffering=0) as file:
             for start in range(0, len(whole), 700):
-                log.check()
+                check(log, 1)
                 assert path.read_bytes() == whole[:start]
                 file.write(whole[start : start + 700])
-        log.check()
+        check(log, 1)
         assert log.problem == ""
         append(log, 1)
     assert path.read_bytes() == made(0, 21)
@@ -197,7 +195,7 @@ def test_a_log_that_was_cut_and_deleted_makes_room_for_a_new_one(path: Path, rep
         for file in files_of(path):
             assert not path.exists()
             move_away([file], path.parent.parent / "evidence")
-            log.check()
+            check(log, 1)
         assert log.problem == ""
         assert (log.file.line_count, log.tree.covered) == (0, 0)
         assert log.file.log_id != old_id
@@ -205,7 +203,6 @@ def test_a_log_that_was_cut_and_deleted_makes_room_for_a_new_one(path: Path, rep
         log.write_checkpoint()
     assert path.read_bytes() == made(0, 2)
     assert verify_log(path).verdict is Verdict.GOOD
-    assert f"goes on as '{log.file.log_id}', with 0 lines" in reports[-1]
 
 
 def test_one_log_id_never_gets_two_trees(path: Path, reports: list[str]) -> None:
@@ -216,9 +213,8 @@ def test_one_log_id_never_gets_two_trees(path: Path, reports: list[str]) -> None
         check(log)
         evidence = path.parent.parent / "evidence"
         move_away(files_of(path), evidence)
-        check(log)
+        assert "'example.com/log' has 3 acknowledged lines, and these are 0" in check(log)
         assert_refuses(log)
-        assert "'example.com/log' has 3 acknowledged lines, and these are 0" in reports[-1]
         path.write_bytes(made(0, 3, user="mallory"))
         check(log)
         assert_refuses(log)
@@ -242,7 +238,7 @@ def test_nothing_is_signed_between_the_loss_and_the_return(path: Path, reports: 
         log.write_checkpoint()
         move_away(files_of(path), path.parent.parent / "evidence")
         log.write_checkpoint()
-        log.check()
+        check(log, 1)
         log.write_checkpoint()
         assert log.problem == ""
     assert not [line for line in reports if "cannot be signed" in line]
@@ -351,14 +347,18 @@ def test_a_displaced_log_is_saved_and_never_put_back(
             with pytest.raises(HandlerUnavailable):
                 append(log, 1)
         before = path.parent.exists() and sorted(path.parent.glob(f"{path.name}*"))
-        check(log, 3)
-        (said,) = [line for line in reports if "takes no records" in line]
-        assert log.problem == said
+        check(log, 1)
+        said = log.problem
+        assert "takes no records" in said
+        check(log, 2)
+        with pytest.raises(HandlerUnavailable) as again:
+            log.open()
+        assert str(again.value) == log.problem == said
         assert_refuses(log)
         after = [each for each in files_of(path) if ".recovery-" not in each.name]
         assert after == (before or []), "something was put back"
         run_advice(said)
-        log.check()
+        check(log, 1)
         assert log.problem == ""
         assert (log.file.line_count, log.file.log_id, log.vkey) == (35, log_id, vkey)
         append(log, 1)
@@ -395,12 +395,12 @@ def test_a_displaced_log_never_fights_the_holder_of_the_lock(path: Path, reports
             check(log, 3)
             assert_refuses(log)
             append(rival, 1)
-            rival.check()
+            check(rival, 1)
             assert rival.problem == ""
             run_advice(log.problem)
-            rival.check()
+            check(rival, 1)
             assert "takes no records" in rival.problem
-        log.check()
+        check(log, 1)
         assert_refuses(log)  # the rival's lines wait to be put back now
     saved = [each.read_bytes() for each in path.parent.glob("*.recovery-*/audit.json.log")]
     assert saved == [made(0, 2)]
@@ -421,7 +421,7 @@ def test_a_recovery_that_cannot_be_written_is_said_once(path: Path, reports: lis
         disk.failing = ""
         check(log)
         run_advice(log.problem)
-        log.check()
+        check(log, 1)
         assert log.problem == ""
     assert path.read_bytes() == made(0, 3)
 
@@ -436,7 +436,7 @@ def test_what_was_said_to_be_saved_survives_a_power_cut(seed: int) -> None:
     append(log, 40)
     for name in disk.names(path.parent):
         disk.remove(path.with_name(name))
-    log.check()
+    check(log, 1)
     assert "All of it is in" in log.problem
     disk.power_cut()
     (folder,) = [name for name in disk.names(path.parent) if ".recovery-" in name]
@@ -456,7 +456,7 @@ def test_a_late_copy_is_named_and_not_taken(path: Path, reports: list[str]) -> N
         assert f"The likely copy is '{path}.1'" in log.problem
         assert f"lines of {len(made(3, 1))} bytes that came between copy and cut are lost" in log.problem
         run_advice(log.problem)
-        log.check()
+        check(log, 1)
         assert (log.problem, log.file.line_count) == ("", 0)
         assert log.file.log_id != old_id
     (kept,) = path.parent.glob("*.displaced-*")
@@ -473,7 +473,7 @@ def test_a_companion_that_may_not_be_written_is_waited_for(path: Path, reports: 
         append(log, 2)
         for _ in range(2):
             log.write_checkpoint()
-            log.check()
+            check(log, 1)
         assert log.problem.endswith("cannot be signed: its file may no longer be written")
         assert len([line for line in reports if "cannot be signed" in line]) == 1
         companion(path, kind).chmod(0o600)

@@ -16,7 +16,8 @@ from emitd_handlers.audit.read.reader import AuditReader
 from emitd_handlers.audit.read.trail import AuditTrail
 from emitd_handlers.audit.source import AuditBatch, AuditEntry, AuditFilter, AuditQuery, AuditSource
 from emitd_handlers.errors import AuditDamaged, AuditNotFound, AuditQueryInvalid, HandlerUnavailable
-from emitd_handlers.tlog.merkle import EMPTY_ROOT, leaf_hash, node_hash, root_of_inclusion, verify_consistency
+from emitd_handlers.tlog.merkle import EMPTY_ROOT, leaf_hash, node_hash, root_of_inclusion
+from support.audit.log_reader import verify_consistency
 from support.audit.sealed_log import LOG_ID, TIME, make_line
 from support.audit.written_log import WrittenLog, WrittenLogHandler, written_log
 

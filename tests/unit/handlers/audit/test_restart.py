@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.asymmetric.rsa import generate_private_key
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 
@@ -24,9 +25,10 @@ from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.outcome import Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.tlog.checkpoint import Checkpoint
-from emitd_handlers.tlog.key_list import ListedKey
+from emitd_handlers.tlog.key_list import ListedKey, read_statement
 from emitd_handlers.tlog.merkle import Frontier, leaf_hash
-from emitd_handlers.tlog.note import open_note
+from emitd_handlers.tlog.note import Signer
+from support.audit.log_reader import open_note
 from support.audit.sealed_log import make_line
 
 
@@ -203,7 +205,7 @@ def test_lines_that_lack_stop_the_start(path: Path) -> None:
     path.write_bytes(whole[: len(whole) // 2])
     assert "fewer lines than the 30" in refusal(path)
     path.unlink()
-    assert "is not there, but its checkpoints are" in refusal(path)
+    assert "is not there, but files next to it are" in refusal(path)
     assert not path.exists()
     path.write_bytes(whole)
     make(path, 31)
@@ -277,26 +279,6 @@ def test_the_key_can_be_another(path: Path, tmp_path: Path) -> None:
         log.write_checkpoint()
     assert [each.size for each in checkpoints(path)] == [5, 6, 7]
     first, second = read_key_file(AuditPaths.of(path).vkey)
-    assert second.before is not None
-    assert second.before.vkey == first.verifier.vkey
-    assert verify_log(path, keys=[first.verifier]).verdict is Verdict.GOOD
-
-
-def test_a_key_that_nothing_vouches_for_is_reported(path: Path, tmp_path: Path) -> None:
-    """The key before it is not next to the log."""
-    mine, other = tmp_path / "mine.pem", tmp_path / "other.pem"
-    mine.write_bytes(new_key_pem())
-    other.write_bytes(new_key_pem())
-    reported: list[str] = []
-    for number, key in enumerate((mine, other, other)):
-        with opened(path, report=reported.append, key=key) as log:
-            append(log, log.file.line_count, 1)
-            log.write_checkpoint()
-        assert len(reported) == min(number, 1)
-    assert reported[0].startswith(
-        f"nothing vouches for the key '{other}' of the audit log '{path}': give its public"
-    )
-    first, second = read_key_file(AuditPaths.of(path).vkey)
     assert second.before is None
     assert verify_log(path, keys=[first.verifier]).findings[0].kind == "KEY_UNKNOWN"
     assert verify_log(path).verdict is Verdict.GOOD
@@ -314,27 +296,60 @@ def events(path: Path) -> list[dict[str, object]]:
 
 
 def test_a_change_of_key_is_an_event(path: Path) -> None:
-    """Written once, at the next start, with the keys' ids and the new key's statement; the new key signs it."""
+    """Each is written once, at the next start, with the keys' ids and the statement; the newest key signs them."""
     make(path, 5)
     first = read_key_file(AuditPaths.of(path).vkey)[0].verifier
-    rotate(path)
-    third = rotate(path)
+    second, third = rotate(path), rotate(path)
     make(path, 8)
     make(path, 9)
-    (details,) = events(path)
-    assert details == {
-        "old_key_id": first.key_id.hex(),
-        "new_key_id": third.verifier.key_id.hex(),
-        "statement": third.statement.decode(),
-    }
-    assert [each.size for each in checkpoints(path)] == [5, 6, 8, 9]
+    assert events(path) == [
+        {
+            "old_key_id": old.key_id.hex(),
+            "new_key_id": new.verifier.key_id.hex(),
+            "statement": new.statement.decode(),
+        }
+        for old, new in ((first, second), (second.verifier, third))
+    ]
+    assert [each.size for each in checkpoints(path)] == [5, 7, 8, 9]
     line = json.loads(path.read_bytes().splitlines()[5])
     assert (line["source"], line["user_id"], line["source_ip"]) == ("emitd", "emitd", "unknown")
     report = verify_log(path, keys=[first])
     assert (report.verdict, report.covered_lines) == (Verdict.GOOD, 9)
     fourth = rotate(path)
     make(path, 10)
-    assert events(path)[1]["statement"] == fourth.statement.decode()
+    assert events(path)[2]["statement"] == fourth.statement.decode()
+
+
+@pytest.mark.parametrize("held", [0, 1, 2])
+def test_a_copy_without_the_list_of_keys(path: Path, held: int) -> None:
+    """The trail has the statements too: whoever holds one of the keys gets the same verdict."""
+    make(path, 5)
+    rotate(path)
+    rotate(path)
+    make(path, 9)
+    keys = [key.verifier for key in read_key_file(AuditPaths.of(path).vkey)]
+    AuditPaths.of(path).vkey.unlink()
+    report = verify_log(path, keys=[keys[held]])
+    assert (report.verdict, report.covered_lines) == (Verdict.GOOD, 9)
+    assert [note.rpartition(" ")[2] for note in report.notes if "vouches" in note] == [
+        key.vkey for key in keys[held + 1 :]
+    ]
+    stranger = Signer(keys[0].name, Ed25519PrivateKey.generate())
+    assert verify_log(path, keys=[stranger.verifier]).findings[0].kind == "KEY_UNKNOWN"
+
+
+def test_an_event_that_says_it_vouches_for_a_key(path: Path) -> None:
+    """Of any sender: without the signatures of both keys it says nothing."""
+    make(path, 5)
+    rotate(path)
+    make(path, 7)
+    key = read_key_file(AuditPaths.of(path).vkey)[0].verifier
+    statement = str(events(path)[0]["statement"])
+    other = Signer(key.name, Ed25519PrivateKey.generate()).verifier.vkey
+    for text in ("", "\n\n", "a\nb\nc\n\nd", statement[:-9], statement.replace(key.vkey, other)):
+        with pytest.raises(ValueError):  # noqa: PT011
+            read_statement(text)
+    assert read_statement(statement.partition("\n\n")[0]).before is None
 
 
 def test_a_start_that_crashed_behind_the_event_writes_it_once(
@@ -426,10 +441,12 @@ def test_a_cut_log_is_not_taken_back_without_a_line_that_was_acknowledged(path: 
         os.truncate(path, whole.rindex(b"\n", 0, -1) + 1)
         for _ in range(5):
             log.check()
+            with pytest.raises(HandlerUnavailable, match="something else cut it"):
+                log.open()
         with pytest.raises(HandlerUnavailable):
             append(log, 4, 1)
         path.write_bytes(whole)
-        log.check()
+        log.open()
         assert log.problem == ""
         append(log, 4, 1)
     assert path.read_bytes().count(b"\n") == 5

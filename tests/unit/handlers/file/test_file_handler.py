@@ -126,7 +126,7 @@ async def test_text_is_the_line_of_the_console(path: Path) -> None:
     await handler.stop()
     assert path.read_text() == "[1970-01-01 01:00:00] [INFO] [shop] hello a=1\n"
     assert not handler.keeps_lines
-    with pytest.raises(ValueError, match="timezone: 'Nowhere' is none of the IANA database"):
+    with pytest.raises(ValueError, match="timezone: is no name of the IANA database"):
         FileSettings(path=path, timezone="Nowhere")
 
 

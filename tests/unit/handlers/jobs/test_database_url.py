@@ -172,6 +172,13 @@ def test_what_libpq_takes_is_taken(text: str) -> None:
         ),
         ("sslmode=s3cret", "sslmode is not one of disable allow prefer require verify-ca verify-full"),
         ("sslmode=parse", "sslmode is not one of"),
+        (
+            "target_session_attrs=s3cret",
+            "target_session_attrs is not one of any read-write read-only primary standby prefer-standby",
+        ),
+        ("connect_timeout=s3cret", "connect_timeout is not a whole number"),
+        ("connect_timeout=-1", "connect_timeout is not a whole number"),
+        ("statement_cache_size=1e3", "statement_cache_size is not a whole number"),
         ("sslmode=REQUIRE", "sslmode is not one of"),
         ("sslmode=verify-full&sslmode=disable", "the URL gives 'sslmode' twice; remove one"),
         ("host=s3cret", "the URL gives 'host' twice"),
@@ -203,6 +210,26 @@ def test_what_libpq_would_take_from_the_environment_is_not_passed_over(
     monkeypatch.setenv(variable, value)
     with pytest.raises(SettingInvalid, match=f"^{variable} is not supported with its value; "):
         DatabaseUrl.resolve("postgresql://h/db", Path("/"))
+
+
+@pytest.mark.parametrize("variable", ["PGSSLMODE", "PGTARGETSESSIONATTRS"])
+def test_a_value_of_the_environment_that_would_not_work_is_named(
+    variable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If the URL does not say otherwise."""
+    monkeypatch.setenv(variable, "s3cret")
+    with pytest.raises(SettingInvalid, match=f"{variable} is not one of") as caught:
+        DatabaseUrl.resolve("postgresql://h/db", Path("/"))
+    assert "s3cret" not in str(caught.value)
+    DatabaseUrl.resolve("postgresql://h/db?sslmode=prefer&target_session_attrs=any", Path("/"))
+
+
+@pytest.mark.parametrize("hosts", ["h:0", "h:65536", "a:1,b:99999", "a:0,b:1", "[::1]:70000"])
+def test_a_port_that_no_server_has(hosts: str) -> None:
+    """It is a wrong configuration, and no outage that ends."""
+    with pytest.raises(SettingInvalid, match="the port of a host is not from 1 to 65535"):
+        DatabaseUrl.resolve(f"postgresql://u@{hosts}/db", Path("/"))
+    DatabaseUrl.resolve("postgresql://u@h:65535,[::1]:1/db", Path("/"))
 
 
 @pytest.mark.parametrize("character", [*"@/#?% :\n\0", "%00"])

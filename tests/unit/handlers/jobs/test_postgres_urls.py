@@ -61,7 +61,6 @@ async def test_other_options_are_settings_of_the_server(postgres_dsn: str) -> No
             "sslmode=verify-full&sslrootcert=/no/ca.pem",
             "No such file or directory; check that the server runs",
         ),
-        ("target_session_attrs=leader", "target_session_attrs is expected to be one of"),
     ],
 )
 async def test_what_nobody_knows_is_named(postgres_dsn: str, options: str, expected: str) -> None:

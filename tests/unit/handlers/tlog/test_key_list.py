@@ -15,7 +15,8 @@ from emitd_handlers.tlog.key_list import (
     read_listed_key,
     vouch,
 )
-from emitd_handlers.tlog.note import Note, NoteInvalid, Signer, open_note
+from emitd_handlers.tlog.note import Note, NoteInvalid, Signer
+from support.audit.log_reader import open_note
 
 
 def signer(number: int, name: str = "example.com/log") -> Signer:

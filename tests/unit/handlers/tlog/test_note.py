@@ -13,8 +13,8 @@ from emitd_handlers.tlog.note import (
     UnknownKey,
     Verifier,
     is_key_name,
-    open_note,
 )
+from support.audit.log_reader import open_note
 
 #: The example that the documentation of golang.org/x/mod/sumdb/note gives.
 GO_VKEY = "PeterNeumann+c74f20a3+ARpc2QcUPDhMQegwxbzhKqiBfsVkmqq/LDE4izWy10TW"
