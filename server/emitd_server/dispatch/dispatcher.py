@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Protocol, Self
 
 from emitd_handlers.audit.source import AuditSource
-from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler
+from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.clock import Clock
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.jobs.source import JobSource, ManagedJobSource
@@ -25,7 +25,7 @@ from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
 from emitd_server.dispatch.handler_life import START_SECONDS, HandlerLife, words_of
 from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.dispatch.redactor import Redactor
-from emitd_server.dispatch.route import HandlerDelivery, Kind, Route, merge
+from emitd_server.dispatch.route import HandlerDelivery, Kind, Route, merge, reach
 from emitd_server.errors import (
     AuditLogNotFound,
     NoAuditSource,
@@ -193,7 +193,7 @@ class Dispatcher:
 
         None if there is none. Raises HandlerUnavailable if it is down.
         """
-        source = max(self._log_sources, key=_reach, default=None)
+        source = max(self._log_sources, key=reach, default=None)
         self._refuse_if_down(source)
         return source
 
@@ -394,11 +394,3 @@ class Dispatcher:
                 self._routes.clear()
             route = self._routes[kinds] = Route(self._deliveries, kinds)
         return route
-
-
-def _reach(source: LogSource) -> tuple[bool, int, bool]:
-    """Return what says which of two handlers keeps more of the lines."""
-    if not isinstance(source, BaseLogHandler):
-        return (False, 0, False)
-    settings = source.settings
-    return (settings.sources is None, len(COMMON_LEVELS & source.levels), not settings.exclude_sources)

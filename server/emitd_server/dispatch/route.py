@@ -3,6 +3,8 @@
 from collections.abc import Sequence, Set
 from typing import TypeAlias
 
+from emitd_handlers.base import COMMON_LEVELS, BaseLogHandler
+from emitd_handlers.log_source import LogSource
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level
 from emitd_handlers.settings import Delivery
@@ -56,3 +58,11 @@ def merge(first: Outcome | None, second: Outcome) -> Outcome:
     if isinstance(first, Refused):
         return first
     return Committed(first.receipt or second.receipt, duplicate=first.duplicate and second.duplicate)
+
+
+def reach(source: LogSource) -> tuple[bool, int, bool]:
+    """Return what says which of two handlers keeps more of the lines."""
+    if not isinstance(source, BaseLogHandler):
+        return (False, 0, False)
+    settings = source.settings
+    return (settings.sources is None, len(COMMON_LEVELS & source.levels), not settings.exclude_sources)
