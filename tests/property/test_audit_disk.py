@@ -361,6 +361,15 @@ def test_what_is_acknowledged_survives_every_crash(story: Story) -> None:
     play(story)
 
 
+@pytest.mark.parametrize("fault", range(15, 31))
+def test_a_start_does_not_trust_what_a_failed_sync_left_in_memory(fault: int) -> None:
+    """Not for the list of keys either: a key that is on it in memory only must not sign."""
+    first = Life(Troubles(frozenset({fault}), None), NO_TROUBLES, [], False, False)
+    second = Life(NO_TROUBLES, NO_TROUBLES, [[1]], False, True)
+    for seed in range(8):
+        play(Story([first, second], seed))
+
+
 def search(of: st.SearchStrategy[Story], broken: Callable[[Story], bool]) -> Story:
     """Return a story that is `broken`; raise NoSuchExample if none is found. The same every time."""
     search_settings = settings(

@@ -105,7 +105,7 @@ def open_signer(disk: Disk, paths: AuditPaths, key: Path | None, log_id: str, *,
         signer = Signer(log_id, read_key(pem))
     except ValueError as error:
         raise HandlerUnavailable(f"the key '{path}' cannot be used: {error}") from None
-    _list(disk, paths.vkey, _missing(signer, read_keys(disk, paths.vkey)))
+    _list(disk, paths.vkey, signer)
     return signer
 
 
@@ -114,12 +114,7 @@ def read_keys(disk: Disk, path: Path) -> Sequence[ListedKey]:
 
     Raises HandlerUnavailable for a list with anything else on it, OSError.
     """
-    text = _read(disk, path) or b""
-    whole = text[: text.rfind(b"\n") + 1]  # a crash may have torn the last, which has signed nothing
-    try:
-        return read_key_list(whole.decode(errors="replace"))
-    except NoteInvalid as error:
-        raise HandlerUnavailable(f"'{path}' cannot be read: {error}") from None
+    return _keys_in(path, _whole(_read(disk, path) or b""))
 
 
 def rotation_events(listed: Sequence[ListedKey], old: Verifier, new: Verifier) -> Iterator[AuditEvent]:
@@ -182,20 +177,33 @@ def _missing(signer: Signer, listed: Sequence[ListedKey]) -> ListedKey | None:
     return None if is_listed else ListedKey(signer.verifier)
 
 
-def _list(disk: Disk, path: Path, key: ListedKey | None) -> None:
-    """Put a key on the list, and cut off what a crash has torn."""
+def _list(disk: Disk, path: Path, signer: Signer) -> None:
+    """Put a key on the list, unless it is there, and cut off what a crash has torn."""
     file = DurableFile(disk, path)
     file.open()
     try:
-        file.ensure_synced()
+        file.ensure_synced()  # before it is read: what a failed sync has left in memory only is not there
         text = file.read(file.size, 0)
-        whole = text[: text.rfind(b"\n") + 1]
+        whole = _whole(text)
+        key = _missing(signer, _keys_in(path, whole))
         if len(whole) < len(text):
             file.cut(len(whole))
         if key is not None:
             file.append(f"{key.line}\n".encode())
     finally:
         file.close()
+
+
+def _whole(text: bytes) -> bytes:
+    """Return a list without its last entry if a crash has torn it: that has signed nothing."""
+    return text[: text.rfind(b"\n") + 1]
+
+
+def _keys_in(path: Path, text: bytes) -> Sequence[ListedKey]:
+    try:
+        return read_key_list(text.decode(errors="replace"))
+    except NoteInvalid as error:
+        raise HandlerUnavailable(f"'{path}' cannot be read: {error}") from None
 
 
 def _replace_key(paths: AuditPaths, key: Path, log_id: str) -> ListedKey:
