@@ -235,7 +235,7 @@ class JobSimulation:
     def _check_nothing_is_left(self) -> None:
         """Once all readers have left, neither a watch nor a task is there any more."""
         assert not self._handler._publisher, "a reader of changes is left"
-        assert not self._readers.watches._limit._open
+        assert not self._readers.watches._limit.open
         assert not self._streams.waiting_tasks
         mine = asyncio.current_task()
         assert [task for task in asyncio.all_tasks() if task is not mine] == []
