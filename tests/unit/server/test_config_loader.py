@@ -152,7 +152,10 @@ def test_a_delivery_keeps_what_its_class_has_by_default(folder: Path) -> None:
         (GOOD + "server: {watch: {heartbeat_seconds: 0}}\n", "found 0; expected float > 0"),
         (GOOD + "handler_paths: [nowhere]\n", "handler_paths[0]: there is no folder"),
         (GOOD + "handler_paths: here\n", "found 'here'; expected a list of folders"),
-        ("handlers: {c: {type: console, timezone: Nowhere/City}}\n", "handlers.c: timezone: is no name of the IANA database"),
+        (
+            "handlers: {c: {type: console, timezone: Nowhere/City}}\n",
+            "c: timezone: is no name of the IANA database",
+        ),
         ("handlers: {j: {type: database_job, database: 'mysql://x'}}\n", "handlers.j.database"),
         ("handlers: {a: {type: json_audit, path: 7}}\n", "handlers.a.path: found int; expected text"),
         ("handlers: {d: {type: discard, queue_size: '${NO}'}}\n", "the environment has no variable 'NO'"),
