@@ -382,6 +382,7 @@ def search(of: st.SearchStrategy[Story], broken: Callable[[Story], bool]) -> Sto
     return find(of, broken, settings=search_settings, random=random.Random(0))
 
 
+@pytest.mark.slow
 def test_every_sync_is_listed() -> None:
     """The syncs that are left out below are all there are."""
     seen: set[str] = set()
@@ -394,6 +395,7 @@ def test_every_sync_is_listed() -> None:
     assert seen == {*SYNCS, *SPARE}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("site", SYNCS)
 def test_every_sync_is_needed(site: str) -> None:
     """Without any one of the syncs there are lives after which a promise is broken."""
