@@ -18,8 +18,8 @@ PROTO_READY := $(PROTO_VENV)/.ready
 help:
 	@echo "make run        start the service with logging_config.yml"
 	@echo "make demo       show the whole service in a quarter of a minute, with its own data"
-	@echo "make test       run the tests (about five minutes on two cores)"
-	@echo "make test-slow  run the slow tests: crashes, forks, faults, other languages (about fifteen)"
+	@echo "make test       run the tests (about six minutes on two cores)"
+	@echo "make test-slow  run the slow tests: crashes, forks, faults, other languages (about eighteen)"
 	@echo "make lint       check style, imports, protos, and that the stubs are up to date"
 	@echo "make type       check types"
 	@echo "make fix        fix style, and write the help texts into the documents"
