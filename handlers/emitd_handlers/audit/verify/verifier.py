@@ -125,7 +125,11 @@ class _LogVerifier:
             self._weigh(identity, checkpoints)
             for held in against:
                 self._hold_against(held, row, identity)
-        findings.merge(self._form)
+        is_signed = checkpoints.count or identity.verifiers or trail.has_hashes
+        if is_signed or findings or any(self._id_hashes.values()):
+            findings.merge(self._form)
+        elif self._form:
+            self._doubts.insert(0, f"'{trail.paths.lines}' is no audit log: none of its lines is an event")
         if not (
             checkpoints.misfit_count or is_behind
         ):  # else the index may be right for the lines as they were

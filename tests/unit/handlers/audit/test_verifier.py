@@ -265,6 +265,21 @@ def test_cut_while_it_is_read(log: SealedLog) -> None:
         verify_log(log.path, advance=cut)
 
 
+@pytest.mark.parametrize(
+    "text", ["# emitd\n\nA logging service.\n", "[1]\n", '{"a":1}\n{"b":2}\n', "\x00\xff\n"]
+)
+def test_a_file_that_is_no_log_is_not_called_tampered(tmp_path: Path, text: str) -> None:
+    """Without a line that is an event, and nothing signed next to it, there is no evidence of a log at all."""
+    path = tmp_path / "README.md"
+    path.write_text(text)
+    report = verify_log(path)
+    assert report.verdict is Verdict.CANNOT_TELL
+    assert not report.findings
+    assert has_note(report, "is no audit log: none of its lines is an event")
+    path.write_bytes(make_line(0) + b"\n" + text.encode())
+    assert verify_log(path).verdict is Verdict.BAD
+
+
 def test_lines_that_no_checkpoint_covers(log: SealedLog) -> None:
     """They are named, with or without hashes."""
     log.append([make_line(40)])
