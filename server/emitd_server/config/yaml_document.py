@@ -15,9 +15,10 @@ from emitd_server.errors import Problem
 
 #: Problems show at most this many characters of a text.
 SHOWN_CHARACTERS = 80
-#: What a file may hold; an alias counts as all that it stands for.
+#: What a file may hold; an alias counts as all that it stands for. A device has no end.
 MAX_VALUES = 50_000
 MAX_DEPTH = 64
+MAX_BYTES = 8 * 1024 * 1024
 
 #: Numbers that YAML 1.1 reads to the base of 8 or 60, and YAML 1.2 and people otherwise.
 _AMBIGUOUS = re.compile(r"[-+]?0[0-9_]+|.*:.*")
@@ -173,11 +174,16 @@ class _Reader:
 def read_text(path: Path, problems: list[Problem]) -> str | None:
     """Return a file's text, or None if it cannot be read; adds to `problems`."""
     try:
-        return path.read_text(encoding="utf-8")
+        with path.open("rb") as file:
+            data = file.read(MAX_BYTES + 1)
+        found = f"has more than {MAX_BYTES} bytes"
+        if len(data) <= MAX_BYTES:
+            return data.decode()
     except OSError as error:
-        problems.append(Problem(file=str(path), line=0, path="", found=f"cannot be read: {error.strerror}"))
+        found = f"cannot be read: {error.strerror}"
     except UnicodeDecodeError as error:
-        problems.append(Problem(file=str(path), line=0, path="", found=f"is not UTF-8 at byte {error.start}"))
+        found = f"is not UTF-8 at byte {error.start}"
+    problems.append(Problem(file=str(path), line=0, path="", found=found))
     return None
 
 

@@ -204,6 +204,12 @@ def test_a_file_that_cannot_be_read(folder: Path) -> None:
         load_config(folder / "latin.yml", environ={})
 
 
+def test_a_file_without_end_is_a_problem() -> None:
+    """A device is read up to a limit, which the error names."""
+    with pytest.raises(ConfigError, match="/dev/zero: has more than 8388608 bytes"):
+        load_config(Path("/dev/zero"))
+
+
 def test_paths_are_relative_to_the_file(folder: Path) -> None:
     """Wherever the service is started."""
     config = load(folder, "handlers: {a: {type: json_audit, path: logs/a.log}}\n")
