@@ -6,6 +6,7 @@ from contextlib import aclosing, asynccontextmanager
 from itertools import pairwise
 
 import pytest
+from msgspec.structs import replace
 
 from emitd.v1 import log_line_pb2 as pb
 from emitd.v1 import log_service_pb2, record_pb2
@@ -15,7 +16,7 @@ from emitd_handlers.outcome import Committed, Outcomes
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.testing import InMemoryHandler
-from emitd_server.convert.lines import read_position
+from emitd_server.convert.lines import position_to_wire, read_position
 from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.errors import NoLogSource, RequestInvalid, ServiceStopping, TooManyWatchers
 from emitd_server.memory import records_bytes
@@ -197,6 +198,8 @@ class TestList:
                 return texts((await server.page(filter=pb.LogFilter(**fields))).lines)  # type: ignore[arg-type]
 
             assert await found(min_level=record_pb2.LEVEL_WARNING) == ["bad day"]
+            assert await found(min_level=record_pb2.LEVEL_ERROR) == ["bad day"]
+            assert await found(min_level=record_pb2.LEVEL_CRITICAL) == []
             assert await found(sources=["auth.*"]) == ["bad day", "job line"]
             assert await found(sources=["auth"]) == []
             assert await found(sources=["*"]) == await found()
@@ -509,6 +512,27 @@ class TestTail:
             missed = sum(message.missed_count for message in messages)
             assert missed > 10
             assert lines == [str(number) for number in range(missed, 20)]
+
+    async def test_messages_are_kept_until_the_next_ones_only(self) -> None:
+        """What tails share is not kept for those who were there long ago."""
+        async with serving() as server:
+            tail = server.tail()
+            await anext(tail)
+            for number in range(5):
+                await server.emit(str(number))
+                await take(tail, 1)
+            assert len(server.servicer._lines._parts) == 1
+
+    async def test_a_token_of_lines_to_come_is_refused(self) -> None:
+        """This service has given no such token."""
+        async with serving() as server:
+            tail = server.tail()
+            token = (await anext(tail)).resume_token
+            await server.emit("a")
+            position = read_position("resume_token", token)
+            ahead = position_to_wire(replace(position, number=position.number + 2))
+            with pytest.raises(RequestInvalid, match="resume_token: is not a token of this server"):
+                await take(server.tail(resume_token=ahead), 1)
 
     async def test_a_line_that_does_not_match_is_no_news(self) -> None:
         """The stream stays silent but for heartbeats, which come although lines flow."""
