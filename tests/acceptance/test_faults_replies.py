@@ -217,7 +217,9 @@ def test_a_reader_that_takes_nothing_is_ended(server: ServerProcess, kind: str) 
             call = channel.unary_stream(f"/emitd.v1.{service}/{kind}")(request.SerializeToString())
             with pytest.raises(grpc.RpcError) as caught:
                 for number, _ in enumerate(call):
-                    time.sleep(2.5 if number < 3 else 0)  # a loaded service has not sent much at the first one
+                    time.sleep(
+                        2.5 if number < 3 else 0
+                    )  # a loaded service has not sent much at the first one
             _check_stalled(caught.value)
 
 

@@ -524,7 +524,7 @@ class TestTail:
             assert len(server.servicer._lines._parts) == 1
 
     async def test_a_token_of_lines_to_come_is_refused(self) -> None:
-        """This service has given no such token."""
+        """The service has given no such token."""
         async with serving() as server:
             tail = server.tail()
             token = (await anext(tail)).resume_token
