@@ -403,7 +403,7 @@ def test_a_copy_whose_lines_are_older_is_not_called_tampered_with(tmp_path: Path
 
 
 def until_signed(log: Path, lines: int) -> None:
-    """Wait until a checkpoint covers so many lines."""
+    """Wait until a checkpoint covers this number of lines."""
     deadline = time.monotonic() + WAIT_SECONDS
     while verify_log(log).covered_lines < lines:
         assert time.monotonic() < deadline

@@ -19,7 +19,7 @@
 | another log, whole, with its key                         | the key, the log's id; a checkpoint, a receipt doubt it |
 | a line that no checkpoint covers yet, with its hash      | its receipt doubts it                     |
 
-In the rows that only somebody else can find, `verify` alone says that the log is good: that is the truth about it. What
+In the rows that only another party can find, `verify` alone says that the log is good: that is the truth about it. What
 doubts it makes the verdict "cannot tell": it is not signed by a key of the log, and proves nothing.
 """
 

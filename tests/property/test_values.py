@@ -140,7 +140,7 @@ class _Odd(Exception):
     def __str__(self) -> str:
         if isinstance(self.text, Exception):
             raise self.text
-        return self.text  # type: ignore[return-value]  # somebody's
+        return self.text  # type: ignore[return-value]  # as a wrong class may
 
 
 def _raised(texts: list[Any]) -> BaseException:

@@ -59,7 +59,7 @@ class RunningServer:
         return [each.payload for each in self.handler.records if isinstance(each.payload, JobStatus)]
 
     def wait_for(self, *, lines: int = 0, events: int = 0, jobs: int = 0, timeout: float = 5.0) -> None:
-        """Wait until at least so many of each have come, for at most `timeout` seconds.
+        """Wait until at least these numbers of each have come, for at most `timeout` seconds.
 
         Raises TimeoutError, saying how many there are.
         """

@@ -49,7 +49,7 @@ class _NewsSender:
         self._loop = asyncio.get_running_loop()
         self._has_news = asyncio.Event()
         self._is_woken = False
-        #: Why the last news was refused, which is told once.
+        #: Why the last news was refused; it is reported once.
         self._refusal = ""
         ticker.start()
         self._task = self._loop.create_task(self._run(), name=f"emitd-ticks-{self._job_id}")

@@ -1,4 +1,4 @@
-"""What whoever reads a log of RFC 6962 does with its notes and its proofs of consistency."""
+"""What a reader of an RFC 6962 log does with its notes and its proofs of consistency."""
 
 from collections.abc import Iterable, Sequence
 

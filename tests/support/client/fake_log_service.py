@@ -34,7 +34,7 @@ class FakeLogService(LogServiceServicer, AuditServiceServicer):
     def __init__(self, answers: Sequence[Answer]) -> None:
         self.requests: list[Any] = []
         self.address = ""
-        #: Let calls under way end for so many seconds, and take no more.
+        #: Let calls under way end for this number of seconds, and take no more.
         self.stop: Callable[[float], threading.Event]
         self._answers = list(answers)
         self._lock = threading.Lock()

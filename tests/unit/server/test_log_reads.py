@@ -389,7 +389,7 @@ class TestTail:
             assert not any(message.history_truncated or message.missed_count for message in messages)
 
     async def test_it_begins_with_a_time_to_come(self) -> None:
-        """Lines received before it are not sent, whoever waits; nor after a token."""
+        """Lines received before it are not sent to any tail; nor after a token."""
         async with serving() as server:
             now = server.service.clock.now()
             tail = server.tail(received_after_unix_nano=now + 3600 * 10**9)

@@ -41,7 +41,7 @@ def as_text(value: object) -> str:
         if type(form) is not str:
             form = repr(form if isinstance(form, int | float) else value)[:MAX_REPR_CHARACTERS]
         return str.encode(form, errors="backslashreplace").decode()
-    except Exception as error:  # somebody's __repr__
+    except Exception as error:  # the object's own __repr__
         return f"<{type(value).__name__} whose repr raised {type(error).__name__}>"
 
 

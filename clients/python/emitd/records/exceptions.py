@@ -56,7 +56,7 @@ def exception_of(exc_info: object) -> BaseException | None:
 
 def failure_of(error: BaseException | None) -> BaseException | None:
     """Return the exception by which a block has failed; None: it has not, nor has one that exits with code 0."""
-    with suppress(Exception):  # somebody's own kind of SystemExit
+    with suppress(Exception):  # a subclass of SystemExit may be odd
         code = error.code if isinstance(error, SystemExit) else error
         # The system takes the last 8 bits; of a number of more than 64 Python makes 255.
         if code is None or (isinstance(code, int) and code % 256 == 0 and -(2**63) <= code < 2**63):
@@ -84,7 +84,7 @@ def failure_message(error: BaseException) -> str:
 def _stack_of(error: BaseException) -> str:
     try:
         return stack_text(traceback.format_exception(error))
-    except Exception as failure:  # somebody's __notes__, or a SyntaxError with odd values
+    except Exception as failure:  # odd __notes__, or a SyntaxError with odd values
         note = f"{type(error).__name__} <it could not be formatted: {type(failure).__name__}>\n"
         return stack_text([*traceback.format_tb(error.__traceback__), note])
 

@@ -322,7 +322,7 @@ def test_a_change_of_key_is_an_event(path: Path) -> None:
 
 @pytest.mark.parametrize("held", [0, 1, 2])
 def test_a_copy_without_the_list_of_keys(path: Path, held: int) -> None:
-    """The trail has the statements too: whoever holds one of the keys gets the same verdict."""
+    """The trail has the statements too: a holder of one of the keys gets the same verdict."""
     make(path, 5)
     rotate(path)
     rotate(path)

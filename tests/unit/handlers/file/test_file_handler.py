@@ -147,7 +147,7 @@ async def test_it_rotates_by_size_and_keeps_some(path: Path) -> None:
 
 
 async def test_it_rotates_by_age_also_after_a_restart(path: Path) -> None:
-    """The age counts from the first line, whoever began the file."""
+    """The age counts from the first line, also if another service began the file."""
     clock = SetClock()
     for number in range(6):
         handler = make_handler(path, rotate=RotateSettings(hours=2.0))
