@@ -3,6 +3,7 @@
 EmitdError
 ├── HandlerError               a record was refused
 │   ├── RecordInvalid          the record is at fault: never retry
+│   ├── RecordForbidden        its sender may not send it: until a grant allows it
 │   ├── RecordConflict         its id was used before for other content: never retry
 │   └── RetryableError         the same record may be taken later
 │       ├── HandlerUnavailable the handler cannot commit now
@@ -25,6 +26,7 @@ __all__ = [
     "HandlerUnavailable",
     "JobQueryInvalid",
     "RecordConflict",
+    "RecordForbidden",
     "RecordInvalid",
     "RetryableError",
 ]
@@ -56,6 +58,12 @@ class HandlerError(EmitdError):
 
 class RecordInvalid(FieldInvalid, HandlerError):
     """The record itself is at fault. `field` is a path such as `audit.source_ip`, empty for the record as a whole."""
+
+
+class RecordForbidden(FieldInvalid, HandlerError):
+    """The record is not for its sender to send. Grants change, so a sender that can keep it tries again."""
+
+    retry_after_seconds = 60.0
 
 
 class RecordConflict(HandlerError):

@@ -6,6 +6,7 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.scope import EVERYTHING, Scope
 from emitd_handlers.text.patterns import matches_any
 
 
@@ -21,11 +22,14 @@ class LogFilter(msgspec.Struct, frozen=True, kw_only=True):
     #: The member `job_id` of the attributes: a text, or a number as it is spelt.
     job_id: str = ""
     trace_id: bytes = b""
+    #: What the caller may read.
+    scope: Scope = EVERYTHING
 
     def matches(self, record: LogRecord) -> bool:
         """Return whether a line is wanted."""
         return (
             record.level >= self.min_level
+            and (self.scope is EVERYTHING or self.scope.has(record.level, record.source, None))
             and (not self.trace_id or record.trace_id == self.trace_id)
             and (not self.sources or matches_any(self.sources, record.source))
             and (not self.text or self.text.casefold() in record.message.casefold())

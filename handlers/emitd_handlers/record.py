@@ -13,6 +13,8 @@ from typing import TypeAlias
 
 import msgspec
 
+from emitd_handlers.level import Level
+from emitd_handlers.scope import ANYONE, Caller
 from emitd_handlers.text.address import MAX_IP_CHARACTERS, ip_of
 
 __all__ = [
@@ -28,26 +30,12 @@ __all__ = [
     "earlier_fingerprints",
     "is_source_ip",
     "job_content",
+    "name_of",
     "usual_source_ip",
 ]
 
 #: The `source_ip` of an event without an address.
 UNKNOWN_ADDRESS = "unknown"
-
-
-class Level(IntEnum):
-    """How important a record is; the common five have the numbers of Python's `logging`."""
-
-    DEBUG = 10
-    INFO = 20
-    WARNING = 30
-    ERROR = 40
-    CRITICAL = 50
-    AUDIT = 60
-    JOB_STATUS = 70
-
-    # Enum's own hash is a Python function; levels are looked up for each record.
-    __hash__ = int.__hash__
 
 
 class JobState(IntEnum):
@@ -131,6 +119,8 @@ class LogRecord(msgspec.Struct, frozen=True, gc=False):
     #: A digest of what the sender set; tells a retry from another record under the same id. Compared within
     #: one process; for a job report it is a `content_fingerprint`, because job handlers store it.
     fingerprint: int = 0
+    #: Who sent it.
+    sender: Caller = ANYONE
 
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -172,6 +162,14 @@ def job_content(
         *(sorted(job.labels.items()) if job.labels else None, job.failure_reason, job.failure_message),
         *(sent_attempt, job.new_attempt, job.lease_seconds, sent_time),
     )
+
+
+def name_of(record: LogRecord) -> str | None:
+    """Return the name of a record's event, or the type of its job; None: it has none."""
+    payload = record.payload
+    if isinstance(payload, AuditEvent):
+        return payload.event_name
+    return (payload.job_type or None) if isinstance(payload, JobStatus) else None
 
 
 def is_source_ip(text: str) -> bool:

@@ -6,6 +6,8 @@ EmitdError (emitd_handlers.errors)
 │   └── MemoryExhausted        the service holds as much as it may: try again later
 ├── RequestInvalid             a request makes no sense: never retry
 │   └── FieldUnknown           it, or a record in it, has a field of a newer version: a newer service can take it
+├── Unauthenticated            a call does not say who makes it, or not so that it can be believed
+├── PermissionDenied           no grant lets its principal make it
 ├── RequestLate                a call did not send its request in time
 ├── JobNotFound
 ├── NoJobSource                no active handler serves jobs
@@ -53,6 +55,18 @@ class FieldUnknown(RequestInvalid):
         """`is_kept`: it came with records, which their sender keeps until the service is a newer one."""
         super().__init__(field, f"this version of the service does not know field {number} of {message_name}")
         self.retry_after_seconds = 10.0 if is_kept else None
+
+
+class Unauthenticated(EmitdError):
+    """It is not known who makes a call. The message says what is missing, never what was sent."""
+
+
+class PermissionDenied(EmitdError):
+    """No grant lets a principal make a call."""
+
+    def __init__(self, principal: str, method: str, roles: Sequence[str]) -> None:
+        needed = " or ".join(roles) or "none"
+        super().__init__(f"'{principal}' may not call {method}: no grant gives it the role {needed}")
 
 
 class RequestLate(EmitdError):

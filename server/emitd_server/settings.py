@@ -3,11 +3,31 @@
 Each section is an immutable struct, and the defaults are here. The settings of handlers are the handlers' own.
 """
 
-from typing import Annotated
+from enum import Enum
+from typing import Annotated, TypeAlias
 
 import msgspec
 
+from emitd_handlers.record import Level
+from emitd_handlers.scope import ANY
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
+
+_Patterns: TypeAlias = Annotated[
+    tuple[Annotated[str, msgspec.Meta(min_length=1)], ...], msgspec.Meta(min_length=1)
+]
+
+
+class Role(Enum):
+    """What a grant lets its principals do."""
+
+    #: Send records.
+    WRITER = "writer"
+    #: Read jobs and log lines.
+    WATCHER = "watcher"
+    #: Read the audit trail and its proofs.
+    AUDITOR = "auditor"
+    #: Ask for the end of jobs, and read as a watcher.
+    OPERATOR = "operator"
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -70,6 +90,33 @@ class ShutdownSettings(_Section, frozen=True, kw_only=True):
     drain_seconds: Seconds = 10.0
 
 
+class GrantSettings(_Section, frozen=True, kw_only=True):
+    """What some principals may do: one role, for the records that match every respect. `*` stands for any text."""
+
+    #: Names of principals, and groups as `group:NAME`.
+    to: Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1)], ...], msgspec.Meta(min_length=1)]
+    role: Role
+    #: None: all.
+    levels: tuple[Level, ...] | None = None
+    sources: _Patterns = ANY
+    #: Of audit events.
+    event_names: _Patterns = ANY
+    #: Of jobs.
+    job_types: _Patterns = ANY
+    #: A writer may pass on what others sent: their `submitted_by`, and events and lines of another emitd itself.
+    relay: bool = False
+
+    def __post_init__(self) -> None:
+        if self.relay and self.role is not Role.WRITER:
+            raise ValueError("relay is for the role writer")
+
+
+class AccessSettings(_Section, frozen=True, kw_only=True):
+    """Who may do what, at listeners that ask who calls. What no grant allows is denied."""
+
+    grants: tuple[GrantSettings, ...] = ()
+
+
 class ServerSettings(_Section, frozen=True, kw_only=True):
     """The service itself."""
 
@@ -85,6 +132,7 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     redact: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
     #: An event loop blocked for longer is reported on standard error, with the line that blocks it.
     watchdog_seconds: PositiveSeconds = 0.5
+    access: AccessSettings = AccessSettings()
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()
     audit: AuditSettings = AuditSettings()

@@ -6,7 +6,8 @@ from typing import Protocol, runtime_checkable
 import msgspec
 
 from emitd_handlers.audit.format.line import AuditLine
-from emitd_handlers.record import usual_source_ip
+from emitd_handlers.record import Level, usual_source_ip
+from emitd_handlers.scope import EVERYTHING, Scope
 
 __all__ = [
     "AuditBatch",
@@ -45,13 +46,16 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
     user_id: str = ""
     #: An address in any spelling, or `unknown`.
     source_ip: str = ""
+    #: What the caller may read.
+    scope: Scope = EVERYTHING
 
     def matches(self, line: AuditLine | None) -> bool:
         """Return whether a line is wanted."""
         if line is None:
-            return self == _EVERYTHING
+            return self == _UNFILTERED
         return (
-            (not self.event_id or line.event_id == self.event_id)
+            (self.scope is EVERYTHING or self.scope.has(Level.AUDIT, line.source, line.event_name))
+            and (not self.event_id or line.event_id == self.event_id)
             and (self.source is None or line.source == self.source)
             and line.event_name.startswith(self.event_name_prefix)
             and (not self.user_id or line.user_id == self.user_id)
@@ -59,13 +63,13 @@ class AuditFilter(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
-_EVERYTHING = AuditFilter()
+_UNFILTERED = AuditFilter()
 
 
 class AuditQuery(msgspec.Struct, frozen=True, kw_only=True):
     """Which events to list, and in which order. Times are nanoseconds since 1970-01-01T00:00:00Z."""
 
-    filter: AuditFilter = _EVERYTHING
+    filter: AuditFilter = _UNFILTERED
     #: Only events that the server took at this time or later.
     received_after_unix_nano: int = 0
     #: Only events that the server took before this time; 0: to the last.

@@ -35,6 +35,7 @@ JOB_COLUMNS: Mapping[str, str] = {
     "cancel_reason": "cancel_reason",
     "started_at": "start_time_unix_nano",
     "ended_at": "end_time_unix_nano",
+    "owner": "owner",
 }
 #: Those that a report can change.
 UPDATED_COLUMNS = [name for name in JOB_COLUMNS if name not in ("job_id", "job_type", "created_at")]
@@ -43,7 +44,7 @@ TRANSITION_READ_COLUMNS = (
     "revision, attempt, status, progress, time_unix_nano, failure_reason, failure_message, progress_only"
 )
 TRANSITION_COLUMNS = ("job_id", *TRANSITION_READ_COLUMNS.split(", "), "opened_by", "opened_by_source")
-NULLABLE = frozenset({"details", "failure_reason", "failure_message", "cancel_reason", "opened_by"})
+NULLABLE = frozenset({"details", "failure_reason", "failure_message", "cancel_reason", "opened_by", "owner"})
 
 _values_of = attrgetter(*JOB_COLUMNS.values())
 _PLACES = {name: place for place, name in enumerate(JOB_COLUMNS)}
@@ -85,6 +86,7 @@ def job_from_row(read_time: Callable[[Any], int], row: Iterable[Any]) -> Job:
         cancel_reason,
         started_at,
         ended_at,
+        owner,
     ) = row
     return Job(
         job_id=job_id,
@@ -108,6 +110,7 @@ def job_from_row(read_time: Callable[[Any], int], row: Iterable[Any]) -> Job:
         cancel_reason=cancel_reason or "",
         start_time_unix_nano=0 if started_at is None else read_time(started_at),
         end_time_unix_nano=0 if ended_at is None else read_time(ended_at),
+        owner=owner or "",
     )
 
 

@@ -21,9 +21,10 @@ import msgspec
 from msgspec.structs import replace
 
 from emitd_handlers.clock import NANOS_A_SECOND
-from emitd_handlers.errors import RecordInvalid
+from emitd_handlers.errors import RecordForbidden, RecordInvalid
 from emitd_handlers.jobs.source import Job, JobTransition
-from emitd_handlers.record import JobState, JobStatus, LogRecord
+from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
+from emitd_handlers.scope import ANYONE, owners
 
 #: A newer attempt has replaced the report's.
 SUPERSEDED = "SUPERSEDED"
@@ -66,7 +67,8 @@ def merge(
 
     `now_unix_nano` is the time of receipt, see `clock.Clock`. The job's times by that clock are cut to microseconds, as
     databases keep them. An attempt that is higher than the job's (0 for a new job) by more than `max_attempt_jump` is
-    refused: it would leave the job few attempts or none. Raises RecordInvalid, naming the field.
+    refused: it would leave the job few attempts or none. Raises RecordInvalid, naming the field, and RecordForbidden
+    for a job that is not for the sender.
     """
     report = record.payload
     if not isinstance(report, JobStatus):
@@ -83,6 +85,8 @@ def merge(
         )
     if job is None:
         return _begin_first(record, report, now_unix_nano)
+    if record.sender is not ANYONE:
+        _refuse_foreign(job, record)
     if report.job_type != job.job_type and report.job_type:
         raise RecordInvalid("job.job_type", f"'{report.job_type}' differs from the job's, '{job.job_type}'")
     attempt = _next_attempt(job) if report.new_attempt else report.attempt
@@ -103,6 +107,18 @@ def merge(
     ):
         return Merged(job, None, OUT_OF_ORDER)
     return Merged(_apply(job, record, report, event_time, now_unix_nano))
+
+
+def _refuse_foreign(job: Job, record: LogRecord) -> None:
+    """Raise RecordForbidden if the job is not for the record's sender to report on."""
+    sender = record.sender
+    if not sender.is_anonymous and job.owner and job.owner not in owners(sender.principal):
+        raise RecordForbidden(
+            "job.job_id", f"the job belongs to '{job.owner}', not to '{sender.principal.name}'"
+        )
+    if not sender.scope.has(Level.JOB_STATUS, record.source, job.job_type):
+        problem = f"no grant covers jobs of type '{job.job_type}', for '{sender.principal.name}'"
+        raise RecordForbidden("job.job_type", problem)
 
 
 def expire(job: Job, now_unix_nano: int) -> Merged:
@@ -215,6 +231,7 @@ def _apply(job: Job, record: LogRecord, report: JobStatus, event_time: int, now_
         details_json=report.details_json or job.details_json,
         labels=report.labels or job.labels,
         source=record.source,
+        owner=job.owner or owners(record.sender.principal)[0],
         revision=job.revision + 1,
         update_time_unix_nano=update_time,
         event_time_unix_nano=event_time,

@@ -5,8 +5,9 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from emitd_handlers.record import JobState
+from emitd_handlers.record import JobState, Level
 from emitd_handlers.room import MAX_PAGE_BYTES
+from emitd_handlers.scope import EVERYTHING, Scope
 
 __all__ = ["Job", "JobChange", "JobFilter", "JobPage", "JobQuery", "JobSource", "JobTransition", "JobUpdate"]
 __all__ += ["ManagedJobSource", "TransitionPage", "TransitionQuery"]
@@ -46,6 +47,8 @@ class Job(msgspec.Struct, frozen=True, gc=False, kw_only=True):
     #: When the newest attempt was first RUNNING, and when it ended, by the server's clock; 0: not yet.
     start_time_unix_nano: int = 0
     end_time_unix_nano: int = 0
+    #: The principal, or its group as `group:NAME`, that may report on the job; empty: the next that does takes it.
+    owner: str = ""
 
 
 class JobTransition(msgspec.Struct, frozen=True, gc=False):
@@ -89,11 +92,14 @@ class JobFilter(msgspec.Struct, frozen=True, kw_only=True):
     job_ids: tuple[str, ...] = ()
     #: Labels that a job must have, with their values.
     labels: dict[str, str] = {}
+    #: What the caller may read.
+    scope: Scope = EVERYTHING
 
     def matches(self, job: Job) -> bool:
         """Return whether the job matches."""
         return (
-            (not self.job_type or job.job_type == self.job_type)
+            (self.scope is EVERYTHING or self.scope.has(Level.JOB_STATUS, job.source, job.job_type))
+            and (not self.job_type or job.job_type == self.job_type)
             and (not self.statuses or job.status in self.statuses)
             and (not self.job_ids or job.job_id in self.job_ids)
             and (not self.labels or self.labels.items() <= job.labels.items())

@@ -7,7 +7,7 @@ import msgspec
 from msgspec.structs import replace
 
 from emitd_handlers.clock import NANOS_A_SECOND
-from emitd_handlers.errors import RecordInvalid
+from emitd_handlers.errors import RecordForbidden, RecordInvalid
 from emitd_handlers.jobs.merge import MAX_ATTEMPT_JUMP, Merged, merge
 from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.jobs.store import JobHistory
@@ -89,6 +89,7 @@ def is_tick(before: Job, after: Job) -> bool:
         and after.attempt == before.attempt
         and after.details_json == before.details_json
         and after.source == before.source
+        and after.owner == before.owner
         and after.labels == before.labels
         and after.lease_seconds == before.lease_seconds
         and after.cancel_requested == before.cancel_requested
@@ -163,7 +164,7 @@ class Work:
                     continue
             try:
                 merged = merge(None if known is None else known.job, record, now, rules.max_attempt_jump)
-            except RecordInvalid as error:
+            except (RecordInvalid, RecordForbidden) as error:
                 outcomes.append(Refused(error))
                 continue
             job = merged.job

@@ -120,6 +120,13 @@ class SettingsReader:
             return None
         if isinstance(field_type, type) and issubclass(field_type, msgspec.Struct):
             return self.read(field_type, value, path)
+        item = get_args(field_type)[0] if get_origin(field_type) is tuple else None
+        if isinstance(item, type) and issubclass(item, msgspec.Struct):
+            if not self.is_a(list, value, path, "a list of settings"):
+                return None
+            return tuple(
+                self.read(item, each, f"{path}[{index}]") for index, each in enumerate(value.content)
+            )
         if Level in _types_in(field_type):
             return self._levels(value, path)
         try:

@@ -14,15 +14,16 @@ from emitd_handlers.audit.source import (
     InclusionProof,
 )
 from emitd_handlers.record import is_source_ip
+from emitd_handlers.scope import Scope
 from emitd_handlers.text.times import parse_time
 from emitd_server.convert import read_page_size
 from emitd_server.errors import RequestInvalid
 
 
-def read_query(request: pb.ListAuditEventsRequest, max_scan_bytes: int) -> AuditQuery:
-    """Return the query that a request describes. Raises RequestInvalid."""
+def read_query(request: pb.ListAuditEventsRequest, scope: Scope, max_scan_bytes: int) -> AuditQuery:
+    """Return the query that a request of a caller with a scope describes. Raises RequestInvalid."""
     return AuditQuery(
-        filter=read_filter(request),
+        filter=read_filter(request, scope),
         received_after_unix_nano=request.received_after_unix_nano,
         received_before_unix_nano=request.received_before_unix_nano,
         newest_first=request.newest_first,
@@ -32,8 +33,8 @@ def read_query(request: pb.ListAuditEventsRequest, max_scan_bytes: int) -> Audit
     )
 
 
-def read_filter(request: pb.ListAuditEventsRequest | pb.TailAuditEventsRequest) -> AuditFilter:
-    """Return the filter of a request. Raises RequestInvalid."""
+def read_filter(request: pb.ListAuditEventsRequest | pb.TailAuditEventsRequest, scope: Scope) -> AuditFilter:
+    """Return the filter of a request of a caller with a scope. Raises RequestInvalid."""
     if request.source_ip and not is_source_ip(request.source_ip):
         shown = request.source_ip[:64]
         raise RequestInvalid("source_ip", f"'{shown}' is neither an IP address nor 'unknown'")
@@ -44,6 +45,7 @@ def read_filter(request: pb.ListAuditEventsRequest | pb.TailAuditEventsRequest) 
         event_name_prefix=request.event_name_prefix,
         user_id=request.user_id,
         source_ip=request.source_ip,
+        scope=scope,
     )
 
 

@@ -16,6 +16,7 @@ from emitd_handlers.jobs.source import (
     TransitionQuery,
 )
 from emitd_handlers.record import JobState
+from emitd_handlers.scope import Scope
 from emitd_server.convert import read_page_size
 from emitd_server.errors import RequestInvalid
 
@@ -31,18 +32,18 @@ def read_job_id(job_id: str) -> str:
     return job_id
 
 
-def read_query(request: pb.ListJobsRequest) -> JobQuery:
-    """Return the query that a request describes. Raises RequestInvalid."""
+def read_query(request: pb.ListJobsRequest, scope: Scope) -> JobQuery:
+    """Return the query that a request of a caller with a scope describes. Raises RequestInvalid."""
     return JobQuery(
-        **asdict(read_filter(request)),
+        **asdict(read_filter(request, scope)),
         updated_after_unix_nano=request.updated_after_unix_nano,
         page_size=read_page_size(request.page_size),
         page_token=request.page_token,
     )
 
 
-def read_filter(request: pb.ListJobsRequest | pb.WatchJobsRequest) -> JobFilter:
-    """Return the filter of a request. Raises RequestInvalid."""
+def read_filter(request: pb.ListJobsRequest | pb.WatchJobsRequest, scope: Scope) -> JobFilter:
+    """Return the filter of a request of a caller with a scope. Raises RequestInvalid."""
     if len(request.job_ids) > MAX_JOB_IDS:
         raise RequestInvalid("job_ids", f"has {len(request.job_ids)} ids, more than {MAX_JOB_IDS}")
     for index, job_id in enumerate(request.job_ids):
@@ -53,6 +54,7 @@ def read_filter(request: pb.ListJobsRequest | pb.WatchJobsRequest) -> JobFilter:
         statuses=tuple(_state(number, index) for index, number in enumerate(request.statuses)),
         job_ids=tuple(request.job_ids),
         labels=dict(request.labels),
+        scope=scope,
     )
 
 

@@ -10,6 +10,7 @@ from emitd.v1 import log_line_pb2 as pb
 from emitd.v1 import record_pb2
 from emitd_handlers.log_source import LogFilter
 from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.scope import Scope
 from emitd_server.errors import RequestInvalid
 
 MAX_SOURCES = 100
@@ -53,8 +54,8 @@ def read_position(field: str, token: str) -> Position:
         raise RequestInvalid(field, "is not a token of this server") from None
 
 
-def read_filter(message: pb.LogFilter) -> LogFilter:
-    """Return the filter of a request. Raises RequestInvalid."""
+def read_filter(message: pb.LogFilter, scope: Scope) -> LogFilter:
+    """Return the filter of a request of a caller with a scope. Raises RequestInvalid."""
     level = _LEVELS.get(message.min_level)
     if level is None:
         raise RequestInvalid(
@@ -80,6 +81,7 @@ def read_filter(message: pb.LogFilter) -> LogFilter:
         text=message.text,
         job_id=message.job_id,
         trace_id=message.trace_id,
+        scope=scope,
     )
 
 

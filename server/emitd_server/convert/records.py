@@ -20,9 +20,11 @@ from emitd_handlers.record import (
     is_source_ip,
     job_content,
 )
+from emitd_handlers.scope import ANYONE, Caller
 from emitd_handlers.settings import Delivery
 from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.uuid7 import uuid7
+from emitd_server.access.grants import RecordJudge
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.dispatch.route import Route
 from emitd_server.settings import LimitSettings
@@ -64,6 +66,8 @@ class RecordReader:
         self._max_json_bytes = limits.max_json_bytes
         self._max_json_depth = limits.max_json_depth
         self._clock = clock
+        self._judge = RecordJudge()
+        self._sender = ANYONE
         #: The receipt time of the request being read; job reports count on from it.
         self._received = 0
         # A string of so few characters is within every limit on names and ids, however it is encoded. Measured:
@@ -75,13 +79,29 @@ class RecordReader:
         records: Sequence[pb.LogRecord],
         request_bytes: int,
         check: Callable[[int, pb.LogRecord], None] | None = None,
+        *,
+        sender: Caller = ANYONE,
     ) -> tuple[Sequence[LogRecord], Sequence[int], dict[int, EmitdError]]:
         """Return the good records, the index of each in `records`, and the errors of the others by index.
 
-        `request_bytes` is the size of the request: a record cannot be larger than that. `check` may refuse a record,
-        given with its index, by raising an EmitdError.
+        A record that is not for `sender` to send is bad. `request_bytes` is the size of the request: a record cannot be
+        larger than that. `check` may refuse a record, given with its index, by raising an EmitdError.
         """
         self._received = max(self._clock(), self._received + 1)
+        self._sender = sender
+        good, indexes, bad = self._read_all(records, request_bytes, check)
+        if forbidden := self._judge.refused(good, sender):
+            bad |= {indexes[place]: error for place, error in forbidden.items()}
+            places = [place for place in range(len(good)) if place not in forbidden]
+            good, indexes = [good[place] for place in places], [indexes[place] for place in places]
+        return good, indexes, bad
+
+    def _read_all(
+        self,
+        records: Sequence[pb.LogRecord],
+        request_bytes: int,
+        check: Callable[[int, pb.LogRecord], None] | None,
+    ) -> tuple[Sequence[LogRecord], Sequence[int], dict[int, EmitdError]]:
         # Measured: saves 0.5 of 3.9 µs an audit record.
         if check is None and request_bytes <= self._limits.max_record_bytes:
             try:
@@ -167,6 +187,7 @@ class RecordReader:
             payload,
             assigned,
             fingerprint,
+            self._sender,
         )
 
     def _read_audit(self, audit: pb.AuditEvent, event_id: str) -> AuditEvent:

@@ -31,6 +31,7 @@ from emitd.transport.channel import CallFailed
 from emitd.transport.reply import is_retryable
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.errors import EmitdError
+from emitd_handlers.scope import ANYONE, Caller
 from emitd_server.config.loader import Config
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import ServiceStopping
@@ -111,7 +112,7 @@ class InProcessReader(AsyncReader):
         self, method: str, request: Any, response: type[Response], timeout: float
     ) -> Response | CallFailed:
         try:
-            answer = await self._served(method)(request.SerializeToString())
+            answer = await self._served(method)(request.SerializeToString(), ANYONE)
             return response.FromString(answer)  # type: ignore[attr-defined, no-any-return]
         except EmitdError as error:
             return call_failure(error)
@@ -131,7 +132,7 @@ class InProcessReader(AsyncReader):
     ) -> AsyncGenerator[Response, None]:
         try:
             # Closed here, so that leaving early frees the watcher at once.
-            async with aclosing(self._served(method)(request.SerializeToString())) as messages:
+            async with aclosing(self._served(method)(request.SerializeToString(), ANYONE)) as messages:
                 async for data in messages:
                     message = response.FromString(data)  # type: ignore[attr-defined]
                     if message.heartbeat and not self._ingress.service.is_running:
@@ -141,7 +142,7 @@ class InProcessReader(AsyncReader):
             failure = call_failure(error)
             raise (Unavailable(str(error)) if is_retryable(failure) else failure) from error
 
-    def _served(self, method: str) -> Callable[[bytes], Any]:
+    def _served(self, method: str) -> Callable[[bytes, Caller], Any]:
         """Return what serves a method, such as `WatchJob`, or `AuditService/GetCheckpoint` with its service."""
         service, _, name = method.rpartition("/")
         servicer = self._ingress.servicers[service or "LogService"]

@@ -7,8 +7,10 @@ from contextlib import aclosing
 import grpc
 
 from emitd.v1 import audit_service_pb2 as pb
-from emitd_handlers.audit.source import AuditSource
+from emitd_handlers.audit.format.line import decode_line
+from emitd_handlers.audit.source import AuditFilter, AuditSource
 from emitd_handlers.errors import AuditNotFound, HandlerUnavailable
+from emitd_handlers.scope import EVERYTHING, Caller, Scope
 from emitd_server.convert.audit import (
     batch_to_wire,
     consistency_to_wire,
@@ -19,7 +21,7 @@ from emitd_server.convert.audit import (
 )
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import RequestInvalid
-from emitd_server.rpc.intake import Intake
+from emitd_server.rpc.edge import Edge
 from emitd_server.rpc.methods import Rpcs, parse
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 
@@ -40,19 +42,17 @@ class AuditServicer:
         self._streams = streams
         self._tails = StreamLimit(settings.audit.max_tails, "server.audit.max_tails")
 
-    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, edge: Edge) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
-        rpcs = Rpcs(self.service_name, intake, self._streams, self._dispatcher.report)
-        methods = {
-            "GetCheckpoint": rpcs.unary(self.get_checkpoint, pb.GetCheckpointRequest),
-            "GetInclusionProof": rpcs.page(self.get_inclusion_proof, pb.GetInclusionProofRequest),
-            "GetConsistencyProof": rpcs.unary(self.get_consistency_proof, pb.GetConsistencyProofRequest),
-            "ListAuditEvents": rpcs.page(self.list_audit_events, pb.ListAuditEventsRequest),
-            "TailAuditEvents": rpcs.stream(self.tail_audit_events, pb.TailAuditEventsRequest),
-        }
-        return grpc.method_handlers_generic_handler(self.service_name, methods)
+        rpcs = Rpcs(self.service_name, edge, self._streams, self._dispatcher.report)
+        rpcs.unary("GetCheckpoint", self.get_checkpoint, pb.GetCheckpointRequest)
+        rpcs.page("GetInclusionProof", self.get_inclusion_proof, pb.GetInclusionProofRequest)
+        rpcs.unary("GetConsistencyProof", self.get_consistency_proof, pb.GetConsistencyProofRequest)
+        rpcs.page("ListAuditEvents", self.list_audit_events, pb.ListAuditEventsRequest)
+        rpcs.stream("TailAuditEvents", self.tail_audit_events, pb.TailAuditEventsRequest)
+        return rpcs.handler()
 
-    async def get_checkpoint(self, data: bytes) -> bytes:
+    async def get_checkpoint(self, data: bytes, caller: Caller) -> bytes:
         """GetCheckpoint."""
         source = self._dispatcher.audit(parse(pb.GetCheckpointRequest, data).log_id)
         checkpoint = await source.checkpoint()
@@ -67,37 +67,41 @@ class AuditServicer:
         )
         return response.SerializeToString()
 
-    async def get_inclusion_proof(self, data: bytes) -> bytes:
+    async def get_inclusion_proof(self, data: bytes, caller: Caller) -> bytes:
         """GetInclusionProof: by index or by the event's id."""
         request = parse(pb.GetInclusionProofRequest, data)
         source = self._dispatcher.audit(request.log_id)
-        index = await _leaf_index(source, request)
+        index = await _leaf_index(source, request, caller.scope)
         proof = await source.inclusion_proof(index, request.tree_size or None)
+        if caller.scope is not EVERYTHING and not _may_read(caller, proof.line):
+            raise AuditNotFound(
+                f"audit log '{source.log_id}' has no line {index} that '{caller.principal.name}' may read"
+            )
         return inclusion_to_wire(source.log_id, proof).SerializeToString()
 
-    async def get_consistency_proof(self, data: bytes) -> bytes:
+    async def get_consistency_proof(self, data: bytes, caller: Caller) -> bytes:
         """GetConsistencyProof."""
         request = parse(pb.GetConsistencyProofRequest, data)
         source = self._dispatcher.audit(request.log_id)
         proof = await source.consistency_proof(request.old_size, request.new_size or None)
         return consistency_to_wire(source.log_id, proof).SerializeToString()
 
-    async def list_audit_events(self, data: bytes) -> bytes:
+    async def list_audit_events(self, data: bytes, caller: Caller) -> bytes:
         """ListAuditEvents."""
         request = parse(pb.ListAuditEventsRequest, data)
         source = self._dispatcher.audit(request.log_id)
-        page = await source.list(read_query(request, self._max_scan_bytes))
+        page = await source.list(read_query(request, caller.scope, self._max_scan_bytes))
         response = pb.ListAuditEventsResponse(log_id=source.log_id, next_page_token=page.next_page_token)
         for start in range(0, len(page.entries), SLICE_ENTRIES):
             response.entries.extend(map(entry_to_wire, page.entries[start : start + SLICE_ENTRIES]))
             await asyncio.sleep(0)
         return response.SerializeToString()
 
-    async def tail_audit_events(self, data: bytes) -> AsyncGenerator[bytes, None]:
+    async def tail_audit_events(self, data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
         """TailAuditEvents: to the end of the server, with heartbeats."""
         request = parse(pb.TailAuditEventsRequest, data)
         source = self._dispatcher.audit(request.log_id)
-        wanted = read_filter(request)
+        wanted = read_filter(request, caller.scope)
         with self._tails.counted():
             batches = source.tail(
                 wanted,
@@ -110,12 +114,23 @@ class AuditServicer:
                     yield batch_to_wire(log_id, batch).SerializeToString()
 
 
-async def _leaf_index(source: AuditSource, request: pb.GetInclusionProofRequest) -> int:
+def _may_read(caller: Caller, line: bytes) -> bool:
+    try:
+        return AuditFilter(scope=caller.scope).matches(decode_line(line))
+    except ValueError:
+        return False
+
+
+async def _leaf_index(source: AuditSource, request: pb.GetInclusionProofRequest, scope: Scope) -> int:
     match request.WhichOneof("entry"):
         case "leaf_index":
             return request.leaf_index
         case "event_id" if request.event_id:
             of_source = request.source if request.HasField("source") else None
+            if of_source is None and scope is not EVERYTHING:  # an error would name the others
+                raise RequestInvalid(
+                    "source", "is mandatory with `event_id` for one who may not read everything"
+                )
             entry = await source.find(request.event_id, of_source)
             if entry is None:
                 raise AuditNotFound(f"audit log '{source.log_id}' has no event '{request.event_id}'")

@@ -4,8 +4,11 @@ from collections import OrderedDict
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
+from msgspec.structs import replace
+
 from emitd.v1 import job_pb2 as pb
-from emitd_handlers.jobs.source import Job, JobSource, JobUpdate, ManagedJobSource
+from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobSource, JobUpdate, ManagedJobSource
+from emitd_handlers.scope import Scope
 from emitd_server.convert.jobs import changes_to_wire, job_to_wire, read_filter, read_job_id, update_to_wire
 from emitd_server.errors import JobNotFound
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
@@ -26,14 +29,18 @@ class JobWatches:
         #: By identity: a source gives the same update to all watchers that stand at the same revision.
         self._encoded: OrderedDict[int, tuple[JobUpdate, bytes]] = OrderedDict()
 
-    async def watch(self, source: JobSource, request: pb.WatchJobRequest) -> AsyncGenerator[bytes, None]:
+    async def watch(
+        self, source: JobSource, request: pb.WatchJobRequest, scope: Scope
+    ) -> AsyncGenerator[bytes, None]:
         """Yield serialised WatchJobResponse messages until the job has ended.
 
         Raises JobNotFound, TooManyWatchers, ServiceStopping, RequestInvalid, and the errors of the source.
         """
         job_id = read_job_id(request.job_id)
         with self._limit.counted():
-            if not request.wait_for_creation and await source.get(job_id) is None:
+            visible = JobFilter(scope=scope)
+            found = await source.get(job_id)
+            if not request.wait_for_creation and (found is None or not visible.matches(found)):
                 raise JobNotFound(job_id)
             updates = source.watch(
                 job_id,
@@ -49,6 +56,8 @@ class JobWatches:
                     with waiting:
                         update = await anext(updates)
                     if update is not None:
+                        if not visible.matches(update.job):
+                            raise JobNotFound(job_id)
                         job, has_more = update.job, update.has_more
                         yield self._encode(update)
                     elif job is None and not request.wait_for_creation:
@@ -58,10 +67,10 @@ class JobWatches:
                         yield pb.WatchJobResponse(heartbeat=True, job=wire_job).SerializeToString()
 
     async def watch_many(
-        self, source: ManagedJobSource, request: pb.WatchJobsRequest
+        self, source: ManagedJobSource, request: pb.WatchJobsRequest, scope: Scope
     ) -> AsyncGenerator[bytes, None]:
         """Yield serialised WatchJobsResponse messages for ever. Raises as `watch`, and JobQueryInvalid."""
-        job_filter = read_filter(request)
+        job_filter = read_filter(request, scope)
         with self._limit.counted():
             parts = source.watch_many(
                 job_filter,
@@ -74,7 +83,9 @@ class JobWatches:
                     if part is None:
                         yield pb.WatchJobsResponse(heartbeat=True).SerializeToString()
                     elif part:
-                        yield changes_to_wire(part).SerializeToString()
+                        yield changes_to_wire(
+                            [_visible(change, scope) for change in part]
+                        ).SerializeToString()
                     else:
                         yield pb.WatchJobsResponse(snapshot_end=True).SerializeToString()
 
@@ -93,3 +104,9 @@ class JobWatches:
         if len(self._encoded) > ENCODED_UPDATES:
             self._encoded.popitem(last=False)
         return encoded
+
+
+def _visible(change: JobChange, scope: Scope) -> JobChange:
+    """Return a change as a reader may see it: a job that is no longer for it to read has only left."""
+    is_hidden = change.job is not None and not JobFilter(scope=scope).matches(change.job)
+    return replace(change, job=None) if is_hidden else change

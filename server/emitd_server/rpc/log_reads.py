@@ -18,6 +18,7 @@ from emitd.v1 import log_line_pb2 as pb
 from emitd_handlers.log_source import LogFilter, LogPart, LogQuery, LogSource
 from emitd_handlers.record import LogRecord
 from emitd_handlers.room import MAX_PAGE_BYTES, MAX_PART_BYTES, Room
+from emitd_handlers.scope import Scope
 from emitd_server.convert import MAX_PAGE_SIZE, read_page_size
 from emitd_server.convert.lines import Position, line_to_wire, position_to_wire, read_filter, read_position
 from emitd_server.dispatch.dispatcher import Dispatcher
@@ -61,12 +62,12 @@ class LogReads:
         #: The messages made since the edge moved.
         self._parts: dict[tuple[Position, LogQuery], tuple[bytes, Position]] = {}
 
-    async def list(self, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
+    async def list(self, request: pb.ListLogsRequest, scope: Scope) -> pb.ListLogsResponse:
         """Return a page. Raises RequestInvalid, NoLogSource, HandlerUnavailable."""
         room = Room(read_page_size(request.page_size), MAX_PAGE_BYTES)
         source = self._older_lines()
         query = LogQuery(
-            filter=read_filter(request.filter),
+            filter=read_filter(request.filter, scope),
             received_after_unix_nano=request.received_after_unix_nano,
             received_before_unix_nano=request.received_before_unix_nano or 2**63,
             newest_first=request.newest_first,
@@ -97,14 +98,14 @@ class LogReads:
         response.history_truncated = self._is_truncated(request.received_after_unix_nano, source)
         return response
 
-    async def tail(self, request: pb.TailLogsRequest) -> AsyncGenerator[bytes, None]:
+    async def tail(self, request: pb.TailLogsRequest, scope: Scope) -> AsyncGenerator[bytes, None]:
         """Yield serialised TailLogsResponse messages for ever.
 
         Raises TooManyWatchers, ServiceStopping, RequestInvalid, NoLogSource, HandlerUnavailable.
         """
         if not self._lines.is_on:
             raise NoLogSource("server.recent_lines_bytes is 0")
-        wanted = read_filter(request.filter)
+        wanted = read_filter(request.filter, scope)
         with self._limit.counted():
             waiting = self._streams.waiting()
             loop = asyncio.get_running_loop()

@@ -8,8 +8,10 @@ from google.rpc import status_pb2
 
 from emitd.v1 import job_pb2, log_line_pb2, log_service_pb2, record_pb2
 from emitd_handlers.errors import EmitdError
+from emitd_handlers.jobs.source import Job, JobFilter, JobSource
 from emitd_handlers.outcome import Committed, JobReceipt, Outcomes, Refused
 from emitd_handlers.record import LogRecord
+from emitd_handlers.scope import Caller
 from emitd_server.convert.jobs import (
     job_to_wire,
     read_job_id,
@@ -20,7 +22,7 @@ from emitd_server.convert.jobs import (
 from emitd_server.convert.records import RecordReader, receipt_bytes, receipt_to_wire
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import JobNotFound, RequestInvalid
-from emitd_server.rpc.intake import Intake
+from emitd_server.rpc.edge import Edge
 from emitd_server.rpc.job_streams import JobWatches
 from emitd_server.rpc.log_reads import LogReads
 from emitd_server.rpc.methods import Rpcs, parse, parse_records, refuse_unknown
@@ -50,31 +52,29 @@ class LogServicer:
         self._watches = JobWatches(dispatcher.settings.watch, streams)
         self._lines = LogReads(dispatcher, streams)
 
-    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, edge: Edge) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
-        rpcs = Rpcs(self.service_name, intake, self._streams, self._dispatcher.report)
-        methods = {
-            "Emit": rpcs.unary(self.emit, log_service_pb2.EmitRequest, "record"),
-            "EmitBatch": rpcs.page(self.emit_batch, log_service_pb2.EmitBatchRequest, is_owed=True),
-            "GetJob": rpcs.page(self.get_job, job_pb2.GetJobRequest),
-            "ListJobs": rpcs.page(self.list_jobs, job_pb2.ListJobsRequest),
-            "ListJobTransitions": rpcs.page(self.list_job_transitions, job_pb2.ListJobTransitionsRequest),
-            "RequestCancel": rpcs.page(self.request_cancel, job_pb2.RequestCancelRequest),
-            "WatchJob": rpcs.stream(self.watch_job, job_pb2.WatchJobRequest),
-            "WatchJobs": rpcs.stream(self.watch_jobs, job_pb2.WatchJobsRequest),
-            "ListLogs": rpcs.page(self.list_logs, log_line_pb2.ListLogsRequest),
-            "TailLogs": rpcs.stream(self.tail_logs, log_line_pb2.TailLogsRequest),
-        }
-        return grpc.method_handlers_generic_handler(self.service_name, methods)
+        rpcs = Rpcs(self.service_name, edge, self._streams, self._dispatcher.report)
+        rpcs.unary("Emit", self.emit, log_service_pb2.EmitRequest, "record")
+        rpcs.page("EmitBatch", self.emit_batch, log_service_pb2.EmitBatchRequest, is_owed=True)
+        rpcs.page("GetJob", self.get_job, job_pb2.GetJobRequest)
+        rpcs.page("ListJobs", self.list_jobs, job_pb2.ListJobsRequest)
+        rpcs.page("ListJobTransitions", self.list_job_transitions, job_pb2.ListJobTransitionsRequest)
+        rpcs.page("RequestCancel", self.request_cancel, job_pb2.RequestCancelRequest)
+        rpcs.stream("WatchJob", self.watch_job, job_pb2.WatchJobRequest)
+        rpcs.stream("WatchJobs", self.watch_jobs, job_pb2.WatchJobsRequest)
+        rpcs.page("ListLogs", self.list_logs, log_line_pb2.ListLogsRequest)
+        rpcs.stream("TailLogs", self.tail_logs, log_line_pb2.TailLogsRequest)
+        return rpcs.handler()
 
-    async def emit(self, data: bytes) -> bytes:
+    async def emit(self, data: bytes, caller: Caller) -> bytes:
         """Emit: one record, a batch of one."""
         request, has_unknown = parse_records(log_service_pb2.EmitRequest, data)
         if has_unknown:
             refuse_unknown(request, is_kept=True)
         if not request.HasField("record"):
             raise RequestInvalid("record", "is mandatory")
-        records, _, bad = self._reader.read_all([request.record], len(data))
+        records, _, bad = self._reader.read_all([request.record], len(data), sender=caller)
         if bad:
             raise bad[0]
         (outcome,) = await self._dispatcher.dispatch(records)
@@ -83,7 +83,7 @@ class LogServicer:
         receipt = receipt_to_wire(records[0], outcome, self._dispatcher.route(records[0]))
         return log_service_pb2.EmitResponse(receipt=receipt).SerializeToString()
 
-    async def emit_batch(self, data: bytes) -> bytes:
+    async def emit_batch(self, data: bytes, caller: Caller) -> bytes:
         """EmitBatch: errors and notices by index; all other records are only counted."""
         request, has_unknown = parse_records(log_service_pb2.EmitBatchRequest, data)
         wire_records = request.records
@@ -93,7 +93,9 @@ class LogServicer:
         def check(index: int, record: record_pb2.LogRecord) -> None:
             refuse_unknown(record, f"records[{index}]", is_kept=True)
 
-        records, indexes, bad = self._reader.read_all(wire_records, len(data), check if has_unknown else None)
+        records, indexes, bad = self._reader.read_all(
+            wire_records, len(data), check if has_unknown else None, sender=caller
+        )
         if request.want_receipts:
             self._refuse_large_receipts(records)
         outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())
@@ -136,56 +138,67 @@ class LogServicer:
             problem = f"{len(records)} receipts may have {size} bytes, more than {MAX_RECEIPTS_BYTES}"
             raise RequestInvalid("want_receipts", f"{problem}; send fewer records at once")
 
-    async def get_job(self, data: bytes) -> bytes:
+    async def get_job(self, data: bytes, caller: Caller) -> bytes:
         """GetJob."""
         request = parse(job_pb2.GetJobRequest, data)
         job_id = read_job_id(request.job_id)
-        job = await self._dispatcher.jobs.get(job_id)
-        if job is None:
-            raise JobNotFound(job_id)
+        job = await self._visible_job(self._dispatcher.jobs, job_id, caller)
         return job_pb2.GetJobResponse(job=job_to_wire(job)).SerializeToString()
 
-    async def list_jobs(self, data: bytes) -> bytes:
+    async def _visible_job(self, source: JobSource, job_id: str, caller: Caller) -> Job:
+        job = await source.get(job_id)
+        if job is None or not JobFilter(scope=caller.scope).matches(job):
+            raise JobNotFound(job_id)
+        return job
+
+    async def list_jobs(self, data: bytes, caller: Caller) -> bytes:
         """ListJobs."""
-        query = read_query(parse(job_pb2.ListJobsRequest, data))
+        query = read_query(parse(job_pb2.ListJobsRequest, data), caller.scope)
         page = await self._dispatcher.jobs.list(query)
         response = job_pb2.ListJobsResponse(
-            jobs=[job_to_wire(job) for job in page.jobs], next_page_token=page.next_page_token
+            jobs=[job_to_wire(job) for job in page.jobs if query.matches(job)],
+            next_page_token=page.next_page_token,
         )
         return response.SerializeToString()
 
-    def watch_job(self, data: bytes) -> AsyncGenerator[bytes, None]:
+    def watch_job(self, data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
         """WatchJob."""
-        return self._watches.watch(self._dispatcher.jobs, parse(job_pb2.WatchJobRequest, data))
+        return self._watches.watch(self._dispatcher.jobs, parse(job_pb2.WatchJobRequest, data), caller.scope)
 
-    def watch_jobs(self, data: bytes) -> AsyncGenerator[bytes, None]:
+    def watch_jobs(self, data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
         """WatchJobs."""
         request = parse(job_pb2.WatchJobsRequest, data)
-        return self._watches.watch_many(self._dispatcher.managed_jobs, request)
+        return self._watches.watch_many(self._dispatcher.managed_jobs, request, caller.scope)
 
-    async def list_job_transitions(self, data: bytes) -> bytes:
+    async def list_job_transitions(self, data: bytes, caller: Caller) -> bytes:
         """ListJobTransitions."""
         query = read_transition_query(parse(job_pb2.ListJobTransitionsRequest, data))
-        page = await self._dispatcher.managed_jobs.list_transitions(query)
+        source = self._dispatcher.managed_jobs
+        await self._visible_job(source, query.job_id, caller)
+        page = await source.list_transitions(query)
         if page is None:
             raise JobNotFound(query.job_id)
         return transitions_to_wire(page).SerializeToString()
 
-    async def request_cancel(self, data: bytes) -> bytes:
+    async def request_cancel(self, data: bytes, caller: Caller) -> bytes:
         """RequestCancel."""
         request = parse(job_pb2.RequestCancelRequest, data)
         job_id = read_job_id(request.job_id)
         if len(request.reason.encode()) > self._limits.max_name_bytes:
             raise RequestInvalid("reason", f"has more than {self._limits.max_name_bytes} bytes")
-        job = await self._dispatcher.managed_jobs.request_cancel(job_id, request.reason)
+        source = self._dispatcher.managed_jobs
+        await self._visible_job(source, job_id, caller)
+        job = await source.request_cancel(job_id, request.reason)
         if job is None:
             raise JobNotFound(job_id)
         return job_pb2.RequestCancelResponse(job=job_to_wire(job)).SerializeToString()
 
-    async def list_logs(self, data: bytes) -> bytes:
+    async def list_logs(self, data: bytes, caller: Caller) -> bytes:
         """ListLogs."""
-        return (await self._lines.list(parse(log_line_pb2.ListLogsRequest, data))).SerializeToString()
+        return (
+            await self._lines.list(parse(log_line_pb2.ListLogsRequest, data), caller.scope)
+        ).SerializeToString()
 
-    def tail_logs(self, data: bytes) -> AsyncGenerator[bytes, None]:
+    def tail_logs(self, data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
         """TailLogs: to the end of the server, with heartbeats."""
-        return self._lines.tail(parse(log_line_pb2.TailLogsRequest, data))
+        return self._lines.tail(parse(log_line_pb2.TailLogsRequest, data), caller.scope)

@@ -7,7 +7,7 @@ say UNKNOWN), and so that what is in it is known before it is parsed.
 import asyncio
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import ExitStack, aclosing
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -17,14 +17,16 @@ from google.rpc import code_pb2, status_pb2
 
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.errors import EmitdError
+from emitd_handlers.scope import Caller
 from emitd_server.errors import FieldUnknown, MemoryExhausted
-from emitd_server.rpc.intake import Context, Intake, malformed
+from emitd_server.rpc.edge import Edge
+from emitd_server.rpc.intake import Context, malformed
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import status_of
 
 M = TypeVar("M", bound=Message)
-Unary: TypeAlias = Callable[[bytes], Awaitable[bytes]]
-Stream: TypeAlias = Callable[[bytes], AsyncGenerator[bytes, None]]
+Unary: TypeAlias = Callable[[bytes, Caller], Awaitable[bytes]]
+Stream: TypeAlias = Callable[[bytes, Caller], AsyncGenerator[bytes, None]]
 
 
 def parse(message_type: type[M], data: bytes) -> M:
@@ -80,22 +82,27 @@ def _from_bytes(message_type: type[M], data: bytes) -> M:
 class Rpcs:
     """Makes grpc's method handlers from methods that take a request's bytes and return or yield a reply's bytes."""
 
-    def __init__(self, service_name: str, intake: Intake, streams: OpenStreams, report: Report) -> None:
+    def __init__(self, service_name: str, edge: Edge, streams: OpenStreams, report: Report) -> None:
         self._streams = streams
         self._service_name = service_name
-        self._intake = intake
+        self._edge = edge
         self._report = report
+        self._handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {}
 
-    def unary(
-        self, method: Unary, message_type: type[Message], prefix: str = ""
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
+    def handler(self) -> "grpc.GenericRpcHandler[bytes, bytes]":
+        """Return what a grpc server needs to route calls to the methods that were added."""
+        return grpc.method_handlers_generic_handler(self._service_name, self._handlers)
+
+    def unary(self, name: str, method: Unary, message_type: type[Message], prefix: str = "") -> None:
         """Serve a method that returns one reply; `prefix` is the path of the record in its errors."""
-        receive = self._intake.receiver(message_type)
+        edge, path = self._edge, f"{self._service_name}/{name}"
+        receive = edge.intake.receiver(message_type)
 
         async def serve(context: Context) -> bytes:
+            caller = edge.caller(context, path)
             data, charge = await receive(context)
             with charge:
-                return await method(data)
+                return await method(data, caller)
 
         async def answer(_: object, context: Context) -> bytes:
             try:
@@ -103,18 +110,43 @@ class Rpcs:
             except Exception as error:
                 await self._fail(context, error, prefix)
 
-        return grpc.stream_unary_rpc_method_handler(answer)
+        self._handlers[name] = grpc.stream_unary_rpc_method_handler(answer)
 
-    def stream(
-        self, method: Stream, message_type: type[Message], *, is_owed: bool = False
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Serve a method that yields replies; `is_owed`: they are sent even if memory is short."""
-        receive = self._intake.receiver(message_type)
+    def stream(self, name: str, method: Stream, message_type: type[Message]) -> None:
+        """Serve a method that yields replies, for as long as its caller is let."""
+        self._stream(name, method, message_type, is_open=True)
+
+    def page(self, name: str, method: Unary, message_type: type[Message], *, is_owed: bool = False) -> None:
+        """Serve a method whose one reply may be large, as a stream of one message: callers see no difference.
+
+        `is_owed`: it is sent even if memory is short.
+        """
+
+        async def messages(data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
+            yield await method(data, caller)
+
+        self._stream(name, messages, message_type, is_owed=is_owed)
+
+    def _stream(
+        self,
+        name: str,
+        method: Stream,
+        message_type: type[Message],
+        *,
+        is_owed: bool = False,
+        is_open: bool = False,
+    ) -> None:
+        edge, path = self._edge, f"{self._service_name}/{name}"
+        receive = edge.intake.receiver(message_type)
 
         async def serve(context: Context) -> None:
+            caller = edge.caller(context, path)
             data, charge = await receive(context)
-            with charge:
-                async with aclosing(method(data)) as messages:
+            with ExitStack() as stack:
+                stack.enter_context(charge)
+                if is_open and not caller.is_anonymous:
+                    stack.enter_context(self._streams.checked(lambda: edge.caller(context, path)))
+                async with aclosing(method(data, caller)) as messages:
                     async for message in messages:
                         await self._streams.send(context, message, len(message), is_owed=is_owed)
 
@@ -124,17 +156,7 @@ class Rpcs:
             except Exception as error:
                 await self._fail(context, error)
 
-        return grpc.stream_stream_rpc_method_handler(answer)
-
-    def page(
-        self, method: Unary, message_type: type[Message], *, is_owed: bool = False
-    ) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Serve a method whose one reply may be large, as a stream of one message: callers see no difference."""
-
-        async def messages(data: bytes) -> AsyncGenerator[bytes, None]:
-            yield await method(data)
-
-        return self.stream(messages, message_type, is_owed=is_owed)
+        self._handlers[name] = grpc.stream_stream_rpc_method_handler(answer)
 
     async def _fail(self, context: Context, error: Exception, prefix: str = "") -> NoReturn:
         """End a call with an error. Of an unexpected one the caller learns only INTERNAL; the rest is reported."""

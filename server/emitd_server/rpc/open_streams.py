@@ -5,13 +5,14 @@ grpc's own stop waits for each stream to end by itself, which a watch does not.
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from contextlib import aclosing, contextmanager
 from types import TracebackType
 from typing import Any, TypeVar
 
 import grpc
 
+from emitd_handlers.errors import EmitdError
 from emitd_server.errors import ServiceStopping, StreamStalled, TooManyWatchers
 from emitd_server.memory import MemoryAccount
 
@@ -21,6 +22,9 @@ COPIES = 2
 SMALL_BYTES = 4096
 #: What messages that were not taken may hold of the account, so that requests find room.
 STREAMS_SHARE = 0.5
+
+#: How often it is asked whether the caller of an open stream is still let.
+CHECK_SECONDS = 5.0
 
 T = TypeVar("T")
 
@@ -37,6 +41,10 @@ class OpenStreams:
         self._stall_seconds = stall_seconds
         #: Bytes in messages that were not taken.
         self._untaken = 0
+        #: What ends the wait of a task by an exception, asked every CHECK_SECONDS; and the exceptions.
+        self._checks: dict[asyncio.Task[Any], Callable[[], object]] = {}
+        self._refusals: dict[asyncio.Task[Any], EmitdError] = {}
+        self._timer: asyncio.TimerHandle | None = None
         self.waiting_tasks: set[asyncio.Task[Any]] = set()
         self.closed = False
 
@@ -79,6 +87,35 @@ class OpenStreams:
         if not (await asyncio.wait((sending,), timeout=self._stall_seconds))[0]:
             raise StreamStalled(self._stall_seconds)
         sending.result()
+
+    @contextmanager
+    def checked(self, check: Callable[[], object]) -> Iterator[None]:
+        """End the wait of a task in the block with the EmitdError that `check` raises from some time on."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._checks[task] = check
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check_all)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if task not in self._refusals:
+                raise
+            task.uncancel()
+            raise self._refusals[task] from None
+        finally:
+            del self._checks[task]
+            self._refusals.pop(task, None)
+
+    def _check_all(self) -> None:
+        for task in self._checks.keys() & self.waiting_tasks - self._refusals.keys():
+            try:
+                self._checks[task]()
+            except EmitdError as error:
+                self._refusals[task] = error
+                task.cancel()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(CHECK_SECONDS, self._check_all) if self._checks else None
 
     def waiting(self) -> "Waiting":
         """Return a context manager for the waits of one call; it can be entered many times."""

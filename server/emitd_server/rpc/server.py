@@ -12,9 +12,11 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 from emitd_handlers.diagnostics import report
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.text.address import UNIX
+from emitd_server.access.grants import Grants
 from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.errors import RequestInvalid
 from emitd_server.memory import MemoryAccount
+from emitd_server.rpc.edge import Edge
 from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.listening import UnixSocket, listen
 from emitd_server.rpc.methods import abort
@@ -42,7 +44,7 @@ class Servicer(Protocol):
     #: The service's full name, for health and reflection.
     service_name: str
 
-    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, edge: Edge) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls to this servicer."""
 
 
@@ -71,7 +73,7 @@ class GrpcServer:
         self._limit = StreamLimit(settings.watch.max_watchers, "server.watch.max_watchers")
         names = ["", *(servicer.service_name for servicer in servicers)]
         self._health = _HealthServicer(names, lives, streams, self._limit, self._socket)
-        self._intake = Intake(settings.limits, memory)
+        self._edge = Edge(Intake(settings.limits, memory), None, Grants(settings.access.grants))
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:
@@ -96,7 +98,7 @@ class GrpcServer:
         )
         names = [servicer.service_name for servicer in self._servicers]
         self._server.add_generic_rpc_handlers(
-            tuple(servicer.handler(self._intake) for servicer in self._servicers)
+            tuple(servicer.handler(self._edge) for servicer in self._servicers)
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(

@@ -16,6 +16,7 @@ from emitd_handlers.errors import (
     HandlerUnavailable,
     JobQueryInvalid,
     RecordConflict,
+    RecordForbidden,
     RecordInvalid,
 )
 from emitd_server.errors import (
@@ -27,11 +28,13 @@ from emitd_server.errors import (
     NoHandler,
     NoJobSource,
     NoLogSource,
+    PermissionDenied,
     RequestInvalid,
     RequestLate,
     ServiceStopping,
     StreamStalled,
     TooManyWatchers,
+    Unauthenticated,
 )
 
 #: The gRPC code of every error that can reach a caller. The numbers are those of google.rpc.Code.
@@ -40,6 +43,9 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     RequestInvalid: code_pb2.INVALID_ARGUMENT,
     JobQueryInvalid: code_pb2.INVALID_ARGUMENT,
     AuditQueryInvalid: code_pb2.INVALID_ARGUMENT,
+    Unauthenticated: code_pb2.UNAUTHENTICATED,
+    PermissionDenied: code_pb2.PERMISSION_DENIED,
+    RecordForbidden: code_pb2.PERMISSION_DENIED,
     JobNotFound: code_pb2.NOT_FOUND,
     AuditLogNotFound: code_pb2.NOT_FOUND,
     AuditNotFound: code_pb2.NOT_FOUND,

@@ -8,6 +8,7 @@ from emitd.v1 import AuditEvent, ListAuditEventsRequest, LogRecord, TailAuditEve
 from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.audit.read.scan import entry_of
 from emitd_handlers.audit.source import AuditBatch, AuditFilter, AuditQuery, InclusionProof
+from emitd_handlers.scope import EVERYTHING
 from emitd_server.convert.audit import (
     batch_to_wire,
     entry_to_wire,
@@ -96,7 +97,7 @@ def test_a_query() -> None:
         page_size=5000,
         page_token="t",
     )
-    assert read_query(request, 9) == AuditQuery(
+    assert read_query(request, EVERYTHING, 9) == AuditQuery(
         filter=AuditFilter(event_id="e", event_name_prefix="a.", user_id="u", source_ip="192.0.2.1"),
         received_after_unix_nano=1,
         received_before_unix_nano=2,
@@ -105,20 +106,22 @@ def test_a_query() -> None:
         page_token="t",
         max_scan_bytes=9,
     )
-    assert read_query(ListAuditEventsRequest(), 9) == AuditQuery(page_size=100, max_scan_bytes=9)
+    assert read_query(ListAuditEventsRequest(), EVERYTHING, 9) == AuditQuery(page_size=100, max_scan_bytes=9)
 
 
 def test_bad_requests() -> None:
     """A negative page, and an address that is none, are refused by the field's name."""
     with pytest.raises(RequestInvalid) as caught:
-        read_query(ListAuditEventsRequest(page_size=-1), 9)
+        read_query(ListAuditEventsRequest(page_size=-1), EVERYTHING, 9)
     assert caught.value.field == "page_size"
     for request in (ListAuditEventsRequest(source_ip="192.0.2"), TailAuditEventsRequest(source_ip="x" * 999)):
         with pytest.raises(RequestInvalid) as caught:
-            read_filter(request)
+            read_filter(request, EVERYTHING)
         assert caught.value.field == "source_ip"
         assert len(str(caught.value)) < 150
-    assert read_filter(TailAuditEventsRequest(source_ip="unknown")) == AuditFilter(source_ip="unknown")
+    assert read_filter(TailAuditEventsRequest(source_ip="unknown"), EVERYTHING) == AuditFilter(
+        source_ip="unknown"
+    )
 
 
 def test_a_batch_without_events_is_a_heartbeat() -> None:

@@ -9,6 +9,7 @@ from emitd.v1 import job_pb2 as pb
 from emitd.v1 import record_pb2 as rec
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobTransition, TransitionPage
 from emitd_handlers.record import JobState
+from emitd_handlers.scope import EVERYTHING
 from emitd_server.convert.jobs import (
     changes_to_wire,
     job_to_wire,
@@ -89,10 +90,10 @@ def test_a_filter_is_read_alike_from_both_requests(message: FilterMessage) -> No
     request = message(
         job_type="sync", statuses=[rec.JOB_STATE_QUEUED], job_ids=["a", "b"], labels={"team": "a"}
     )
-    assert read_filter(request) == JobFilter(
+    assert read_filter(request, EVERYTHING) == JobFilter(
         job_type="sync", statuses=(JobState.QUEUED,), job_ids=("a", "b"), labels={"team": "a"}
     )
-    assert read_filter(message()) == JobFilter()
+    assert read_filter(message(), EVERYTHING) == JobFilter()
 
 
 @pytest.mark.parametrize("message", [pb.ListJobsRequest, pb.WatchJobsRequest])
@@ -110,20 +111,20 @@ def test_a_filter_that_makes_no_sense_is_refused(
 ) -> None:
     """The error names the field and the place in it."""
     with pytest.raises(RequestInvalid) as caught:
-        read_filter(message(**fields))  # type: ignore[arg-type]
+        read_filter(message(**fields), EVERYTHING)  # type: ignore[arg-type]
     assert caught.value.field == field
 
 
 def test_a_thousand_ids_are_taken() -> None:
     """That is the limit itself."""
     ids = [f"j{number}" for number in range(1000)]
-    assert read_filter(pb.WatchJobsRequest(job_ids=ids)).job_ids == tuple(ids)
+    assert read_filter(pb.WatchJobsRequest(job_ids=ids), EVERYTHING).job_ids == tuple(ids)
 
 
 def test_a_query_is_read() -> None:
     """The filter with what a page takes; sizes have a default and a limit."""
     query = read_query(
-        pb.ListJobsRequest(job_ids=["a"], updated_after_unix_nano=5, page_size=7, page_token="t")
+        pb.ListJobsRequest(job_ids=["a"], updated_after_unix_nano=5, page_size=7, page_token="t"), EVERYTHING
     )
     assert (query.job_ids, query.updated_after_unix_nano, query.page_size, query.page_token) == (
         ("a",),
@@ -131,8 +132,8 @@ def test_a_query_is_read() -> None:
         7,
         "t",
     )
-    assert read_query(pb.ListJobsRequest()).page_size == 100
-    assert read_query(pb.ListJobsRequest(page_size=5000)).page_size == 1000
+    assert read_query(pb.ListJobsRequest(), EVERYTHING).page_size == 100
+    assert read_query(pb.ListJobsRequest(page_size=5000), EVERYTHING).page_size == 1000
     assert read_transition_query(pb.ListJobTransitionsRequest(job_id="a", page_size=5000)).page_size == 1000
 
 
@@ -140,7 +141,7 @@ def test_a_query_is_read() -> None:
     ("read", "field"),
     [
         (lambda: read_job_id(""), "job_id"),
-        (lambda: read_query(pb.ListJobsRequest(page_size=-1)), "page_size"),
+        (lambda: read_query(pb.ListJobsRequest(page_size=-1), EVERYTHING), "page_size"),
         (lambda: read_transition_query(pb.ListJobTransitionsRequest()), "job_id"),
         (lambda: read_transition_query(pb.ListJobTransitionsRequest(job_id="a", page_size=-1)), "page_size"),
     ],

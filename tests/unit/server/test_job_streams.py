@@ -7,6 +7,7 @@ import pytest
 from emitd.v1 import job_pb2 as pb
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobUpdate
 from emitd_handlers.record import JobState
+from emitd_handlers.scope import EVERYTHING
 from emitd_server.errors import JobNotFound
 from emitd_server.rpc.job_streams import JobWatches
 from emitd_server.rpc.open_streams import OpenStreams
@@ -38,7 +39,7 @@ class Source:
 
 def watch(**fields: bool) -> AsyncGenerator[bytes, None]:
     watches = JobWatches(WatchSettings(), OpenStreams())
-    return watches.watch(Source(), pb.WatchJobRequest(job_id="j", **fields))  # type: ignore[return-value]  # it is one
+    return watches.watch(Source(), pb.WatchJobRequest(job_id="j", **fields), EVERYTHING)  # type: ignore[return-value]  # it is one
 
 
 async def test_a_job_that_is_removed_before_its_first_state_is_not_found() -> None:

@@ -14,6 +14,7 @@ from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.log_source import LogPart, LogQuery
 from emitd_handlers.outcome import Committed, Outcomes
 from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.scope import ANYONE
 from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.testing import InMemoryHandler
 from emitd_server.convert.lines import position_to_wire, read_position
@@ -77,13 +78,15 @@ class Server:
         given = {"level": record_pb2.LEVEL_INFO, "source": "shop"} | fields
         records = [record_pb2.LogRecord(message=message, **given) for message in messages]  # type: ignore[arg-type]
         request = log_service_pb2.EmitBatchRequest(records=records)
-        answer = await self.servicer.emit_batch(request.SerializeToString())
+        answer = await self.servicer.emit_batch(request.SerializeToString(), ANYONE)
         return log_service_pb2.EmitBatchResponse.FromString(answer)
 
     async def page(self, **fields: object) -> pb.ListLogsResponse:
         """Return one page."""
         request = pb.ListLogsRequest(**fields)  # type: ignore[arg-type]
-        return pb.ListLogsResponse.FromString(await self.servicer.list_logs(request.SerializeToString()))
+        return pb.ListLogsResponse.FromString(
+            await self.servicer.list_logs(request.SerializeToString(), ANYONE)
+        )
 
     async def all_pages(self, **fields: object) -> list[str]:
         """Return the messages of all pages."""
@@ -98,7 +101,7 @@ class Server:
     async def tail(self, **fields: object) -> AsyncGenerator[pb.TailLogsResponse, None]:
         """Yield a tail's messages."""
         request = pb.TailLogsRequest(**fields)  # type: ignore[arg-type]
-        async with aclosing(self.servicer.tail_logs(request.SerializeToString())) as messages:
+        async with aclosing(self.servicer.tail_logs(request.SerializeToString(), ANYONE)) as messages:
             async for message in messages:
                 yield pb.TailLogsResponse.FromString(message)
 
@@ -149,7 +152,7 @@ class TestList:
                 span_id=bytes(8),
             )
             request = log_service_pb2.EmitRequest(record=sent)
-            await server.servicer.emit(request.SerializeToString())
+            await server.servicer.emit(request.SerializeToString(), ANYONE)
             (line,) = (await server.page()).lines
             assert line.record == sent
             assert line.receive_time_unix_nano > 1_700_000_000_000_000_000

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from emitd.v1 import EmitRequest, record_pb2
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.outcome import Committed, Refused
+from emitd_handlers.scope import ANYONE
 from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.testing import InMemoryHandler, make_record
 from emitd_handlers.text.patterns import matches_any
@@ -171,7 +172,9 @@ async def test_every_door_redacts_before_handlers_and_before_the_fingerprint() -
             record = record_pb2.LogRecord(
                 level=record_pb2.LEVEL_INFO, record_id="r", message="wire", attributes_json='{"secret":"x"}'
             )
-            await LogServicer(service, OpenStreams()).emit(EmitRequest(record=record).SerializeToString())
+            await LogServicer(service, OpenStreams()).emit(
+                EmitRequest(record=record).SerializeToString(), ANYONE
+            )
         await service.drain()
         texts = [record.attributes_json for record in kept.records]
         texts += [record.payload.details_json for record in kept.records if record.payload is not None]

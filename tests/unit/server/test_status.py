@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncGenerator
+from types import SimpleNamespace
 
 import grpc
 import pytest
@@ -18,8 +19,11 @@ from emitd_handlers.errors import (
     RecordInvalid,
     RetryableError,
 )
+from emitd_handlers.scope import Caller
+from emitd_server.access.grants import Grants
 from emitd_server.errors import JobNotFound, RequestInvalid, StartError
 from emitd_server.memory import MemoryAccount
+from emitd_server.rpc.edge import Edge
 from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.methods import Rpcs
 from emitd_server.rpc.open_streams import OpenStreams
@@ -118,13 +122,16 @@ async def test_a_caller_that_goes_away_is_no_error_of_the_service() -> None:
     """The call ends as one that was cancelled, and nothing is reported."""
     reports: list[str] = []
     memory = MemoryAccount(1 << 30)
-    intake = Intake(LimitSettings(), memory)
-    rpcs = Rpcs("emitd.v1.LogService", intake, OpenStreams(memory), reports.append)
+    edge = Edge(Intake(LimitSettings(), memory), None, Grants(()))
+    rpcs = Rpcs("emitd.v1.LogService", edge, OpenStreams(memory), reports.append)
 
-    async def messages(data: bytes) -> AsyncGenerator[bytes, None]:
+    async def messages(data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
         yield data
 
-    for handler in (rpcs.stream(messages, GetJobRequest), rpcs.page(messages, GetJobRequest)):  # type: ignore[arg-type]
+    rpcs.stream("GetJob", messages, GetJobRequest)
+    rpcs.page("ListJobs", messages, GetJobRequest)  # type: ignore[arg-type]
+    for name in ("GetJob", "ListJobs"):
+        handler = rpcs.handler().service(SimpleNamespace(method=f"/emitd.v1.LogService/{name}"))  # type: ignore[arg-type]
         with pytest.raises(asyncio.CancelledError):
-            await handler.stream_stream(None, _GoneContext())  # type: ignore[attr-defined]
+            await handler.stream_stream(None, _GoneContext())  # type: ignore[union-attr, misc]
     assert reports == []

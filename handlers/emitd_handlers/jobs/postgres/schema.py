@@ -168,6 +168,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
     ),
     # The source of the record in `opened_by`; NULL in earlier rows. Receipts have a source too, and other fingerprints.
     ("ALTER TABLE {transitions} ADD COLUMN opened_by_source text",),
+    # The principal, or its group as `group:NAME`, that may report on the job; NULL: the next that does takes it.
+    ("ALTER TABLE {jobs} ADD COLUMN owner text",),
 )
 
 

@@ -90,6 +90,8 @@ MIGRATIONS: Sequence[Sequence[str]] = (
     ("ALTER TABLE job_receipts ADD COLUMN recorded_at TIMESTAMP",),
     # The source of the record in `opened_by`; NULL in earlier rows. Receipts have a source too, and other fingerprints.
     ("ALTER TABLE job_transitions ADD COLUMN opened_by_source TEXT",),
+    # The principal, or its group as `group:NAME`, that may report on the job; NULL: the next that does takes it.
+    ("ALTER TABLE job_logs ADD COLUMN owner TEXT",),
 )
 
 

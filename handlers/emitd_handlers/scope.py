@@ -1,0 +1,69 @@
+"""`Scope`: which records a caller may send or read, and `Caller`: who calls, with the scope of the call."""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from emitd_handlers.level import Level
+from emitd_handlers.principal import Principal
+from emitd_handlers.text.patterns import matches_any
+
+#: Matches any text.
+ANY = ("*",)
+
+
+class Rule(msgspec.Struct, frozen=True):
+    """One grant's records: those that match it in every respect. In patterns, `*` stands for any text."""
+
+    levels: frozenset[Level] = frozenset(Level)
+    sources: tuple[str, ...] = ANY
+    #: Of audit events.
+    event_names: tuple[str, ...] = ANY
+    #: Of jobs.
+    job_types: tuple[str, ...] = ANY
+    #: The sender may pass on what others sent: their `submitted_by`, and the service's own events and source.
+    relay: bool = False
+
+    def has(self, level: Level, source: str, name: str | None) -> bool:
+        """Return whether a record is one of these; `name`: its event's name, or its job's type; None: not known."""
+        patterns = {Level.AUDIT: self.event_names, Level.JOB_STATUS: self.job_types}.get(level, ANY)
+        return (
+            level in self.levels
+            and (self.sources == ANY or matches_any(self.sources, source))
+            and (patterns == ANY or name is None or matches_any(patterns, name))
+        )
+
+
+class Scope(msgspec.Struct, frozen=True):
+    """The records that one of some rules has."""
+
+    rules: tuple[Rule, ...]
+
+    def has(self, level: Level, source: str, name: str | None) -> bool:
+        """Return whether a record is one of these, as `Rule.has`."""
+        return any(rule.has(level, source, name) for rule in self.rules)
+
+
+EVERYTHING = Scope((Rule(relay=True),))
+NOTHING = Scope(())
+
+
+class Caller(msgspec.Struct, frozen=True):
+    """Who makes a call, and what it may send or read by it."""
+
+    principal: Principal
+    scope: Scope = EVERYTHING
+
+    @property
+    def is_anonymous(self) -> bool:
+        """Whether the listener asks for no name, so that everything is allowed."""
+        return not self.principal.name
+
+
+#: The caller of a listener that asks for no name, and of the process itself.
+ANYONE = Caller(Principal("", "anonymous"))
+
+
+def owners(principal: Principal) -> Sequence[str]:
+    """Return the names by which a principal owns jobs; the first is given to those that it begins."""
+    return [*(f"group:{group}" for group in principal.groups), principal.name]

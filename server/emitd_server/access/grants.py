@@ -1,0 +1,136 @@
+"""`Grants`: what each principal may do. Pure.
+
+A principal may call a method if a grant gives it a role that has the method; what it may send or read by it is what
+those grants have together. All else is denied.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+from emitd_handlers.errors import EmitdError, RecordForbidden, RecordInvalid
+from emitd_handlers.principal import Principal
+from emitd_handlers.record import Level, LogRecord, name_of
+from emitd_handlers.scope import EVERYTHING, Caller, Rule, Scope
+from emitd_server.errors import PermissionDenied
+from emitd_server.settings import GrantSettings, Role
+
+_WRITERS = frozenset({Role.WRITER})
+_WATCHERS = frozenset({Role.WATCHER, Role.OPERATOR})
+_OPERATORS = frozenset({Role.OPERATOR})
+_AUDITORS = frozenset({Role.AUDITOR})
+#: The roles that have each method. Health and reflection are for every principal.
+ROLES: Mapping[str, frozenset[Role]] = {
+    "emitd.v1.LogService/Emit": _WRITERS,
+    "emitd.v1.LogService/EmitBatch": _WRITERS,
+    "emitd.v1.LogService/GetJob": _WATCHERS,
+    "emitd.v1.LogService/ListJobs": _WATCHERS,
+    "emitd.v1.LogService/ListJobTransitions": _WATCHERS,
+    "emitd.v1.LogService/WatchJob": _WATCHERS,
+    "emitd.v1.LogService/WatchJobs": _WATCHERS,
+    "emitd.v1.LogService/ListLogs": _WATCHERS,
+    "emitd.v1.LogService/TailLogs": _WATCHERS,
+    "emitd.v1.LogService/RequestCancel": _OPERATORS,
+    "emitd.v1.AuditService/GetCheckpoint": _AUDITORS,
+    "emitd.v1.AuditService/GetInclusionProof": _AUDITORS,
+    "emitd.v1.AuditService/GetConsistencyProof": _AUDITORS,
+    "emitd.v1.AuditService/ListAuditEvents": _AUDITORS,
+    "emitd.v1.AuditService/TailAuditEvents": _AUDITORS,
+}
+_WRITES = {method for method, roles in ROLES.items() if roles is _WRITERS}
+#: Names of events that begin so, and this source, are the service's own.
+OWN_EVENTS = "emitd."
+OWN_SOURCE = "emitd"
+_Kind: TypeAlias = tuple[Level, str, str | None]
+#: Callers, and kinds of records, that are remembered: senders choose the sources and names.
+MAX_REMEMBERED = 4096
+
+
+class Grants:
+    """The grants of a configuration."""
+
+    def __init__(self, grants: Sequence[GrantSettings]) -> None:
+        self._grants = grants
+        self._callers: dict[tuple[Principal, str], Caller] = {}
+
+    def caller(self, principal: Principal, method: str) -> Caller:
+        """Return the caller of a method, such as `emitd.v1.LogService/Emit`. Raises PermissionDenied."""
+        key = (principal, method)
+        caller = self._callers.get(key)
+        if caller is None:
+            found = self.deciding(principal, method)
+            if not found:
+                raise PermissionDenied(
+                    principal.name, method, sorted(role.value for role in ROLES.get(method, ()))
+                )
+            if len(self._callers) >= MAX_REMEMBERED:
+                self._callers.clear()
+            rules = tuple(map(_rule, found))
+            is_all = (Rule() in rules and method not in _WRITES) or Rule(relay=True) in rules
+            caller = self._callers[key] = Caller(principal, EVERYTHING if is_all else Scope(rules))
+        return caller
+
+    def deciding(self, principal: Principal, method: str) -> Sequence[GrantSettings]:
+        """Return the grants that let a principal call a method."""
+        names = {principal.name, *(f"group:{group}" for group in principal.groups)}
+        roles = ROLES.get(method, frozenset())
+        return [grant for grant in self._grants if grant.role in roles and not names.isdisjoint(grant.to)]
+
+
+class RecordJudge:
+    """Says which records a caller may not send."""
+
+    def __init__(self) -> None:
+        #: What is wrong with a kind of record, by scope; empty texts: nothing.
+        self._problems: dict[Scope, dict[_Kind, tuple[str, str]]] = {}
+
+    def refused(self, records: Sequence[LogRecord], caller: Caller) -> Mapping[int, EmitdError]:
+        """Return the errors of the records that are not for this caller to send, by their place."""
+        kinds = [(record.level, record.source, name_of(record)) for record in records]
+        known = self._problems.setdefault(caller.scope, {})
+        if len(known) + len(self._problems) > MAX_REMEMBERED:
+            self._problems = {caller.scope: (known := {})}
+        bad: dict[_Kind, tuple[str, str]] = {}
+        for kind in set(kinds):
+            problem = known.get(kind)
+            if problem is None:
+                problem = known[kind] = _problem(caller.scope, *kind)
+            if problem[1]:
+                bad[kind] = problem
+        if not bad:
+            return {}
+        return {place: _error(caller, *bad[kind]) for place, kind in enumerate(kinds) if kind in bad}
+
+
+def _problem(scope: Scope, level: Level, source: str, name: str | None) -> tuple[str, str]:
+    """Return the field at fault, and what is wrong with it."""
+    is_event = level is Level.AUDIT
+    if not any(rule.relay for rule in scope.rules):
+        if source == OWN_SOURCE:
+            return "source", f"'{OWN_SOURCE}' is the service's own"
+        if is_event and name is not None and name.startswith(OWN_EVENTS):
+            return "audit.event_name", f"names that begin with '{OWN_EVENTS}' are the service's own"
+    of_level = [rule for rule in scope.rules if level in rule.levels]
+    if not of_level:
+        return "level", f"no grant covers {level.name}"
+    if not any(rule.has(level, source, None) for rule in of_level):
+        return "source", f"no grant covers {level.name} from '{source}'"
+    if not scope.has(level, source, name):
+        field = "audit.event_name" if is_event else "job.job_type"
+        return field, f"no grant covers '{name}' from '{source}'"
+    return "", ""
+
+
+def _error(caller: Caller, field: str, problem: str) -> EmitdError:
+    if caller.is_anonymous:  # no grant could allow it
+        return RecordInvalid(field, problem)
+    return RecordForbidden(field, f"{problem}, for '{caller.principal.name}'")
+
+
+def _rule(grant: GrantSettings) -> Rule:
+    return Rule(
+        frozenset(Level if grant.levels is None else grant.levels),
+        grant.sources,
+        grant.event_names,
+        grant.job_types,
+        grant.relay,
+    )
