@@ -44,7 +44,7 @@ class Scope(msgspec.Struct, frozen=True):
         return any(rule.has(level, source, name) for rule in self.rules)
 
 
-EVERYTHING = Scope((Rule(relay=True),))
+EVERYTHING = Scope((Rule(),))
 NOTHING = Scope(())
 
 

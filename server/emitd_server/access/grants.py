@@ -36,7 +36,6 @@ ROLES: Mapping[str, frozenset[Role]] = {
     "emitd.v1.AuditService/ListAuditEvents": _AUDITORS,
     "emitd.v1.AuditService/TailAuditEvents": _AUDITORS,
 }
-_WRITES = {method for method, roles in ROLES.items() if roles is _WRITERS}
 #: Names of events that begin so, and this source, are the service's own.
 OWN_EVENTS = "emitd."
 OWN_SOURCE = "emitd"
@@ -65,7 +64,7 @@ class Grants:
             if len(self._callers) >= MAX_REMEMBERED:
                 self._callers.clear()
             rules = tuple(map(_rule, found))
-            is_all = (Rule() in rules and method not in _WRITES) or Rule(relay=True) in rules
+            is_all = Rule() in rules and not any(rule.relay for rule in rules)
             caller = self._callers[key] = Caller(principal, EVERYTHING if is_all else Scope(rules))
         return caller
 
