@@ -8,6 +8,7 @@ EmitdError (emitd_handlers.errors)
 │   └── FieldUnknown           it, or a record in it, has a field of a newer version: a newer service can take it
 ├── Unauthenticated            a call does not say who makes it, or not so that it can be believed
 ├── PermissionDenied           no grant lets its principal make it
+├── RateExceeded               its principal has sent more than it may: try again later
 ├── RequestLate                a call did not send its request in time
 ├── JobNotFound
 ├── NoJobSource                no active handler serves jobs
@@ -78,6 +79,16 @@ class RequestLate(EmitdError):
         super().__init__(
             f"the request was not received within {seconds:g} s, or sooner while other calls wait"
         )
+
+
+class RateExceeded(EmitdError):
+    """A principal has sent more than it may."""
+
+    def __init__(self, rate: int, seconds: float) -> None:
+        super().__init__(
+            f"this principal may send {rate} bytes a second, the limit of server.limits.bytes_per_second"
+        )
+        self.retry_after_seconds = seconds
 
 
 class JobNotFound(EmitdError):

@@ -55,6 +55,10 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     max_json_bytes: PositiveInt = 64 * 1024
     #: How deep details_json and attributes_json may nest.
     max_json_depth: PositiveInt = 32
+    #: What each principal may send a second, on average and at once; a record costs at least 256. None: any.
+    bytes_per_second: PositiveInt | None = None
+    #: Streams that each principal may have open.
+    max_streams_per_principal: PositiveInt = 1000
 
 
 class WatchSettings(_Section, frozen=True, kw_only=True):

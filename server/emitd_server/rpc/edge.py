@@ -8,6 +8,7 @@ import grpc
 from emitd_handlers.principal import Principal
 from emitd_handlers.scope import ANYONE, Caller
 from emitd_server.access.grants import Grants
+from emitd_server.access.limits import CallerLimits
 from emitd_server.rpc.intake import Intake
 
 #: Says who makes a call, or raises Unauthenticated.
@@ -17,8 +18,11 @@ Authenticate: TypeAlias = Callable[["grpc.aio.ServicerContext[Any, Any]"], Princ
 class Edge:
     """One for each listener; `authenticate` is None for one that asks nobody for a name."""
 
-    def __init__(self, intake: Intake, authenticate: Authenticate | None, grants: Grants) -> None:
+    def __init__(
+        self, intake: Intake, authenticate: Authenticate | None, grants: Grants, limits: CallerLimits
+    ) -> None:
         self.intake = intake
+        self.limits = limits
         self._authenticate = authenticate
         self._grants = grants
 

@@ -13,6 +13,7 @@ from typing import Any, TypeAlias
 import grpc
 from google.protobuf.message import Message
 
+from emitd_server.access.limits import LEAST_RECORD_BYTES
 from emitd_server.errors import RequestInvalid, RequestLate
 from emitd_server.memory import Charge, MemoryAccount
 from emitd_server.rpc.field_walk import SMALL_REQUEST_BYTES, FieldWalk, Malformed, shape_of
@@ -20,7 +21,7 @@ from emitd_server.settings import LimitSettings
 
 #: In quotes, because grpc's classes take parameters only in their stubs.
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-Receiver: TypeAlias = Callable[[Context], Awaitable[tuple[bytes, Charge]]]
+Receiver: TypeAlias = Callable[[Context], Awaitable[tuple[bytes, Charge, int]]]
 
 #: How many requests with records, and how many others, are received at once; other calls wait.
 MAX_READS = 4
@@ -51,8 +52,8 @@ class Intake:
     def receiver(self, message_type: type[Message]) -> Receiver:
         """Return what receives the requests of a method.
 
-        It returns a request, checked, and the charge for it, which the caller releases. It raises RequestInvalid,
-        RequestLate, and MemoryExhausted.
+        It returns a request, checked; the charge for it, which the caller releases; and its cost in bytes, which is at
+        least LEAST_RECORD_BYTES for each record. It raises RequestInvalid, RequestLate, and MemoryExhausted.
         """
         name = message_type.DESCRIPTOR.full_name
         lane = self._records if name in _EMITS else self._questions
@@ -64,7 +65,7 @@ class Intake:
             limit, key = MAX_QUESTION_BYTES, ""
 
         def check(data: bytes) -> int:
-            """Return how much memory a request will take."""
+            """Return how many records and other fields a request has."""
             if len(data) > limit:
                 raise RequestInvalid("", f"the request has {len(data)} bytes, more than {limit}{key}")
             fields = FieldWalk(data)
@@ -72,7 +73,7 @@ class Intake:
                 walk(fields, shape)
             except Malformed:
                 raise malformed(message_type) from None
-            return BYTES_FOR_BYTE * len(data) + BYTES_FOR_FIELD * fields.count
+            return fields.count
 
         def verdict(data: bytes) -> int | RequestInvalid:
             """Do what `check` does, but return its error: raised out of a thread, it would keep the request alive."""
@@ -81,7 +82,7 @@ class Intake:
             except RequestInvalid as error:
                 return error.with_traceback(None)
 
-        async def receive(context: Context) -> tuple[bytes, Charge]:
+        async def receive(context: Context) -> tuple[bytes, Charge, int]:
             try:
                 async with asyncio.timeout(READ_SECONDS) as timeout:
                     await lane.admit()
@@ -90,13 +91,14 @@ class Intake:
                             data = await lane.read(context, timeout)
                             # A large one in a thread: it may take 100 ms, in which the loop must answer others.
                             is_large = len(data) > SMALL_REQUEST_BYTES
-                            size = await asyncio.to_thread(verdict, data) if is_large else check(data)
-                            if isinstance(size, RequestInvalid):
+                            count = await asyncio.to_thread(verdict, data) if is_large else check(data)
+                            if isinstance(count, RequestInvalid):
                                 data = b""  # the error's traceback would keep it
-                                raise size
+                                raise count
                     finally:
                         lane.leave()
-                return data, self._memory.charge(size)
+                charge = self._memory.charge(BYTES_FOR_BYTE * len(data) + BYTES_FOR_FIELD * count)
+                return data, charge, max(len(data), LEAST_RECORD_BYTES * count)
             except TimeoutError:
                 raise RequestLate(READ_SECONDS) from None
 

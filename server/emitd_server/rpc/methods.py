@@ -100,8 +100,11 @@ class Rpcs:
 
         async def serve(context: Context) -> bytes:
             caller = edge.caller(context, path)
-            data, charge = await receive(context)
-            with charge:
+            allowance = edge.limits.of(caller.principal)
+            allowance.refuse_if_spent()
+            data, charge, cost = await receive(context)
+            allowance.spend(cost)
+            with charge, allowance.holding(charge.size):
                 return await method(data, caller)
 
         async def answer(_: object, context: Context) -> bytes:
@@ -141,10 +144,13 @@ class Rpcs:
 
         async def serve(context: Context) -> None:
             caller = edge.caller(context, path)
-            data, charge = await receive(context)
-            with ExitStack() as stack:
-                stack.enter_context(charge)
+            allowance = edge.limits.of(caller.principal)
+            allowance.refuse_if_spent()
+            data, charge, cost = await receive(context)
+            allowance.spend(cost)
+            with charge, allowance.holding(charge.size), ExitStack() as stack:
                 if is_open and not caller.is_anonymous:
+                    stack.enter_context(allowance.stream())
                     stack.enter_context(self._streams.checked(lambda: edge.caller(context, path)))
                 async with aclosing(method(data, caller)) as messages:
                     async for message in messages:

@@ -13,6 +13,7 @@ from emitd_handlers.diagnostics import report
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.text.address import UNIX
 from emitd_server.access.grants import Grants
+from emitd_server.access.limits import CallerLimits
 from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.errors import RequestInvalid
 from emitd_server.memory import MemoryAccount
@@ -73,7 +74,12 @@ class GrpcServer:
         self._limit = StreamLimit(settings.watch.max_watchers, "server.watch.max_watchers")
         names = ["", *(servicer.service_name for servicer in servicers)]
         self._health = _HealthServicer(names, lives, streams, self._limit, self._socket)
-        self._edge = Edge(Intake(settings.limits, memory), None, Grants(settings.access.grants))
+        self._edge = Edge(
+            Intake(settings.limits, memory),
+            None,
+            Grants(settings.access.grants),
+            CallerLimits(settings.limits),
+        )
         self._server: grpc.aio.Server | None = None
 
     async def start(self) -> str:

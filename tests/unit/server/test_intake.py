@@ -46,7 +46,7 @@ async def test_a_request_is_charged_from_arrival_to_release() -> None:
     await asyncio.sleep(0.01)
     assert memory.held == 1000
     call.sent.set()
-    data, charge = await task
+    data, charge, _ = await task
     assert data == LINE
     assert memory.held == charge.size > len(LINE)
     charge.release()
