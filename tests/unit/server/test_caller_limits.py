@@ -83,9 +83,8 @@ def test_one_principal_holds_half_of_the_memory_at_most() -> None:
 def test_the_streams_of_one_principal_are_bounded() -> None:
     """A stream that ends makes room."""
     shop = made(max_streams_per_principal=1).of(SHOP)
-    with shop.stream(), pytest.raises(TooManyWatchers, match=r"server\.limits\.max_streams_per_principal"):
-        with shop.stream():
-            pass
+    with shop.stream(), pytest.raises(TooManyWatchers, match="max_streams_per_principal"), shop.stream():
+        pass
     with shop.stream():
         pass
 

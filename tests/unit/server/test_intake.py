@@ -91,7 +91,7 @@ async def test_a_call_that_sends_nothing_ends(monkeypatch: pytest.MonkeyPatch) -
     stalled = asyncio.create_task(receive(into, Call(sent=False)))
     await asyncio.sleep(0.01)
     async with asyncio.timeout(0.2):
-        _, charge = await receive(into, Call())
+        _, charge, _ = await receive(into, Call())
     with pytest.raises(RequestLate):
         await stalled
     charge.release()
