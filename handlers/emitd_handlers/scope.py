@@ -53,17 +53,21 @@ class Caller(msgspec.Struct, frozen=True):
 
     principal: Principal
     scope: Scope = EVERYTHING
+    #: That of the other end of the connection; empty for the process itself, and where nobody is asked for a name.
+    address: str = ""
 
     @property
     def is_anonymous(self) -> bool:
         """Whether the listener asks for no name, so that everything is allowed."""
-        return not self.principal.name
+        return self.principal.kind == "anonymous"
 
 
 #: The caller of a listener that asks for no name, and of the process itself.
-ANYONE = Caller(Principal("", "anonymous"))
+ANYONE = Caller(Principal("anonymous", "anonymous"))
 
 
 def owners(principal: Principal) -> Sequence[str]:
     """Return the names by which a principal owns jobs; the first is given to those that it begins."""
+    if principal.kind == "anonymous":
+        return [""]
     return [*(f"group:{group}" for group in principal.groups), principal.name]

@@ -11,6 +11,7 @@ import traceback
 from types import FrameType
 
 from emitd_handlers.diagnostics import Report, report
+from emitd_server.access.trail import AccessTrail
 from emitd_server.config.loader import Config
 from emitd_server.dispatch.dispatcher import CLOSE_SECONDS, Dispatcher
 from emitd_server.errors import StartError
@@ -97,9 +98,13 @@ async def _start(service: LoggingService, server: GrpcServer, watchdog: "Watchdo
 def make_grpc_server(dispatcher: Dispatcher, listen_key: str = "server.listen") -> GrpcServer:
     """Return a server with every service of the contract; `listen_key` is what an error calls its address."""
     streams = OpenStreams(dispatcher.memory, dispatcher.settings.watch.stall_seconds)
-    servicers: list[Servicer] = [LogServicer(dispatcher, streams), AuditServicer(dispatcher, streams)]
+    trail = AccessTrail(dispatcher.own_events)
+    servicers: list[Servicer] = [
+        LogServicer(dispatcher, streams, trail),
+        AuditServicer(dispatcher, streams, trail),
+    ]
     return GrpcServer(
-        servicers, dispatcher.lives, streams, dispatcher.settings, dispatcher.memory, listen_key
+        servicers, dispatcher.lives, streams, dispatcher.settings, dispatcher.memory, trail, listen_key
     )
 
 

@@ -19,6 +19,8 @@ from emitd import AsyncLogClient, AsyncLogger
 from emitd.transport.grpc_transport import Transport, batch_request
 from emitd.transport.reply import Reply, read_response
 from emitd.v1 import log_service_pb2
+from emitd_handlers.scope import ANYONE
+from emitd_server.access.trail import AccessTrail
 from emitd_server.rpc.log_servicer import LogServicer
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
@@ -41,11 +43,11 @@ class LoopTransport(Transport):
     def __init__(self, settings: Any, service: LoggingService) -> None:
         super().__init__(settings)
         self._loop = asyncio.get_running_loop()
-        self._servicer = LogServicer(service, OpenStreams())
+        self._servicer = LogServicer(service, OpenStreams(), AccessTrail(service.own_events))
 
     def emit(self, records: Sequence[bytes], timeout: float, *, want_receipts: bool) -> Reply:
         """Wait in this thread for what the loop does."""
-        call = self._servicer.emit_batch(batch_request(records, want_receipts=want_receipts))
+        call = self._servicer.emit_batch(batch_request(records, want_receipts=want_receipts), ANYONE)
         answer = asyncio.run_coroutine_threadsafe(call, self._loop).result(timeout)
         return read_response(log_service_pb2.EmitBatchResponse.FromString(answer))
 

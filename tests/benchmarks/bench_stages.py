@@ -17,8 +17,10 @@ from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import Level, LogRecord
+from emitd_handlers.scope import ANYONE
 from emitd_handlers.settings import Delivery
 from emitd_handlers.tlog.merkle import leaf_hash
+from emitd_server.access.trail import AccessTrail
 from emitd_server.config.loader import load_config
 from emitd_server.convert.records import RecordReader
 from emitd_server.rpc.log_servicer import LogServicer
@@ -97,10 +99,10 @@ async def whole_way(batch: int, folder: Path) -> float:
     file.write_text(CONFIG)
     best = float("inf")
     async with LoggingService.from_config(load_config(file, environ={})) as service:
-        servicer = LogServicer(service, OpenStreams())
+        servicer = LogServicer(service, OpenStreams(), AccessTrail(service.own_events))
         for data in requests("audit", batch, ROUNDS, count()):
             begin = time.process_time()
-            await servicer.emit_batch(data)
+            await servicer.emit_batch(data, ANYONE)
             best = min(best, time.process_time() - begin)
     return best / batch * 1e6
 

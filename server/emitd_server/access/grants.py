@@ -40,7 +40,7 @@ ROLES: Mapping[str, frozenset[Role]] = {
 OWN_EVENTS = "emitd."
 OWN_SOURCE = "emitd"
 _Kind: TypeAlias = tuple[Level, str, str | None]
-#: Callers, and kinds of records, that are remembered: senders choose the sources and names.
+#: Principals with a method, and kinds of records, that are remembered: senders choose the sources and names.
 MAX_REMEMBERED = 4096
 
 
@@ -49,24 +49,26 @@ class Grants:
 
     def __init__(self, grants: Sequence[GrantSettings]) -> None:
         self._grants = grants
-        self._callers: dict[tuple[Principal, str], Caller] = {}
+        self._scopes: dict[tuple[Principal, str], Scope] = {}
 
-    def caller(self, principal: Principal, method: str) -> Caller:
-        """Return the caller of a method, such as `emitd.v1.LogService/Emit`. Raises PermissionDenied."""
+    def scope(self, principal: Principal, method: str) -> Scope:
+        """Return what a principal may send or read by a method, such as `emitd.v1.LogService/Emit`.
+
+        Raises PermissionDenied.
+        """
         key = (principal, method)
-        caller = self._callers.get(key)
-        if caller is None:
+        scope = self._scopes.get(key)
+        if scope is None:
             found = self.deciding(principal, method)
             if not found:
-                raise PermissionDenied(
-                    principal.name, method, sorted(role.value for role in ROLES.get(method, ()))
-                )
-            if len(self._callers) >= MAX_REMEMBERED:
-                self._callers.clear()
+                roles = sorted(role.value for role in ROLES.get(method, ()))
+                raise PermissionDenied(principal.name, method, roles)
+            if len(self._scopes) >= MAX_REMEMBERED:
+                self._scopes.clear()
             rules = tuple(map(_rule, found))
             is_all = Rule() in rules and not any(rule.relay for rule in rules)
-            caller = self._callers[key] = Caller(principal, EVERYTHING if is_all else Scope(rules))
-        return caller
+            scope = self._scopes[key] = EVERYTHING if is_all else Scope(rules)
+        return scope
 
     def deciding(self, principal: Principal, method: str) -> Sequence[GrantSettings]:
         """Return the grants that let a principal call a method."""

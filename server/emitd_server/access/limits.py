@@ -98,7 +98,7 @@ class CallerLimits:
 
     def of(self, principal: Principal) -> Allowance:
         """Return the allowance of a principal."""
-        if not principal.name:
+        if principal.kind == "anonymous":
             return UNLIMITED
         allowance = self._allowances.get(principal.name)
         if allowance is None:

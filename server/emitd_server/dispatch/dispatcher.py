@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from contextlib import suppress
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -23,6 +24,7 @@ from emitd_server.config.loader import Config, load_config
 from emitd_server.dispatch.clock_watch import ClockWatch
 from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
 from emitd_server.dispatch.handler_life import START_SECONDS, HandlerLife, words_of
+from emitd_server.dispatch.own_events import OwnEvents
 from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.dispatch.route import HandlerDelivery, Kind, Route, merge, reach
@@ -71,7 +73,9 @@ class Dispatcher:
         self.report = report
         #: Gives the times of receipt, to all that is part of this service.
         self.clock = Clock()
-        self._clock_watch = ClockWatch(self.clock, report, self.dispatch)
+        #: What the service itself writes into the audit trail.
+        self.own_events = OwnEvents(self.clock, report, self.dispatch)
+        self._clock_watch = ClockWatch(self.clock, report, self.own_events)
         #: What this service holds of requests, queues and replies.
         self.memory = MemoryAccount(self.settings.limits.memory_bytes)
         #: Replaces values in what senders give; None: nothing is to be replaced.
@@ -246,6 +250,7 @@ class Dispatcher:
             await self._wait_for_first_tries()
         self._accepting = True
         self._loop = asyncio.get_running_loop()
+        self.own_events.start()
         self._clock_watch.start()
         if self._producer is not None:
             self._producer.open(self._loop)
@@ -337,8 +342,11 @@ class Dispatcher:
             if self._producer is not None:
                 await self._producer.close(drain_seconds)
         finally:
-            self._accepting = False
             await self._clock_watch.stop()
+            with suppress(TimeoutError):
+                async with asyncio.timeout_at(deadline):
+                    await self.own_events.stop()
+            self._accepting = False
             await asyncio.gather(*(self._stop_delivery(delivery, deadline) for delivery in self._deliveries))
             self._started = False
 

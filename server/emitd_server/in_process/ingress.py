@@ -20,6 +20,7 @@ from emitd.v1 import record_pb2 as pb
 from emitd_handlers.errors import EmitdError, HandlerTimeout
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import LogRecord
+from emitd_server.access.trail import AccessTrail
 from emitd_server.convert.records import RecordReader, receipt_to_wire
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import ServiceStopping
@@ -58,9 +59,10 @@ class Ingress:
         # These streams are never closed: that would cancel the application's own tasks. A watch ends when the handler
         # that serves jobs does, and so after the last change of the jobs that end with the application.
         streams = OpenStreams()
+        trail = AccessTrail(service.own_events)
         self.servicers = {
-            "LogService": LogServicer(service, streams),
-            "AuditService": AuditServicer(service, streams),
+            "LogService": LogServicer(service, streams, trail),
+            "AuditService": AuditServicer(service, streams, trail),
         }
         self.tickers = JobTickers(self.emit, lambda: service.is_running, service.report)
 

@@ -11,6 +11,7 @@ from emitd_handlers.audit.format.line import decode_line
 from emitd_handlers.audit.source import AuditFilter, AuditSource
 from emitd_handlers.errors import AuditNotFound, HandlerUnavailable
 from emitd_handlers.scope import EVERYTHING, Caller, Scope
+from emitd_server.access.trail import AccessTrail
 from emitd_server.convert.audit import (
     batch_to_wire,
     consistency_to_wire,
@@ -34,9 +35,10 @@ class AuditServicer:
 
     service_name = "emitd.v1.AuditService"
 
-    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams) -> None:
+    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams, trail: AccessTrail) -> None:
         settings = dispatcher.settings
         self._dispatcher = dispatcher
+        self._trail = trail
         self._max_scan_bytes = settings.audit.max_scan_bytes
         self._heartbeat_seconds = settings.watch.heartbeat_seconds
         self._streams = streams
@@ -90,6 +92,8 @@ class AuditServicer:
         """ListAuditEvents."""
         request = parse(pb.ListAuditEventsRequest, data)
         source = self._dispatcher.audit(request.log_id)
+        if not request.page_token:
+            self._trail.read(caller.principal, f"{self.service_name}/ListAuditEvents")
         page = await source.list(read_query(request, caller.scope, self._max_scan_bytes))
         response = pb.ListAuditEventsResponse(log_id=source.log_id, next_page_token=page.next_page_token)
         for start in range(0, len(page.entries), SLICE_ENTRIES):
@@ -102,6 +106,7 @@ class AuditServicer:
         request = parse(pb.TailAuditEventsRequest, data)
         source = self._dispatcher.audit(request.log_id)
         wanted = read_filter(request, caller.scope)
+        self._trail.read(caller.principal, f"{self.service_name}/TailAuditEvents")
         with self._tails.counted():
             batches = source.tail(
                 wanted,

@@ -9,6 +9,8 @@ from emitd_handlers.principal import Principal
 from emitd_handlers.scope import ANYONE, Caller
 from emitd_server.access.grants import Grants
 from emitd_server.access.limits import CallerLimits
+from emitd_server.access.trail import AccessTrail, address_of
+from emitd_server.errors import Unauthenticated
 from emitd_server.rpc.intake import Intake
 
 #: Says who makes a call, or raises Unauthenticated.
@@ -19,10 +21,16 @@ class Edge:
     """One for each listener; `authenticate` is None for one that asks nobody for a name."""
 
     def __init__(
-        self, intake: Intake, authenticate: Authenticate | None, grants: Grants, limits: CallerLimits
+        self,
+        intake: Intake,
+        authenticate: Authenticate | None,
+        grants: Grants,
+        limits: CallerLimits,
+        trail: AccessTrail,
     ) -> None:
         self.intake = intake
         self.limits = limits
+        self._trail = trail
         self._authenticate = authenticate
         self._grants = grants
 
@@ -33,4 +41,13 @@ class Edge:
         """
         if self._authenticate is None:
             return ANYONE
-        return self._grants.caller(self._authenticate(context), method)
+        principal = self._authenticate(context)
+        return Caller(principal, self._grants.scope(principal, method), address_of(context.peer()))
+
+    def note_refusal(self, context: "grpc.aio.ServicerContext[Any, Any]", method: str, code: str) -> None:
+        """Write into the trail, in time, that a call was refused for want of an identity or a grant."""
+        try:
+            name = "" if self._authenticate is None else self._authenticate(context).name
+        except Unauthenticated:
+            name = ""
+        self._trail.refused(name, address_of(context.peer()), method, code)

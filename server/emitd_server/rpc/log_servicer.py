@@ -7,11 +7,12 @@ import grpc
 from google.rpc import status_pb2
 
 from emitd.v1 import job_pb2, log_line_pb2, log_service_pb2, record_pb2
-from emitd_handlers.errors import EmitdError
+from emitd_handlers.errors import EmitdError, RecordForbidden
 from emitd_handlers.jobs.source import Job, JobFilter, JobSource
 from emitd_handlers.outcome import Committed, JobReceipt, Outcomes, Refused
 from emitd_handlers.record import LogRecord
 from emitd_handlers.scope import Caller
+from emitd_server.access.trail import AccessTrail
 from emitd_server.convert.jobs import (
     job_to_wire,
     read_job_id,
@@ -37,13 +38,17 @@ NAMED_NOTICES = 1000
 MAX_RECEIPTS_BYTES = 1024 * 1024
 
 
+_EMIT_BATCH = "emitd.v1.LogService/EmitBatch"
+
+
 class LogServicer:
     """Serves the RPCs of LogService from what a `Dispatcher` holds."""
 
     service_name = "emitd.v1.LogService"
 
-    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams) -> None:
+    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams, trail: AccessTrail) -> None:
         self._dispatcher = dispatcher
+        self._trail = trail
         #: Never 0, which means none.
         self._server_id = secrets.randbits(64) | 1
         self._limits = dispatcher.settings.limits
@@ -117,6 +122,10 @@ class LogServicer:
                 )
         response.accepted_count = len(wire_records) - len(refused) - duplicates
         response.duplicate_count = duplicates
+        if forbidden := sum([isinstance(error, RecordForbidden) for error in refused.values()]):
+            self._trail.refused(
+                caller.principal.name, caller.address, _EMIT_BATCH, "PERMISSION_DENIED", forbidden
+            )
         for number, (index, error) in enumerate(sorted(refused.items())):
             status = (
                 status_of(error, f"records[{index}]")
@@ -191,14 +200,18 @@ class LogServicer:
         job = await source.request_cancel(job_id, request.reason)
         if job is None:
             raise JobNotFound(job_id)
+        self._trail.cancelled(caller.principal, job_id, request.reason)
         return job_pb2.RequestCancelResponse(job=job_to_wire(job)).SerializeToString()
 
     async def list_logs(self, data: bytes, caller: Caller) -> bytes:
         """ListLogs."""
-        return (
-            await self._lines.list(parse(log_line_pb2.ListLogsRequest, data), caller.scope)
-        ).SerializeToString()
+        request = parse(log_line_pb2.ListLogsRequest, data)
+        if not request.page_token:
+            self._trail.read(caller.principal, f"{self.service_name}/ListLogs")
+        return (await self._lines.list(request, caller.scope)).SerializeToString()
 
     def tail_logs(self, data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
         """TailLogs: to the end of the server, with heartbeats."""
-        return self._lines.tail(parse(log_line_pb2.TailLogsRequest, data), caller.scope)
+        request = parse(log_line_pb2.TailLogsRequest, data)
+        self._trail.read(caller.principal, f"{self.service_name}/TailLogs")
+        return self._lines.tail(request, caller.scope)

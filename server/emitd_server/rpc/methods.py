@@ -111,7 +111,7 @@ class Rpcs:
             try:
                 return await serve(context)
             except Exception as error:
-                await self._fail(context, error, prefix)
+                await self._fail(context, error, path, prefix)
 
         self._handlers[name] = grpc.stream_unary_rpc_method_handler(answer)
 
@@ -160,11 +160,11 @@ class Rpcs:
             try:
                 await serve(context)
             except Exception as error:
-                await self._fail(context, error)
+                await self._fail(context, error, path)
 
         self._handlers[name] = grpc.stream_stream_rpc_method_handler(answer)
 
-    async def _fail(self, context: Context, error: Exception, prefix: str = "") -> NoReturn:
+    async def _fail(self, context: Context, error: Exception, path: str, prefix: str = "") -> NoReturn:
         """End a call with an error. Of an unexpected one the caller learns only INTERNAL; the rest is reported."""
         if isinstance(
             error, grpc.aio.InternalError
@@ -174,6 +174,8 @@ class Rpcs:
             error = MemoryExhausted("the process has no memory left for this call")
         if isinstance(error, EmitdError):
             status = status_of(error, prefix)
+            if status.code in (code_pb2.UNAUTHENTICATED, code_pb2.PERMISSION_DENIED):
+                self._edge.note_refusal(context, path, code_pb2.Code.Name(status.code))
         else:
             self._report(
                 f"internal error in {self._service_name}: {''.join(traceback.format_exception(error))}"

@@ -14,6 +14,7 @@ from emitd_handlers.errors import EmitdError
 from emitd_handlers.text.address import UNIX
 from emitd_server.access.grants import Grants
 from emitd_server.access.limits import CallerLimits
+from emitd_server.access.trail import AccessTrail
 from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.errors import RequestInvalid
 from emitd_server.memory import MemoryAccount
@@ -63,10 +64,12 @@ class GrpcServer:
         streams: OpenStreams,
         settings: ServerSettings,
         memory: MemoryAccount,
+        trail: AccessTrail,
         listen_key: str,
     ) -> None:
         self._servicers = servicers
         self._streams = streams
+        self._trail = trail
         self._settings = settings
         self._listen_key = listen_key
         self._socket = UnixSocket(settings.listen) if settings.listen.startswith(UNIX) else None
@@ -79,6 +82,7 @@ class GrpcServer:
             None,
             Grants(settings.access.grants),
             CallerLimits(settings.limits),
+            trail,
         )
         self._server: grpc.aio.Server | None = None
 
@@ -135,6 +139,7 @@ class GrpcServer:
         deadline = asyncio.get_running_loop().time() + shutdown.drain_seconds
         await self._server.stop(grace=shutdown.drain_seconds)
         self._server = None
+        self._trail.close()
         if self._socket is not None:
             self._socket.remove()
         return max(0.0, deadline - asyncio.get_running_loop().time())

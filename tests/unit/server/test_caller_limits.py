@@ -92,7 +92,7 @@ def test_the_streams_of_one_principal_are_bounded() -> None:
 def test_callers_without_a_name_have_no_limits_of_their_own() -> None:
     """They are those of loopback, or of a listener that the operator called insecure."""
     nobody = made(bytes_per_second=1, memory_bytes=1, max_streams_per_principal=1).of(
-        Principal("", "anonymous")
+        Principal("anonymous", "anonymous")
     )
     nobody.spend(10**9)
     nobody.refuse_if_spent()

@@ -28,7 +28,7 @@ def report(job_type: str, source: str = "shop") -> LogRecord:
 
 
 def caller(*grants: GrantSettings, principal: Principal = SHOP, method: str = EMIT) -> Caller:
-    return Grants(grants).caller(principal, method)
+    return Caller(principal, Grants(grants).scope(principal, method))
 
 
 def refusals(who: Caller, *records: LogRecord) -> dict[int, str]:
@@ -49,10 +49,10 @@ def test_a_role_has_its_methods_and_no_others(role: Role, method: str) -> None:
     expected[Role.OPERATOR] = expected[Role.WATCHER] | {"RequestCancel"}
     grants = Grants([GrantSettings(to=("shop",), role=role)])
     if method.split("/")[1] in expected[role]:
-        grants.caller(SHOP, method)
+        grants.scope(SHOP, method)
     else:
         with pytest.raises(PermissionDenied, match="'shop' may not call"):
-            grants.caller(SHOP, method)
+            grants.scope(SHOP, method)
 
 
 @pytest.mark.parametrize(
@@ -80,11 +80,11 @@ def test_without_a_grant_everything_is_denied() -> None:
     """Also a method that nobody knows."""
     for method in (*ROLES, "emitd.v1.LogService/Other", ""):
         with pytest.raises(PermissionDenied):
-            Grants([]).caller(SHOP, method)
+            Grants([]).scope(SHOP, method)
         if method not in ROLES:
             grants = [GrantSettings(to=("shop",), role=role) for role in Role]
             with pytest.raises(PermissionDenied):
-                Grants(grants).caller(SHOP, method)
+                Grants(grants).scope(SHOP, method)
 
 
 def test_records_that_no_grant_covers_are_refused_each_by_itself() -> None:

@@ -17,6 +17,7 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.scope import ANYONE
 from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.testing import InMemoryHandler
+from emitd_server.access.trail import AccessTrail
 from emitd_server.convert.lines import position_to_wire, read_position
 from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.errors import NoLogSource, RequestInvalid, ServiceStopping, TooManyWatchers
@@ -71,7 +72,7 @@ class Server:
     def __init__(self, service: LoggingService) -> None:
         self.service = service
         self.streams = OpenStreams()
-        self.servicer = LogServicer(service, self.streams)
+        self.servicer = LogServicer(service, self.streams, AccessTrail(service.own_events))
 
     async def emit(self, *messages: str, **fields: object) -> log_service_pb2.EmitBatchResponse:
         """Emit a line for each message, in one batch."""

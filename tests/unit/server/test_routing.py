@@ -14,6 +14,7 @@ from emitd_handlers.scope import ANYONE
 from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.testing import InMemoryHandler, make_record
 from emitd_handlers.text.patterns import matches_any
+from emitd_server.access.trail import AccessTrail
 from emitd_server.dispatch import dispatcher
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.errors import NoHandler
@@ -172,7 +173,7 @@ async def test_every_door_redacts_before_handlers_and_before_the_fingerprint() -
             record = record_pb2.LogRecord(
                 level=record_pb2.LEVEL_INFO, record_id="r", message="wire", attributes_json='{"secret":"x"}'
             )
-            await LogServicer(service, OpenStreams()).emit(
+            await LogServicer(service, OpenStreams(), AccessTrail(service.own_events)).emit(
                 EmitRequest(record=record).SerializeToString(), ANYONE
             )
         await service.drain()

@@ -22,6 +22,7 @@ from emitd_handlers.errors import (
 from emitd_handlers.scope import Caller
 from emitd_server.access.grants import Grants
 from emitd_server.access.limits import CallerLimits
+from emitd_server.access.trail import AccessTrail
 from emitd_server.errors import JobNotFound, RequestInvalid, StartError
 from emitd_server.memory import MemoryAccount
 from emitd_server.rpc.edge import Edge
@@ -123,7 +124,9 @@ async def test_a_caller_that_goes_away_is_no_error_of_the_service() -> None:
     """The call ends as one that was cancelled, and nothing is reported."""
     reports: list[str] = []
     memory = MemoryAccount(1 << 30)
-    edge = Edge(Intake(LimitSettings(), memory), None, Grants(()), CallerLimits(LimitSettings()))
+    edge = Edge(
+        Intake(LimitSettings(), memory), None, Grants(()), CallerLimits(LimitSettings()), AccessTrail(None)
+    )  # type: ignore[arg-type]
     rpcs = Rpcs("emitd.v1.LogService", edge, OpenStreams(memory), reports.append)
 
     async def messages(data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
