@@ -85,6 +85,8 @@ class BaseLogHandler(ABC):
         self.health_problem = ""
         #: Gives the times of receipt. A service gives its own to its handlers.
         self.clock = Clock()
+        #: What a handler that keeps records must leave free of its disk; the service sets it.
+        self.min_free_bytes = 0
         #: When the handler last reported that it can, by the monotonic clock; 0: never.
         self.well_at = 0.0
         #: Why the handler asked to be started again; empty: it did not. The service empties it before each `start`.

@@ -55,6 +55,9 @@ class LimitSettings(_Section, frozen=True, kw_only=True):
     max_json_bytes: PositiveInt = 64 * 1024
     #: How deep details_json and attributes_json may nest.
     max_json_depth: PositiveInt = 32
+    #: Audit events are refused rather than leave less of their disk free, or less than a sixteenth of a small one, so
+    #: that all else can still be written, and the service stop cleanly.
+    min_free_bytes: Annotated[int, msgspec.Meta(ge=0)] = 64 * 1024 * 1024
     #: What each principal may send a second, on average and at once; a record costs at least 256. None: any.
     bytes_per_second: PositiveInt | None = None
     #: Streams that each principal may have open.

@@ -105,6 +105,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         """
         await super().start()
         try:
+            self._log.file.min_free_bytes = self.min_free_bytes
             await self.run_in_thread(self._log.open)
         except BaseException:  # also if the start itself is given up: the lock must not stay
             await self.run_in_thread(self._log.close)

@@ -95,6 +95,11 @@ class Disk:
         if hasattr(os, "posix_fadvise"):
             os.posix_fadvise(fd, offset - offset % PAGESIZE, 0, os.POSIX_FADV_DONTNEED)
 
+    def room(self, fd: int) -> tuple[int, int]:
+        """Return the bytes that are free for this process where the file is, and how many there are in all."""
+        found = os.fstatvfs(fd)
+        return found.f_bavail * found.f_frsize, found.f_blocks * found.f_frsize
+
     def close(self, fd: int) -> None:
         """Close the file, which gives up its lock."""
         os.close(fd)

@@ -134,6 +134,7 @@ class Dispatcher:
         if own_choice or handler.settings.sources is not None or handler.settings.exclude_sources:
             self._by_source = True
         handler.clock = self.clock
+        handler.min_free_bytes = self.settings.limits.min_free_bytes
         window, settings = self.settings.idempotency_window, handler.delivery
         if isinstance(settings, CommittedSettings):
             self._deliveries.append(CommittedDelivery(handler, settings, window, self.report, self.memory))

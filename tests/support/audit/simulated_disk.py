@@ -211,6 +211,10 @@ class SimulatedDisk:
         if not self._is_ignored(f"forget {file.name}"):
             file.cache = file.images[0]
 
+    def room(self, fd: int) -> tuple[int, int]:
+        """Return that the disk is empty."""
+        return 2**40, 2**40
+
     def close(self, fd: int) -> None:
         self._locked.discard(self._open.pop(fd, 0))
 

@@ -1,5 +1,7 @@
 """The append-only file of an audit log: lines count only once they are on the medium."""
 
+import errno
+import os
 from collections.abc import Iterator
 from contextlib import suppress
 from itertools import islice
@@ -26,6 +28,8 @@ from emitd_handlers.errors import HandlerUnavailable
 COUNT_BLOCK_BYTES = 1024 * 1024
 #: How much is written, and cut off again, to see whether a file can be written to again.
 PROBE_BYTES = 64 * 1024
+#: The reserve is no more than this part of a disk.
+SMALL_DISK_SHARE = 16
 
 
 class AuditStats(msgspec.Struct):
@@ -61,6 +65,8 @@ class AuditFile:
         #: `received_at` of the last line there was at `recover`; 0: there was none.
         self.last_received_unix_nano = 0
         self.stats = AuditStats()
+        #: Nothing is written that would leave less of the disk free, or less than a share of a small disk.
+        self.min_free_bytes = 0
         #: Why the log takes no records, in a line; empty: it does, as far as is known.
         self.problem = ""
         #: The problem that was reported last; empty: all is well since.
@@ -131,6 +137,7 @@ class AuditFile:
         if self._is_blocked:
             raise HandlerUnavailable(self.problem)
         try:
+            self._refuse_last_bytes(len(lines))
             self.lines.append(lines)
         except OSError as error:
             raise self._give_up_group(f"cannot be written: {reason_of(error)}") from error
@@ -151,6 +158,7 @@ class AuditFile:
         if displacement is not None:
             self.refuse(f"takes no records: {displacement.value}")
         elif self.problem:
+            self._refuse_last_bytes(PROBE_BYTES)
             self.lines.try_append(b" " * PROBE_BYTES)
             self.problem, self._said, self._is_blocked = "", "", False
             self._report(f"audit log '{self.path}' can be written again")
@@ -180,6 +188,14 @@ class AuditFile:
     def close(self) -> None:
         """Close the file, which unlocks it. Idempotent."""
         self.lines.close()
+
+    def _refuse_last_bytes(self, size: int) -> None:
+        """Raise OSError if `size` more bytes would leave less free than the reserve."""
+        if self.min_free_bytes:
+            free, total = self._disk.room(self.lines.fd)
+            if free - size < min(self.min_free_bytes, total // SMALL_DISK_SHARE):
+                why = "less than server.limits.min_free_bytes would be free"
+                raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: {why}")
 
     def _repair(self, covered: int) -> None:
         size = self.lines.size

@@ -574,3 +574,42 @@ def test_close_without_open(path: Path) -> None:
     open_file(file)
     file.close()
     file.close()
+
+
+class SmallDisk(FailingDisk):
+    """Has `free` bytes left of `total`."""
+
+    free, total = 0, 0
+
+    def room(self, fd: int) -> tuple[int, int]:
+        return self.free, self.total
+
+
+@pytest.mark.parametrize("total", [2**40, 16_000_000], ids=["large", "small"])
+def test_the_last_bytes_of_a_disk_are_not_for_the_log(tmp_path: Path, total: int) -> None:
+    """It takes lines again when there is room; of a small disk the reserve is a sixteenth."""
+    said: list[str] = []
+    disk = SmallDisk()
+    file = AuditFile(tmp_path / "a", disk, said.append)
+    disk.free, disk.total = total, total
+    open_file(file)
+    file.min_free_bytes = 64_000_000
+    reserve = min(64_000_000, total // 16)
+    disk.free = reserve + 10
+    assert file.append(b"1234567890"[:-1] + b"\n", 1) == 0
+    disk.free = reserve + 9
+    with pytest.raises(HandlerUnavailable, match=r"less than server\.limits\.min_free_bytes would be free"):
+        file.append(b"123456789\n", 1)
+    with pytest.raises(OSError, match="No space left"):
+        file.check()
+    assert file.line_count == 1
+    assert file.problem
+    disk.free = reserve + 10**6
+    file.check()
+    assert not file.problem
+    assert file.append(b"x\n", 1) == 1
+    assert [line.split("/")[-1] for line in said] == [
+        "a' cannot be written: No space left on device: less than server.limits.min_free_bytes would be free",
+        "a' can be written again",
+    ]
+    file.close()
