@@ -14,6 +14,7 @@ from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.clock import Clock
 from emitd_handlers.diagnostics import Report, report
+from emitd_handlers.errors import AuditNotFound
 from emitd_handlers.jobs.source import JobSource, ManagedJobSource
 from emitd_handlers.log_source import LogSource
 from emitd_handlers.outcome import Committed, Outcome, Outcomes, Refused
@@ -27,10 +28,8 @@ from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.dispatch.route import HandlerDelivery, Kind, Route, merge, reach
 from emitd_server.errors import (
-    AuditLogNotFound,
-    NoAuditSource,
     NoHandler,
-    NoJobSource,
+    NoSource,
     RequestInvalid,
     ServiceStopping,
     StartError,
@@ -83,7 +82,6 @@ class Dispatcher:
         #: Whether a handler has `sources` or `exclude_sources`.
         self._by_source = False
         self._jobs: JobSource | None = None
-        self._managed_jobs: ManagedJobSource | None = None
         self._audit_sources: list[AuditSource] = []
         self._log_sources: list[LogSource] = []
         self._started = False
@@ -121,7 +119,6 @@ class Dispatcher:
                 names = f"'{self._jobs.name}' and '{handler.name}'"
                 raise ValueError(f"handlers {names} both serve jobs; only one may")
             self._jobs = handler
-            self._managed_jobs = handler if isinstance(handler, ManagedJobSource) else None
         if isinstance(handler, AuditSource):
             self._audit_sources.append(handler)
         if isinstance(handler, LogSource) and handler.keeps_lines:
@@ -148,32 +145,30 @@ class Dispatcher:
 
     @property
     def jobs(self) -> JobSource:
-        """The handler that serves jobs. Raises NoJobSource if there is none, HandlerUnavailable if it is down."""
+        """The handler that serves jobs. Raises NoSource if there is none, HandlerUnavailable if it is down."""
         if self._jobs is None:
-            raise NoJobSource
+            raise NoSource("no active handler serves jobs; configure one such as 'type: database_job'")
         self._refuse_if_down(self._jobs)
         return self._jobs
 
     @property
     def managed_jobs(self) -> ManagedJobSource:
-        """The same handler, if it offers every operation on jobs. Raises NoJobSource if not."""
-        if self._managed_jobs is not None:
-            self._refuse_if_down(self._managed_jobs)
-            return self._managed_jobs
-        raise NoJobSource(
-            "the handler that serves jobs can only get, list and watch one" if self._jobs else ""
-        )
+        """The same handler, if it offers every operation on jobs. Raises NoSource if not."""
+        if not isinstance(jobs := self.jobs, ManagedJobSource):
+            raise NoSource("the handler that serves jobs can only get, list and watch one")
+        return jobs
 
     def audit(self, log_id: str = "") -> AuditSource:
         """Return the handler that keeps an audit log; an empty name means the only one.
 
-        Raises NoAuditSource if there is none that can be read, AuditLogNotFound if none has this name, and
+        Raises NoSource if there is none that can be read, AuditNotFound if none has this name, and
         RequestInvalid if the name is empty and there are several; HandlerUnavailable if the handler is down, or if
         one is down whose log's name is not known yet.
         """
         sources = self._audit_sources
         if not sources:
-            raise NoAuditSource
+            problem = "no active handler keeps an audit log that can be read"
+            raise NoSource(f"{problem}; configure one such as 'type: json_audit'")
         names = [source.log_id for source in sources]
         if not log_id and len(sources) > 1:
             known = ", ".join(repr(name) for name in names if name)
@@ -182,7 +177,8 @@ class Dispatcher:
             for source, name in zip(sources, names, strict=True):
                 if not name:
                     self._refuse_if_down(source)
-            raise AuditLogNotFound(log_id, names)
+            known = ", ".join(f"'{name}'" for name in names)
+            raise AuditNotFound(f"there is no audit log '{log_id}' here, only {known}")
         source = sources[names.index(log_id)] if log_id else sources[0]
         self._refuse_if_down(source)
         return source

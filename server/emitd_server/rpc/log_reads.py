@@ -21,7 +21,7 @@ from emitd_handlers.room import MAX_PAGE_BYTES, MAX_PART_BYTES, Room
 from emitd_server.convert import MAX_PAGE_SIZE, read_page_size
 from emitd_server.convert.lines import Position, line_to_wire, position_to_wire, read_filter, read_position
 from emitd_server.dispatch.dispatcher import Dispatcher
-from emitd_server.errors import NoLogSource, RequestInvalid
+from emitd_server.errors import NoSource, RequestInvalid
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 
 #: What a handler is asked for one page, which then ends early.
@@ -37,6 +37,7 @@ SLICE_SECONDS = 0.005
 LINES_A_CLOCK_READING = 8
 #: What a line takes in a message besides its own bytes.
 OVERHEAD_BYTES = 8
+NOT_KEPT = "log lines are not kept here:"
 
 
 class LogReads:
@@ -62,7 +63,7 @@ class LogReads:
         self._parts: dict[tuple[Position, LogQuery], tuple[bytes, Position]] = {}
 
     async def list(self, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
-        """Return a page. Raises RequestInvalid, NoLogSource, HandlerUnavailable."""
+        """Return a page. Raises RequestInvalid, NoSource, HandlerUnavailable."""
         room = Room(read_page_size(request.page_size), MAX_PAGE_BYTES)
         source = self._older_lines()
         query = LogQuery(
@@ -100,10 +101,10 @@ class LogReads:
     async def tail(self, request: pb.TailLogsRequest) -> AsyncGenerator[bytes, None]:
         """Yield serialised TailLogsResponse messages for ever.
 
-        Raises TooManyWatchers, ServiceStopping, RequestInvalid, NoLogSource, HandlerUnavailable.
+        Raises TooManyWatchers, ServiceStopping, RequestInvalid, NoSource, HandlerUnavailable.
         """
         if not self._lines.is_on:
-            raise NoLogSource("server.recent_lines_bytes is 0")
+            raise NoSource(f"{NOT_KEPT} server.recent_lines_bytes is 0")
         wanted = read_filter(request.filter)
         with self._limit.counted():
             waiting = self._streams.waiting()
@@ -139,8 +140,8 @@ class LogReads:
     def _older_lines(self) -> LogSource | None:
         source = self._dispatcher.older_lines
         if source is None and not self._lines.is_on:
-            raise NoLogSource(
-                "server.recent_lines_bytes is 0, and no active handler keeps them, such as 'type: file'"
+            raise NoSource(
+                f"{NOT_KEPT} server.recent_lines_bytes is 0, and no active handler keeps them, such as 'type: file'"
             )
         return source
 

@@ -18,7 +18,7 @@ from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.testing import InMemoryHandler
 from emitd_server.convert.lines import position_to_wire, read_position
 from emitd_server.dispatch.recent_lines import RecentLines
-from emitd_server.errors import NoLogSource, RequestInvalid, ServiceStopping, TooManyWatchers
+from emitd_server.errors import NoSource, RequestInvalid, ServiceStopping, TooManyWatchers
 from emitd_server.memory import records_bytes
 from emitd_server.rpc import log_reads
 from emitd_server.rpc.log_reads import MAX_PAGE_PARTS
@@ -319,9 +319,9 @@ class TestList:
     async def test_without_lines_there_is_nothing_to_read(self) -> None:
         """Neither a ring nor a handler: the call says which setting."""
         async with serving(ring_bytes=0) as server:
-            with pytest.raises(NoLogSource, match=r"server\.recent_lines_bytes is 0"):
+            with pytest.raises(NoSource, match=r"server\.recent_lines_bytes is 0"):
                 await server.page()
-            with pytest.raises(NoLogSource, match=r"server\.recent_lines_bytes is 0"):
+            with pytest.raises(NoSource, match=r"server\.recent_lines_bytes is 0"):
                 await anext(server.tail())
 
     async def test_lines_before_the_ring_are_asked_of_the_handler_that_keeps_most(self) -> None:
