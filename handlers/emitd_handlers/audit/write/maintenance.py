@@ -2,10 +2,10 @@
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 from emitd_handlers.audit.write.log import AuditLog
+from emitd_handlers.clock import is_set_within
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.worker_thread import WorkerThread
 
@@ -67,7 +67,7 @@ class AuditMaintenance:
         loop = asyncio.get_running_loop()
         checked_at = loop.time()
         uncovered_since: float | None = None
-        while not await self._is_stopped_within(turn_seconds):
+        while not await is_set_within(self._stopping, turn_seconds):
             now = loop.time()
             if now - checked_at >= CHECK_SECONDS - turn_seconds / 2:
                 checked_at = now
@@ -80,11 +80,6 @@ class AuditMaintenance:
             elif now - uncovered_since >= self._checkpoint_seconds - 2 * turn_seconds:
                 uncovered_since = None
                 await self._guarded(self.write_checkpoint())
-
-    async def _is_stopped_within(self, seconds: float) -> bool:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        return self._stopping.is_set()
 
     async def _check(self) -> None:
         try:
