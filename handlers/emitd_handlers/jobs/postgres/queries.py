@@ -167,12 +167,14 @@ class JobQueries(ABC):
     async def changes_since(self, mark: int | None) -> tuple[int, Sequence[str]]:
         # A mark is a snapshot, with its text read as a number: it says which transactions were seen, however long some
         # of them take to commit. Without a mark the whole past counts as seen.
-        before = f"{MAX_BIGINT}:{MAX_BIGINT}:" if mark is None else _snapshot_of(mark)
+        before = f"{MAX_BIGINT}:{MAX_BIGINT}:"
+        if mark is not None:
+            before = mark.to_bytes((mark.bit_length() + 7) // 8).decode()
         ((snapshot, job_ids),) = await self._fetch(SELECT_CHANGES, before)
         if mark is not None and _bounds(before)[0] > _bounds(snapshot)[1]:
             # Transaction numbers have started again: it is another database now, of which nothing was seen.
             ((snapshot, job_ids),) = await self._fetch(SELECT_CHANGES, _NOTHING_SEEN)
-        return _mark_of(snapshot), job_ids
+        return int.from_bytes(snapshot.encode()), job_ids
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
         stored: list[bytes] = []
@@ -194,14 +196,6 @@ def _storable(job_ids: Sequence[str]) -> Sequence[str]:
 
 #: A snapshot that sees no transaction: ordinary ones are counted from 3.
 _NOTHING_SEEN = "3:3:"
-
-
-def _mark_of(snapshot: str) -> int:
-    return int.from_bytes(snapshot.encode())
-
-
-def _snapshot_of(mark: int) -> str:
-    return mark.to_bytes((mark.bit_length() + 7) // 8).decode()
 
 
 def _bounds(snapshot: str) -> tuple[int, int]:

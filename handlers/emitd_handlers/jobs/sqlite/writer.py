@@ -7,6 +7,7 @@ and runs in the thread of the writing connection.
 import sqlite3
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 from emitd_handlers.clock import NANOS_A_SECOND, STEP_PAUSE_SECONDS, Clock, StepWatch
@@ -33,7 +34,6 @@ from emitd_handlers.jobs.transaction import (
     Opening,
     ReadJob,
     Rules,
-    StoredReceipt,
     Work,
     encode_receipts,
     is_tick,
@@ -84,6 +84,9 @@ SELECT_OPENING = """
     SELECT revision, attempt FROM job_transitions
     WHERE job_id = ? AND opened_by = ? AND coalesce(opened_by_source = ?, 1) ORDER BY opened_by_source IS NULL
 """
+
+
+_first = itemgetter(0)
 
 
 class CachedJob(ReadJob, gc=False):
@@ -290,17 +293,13 @@ class SqliteJobs:
                 values += transition_to_row(job_id, transition)
             INSERT_TRANSITIONS.run(connection, values)
         if work.receipts:
-            self._last_number += len(work.receipts)
-            self._write_receipts(connection, work.receipts, now)
+            number = self._last_number = self._last_number + len(work.receipts)
+            values = [number, encode_receipts(work.receipts), time_text(now)]
+            connection.execute("INSERT INTO job_receipts VALUES (?, ?, ?)", values)
+            connection.execute(
+                "DELETE FROM job_receipts WHERE last_number <= ?", (number - self._receipt_limit,)
+            )
         return written
-
-    def _write_receipts(
-        self, connection: sqlite3.Connection, receipts: Sequence[StoredReceipt], now: int
-    ) -> None:
-        number = self._last_number
-        values = (number, encode_receipts(receipts), time_text(now))
-        connection.execute("INSERT INTO job_receipts VALUES (?, ?, ?)", values)
-        connection.execute("DELETE FROM job_receipts WHERE last_number <= ?", (number - self._receipt_limit,))
 
     def _stamp_pass(self, connection: sqlite3.Connection, now: int, interval_seconds: float) -> None:
         """Record this pass; put off the ends of all leases after a gap, or a step of the clock."""
@@ -342,10 +341,6 @@ def _find_openings(connection: sqlite3.Connection, records: Sequence[LogRecord])
 def _text_before(now_unix_nano: int, seconds: float) -> str:
     """Return the time that many seconds ago, but not before 1970."""
     return time_text(max(0, now_unix_nano - int(seconds * NANOS_A_SECOND)))
-
-
-def _first(row: Sequence[Any]) -> Any:
-    return row[0]
 
 
 def _is_large(job: Job) -> bool:
