@@ -7,8 +7,8 @@ the lock and sends the rest: see `adopt_orphans`.
 What `append` has returned for survives a kill and a power cut. The limit is `max_bytes` of records; on disk they take
 somewhat more, and while they are written up to twice as much.
 
-Across a fork the file stays the parent's: the process calls `fork_guards.pause` before it forks, and `leave_to_parent`
-in the child.
+Across a fork the file stays the parent's: the process takes `fork_guards.sqlite_gate` before it forks, and calls
+`leave_to_parent` in the child.
 """
 
 import os
@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from emitd.runtime.fork_guards import inside
+from emitd.runtime import fork_guards
 from emitd.spool.database import (
     Spooled,
     SpoolTable,
@@ -84,7 +84,7 @@ class Spool:
     @classmethod
     def _make(cls, path: Path, lock: SpoolLock, max_bytes: int) -> Self:
         try:
-            with inside(), closed_on_error(make_database(path)) as connection:
+            with fork_guards.sqlite_gate, closed_on_error(make_database(path)) as connection:
                 sync_folder(path.parent)
                 return cls(path, lock, SpoolTable(connection), max_bytes)
         except BaseException:
@@ -150,7 +150,7 @@ class Spool:
         """
         if os.getpid() != self._process_id:
             return
-        with inside():
+        with fork_guards.sqlite_gate:
             if self._is_closed:
                 return
             self._is_closed = True
@@ -175,7 +175,7 @@ class Spool:
     def _use(self, action: str) -> Iterator[SpoolTable]:
         if os.getpid() != self._process_id:
             raise SpoolError(f"the spool {self.path} belongs to the process that this one was forked from")
-        with inside():
+        with fork_guards.sqlite_gate:
             if self._is_closed:
                 raise SpoolError(f"the spool {self.path} is closed")
             try:
@@ -234,7 +234,7 @@ def _adopt(path: Path, max_bytes: int, report: Callable[[str], None]) -> Spool |
         if reason:
             report(f"the spool {path} is left alone, because {reason}")
             return None
-        with inside():
+        with fork_guards.sqlite_gate:
             return _open(path, lock, max_bytes) if lock.take() else None
     except sqlite3.Error as error:
         report(_set_aside(path, error) if is_damage(error) else f"cannot open the spool {path}: {error}")
