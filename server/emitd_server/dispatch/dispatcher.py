@@ -12,7 +12,7 @@ from typing import Protocol, Self
 
 from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
-from emitd_handlers.clock import Clock
+from emitd_handlers.clock import Clock, is_set_within
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.errors import AuditNotFound
 from emitd_handlers.jobs.source import JobSource, ManagedJobSource
@@ -370,10 +370,7 @@ class Dispatcher:
     async def _wait_for_first_tries(self) -> None:
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         for life in self.lives:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await life.is_tried.wait()
-            except TimeoutError:
+            if not await is_set_within(life.is_tried, deadline - asyncio.get_running_loop().time()):
                 self.report(
                     f"handler '{life.handler.name}' has not started in {START_SECONDS:g} s; it may yet"
                 )

@@ -22,6 +22,7 @@ from emitd.transport.channel import CallFailed
 from emitd.transport.reply import STATUS_DETAILS, is_retryable
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
+from emitd_handlers.clock import is_set_within
 from emitd_handlers.errors import EmitdError, HandlerTimeout
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import LogRecord
@@ -244,8 +245,7 @@ class _NewsSender:
             self._has_news.clear()
             due = min(due, self._ticker.next_due())
             if due > time.monotonic():
-                with suppress(TimeoutError):
-                    await asyncio.wait_for(self._has_news.wait(), due - time.monotonic())
+                await is_set_within(self._has_news, due - time.monotonic())
             elif self._ticker.has_news or self._ingress.service.is_running:
                 due = await self._send()
             else:  # a service that has stopped would refuse each heartbeat
