@@ -115,11 +115,17 @@ class Spool:
         """
         size_bytes = sum(map(len, records))
         with self._use("write to") as table:
-            self._refuse_if_full(size_bytes)
+            room = self.max_bytes - table.counts.waiting_bytes - size_bytes
+            if room < 0:
+                raise SpoolFull(
+                    f"the spool {self.path} may keep {self.max_bytes} bytes: {table.counts.waiting_bytes} wait, "
+                    f"and {size_bytes} more do not fit"
+                )
             with table.change():
-                table.drop_rejected(self.max_bytes - table.counts.waiting_bytes - size_bytes)
+                table.drop_rejected(room)
                 table.append(records)
-                self._refuse_if_displaced()
+                if self.is_displaced():
+                    raise SpoolError(f"the spool {self.path} was deleted or replaced by something else")
 
     def first(self, max_records: int, max_bytes: int) -> Sequence[Spooled]:
         """Return the oldest records that wait, in order; at least one if there is any, however large."""
@@ -183,24 +189,12 @@ class Spool:
             except (OSError, sqlite3.Error) as error:
                 raise SpoolError(f"cannot {action} the spool {self.path}: {error}") from error
 
-    def _refuse_if_full(self, size_bytes: int) -> None:
-        waiting_bytes = self._table.counts.waiting_bytes
-        if waiting_bytes + size_bytes > self.max_bytes:
-            raise SpoolFull(
-                f"the spool {self.path} may keep {self.max_bytes} bytes: {waiting_bytes} wait, "
-                f"and {size_bytes} more do not fit"
-            )
-
     def is_displaced(self) -> bool:
         """Return whether one of the files was deleted or replaced, so that no process would find the records."""
         try:
             return any(identity_of(path) != identity for path, identity in self._files.items())
         except OSError:
             return True
-
-    def _refuse_if_displaced(self) -> None:
-        if self.is_displaced():
-            raise SpoolError(f"the spool {self.path} was deleted or replaced by something else")
 
     def _is_spent(self) -> bool:
         try:
