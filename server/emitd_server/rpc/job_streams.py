@@ -41,12 +41,11 @@ class JobWatches:
                 min_interval_seconds=self._interval(request.min_interval_ms),
                 idle_seconds=self._settings.heartbeat_seconds,
             )
-            waiting = self._streams.waiting()
             job: Job | None = None
             has_more = False
             async with aclosing(updates):
                 while job is None or request.follow or has_more or not job.status.ended:
-                    with waiting:
+                    with self._streams:
                         update = await anext(updates)
                     if update is not None:
                         job, has_more = update.job, update.has_more

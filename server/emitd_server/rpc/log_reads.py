@@ -106,7 +106,6 @@ class LogReads:
             raise NoLogSource("server.recent_lines_bytes is 0")
         wanted = read_filter(request.filter)
         with self._limit.counted():
-            waiting = self._streams.waiting()
             loop = asyncio.get_running_loop()
             position = Position(0, 0)
             async with aclosing(self._streams.iterate(self._history(request, wanted))) as messages:
@@ -132,7 +131,7 @@ class LogReads:
                     yield _message(position, heartbeat=True)
                     sent_at = loop.time()
                     continue
-                with waiting:
+                with self._streams:
                     await self._wait_for_edge(position.number, idle_seconds)
                     await asyncio.sleep(phase * min(self._limit.open * SPREAD_SECONDS, PACE_SECONDS))
 

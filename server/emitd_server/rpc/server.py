@@ -23,7 +23,7 @@ from emitd_server.rpc.status import status_of
 from emitd_server.settings import ServerSettings
 
 #: How often to look whether health has changed, for those that watch it.
-HEALTH_SECONDS = 0.2
+HEALTH_SECONDS = 0.5
 _STATUSES = health_pb2.HealthCheckResponse
 #: What grpc takes beyond our own limit, whose error names the setting.
 ABOVE_OUR_LIMIT_BYTES = 1024 * 1024
@@ -177,7 +177,7 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
                         message = health_pb2.HealthCheckResponse(status=status)
                         await self._streams.send(context, message, message.ByteSize())
                         sent = status
-                    with self._streams.waiting():
+                    with self._streams:
                         await changed.wait()
         except EmitdError as error:
             await abort(context, status_of(error))

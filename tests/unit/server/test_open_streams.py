@@ -20,9 +20,9 @@ async def numbers() -> AsyncGenerator[int, None]:
 async def test_a_wait_gives_its_result() -> None:
     """What is waited for comes through, an exception too."""
     streams = OpenStreams()
-    with streams.waiting():
+    with streams:
         assert await asyncio.sleep(0, 7) == 7
-    with pytest.raises(KeyError), streams.waiting():
+    with pytest.raises(KeyError), streams:
         raise KeyError("x")
 
 
@@ -49,7 +49,7 @@ async def test_closing_ends_every_wait() -> None:
         await task
     assert got == [1, 2]
     assert cancelling == [0], "the task must be able to wait once more, to say why it ends"
-    with pytest.raises(ServiceStopping), streams.waiting():
+    with pytest.raises(ServiceStopping), streams:
         pass
 
 
@@ -176,4 +176,37 @@ async def test_a_message_larger_than_the_share_is_sent_if_it_is_alone() -> None:
     quick: Any = Reader()
     quick.takes.set()
     await streams.send(quick, b"x", 100_000)
+    assert quick.taken == [b"x"]
+
+
+async def test_one_timer_ends_each_call_that_stalls_and_no_other() -> None:
+    """One that began to send later has its own time, and a caller that goes away is no stall."""
+    streams = OpenStreams(stall_seconds=0.1)
+    silent: Any = Reader()
+
+    async def send_after(seconds: float) -> float:
+        await asyncio.sleep(seconds)
+        begun = asyncio.get_running_loop().time()
+        with pytest.raises(StreamStalled):
+            await streams.send(silent, b"x", 1)
+        return asyncio.get_running_loop().time() - begun
+
+    leaves = asyncio.create_task(streams.send(silent, b"y", 1))
+    first, second = asyncio.create_task(send_after(0.0)), asyncio.create_task(send_after(0.07))
+    await asyncio.sleep(0.01)
+    leaves.cancel()
+    await asyncio.wait([leaves])
+    assert leaves.cancelled()
+    assert await first >= 0.1
+    assert await second >= 0.1
+    assert not streams._sending
+
+
+async def test_a_call_that_has_sent_may_wait_for_as_long_as_it_likes() -> None:
+    """Only sending can stall."""
+    streams = OpenStreams(stall_seconds=0.02)
+    quick: Any = Reader()
+    quick.takes.set()
+    await streams.send(quick, b"x", 1)
+    await asyncio.sleep(0.1)
     assert quick.taken == [b"x"]
