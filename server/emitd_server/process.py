@@ -17,7 +17,6 @@ from emitd_server.dispatch.dispatcher import CLOSE_SECONDS, Dispatcher
 from emitd_server.errors import StartError
 from emitd_server.rpc.audit_servicer import AuditServicer
 from emitd_server.rpc.log_servicer import LogServicer
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.server import GrpcServer, Servicer
 from emitd_server.service import LoggingService
 from emitd_server.settings import LoopKind, ShutdownSettings
@@ -100,11 +99,8 @@ async def _start(service: LoggingService, server: GrpcServer, watchdog: "Watchdo
 
 def make_grpc_server(dispatcher: Dispatcher, listen_key: str = "server.listen") -> GrpcServer:
     """Return a server with every service of the contract; `listen_key` is what an error calls its address."""
-    streams = OpenStreams(dispatcher.memory, dispatcher.settings.watch.stall_seconds)
-    servicers: list[Servicer] = [LogServicer(dispatcher, streams), AuditServicer(dispatcher, streams)]
-    return GrpcServer(
-        servicers, dispatcher.lives, streams, dispatcher.settings, dispatcher.memory, listen_key
-    )
+    servicers: list[Servicer] = [LogServicer(dispatcher), AuditServicer(dispatcher)]
+    return GrpcServer(servicers, dispatcher.lives, dispatcher.settings, dispatcher.memory, listen_key)
 
 
 class StopSignals:

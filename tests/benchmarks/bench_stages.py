@@ -24,7 +24,6 @@ from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_server.config.loader import load_config
 from emitd_server.convert.records import RecordReader
 from emitd_server.rpc.log_servicer import LogServicer
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 from emitd_server.settings import LimitSettings
 from load import requests
@@ -99,7 +98,7 @@ async def whole_way(batch: int, folder: Path) -> float:
     file.write_text(CONFIG)
     costs = []
     async with LoggingService.from_config(load_config(file, environ={})) as service:
-        servicer = LogServicer(service, OpenStreams())
+        servicer = LogServicer(service)
         for data in requests("audit", batch, ROUNDS, count()):
             begin = time.process_time()
             await servicer.emit_batch(data)

@@ -5,9 +5,9 @@ grpc's own stop waits for each stream to end by itself, which a watch does not.
 
 import asyncio
 import sys
-from collections.abc import AsyncGenerator, Awaitable, Iterator
-from contextlib import aclosing, contextmanager
-from typing import Any, TypeVar
+from collections.abc import Awaitable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import grpc
 
@@ -21,16 +21,12 @@ SMALL_BYTES = 4096
 #: What messages that were not taken may hold of the account, so that requests find room.
 STREAMS_SHARE = 0.5
 
-T = TypeVar("T")
-
 
 class OpenStreams:
-    """Sends the messages of streaming calls. Knows which calls are waiting, and ends their waits when it is closed.
+    """Sends the messages of streaming calls, and ends these when it is closed.
 
     A call is ended while it waits, never while it sends, so that it can still send its status. What its reader has not
     taken is charged to `memory`; a reader that takes nothing for `stall_seconds` ends it.
-
-    As a context manager it is one wait of the current task; entering and leaving raise ServiceStopping when closed.
     """
 
     def __init__(self, memory: MemoryAccount | None = None, stall_seconds: float = 60.0) -> None:
@@ -38,24 +34,43 @@ class OpenStreams:
         self._stall_seconds = stall_seconds
         #: Bytes in messages that were not taken.
         self._untaken = 0
+        #: The tasks of calls that have no end of their own.
+        self.endless: set[Any] = set()
         #: The tasks that are sending, and since when, by the loop's clock.
         self._sending: dict[Any, float] = {}
         self._timer: asyncio.TimerHandle | None = None
-        self.waiting_tasks: set[Any] = set()
-        self.closed = False
+        self._closed = False
 
     def close(self) -> None:
-        """End every wait, now and from now on, with ServiceStopping."""
-        self.closed = True
-        for task in self.waiting_tasks:
+        """End every endless call with ServiceStopping, now and from now on; one that sends, when it has sent."""
+        self._closed = True
+        for task in self.endless - self._sending.keys():
             task.cancel()
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Make the current task one that is ended in the block. Raises ServiceStopping when closed."""
+        if self._closed:
+            raise ServiceStopping
+        task: Any = asyncio.current_task()
+        self.endless.add(task)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not self._closed:
+                raise
+            task.uncancel()
+            raise ServiceStopping from None
+        finally:
+            self.endless.discard(task)
 
     async def send(
         self, context: "grpc.aio.ServicerContext[Any, Any]", message: Any, size: int, *, is_owed: bool = False
     ) -> None:
         """Send a message of `size` bytes: return when grpc has passed it on, as far as its reader takes any.
 
-        Raises StreamStalled, and MemoryExhausted unless `is_owed`: the reply to a request that was carried out.
+        Raises StreamStalled, ServiceStopping in a call that is `ending`, and MemoryExhausted unless `is_owed`: the
+        reply to a request that was carried out.
         """
         is_small = size <= SMALL_BYTES
         writing = context.write(message) if is_small else self._write_charged(context, message, size, is_owed)
@@ -72,6 +87,8 @@ class OpenStreams:
             raise StreamStalled(self._stall_seconds) from None
         finally:
             self._sending.pop(task, None)
+        if self._closed and task in self.endless:
+            raise ServiceStopping
 
     def _write_charged(self, context: Any, message: Any, size: int, is_owed: bool) -> Awaitable[None]:
         held = COPIES * size
@@ -100,29 +117,6 @@ class OpenStreams:
             else:
                 del self._sending[task]
                 task.cancel()
-
-    def __enter__(self) -> None:
-        if self.closed:
-            raise ServiceStopping
-        self.waiting_tasks.add(asyncio.current_task())
-
-    def __exit__(self, kind: type[BaseException] | None, *rest: object) -> None:
-        task: Any = asyncio.current_task()
-        self.waiting_tasks.discard(task)
-        if self.closed and kind is not None and issubclass(kind, asyncio.CancelledError):
-            task.uncancel()
-            raise ServiceStopping from None
-
-    async def iterate(self, items: AsyncGenerator[T, None]) -> AsyncGenerator[T, None]:
-        """Yield the items of another iterator, and close it at the end. Raises ServiceStopping when closed."""
-        async with aclosing(items):
-            while True:
-                with self:
-                    try:
-                        item = await anext(items)
-                    except StopAsyncIteration:
-                        return
-                yield item
 
 
 class StreamLimit:

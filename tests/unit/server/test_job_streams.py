@@ -9,7 +9,6 @@ from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobUpdate
 from emitd_handlers.record import JobState
 from emitd_server.errors import JobNotFound
 from emitd_server.rpc.job_streams import JobWatches
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.settings import WatchSettings
 
 JOB = Job(job_id="j", job_type="t", status=JobState.RUNNING)
@@ -37,7 +36,7 @@ class Source:
 
 
 def watch(**fields: bool) -> AsyncGenerator[bytes, None]:
-    watches = JobWatches(WatchSettings(), OpenStreams())
+    watches = JobWatches(WatchSettings())
     return watches.watch(Source(), pb.WatchJobRequest(job_id="j", **fields))  # type: ignore[return-value]  # it is one
 
 
