@@ -85,11 +85,12 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_audit.py
 	$(BIN)/python tests/benchmarks/bench_verify.py
 
-# Without packages of its own; two event loops, three batch sizes.
+# Both event loops, three batch sizes, few turns. `make -s bench-quick | .venv/bin/python tests/benchmarks/cost_picture.py -`
+# puts its output into docs/performance.md.
 bench-quick: $(READY)
-	$(BIN)/python tests/benchmarks/bench_records.py --loops asyncio uvloop --batches 1 64 512 --rounds 3
-	$(BIN)/python tests/benchmarks/bench_stages.py
-	$(BIN)/python tests/benchmarks/bench_watchers.py --crowds 1000/1/20 --floods 0 --rounds 1
+	@$(BIN)/python tests/benchmarks/bench_records.py --loops asyncio uvloop --batches 1 64 512 --rounds 3
+	@$(BIN)/python tests/benchmarks/bench_stages.py
+	@$(BIN)/python tests/benchmarks/bench_watchers.py --crowds 1000/1/20 --floods 0 --rounds 1
 
 # Needs no packages. TAG may have * and ?; without TAG and SINCE it compares with the last tag.
 weigh:

@@ -18,6 +18,7 @@ from emitd.v1 import (
     JOB_STATE_RUNNING,
     LEVEL_INFO,
     AuditEvent,
+    EmitBatchRequest,
     EmitRequest,
     JobStatus,
     LogRecord,
@@ -155,12 +156,16 @@ def begin_slow_call(server: ServerProcess, folder: Path, channel: grpc.Channel, 
 
 
 def test_calls_under_way_are_drained(tmp_path: Path) -> None:
-    """A call that SIGTERM finds under way gets its answer."""
+    """Calls that SIGTERM finds under way get their answers: an Emit, and a batch, whose reply is a stream."""
     config = handlers_of(tmp_path, "{type: slow.Slow}")
     with ServerProcess.start(config, tmp_path) as server, grpc.insecure_channel(server.address) as channel:
         call = begin_slow_call(server, tmp_path, channel, "0.8")
+        request = EmitBatchRequest(records=[log_line("0.1").record], want_receipts=True)
+        batch = LogServiceStub(channel).EmitBatch.future(request)
+        time.sleep(0.2)  # it waits for the handler's thread
         server.terminate()
         assert call.result().receipt.handlers[0].handler == "slow"
+        assert batch.result().receipts[0].handlers[0].handler == "slow"
         assert server.wait() == 0
 
 
