@@ -47,7 +47,7 @@ def picture(rows: list[tuple[int, str, str, float]]) -> str:
             width = _WIDTH * cost / longest
             parts.append(f'<text x="10" y="{y}">{_LABELS[server]}</text>')
             parts.append(f'<rect class="{server}" x="{_LEFT}" y="{y - 10}" width="{width:.0f}" height="11"/>')
-            parts.append(f'<text class="value" x="{_LEFT + width + 6:.0f}" y="{y}">{cost:g} µs</text>')
+            parts.append(f'<text class="value" x="{_LEFT + width + 6:.0f}" y="{y}">{cost:.3g} µs</text>')
     size = f'width="{_LEFT + _WIDTH + 70}" height="{y + 12}"'
     title = "<title>CPU of the server for each record</title>"
     head = f'<svg xmlns="http://www.w3.org/2000/svg" {size} role="img">'
