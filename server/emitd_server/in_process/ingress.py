@@ -33,7 +33,6 @@ from emitd_server.in_process.line_queue import LineQueue
 from emitd_server.rpc.audit_servicer import AuditServicer
 from emitd_server.rpc.log_servicer import LogServicer
 from emitd_server.rpc.methods import GRPC_CODES
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import status_of
 
 #: How long an awaited record is tried again, while that can help, if its caller does not say.
@@ -60,13 +59,8 @@ class Ingress:
         self.lines = LineQueue(self._send_lines, self.counts, service.report, service.memory)
         self._reader = RecordReader(service.settings.limits, service.clock.now, service.redactor)
         self._tasks: set[asyncio.Task[Any]] = set()
-        # These streams are never closed: that would cancel the application's own tasks. A watch ends when the handler
-        # that serves jobs does, and so after the last change of the jobs that end with the application.
-        streams = OpenStreams()
-        self.servicers = {
-            "LogService": LogServicer(service, streams),
-            "AuditService": AuditServicer(service, streams),
-        }
+        # Their streams end with the handlers, and so after the last change of the jobs that end with the application.
+        self.servicers = {"LogService": LogServicer(service), "AuditService": AuditServicer(service)}
         self.tickers = JobTickers(self)
 
     @classmethod

@@ -120,6 +120,8 @@ class SqliteJobs:
         self._cache: dict[str, CachedJob] = {}
         #: The value of `PRAGMA data_version` for which the cache is right.
         self._data_version = -1
+        #: When a pass last saw that there was no lease to watch, by the wall clock.
+        self._no_lease_at = 0
         self._last_rowid = 0
         #: The number of all records with a record_id so far.
         self._last_number = 0
@@ -145,7 +147,12 @@ class SqliteJobs:
     ) -> Sequence[JobHistory]:
         """Make one pass over the leases; see `JobStore.end_expired`. By the server's clocks."""
         begun_at = self._clock.steady()  # the transaction may have to wait for another process's
+        works = self._data_version >= 0
         with self._transaction(connection) as (now, wall):
+            if works and connection.execute(f"{SELECT_LEASES} LIMIT 1").fetchone() is None:
+                self._no_lease_at = wall  # as good as a stamp, and costs no sync
+                self._steps.settle()
+                return ()
             self._stamp_pass(connection, wall, interval_seconds)
             waited = self._clock.steady() - begun_at + int(waited_seconds * NANOS_A_SECOND)
             latest = time_text(wall - waited)
@@ -308,7 +315,7 @@ class SqliteJobs:
             connection.execute("INSERT INTO job_lease_watch VALUES (?)", (time_text(now),))
         else:
             connection.execute("UPDATE job_lease_watch SET passed_at = ?", (time_text(now),))
-        passed_at = read_time(row[0]) if row else 0
+        passed_at = max(read_time(row[0]) if row else 0, self._no_lease_at)
         since = unwatched_since(passed_at, now, interval_seconds, self._steps.set_by)
         if since is None:
             return
