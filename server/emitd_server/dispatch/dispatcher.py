@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from math import inf
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -246,8 +247,10 @@ class Dispatcher:
         if self._producer is not None:
             self._producer.open(self._loop)
 
-    async def dispatch(self, records: Sequence[LogRecord]) -> Outcomes:
+    async def dispatch(self, records: Sequence[LogRecord], size: float = inf) -> Outcomes:
         """Give each record to every handler that takes its level; return one outcome each, in order.
+
+        `size`: the bytes of their request, which may then be joined with others.
 
         `Committed` means that every committed handler has the record for good and every queued one has it in
         its queue (or has counted it as dropped). A record that one committed handler refused goes to no queued
@@ -258,7 +261,7 @@ class Dispatcher:
             raise ServiceStopping
         if self.memory.is_tight:
             return await self._dispatch_what_may(records)
-        return await self._dispatch(records)
+        return await self._dispatch(records, size)
 
     async def _dispatch_what_may(self, records: Sequence[LogRecord]) -> Outcomes:
         """Dispatch the records that are taken while memory is tight, and refuse the others."""
@@ -270,19 +273,23 @@ class Dispatcher:
             [next(outcomes) if record.level >= Level.AUDIT and not is_full else refused for record in records]
         )
 
-    async def _dispatch(self, records: Sequence[LogRecord]) -> Outcomes:
+    async def _dispatch(self, records: Sequence[LogRecord], size: float = inf) -> Outcomes:
         kinds: Sequence[Kind] = (
             [(record.level, record.source) for record in records]
             if self._by_source
             else [record.level for record in records]
         )
         route = self._route(frozenset(kinds))
-        outcomes = await (route.only.take(records) if route.only else self._offer_all(route, records, kinds))
+        outcomes = await (
+            route.only.take(records, size) if route.only else self._offer_all(route, records, kinds, size)
+        )
         if route.has_lines and self.lines.is_on:
             self.lines.add(records, outcomes, are_lines=route.is_lines)
         return outcomes
 
-    async def _offer_all(self, route: Route, records: Sequence[LogRecord], kinds: Sequence[Kind]) -> Outcomes:
+    async def _offer_all(
+        self, route: Route, records: Sequence[LogRecord], kinds: Sequence[Kind], size: float
+    ) -> Outcomes:
         outcomes: list[Outcome | None] = [
             None
             if kind in route.taken
@@ -299,7 +306,8 @@ class Dispatcher:
                 if kind in wanted and not isinstance(outcomes[index], Refused)
             ]
             if share:
-                answers = await delivery.take([records[index] for index in share])
+                is_mixed = len(route.committed) > 1 and len(share) < len(records)
+                answers = await delivery.take([records[index] for index in share], inf if is_mixed else size)
                 for index, answer in zip(share, answers, strict=True):
                     outcomes[index] = merge(outcomes[index], answer)
 

@@ -130,7 +130,7 @@ class Ingress:
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    (outcome,) = await self.service.dispatch(records)
+                    (outcome,) = await self.service.dispatch(records, message.ByteSize())
                     if isinstance(outcome, Committed):
                         return receipt_to_wire(records[0], outcome, self.service.route(records[0]))
                     failure = outcome.error
@@ -151,7 +151,7 @@ class Ingress:
             if attempt:
                 await asyncio.sleep(BACKOFF.pause(attempt))
             try:
-                records = self._resolve(records, await self.service.dispatch(records))
+                records = self._resolve(records, await self.service.dispatch(records, size))
             except ServiceStopping:
                 self.lines.drop("closed", len(records))
                 return

@@ -76,7 +76,7 @@ class LogServicer:
         records, _, bad = self._reader.read_all([request.record], len(data))
         if bad:
             raise bad[0]
-        (outcome,) = await self._dispatcher.dispatch(records)
+        outcome = (await self._dispatcher.dispatch(records, len(data)))[0]
         if isinstance(outcome, Refused):
             raise outcome.error
         receipt = receipt_to_wire(records[0], outcome, self._dispatcher.route(records[0]))
@@ -95,7 +95,7 @@ class LogServicer:
         records, indexes, bad = self._reader.read_all(wire_records, len(data), check if has_unknown else None)
         if request.want_receipts:
             self._refuse_large_receipts(records)
-        outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())
+        outcomes = await self._dispatcher.dispatch(records, len(data)) if records else Outcomes.of(())
         refused: dict[int, EmitdError] = dict(bad)
         response = log_service_pb2.EmitBatchResponse(server_id=self._server_id)
         duplicates = 0
