@@ -30,6 +30,10 @@ class Role(Enum):
     OPERATOR = "operator"
 
 
+#: Auto: uvloop if it is installed, otherwise asyncio's own.
+LoopKind = Enum("LoopKind", {"AUTO": "auto", "ASYNCIO": "asyncio", "UVLOOP": "uvloop"})
+
+
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
@@ -140,6 +144,8 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     #: An event loop blocked for longer is reported on standard error, with the line that blocks it.
     watchdog_seconds: PositiveSeconds = 0.5
     access: AccessSettings = AccessSettings()
+    #: The event loop of `emitd serve`; an application that holds the service keeps its own.
+    loop: LoopKind = LoopKind.AUTO
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()
     audit: AuditSettings = AuditSettings()

@@ -22,7 +22,6 @@ from emitd.v1 import log_service_pb2
 from emitd_handlers.scope import ANYONE
 from emitd_server.access.trail import AccessTrail
 from emitd_server.rpc.log_servicer import LogServicer
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 
 TURNS = 7
@@ -43,7 +42,7 @@ class LoopTransport(Transport):
     def __init__(self, settings: Any, service: LoggingService) -> None:
         super().__init__(settings)
         self._loop = asyncio.get_running_loop()
-        self._servicer = LogServicer(service, OpenStreams(), AccessTrail(service.own_events))
+        self._servicer = LogServicer(service, AccessTrail(service.own_events))
 
     def emit(self, records: Sequence[bytes], timeout: float, *, want_receipts: bool) -> Reply:
         """Wait in this thread for what the loop does."""

@@ -35,18 +35,17 @@ class AuditServicer:
 
     service_name = "emitd.v1.AuditService"
 
-    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams, trail: AccessTrail) -> None:
+    def __init__(self, dispatcher: Dispatcher, trail: AccessTrail) -> None:
         settings = dispatcher.settings
         self._dispatcher = dispatcher
         self._trail = trail
         self._max_scan_bytes = settings.audit.max_scan_bytes
         self._heartbeat_seconds = settings.watch.heartbeat_seconds
-        self._streams = streams
         self._tails = StreamLimit(settings.audit.max_tails, "server.audit.max_tails")
 
-    def handler(self, edge: Edge) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, edge: Edge, streams: OpenStreams) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
-        rpcs = Rpcs(self.service_name, edge, self._streams, self._dispatcher.report)
+        rpcs = Rpcs(self.service_name, edge, streams, self._dispatcher.report)
         rpcs.unary("GetCheckpoint", self.get_checkpoint, pb.GetCheckpointRequest)
         rpcs.page("GetInclusionProof", self.get_inclusion_proof, pb.GetInclusionProofRequest)
         rpcs.unary("GetConsistencyProof", self.get_consistency_proof, pb.GetConsistencyProofRequest)
@@ -114,8 +113,8 @@ class AuditServicer:
                 idle_seconds=self._heartbeat_seconds,
             )
             log_id = source.log_id
-            async with aclosing(self._streams.iterate(batches)) as waited_for:
-                async for batch in waited_for:
+            async with aclosing(batches):
+                async for batch in batches:
                     yield batch_to_wire(log_id, batch).SerializeToString()
 
 

@@ -46,20 +46,19 @@ class LogServicer:
 
     service_name = "emitd.v1.LogService"
 
-    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams, trail: AccessTrail) -> None:
+    def __init__(self, dispatcher: Dispatcher, trail: AccessTrail) -> None:
         self._dispatcher = dispatcher
         self._trail = trail
         #: Never 0, which means none.
         self._server_id = secrets.randbits(64) | 1
         self._limits = dispatcher.settings.limits
         self._reader = RecordReader(self._limits, dispatcher.clock.now, dispatcher.redactor)
-        self._streams = streams
-        self._watches = JobWatches(dispatcher.settings.watch, streams)
-        self._lines = LogReads(dispatcher, streams)
+        self._watches = JobWatches(dispatcher.settings.watch)
+        self._lines = LogReads(dispatcher)
 
-    def handler(self, edge: Edge) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, edge: Edge, streams: OpenStreams) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
-        rpcs = Rpcs(self.service_name, edge, self._streams, self._dispatcher.report)
+        rpcs = Rpcs(self.service_name, edge, streams, self._dispatcher.report)
         rpcs.unary("Emit", self.emit, log_service_pb2.EmitRequest, "record")
         rpcs.page("EmitBatch", self.emit_batch, log_service_pb2.EmitBatchRequest, is_owed=True)
         rpcs.page("GetJob", self.get_job, job_pb2.GetJobRequest)
@@ -82,7 +81,7 @@ class LogServicer:
         records, _, bad = self._reader.read_all([request.record], len(data), sender=caller)
         if bad:
             raise bad[0]
-        (outcome,) = await self._dispatcher.dispatch(records)
+        outcome = (await self._dispatcher.dispatch(records, len(data)))[0]
         if isinstance(outcome, Refused):
             raise outcome.error
         receipt = receipt_to_wire(records[0], outcome, self._dispatcher.route(records[0]))
@@ -103,7 +102,7 @@ class LogServicer:
         )
         if request.want_receipts:
             self._refuse_large_receipts(records)
-        outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())
+        outcomes = await self._dispatcher.dispatch(records, len(data)) if records else Outcomes.of(())
         refused: dict[int, EmitdError] = dict(bad)
         response = log_service_pb2.EmitBatchResponse(server_id=self._server_id)
         duplicates = 0

@@ -149,9 +149,10 @@ class Rpcs:
             data, charge, cost = await receive(context)
             allowance.spend(cost)
             with charge, allowance.holding(charge.size), ExitStack() as stack:
-                if is_open and not caller.is_anonymous:
+                if is_open:
                     stack.enter_context(allowance.stream())
-                    stack.enter_context(self._streams.checked(lambda: edge.caller(context, path)))
+                    check = None if caller.is_anonymous else lambda: edge.caller(context, path)
+                    stack.enter_context(self._streams.ending(check))
                 async with aclosing(method(data, caller)) as messages:
                     async for message in messages:
                         await self._streams.send(context, message, len(message), is_owed=is_owed)

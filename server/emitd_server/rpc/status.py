@@ -20,14 +20,11 @@ from emitd_handlers.errors import (
     RecordInvalid,
 )
 from emitd_server.errors import (
-    AuditLogNotFound,
     FieldUnknown,
     JobNotFound,
     MemoryExhausted,
-    NoAuditSource,
     NoHandler,
-    NoJobSource,
-    NoLogSource,
+    NoSource,
     PermissionDenied,
     RateExceeded,
     RequestInvalid,
@@ -48,7 +45,6 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     PermissionDenied: code_pb2.PERMISSION_DENIED,
     RecordForbidden: code_pb2.PERMISSION_DENIED,
     JobNotFound: code_pb2.NOT_FOUND,
-    AuditLogNotFound: code_pb2.NOT_FOUND,
     AuditNotFound: code_pb2.NOT_FOUND,
     RecordConflict: code_pb2.ALREADY_EXISTS,
     NoHandler: code_pb2.FAILED_PRECONDITION,
@@ -64,9 +60,7 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     RequestLate: code_pb2.DEADLINE_EXCEEDED,
     HandlerTimeout: code_pb2.DEADLINE_EXCEEDED,
     AuditDamaged: code_pb2.DATA_LOSS,
-    NoJobSource: code_pb2.UNIMPLEMENTED,
-    NoLogSource: code_pb2.UNIMPLEMENTED,
-    NoAuditSource: code_pb2.UNIMPLEMENTED,
+    NoSource: code_pb2.UNIMPLEMENTED,
 }
 
 #: Keep all that a status sends under 4 KiB however long the sender's texts are: larger trailers break the call at many

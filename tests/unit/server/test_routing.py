@@ -19,7 +19,6 @@ from emitd_server.dispatch import dispatcher
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.errors import NoHandler
 from emitd_server.rpc.log_servicer import LogServicer
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 from emitd_server.settings import ServerSettings
 
@@ -173,7 +172,7 @@ async def test_every_door_redacts_before_handlers_and_before_the_fingerprint() -
             record = record_pb2.LogRecord(
                 level=record_pb2.LEVEL_INFO, record_id="r", message="wire", attributes_json='{"secret":"x"}'
             )
-            await LogServicer(service, OpenStreams(), AccessTrail(service.own_events)).emit(
+            await LogServicer(service, AccessTrail(service.own_events)).emit(
                 EmitRequest(record=record).SerializeToString(), ANYONE
             )
         await service.drain()
