@@ -91,6 +91,7 @@ def job_to_wire(job: Job) -> pb.Job:
         start_time_unix_nano=job.start_time_unix_nano,
         end_time_unix_nano=job.end_time_unix_nano,
         cancel_reason=job.cancel_reason,
+        owner=job.owner,
     )
 
 

@@ -8,7 +8,7 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 DESCRIPTOR: _descriptor.FileDescriptor
 
 class Job(_message.Message):
-    __slots__ = ("job_id", "job_type", "status", "ended", "progress", "message", "details_json", "labels", "source", "attempt", "revision", "create_time_unix_nano", "update_time_unix_nano", "lease_expire_time_unix_nano", "failure_reason", "failure_message", "cancel_requested", "start_time_unix_nano", "end_time_unix_nano", "cancel_reason")
+    __slots__ = ("job_id", "job_type", "status", "ended", "progress", "message", "details_json", "labels", "source", "attempt", "revision", "create_time_unix_nano", "update_time_unix_nano", "lease_expire_time_unix_nano", "failure_reason", "failure_message", "cancel_requested", "start_time_unix_nano", "end_time_unix_nano", "cancel_reason", "owner")
     class LabelsEntry(_message.Message):
         __slots__ = ("key", "value")
         KEY_FIELD_NUMBER: _ClassVar[int]
@@ -36,6 +36,7 @@ class Job(_message.Message):
     START_TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     END_TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     CANCEL_REASON_FIELD_NUMBER: _ClassVar[int]
+    OWNER_FIELD_NUMBER: _ClassVar[int]
     job_id: str
     job_type: str
     status: _record_pb2.JobState
@@ -56,7 +57,8 @@ class Job(_message.Message):
     start_time_unix_nano: int
     end_time_unix_nano: int
     cancel_reason: str
-    def __init__(self, job_id: _Optional[str] = ..., job_type: _Optional[str] = ..., status: _Optional[_Union[_record_pb2.JobState, str]] = ..., ended: bool = ..., progress: _Optional[int] = ..., message: _Optional[str] = ..., details_json: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., source: _Optional[str] = ..., attempt: _Optional[int] = ..., revision: _Optional[int] = ..., create_time_unix_nano: _Optional[int] = ..., update_time_unix_nano: _Optional[int] = ..., lease_expire_time_unix_nano: _Optional[int] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., cancel_requested: bool = ..., start_time_unix_nano: _Optional[int] = ..., end_time_unix_nano: _Optional[int] = ..., cancel_reason: _Optional[str] = ...) -> None: ...
+    owner: str
+    def __init__(self, job_id: _Optional[str] = ..., job_type: _Optional[str] = ..., status: _Optional[_Union[_record_pb2.JobState, str]] = ..., ended: bool = ..., progress: _Optional[int] = ..., message: _Optional[str] = ..., details_json: _Optional[str] = ..., labels: _Optional[_Mapping[str, str]] = ..., source: _Optional[str] = ..., attempt: _Optional[int] = ..., revision: _Optional[int] = ..., create_time_unix_nano: _Optional[int] = ..., update_time_unix_nano: _Optional[int] = ..., lease_expire_time_unix_nano: _Optional[int] = ..., failure_reason: _Optional[str] = ..., failure_message: _Optional[str] = ..., cancel_requested: bool = ..., start_time_unix_nano: _Optional[int] = ..., end_time_unix_nano: _Optional[int] = ..., cancel_reason: _Optional[str] = ..., owner: _Optional[str] = ...) -> None: ...
 
 class JobTransition(_message.Message):
     __slots__ = ("revision", "attempt", "status", "progress", "time_unix_nano", "failure_reason", "failure_message", "progress_only")

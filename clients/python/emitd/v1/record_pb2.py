@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65mitd/v1/record.proto\x12\x08\x65mitd.v1\"\x8f\x02\n\tLogRecord\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x16\n\x0etime_unix_nano\x18\x02 \x01(\x06\x12\x1e\n\x05level\x18\x03 \x01(\x0e\x32\x0f.emitd.v1.Level\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x17\n\x0f\x61ttributes_json\x18\x06 \x01(\t\x12\x10\n\x08trace_id\x18\x07 \x01(\x0c\x12\x0f\n\x07span_id\x18\x08 \x01(\x0c\x12%\n\x05\x61udit\x18\n \x01(\x0b\x32\x14.emitd.v1.AuditEventH\x00\x12\"\n\x03job\x18\x0b \x01(\x0b\x32\x13.emitd.v1.JobStatusH\x00\x42\t\n\x07payloadJ\x04\x08\x0c\x10\x10\"l\n\nAuditEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nevent_name\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x11\n\tsource_ip\x18\x04 \x01(\t\x12\x14\n\x0c\x64\x65tails_json\x18\x05 \x01(\t\"\xf0\x02\n\tJobStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08job_type\x18\x02 \x01(\t\x12\"\n\x06status\x18\x03 \x01(\x0e\x32\x12.emitd.v1.JobState\x12\x15\n\x08progress\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x14\n\x0c\x64\x65tails_json\x18\x05 \x01(\t\x12/\n\x06labels\x18\x06 \x03(\x0b\x32\x1f.emitd.v1.JobStatus.LabelsEntry\x12\x16\n\x0e\x66\x61ilure_reason\x18\x07 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x08 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\t \x01(\r\x12\x13\n\x0bnew_attempt\x18\n \x01(\x08\x12\x1a\n\rlease_seconds\x18\x0b \x01(\rH\x01\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_progressB\x10\n\x0e_lease_seconds*\x9e\x01\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_DEBUG\x10\n\x12\x0e\n\nLEVEL_INFO\x10\x14\x12\x11\n\rLEVEL_WARNING\x10\x1e\x12\x0f\n\x0bLEVEL_ERROR\x10(\x12\x12\n\x0eLEVEL_CRITICAL\x10\x32\x12\x0f\n\x0bLEVEL_AUDIT\x10<\x12\x14\n\x10LEVEL_JOB_STATUS\x10\x46*\x87\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_COMPLETED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\"\x04\x08\x05\x10\x05\x42O\n\x0c\x64\x65v.emitd.v1P\x01Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\xaa\x02\x08\x45mitd.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x15\x65mitd/v1/record.proto\x12\x08\x65mitd.v1\"\xa5\x02\n\tLogRecord\x12\x11\n\trecord_id\x18\x01 \x01(\t\x12\x16\n\x0etime_unix_nano\x18\x02 \x01(\x06\x12\x1e\n\x05level\x18\x03 \x01(\x0e\x32\x0f.emitd.v1.Level\x12\x0f\n\x07message\x18\x04 \x01(\t\x12\x0e\n\x06source\x18\x05 \x01(\t\x12\x17\n\x0f\x61ttributes_json\x18\x06 \x01(\t\x12\x10\n\x08trace_id\x18\x07 \x01(\x0c\x12\x0f\n\x07span_id\x18\x08 \x01(\x0c\x12%\n\x05\x61udit\x18\n \x01(\x0b\x32\x14.emitd.v1.AuditEventH\x00\x12\"\n\x03job\x18\x0b \x01(\x0b\x32\x13.emitd.v1.JobStatusH\x00\x12\x14\n\x0csubmitted_by\x18\x10 \x01(\tB\t\n\x07payloadJ\x04\x08\x0c\x10\x10\"l\n\nAuditEvent\x12\x10\n\x08\x65vent_id\x18\x01 \x01(\t\x12\x12\n\nevent_name\x18\x02 \x01(\t\x12\x0f\n\x07user_id\x18\x03 \x01(\t\x12\x11\n\tsource_ip\x18\x04 \x01(\t\x12\x14\n\x0c\x64\x65tails_json\x18\x05 \x01(\t\"\xf0\x02\n\tJobStatus\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x10\n\x08job_type\x18\x02 \x01(\t\x12\"\n\x06status\x18\x03 \x01(\x0e\x32\x12.emitd.v1.JobState\x12\x15\n\x08progress\x18\x04 \x01(\x05H\x00\x88\x01\x01\x12\x14\n\x0c\x64\x65tails_json\x18\x05 \x01(\t\x12/\n\x06labels\x18\x06 \x03(\x0b\x32\x1f.emitd.v1.JobStatus.LabelsEntry\x12\x16\n\x0e\x66\x61ilure_reason\x18\x07 \x01(\t\x12\x17\n\x0f\x66\x61ilure_message\x18\x08 \x01(\t\x12\x0f\n\x07\x61ttempt\x18\t \x01(\r\x12\x13\n\x0bnew_attempt\x18\n \x01(\x08\x12\x1a\n\rlease_seconds\x18\x0b \x01(\rH\x01\x88\x01\x01\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0b\n\t_progressB\x10\n\x0e_lease_seconds*\x9e\x01\n\x05Level\x12\x15\n\x11LEVEL_UNSPECIFIED\x10\x00\x12\x0f\n\x0bLEVEL_DEBUG\x10\n\x12\x0e\n\nLEVEL_INFO\x10\x14\x12\x11\n\rLEVEL_WARNING\x10\x1e\x12\x0f\n\x0bLEVEL_ERROR\x10(\x12\x12\n\x0eLEVEL_CRITICAL\x10\x32\x12\x0f\n\x0bLEVEL_AUDIT\x10<\x12\x14\n\x10LEVEL_JOB_STATUS\x10\x46*\x87\x01\n\x08JobState\x12\x19\n\x15JOB_STATE_UNSPECIFIED\x10\x00\x12\x14\n\x10JOB_STATE_QUEUED\x10\x01\x12\x15\n\x11JOB_STATE_RUNNING\x10\x02\x12\x17\n\x13JOB_STATE_COMPLETED\x10\x03\x12\x14\n\x10JOB_STATE_FAILED\x10\x04\"\x04\x08\x05\x10\x05\x42O\n\x0c\x64\x65v.emitd.v1P\x01Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\xaa\x02\x08\x45mitd.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,16 +34,16 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\014dev.emitd.v1P\001Z2github.com/emitd/emitd/clients/go/emitd/v1;emitdv1\252\002\010Emitd.V1'
   _globals['_JOBSTATUS_LABELSENTRY']._loaded_options = None
   _globals['_JOBSTATUS_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_LEVEL']._serialized_start=791
-  _globals['_LEVEL']._serialized_end=949
-  _globals['_JOBSTATE']._serialized_start=952
-  _globals['_JOBSTATE']._serialized_end=1087
+  _globals['_LEVEL']._serialized_start=813
+  _globals['_LEVEL']._serialized_end=971
+  _globals['_JOBSTATE']._serialized_start=974
+  _globals['_JOBSTATE']._serialized_end=1109
   _globals['_LOGRECORD']._serialized_start=36
-  _globals['_LOGRECORD']._serialized_end=307
-  _globals['_AUDITEVENT']._serialized_start=309
-  _globals['_AUDITEVENT']._serialized_end=417
-  _globals['_JOBSTATUS']._serialized_start=420
-  _globals['_JOBSTATUS']._serialized_end=788
-  _globals['_JOBSTATUS_LABELSENTRY']._serialized_start=712
-  _globals['_JOBSTATUS_LABELSENTRY']._serialized_end=757
+  _globals['_LOGRECORD']._serialized_end=329
+  _globals['_AUDITEVENT']._serialized_start=331
+  _globals['_AUDITEVENT']._serialized_end=439
+  _globals['_JOBSTATUS']._serialized_start=442
+  _globals['_JOBSTATUS']._serialized_end=810
+  _globals['_JOBSTATUS_LABELSENTRY']._serialized_start=734
+  _globals['_JOBSTATUS_LABELSENTRY']._serialized_end=779
 # @@protoc_insertion_point(module_scope)

@@ -40,7 +40,7 @@ JOB_STATE_COMPLETED: JobState
 JOB_STATE_FAILED: JobState
 
 class LogRecord(_message.Message):
-    __slots__ = ("record_id", "time_unix_nano", "level", "message", "source", "attributes_json", "trace_id", "span_id", "audit", "job")
+    __slots__ = ("record_id", "time_unix_nano", "level", "message", "source", "attributes_json", "trace_id", "span_id", "audit", "job", "submitted_by")
     RECORD_ID_FIELD_NUMBER: _ClassVar[int]
     TIME_UNIX_NANO_FIELD_NUMBER: _ClassVar[int]
     LEVEL_FIELD_NUMBER: _ClassVar[int]
@@ -51,6 +51,7 @@ class LogRecord(_message.Message):
     SPAN_ID_FIELD_NUMBER: _ClassVar[int]
     AUDIT_FIELD_NUMBER: _ClassVar[int]
     JOB_FIELD_NUMBER: _ClassVar[int]
+    SUBMITTED_BY_FIELD_NUMBER: _ClassVar[int]
     record_id: str
     time_unix_nano: int
     level: Level
@@ -61,7 +62,8 @@ class LogRecord(_message.Message):
     span_id: bytes
     audit: AuditEvent
     job: JobStatus
-    def __init__(self, record_id: _Optional[str] = ..., time_unix_nano: _Optional[int] = ..., level: _Optional[_Union[Level, str]] = ..., message: _Optional[str] = ..., source: _Optional[str] = ..., attributes_json: _Optional[str] = ..., trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., audit: _Optional[_Union[AuditEvent, _Mapping]] = ..., job: _Optional[_Union[JobStatus, _Mapping]] = ...) -> None: ...
+    submitted_by: str
+    def __init__(self, record_id: _Optional[str] = ..., time_unix_nano: _Optional[int] = ..., level: _Optional[_Union[Level, str]] = ..., message: _Optional[str] = ..., source: _Optional[str] = ..., attributes_json: _Optional[str] = ..., trace_id: _Optional[bytes] = ..., span_id: _Optional[bytes] = ..., audit: _Optional[_Union[AuditEvent, _Mapping]] = ..., job: _Optional[_Union[JobStatus, _Mapping]] = ..., submitted_by: _Optional[str] = ...) -> None: ...
 
 class AuditEvent(_message.Message):
     __slots__ = ("event_id", "event_name", "user_id", "source_ip", "details_json")
