@@ -7,12 +7,14 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from itertools import compress, count
 from pathlib import Path
 from typing import Protocol, Self
 
 from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.clock import Clock
+from emitd_handlers.columns import RecordColumns
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.jobs.source import JobSource, ManagedJobSource
 from emitd_handlers.log_source import LogSource
@@ -260,38 +262,34 @@ class Dispatcher:
         """
         if not self._accepting:
             raise ServiceStopping
+        records = RecordColumns.of(records)
         if self.memory.is_tight:
             return await self._dispatch_what_may(records)
         return await self._dispatch(records)
 
-    async def _dispatch_what_may(self, records: Sequence[LogRecord]) -> Outcomes:
+    async def _dispatch_what_may(self, records: RecordColumns) -> Outcomes:
         """Dispatch the records that are taken while memory is tight, and refuse the others."""
         refused = Refused(self.memory.exhausted())
         is_full = self.memory.is_full
-        taken = [record for record in records if record.level >= Level.AUDIT and not is_full]
+        are_taken = [level >= Level.AUDIT and not is_full for level in records.level]
+        taken = records.picked(list(compress(count(), are_taken)))
         outcomes = iter(await self._dispatch(taken)) if taken else iter(())
-        return Outcomes.of(
-            [next(outcomes) if record.level >= Level.AUDIT and not is_full else refused for record in records]
-        )
+        return Outcomes.of([next(outcomes) if is_taken else refused for is_taken in are_taken])
 
-    async def _dispatch(self, records: Sequence[LogRecord]) -> Outcomes:
-        kinds: Sequence[Kind] = (
-            [(record.level, record.source) for record in records]
-            if self._by_source
-            else [record.level for record in records]
-        )
+    async def _dispatch(self, records: RecordColumns) -> Outcomes:
+        kinds: Sequence[Kind] = records.level
+        if self._by_source:
+            kinds = list(zip(records.level, records.source, strict=True))
         route = self._route(frozenset(kinds))
         outcomes = await (route.only.take(records) if route.only else self._offer_all(route, records, kinds))
         if route.has_lines and self.lines.is_on:
             self.lines.add(records, outcomes, are_lines=route.is_lines)
         return outcomes
 
-    async def _offer_all(self, route: Route, records: Sequence[LogRecord], kinds: Sequence[Kind]) -> Outcomes:
+    async def _offer_all(self, route: Route, records: RecordColumns, kinds: Sequence[Kind]) -> Outcomes:
         outcomes: list[Outcome | None] = [
-            None
-            if kind in route.taken
-            else Refused(NoHandler(record.level, record.source if self._by_source else ""))
-            for record, kind in zip(records, kinds, strict=True)
+            None if kind in route.taken else Refused(NoHandler(level, source if self._by_source else ""))
+            for level, source, kind in zip(records.level, records.source, kinds, strict=True)
         ]
 
         async def offer(delivery: HandlerDelivery) -> None:
@@ -303,7 +301,9 @@ class Dispatcher:
                 if kind in wanted and not isinstance(outcomes[index], Refused)
             ]
             if share:
-                answers = await delivery.take([records[index] for index in share])
+                answers = await delivery.take(
+                    records if len(share) == len(records) else records.picked(share)
+                )
                 for index, answer in zip(share, answers, strict=True):
                     outcomes[index] = merge(outcomes[index], answer)
 

@@ -4,11 +4,12 @@ A line is one JSON object in UTF-8. Its bytes without the newline are a leaf of 
 6962): a reader takes these bytes as they are, and never encodes them again.
 """
 
-from collections.abc import Sequence
 from functools import lru_cache
+from itertools import repeat
 
 import msgspec
 
+from emitd_handlers.columns import EventColumns, RecordColumns
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, RecentCommit
 from emitd_handlers.record import UNKNOWN_ADDRESS, AuditEvent, LogRecord, audit_fingerprint, is_source_ip
@@ -22,7 +23,9 @@ MAX_LINE_BYTES = 65_535
 MAX_JSON_DEPTH = 32
 
 _NO_ATTRIBUTES = msgspec.Raw()
-_OBJECT_OR_NOTHING = ("", "{")
+#: Columns that are empty.
+_NONE_RAW = repeat(_NO_ATTRIBUTES)
+_NO_TEXT = repeat("")
 
 
 class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -64,48 +67,48 @@ def encode_line(record: LogRecord) -> bytes:
     Raises RecordInvalid, naming the field, for a record made in process that is wrong: a mandatory field is missing or
     malformed, or JSON is not one object on one line.
     """
-    # Hot path: if something is wrong, what it is is found out afterwards.
-    text = encode_lines((record,))
-    if text is None:
+    # If something is wrong, what it is is found out afterwards.
+    lines = encode_lines(RecordColumns.of((record,)))
+    if lines is None:
         raise _what_is_wrong(record)
-    return text[:-1]
+    return lines[0]
 
 
-def encode_lines(records: Sequence[LogRecord]) -> bytes | None:
-    """Return the lines of complete records, each with its newline; None if one of them makes none."""
-    # Hot path: 1.2 µs a record in batches of 512, where one call for each takes 1.5.
+def encode_lines(records: RecordColumns) -> list[bytes] | None:
+    """Return the lines of complete records, without their newlines; None if one of them makes none."""
+    # Hot path: 1.2 µs a record in batches of 512.
+    attributes, trace_ids, span_ids = records.attributes_json, records.trace_id, records.span_id
+    events = records.payload
     try:
-        lines = [
-            AuditLine(
-                format_time(record.time_unix_nano),
-                event.event_id,
-                event.event_name,
-                event.user_id,
-                event.source_ip,
-                _raw(event.details_json),
-                _format_received(record.received_unix_nano),
-                record.source,
-                record.record_id,
-                record.message,
-                _raw(record.attributes_json) if record.attributes_json else _NO_ATTRIBUTES,
-                record.trace_id.hex() if record.trace_id else "",
-                record.span_id.hex() if record.span_id else "",
-                record.assigned,
-            )
-            for record in records
-            if type(event := record.payload) is AuditEvent
-            and event.event_id
-            and event.event_name
-            and event.user_id
-            and is_source_ip(event.source_ip)
-            and event.details_json[:1] == "{"
-            and record.attributes_json[:1] in _OBJECT_OR_NOTHING
-        ]
-        text = _encode_lines(lines)
+        if not isinstance(events, EventColumns):  # made in process
+            if {*map(type, events)} != {AuditEvent}:
+                return None
+            events = EventColumns.of(events)  # type: ignore[arg-type]
+            objects = [text[:1] == "{" for text in (*events.details_json, *filter(None, attributes))]
+            if not (all(map(all, events.columns)) and is_source_ip(*events.source_ip) and all(objects)):
+                return None
+        lines = map(
+            AuditLine,
+            map(format_time, records.time_unix_nano),
+            events.event_id,
+            events.event_name,
+            events.user_id,
+            events.source_ip,
+            map(_raw, events.details_json),
+            map(_format_received, records.received_unix_nano),
+            records.source,
+            records.record_id,
+            records.message,
+            [_raw(text) if text else _NO_ATTRIBUTES for text in attributes] if any(attributes) else _NONE_RAW,
+            map(bytes.hex, trace_ids) if any(trace_ids) else _NO_TEXT,
+            map(bytes.hex, span_ids) if any(span_ids) else _NO_TEXT,
+            records.assigned,
+        )
+        texts = _encode_lines(list(lines))[:-1].split(b"\n")
     except (ValueError, OverflowError, RecursionError):
         return None
     # JSON may have newlines between its tokens; a line may not.
-    return text if len(lines) == len(records) == text.count(b"\n") else None
+    return texts if len(texts) == len(records) else None
 
 
 def check_json(field: str, text: str) -> str:
