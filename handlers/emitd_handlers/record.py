@@ -174,9 +174,9 @@ def job_content(
     )
 
 
-def is_source_ip(*texts: str) -> bool:
-    """Return whether each text is an IPv4 or IPv6 address (see `ip_of`), or the word `unknown`."""
-    return max(map(len, texts)) <= MAX_IP_CHARACTERS and all(map(_usual_source_ip, texts))
+def is_source_ip(text: str) -> bool:
+    """Return whether `text` is an IPv4 or IPv6 address (see `ip_of`), or the word `unknown`."""
+    return len(text) <= MAX_IP_CHARACTERS and _usual_source_ip(text) != ""
 
 
 def usual_source_ip(text: str) -> str:
@@ -197,9 +197,4 @@ def audit_fingerprint(*sent: str | bytes | int) -> int:
     them; JSON is as `check_json_object` returned it. Valid within one process: a log computes those of its lines again
     at each start. Never 0.
     """
-    return audit_fingerprints(*[(value,) for value in sent])[0]
-
-
-def audit_fingerprints(*sent: Sequence[str | bytes | int]) -> Sequence[int]:
-    """Return the `audit_fingerprint` of each event of a batch; `sent` are columns."""
-    return [digest or 1 for digest in map(hash, zip(*sent, strict=True))]
+    return hash(sent) or 1

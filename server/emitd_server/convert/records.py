@@ -1,11 +1,11 @@
 """Converts messages to `LogRecord`s, with every check of a record, and outcomes to receipts.
 
-This runs for each record; only bad or unusual records need the helpers.
+All is done for whole columns; what is wrong with a record is found out only if something is.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from itertools import chain
-from typing import Any
+from itertools import compress, repeat
+from typing import Any, TypeAlias
 
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
@@ -18,23 +18,42 @@ from emitd_handlers.record import (
     JobStatus,
     Level,
     LogRecord,
-    audit_fingerprints,
+    Payload,
+    audit_fingerprint,
     content_fingerprint,
     is_source_ip,
     job_content,
 )
 from emitd_handlers.settings import Delivery
-from emitd_handlers.text.json_object import check_json_objects
+from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.uuid7 import uuid7s
+from emitd_server.convert.fields import Fields
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.dispatch.route import Route
 from emitd_server.settings import LimitSettings
 
-_LOG_LEVELS = {level.value: level for level in Level if level < Level.AUDIT}
-# An enum's members are slow to look up through the class.
-_AUDIT = Level.AUDIT
-_JOB_STATUS = Level.JOB_STATUS
+#: The first fault of each bad record, by its place.
+Faults: TypeAlias = dict[int, RecordInvalid]
+
+#: The fields that all kinds of records have; those from `message` on are in every fingerprint.
+_COMMON = (
+    "level",
+    "record_id",
+    "time_unix_nano",
+    "message",
+    "source",
+    "attributes_json",
+    "trace_id",
+    "span_id",
+)
+#: By payload, what the numbers on the wire mean.
+_LEVELS: Mapping[str | None, Mapping[int, Level]] = {
+    None: {level.value: level for level in Level if level < Level.AUDIT},
+    "audit": {0: Level.AUDIT, Level.AUDIT.value: Level.AUDIT},
+    "job": {0: Level.JOB_STATUS, Level.JOB_STATUS.value: Level.JOB_STATUS},
+}
 _JOB_STATES = {state.value: state for state in JobState}
+_PROGRESS = {None, *range(101)}
 _DELIVERIES = {
     Delivery.COMMITTED: log_service_pb2.DELIVERY_COMMITTED,
     Delivery.QUEUED: log_service_pb2.DELIVERY_QUEUED,
@@ -67,248 +86,168 @@ class RecordReader:
         self._clock = clock
         #: The receipt time of the request being read; job reports count on from it.
         self._received = 0
-        self._readers = {"audit": self._read_events, "job": self._read_reports, None: self._read_lines}
 
     def read_all(
         self,
         records: Sequence[pb.LogRecord],
         request_bytes: int,
         check: Callable[[int, pb.LogRecord], None] | None = None,
-    ) -> tuple[RecordColumns, Sequence[int], Mapping[int, EmitdError]]:
+        plain: bytes = b"",
+    ) -> tuple[Sequence[LogRecord], Sequence[int], dict[int, EmitdError]]:
         """Return the good records, the index of each in `records`, and the errors of the others by index.
 
         `request_bytes` is the size of the request: a record cannot be larger than that. `check` may refuse a record,
-        given with its index, by raising an EmitdError.
+        given with its index, by raising an EmitdError. `plain` is the request, if `parse_records` says that it is.
         """
         self._received = max(self._clock(), self._received + 1)
         bad: dict[int, EmitdError] = {}
         indexes: Sequence[int] = range(len(records))
-        # A request that is small has no large record.
         if check is not None or request_bytes > self._limits.max_record_bytes:
             for index, record in enumerate(records):
                 try:
                     if check is not None:
                         check(index, record)
-                    if (size := record.ByteSize()) > self._limits.max_record_bytes:
-                        limit = self._limits.max_record_bytes
-                        raise RecordInvalid("", f"the record has {size} bytes, more than {limit}")
+                    self._check_size(record)
                 except EmitdError as error:
                     bad[index] = error
             if bad:
                 indexes = [index for index in indexes if index not in bad]
-                records = [records[index] for index in indexes]
-        good = RecordColumns.joined(self._sift(records, indexes, bad) if records else ())
-        return good, [index for index in indexes if index not in bad] if bad else indexes, bad
+                records, plain = [records[index] for index in indexes], b""
+        if not indexes:
+            return (), (), bad
+        refused = len(bad)
+        parts, order = [], []
+        for kind, places, fields in Fields.of(records, plain).by_kind():
+            faults: Faults = {}
+            parts.append(self._read(kind, fields, faults))
+            bad |= {indexes[places[row]]: error for row, error in faults.items()}
+            order += [indexes[place] for place in places]
+        good = RecordColumns.joined(parts)
+        if len(parts) == 1 and len(bad) == refused:
+            return good, indexes, bad
+        rows = [row for row in sorted(range(len(order)), key=order.__getitem__) if order[row] not in bad]
+        return good.picked(rows), [order[row] for row in rows], bad
 
-    def _sift(
-        self, records: Sequence[pb.LogRecord], indexes: Sequence[int], bad: dict[int, EmitdError]
-    ) -> Sequence[RecordColumns]:
-        """Read records; if one is bad, read them in parts, down to the bad one alone."""
-        redacted = 0 if self._redactor is None else self._redactor.count
-        try:
-            return [self._read(records)]
-        except RecordInvalid as error:
-            if self._redactor is not None:
-                self._redactor.count = redacted  # these records are read again
-            if len(records) == 1:
-                bad[indexes[0]] = error
-                return ()
-        # In sixteen parts, not two: a batch in which all are bad is gone through fewer times.
-        parts = range(0, len(records), step := max(1, len(records) // 16))
-        sifted = [self._sift(records[at : at + step], indexes[at : at + step], bad) for at in parts]
-        return list(chain.from_iterable(sifted))
-
-    def _read(self, records: Sequence[pb.LogRecord]) -> RecordColumns:
-        """Return the columns of records that are all good. Raises RecordInvalid, for one record with what is wrong."""
-        # Nearly always all are of one kind. Measured: asking each takes 0.2 µs.
-        if records[0].HasField("audit"):
-            try:
-                return self._read_events(records)
-            except RecordInvalid:
-                if all([record.HasField("audit") for record in records]):
-                    raise
-        kinds = [record.WhichOneof("payload") for record in records]
-        if kinds.count(kinds[0]) == len(kinds):
-            return self._readers[kinds[0]](records)
-        places: dict[str | None, list[int]] = {}
-        for place, kind in enumerate(kinds):
-            places.setdefault(kind, []).append(place)
-        parts = [self._readers[kind]([records[place] for place in of]) for kind, of in places.items()]
-        order = sorted(range(len(records)), key=list(chain(*places.values())).__getitem__)
-        return RecordColumns.joined(parts).picked(order)
-
-    def _read_events(self, records: Sequence[pb.LogRecord]) -> RecordColumns:
-        numbers, ids, times, *context = self._read_context(records)
-        self._check_levels(numbers, "audit", Level.AUDIT)
-        sent_ids, names, users, addresses, details = zip(
-            *[
-                (event.event_id, event.event_name, event.user_id, event.source_ip, event.details_json)
-                for event in [record.audit for record in records]
-            ],
-            strict=True,
-        )
-        self._check_lengths("audit.event_id", sent_ids, self._limits.max_id_bytes)
-        self._check_lengths("audit.event_name", names, self._limits.max_name_bytes)
-        self._check_lengths("audit.user_id", users, self._limits.max_name_bytes)
-        if not (all(names) and all(users) and is_source_ip(*addresses)):
-            raise _bad_event(names[0], users[0], addresses[0])
-        kept_details = self._check_json("audit.details_json", details)
-        sent = (*context, sent_ids, names, users, addresses, kept_details, times)
-        fingerprints = audit_fingerprints(*sent)
-        new_ids = iter(uuid7s(sent_ids.count("")))
-        event_ids = [event_id or next(new_ids) for event_id in sent_ids]
-        events = EventColumns([event_ids, names, users, addresses, kept_details])
-        received = [self._received] * len(records)
-        assigned = [_ASSIGNED[False, True]] * len(records)
-        if any(sent_ids) or not all(times):
-            assigned = [_ASSIGNED[not time, not sent] for time, sent in zip(times, sent_ids, strict=True)]
-        return _columns(
-            [_AUDIT] * len(records), ids, times, received, context, events, assigned, fingerprints
-        )
-
-    def _read_reports(self, records: Sequence[pb.LogRecord]) -> RecordColumns:
-        numbers, ids, times, *context = self._read_context(records)
-        self._check_levels(numbers, "job", Level.JOB_STATUS)
-        sent = [record.job for record in records]
-        reports = list(map(self._read_report, sent))
-        fingerprints = [
-            content_fingerprint(job_content(shared, report, job.attempt, time))
-            for shared, report, job, time in zip(
-                zip(*context, strict=True), reports, sent, times, strict=True
-            )
+    def _read(self, kind: str | None, records: Fields, faults: Faults) -> RecordColumns:
+        """Return the columns of records with the same payload; a bad record's values may be anything."""
+        columns = self._read_common(kind, records, faults)
+        times, context = columns["time_unix_nano"], [columns[name] for name in _COMMON[3:]]
+        received: Sequence[int] = [self._received] * records.count
+        sent_ids: Iterable[str] = repeat("only events have one")
+        payloads: Sequence[Payload | None] = [None] * records.count
+        fingerprints: Iterable[int]
+        if kind == "audit":
+            event = self._read_events(records.payload(kind), faults)
+            sent_ids = event["event_id"]
+            fingerprints = map(audit_fingerprint, *context, *event.values(), times)
+            new_ids = iter(uuid7s(event["event_id"].count("")))
+            event["event_id"] = [event_id or next(new_ids) for event_id in sent_ids]
+            payloads = EventColumns(None, event)
+        elif kind == "job":
+            payloads, attempts = self._read_reports(records.payload(kind), faults)
+            contents = map(job_content, zip(*context, strict=True), payloads, attempts, times)
+            fingerprints = map(content_fingerprint, contents)
+            received = range(self._received + 1, self._received + 1 + records.count)
+            self._received = received[-1]
+        else:
+            fingerprints = map(hash, zip(columns["level"], *context, times, strict=True))
+        columns["fingerprint"] = list(fingerprints)
+        columns["payload"] = payloads
+        columns["assigned"] = [
+            _ASSIGNED[not time, not sent] for time, sent in zip(times, sent_ids, strict=False)
         ]
-        received = range(self._received + 1, self._received + 1 + len(records))
-        self._received = received[-1]
-        assigned = [_ASSIGNED[not time, False] for time in times]
-        levels = [_JOB_STATUS] * len(records)
-        return _columns(levels, ids, times, received, context, reports, assigned, fingerprints)
+        columns["received_unix_nano"] = received
+        columns["time_unix_nano"] = [time or now for time, now in zip(times, received, strict=True)]
+        return RecordColumns(None, columns)
 
-    def _read_lines(self, records: Sequence[pb.LogRecord]) -> RecordColumns:
-        numbers, ids, times, *context = self._read_context(records)
-        if not _LOG_LEVELS.keys() >= set(numbers):
-            raise _bad_level(numbers[0])
-        fingerprints = list(map(hash, zip(numbers, *context, times, strict=True)))
-        received = [self._received] * len(records)
-        assigned = [_ASSIGNED[not time, False] for time in times]
-        levels = [_LOG_LEVELS[number] for number in numbers]
-        payloads = [None] * len(records)
-        return _columns(levels, ids, times, received, context, payloads, assigned, fingerprints)
+    def _read_common(self, kind: str | None, records: Fields, faults: Faults) -> dict[str, Sequence[Any]]:
+        columns = records.columns(_COMMON)
+        self._check_lengths(faults, "", columns, ("record_id", "source"))
+        for name, size in (("trace_id", 16), ("span_id", 8)):
+            if not {0, size}.issuperset(map(len, columns[name])):
+                _note(faults, [_fault_of_size(name, len(value), size) for value in columns[name]])
+        columns["attributes_json"] = self._keep_json(faults, "attributes_json", columns["attributes_json"])
+        numbers, levels = columns["level"], _LEVELS[kind]
+        if not levels.keys() >= {*numbers}:
+            _note(faults, [None if number in levels else _fault_of_level(number, kind) for number in numbers])
+        columns["level"] = [levels.get(number) for number in numbers]
+        return columns
 
-    def _read_context(self, records: Sequence[pb.LogRecord]) -> Sequence[Any]:
-        """Return the columns of the fields that records of all kinds have, checked."""
-        numbers, ids, times, messages, sources, attributes, traces, spans = zip(
-            *[
-                (
-                    record.level,
-                    record.record_id,
-                    record.time_unix_nano,
-                    record.message,
-                    record.source,
-                    record.attributes_json,
-                    record.trace_id,
-                    record.span_id,
-                )
-                for record in records
-            ],
-            strict=True,
-        )
-        self._check_lengths("record_id", ids, self._limits.max_id_bytes)
-        self._check_lengths("source", sources, self._limits.max_name_bytes)
-        for field, values, size in (("trace_id", traces, 16), ("span_id", spans, 8)):
-            if any(values) and not {0, size}.issuperset(map(len, values)):
-                raise RecordInvalid(field, f"has {len(values[0])} bytes; expected {size} or none")
-        if any(attributes):
-            given = iter(self._check_json("attributes_json", list(filter(None, attributes))))
-            attributes = tuple([text and next(given) for text in attributes])
-        return numbers, ids, times, messages, sources, attributes, traces, spans
+    def _read_events(self, events: Fields, faults: Faults) -> dict[str, Sequence[Any]]:
+        columns = events.columns(AuditEvent.__struct_fields__)
+        self._check_lengths(faults, "audit.", columns, ("event_id", "event_name", "user_id"))
+        mandatory = columns["event_name"], columns["user_id"], columns["source_ip"]
+        if not (all(mandatory[0]) and all(mandatory[1]) and all(map(is_source_ip, mandatory[2]))):
+            _note(faults, map(_fault_of_event, *mandatory))
+        columns["details_json"] = self._keep_json(faults, "audit.details_json", columns["details_json"])
+        return columns
 
-    def _read_report(self, job: pb.JobStatus) -> JobStatus:
-        job_id = job.job_id
-        job_type = job.job_type
-        status = _JOB_STATES.get(job.status)
-        details_json = job.details_json
-        failure_reason = job.failure_reason
-        progress = job.progress if job.HasField("progress") else None
-        self._check_lengths("job.job_id", (job_id,), self._limits.max_name_bytes)
-        self._check_lengths("job.job_type", (job_type,), self._limits.max_name_bytes)
-        self._check_lengths("job.failure_reason", (failure_reason,), self._limits.max_name_bytes)
-        if not job_id:
-            raise RecordInvalid("job.job_id", "is mandatory")
-        if status is None:
-            raise _bad_status(job.status)
-        if progress is not None and not 0 <= progress <= 100:
-            raise RecordInvalid("job.progress", f"{progress} is not a percentage from 0 to 100")
-        if job.attempt and job.new_attempt:
-            raise RecordInvalid("job.attempt", "must be 0 if `new_attempt` asks for the next one")
-        if details_json:
-            (details_json,) = self._check_json("job.details_json", (details_json,))
-        return JobStatus(
-            job_id,
-            job_type,
-            status,
-            progress,
-            details_json,
-            self._read_labels(job),
-            failure_reason,
-            job.failure_message,
-            job.attempt or 1,
-            job.new_attempt,
-            job.lease_seconds if job.HasField("lease_seconds") else None,
-        )
+    def _read_reports(self, jobs: Fields, faults: Faults) -> tuple[Sequence[JobStatus], Sequence[int]]:
+        """Return reports, and their attempts as they were sent."""
+        columns = jobs.columns(JobStatus.__struct_fields__)
+        self._check_lengths(faults, "job.", columns, ("job_id", "job_type", "failure_reason"))
+        checked = [columns[name] for name in ("job_id", "status", "progress", "attempt", "new_attempt")]
+        job_ids, states, progress, attempts, are_new = checked
+        are_good = all(job_ids) and _JOB_STATES.keys() >= {*states} and _PROGRESS.issuperset(progress)
+        if not are_good or any(compress(attempts, are_new)):
+            _note(faults, map(_fault_of_report, *checked))
+        columns["status"] = [_JOB_STATES.get(state) for state in states]
+        columns["details_json"] = self._keep_json(faults, "job.details_json", columns["details_json"])
+        columns["labels"] = [dict(labels) if labels else {} for labels in columns["labels"]]
+        if any(columns["labels"]):
+            _note(faults, map(self._fault_of_labels, columns["labels"]))
+        columns["attempt"] = [attempt or 1 for attempt in attempts]
+        return list(map(JobStatus, *columns.values())), attempts
 
-    def _check_levels(self, numbers: Sequence[int], payload: str, level: Level) -> None:
-        if numbers.count(level.value) + numbers.count(0) < len(numbers):
-            raise _wrong_level(numbers[0], payload, level)
+    def _check_size(self, record: pb.LogRecord) -> None:
+        size = record.ByteSize()
+        if size > self._limits.max_record_bytes:
+            raise RecordInvalid("", f"the record has {size} bytes, more than {self._limits.max_record_bytes}")
 
-    def _check_lengths(self, field: str, texts: Sequence[str], limit: int) -> None:
-        # However it is encoded, a text of a quarter of the characters is within the limit.
-        if max(map(len, texts)) > limit // 4:
-            size = max([len(text.encode()) for text in texts])
-            if size > limit:
-                raise RecordInvalid(field, f"has {size} bytes, more than {limit}")
+    def _check_lengths(
+        self, faults: Faults, path: str, columns: Mapping[str, Sequence[str]], names: Iterable[str]
+    ) -> None:
+        for name in names:
+            is_id = name in ("record_id", "event_id")
+            limit = self._limits.max_id_bytes if is_id else self._limits.max_name_bytes
+            # However it is encoded, a text of a quarter of the characters is within the limit.
+            if max(map(len, columns[name])) > limit // 4:
+                _note(faults, [_fault_of_length(path + name, (text,), limit) for text in columns[name]])
 
-    def _check_json(self, field: str, texts: Sequence[str]) -> Sequence[str]:
-        limits = self._limits
-        try:
-            texts = check_json_objects(
-                texts, max_bytes=limits.max_json_bytes, max_depth=limits.max_json_depth
+    def _keep_json(self, faults: Faults, field: str, texts: Sequence[str]) -> Sequence[str]:
+        """Return JSON as it is kept; only an event's details are mandatory."""
+        is_mandatory = field == "audit.details_json"
+        if not is_mandatory and not any(texts):
+            return texts
+        max_bytes, max_depth = self._limits.max_json_bytes, self._limits.max_json_depth
+        kept = []
+        for place, text in enumerate(texts):
+            try:
+                if text or is_mandatory:
+                    text = check_json_object(text, max_bytes=max_bytes, max_depth=max_depth)
+                    # Before the fingerprint is taken: after a restart it is computed from what was kept.
+                    if self._redactor is not None:
+                        text = self._redactor.redact(_ROOTS[field], text)
+            except ValueError as error:
+                faults.setdefault(place, RecordInvalid(field, str(error)))
+            kept.append(text)
+        return kept
+
+    def _fault_of_labels(self, labels: Mapping[str, str]) -> RecordInvalid | None:
+        if len(labels) > self._limits.max_labels:
+            return RecordInvalid(
+                "job.labels", f"has {len(labels)} labels, more than {self._limits.max_labels}"
             )
-        except ValueError as error:
-            raise RecordInvalid(field, str(error)) from None
-        # Before the fingerprint is taken: after a restart it is computed from what was kept.
-        return (
-            texts
-            if self._redactor is None
-            else [self._redactor.redact(_ROOTS[field], text) for text in texts]
-        )
-
-    def _read_labels(self, job: pb.JobStatus) -> dict[str, str]:
-        if not job.labels:
-            return {}
-        if len(job.labels) > self._limits.max_labels:
-            raise RecordInvalid(
-                "job.labels", f"has {len(job.labels)} labels, more than {self._limits.max_labels}"
-            )
-        labels = dict(job.labels)
         if "" in labels:
-            raise RecordInvalid("job.labels", "has an empty key")
-        self._check_lengths("job.labels", [*labels, *labels.values()], self._limits.max_name_bytes)
-        return labels
+            return RecordInvalid("job.labels", "has an empty key")
+        return _fault_of_length("job.labels", (*labels, *labels.values()), self._limits.max_name_bytes)
 
 
-def _columns(
-    levels: Sequence[Level],
-    ids: Sequence[str],
-    times: Sequence[int],
-    received: Sequence[int],
-    context: Sequence[Sequence[Any]],
-    *rest: Sequence[Any],
-) -> RecordColumns:
-    """Return the columns of records; `context` and `rest` are those that stand together in `LogRecord`."""
-    if not all(times):
-        times = [time or now for time, now in zip(times, received, strict=True)]
-    message, *others = context
-    return RecordColumns([levels, message, ids, times, received, *others, *rest])
+def _note(faults: Faults, found: Iterable[RecordInvalid | None]) -> None:
+    """Note what was found in each record, if it is its first fault."""
+    for place, fault in enumerate(found):
+        if fault:
+            faults.setdefault(place, fault)
 
 
 def receipt_to_wire(record: LogRecord, outcome: Committed, route: Route) -> log_service_pb2.Receipt:
@@ -343,35 +282,55 @@ def receipt_bytes(record: LogRecord, route: Route) -> int:
     return RECEIPT_OVERHEAD_BYTES + len(record.record_id.encode()) + names + event
 
 
-def _bad_event(event_name: str, user_id: str, source_ip: str) -> RecordInvalid:
+def _fault_of_length(field: str, texts: Sequence[str], limit: int) -> RecordInvalid | None:
+    size = max([len(text.encode()) for text in texts], default=0)
+    return RecordInvalid(field, f"has {size} bytes, more than {limit}") if size > limit else None
+
+
+def _fault_of_size(field: str, found: int, size: int) -> RecordInvalid | None:
+    return None if found in (0, size) else RecordInvalid(field, f"has {found} bytes; expected {size} or none")
+
+
+def _fault_of_event(event_name: str, user_id: str, source_ip: str) -> RecordInvalid | None:
     if not event_name:
         return RecordInvalid("audit.event_name", "is mandatory")
     if not user_id:
         return RecordInvalid("audit.user_id", "is mandatory")
     if not source_ip:
         return RecordInvalid("audit.source_ip", "is mandatory; write 'unknown' if there is no address")
+    if is_source_ip(source_ip):
+        return None
     return RecordInvalid("audit.source_ip", f"{_shown(source_ip)} is neither an IP address nor 'unknown'")
 
 
-def _bad_status(number: int) -> RecordInvalid:
-    if number == 0:
+def _fault_of_report(
+    job_id: str, state: int, progress: int | None, attempt: int, is_new: bool
+) -> RecordInvalid | None:
+    if not job_id:
+        return RecordInvalid("job.job_id", "is mandatory")
+    if state == 0:
         return RecordInvalid("job.status", "is mandatory")
-    return RecordInvalid("job.status", f"{number} is not a job state; expected one of {_numbers(JobState)}")
+    if state not in _JOB_STATES:
+        known = _numbers(JobState)
+        return RecordInvalid("job.status", f"{state} is not a job state; expected one of {known}")
+    if progress not in _PROGRESS:
+        return RecordInvalid("job.progress", f"{progress} is not a percentage from 0 to 100")
+    if attempt and is_new:
+        return RecordInvalid("job.attempt", "must be 0 if `new_attempt` asks for the next one")
+    return None
 
 
-def _bad_level(number: int) -> RecordInvalid:
+def _fault_of_level(number: int, payload: str | None) -> RecordInvalid:
+    if payload is not None:
+        level = _LEVELS[payload][0]
+        expected = f"{level.value} ({level.name})"
+        return RecordInvalid("level", f"{number} does not fit the payload `{payload}`; expected {expected}")
     if number == 0:
         return RecordInvalid("level", "is mandatory for a record without payload")
     if number in (Level.AUDIT, Level.JOB_STATUS):
         payload = "audit" if number == Level.AUDIT else "job"
         return RecordInvalid("level", f"{Level(number).name} needs the payload `{payload}`")
     return RecordInvalid("level", f"{number} is not a level; expected one of {_numbers(Level)}")
-
-
-def _wrong_level(number: int, payload: str, expected: Level) -> RecordInvalid:
-    return RecordInvalid(
-        "level", f"{number} does not fit the payload `{payload}`; expected {expected.value} ({expected.name})"
-    )
 
 
 def _numbers(members: Iterable[Level] | Iterable[JobState]) -> str:

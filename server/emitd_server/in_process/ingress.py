@@ -143,7 +143,6 @@ class Ingress:
             raise failure from None
 
     async def _send_lines(self, lines: Sequence[pb.LogRecord], size: int) -> None:
-        records: Sequence[LogRecord]
         records, _, bad = self._reader.read_all(lines, size)
         for error in bad.values():
             self.lines.drop("invalid", why=str(error))

@@ -6,6 +6,7 @@ A line is one JSON object in UTF-8. Its bytes without the newline are a leaf of 
 
 from functools import lru_cache
 from itertools import repeat
+from operator import itemgetter
 
 import msgspec
 
@@ -23,6 +24,7 @@ MAX_LINE_BYTES = 65_535
 MAX_JSON_DEPTH = 32
 
 _NO_ATTRIBUTES = msgspec.Raw()
+_FIRST = itemgetter(slice(1))
 #: Columns that are empty.
 _NONE_RAW = repeat(_NO_ATTRIBUTES)
 _NO_TEXT = repeat("")
@@ -83,9 +85,14 @@ def encode_lines(records: RecordColumns) -> list[bytes] | None:
         if not isinstance(events, EventColumns):  # made in process
             if {*map(type, events)} != {AuditEvent}:
                 return None
-            events = EventColumns.of(events)  # type: ignore[arg-type]
-            objects = [text[:1] == "{" for text in (*events.details_json, *filter(None, attributes))]
-            if not (all(map(all, events.columns)) and is_source_ip(*events.source_ip) and all(objects)):
+            events = EventColumns.of(events)
+            mandatory = (*events.event_id, *events.event_name, *events.user_id)
+            objects = (*events.details_json, *filter(None, attributes))
+            if not (
+                all(mandatory)
+                and all(map(is_source_ip, events.source_ip))
+                and {*map(_FIRST, objects)} == {"{"}
+            ):
                 return None
         lines = map(
             AuditLine,

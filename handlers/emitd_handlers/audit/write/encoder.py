@@ -99,7 +99,7 @@ class AuditEncoder:
         if len(text) > self._max_group_bytes:
             return None
         self._last_received = received[-1]
-        event_ids = EventColumns.of(records.payload).event_id  # type: ignore[arg-type]
+        event_ids = EventColumns.of(records.payload).event_id
         places = list(range(len(lines)))
         return EncodedLines([text], places, list(event_ids), list(map(leaf_hash, lines)), len(text))
 
