@@ -16,15 +16,18 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Columns(Sequence[T]):
-    """Structs of one type, made of columns, or columns made of structs, when they are asked for. Do not change any."""
+    """Structs of one type; nothing in it may be changed. Each field's column is an attribute of the field's name.
+
+    Columns are made of the structs, or the structs of the columns, when they are asked for.
+    """
 
     struct: ClassVar[type[msgspec.Struct]]
 
     def __init__(self, items: Sequence[T] | None, columns: Mapping[str, Sequence[Any]] = {}) -> None:
-        """Take the structs, or a column for each field of the struct, in the order of its fields."""
+        """Take the structs, or a column for each field."""
         self._items = items
-        self.__dict__.update(columns)
         self._count = len(next(iter(columns.values())) if items is None else items)
+        self.__dict__.update(columns)
 
     @classmethod
     def of(cls, items: Sequence[T]) -> Self:
@@ -38,21 +41,15 @@ class Columns(Sequence[T]):
             return cls.of(parts[0])
         if not all([isinstance(part, cls) and part._items is None for part in parts]):
             return cls(list(chain.from_iterable(parts)))
-        return cls(None, {name: _joined([getattr(part, name) for part in parts]) for name in cls._fields()})
-
-    def picked(self, places: Sequence[int]) -> Self:
-        """Return the structs at some places, in the order of `places`."""
-        if self._items is not None:
-            return type(self)([self._items[place] for place in places])
-        columns = [(name, getattr(self, name)) for name in self._fields()]
-        return type(self)(None, {name: list(map(column.__getitem__, places)) for name, column in columns})
-
-    @classmethod
-    def _fields(cls) -> Sequence[str]:
-        return cls.struct.__struct_fields__
+        columns = {}
+        for name in cls.struct.__struct_fields__:
+            found = [getattr(part, name) for part in parts]
+            are_events = {*map(type, found)} == {EventColumns}
+            columns[name] = EventColumns.joined(found) if are_events else list(chain.from_iterable(found))
+        return cls(None, columns)
 
     def __getattr__(self, name: str) -> Any:
-        if name not in self._fields():
+        if name not in self.struct.__struct_fields__:
             raise AttributeError(name)
         column = self.__dict__[name] = [getattr(item, name) for item in self._made()]
         return column
@@ -72,13 +69,13 @@ class Columns(Sequence[T]):
 
     def _made(self) -> Sequence[T]:
         if self._items is None:
-            columns = [self.__dict__[name] for name in self._fields()]
+            columns = [self.__dict__[name] for name in self.struct.__struct_fields__]
             self._items = list(map(self.struct, *columns))  # type: ignore[arg-type]
         return self._items
 
 
 class EventColumns(Columns[AuditEvent]):
-    """Audit events that came by the server's edge, or are to be looked at as if."""
+    """Audit events."""
 
     struct = AuditEvent
 
@@ -87,8 +84,3 @@ class RecordColumns(Columns[LogRecord]):
     """Records; their payloads are `EventColumns` if all are audit events that came by the server's edge."""
 
     struct = LogRecord
-
-
-def _joined(columns: Sequence[Sequence[Any]]) -> Sequence[Any]:
-    is_events = {*map(type, columns)} == {EventColumns}
-    return EventColumns.joined(columns) if is_events else list(chain.from_iterable(columns))

@@ -502,9 +502,7 @@ def test_columns_are_a_sequence(change: Callable[[Sequence[LogRecord]], Sequence
     assert isinstance(joined.payload, EventColumns)
     assert list(change(joined)) == change(records + records)
     assert list(RecordColumns.joined([records, lazy])) == records + records
-    assert list(lazy.picked([3, 0])) == [records[3], records[0]]
     assert RecordColumns.of(records).message == [*map(str, range(5))]
-    assert list(RecordColumns.of(records).picked([3, 0])) == [records[3], records[0]]
     assert len(RecordColumns.of(())) == len(RecordColumns.joined([])) == 0
 
 

@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import compress, repeat
 from typing import Any, TypeAlias
 
+from msgspec.structs import asdict
+
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.columns import EventColumns, RecordColumns
@@ -35,25 +37,17 @@ from emitd_server.settings import LimitSettings
 #: The first fault of each bad record, by its place.
 Faults: TypeAlias = dict[int, RecordInvalid]
 
-#: The fields that all kinds of records have; those from `message` on are in every fingerprint.
-_COMMON = (
-    "level",
-    "record_id",
-    "time_unix_nano",
-    "message",
-    "source",
-    "attributes_json",
-    "trace_id",
-    "span_id",
-)
+#: The fields that all kinds of records have; those of the context are in every fingerprint.
+_CONTEXT = ("message", "source", "attributes_json", "trace_id", "span_id")
+_COMMON = ("level", "record_id", "time_unix_nano", *_CONTEXT)
 #: By payload, what the numbers on the wire mean.
-_LEVELS: Mapping[str | None, Mapping[int, Level]] = {
-    None: {level.value: level for level in Level if level < Level.AUDIT},
+_LEVELS: Mapping[str, Mapping[int, Level]] = {
+    "": {level.value: level for level in Level if level < Level.AUDIT},
     "audit": {0: Level.AUDIT, Level.AUDIT.value: Level.AUDIT},
     "job": {0: Level.JOB_STATUS, Level.JOB_STATUS.value: Level.JOB_STATUS},
 }
 _JOB_STATES = {state.value: state for state in JobState}
-_PROGRESS = {None, *range(101)}
+_MANDATORY = ("event_name", "user_id", "job_id")
 _DELIVERIES = {
     Delivery.COMMITTED: log_service_pb2.DELIVERY_COMMITTED,
     Delivery.QUEUED: log_service_pb2.DELIVERY_QUEUED,
@@ -62,13 +56,8 @@ _DELIVERIES = {
 RECEIPT_OVERHEAD_BYTES = 180
 #: Where a redactor's paths begin.
 _ROOTS = {"attributes_json": "attributes", "audit.details_json": "details", "job.details_json": "details"}
-#: The `assigned` of a record, by whether the time and whether the event's id were left to the server.
-_ASSIGNED: Mapping[tuple[bool, bool], tuple[str, ...]] = {
-    (False, False): (),
-    (True, False): ("timestamp",),
-    (False, True): ("event_id",),
-    (True, True): ("timestamp", "event_id"),
-}
+#: The `assigned` of a record: 1 if the time, and 2 more if the event's id was left to the server.
+_ASSIGNED: Sequence[tuple[str, ...]] = ((), ("timestamp",), ("event_id",), ("timestamp", "event_id"))
 
 
 class RecordReader:
@@ -103,11 +92,13 @@ class RecordReader:
         bad: dict[int, EmitdError] = {}
         indexes: Sequence[int] = range(len(records))
         if check is not None or request_bytes > self._limits.max_record_bytes:
+            limit = self._limits.max_record_bytes
             for index, record in enumerate(records):
                 try:
                     if check is not None:
                         check(index, record)
-                    self._check_size(record)
+                    if (size := record.ByteSize()) > limit:
+                        raise RecordInvalid("", f"the record has {size} bytes, more than {limit}")
                 except EmitdError as error:
                     bad[index] = error
             if bad:
@@ -117,7 +108,7 @@ class RecordReader:
             return (), (), bad
         refused = len(bad)
         parts, order = [], []
-        for kind, places, fields in Fields.of(records, plain).by_kind():
+        for kind, places, fields in Fields(records, plain).by_kind():
             faults: Faults = {}
             parts.append(self._read(kind, fields, faults))
             bad |= {indexes[places[row]]: error for row, error in faults.items()}
@@ -126,93 +117,81 @@ class RecordReader:
         if len(parts) == 1 and len(bad) == refused:
             return good, indexes, bad
         rows = [row for row in sorted(range(len(order)), key=order.__getitem__) if order[row] not in bad]
-        return good.picked(rows), [order[row] for row in rows], bad
+        return [good[row] for row in rows], [order[row] for row in rows], bad
 
-    def _read(self, kind: str | None, records: Fields, faults: Faults) -> RecordColumns:
+    def _read(self, kind: str, records: Fields, faults: Faults) -> RecordColumns:
         """Return the columns of records with the same payload; a bad record's values may be anything."""
-        columns = self._read_common(kind, records, faults)
-        times, context = columns["time_unix_nano"], [columns[name] for name in _COMMON[3:]]
+        columns = records.columns(_COMMON)
+        self._check_texts(faults, "", columns, ("record_id", "source"))
+        for name, size in (("trace_id", 16), ("span_id", 8)):
+            _check(faults, name, list(map(len, columns[name])), _size_problem, size)
+        columns["attributes_json"] = self._keep_json(faults, "attributes_json", columns["attributes_json"])
+        numbers = columns["level"]
+        _check(faults, "level", numbers, _level_problem, kind)
+        columns["level"] = list(map(_LEVELS[kind].get, numbers))
+        times, context = columns["time_unix_nano"], [columns[name] for name in _CONTEXT]
         received: Sequence[int] = [self._received] * records.count
         sent_ids: Iterable[str] = repeat("only events have one")
         payloads: Sequence[Payload | None] = [None] * records.count
-        fingerprints: Iterable[int]
+        fingerprints: Iterable[int] = map(hash, zip(numbers, *context, times, strict=True))
         if kind == "audit":
-            event = self._read_events(records.payload(kind), faults)
+            event = self._read_events(records, faults)
             sent_ids = event["event_id"]
             fingerprints = map(audit_fingerprint, *context, *event.values(), times)
             new_ids = iter(uuid7s(event["event_id"].count("")))
             event["event_id"] = [event_id or next(new_ids) for event_id in sent_ids]
             payloads = EventColumns(None, event)
         elif kind == "job":
-            payloads, attempts = self._read_reports(records.payload(kind), faults)
+            payloads, attempts = self._read_reports(records, faults)
             contents = map(job_content, zip(*context, strict=True), payloads, attempts, times)
             fingerprints = map(content_fingerprint, contents)
             received = range(self._received + 1, self._received + 1 + records.count)
             self._received = received[-1]
-        else:
-            fingerprints = map(hash, zip(columns["level"], *context, times, strict=True))
         columns["fingerprint"] = list(fingerprints)
         columns["payload"] = payloads
-        columns["assigned"] = [
-            _ASSIGNED[not time, not sent] for time, sent in zip(times, sent_ids, strict=False)
-        ]
+        left_out = [(not time) + 2 * (not sent) for time, sent in zip(times, sent_ids, strict=False)]
+        columns["assigned"] = list(map(_ASSIGNED.__getitem__, left_out))
         columns["received_unix_nano"] = received
         columns["time_unix_nano"] = [time or now for time, now in zip(times, received, strict=True)]
         return RecordColumns(None, columns)
 
-    def _read_common(self, kind: str | None, records: Fields, faults: Faults) -> dict[str, Sequence[Any]]:
-        columns = records.columns(_COMMON)
-        self._check_lengths(faults, "", columns, ("record_id", "source"))
-        for name, size in (("trace_id", 16), ("span_id", 8)):
-            if not {0, size}.issuperset(map(len, columns[name])):
-                _note(faults, [_fault_of_size(name, len(value), size) for value in columns[name]])
-        columns["attributes_json"] = self._keep_json(faults, "attributes_json", columns["attributes_json"])
-        numbers, levels = columns["level"], _LEVELS[kind]
-        if not levels.keys() >= {*numbers}:
-            _note(faults, [None if number in levels else _fault_of_level(number, kind) for number in numbers])
-        columns["level"] = [levels.get(number) for number in numbers]
-        return columns
-
-    def _read_events(self, events: Fields, faults: Faults) -> dict[str, Sequence[Any]]:
-        columns = events.columns(AuditEvent.__struct_fields__)
-        self._check_lengths(faults, "audit.", columns, ("event_id", "event_name", "user_id"))
-        mandatory = columns["event_name"], columns["user_id"], columns["source_ip"]
-        if not (all(mandatory[0]) and all(mandatory[1]) and all(map(is_source_ip, mandatory[2]))):
-            _note(faults, map(_fault_of_event, *mandatory))
+    def _read_events(self, records: Fields, faults: Faults) -> dict[str, Sequence[Any]]:
+        columns = records.columns(AuditEvent.__struct_fields__, "audit")
+        self._check_texts(faults, "audit.", columns, ("event_id", "event_name", "user_id"))
+        _check(faults, "audit.source_ip", columns["source_ip"], _address_problem)
         columns["details_json"] = self._keep_json(faults, "audit.details_json", columns["details_json"])
         return columns
 
-    def _read_reports(self, jobs: Fields, faults: Faults) -> tuple[Sequence[JobStatus], Sequence[int]]:
+    def _read_reports(self, records: Fields, faults: Faults) -> tuple[Sequence[JobStatus], Sequence[int]]:
         """Return reports, and their attempts as they were sent."""
-        columns = jobs.columns(JobStatus.__struct_fields__)
-        self._check_lengths(faults, "job.", columns, ("job_id", "job_type", "failure_reason"))
-        checked = [columns[name] for name in ("job_id", "status", "progress", "attempt", "new_attempt")]
-        job_ids, states, progress, attempts, are_new = checked
-        are_good = all(job_ids) and _JOB_STATES.keys() >= {*states} and _PROGRESS.issuperset(progress)
-        if not are_good or any(compress(attempts, are_new)):
-            _note(faults, map(_fault_of_report, *checked))
-        columns["status"] = [_JOB_STATES.get(state) for state in states]
+        columns = records.columns(JobStatus.__struct_fields__, "job")
+        self._check_texts(faults, "job.", columns, ("job_id", "job_type", "failure_reason"))
+        _check(faults, "job.status", columns["status"], _status_problem)
+        _check(faults, "job.progress", columns["progress"], _progress_problem)
+        attempts, labels = columns["attempt"], columns["labels"]
+        if any(compress(attempts, columns["new_attempt"])):
+            both = list(zip(attempts, columns["new_attempt"], strict=True))
+            _check(faults, "job.attempt", both, _attempt_problem)
+        columns["status"] = list(map(_JOB_STATES.get, columns["status"]))
         columns["details_json"] = self._keep_json(faults, "job.details_json", columns["details_json"])
-        columns["labels"] = [dict(labels) if labels else {} for labels in columns["labels"]]
-        if any(columns["labels"]):
-            _note(faults, map(self._fault_of_labels, columns["labels"]))
+        columns["labels"] = [dict(each) if each else {} for each in labels]
+        if any(labels):
+            items = [tuple(each.items()) for each in columns["labels"]]
+            _check(faults, "job.labels", items, self._labels_problem)
         columns["attempt"] = [attempt or 1 for attempt in attempts]
         return list(map(JobStatus, *columns.values())), attempts
 
-    def _check_size(self, record: pb.LogRecord) -> None:
-        size = record.ByteSize()
-        if size > self._limits.max_record_bytes:
-            raise RecordInvalid("", f"the record has {size} bytes, more than {self._limits.max_record_bytes}")
-
-    def _check_lengths(
+    def _check_texts(
         self, faults: Faults, path: str, columns: Mapping[str, Sequence[str]], names: Iterable[str]
     ) -> None:
+        """Check names and ids: their lengths, and that they are there if they are mandatory."""
         for name in names:
-            is_id = name in ("record_id", "event_id")
+            is_id, texts = name in ("record_id", "event_id"), columns[name]
             limit = self._limits.max_id_bytes if is_id else self._limits.max_name_bytes
+            is_mandatory = name in _MANDATORY
             # However it is encoded, a text of a quarter of the characters is within the limit.
-            if max(map(len, columns[name])) > limit // 4:
-                _note(faults, [_fault_of_length(path + name, (text,), limit) for text in columns[name]])
+            if max(map(len, texts)) > limit // 4 or (is_mandatory and not all(texts)):
+                _check(faults, path + name, texts, _text_problem, limit, is_mandatory)
 
     def _keep_json(self, faults: Faults, field: str, texts: Sequence[str]) -> Sequence[str]:
         """Return JSON as it is kept; only an event's details are mandatory."""
@@ -233,21 +212,23 @@ class RecordReader:
             kept.append(text)
         return kept
 
-    def _fault_of_labels(self, labels: Mapping[str, str]) -> RecordInvalid | None:
+    def _labels_problem(self, labels: Sequence[tuple[str, str]]) -> str:
         if len(labels) > self._limits.max_labels:
-            return RecordInvalid(
-                "job.labels", f"has {len(labels)} labels, more than {self._limits.max_labels}"
-            )
-        if "" in labels:
-            return RecordInvalid("job.labels", "has an empty key")
-        return _fault_of_length("job.labels", (*labels, *labels.values()), self._limits.max_name_bytes)
+            return f"has {len(labels)} labels, more than {self._limits.max_labels}"
+        if not all([key for key, _ in labels]):
+            return "has an empty key"
+        limit = self._limits.max_name_bytes
+        return max([_text_problem(text, limit) for item in labels for text in item], default="")
 
 
-def _note(faults: Faults, found: Iterable[RecordInvalid | None]) -> None:
-    """Note what was found in each record, if it is its first fault."""
-    for place, fault in enumerate(found):
-        if fault:
-            faults.setdefault(place, fault)
+def _check(
+    faults: Faults, field: str, values: Sequence[Any], problem_of: Callable[..., str], *args: object
+) -> None:
+    """Note what is wrong with values, if it is their record's first fault; equal ones are looked at once."""
+    problems = {value: problem for value in {*values} if (problem := problem_of(value, *args))}
+    for place, value in enumerate(values if problems else ()):
+        if value in problems:
+            faults.setdefault(place, RecordInvalid(field, problems[value]))
 
 
 def receipt_to_wire(record: LogRecord, outcome: Committed, route: Route) -> log_service_pb2.Receipt:
@@ -262,16 +243,10 @@ def receipt_to_wire(record: LogRecord, outcome: Committed, route: Route) -> log_
     )
     match outcome.receipt:
         case AuditReceipt() as audit:
-            receipt.audit.log_id = audit.log_id
-            receipt.audit.event_id = audit.event_id
-            receipt.audit.leaf_index = audit.leaf_index
-            receipt.audit.leaf_hash = audit.leaf_hash
+            receipt.audit.CopyFrom(log_service_pb2.AuditReceipt(**asdict(audit)))
         case JobReceipt() as job:
-            receipt.job.revision = job.revision
-            receipt.job.attempt = job.attempt
-            receipt.job.applied = job.applied
-            receipt.job.stale_reason = job.stale_reason
-            receipt.job.cancel_requested = job.cancel_requested
+            fields = {name: value for name, value in asdict(job).items() if name != "job_id"}
+            receipt.job.CopyFrom(log_service_pb2.JobReceipt(**fields))
     return receipt
 
 
@@ -282,55 +257,51 @@ def receipt_bytes(record: LogRecord, route: Route) -> int:
     return RECEIPT_OVERHEAD_BYTES + len(record.record_id.encode()) + names + event
 
 
-def _fault_of_length(field: str, texts: Sequence[str], limit: int) -> RecordInvalid | None:
-    size = max([len(text.encode()) for text in texts], default=0)
-    return RecordInvalid(field, f"has {size} bytes, more than {limit}") if size > limit else None
+def _text_problem(text: str, limit: int, is_mandatory: bool = False) -> str:
+    size = len(text.encode())
+    if size > limit:
+        return f"has {size} bytes, more than {limit}"
+    return "is mandatory" if is_mandatory and not text else ""
 
 
-def _fault_of_size(field: str, found: int, size: int) -> RecordInvalid | None:
-    return None if found in (0, size) else RecordInvalid(field, f"has {found} bytes; expected {size} or none")
+def _size_problem(found: int, size: int) -> str:
+    return "" if found in (0, size) else f"has {found} bytes; expected {size} or none"
 
 
-def _fault_of_event(event_name: str, user_id: str, source_ip: str) -> RecordInvalid | None:
-    if not event_name:
-        return RecordInvalid("audit.event_name", "is mandatory")
-    if not user_id:
-        return RecordInvalid("audit.user_id", "is mandatory")
-    if not source_ip:
-        return RecordInvalid("audit.source_ip", "is mandatory; write 'unknown' if there is no address")
-    if is_source_ip(source_ip):
-        return None
-    return RecordInvalid("audit.source_ip", f"{_shown(source_ip)} is neither an IP address nor 'unknown'")
+def _address_problem(text: str) -> str:
+    if is_source_ip(text):
+        return ""
+    if not text:
+        return "is mandatory; write 'unknown' if there is no address"
+    return f"{_shown(text)} is neither an IP address nor 'unknown'"
 
 
-def _fault_of_report(
-    job_id: str, state: int, progress: int | None, attempt: int, is_new: bool
-) -> RecordInvalid | None:
-    if not job_id:
-        return RecordInvalid("job.job_id", "is mandatory")
-    if state == 0:
-        return RecordInvalid("job.status", "is mandatory")
-    if state not in _JOB_STATES:
-        known = _numbers(JobState)
-        return RecordInvalid("job.status", f"{state} is not a job state; expected one of {known}")
-    if progress not in _PROGRESS:
-        return RecordInvalid("job.progress", f"{progress} is not a percentage from 0 to 100")
-    if attempt and is_new:
-        return RecordInvalid("job.attempt", "must be 0 if `new_attempt` asks for the next one")
-    return None
+def _status_problem(number: int) -> str:
+    if number in _JOB_STATES:
+        return ""
+    return f"{number} is not a job state; expected one of {_numbers(JobState)}" if number else "is mandatory"
 
 
-def _fault_of_level(number: int, payload: str | None) -> RecordInvalid:
-    if payload is not None:
+def _progress_problem(progress: int | None) -> str:
+    is_good = progress is None or 0 <= progress <= 100
+    return "" if is_good else f"{progress} is not a percentage from 0 to 100"
+
+
+def _attempt_problem(sent: tuple[int, bool]) -> str:
+    return "must be 0 if `new_attempt` asks for the next one" if all(sent) else ""
+
+
+def _level_problem(number: int, payload: str) -> str:
+    if number in _LEVELS[payload]:
+        return ""
+    if payload:
         level = _LEVELS[payload][0]
-        expected = f"{level.value} ({level.name})"
-        return RecordInvalid("level", f"{number} does not fit the payload `{payload}`; expected {expected}")
-    if number == 0:
-        return RecordInvalid("level", "is mandatory for a record without payload")
+        return f"{number} does not fit the payload `{payload}`; expected {level.value} ({level.name})"
     if number in (Level.AUDIT, Level.JOB_STATUS):
-        payload = "audit" if number == Level.AUDIT else "job"
-        return RecordInvalid("level", f"{Level(number).name} needs the payload `{payload}`")
-    return RecordInvalid("level", f"{number} is not a level; expected one of {_numbers(Level)}")
+        return f"{Level(number).name} needs the payload `{'audit' if number == Level.AUDIT else 'job'}`"
+    if number == 0:
+        return "is mandatory for a record without payload"
+    return f"{number} is not a level; expected one of {_numbers(Level)}"
 
 
 def _numbers(members: Iterable[Level] | Iterable[JobState]) -> str:

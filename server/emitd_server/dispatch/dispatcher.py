@@ -7,7 +7,6 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
-from itertools import compress, count
 from pathlib import Path
 from typing import Protocol, Self
 
@@ -262,21 +261,22 @@ class Dispatcher:
         """
         if not self._accepting:
             raise ServiceStopping
-        records = RecordColumns.of(records)
         if self.memory.is_tight:
             return await self._dispatch_what_may(records)
         return await self._dispatch(records)
 
-    async def _dispatch_what_may(self, records: RecordColumns) -> Outcomes:
+    async def _dispatch_what_may(self, records: Sequence[LogRecord]) -> Outcomes:
         """Dispatch the records that are taken while memory is tight, and refuse the others."""
         refused = Refused(self.memory.exhausted())
         is_full = self.memory.is_full
-        are_taken = [level >= Level.AUDIT and not is_full for level in records.level]
-        taken = records.picked(list(compress(count(), are_taken)))
+        taken = [record for record in records if record.level >= Level.AUDIT and not is_full]
         outcomes = iter(await self._dispatch(taken)) if taken else iter(())
-        return Outcomes.of([next(outcomes) if is_taken else refused for is_taken in are_taken])
+        return Outcomes.of(
+            [next(outcomes) if record.level >= Level.AUDIT and not is_full else refused for record in records]
+        )
 
-    async def _dispatch(self, records: RecordColumns) -> Outcomes:
+    async def _dispatch(self, given: Sequence[LogRecord]) -> Outcomes:
+        records = RecordColumns.of(given)
         kinds: Sequence[Kind] = records.level
         if self._by_source:
             kinds = list(zip(records.level, records.source, strict=True))
@@ -302,7 +302,7 @@ class Dispatcher:
             ]
             if share:
                 answers = await delivery.take(
-                    records if len(share) == len(records) else records.picked(share)
+                    records if len(share) == len(records) else [records[index] for index in share]
                 )
                 for index, answer in zip(share, answers, strict=True):
                     outcomes[index] = merge(outcomes[index], answer)

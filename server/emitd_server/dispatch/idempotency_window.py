@@ -122,7 +122,7 @@ class IdempotencyWindow:
         self, records: RecordColumns, todo: Sequence[int], commit: Commit, outcomes: dict[int, Outcome]
     ) -> Sequence[int]:
         """Answer the records that can be answered now; return the indexes of copies that waited for another commit."""
-        fresh: list[int] = []
+        fresh: dict[int, LogRecord] = {}
         claimed: set[Key] = set()
         copies: list[int] = []
         under_way: set[asyncio.Event] = set()
@@ -136,12 +136,12 @@ class IdempotencyWindow:
                 outcomes[index] = known = found[1].answer(found[0], record)
                 self.counts["duplicate" if type(known) is Committed else "refused"] += 1
             elif claimed.isdisjoint(_keys(record)):
-                fresh.append(index)
+                fresh[index] = record
                 claimed.update(_keys(record))
             else:
                 copies.append(index)
         if fresh:
-            new = records.picked(fresh)
+            new = RecordColumns.of(list(fresh.values()))
             outcomes.update(zip(fresh, await self._commit(new, *_keys_of_all(new), commit), strict=True))
         for done in under_way:
             await done.wait()

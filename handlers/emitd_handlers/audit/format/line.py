@@ -5,8 +5,6 @@ A line is one JSON object in UTF-8. Its bytes without the newline are a leaf of 
 """
 
 from functools import lru_cache
-from itertools import repeat
-from operator import itemgetter
 
 import msgspec
 
@@ -24,10 +22,6 @@ MAX_LINE_BYTES = 65_535
 MAX_JSON_DEPTH = 32
 
 _NO_ATTRIBUTES = msgspec.Raw()
-_FIRST = itemgetter(slice(1))
-#: Columns that are empty.
-_NONE_RAW = repeat(_NO_ATTRIBUTES)
-_NO_TEXT = repeat("")
 
 
 class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -79,20 +73,15 @@ def encode_line(record: LogRecord) -> bytes:
 def encode_lines(records: RecordColumns) -> list[bytes] | None:
     """Return the lines of complete records, without their newlines; None if one of them makes none."""
     # Hot path: 1.2 µs a record in batches of 512.
-    attributes, trace_ids, span_ids = records.attributes_json, records.trace_id, records.span_id
-    events = records.payload
+    events, attributes = records.payload, records.attributes_json
     try:
         if not isinstance(events, EventColumns):  # made in process
             if {*map(type, events)} != {AuditEvent}:
                 return None
             events = EventColumns.of(events)
             mandatory = (*events.event_id, *events.event_name, *events.user_id)
-            objects = (*events.details_json, *filter(None, attributes))
-            if not (
-                all(mandatory)
-                and all(map(is_source_ip, events.source_ip))
-                and {*map(_FIRST, objects)} == {"{"}
-            ):
+            starts = {text[:1] for text in (*events.details_json, *filter(None, attributes))}
+            if starts != {"{"} or not all((*mandatory, *map(is_source_ip, events.source_ip))):
                 return None
         lines = map(
             AuditLine,
@@ -106,9 +95,9 @@ def encode_lines(records: RecordColumns) -> list[bytes] | None:
             records.source,
             records.record_id,
             records.message,
-            [_raw(text) if text else _NO_ATTRIBUTES for text in attributes] if any(attributes) else _NONE_RAW,
-            map(bytes.hex, trace_ids) if any(trace_ids) else _NO_TEXT,
-            map(bytes.hex, span_ids) if any(span_ids) else _NO_TEXT,
+            [_raw(text) if text else _NO_ATTRIBUTES for text in attributes],
+            map(bytes.hex, records.trace_id),
+            map(bytes.hex, records.span_id),
             records.assigned,
         )
         texts = _encode_lines(list(lines))[:-1].split(b"\n")
