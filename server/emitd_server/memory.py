@@ -11,7 +11,7 @@ from sys import getsizeof
 from types import TracebackType
 from typing import Self
 
-from emitd_handlers.columns import RecordColumns
+from emitd_handlers.columns import columns_of
 from emitd_handlers.record import JobStatus, LogRecord, Payload
 from emitd_server.errors import MemoryExhausted
 
@@ -94,7 +94,7 @@ class Charge:
 
 def records_bytes(records: Sequence[LogRecord]) -> Sequence[int]:
     """Return about how much memory each record takes. This runs for each queued record, hence the `map`s: 0.15 µs."""
-    columns = RecordColumns.of(records)
+    columns = columns_of(records)
     texts = map(add, map(str.__sizeof__, columns.message), map(str.__sizeof__, columns.attributes_json))
     sizes = list(map(RECORD_OVERHEAD_BYTES.__add__, texts))
     if columns.payload.count(None) < len(sizes):

@@ -61,13 +61,13 @@ def stages(batch: int, folder: Path) -> dict[str, float]:
     (data,) = requests("audit", batch, 1, count())
     reader = RecordReader(LimitSettings(), time.time_ns)
     request = log_service_pb2.EmitBatchRequest.FromString(data)
-    records, _, _ = reader.read_all(request.records, len(data))
+    records, _, _ = reader.read_all(request.records, data)
     lines = [encode_line(record) for record in records]
     descriptor = os.open(folder / "stages", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     text = b"\n".join(lines)
     result = {
         "parse": fastest(lambda: log_service_pb2.EmitBatchRequest.FromString(data), batch),
-        "validate and convert": fastest(lambda: reader.read_all(request.records, len(data)), batch),
+        "validate and convert": fastest(lambda: reader.read_all(request.records, data), batch),
         "encode": fastest(lambda: [encode_line(record) for record in records], batch),
         "hash": fastest(lambda: [leaf_hash(line) for line in lines], batch),
         "write": fastest(lambda: os.write(descriptor, text), batch),
@@ -84,7 +84,7 @@ async def dispatch(batch: int) -> float:
     async with LoggingService([_Nothing()]) as service:
         for data in requests("audit", batch, ROUNDS, count()):
             request = log_service_pb2.EmitBatchRequest.FromString(data)
-            records, _, _ = reader.read_all(request.records, len(data))
+            records, _, _ = reader.read_all(request.records, data)
             begin = time.process_time()
             await service.dispatch(records)
             best = min(best, time.process_time() - begin)

@@ -18,7 +18,7 @@ from google.rpc import error_details_pb2
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
 from emitd_handlers.audit.handler import JsonAuditHandler, JsonAuditSettings
-from emitd_handlers.columns import EventColumns, RecordColumns
+from emitd_handlers.columns import Columns, columns_of
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord, is_source_ip
 from emitd_handlers.settings import CommittedSettings, HandlerSettings
 from emitd_handlers.testing import InMemoryHandler
@@ -461,7 +461,7 @@ def test_a_fault_is_found_wherever_it_stands(place: int) -> None:
         if name == "new_attempt":
             target.attempt = 2
         setattr(target, name, value)
-        good, indexes, bad = RecordReader(LIMITS, lambda: 1).read_all(records, 4000)
+        good, indexes, bad = RecordReader(LIMITS, lambda: 1).read_all(records)
         try:
             read(records[place])
         except Fault as fault:
@@ -481,7 +481,7 @@ def test_a_bad_record_does_not_make_the_others_be_redacted_twice() -> None:
     for record in records:
         record.attributes_json = '{"secret":1}'
     records[5].level = 99  # type: ignore[assignment]
-    good, _, bad = RecordReader(LIMITS, lambda: 1, redactor).read_all(records, 2000)
+    good, _, bad = RecordReader(LIMITS, lambda: 1, redactor).read_all(records)
     assert (redactor.count, len(good), list(bad)) == (8, 7, [5])
     assert {record.attributes_json for record in good} == {'{"secret":"[redacted]"}'}
 
@@ -495,16 +495,17 @@ def test_columns_are_a_sequence(change: Callable[[Sequence[LogRecord]], Sequence
         LogRecord(Level.AUDIT, str(number), payload=AuditEvent(f"e{number}", "n", "u", "::1", "{}"))
         for number in range(5)
     ]
-    columns = columns_of(records)
-    columns["payload"] = EventColumns(None, columns_of([record.payload for record in records]))
-    lazy = RecordColumns(None, columns)
-    joined = RecordColumns.joined([lazy, RecordColumns.joined([lazy])])
-    assert isinstance(joined.payload, EventColumns)
+    columns = fields_of(records)
+    columns["payload"] = Columns(AuditEvent, None, fields_of([record.payload for record in records]))
+    lazy = Columns(LogRecord, None, columns)
+    joined = lazy.joined_with([lazy])
+    assert isinstance(joined.payload, Columns)
     assert list(change(joined)) == change(records + records)
-    assert list(RecordColumns.joined([records, lazy])) == records + records
-    assert RecordColumns.of(records).message == [*map(str, range(5))]
-    assert len(RecordColumns.of(())) == len(RecordColumns.joined([])) == 0
+    assert list(columns_of(records).joined_with([lazy, lazy])) == records * 3
+    assert lazy.joined_with([]) is lazy is columns_of(lazy)
+    assert columns_of(records).message == [*map(str, range(5))]
+    assert len(columns_of(())) == 0
 
 
-def columns_of(structs: Sequence[msgspec.Struct]) -> dict[str, Sequence[object]]:
+def fields_of(structs: Sequence[msgspec.Struct]) -> dict[str, Sequence[object]]:
     return {name: [getattr(each, name) for each in structs] for name in type(structs[0]).__struct_fields__}

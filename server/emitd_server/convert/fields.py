@@ -14,6 +14,7 @@ from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import Message
 
 from emitd.v1 import record_pb2 as pb
+from emitd.v1.log_service_pb2 import EmitBatchRequest
 
 _EMPTY = pb.LogRecord()
 #: The fields that may be absent, which is None.
@@ -24,50 +25,39 @@ class Fields:
     """Gives the columns of records."""
 
     def __init__(self, records: Sequence[pb.LogRecord], plain: bytes = b"") -> None:
-        """`plain` is the request, if it is as protobuf here writes it: then no field comes twice in a record."""
+        """`plain` is a request with the records, as protobuf here writes it: no field comes twice in a record."""
         self.count = len(records)
         self._records = records
-        self._merged: Any = _Merged.FromString(plain).records if plain else None  # type: ignore[attr-defined]
+        plain = plain or EmitBatchRequest(records=records).SerializeToString()
+        self._merged: Any = _Merged.FromString(plain).records  # type: ignore[attr-defined]
 
     def columns(self, names: Iterable[str], payload: str = "") -> dict[str, Sequence[Any]]:
         """Return the values of some fields of the records, or of the payload that all of them have."""
-        merged, empty = self._merged, getattr(_EMPTY, payload) if payload else _EMPTY
-        if payload and merged:
-            merged = getattr(merged, payload)
+        merged, empty = [getattr(each, payload) if payload else each for each in (self._merged, _EMPTY)]
         columns: dict[str, Sequence[Any]] = {}
         for name in names:
-            values = () if merged is None else getattr(merged, name)
+            values = getattr(merged, name)
             if len(values) == self.count and name != "labels":  # which is a map
                 columns[name] = values[:]
-            elif merged is not None and not values:
+            elif not values:
                 columns[name] = [None if name in _OPTIONAL else getattr(empty, name)] * self.count
-            else:
-                columns[name] = self._values_of_each(name, payload)
+            else:  # some have none
+                messages = [getattr(each, payload) if payload else each for each in self._records]
+                columns[name] = [
+                    getattr(message, name) if name not in _OPTIONAL or message.HasField(name) else None
+                    for message in messages
+                ]
         return columns
-
-    def _values_of_each(self, name: str, payload: str) -> Sequence[Any]:
-        self._records = list(self._records)
-        each: Sequence[Any] = self._records
-        if payload:
-            each = [getattr(record, payload) for record in each]
-        if name in _OPTIONAL:
-            return [getattr(message, name) if message.HasField(name) else None for message in each]
-        return [getattr(message, name) for message in each]
 
     def by_kind(self) -> Sequence[tuple[str, Sequence[int], "Fields"]]:
         """Return the records of each kind: the payload that they have, if any, their places, their fields."""
-        kinds: Sequence[str] = ()
-        if self._merged is not None:
-            counts = {"audit": len(self._merged.audit.event_name), "job": len(self._merged.job.job_id)}
-            kinds = [kind for kind, count in counts.items() if count == self.count]
-            if not (kinds or self._merged.HasField("audit") or self._merged.HasField("job")):
-                kinds = ("",)
-        places: dict[str, list[int]] = {}
-        for place, record in enumerate(() if kinds else self._records):
-            places.setdefault(record.WhichOneof("payload") or "", []).append(place)
-        kinds = kinds or [*places]
-        if len(kinds) == 1:
+        merged = self._merged
+        kinds = [name for name in ("audit", "job") if merged.HasField(name)] or [""]
+        if self.count in (len(merged.audit.event_name), len(merged.job.job_id)) or not kinds[0]:
             return [(kinds[0], range(self.count), self)]
+        places: dict[str, list[int]] = {}
+        for place, record in enumerate(self._records):
+            places.setdefault(record.WhichOneof("payload") or "", []).append(place)
         return [(kind, of, Fields([self._records[place] for place in of])) for kind, of in places.items()]
 
 

@@ -11,7 +11,7 @@ from msgspec.structs import asdict
 
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
-from emitd_handlers.columns import EventColumns, RecordColumns
+from emitd_handlers.columns import Columns, RecordColumns
 from emitd_handlers.errors import EmitdError, RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, Committed, JobReceipt
 from emitd_handlers.record import (
@@ -79,20 +79,19 @@ class RecordReader:
     def read_all(
         self,
         records: Sequence[pb.LogRecord],
-        request_bytes: int,
-        check: Callable[[int, pb.LogRecord], None] | None = None,
         plain: bytes = b"",
+        check: Callable[[int, pb.LogRecord], None] | None = None,
     ) -> tuple[Sequence[LogRecord], Sequence[int], dict[int, EmitdError]]:
         """Return the good records, the index of each in `records`, and the errors of the others by index.
 
-        `request_bytes` is the size of the request: a record cannot be larger than that. `check` may refuse a record,
-        given with its index, by raising an EmitdError. `plain` is the request, if `parse_records` says that it is.
+        `plain` is the request, as `parse_records` returns it, or empty. `check` may refuse a record, given with its
+        index, by raising an EmitdError.
         """
         self._received = max(self._clock(), self._received + 1)
         bad: dict[int, EmitdError] = {}
         indexes: Sequence[int] = range(len(records))
-        if check is not None or request_bytes > self._limits.max_record_bytes:
-            limit = self._limits.max_record_bytes
+        limit = self._limits.max_record_bytes
+        if check is not None or not plain or len(plain) > limit:
             for index, record in enumerate(records):
                 try:
                     if check is not None:
@@ -113,7 +112,7 @@ class RecordReader:
             parts.append(self._read(kind, fields, faults))
             bad |= {indexes[places[row]]: error for row, error in faults.items()}
             order += [indexes[place] for place in places]
-        good = RecordColumns.joined(parts)
+        good = parts[0].joined_with(parts[1:])
         if len(parts) == 1 and len(bad) == refused:
             return good, indexes, bad
         rows = [row for row in sorted(range(len(order)), key=order.__getitem__) if order[row] not in bad]
@@ -140,7 +139,7 @@ class RecordReader:
             fingerprints = map(audit_fingerprint, *context, *event.values(), times)
             new_ids = iter(uuid7s(event["event_id"].count("")))
             event["event_id"] = [event_id or next(new_ids) for event_id in sent_ids]
-            payloads = EventColumns(None, event)
+            payloads = Columns(AuditEvent, None, event)
         elif kind == "job":
             payloads, attempts = self._read_reports(records, faults)
             contents = map(job_content, zip(*context, strict=True), payloads, attempts, times)
@@ -153,7 +152,7 @@ class RecordReader:
         columns["assigned"] = list(map(_ASSIGNED.__getitem__, left_out))
         columns["received_unix_nano"] = received
         columns["time_unix_nano"] = [time or now for time, now in zip(times, received, strict=True)]
-        return RecordColumns(None, columns)
+        return Columns(LogRecord, None, columns)
 
     def _read_events(self, records: Fields, faults: Faults) -> dict[str, Sequence[Any]]:
         columns = records.columns(AuditEvent.__struct_fields__, "audit")

@@ -13,7 +13,7 @@ from typing import Protocol, Self
 from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.clock import Clock
-from emitd_handlers.columns import RecordColumns
+from emitd_handlers.columns import RecordColumns, columns_of
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.jobs.source import JobSource, ManagedJobSource
 from emitd_handlers.log_source import LogSource
@@ -276,7 +276,7 @@ class Dispatcher:
         )
 
     async def _dispatch(self, given: Sequence[LogRecord]) -> Outcomes:
-        records = RecordColumns.of(given)
+        records = columns_of(given)
         kinds: Sequence[Kind] = records.level
         if self._by_source:
             kinds = list(zip(records.level, records.source, strict=True))

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from emitd_handlers.columns import RecordColumns
+from emitd_handlers.columns import RecordColumns, columns_of
 from emitd_handlers.errors import RecordConflict
 from emitd_handlers.outcome import Committed, Outcome, Outcomes, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord, earlier_fingerprints
@@ -87,7 +87,7 @@ class IdempotencyWindow:
         A copy of a record that is being committed, by this call or another, waits for that commit; if it
         fails, the copy is committed instead.
         """
-        records = RecordColumns.of(records)
+        records = columns_of(records)
         keys, places = _keys_of_all(records)
         if self._are_new(records, keys):
             return await self._commit(records, keys, places, commit)
@@ -102,7 +102,7 @@ class IdempotencyWindow:
 
         Returns nothing at all if all are new. For a queued handler, which has a record as soon as its queue has it.
         """
-        records = RecordColumns.of(records)
+        records = columns_of(records)
         keys, places = _keys_of_all(records)
         if self._are_new(records, keys):
             self._claim(_Batch(), records, keys, places)
@@ -114,7 +114,7 @@ class IdempotencyWindow:
             answers.append(found and found[1].answer(found[0], record))
             if found is None:
                 own = list(_keys(record))
-                self._claim(_Batch(), RecordColumns.of([record]), own, [0] * len(own))
+                self._claim(_Batch(), columns_of([record]), own, [0] * len(own))
                 self._keep(own)
         return answers
 
@@ -141,7 +141,7 @@ class IdempotencyWindow:
             else:
                 copies.append(index)
         if fresh:
-            new = RecordColumns.of(list(fresh.values()))
+            new = columns_of(list(fresh.values()))
             outcomes.update(zip(fresh, await self._commit(new, *_keys_of_all(new), commit), strict=True))
         for done in under_way:
             await done.wait()

@@ -69,12 +69,12 @@ class LogServicer:
 
     async def emit(self, data: bytes) -> bytes:
         """Emit: one record, a batch of one."""
-        request, has_unknown, _ = parse_records(log_service_pb2.EmitRequest, data)
+        request, has_unknown, plain = parse_records(log_service_pb2.EmitRequest, data)
         if has_unknown:
             refuse_unknown(request, is_kept=True)
         if not request.HasField("record"):
             raise RequestInvalid("record", "is mandatory")
-        records, _, bad = self._reader.read_all([request.record], len(data))
+        records, _, bad = self._reader.read_all([request.record], plain)
         if bad:
             raise bad[0]
         (outcome,) = await self._dispatcher.dispatch(records)
@@ -85,7 +85,7 @@ class LogServicer:
 
     async def emit_batch(self, data: bytes) -> bytes:
         """EmitBatch: errors and notices by index; all other records are only counted."""
-        request, has_unknown, is_plain = parse_records(log_service_pb2.EmitBatchRequest, data)
+        request, has_unknown, plain = parse_records(log_service_pb2.EmitBatchRequest, data)
         wire_records = request.records
         if has_unknown:
             refuse_unknown(request, skip="records", is_kept=True)
@@ -93,9 +93,7 @@ class LogServicer:
         def check(index: int, record: record_pb2.LogRecord) -> None:
             refuse_unknown(record, f"records[{index}]", is_kept=True)
 
-        records, indexes, bad = self._reader.read_all(
-            wire_records, len(data), check if has_unknown else None, data if is_plain else b""
-        )
+        records, indexes, bad = self._reader.read_all(wire_records, plain, check if has_unknown else None)
         if request.want_receipts:
             self._refuse_large_receipts(records)
         outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())

@@ -38,22 +38,20 @@ def parse(message_type: type[M], data: bytes) -> M:
     return message
 
 
-def parse_records(message_type: type[M], data: bytes) -> tuple[M, bool, bool]:
-    """Return the message of a request, whether it has fields that this version does not know, and whether it is plain.
+def parse_records(message_type: type[M], data: bytes) -> tuple[M, bool, bytes]:
+    """Return the message of a request, whether it has fields that this version does not know, and its plain form.
 
     Unknown fields, at any depth, may change what a record says or what a question asks: to pass over them would be a
-    wrong answer. A plain request is written as protobuf here writes it: no field comes twice. Measured: the check takes
-    0.3 µs for each record of a request, and more only if it is not plain.
+    wrong answer. The plain form is as protobuf here writes it, without them. Measured: the check takes 0.3 µs for each
+    record of a request, and more only if its bytes are not plain.
     """
     message = _from_bytes(message_type, data)
     message.DiscardUnknownFields()
-    if message.SerializeToString() == data:
-        return message, False, True
+    plain = message.SerializeToString()
+    if plain == data:
+        return message, False, plain
     message = _from_bytes(message_type, data)
-    size = message.ByteSize()
-    message.DiscardUnknownFields()
-    has_unknown = message.ByteSize() != size
-    return (_from_bytes(message_type, data) if has_unknown else message), has_unknown, False
+    return message, message.ByteSize() != len(plain), plain
 
 
 def refuse_unknown(message: Message, path: str = "", *, skip: str = "", is_kept: bool = False) -> None:

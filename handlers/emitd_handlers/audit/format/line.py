@@ -8,7 +8,7 @@ from functools import lru_cache
 
 import msgspec
 
-from emitd_handlers.columns import EventColumns, RecordColumns
+from emitd_handlers.columns import Columns, RecordColumns, columns_of
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, RecentCommit
 from emitd_handlers.record import UNKNOWN_ADDRESS, AuditEvent, LogRecord, audit_fingerprint, is_source_ip
@@ -64,7 +64,7 @@ def encode_line(record: LogRecord) -> bytes:
     malformed, or JSON is not one object on one line.
     """
     # If something is wrong, what it is is found out afterwards.
-    lines = encode_lines(RecordColumns.of((record,)))
+    lines = encode_lines(columns_of((record,)))
     if lines is None:
         raise _what_is_wrong(record)
     return lines[0]
@@ -75,10 +75,10 @@ def encode_lines(records: RecordColumns) -> list[bytes] | None:
     # Hot path: 1.2 µs a record in batches of 512.
     events, attributes = records.payload, records.attributes_json
     try:
-        if not isinstance(events, EventColumns):  # made in process
+        if not isinstance(events, Columns):  # made in process
             if {*map(type, events)} != {AuditEvent}:
                 return None
-            events = EventColumns.of(events)
+            events = Columns(AuditEvent, events)
             mandatory = (*events.event_id, *events.event_name, *events.user_id)
             starts = {text[:1] for text in (*events.details_json, *filter(None, attributes))}
             if starts != {"{"} or not all((*mandatory, *map(is_source_ip, events.source_ip))):

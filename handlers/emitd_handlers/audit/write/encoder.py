@@ -11,7 +11,7 @@ from msgspec.structs import replace
 
 from emitd_handlers.audit.format.line import check_json, decode_line, encode_line, encode_lines
 from emitd_handlers.clock import Clock
-from emitd_handlers.columns import EventColumns, RecordColumns
+from emitd_handlers.columns import Columns, RecordColumns, columns_of
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import AuditEvent, LogRecord
@@ -53,7 +53,7 @@ class AuditEncoder:
 
     def encode(self, records: Sequence[LogRecord], outcomes: list[Outcome]) -> list[EncodedLines]:
         """Return the records' lines; put the refusals of those that make none into `outcomes`."""
-        whole = self._encode_whole(RecordColumns.of(records))
+        whole = self._encode_whole(columns_of(records))
         if whole is not None:
             return [whole]
         lines = EncodedLines()
@@ -99,7 +99,8 @@ class AuditEncoder:
         if len(text) > self._max_group_bytes:
             return None
         self._last_received = received[-1]
-        event_ids = EventColumns.of(records.payload).event_id
+        events = records.payload
+        event_ids = events.event_id if isinstance(events, Columns) else [event.event_id for event in events]
         places = list(range(len(lines)))
         return EncodedLines([text], places, list(event_ids), list(map(leaf_hash, lines)), len(text))
 
