@@ -3,7 +3,7 @@
 import os
 import random
 import threading
-from itertools import count, islice
+from itertools import count
 from time import time_ns
 
 #: The millisecond of the last id, the first 24 characters of its ids, and what counts their last 48 bits.
@@ -17,16 +17,11 @@ def uuid7() -> str:
     Within a millisecond ids count up from a random start (RFC 9562, section 6.2, method 1), and so they do
     while the clock has gone back. Unique, but not secret. May be called from any thread.
     """
-    return uuid7s(1)[0]
-
-
-def uuid7s(amount: int) -> list[str]:
-    """Return several new ids, as `uuid7` does. Measured: 0.2 µs an id, where one call for each took 0.4."""
     milli = time_ns() // 1_000_000
     if milli > _series[0]:
         _start_series(milli)
     _, prefix, counter = _series
-    return [f"{prefix}{number:x}" for number in islice(counter, amount)]
+    return f"{prefix}{next(counter):x}"
 
 
 def _start_series(milli: int) -> None:

@@ -42,11 +42,13 @@ class Fields:
             elif not values:
                 columns[name] = [None if name in _OPTIONAL else getattr(empty, name)] * self.count
             else:  # some have none
-                messages = [getattr(each, payload) if payload else each for each in self._records]
-                columns[name] = [
-                    getattr(message, name) if name not in _OPTIONAL or message.HasField(name) else None
-                    for message in messages
-                ]
+                self._records = list(self._records)  # which has them made once
+                messages = [getattr(each, payload) for each in self._records] if payload else self._records
+                columns[name] = [getattr(message, name) for message in messages]
+                if name in _OPTIONAL:
+                    columns[name] = [
+                        getattr(each, name) if each.HasField(name) else None for each in messages
+                    ]
         return columns
 
     def by_kind(self) -> Sequence[tuple[str, Sequence[int], "Fields"]]:

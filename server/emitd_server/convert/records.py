@@ -28,7 +28,7 @@ from emitd_handlers.record import (
 )
 from emitd_handlers.settings import Delivery
 from emitd_handlers.text.json_object import check_json_object
-from emitd_handlers.text.uuid7 import uuid7s
+from emitd_handlers.text.uuid7 import uuid7
 from emitd_server.convert.fields import Fields
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.dispatch.route import Route
@@ -121,7 +121,7 @@ class RecordReader:
     def _read(self, kind: str, records: Fields, faults: Faults) -> RecordColumns:
         """Return the columns of records with the same payload; a bad record's values may be anything."""
         columns = records.columns(_COMMON)
-        self._check_texts(faults, "", columns, ("record_id", "source"))
+        self._check_texts(faults, "", columns, "record_id", "source")
         for name, size in (("trace_id", 16), ("span_id", 8)):
             _check(faults, name, list(map(len, columns[name])), _size_problem, size)
         columns["attributes_json"] = self._keep_json(faults, "attributes_json", columns["attributes_json"])
@@ -134,11 +134,13 @@ class RecordReader:
         payloads: Sequence[Payload | None] = [None] * records.count
         fingerprints: Iterable[int] = map(hash, zip(numbers, *context, times, strict=True))
         if kind == "audit":
-            event = self._read_events(records, faults)
-            sent_ids = event["event_id"]
+            event = records.columns(AuditEvent.__struct_fields__, "audit")
+            self._check_texts(faults, "audit.", event, "event_id", "event_name", "user_id")
+            _check(faults, "audit.source_ip", event["source_ip"], _address_problem)
+            event["details_json"] = self._keep_json(faults, "audit.details_json", event["details_json"])
             fingerprints = map(audit_fingerprint, *context, *event.values(), times)
-            new_ids = iter(uuid7s(event["event_id"].count("")))
-            event["event_id"] = [event_id or next(new_ids) for event_id in sent_ids]
+            sent_ids = event["event_id"]
+            event["event_id"] = [event_id or uuid7() for event_id in sent_ids]
             payloads = Columns(AuditEvent, None, event)
         elif kind == "job":
             payloads, attempts = self._read_reports(records, faults)
@@ -154,17 +156,10 @@ class RecordReader:
         columns["time_unix_nano"] = [time or now for time, now in zip(times, received, strict=True)]
         return Columns(LogRecord, None, columns)
 
-    def _read_events(self, records: Fields, faults: Faults) -> dict[str, Sequence[Any]]:
-        columns = records.columns(AuditEvent.__struct_fields__, "audit")
-        self._check_texts(faults, "audit.", columns, ("event_id", "event_name", "user_id"))
-        _check(faults, "audit.source_ip", columns["source_ip"], _address_problem)
-        columns["details_json"] = self._keep_json(faults, "audit.details_json", columns["details_json"])
-        return columns
-
     def _read_reports(self, records: Fields, faults: Faults) -> tuple[Sequence[JobStatus], Sequence[int]]:
         """Return reports, and their attempts as they were sent."""
         columns = records.columns(JobStatus.__struct_fields__, "job")
-        self._check_texts(faults, "job.", columns, ("job_id", "job_type", "failure_reason"))
+        self._check_texts(faults, "job.", columns, "job_id", "job_type", "failure_reason")
         _check(faults, "job.status", columns["status"], _status_problem)
         _check(faults, "job.progress", columns["progress"], _progress_problem)
         attempts, labels = columns["attempt"], columns["labels"]
@@ -181,7 +176,7 @@ class RecordReader:
         return list(map(JobStatus, *columns.values())), attempts
 
     def _check_texts(
-        self, faults: Faults, path: str, columns: Mapping[str, Sequence[str]], names: Iterable[str]
+        self, faults: Faults, path: str, columns: Mapping[str, Sequence[str]], *names: str
     ) -> None:
         """Check names and ids: their lengths, and that they are there if they are mandatory."""
         for name in names:
