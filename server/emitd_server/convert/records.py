@@ -54,8 +54,6 @@ _DELIVERIES = {
 }
 #: The most that a receipt takes besides the names and ids of its record: those of its log, its leaf hash, numbers.
 RECEIPT_OVERHEAD_BYTES = 180
-#: Where a redactor's paths begin.
-_ROOTS = {"attributes_json": "attributes", "audit.details_json": "details", "job.details_json": "details"}
 #: The `assigned` of a record: 1 if the time, and 2 more if the event's id was left to the server.
 _ASSIGNED: Sequence[tuple[str, ...]] = ((), ("timestamp",), ("event_id",), ("timestamp", "event_id"))
 
@@ -161,11 +159,14 @@ class RecordReader:
         columns = records.columns(JobStatus.__struct_fields__, "job")
         self._check_texts(faults, "job.", columns, "job_id", "job_type", "failure_reason")
         _check(faults, "job.status", columns["status"], _status_problem)
-        _check(faults, "job.progress", columns["progress"], _progress_problem)
+        is_percent = {None, *range(101)}.__contains__
+        wrong = "{} is not a percentage from 0 to 100".format
+        _check(faults, "job.progress", columns["progress"], lambda n: "" if is_percent(n) else wrong(n))
         attempts, labels = columns["attempt"], columns["labels"]
         if any(compress(attempts, columns["new_attempt"])):
             both = list(zip(attempts, columns["new_attempt"], strict=True))
-            _check(faults, "job.attempt", both, _attempt_problem)
+            problem = "must be 0 if `new_attempt` asks for the next one"
+            _check(faults, "job.attempt", both, lambda sent: problem if all(sent) else "")
         columns["status"] = list(map(_JOB_STATES.get, columns["status"]))
         columns["details_json"] = self._keep_json(faults, "job.details_json", columns["details_json"])
         columns["labels"] = [dict(each) if each else {} for each in labels]
@@ -193,6 +194,7 @@ class RecordReader:
         if not is_mandatory and not any(texts):
             return texts
         max_bytes, max_depth = self._limits.max_json_bytes, self._limits.max_json_depth
+        root = "attributes" if field == "attributes_json" else "details"
         kept = []
         for place, text in enumerate(texts):
             try:
@@ -200,7 +202,7 @@ class RecordReader:
                     text = check_json_object(text, max_bytes=max_bytes, max_depth=max_depth)
                     # Before the fingerprint is taken: after a restart it is computed from what was kept.
                     if self._redactor is not None:
-                        text = self._redactor.redact(_ROOTS[field], text)
+                        text = self._redactor.redact(root, text)
             except ValueError as error:
                 faults.setdefault(place, RecordInvalid(field, str(error)))
             kept.append(text)
@@ -274,15 +276,6 @@ def _status_problem(number: int) -> str:
     if number in _JOB_STATES:
         return ""
     return f"{number} is not a job state; expected one of {_numbers(JobState)}" if number else "is mandatory"
-
-
-def _progress_problem(progress: int | None) -> str:
-    is_good = progress is None or 0 <= progress <= 100
-    return "" if is_good else f"{progress} is not a percentage from 0 to 100"
-
-
-def _attempt_problem(sent: tuple[int, bool]) -> str:
-    return "must be 0 if `new_attempt` asks for the next one" if all(sent) else ""
 
 
 def _level_problem(number: int, payload: str) -> str:
