@@ -26,6 +26,7 @@ from emitd_handlers.text.times import format_time, parse_time
 from emitd_server.convert.records import RecordReader
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.rpc.log_servicer import LogServicer
+from emitd_server.rpc.methods import parse_records
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 from emitd_server.settings import LimitSettings, ServerSettings
@@ -471,6 +472,24 @@ def test_a_fault_is_found_wherever_it_stands(place: int) -> None:
         else:  # a level that is wrong for another kind
             assert not bad
         assert len(good) == len(indexes)
+
+
+def test_the_first_fault_of_a_record_is_named() -> None:
+    """Whatever else is wrong with it."""
+    record = pb.LogRecord(level=99, record_id="x" * 81, trace_id=b"x")  # type: ignore[arg-type]
+    _, _, bad = RecordReader(LIMITS, lambda: 1).read_all([record])
+    assert bad[0].field == "record_id"
+
+
+def test_a_field_that_comes_twice_is_no_field_of_the_next_record() -> None:
+    """As many values as records are not yet one of each: the last one counts, in its own record."""
+    twice = pb.LogRecord(level=10, record_id="a").SerializeToString()  # type: ignore[arg-type]
+    twice += pb.LogRecord(record_id="b").SerializeToString()
+    none = pb.LogRecord(level=20).SerializeToString()  # type: ignore[arg-type]
+    data = b"".join(b"\n" + bytes([len(record)]) + record for record in (twice, none))
+    request, _, plain = parse_records(log_service_pb2.EmitBatchRequest, data)
+    good, _, _ = RecordReader(LIMITS, lambda: 1).read_all(request.records, plain)
+    assert [record.record_id for record in good] == ["b", ""]
 
 
 def test_a_bad_record_does_not_make_the_others_be_redacted_twice() -> None:
