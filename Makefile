@@ -13,7 +13,7 @@ PROTO_VENV := .venv-proto
 PROTO_BIN := $(PROTO_VENV)/bin
 PROTO_READY := $(PROTO_VENV)/.ready
 
-.PHONY: help setup proto lint fix type test test-slow bench weigh build run demo
+.PHONY: help setup proto lint fix type test test-slow bench bench-quick weigh build run demo
 
 help:
 	@echo "make run        start the service with logging_config.yml"
@@ -25,6 +25,7 @@ help:
 	@echo "make fix        fix style, and write the help texts into the documents"
 	@echo "make proto      generate the stubs from protos/"
 	@echo "make bench      measure what a record costs"
+	@echo "make bench-quick  the same in three minutes, with fewer turns"
 	@echo "make weigh      count lines, files, settings, commands, RPCs, dependencies; compare with TAG=... or SINCE=..."
 	@echo "make build      build the wheel into dist/"
 
@@ -33,7 +34,7 @@ setup: $(READY)
 $(READY): pyproject.toml .ci/constraints.txt
 	$(NEEDS_PYTHON)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[server,cli,webhook,postgres,dev]'
+	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[server,cli,webhook,postgres,uvloop,dev]'
 	@touch $@
 
 $(PROTO_READY): pyproject.toml
@@ -83,6 +84,13 @@ bench: $(READY)
 	$(BIN)/python tests/benchmarks/bench_replicas.py
 	$(BIN)/python tests/benchmarks/bench_audit.py
 	$(BIN)/python tests/benchmarks/bench_verify.py
+
+# Both event loops, three batch sizes, few turns. `make -s bench-quick | .venv/bin/python tests/benchmarks/cost_picture.py -`
+# puts its output into docs/performance.md.
+bench-quick: $(READY)
+	@$(BIN)/python tests/benchmarks/bench_records.py --loops asyncio uvloop --batches 1 64 512 --rounds 3
+	@$(BIN)/python tests/benchmarks/bench_stages.py
+	@$(BIN)/python tests/benchmarks/bench_watchers.py --crowds 1000/1/20 --floods 0 --rounds 1
 
 # Needs no packages. TAG may have * and ?; without TAG and SINCE it compares with the last tag.
 weigh:

@@ -5,7 +5,7 @@ import os
 from hypothesis import settings
 
 #: Fixtures for any test.
-pytest_plugins = ["support.processes.postgres"]
+pytest_plugins = ["support.processes.postgres", "support.processes.server_process"]
 
 # A loaded machine is no failure; pytest-timeout ends what hangs. In CI the examples are the same in each run, so that a
 # change is judged and not its luck; elsewhere each run tries others.

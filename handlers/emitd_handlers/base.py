@@ -69,6 +69,9 @@ class BaseLogHandler(ABC):
     default_levels: ClassVar[frozenset[Level]] = COMMON_LEVELS
     #: The delivery of a handler whose entry has no `delivery`.
     default_delivery: ClassVar[Delivery] = Delivery.QUEUED
+    #: With `delivery: committed`: whether small requests that wait are joined into one batch; for a handler to which a
+    #: batch has a fixed cost, such as a sync.
+    joins_calls: ClassVar[bool] = False
     #: Whether a handler is required whose entry has no `required`.
     default_required: bool = False
 
@@ -89,6 +92,8 @@ class BaseLogHandler(ABC):
         self.well_at = 0.0
         #: Why the handler asked to be started again; empty: it did not. The service empties it before each `start`.
         self.restart_problem = ""
+        #: Gives the seconds for which the oldest request waits that has no outcome, as far as is known.
+        self.longest_wait: Callable[[], float] = lambda: 0.0
         self._health_listeners: list[Callable[[], None]] = []
         self._thread: WorkerThread | None = None
         self._stopped = False

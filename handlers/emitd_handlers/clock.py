@@ -6,9 +6,11 @@
 All that is stored is a time of the wall clock. Whatever must not jump with it uses one of the two.
 """
 
+import asyncio
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 NANOS_A_SECOND = 1_000_000_000
 #: A change of the wall clock against the steady one that counts as a step.
@@ -23,6 +25,14 @@ _STEADY_CLOCK: int = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
 def steady_ns() -> int:
     """Return the nanoseconds since some moment in the past; nobody can set this clock."""
     return time.clock_gettime_ns(_STEADY_CLOCK)
+
+
+async def is_set_within(event: asyncio.Event, seconds: float) -> bool:
+    """Wait at most this long for an event; return whether it has happened."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(max(0.0, seconds)):
+            await event.wait()
+    return event.is_set()
 
 
 class Clock:

@@ -10,7 +10,7 @@ EmitdError
 │       └── HandlerTimeout     it did not answer in time; whether it committed is not known
 ├── JobQueryInvalid            a question about jobs makes no sense: never retry
 ├── AuditQueryInvalid          a question about an audit log makes no sense: never retry
-├── AuditNotFound              the log has no such line or event
+├── AuditNotFound              there is no such log, or it has no such line or event
 └── AuditDamaged               the log's files are not what was signed
 """
 
@@ -98,7 +98,7 @@ class AuditQueryInvalid(FieldInvalid):
 
 
 class AuditNotFound(EmitdError):
-    """The log has no such line or event."""
+    """There is no such log, or it has no such line or event."""
 
 
 class AuditDamaged(EmitdError):

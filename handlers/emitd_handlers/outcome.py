@@ -103,6 +103,14 @@ class Outcomes(Sequence[Outcome]):
         }
         return cls(len(outcomes), lambda index: outcomes[index].receipt, exceptional)  # type: ignore[union-attr]
 
+    def part(self, start: int, end: int) -> "Outcomes":
+        """Return the outcomes of the records from `start` to before `end`."""
+        known = self.exceptional
+        own = (
+            {place - start: known[place] for place in range(start, end) if place in known} if known else known
+        )
+        return Outcomes(end - start, lambda place: self.receipt(start + place), own)
+
     def __len__(self) -> int:
         return self._count
 

@@ -55,6 +55,11 @@ class CommittedSettings(
 
     #: How long a reply waits for the handler, in seconds.
     timeout_seconds: PositiveSeconds = 10.0
+    #: Requests that wait are joined up to this, if the handler joins any; one that has more goes by itself.
+    max_group_records: PositiveInt = 1024
+    max_group_bytes: PositiveInt = 1024 * 1024
+    #: How long a group waits for the senders that were just answered, at most, in milliseconds.
+    linger_ms: Annotated[float, Meta(ge=0)] = 2.0
 
 
 class QueuedSettings(

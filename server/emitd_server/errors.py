@@ -8,10 +8,7 @@ EmitdError (emitd_handlers.errors)
 │   └── FieldUnknown           it, or a record in it, has a field of a newer version: a newer service can take it
 ├── RequestLate                a call did not send its request in time
 ├── JobNotFound
-├── NoJobSource                no active handler serves jobs
-├── AuditLogNotFound           no active handler keeps a log of this name
-├── NoAuditSource              no active handler keeps a log that can be read
-├── NoLogSource                log lines are not kept
+├── NoSource                   no active handler can answer this question
 ├── TooManyWatchers            back-pressure on streams
 ├── StreamStalled              a stream was not read for too long
 ├── ServiceStopping            the service is going down: try again, elsewhere or later
@@ -73,37 +70,8 @@ class JobNotFound(EmitdError):
         super().__init__(f"there is no job '{job_id}'")
 
 
-class NoJobSource(EmitdError):
-    """No active handler serves jobs, or this operation on them."""
-
-    def __init__(self, message: str = "") -> None:
-        super().__init__(
-            message or "no active handler serves jobs; configure one such as 'type: database_job'"
-        )
-
-
-class AuditLogNotFound(EmitdError):
-    """No active handler keeps an audit log of this name."""
-
-    def __init__(self, log_id: str, known: Sequence[str]) -> None:
-        names = ", ".join(f"'{name}'" for name in known)
-        super().__init__(f"there is no audit log '{log_id}' here, only {names}")
-
-
-class NoAuditSource(EmitdError):
-    """No active handler keeps an audit log that can be read."""
-
-    def __init__(self) -> None:
-        super().__init__(
-            "no active handler keeps an audit log that can be read; configure one such as 'type: json_audit'"
-        )
-
-
-class NoLogSource(EmitdError):
-    """Log lines are not kept, or not in the way that this call needs."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"log lines are not kept here: {reason}")
+class NoSource(EmitdError):
+    """No active handler can answer this question; the message says which one would."""
 
 
 class TooManyWatchers(EmitdError):

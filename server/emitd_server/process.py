@@ -8,6 +8,7 @@ import sys
 import threading
 import time
 import traceback
+from importlib import import_module, util
 from types import FrameType
 
 from emitd_handlers.diagnostics import Report, report
@@ -16,10 +17,9 @@ from emitd_server.dispatch.dispatcher import CLOSE_SECONDS, Dispatcher
 from emitd_server.errors import StartError
 from emitd_server.rpc.audit_servicer import AuditServicer
 from emitd_server.rpc.log_servicer import LogServicer
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.server import GrpcServer, Servicer
 from emitd_server.service import LoggingService
-from emitd_server.settings import ShutdownSettings
+from emitd_server.settings import LoopKind, ShutdownSettings
 
 EXIT_GOOD = 0
 EXIT_CANNOT_RUN = 5
@@ -53,8 +53,11 @@ def run(config: Config) -> int:
     The first signal drains. Another one at least a second later, or a second Ctrl-C, ends the process at once.
     """
     signals = StopSignals(config.server.shutdown)
+    is_uvloop = config.server.loop is not LoopKind.ASYNCIO and util.find_spec("uvloop")
+    loop_factory = import_module("uvloop").new_event_loop if is_uvloop else None
     try:
-        return asyncio.run(_serve(config, signals))
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            return runner.run(_serve(config, signals))
     except StartError as error:
         report(f"could not start: {error}")
         return EXIT_CANNOT_RUN
@@ -96,11 +99,8 @@ async def _start(service: LoggingService, server: GrpcServer, watchdog: "Watchdo
 
 def make_grpc_server(dispatcher: Dispatcher, listen_key: str = "server.listen") -> GrpcServer:
     """Return a server with every service of the contract; `listen_key` is what an error calls its address."""
-    streams = OpenStreams(dispatcher.memory, dispatcher.settings.watch.stall_seconds)
-    servicers: list[Servicer] = [LogServicer(dispatcher, streams), AuditServicer(dispatcher, streams)]
-    return GrpcServer(
-        servicers, dispatcher.lives, streams, dispatcher.settings, dispatcher.memory, listen_key
-    )
+    servicers: list[Servicer] = [LogServicer(dispatcher), AuditServicer(dispatcher)]
+    return GrpcServer(servicers, dispatcher.lives, dispatcher.settings, dispatcher.memory, listen_key)
 
 
 class StopSignals:

@@ -3,11 +3,15 @@
 Each section is an immutable struct, and the defaults are here. The settings of handlers are the handlers' own.
 """
 
+from enum import Enum
 from typing import Annotated
 
 import msgspec
 
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
+
+#: Auto: uvloop if it is installed, otherwise asyncio's own.
+LoopKind = Enum("LoopKind", {"AUTO": "auto", "ASYNCIO": "asyncio", "UVLOOP": "uvloop"})
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -85,6 +89,8 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     redact: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
     #: An event loop blocked for longer is reported on standard error, with the line that blocks it.
     watchdog_seconds: PositiveSeconds = 0.5
+    #: The event loop of `emitd serve`; an application that holds the service keeps its own.
+    loop: LoopKind = LoopKind.AUTO
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()
     audit: AuditSettings = AuditSettings()

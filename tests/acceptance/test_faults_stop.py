@@ -16,7 +16,7 @@ from emitd.v1 import LEVEL_INFO, EmitBatchRequest, EmitRequest, LogRecord, LogSe
 from support.processes.server_process import ServerProcess
 
 #: Real processes that wait for clocks, signals and retries.
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("each_loop")]
 
 LINES = 100
 HANDLERS = """

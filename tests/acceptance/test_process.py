@@ -18,6 +18,7 @@ from emitd.v1 import (
     JOB_STATE_RUNNING,
     LEVEL_INFO,
     AuditEvent,
+    EmitBatchRequest,
     EmitRequest,
     JobStatus,
     LogRecord,
@@ -47,6 +48,17 @@ class Slow(BaseLogHandler):
 class Hog(BaseLogHandler):
     async def emit(self, record):
         time.sleep(1.2)
+"""
+LOOP_HANDLER = """
+import asyncio
+from emitd_handlers import BaseLogHandler
+from emitd_handlers.diagnostics import report
+
+class Says(BaseLogHandler):
+    async def start(self):
+        report(f"runs on {type(asyncio.get_running_loop()).__module__.partition('.')[0]}")
+    def emit(self, record):
+        pass
 """
 
 
@@ -88,6 +100,7 @@ def test_it_serves_health_and_reflection(tmp_path: Path) -> None:
         assert "WatchJob" in [method.name for method in file.service[0].method]
 
 
+@pytest.mark.usefixtures("each_loop")
 def test_sigterm_stops_in_order_with_watchers_connected(tmp_path: Path) -> None:
     """Idle watchers of jobs and of health are ended with UNAVAILABLE, and the process is gone in under 2 s."""
     server = ServerProcess.start(CONFIG, tmp_path)
@@ -143,15 +156,20 @@ def begin_slow_call(server: ServerProcess, folder: Path, channel: grpc.Channel, 
 
 
 def test_calls_under_way_are_drained(tmp_path: Path) -> None:
-    """A call that SIGTERM finds under way gets its answer."""
+    """Calls that SIGTERM finds under way get their answers: an Emit, and a batch, whose reply is a stream."""
     config = handlers_of(tmp_path, "{type: slow.Slow}")
     with ServerProcess.start(config, tmp_path) as server, grpc.insecure_channel(server.address) as channel:
         call = begin_slow_call(server, tmp_path, channel, "0.8")
+        request = EmitBatchRequest(records=[log_line("0.1").record], want_receipts=True)
+        batch = LogServiceStub(channel).EmitBatch.future(request)
+        time.sleep(0.2)  # it waits for the handler's thread
         server.terminate()
         assert call.result().receipt.handlers[0].handler == "slow"
+        assert batch.result().receipts[0].handlers[0].handler == "slow"
         assert server.wait() == 0
 
 
+@pytest.mark.usefixtures("each_loop")
 def test_what_does_not_end_is_abandoned_and_said(tmp_path: Path) -> None:
     """A `def` that blocks its thread does not hold the process beyond the drain deadline."""
     config = handlers_of(tmp_path, "{type: slow.Slow}", ", shutdown: {drain_seconds: 0.5}")
@@ -165,6 +183,7 @@ def test_what_does_not_end_is_abandoned_and_said(tmp_path: Path) -> None:
     assert "handler 'slow' did not finish in time: 1 records were left" in server.stderr
 
 
+@pytest.mark.usefixtures("each_loop")
 def test_a_handler_that_blocks_the_loop_is_named(tmp_path: Path) -> None:
     """The watchdog says on standard error which function held up everyone."""
     config = handlers_of(tmp_path, "{type: slow.Hog}")
@@ -257,3 +276,21 @@ def test_it_listens_on_a_unix_socket(tmp_path: Path) -> None:
             LogServiceStub(channel).Emit(log_line("over a socket"))
         with socket.socket(socket.AF_UNIX) as client:
             client.connect(str(path))
+
+
+def test_the_loop_is_the_one_that_is_set(tmp_path: Path, each_loop: str) -> None:
+    """Auto takes uvloop if it is installed; to ask for it without it is an error that names the extra."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "mine.py").write_text(LOOP_HANDLER)
+    for loop in ("auto", "asyncio", "uvloop"):
+        config = f"server: {{listen: '127.0.0.1:0', loop: {loop}}}\nhandler_paths: [mine]\n"
+        config += "handlers: {a: {type: mine.Says}}\n"
+        if loop == each_loop or loop != "uvloop":
+            with ServerProcess.start(config, tmp_path) as server:
+                expected = "asyncio" if loop == "asyncio" else each_loop
+                assert f"runs on {expected}" in server.stderr
+        else:
+            found = "emitd.yml:1: server.loop: found 'uvloop', which is not installed; expected emitd[uvloop]"
+            code, stderr = run(tmp_path, config)
+            assert code == 3
+            assert found in stderr

@@ -20,7 +20,6 @@ from emitd.transport.grpc_transport import Transport, batch_request
 from emitd.transport.reply import Reply, read_response
 from emitd.v1 import log_service_pb2
 from emitd_server.rpc.log_servicer import LogServicer
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 
 TURNS = 7
@@ -41,7 +40,7 @@ class LoopTransport(Transport):
     def __init__(self, settings: Any, service: LoggingService) -> None:
         super().__init__(settings)
         self._loop = asyncio.get_running_loop()
-        self._servicer = LogServicer(service, OpenStreams())
+        self._servicer = LogServicer(service)
 
     def emit(self, records: Sequence[bytes], timeout: float, *, want_receipts: bool) -> Reply:
         """Wait in this thread for what the loop does."""

@@ -66,32 +66,32 @@ def medians(runs: Sequence[Measurement]) -> tuple[float, float, float, float, fl
 
 
 async def compare(
-    batches: Sequence[int], kinds: Sequence[str], bare: tuple[str, int], emitd: tuple[str, int]
+    batches: Sequence[int], kinds: Sequence[str], servers: dict[str, tuple[str, int]], rounds: int
 ) -> None:
-    """Print the table."""
+    """Print the table; the first server is the one that the others are compared with."""
     numbers = count()
     print(
         f"{'batch':>5} {'server':<14} {'CPU µs/record':>13} {'× bare':>7} {'records/s':>10} "
         f"{'p50 ms':>7} {'p99 ms':>7} {'RSS MB':>7}"
     )
     for batch in batches:
-        runs: dict[str, list[Measurement]] = {f"bare {kind}": [] for kind in kinds}
-        runs |= {f"emitd {kind}": [] for kind in kinds}
-        for turn in range(ROUNDS + 1):
+        runs: dict[tuple[str, str], list[Measurement]] = {
+            (name, kind): [] for kind in kinds for name in servers
+        }
+        for turn in range(rounds + 1):
             for kind in kinds:
                 payloads = requests(kind, batch, CALLS[batch], numbers)
-                for name, (address, pid) in (("bare", bare), ("emitd", emitd)):
+                for name, (address, pid) in servers.items():
                     result = await measure(address, pid, payloads, batch)
                     if turn:  # the first turn warms up
-                        runs[f"{name} {kind}"].append(result)
-        for kind in kinds:
-            base = medians(runs[f"bare {kind}"])[0]
-            for name in ("bare", "emitd"):
-                cpu, rate, p50, p99, memory = medians(runs[f"{name} {kind}"])
-                print(
-                    f"{batch:>5} {name + ' ' + kind:<14} {cpu:>13.2f} {cpu / base:>7.2f} {rate:>10,.0f} "
-                    f"{p50:>7.2f} {p99:>7.2f} {memory:>7.1f}"
-                )
+                        runs[name, kind].append(result)
+        for (name, kind), measured in runs.items():
+            base = medians(runs[next(iter(servers)), kind])[0]
+            cpu, rate, p50, p99, memory = medians(measured)
+            print(
+                f"{batch:>5} {name + ' ' + kind:<14} {cpu:>13.2f} {cpu / base:>7.2f} {rate:>10,.0f} "
+                f"{p50:>7.2f} {p99:>7.2f} {memory:>7.1f}"
+            )
 
 
 async def single(emitd: tuple[str, int]) -> None:
@@ -121,15 +121,21 @@ def main() -> None:
     parser.add_argument("--batches", type=int, nargs="+", default=list(CALLS))
     parser.add_argument("--kinds", nargs="+", default=list(KINDS), choices=KINDS)
     parser.add_argument("--folder", type=Path, help="where the servers keep their files (default: temporary)")
+    parser.add_argument("--loops", nargs="+", default=["auto"], choices=["auto", "asyncio", "uvloop"])
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
     arguments = parser.parse_args()
     emitd_command = [sys.executable, "-m", "emitd_cli", "serve", "--config", "emitd.yml"]
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(dir=arguments.folder)))
-        (folder / "emitd.yml").write_text(CONFIG)
-        bare = stack.enter_context(server([sys.executable, str(HERE / "bare_server.py")], folder))
-        emitd = stack.enter_context(server(emitd_command, folder))
-        asyncio.run(compare(arguments.batches, arguments.kinds, bare, emitd))
-        asyncio.run(single(emitd))
+        bare = [sys.executable, str(HERE / "bare_server.py")]
+        servers = {"bare": stack.enter_context(server(bare, folder))}
+        for loop in arguments.loops:
+            name = "emitd" if loop == "auto" else loop
+            (folder / name).mkdir()
+            (folder / name / "emitd.yml").write_text(CONFIG.replace("{listen", f"{{loop: {loop}, listen"))
+            servers[name] = stack.enter_context(server(emitd_command, folder / name))
+        asyncio.run(compare(arguments.batches, arguments.kinds, servers, arguments.rounds))
+        asyncio.run(single(servers[name]))
     asyncio.run(idle(emitd_command, seconds=5.0))
 
 

@@ -35,7 +35,6 @@ WAIT_SECONDS = 20.0
 async def server(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Running]:
     """A server that looks at its file more often than usual."""
     monkeypatch.setattr(maintenance, "CHECK_SECONDS", 0.2)
-    monkeypatch.setattr(maintenance, "TURN_SECONDS", 0.05)
     async with running(three_handlers(tmp_path)) as server:
         yield server
 

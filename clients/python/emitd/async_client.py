@@ -13,6 +13,7 @@ import threading
 import weakref
 from collections.abc import AsyncGenerator, AsyncIterable, Callable, Coroutine, Iterable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, SupportsFloat, TypeVar, Unpack, cast
 
 import grpc
@@ -150,26 +151,21 @@ class AsyncLogClient(LogVerbs):
         on_outage: OnOutage | None = None,
     ) -> AsyncGenerator[job_pb2.WatchJobResponse, None]:
         """See `LogClient.watch_job`."""
-        backoff = self._settings.backoff
-
-        def make() -> JobWatch:
-            request = requests.watch_request(
-                job_id,
-                after_revision=after_revision,
-                wait_for_creation=wait_for_creation,
-                follow=follow,
-                min_interval_ms=min_interval_ms,
-            )
-            return JobWatch(request, backoff, on_outage)
-
-        return self._follow(make)
+        make_request = partial(
+            requests.watch_request,
+            job_id,
+            after_revision=after_revision,
+            wait_for_creation=wait_for_creation,
+            follow=follow,
+            min_interval_ms=min_interval_ms,
+        )
+        return self._follow(JobWatch, make_request, on_outage)
 
     def watch_jobs(
         self, *, on_outage: OnOutage | None = None, **jobs: Unpack[requests.JobsFilter]
     ) -> AsyncGenerator[job_pb2.WatchJobsResponse, None]:
         """See `LogClient.watch_jobs`."""
-        backoff = self._settings.backoff
-        return self._follow(lambda: JobsWatch(requests.watch_jobs_request(**jobs), backoff, on_outage))
+        return self._follow(JobsWatch, partial(requests.watch_jobs_request, **jobs), on_outage)
 
     async def job_history(self, job_id: str, *, after_revision: int = 0) -> requests.JobHistory:
         """See `LogClient.job_history`."""
@@ -195,10 +191,7 @@ class AsyncLogClient(LogVerbs):
         **events: Unpack[requests.AuditFilter],
     ) -> AsyncGenerator[audit_pb.TailAuditEventsResponse, None]:
         """See `LogClient.tail_audit_events`."""
-        backoff = self._settings.backoff
-        return self._follow(
-            lambda: AuditTail(requests.tail_request(from_index, **events), backoff, on_outage)
-        )
+        return self._follow(AuditTail, partial(requests.tail_request, from_index, **events), on_outage)
 
     async def log_lines(
         self, **lines: Unpack[line_requests.LineQuery]
@@ -217,10 +210,7 @@ class AsyncLogClient(LogVerbs):
         **lines: Unpack[line_requests.LineFilter],
     ) -> AsyncGenerator[log_lines_pb.TailLogsResponse, None]:
         """See `LogClient.tail_log_lines`."""
-        backoff = self._settings.backoff
-        return self._follow(
-            lambda: LogTail(line_requests.tail_request(since, last, **lines), backoff, on_outage)
-        )
+        return self._follow(LogTail, partial(line_requests.tail_request, since, last, **lines), on_outage)
 
     async def audit_event(
         self, event: str | int, *, source: str | None = None, log_id: str = ""
@@ -320,9 +310,11 @@ class AsyncLogClient(LogVerbs):
                 return
             call.request.page_token = page.next_page_token
 
-    async def _follow(self, make: Callable[[], Watch[T]]) -> AsyncGenerator[T, None]:
+    async def _follow(
+        self, kind: type[Watch[T]], make_request: Callable[[], Any], on_outage: OnOutage | None
+    ) -> AsyncGenerator[T, None]:
         """Yield what is new in a stream, over as many connections as it takes."""
-        watch = make()
+        watch = kind(make_request(), self._settings.backoff, on_outage)
         with suppress(watch.call.not_found):  # the stream says so itself, unless it waits for the job
             await self._ask(watch.probe)  # raises Unavailable in time if no server answers
         while True:

@@ -11,6 +11,7 @@ has a table of what becomes of a record in each kind of trouble.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self, SupportsFloat, TypeVar, Unpack
 
 import grpc
@@ -152,19 +153,15 @@ class LogClient(LogVerbs):
 
         Raises JobNotFound; Unavailable if no server answers within `timeout`; ClientNotOpen if the client is closed.
         """
-        backoff = self._settings.backoff
-
-        def make() -> JobWatch:
-            request = requests.watch_request(
-                job_id,
-                after_revision=after_revision,
-                wait_for_creation=wait_for_creation,
-                follow=follow,
-                min_interval_ms=min_interval_ms,
-            )
-            return JobWatch(request, backoff, on_outage)
-
-        return self._follow(make)
+        make_request = partial(
+            requests.watch_request,
+            job_id,
+            after_revision=after_revision,
+            wait_for_creation=wait_for_creation,
+            follow=follow,
+            min_interval_ms=min_interval_ms,
+        )
+        return self._follow(JobWatch, make_request, on_outage)
 
     def watch_jobs(
         self, *, on_outage: OnOutage | None = None, **jobs: Unpack[requests.JobsFilter]
@@ -175,8 +172,7 @@ class LogClient(LogVerbs):
         with `snapshot_end` completes the jobs that match at the beginning. After an outage the changes that it hid
         follow; a job that no longer matches has `left_filter`, and only its id and last known revision.
         """
-        backoff = self._settings.backoff
-        return self._follow(lambda: JobsWatch(requests.watch_jobs_request(**jobs), backoff, on_outage))
+        return self._follow(JobsWatch, partial(requests.watch_jobs_request, **jobs), on_outage)
 
     def job_history(self, job_id: str, *, after_revision: int = 0) -> requests.JobHistory:
         """Return the transitions of a job after a revision, over all its attempts. Raises JobNotFound."""
@@ -212,10 +208,7 @@ class LogClient(LogVerbs):
         The first is line `from_index`; None: the next one to come. A line beyond that raises AuditNotFound. The filter
         is `event_name_prefix`, `user_id`, `source_ip` and `log_id`. Outages and heartbeats are as in `watch_job`.
         """
-        backoff = self._settings.backoff
-        return self._follow(
-            lambda: AuditTail(requests.tail_request(from_index, **events), backoff, on_outage)
-        )
+        return self._follow(AuditTail, partial(requests.tail_request, from_index, **events), on_outage)
 
     def log_lines(self, **lines: Unpack[line_requests.LineQuery]) -> Iterator[log_lines_pb.LogLine]:
         """Yield log lines that the server keeps, in the order of receipt or from its end, reading a page at a time.
@@ -241,10 +234,7 @@ class LogClient(LogVerbs):
         before its own are missing, because they were read too slowly or are no longer kept. Outages and heartbeats are
         as in `watch_job`; after an outage the lines that it hid follow, as far as the server keeps them.
         """
-        backoff = self._settings.backoff
-        return self._follow(
-            lambda: LogTail(line_requests.tail_request(since, last, **lines), backoff, on_outage)
-        )
+        return self._follow(LogTail, partial(line_requests.tail_request, since, last, **lines), on_outage)
 
     def audit_event(
         self, event: str | int, *, source: str | None = None, log_id: str = ""
@@ -362,9 +352,11 @@ class LogClient(LogVerbs):
                 return
             call.request.page_token = page.next_page_token
 
-    def _follow(self, make: Callable[[], Watch[T]]) -> Iterator[T]:
+    def _follow(
+        self, kind: type[Watch[T]], make_request: Callable[[], Any], on_outage: OnOutage | None
+    ) -> Iterator[T]:
         """Yield what is new in a stream, over as many connections as it takes."""
-        watch = make()
+        watch = kind(make_request(), self._settings.backoff, on_outage)
         call = watch.call
         with suppress(call.not_found):  # the stream says so itself, unless it waits for the job
             self._ask(watch.probe)  # raises Unavailable in time if no server answers

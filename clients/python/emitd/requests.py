@@ -95,20 +95,12 @@ def list_jobs(
     labels: Mapping[str, str] | None,
 ) -> Call[job_pb2.ListJobsResponse]:
     """Return the call for the first page of jobs."""
-    request = list_request(job_type, statuses, updated_after_unix_nano, page_size)
-    request.MergeFrom(job_pb2.ListJobsRequest(**_job_filter(job_ids=job_ids, labels=labels)))
-    return Call("ListJobs", request, job_pb2.ListJobsResponse)
-
-
-def list_request(
-    job_type: str, statuses: Iterable[str], updated_after_unix_nano: int, page_size: int
-) -> job_pb2.ListJobsRequest:
-    """Return the request for the first page of jobs."""
-    return job_pb2.ListJobsRequest(
-        **_job_filter(job_type, statuses),
+    request = job_pb2.ListJobsRequest(
+        **_job_filter(job_type, statuses, job_ids, labels),
         updated_after_unix_nano=number("updated_after_unix_nano", updated_after_unix_nano, 2**64),
         page_size=number("page_size", page_size, 2**31),
     )
+    return Call("ListJobs", request, job_pb2.ListJobsResponse)
 
 
 def watch_request(

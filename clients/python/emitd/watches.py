@@ -30,12 +30,10 @@ OnOutage: TypeAlias = Callable[[EmitError | None], None]
 class Watch(ABC, Generic[Response]):
     """What was received so far, and so where the next connection goes on."""
 
-    def __init__(
-        self, call: Call[Response], probe: Call[Any], backoff: Backoff, on_outage: OnOutage | None = None
-    ) -> None:
-        #: For the next connection; `take` changes its request.
-        self.call = call
-        self.probe = probe
+    def __init__(self, request: Any, backoff: Backoff, on_outage: OnOutage | None = None) -> None:
+        """Watch as the request says."""
+        #: For the next connection, whose request `take` changes; and the call that is made first.
+        self.call, self.probe = self._calls(request)
         self._backoff = backoff
         self._on_outage = on_outage
         self._attempts = 0
@@ -63,23 +61,23 @@ class Watch(ABC, Generic[Response]):
         raise Unavailable("the server ended the stream without an error")
 
     @abstractmethod
+    def _calls(self, request: Any) -> tuple[Call[Response], Call[Any]]: ...
+
+    @abstractmethod
     def _news(self, response: Response) -> Response | None: ...
 
 
 class JobWatch(Watch[job_pb2.WatchJobResponse]):
     """One job, until it has ended."""
 
-    def __init__(
-        self, request: job_pb2.WatchJobRequest, backoff: Backoff, on_outage: OnOutage | None = None
-    ) -> None:
-        """Watch as the request says."""
-        probe = Call("GetJob", job_pb2.GetJobRequest(job_id=request.job_id), job_pb2.GetJobResponse)
-        super().__init__(Call("WatchJob", request, job_pb2.WatchJobResponse), probe, backoff, on_outage)
-        self.request = request
-        self._job: job_pb2.Job | None = None
+    _job: job_pb2.Job | None = None
 
     def end(self) -> None:
         """Accept the end: the job has ended."""
+
+    def _calls(self, request: job_pb2.WatchJobRequest) -> tuple[Call[job_pb2.WatchJobResponse], Call[Any]]:
+        probe = Call("GetJob", job_pb2.GetJobRequest(job_id=request.job_id), job_pb2.GetJobResponse)
+        return Call("WatchJob", request, job_pb2.WatchJobResponse), probe
 
     def _news(self, response: job_pb2.WatchJobResponse) -> job_pb2.WatchJobResponse | None:
         if response.heartbeat:
@@ -87,7 +85,7 @@ class JobWatch(Watch[job_pb2.WatchJobResponse]):
         # The first message of a new connection may bring nothing new.
         is_news = response.job != self._job or response.transitions or response.history_truncated
         self._job = response.job
-        self.request.after_revision = response.job.revision
+        self.call.request.after_revision = response.job.revision
         return response if is_news else None
 
 
@@ -97,23 +95,25 @@ class JobsWatch(Watch[job_pb2.WatchJobsResponse]):
     A later connection begins with a snapshot: what is known of it is left out, and known jobs that it lacks have left.
     """
 
-    def __init__(
-        self, request: job_pb2.WatchJobsRequest, backoff: Backoff, on_outage: OnOutage | None = None
-    ) -> None:
+    #: The ids in the snapshot of a later connection, until it is complete.
+    _in_snapshot: set[str] | None = None
+    _has_snapshot = False
+
+    def __init__(self, request: Any, backoff: Backoff, on_outage: OnOutage | None = None) -> None:
         """Watch as the request says."""
-        probe = Call("ListJobs", job_pb2.ListJobsRequest(page_size=1), job_pb2.ListJobsResponse)
-        super().__init__(Call("WatchJobs", request, job_pb2.WatchJobsResponse), probe, backoff, on_outage)
+        super().__init__(request, backoff, on_outage)
         #: By id, what identifies the last state of a job that matches.
         self._known: dict[str, tuple[int, int, bool]] = {}
-        #: The ids in the snapshot of a later connection, until it is complete.
-        self._in_snapshot: set[str] | None = None
-        self._has_snapshot = False
 
     def pause_after(self, error: grpc.RpcError) -> float:
         """Do what `Watch` does; a new snapshot comes next."""
         pause = super().pause_after(error)
         self._in_snapshot = set()
         return pause
+
+    def _calls(self, request: job_pb2.WatchJobsRequest) -> tuple[Call[job_pb2.WatchJobsResponse], Call[Any]]:
+        probe = Call("ListJobs", job_pb2.ListJobsRequest(page_size=1), job_pb2.ListJobsResponse)
+        return Call("WatchJobs", request, job_pb2.WatchJobsResponse), probe
 
     def _news(self, response: job_pb2.WatchJobsResponse) -> job_pb2.WatchJobsResponse | None:
         if response.heartbeat:
@@ -151,14 +151,12 @@ class JobsWatch(Watch[job_pb2.WatchJobsResponse]):
 class AuditTail(Watch[audit.TailAuditEventsResponse]):
     """Audit events as they are committed, for ever; each once."""
 
-    def __init__(
-        self, request: audit.TailAuditEventsRequest, backoff: Backoff, on_outage: OnOutage | None = None
-    ) -> None:
-        """Follow the log as the request says."""
+    def _calls(
+        self, request: audit.TailAuditEventsRequest
+    ) -> tuple[Call[audit.TailAuditEventsResponse], Call[Any]]:
         probe = list_events(audit.ListAuditEventsRequest(log_id=request.log_id, page_size=1))
         method = "AuditService/TailAuditEvents"
-        call = Call(method, request, audit.TailAuditEventsResponse, AuditNotFound)
-        super().__init__(call, probe, backoff, on_outage)
+        return Call(method, request, audit.TailAuditEventsResponse, AuditNotFound), probe
 
     def _news(self, response: audit.TailAuditEventsResponse) -> audit.TailAuditEventsResponse:
         # Another connection goes on here, and in no other log.
@@ -169,14 +167,13 @@ class AuditTail(Watch[audit.TailAuditEventsResponse]):
 class LogTail(Watch[log_lines_pb.TailLogsResponse]):
     """Log lines as they are accepted, for ever; each once, or counted as missed."""
 
-    def __init__(
-        self, request: log_lines_pb.TailLogsRequest, backoff: Backoff, on_outage: OnOutage | None = None
-    ) -> None:
-        """Follow the lines as the request says."""
+    def _calls(
+        self, request: log_lines_pb.TailLogsRequest
+    ) -> tuple[Call[log_lines_pb.TailLogsResponse], Call[Any]]:
         # It looks for lines that cannot be there yet, so that nothing is searched.
         nothing = log_lines_pb.ListLogsRequest(received_after_unix_nano=2**63 - 1, page_size=1)
         probe = Call("ListLogs", nothing, log_lines_pb.ListLogsResponse)
-        super().__init__(Call("TailLogs", request, log_lines_pb.TailLogsResponse), probe, backoff, on_outage)
+        return Call("TailLogs", request, log_lines_pb.TailLogsResponse), probe
 
     def _news(self, response: log_lines_pb.TailLogsResponse) -> log_lines_pb.TailLogsResponse:
         # Another connection goes on here. Without a token, the lines from before the beginning are still to come.

@@ -2,14 +2,13 @@
 
     {"timestamp":"2026-11-23T03:39:00.000000000Z","event_id":"...","event_name":"user.login.success",...}
 
-An event is acknowledged once its line is on the medium. Events that arrive while one sync is under way share the next
-write and sync. `write.encoder` makes the lines, `write.log` stores and proves them. In the background
-`write.maintenance` signs new lines, and checks whether another process touched the file. `read.reader` shows them.
+An event is acknowledged once its line is on the medium; a batch is one write and one sync. `write.encoder` makes the
+lines, `write.log` stores and proves them. In the background `write.maintenance` signs new lines, and checks whether
+another process touched the file. `read.reader` shows them.
 """
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from itertools import accumulate
 from pathlib import Path
 from typing import Annotated, ClassVar, TypeVar
 
@@ -27,7 +26,6 @@ from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.diagnostics import report as report_to_operator
 from emitd_handlers.durable.disk import Disk
-from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.durable.worker_thread import WorkerThread
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Outcomes, RecentCommit, Refused
@@ -63,7 +61,6 @@ class _Open(msgspec.Struct, frozen=True):
     """The parts that exist between start and stop."""
 
     encoder: AuditEncoder
-    commits: "GroupCommit[EncodedLines, int]"
     maintenance: AuditMaintenance
     reading: WorkerThread
 
@@ -76,6 +73,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
     emit = BaseLogHandler.emit_by_batch
     default_levels = frozenset({Level.AUDIT})
     default_delivery = Delivery.COMMITTED
+    joins_calls = True
     default_required = True
 
     def __init__(
@@ -122,7 +120,6 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         """Commit and sign the accepted records, and close the log."""
         opened, self._open = self._open, None
         if opened is not None:
-            await opened.commits.drain()
             await opened.maintenance.stop()
             await opened.reading.stop()
             await self.run_in_thread(self._log.close)
@@ -144,7 +141,7 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         return await self.run_in_thread(_read_recent, self._log.file, limit)
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
-        """Commit events in order, together with others that wait for the next sync."""
+        """Commit events in order."""
         try:
             opened = self._opened()
             self._refuse_if_unsigned()
@@ -152,15 +149,17 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
             return [Refused(error)] * len(records)
         outcomes: list[Outcome] = [_UNANSWERED] * len(records)
         groups = opened.encoder.encode(records, outcomes)
-        waiting = [opened.commits.submit([lines], lines.size) for lines in groups]
-        for lines, committed in zip(groups, waiting, strict=True):
+        append = self._log.append
+        appended = [self.run_in_thread(append, b"".join(each.texts), each.leaves) for each in groups]
+        for lines, first in zip(groups, appended, strict=True):
             try:
-                (first_index,) = await committed
+                first_index = await first
             except Exception as error:
                 refused = self.refusal(error)
                 for place in lines.places:
                     outcomes[place] = refused
             else:
+                self._note_committed()
                 receipt = _receipts(self._log.file.log_id, lines, first_index)
                 if len(lines.places) == len(records):
                     return Outcomes(len(records), receipt)
@@ -216,7 +215,6 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
                 encode_line if type(self).format is JsonAuditHandler.format else self.format,
                 self.clock,
             ),
-            commits=GroupCommit(self._commit_group, max_size=settings.max_group_bytes),
             maintenance=AuditMaintenance(
                 self._log, self.run_in_thread, self._report, settings.checkpoint_seconds, self._on_check
             ),
@@ -229,11 +227,6 @@ class JsonAuditHandler(AuditReader, BaseLogHandler):
         if count > self.settings.max_uncovered_lines:
             reason = self._log.tree.problem or "the disk does not keep up"
             raise HandlerUnavailable(f"{count} lines wait for a checkpoint (max_uncovered_lines): {reason}")
-
-    async def _commit_group(self, group: Sequence[EncodedLines]) -> Sequence[int]:
-        firsts = await self.run_in_thread(_append, self._log, group)
-        self._note_committed()
-        return firsts
 
     def _on_check(self) -> None:
         self._note_committed()
@@ -256,14 +249,6 @@ def _receipts(log_id: str, lines: EncodedLines, first_index: int) -> Callable[[i
     """Return what makes the receipt of one of some lines; it does not hold on to their text."""
     event_ids, leaves = lines.event_ids, lines.leaves
     return lambda index: AuditReceipt(log_id, event_ids[index], first_index + index, leaves[index])
-
-
-def _append(log: AuditLog, group: Sequence[EncodedLines]) -> Sequence[int]:
-    """Append a group, and return the index of the first line of each of its parts."""
-    counts = [len(lines.leaves) for lines in group]
-    text = b"".join([text for lines in group for text in lines.texts])
-    first = log.append(text, [leaf for lines in group for leaf in lines.leaves])
-    return [first + before for before in accumulate(counts[:-1], initial=0)]
 
 
 def _read_recent(file: AuditFile, limit: int) -> list[RecentCommit]:

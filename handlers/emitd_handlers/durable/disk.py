@@ -110,10 +110,6 @@ class Disk:
         """Make a folder with mode 0700. Raises FileExistsError."""
         os.mkdir(path, _FOLDER_MODE)
 
-    def link(self, source: Path, target: Path) -> None:
-        """Give a file a second name, or a link itself. Raises FileExistsError, FileNotFoundError."""
-        os.link(source, target)
-
     def remove(self, path: Path) -> None:
         """Take a name away; a file that nobody has open goes with its last one."""
         os.unlink(path)

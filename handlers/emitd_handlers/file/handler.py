@@ -19,7 +19,6 @@ import msgspec
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.durable.disk import Disk, write_all
 from emitd_handlers.durable.file_identity import FileIdentity, make_folders
-from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerError, HandlerUnavailable
 from emitd_handlers.file.read import BLOCK_BYTES, LineReader, old_files, rotated_name, scan
 from emitd_handlers.log_source import LogPart, LogQuery
@@ -34,8 +33,6 @@ NANOS_AN_HOUR = 3600 * 1_000_000_000
 MAX_NAME_BYTES = 255
 #: A time of receipt that is later by more was not given by this service: an odd file must not move its clock.
 MAX_SET_BACK_NANOS = 24 * NANOS_AN_HOUR
-#: The most that is written at once.
-MAX_GROUP_BYTES = 8 * 1024 * 1024
 _COMMITTED = Committed()
 
 
@@ -77,6 +74,7 @@ class FileHandler(BaseLogHandler):
     Settings: ClassVar[type[HandlerSettings]] = FileSettings
     settings: FileSettings
     emit = BaseLogHandler.emit_by_batch
+    joins_calls = True
 
     def __init__(self, settings: FileSettings, *, name: str = "", disk: Disk | None = None) -> None:
         super().__init__(settings, name=name)
@@ -86,7 +84,6 @@ class FileHandler(BaseLogHandler):
         self._reader = LineReader(self._path)
         self._line = line_format(settings.format, settings.timezone, attributes=True)
         self._is_synced = self.delivery.kind is Delivery.COMMITTED
-        self._group = GroupCommit(self._write, max_size=MAX_GROUP_BYTES)
         self._fd = -1
         self._identity: FileIdentity | None = None
         #: When the file was begun, as far as one rotated before or its first line says; else when it was opened.
@@ -111,12 +108,11 @@ class FileHandler(BaseLogHandler):
 
     async def stop(self) -> None:
         """Write what is under way, and close the file."""
-        await self._group.drain()
         await super().stop()
         self._close()
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
-        """Write the records with one write, together with those of other calls."""
+        """Write the records with one write."""
         self.refuse_if_stopped()
         lines: list[str] = []
         outcomes: list[Outcome] = []
@@ -127,9 +123,8 @@ class FileHandler(BaseLogHandler):
                 outcomes.append(self.refusal(error))
             else:
                 outcomes.append(_COMMITTED)
-        data = escape_lines(lines)
         try:
-            await self._group.submit([data], len(data))
+            await self.run_in_thread(self._append, escape_lines(lines))
         except OSError as error:
             problem = f"cannot write '{self._path}': {error.strerror or error}"
             self.report_health(problem)
@@ -148,10 +143,6 @@ class FileHandler(BaseLogHandler):
                     yield part
         except OSError as error:
             raise HandlerUnavailable(f"cannot read '{self._path}': {error.strerror or error}") from error
-
-    async def _write(self, items: Sequence[bytes]) -> Sequence[None]:
-        await self.run_in_thread(self._append, b"".join(items))
-        return [None] * len(items)
 
     def _append(self, data: bytes) -> None:
         self._follow_name()

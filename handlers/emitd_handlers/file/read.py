@@ -19,7 +19,7 @@ from contextlib import suppress
 from heapq import heappop, heappush
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple, Self
+from typing import NamedTuple
 
 import msgspec
 
@@ -138,42 +138,38 @@ class LineReader:
         # The newest come first by their negative times.
         sign, reached = (-1, 1 - before) if query.newest_first else (1, after)
         #: Those to be read: the first time in it by `sign`, a number, the file, the block.
-        blocks: list[tuple[int, int, int, Block]] = []
+        blocks: list[tuple[int, int, _File, Block]] = []
         numbers = count()
         found: list[LogRecord] = []
-        with _Files() as files:
-            spans = self._spans(query, files)
-            span = next(spans, None)
-            while blocks or span is not None:
-                if span is not None and (not blocks or span[0] <= blocks[0][0]):
-                    _, fd = span
-                    index, size = self._index(fd)
-                    while (known := index.blocks(fd, size)) is None:
-                        yield LogPart((), sign * reached)
-                    for block in known[::sign]:
-                        if block.last_unix_nano >= after and block.first_unix_nano < before:
-                            begin = block.first_unix_nano if sign > 0 else -block.last_unix_nano
-                            heappush(blocks, (begin, next(numbers), fd, block))
-                            files.hold(fd)
-                    files.let_go(fd)
-                    span = next(spans, None)
-                    continue
-                _, _, fd, block = heappop(blocks)
-                lines = os.pread(fd, block.end - block.start, block.start).split(b"\n")
-                files.let_go(fd)
-                for line in lines[::sign]:
-                    with suppress(ValueError, RecursionError):  # damaged, or another program's
-                        record = decode_line(line)
-                        if after <= record.received_unix_nano < before and query.filter.matches(record):
-                            found.append(record)
-                limits = [*(each[0] for each in blocks[:1]), *(() if span is None else span[:1])]
-                found.sort(key=lambda line: sign * line.received_unix_nano)
-                end = len(found)
-                if limits:
-                    reached = max(reached, min(limits))
-                    end = bisect_left(found, reached, key=lambda line: sign * line.received_unix_nano)
-                yield LogPart(found[:end], sign * reached)
-                del found[:end]
+        spans = self._spans(query)
+        span = next(spans, None)
+        while blocks or span is not None:
+            if span is not None and (not blocks or span[0] <= blocks[0][0]):
+                file = span[1]
+                index, size = self._index(file.fd)
+                while (known := index.blocks(file.fd, size)) is None:
+                    yield LogPart((), sign * reached)
+                for block in known[::sign]:
+                    if block.last_unix_nano >= after and block.first_unix_nano < before:
+                        begin = block.first_unix_nano if sign > 0 else -block.last_unix_nano
+                        heappush(blocks, (begin, next(numbers), file, block))
+                span = next(spans, None)
+                continue
+            _, _, file, block = heappop(blocks)
+            lines = os.pread(file.fd, block.end - block.start, block.start).split(b"\n")
+            for line in lines[::sign]:
+                with suppress(ValueError, RecursionError):  # damaged, or another program's
+                    record = decode_line(line)
+                    if after <= record.received_unix_nano < before and query.filter.matches(record):
+                        found.append(record)
+            limits = [*(each[0] for each in blocks[:1]), *(() if span is None else span[:1])]
+            found.sort(key=lambda line: sign * line.received_unix_nano)
+            end = len(found)
+            if limits:
+                reached = max(reached, min(limits))
+                end = bisect_left(found, reached, key=lambda line: sign * line.received_unix_nano)
+            yield LogPart(found[:end], sign * reached)
+            del found[:end]
 
     def _index(self, fd: int) -> tuple[_Index, int]:
         """Return the index of an open file, and the file's size."""
@@ -185,17 +181,15 @@ class LineReader:
                 del self._indexes[next(iter(self._indexes))]
         return index, state.st_size
 
-    def _spans(self, query: LogQuery, files: "_Files") -> Iterator[tuple[int, int]]:
+    def _spans(self, query: LogQuery) -> Iterator[tuple[int, "_File"]]:
         """Yield the files in the order of the query, each open, and before it a time that none of its lines precedes.
 
         Nor does a line of the files after it. With `newest_first` such times are negative.
         """
-        while True:
-            rotated = old_files(self.path)
-            live = files.open(self.path)
-            if old_files(self.path)[-1:] == rotated[-1:]:
-                break
-            files.let_go(live)  # rotated in between
+        rotated: Sequence[tuple[int, Path]] = ()
+        live = None
+        while live is None or old_files(self.path)[-1:] != rotated[-1:]:  # else rotated in between
+            rotated, live = old_files(self.path), _File(self.path)
         first = 0
         spans: list[tuple[int, int, Path | None]] = []
         for stamp, each in rotated:
@@ -204,44 +198,23 @@ class LineReader:
         spans.append((first, NEVER, None))
         for first, last, path in reversed(spans) if query.newest_first else spans:
             if last >= query.received_after_unix_nano and first < query.received_before_unix_nano:
-                fd = live if path is None else files.open(path)
-                if fd >= 0:
-                    yield -last if query.newest_first else first, fd
+                file = live if path is None else _File(path)
+                if file.fd >= 0:
+                    yield -last if query.newest_first else first, file
 
 
-class _Files:
-    """Open files, each closed when no use of it is left, or at the end of the block."""
+class _File:
+    """An open file, which closes when nothing refers to it any longer. Its descriptor is -1 if there is none."""
 
-    def __init__(self) -> None:
-        self._uses: dict[int, int] = {}
+    fd = -1
 
-    def open(self, path: Path) -> int:
-        """Return a file for one use; -1: there is none."""
-        try:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        except FileNotFoundError:
-            return -1
-        self._uses[fd] = 1
-        return fd
+    def __init__(self, path: Path) -> None:
+        with suppress(FileNotFoundError):
+            self.fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
 
-    def hold(self, fd: int) -> None:
-        """Take note of one more use."""
-        self._uses[fd] += 1
-
-    def let_go(self, fd: int) -> None:
-        """Take note that a use is over."""
-        if fd >= 0:
-            self._uses[fd] -= 1
-            if not self._uses[fd]:
-                del self._uses[fd]
-                os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *exc_info: object) -> None:
-        for fd in self._uses:
-            os.close(fd)
+    def __del__(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
 
 
 class _Received(msgspec.Struct):

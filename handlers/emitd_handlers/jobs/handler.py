@@ -1,19 +1,18 @@
 """`DatabaseJobHandler`: merges reports into a table of jobs, which can be read, listed and watched.
 
-A report is acknowledged when its transaction is on the medium; reports that arrive during one transaction share the
-next. `jobs.merge` is the rule, `jobs.sqlite` and `jobs.postgres` are the databases, `jobs.watch` serves the watchers.
+A report is acknowledged when its transaction is on the medium; a batch is one transaction. `jobs.merge` is the rule,
+`jobs.sqlite` and `jobs.postgres` are the databases, `jobs.watch` serves the watchers.
 """
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from pathlib import Path
-from typing import Annotated, Any, ClassVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
 import msgspec
 
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.diagnostics import report
-from emitd_handlers.durable.group_commit import GroupCommit
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.merge import MAX_ATTEMPT_JUMP
@@ -35,8 +34,7 @@ from emitd_handlers.outcome import Outcome, RecentCommit
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import Delivery, HandlerSettings, PositiveInt, PositiveSeconds
 
-#: Reports in one transaction, unless a single batch has more.
-MAX_GROUP_RECORDS = 4096
+V = TypeVar("V")
 
 #: How often to look for ended jobs and histories to remove.
 RETENTION_SECONDS = 60.0
@@ -98,6 +96,7 @@ class DatabaseJobHandler(BaseLogHandler):
     emit = BaseLogHandler.emit_by_batch
     default_levels = frozenset({Level.JOB_STATUS})
     default_delivery = Delivery.COMMITTED
+    joins_calls = True
 
     def __init__(self, settings: DatabaseJobSettings | None = None, *, name: str = "") -> None:
         super().__init__(settings, name=name)
@@ -105,7 +104,7 @@ class DatabaseJobHandler(BaseLogHandler):
         self.default_required = self.settings.database.path is not None
         #: None: the handler is not running.
         self._store: JobStore | None = None
-        self._commits: GroupCommit[LogRecord, Outcome] = GroupCommit(self._commit, max_size=MAX_GROUP_RECORDS)
+        self._turns = Turns()
         self._publisher = self._make_publisher()
         #: None: the database is not shared.
         self._change_poller: ChangePoller | None = None
@@ -125,8 +124,9 @@ class DatabaseJobHandler(BaseLogHandler):
         self._store, self._publisher = store, self._make_publisher()
         maintenance = JobMaintenance(
             store,
-            self._commits,
+            self._turns,
             self._publisher,
+            longest_wait=self.longest_wait,
             lease_check_seconds=self.settings.lease_check_seconds,
             retention=_retention(self.settings),
             on_pass=self._on_pass,
@@ -151,7 +151,7 @@ class DatabaseJobHandler(BaseLogHandler):
             task.cancel()
         if tasks:
             await asyncio.wait(tasks)
-        await self._commits.drain()
+        await self._turns.drain()
         store, self._store = self._store, None
         if isinstance(store, SqliteJobStore):
             self._note_file(await store.check())  # to close a file that lost its name would lose its jobs
@@ -160,9 +160,9 @@ class DatabaseJobHandler(BaseLogHandler):
         await super().stop()
 
     async def emit_batch(self, records: Sequence[LogRecord]) -> Sequence[Outcome]:
-        """Merge the reports, in order, in one transaction with those of other calls."""
+        """Merge the reports, in order, in one transaction."""
         self.refuse_if_stopped()
-        return await self._commits.submit(records, len(records))
+        return await self._turns.run(lambda: self._commit(records))
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
         """Return the last reports with a record_id that the database still has."""
@@ -185,7 +185,7 @@ class DatabaseJobHandler(BaseLogHandler):
             self._publisher.publish(changes)
             return job
 
-        return await self._commits.run(request)
+        return await self._turns.run(request)
 
     def watch(self, job_id: str, **options: Any) -> AsyncGenerator[JobUpdate | None, None]:
         return self._publisher.broadcaster.watch(job_id, **options)
@@ -262,25 +262,59 @@ class DatabaseJobHandler(BaseLogHandler):
             self._change_poller.notice(job_ids)
 
 
-class JobMaintenance:
-    """Ends leases and removes old jobs, in turn with the reports: a pass never overtakes a report that waits.
+class Turns:
+    """Runs calls that change one store, one after the other, in the order in which they came."""
 
-    `on_pass` is called after each pass with its error or None; the next pass tries again.
+    def __init__(self) -> None:
+        self._lock = asyncio.Lock()
+        #: The last call; the event loop itself does not hold on to it.
+        self._task: asyncio.Task[Any] | None = None
+
+    async def run(self, call: Callable[[], Coroutine[Any, Any, V]]) -> V:
+        """Return what `call()` does, in its turn.
+
+        Cancelling the wait does not stop a call that has begun, and takes out one that has not.
+        """
+        await self._lock.acquire()
+        self._task = task = asyncio.get_running_loop().create_task(call())
+        task.add_done_callback(self._on_end)
+        await asyncio.wait([task])
+        if task.cancelled():
+            raise RuntimeError("a turn was cut off")
+        return task.result()
+
+    async def drain(self) -> None:
+        """Return when all calls that have come have ended."""
+        async with self._lock:
+            self._task = None
+
+    def _on_end(self, task: asyncio.Task[Any]) -> None:
+        self._lock.release()
+        if not task.cancelled():
+            task.exception()  # else asyncio reports it if the caller has gone
+
+
+class JobMaintenance:
+    """Ends leases and removes old jobs, in turn with the reports: a pass ends no lease that a waiting report renews.
+
+    `longest_wait` is the handler's. `on_pass` is called after each pass with its error or None; the next tries again.
     """
 
     def __init__(
         self,
         store: JobStore,
-        commits: GroupCommit[LogRecord, Outcome],
+        turns: Turns,
         publisher: ChangePublisher,
         *,
+        longest_wait: Callable[[], float],
         lease_check_seconds: float,
         retention: Retention,
         on_pass: Callable[[Exception | None], None],
     ) -> None:
         self._store = store
-        self._commits = commits
+        self._turns = turns
         self._publisher = publisher
+        self._longest_wait = longest_wait
         self._interval = lease_check_seconds
         self._retention = retention
         self._on_pass = on_pass
@@ -304,7 +338,7 @@ class JobMaintenance:
         try:
             await self._end_expired()
             while self._retention != Retention() and clock() >= self._next_removal:
-                if not await self._commits.run(self._remove_some):
+                if not await self._turns.run(self._remove_some):
                     self._next_removal = clock() + RETENTION_SECONDS
                 elif clock() >= until:
                     break
@@ -318,11 +352,12 @@ class JobMaintenance:
         asked_at = clock()
 
         async def pass_over_leases() -> None:
-            # Reports that have arrived since may wait behind this turn: the leases that they renew have not ended.
-            changes = await self._store.end_expired(self._interval, clock() - asked_at, self._publisher)
+            # Reports may wait behind this turn, and some longer than it: the leases that they renew have not ended.
+            waited = max(clock() - asked_at, self._longest_wait())
+            changes = await self._store.end_expired(self._interval, waited, self._publisher)
             self._publisher.publish(changes)
 
-        await self._commits.run(pass_over_leases)
+        await self._turns.run(pass_over_leases)
 
     async def _remove_some(self) -> bool:
         """Return whether there is more to remove."""

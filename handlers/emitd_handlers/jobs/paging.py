@@ -3,17 +3,15 @@
 A page ends early, so that it is one message: see `room`.
 """
 
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Callable, Iterable
-from hashlib import blake2b
-from typing import Any, TypeVar
+from typing import TypeVar
 
-import msgspec
 from msgspec.structs import replace
 
 from emitd_handlers.errors import JobQueryInvalid
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobTransition, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import JobHistory
+from emitd_handlers.page_token import make_token, read_token
 from emitd_handlers.room import MAX_PAGE_BYTES, MAX_PART_BYTES, Room
 
 T = TypeVar("T")
@@ -26,24 +24,23 @@ MAX_PART_TRANSITIONS = 1000
 #: What databases have room for.
 MAX_REVISION = 2**63 - 1
 
-_encode = msgspec.msgpack.Encoder().encode
-#: A digest of the query; the creation, as in `Job`, and the id of the page's last job.
-_decode_job_token = msgspec.msgpack.Decoder(tuple[bytes, int, str]).decode
-#: A digest of the query; the page's last revision.
-_decode_transition_token = msgspec.msgpack.Decoder(tuple[bytes, int]).decode
-
 
 def job_page(query: JobQuery, jobs: Iterable[Job]) -> JobPage:
     """Return the page that begins with `jobs`, which are those after the query's token, one more than asked for."""
     page, has_more = cut(jobs, Room(query.page_size, query.page_bytes), job_bytes)
-    return JobPage(page, _token(query, page[-1].create_time_unix_nano, page[-1].job_id) if has_more else "")
+    if not has_more:
+        return JobPage(page, "")
+    return JobPage(page, make_token(_filters(query), page[-1].create_time_unix_nano, page[-1].job_id))
 
 
 def read_job_token(query: JobQuery) -> tuple[int, str] | None:
     """Return creation and id of the last page's last job; None: there is none. Raises JobQueryInvalid."""
     if not query.page_token:
         return None
-    create_time, job_id = _read(query, _decode_job_token, "other filters")
+    kind = tuple[bytes, int, str]
+    create_time, job_id = read_token(
+        query.page_token, _filters(query), kind, JobQueryInvalid, "other filters"
+    )
     return create_time, job_id
 
 
@@ -55,7 +52,7 @@ def transition_page(
     `kept_after` is the revision up to which history was removed.
     """
     page, has_more = cut(transitions, Room(query.page_size, MAX_PAGE_BYTES), transition_bytes)
-    token = _token(query, page[-1].revision) if has_more else ""
+    token = make_token((query.job_id, query.after_revision), page[-1].revision) if has_more else ""
     return TransitionPage(page, token, query.after_revision < kept_after)
 
 
@@ -63,7 +60,10 @@ def read_transition_token(query: TransitionQuery) -> int:
     """Return the revision after which the page begins. Raises JobQueryInvalid."""
     revision = query.after_revision
     if query.page_token:
-        (revision,) = _read(query, _decode_transition_token, "another request")
+        made_for = (query.job_id, query.after_revision)
+        (revision,) = read_token(
+            query.page_token, made_for, tuple[bytes, int], JobQueryInvalid, "another request"
+        )
     return min(revision, MAX_REVISION)
 
 
@@ -97,32 +97,11 @@ def cut(items: Iterable[T], room: Room, size_of: Callable[[T], int]) -> tuple[li
     return page, False
 
 
-def _token(query: JobQuery | TransitionQuery, *last: object) -> str:
-    return urlsafe_b64encode(_encode((_digest(query), *last))).decode()
-
-
-def _read(
-    query: JobQuery | TransitionQuery, decode: Callable[[bytes], tuple[Any, ...]], foreign: str
-) -> list[Any]:
-    try:
-        digest, *last = decode(urlsafe_b64decode(query.page_token))
-    except (ValueError, msgspec.MsgspecError):
-        raise JobQueryInvalid("page_token", "is none that this server has made") from None
-    if digest != _digest(query):
-        raise JobQueryInvalid("page_token", f"was made for {foreign}")
-    return last
-
-
-def _digest(query: JobQuery | TransitionQuery) -> bytes:
-    """Return a digest that tells the filters of two queries apart."""
-    if isinstance(query, TransitionQuery):
-        filters: object = (query.job_id, query.after_revision)
-    else:
-        filters = (
-            query.job_type,
-            sorted(set(query.statuses)),
-            sorted(set(query.job_ids)),
-            sorted(query.labels.items()),
-            query.updated_after_unix_nano,
-        )
-    return blake2b(_encode(filters), digest_size=8).digest()
+def _filters(query: JobQuery) -> object:
+    return (
+        query.job_type,
+        sorted(set(query.statuses)),
+        sorted(set(query.job_ids)),
+        sorted(query.labels.items()),
+        query.updated_after_unix_nano,
+    )

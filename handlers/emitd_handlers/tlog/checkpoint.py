@@ -1,12 +1,12 @@
 """Checkpoints (C2SP tlog-checkpoint): the size and the root of a log's tree, signed as a note."""
 
 import re
-from base64 import b64decode, b64encode
+from base64 import b64encode
 
 import msgspec
 
 from emitd_handlers.tlog.merkle import HASH_BYTES
-from emitd_handlers.tlog.note import NoteInvalid
+from emitd_handlers.tlog.note import NoteInvalid, decode_base64
 
 _SIZE = re.compile(r"0|[1-9][0-9]{0,18}", re.ASCII)
 
@@ -34,10 +34,7 @@ class Checkpoint(msgspec.Struct, frozen=True):
         origin, size, encoded = lines[:3]
         if not _SIZE.fullmatch(size):
             raise NoteInvalid(f"the checkpoint's size '{size[:40]}' is not a number")
-        try:
-            root = b64decode(encoded, validate=True)
-        except ValueError:  # not base64, or not even ASCII
-            root = b""
+        root = decode_base64(encoded)
         if len(root) != HASH_BYTES or b64encode(root).decode() != encoded:
             raise NoteInvalid("the checkpoint's root is not a hash of 32 bytes in base64")
         return cls(origin, int(size), root)

@@ -59,10 +59,7 @@ class Verifier:
         """Read a vkey. Raises NoteInvalid."""
         name, _, rest = vkey.strip().partition("+")
         key_id, _, encoded = rest.partition("+")
-        try:
-            key = b64decode(encoded, validate=True)
-        except ValueError:  # not base64, or not even ASCII
-            key = b""
+        key = decode_base64(encoded)
         if key[:1] != ED25519 or len(key) != 1 + KEY_BYTES:
             raise NoteInvalid(
                 f"'{vkey.strip()[:100]}' is not the vkey of an Ed25519 key: NAME+HHHHHHHH+BASE64"
@@ -170,6 +167,14 @@ class Note(msgspec.Struct, frozen=True):
         return signed
 
 
+def decode_base64(text: str) -> bytes:
+    """Return what a text in base64 stands for; empty if it is none."""
+    try:
+        return b64decode(text, validate=True)
+    except ValueError:  # or not even ASCII
+        return b""
+
+
 def is_key_name(name: str) -> bool:
     """Return whether a key, and so a log, may bear this name: not empty, no spaces, no plus sign, printable."""
     return bool(name) and name.isprintable() and not re.search(r"[\s+]", name)
@@ -179,10 +184,7 @@ def _read_signature(line: str) -> NoteSignature:
     match = _SIGNATURE.fullmatch(line)
     if match is None or not is_key_name(match[1]):
         raise NoteInvalid(f"the note has a malformed signature line: {line[:100]!r}")
-    try:
-        decoded = b64decode(match[2], validate=True)
-    except ValueError:  # not base64, or not even ASCII
-        decoded = b""
+    decoded = decode_base64(match[2])
     if len(decoded) < 5:
         raise NoteInvalid(f"the note has a malformed signature line: {line[:100]!r}")
     return NoteSignature(match[1], decoded[:4], decoded[4:])

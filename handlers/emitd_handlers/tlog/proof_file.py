@@ -15,15 +15,14 @@ What is `extra` is up to the application, and is not to be believed: it is of us
 """
 
 import re
-from base64 import b64decode, b64encode
-from binascii import Error as Base64Error
+from base64 import b64encode
 from collections.abc import Iterable, Sequence
 
 import msgspec
 
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import HASH_BYTES, root_of_inclusion
-from emitd_handlers.tlog.note import Note, Verifier
+from emitd_handlers.tlog.note import Note, Verifier, decode_base64
 
 HEADER = "c2sp.org/tlog-proof@v1"
 #: A checkpoint with many signatures, and an entry as long as a bundle can hold.
@@ -106,10 +105,7 @@ def _read_hash(line: str) -> bytes:
 
 
 def _decode(text: str, what: str) -> bytes:
-    try:
-        decoded = b64decode(text, validate=True)
-    except (Base64Error, ValueError):  # the latter for what is not ASCII
-        decoded = b""
+    decoded = decode_base64(text)
     if not decoded or b64encode(decoded).decode() != text:
         raise ProofInvalid(f"{what} is not in base64: {text[:60]!r}")
     return decoded

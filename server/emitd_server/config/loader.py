@@ -7,6 +7,7 @@ problems of a file are reported at once.
 import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from emitd_server.config.discovery import BUILT_IN, DiscoveryError, HandlerFinde
 from emitd_server.config.settings_reader import SettingsReader, convert
 from emitd_server.config.yaml_document import Value, read_text, read_yaml
 from emitd_server.errors import ConfigError, Problem, describe
-from emitd_server.settings import ServerSettings
+from emitd_server.settings import LoopKind, ServerSettings
 
 #: The configuration of a service without a file; paths are relative to the working directory.
 BUILT_IN_DEFAULTS = """\
@@ -160,6 +161,9 @@ class _Loader:
         server = self._reader.read(ServerSettings, section, "server")
         if not section.is_whole():
             server = None
+        if server is not None and server.loop is LoopKind.UVLOOP and not find_spec("uvloop"):
+            found, expected = "found 'uvloop', which is not installed", "emitd[uvloop]"
+            self._reader.add(section.content["loop"].line, "server.loop", found, expected)
         given = section.content.get("listen") if isinstance(section.content, dict) else None
         if given is not None and isinstance(given.content, str) and (why := _address_problem(given.content)):
             found = f"found {given.shown()}" + (f", which {why}" if not given.variables else "")

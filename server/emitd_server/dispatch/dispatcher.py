@@ -7,14 +7,16 @@ import asyncio
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
+from math import inf
 from pathlib import Path
 from typing import Protocol, Self
 
 from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
-from emitd_handlers.clock import Clock
+from emitd_handlers.clock import Clock, is_set_within
 from emitd_handlers.columns import RecordColumns, columns_of
 from emitd_handlers.diagnostics import Report, report
+from emitd_handlers.errors import AuditNotFound
 from emitd_handlers.jobs.source import JobSource, ManagedJobSource
 from emitd_handlers.log_source import LogSource
 from emitd_handlers.outcome import Committed, Outcome, Outcomes, Refused
@@ -28,10 +30,8 @@ from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.dispatch.route import HandlerDelivery, Kind, Route, merge, reach
 from emitd_server.errors import (
-    AuditLogNotFound,
-    NoAuditSource,
     NoHandler,
-    NoJobSource,
+    NoSource,
     RequestInvalid,
     ServiceStopping,
     StartError,
@@ -84,7 +84,6 @@ class Dispatcher:
         #: Whether a handler has `sources` or `exclude_sources`.
         self._by_source = False
         self._jobs: JobSource | None = None
-        self._managed_jobs: ManagedJobSource | None = None
         self._audit_sources: list[AuditSource] = []
         self._log_sources: list[LogSource] = []
         self._started = False
@@ -122,7 +121,6 @@ class Dispatcher:
                 names = f"'{self._jobs.name}' and '{handler.name}'"
                 raise ValueError(f"handlers {names} both serve jobs; only one may")
             self._jobs = handler
-            self._managed_jobs = handler if isinstance(handler, ManagedJobSource) else None
         if isinstance(handler, AuditSource):
             self._audit_sources.append(handler)
         if isinstance(handler, LogSource) and handler.keeps_lines:
@@ -149,32 +147,30 @@ class Dispatcher:
 
     @property
     def jobs(self) -> JobSource:
-        """The handler that serves jobs. Raises NoJobSource if there is none, HandlerUnavailable if it is down."""
+        """The handler that serves jobs. Raises NoSource if there is none, HandlerUnavailable if it is down."""
         if self._jobs is None:
-            raise NoJobSource
+            raise NoSource("no active handler serves jobs; configure one such as 'type: database_job'")
         self._refuse_if_down(self._jobs)
         return self._jobs
 
     @property
     def managed_jobs(self) -> ManagedJobSource:
-        """The same handler, if it offers every operation on jobs. Raises NoJobSource if not."""
-        if self._managed_jobs is not None:
-            self._refuse_if_down(self._managed_jobs)
-            return self._managed_jobs
-        raise NoJobSource(
-            "the handler that serves jobs can only get, list and watch one" if self._jobs else ""
-        )
+        """The same handler, if it offers every operation on jobs. Raises NoSource if not."""
+        if not isinstance(jobs := self.jobs, ManagedJobSource):
+            raise NoSource("the handler that serves jobs can only get, list and watch one")
+        return jobs
 
     def audit(self, log_id: str = "") -> AuditSource:
         """Return the handler that keeps an audit log; an empty name means the only one.
 
-        Raises NoAuditSource if there is none that can be read, AuditLogNotFound if none has this name, and
+        Raises NoSource if there is none that can be read, AuditNotFound if none has this name, and
         RequestInvalid if the name is empty and there are several; HandlerUnavailable if the handler is down, or if
         one is down whose log's name is not known yet.
         """
         sources = self._audit_sources
         if not sources:
-            raise NoAuditSource
+            problem = "no active handler keeps an audit log that can be read"
+            raise NoSource(f"{problem}; configure one such as 'type: json_audit'")
         names = [source.log_id for source in sources]
         if not log_id and len(sources) > 1:
             known = ", ".join(repr(name) for name in names if name)
@@ -183,7 +179,8 @@ class Dispatcher:
             for source, name in zip(sources, names, strict=True):
                 if not name:
                     self._refuse_if_down(source)
-            raise AuditLogNotFound(log_id, names)
+            known = ", ".join(f"'{name}'" for name in names)
+            raise AuditNotFound(f"there is no audit log '{log_id}' here, only {known}")
         source = sources[names.index(log_id)] if log_id else sources[0]
         self._refuse_if_down(source)
         return source
@@ -251,8 +248,10 @@ class Dispatcher:
         if self._producer is not None:
             self._producer.open(self._loop)
 
-    async def dispatch(self, records: Sequence[LogRecord]) -> Outcomes:
+    async def dispatch(self, records: Sequence[LogRecord], size: float = inf) -> Outcomes:
         """Give each record to every handler that takes its level; return one outcome each, in order.
+
+        `size`: the bytes of their request, which may then be joined with others.
 
         `Committed` means that every committed handler has the record for good and every queued one has it in
         its queue (or has counted it as dropped). A record that one committed handler refused goes to no queued
@@ -263,7 +262,7 @@ class Dispatcher:
             raise ServiceStopping
         if self.memory.is_tight:
             return await self._dispatch_what_may(records)
-        return await self._dispatch(records)
+        return await self._dispatch(records, size)
 
     async def _dispatch_what_may(self, records: Sequence[LogRecord]) -> Outcomes:
         """Dispatch the records that are taken while memory is tight, and refuse the others."""
@@ -275,18 +274,22 @@ class Dispatcher:
             [next(outcomes) if record.level >= Level.AUDIT and not is_full else refused for record in records]
         )
 
-    async def _dispatch(self, given: Sequence[LogRecord]) -> Outcomes:
+    async def _dispatch(self, given: Sequence[LogRecord], size: float = inf) -> Outcomes:
         records = columns_of(given)
         kinds: Sequence[Kind] = records.level
         if self._by_source:
             kinds = list(zip(records.level, records.source, strict=True))
         route = self._route(frozenset(kinds))
-        outcomes = await (route.only.take(records) if route.only else self._offer_all(route, records, kinds))
+        outcomes = await (
+            route.only.take(records, size) if route.only else self._offer_all(route, records, kinds, size)
+        )
         if route.has_lines and self.lines.is_on:
             self.lines.add(records, outcomes, are_lines=route.is_lines)
         return outcomes
 
-    async def _offer_all(self, route: Route, records: RecordColumns, kinds: Sequence[Kind]) -> Outcomes:
+    async def _offer_all(
+        self, route: Route, records: RecordColumns, kinds: Sequence[Kind], size: float
+    ) -> Outcomes:
         outcomes: list[Outcome | None] = [
             None if kind in route.taken else Refused(NoHandler(level, source if self._by_source else ""))
             for level, source, kind in zip(records.level, records.source, kinds, strict=True)
@@ -301,8 +304,10 @@ class Dispatcher:
                 if kind in wanted and not isinstance(outcomes[index], Refused)
             ]
             if share:
+                is_mixed = len(route.committed) > 1 and len(share) < len(records)
                 answers = await delivery.take(
-                    records if len(share) == len(records) else [records[index] for index in share]
+                    records if len(share) == len(records) else [records[index] for index in share],
+                    inf if is_mixed else size,
                 )
                 for index, answer in zip(share, answers, strict=True):
                     outcomes[index] = merge(outcomes[index], answer)
@@ -374,10 +379,7 @@ class Dispatcher:
     async def _wait_for_first_tries(self) -> None:
         deadline = asyncio.get_running_loop().time() + START_SECONDS
         for life in self.lives:
-            try:
-                async with asyncio.timeout_at(deadline):
-                    await life.is_tried.wait()
-            except TimeoutError:
+            if not await is_set_within(life.is_tried, deadline - asyncio.get_running_loop().time()):
                 self.report(
                     f"handler '{life.handler.name}' has not started in {START_SECONDS:g} s; it may yet"
                 )

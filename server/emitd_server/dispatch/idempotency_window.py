@@ -97,6 +97,14 @@ class IdempotencyWindow:
             todo = await self._commit_some(records, todo, commit, outcomes)
         return Outcomes.of([outcomes[index] for index in range(len(records))])
 
+    def are_new(self, records: Sequence[LogRecord], seen: set[Key]) -> bool:
+        """Whether no record is known here or in `seen`, which then has their keys too."""
+        records = columns_of(records)
+        keys, _ = _keys_of_all(records)
+        are_new = self._are_new(records, keys) and seen.isdisjoint(keys)
+        seen.update(keys)
+        return are_new
+
     def take_new(self, records: Sequence[LogRecord]) -> Sequence[Outcome | None]:
         """Remember the records that are new, at once, and return None for each; for others the answer.
 

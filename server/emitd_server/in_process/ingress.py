@@ -7,28 +7,32 @@ ingress.
 """
 
 import asyncio
+import math
+import time
+import traceback
 from collections import Counter
 from collections.abc import Coroutine, Sequence
+from contextlib import suppress
 from typing import Any, Self, TypeVar
 
 from emitd.errors import EmitError, RecordRejected, Unavailable
+from emitd.jobs.ticker import JobTicker
 from emitd.runtime.backoff import Backoff
 from emitd.transport.channel import CallFailed
 from emitd.transport.reply import STATUS_DETAILS, is_retryable
 from emitd.v1 import log_service_pb2
 from emitd.v1 import record_pb2 as pb
+from emitd_handlers.clock import is_set_within
 from emitd_handlers.errors import EmitdError, HandlerTimeout
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import LogRecord
 from emitd_server.convert.records import RecordReader, receipt_to_wire
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.errors import ServiceStopping
-from emitd_server.in_process.job_tickers import JobTickers
 from emitd_server.in_process.line_queue import LineQueue
 from emitd_server.rpc.audit_servicer import AuditServicer
 from emitd_server.rpc.log_servicer import LogServicer
 from emitd_server.rpc.methods import GRPC_CODES
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import status_of
 
 #: How long an awaited record is tried again, while that can help, if its caller does not say.
@@ -55,14 +59,9 @@ class Ingress:
         self.lines = LineQueue(self._send_lines, self.counts, service.report, service.memory)
         self._reader = RecordReader(service.settings.limits, service.clock.now, service.redactor)
         self._tasks: set[asyncio.Task[Any]] = set()
-        # These streams are never closed: that would cancel the application's own tasks. A watch ends when the handler
-        # that serves jobs does, and so after the last change of the jobs that end with the application.
-        streams = OpenStreams()
-        self.servicers = {
-            "LogService": LogServicer(service, streams),
-            "AuditService": AuditServicer(service, streams),
-        }
-        self.tickers = JobTickers(self.emit, lambda: service.is_running, service.report)
+        # Their streams end with the handlers, and so after the last change of the jobs that end with the application.
+        self.servicers = {"LogService": LogServicer(service), "AuditService": AuditServicer(service)}
+        self.tickers = JobTickers(self)
 
     @classmethod
     def of(cls, service: Dispatcher) -> Self:
@@ -131,7 +130,7 @@ class Ingress:
         try:
             async with asyncio.timeout(timeout):
                 while True:
-                    (outcome,) = await self.service.dispatch(records)
+                    (outcome,) = await self.service.dispatch(records, message.ByteSize())
                     if isinstance(outcome, Committed):
                         return receipt_to_wire(records[0], outcome, self.service.route(records[0]))
                     failure = outcome.error
@@ -152,7 +151,7 @@ class Ingress:
             if attempt:
                 await asyncio.sleep(BACKOFF.pause(attempt))
             try:
-                records = self._resolve(records, await self.service.dispatch(records))
+                records = self._resolve(records, await self.service.dispatch(records, size))
             except ServiceStopping:
                 self.lines.drop("closed", len(records))
                 return
@@ -184,3 +183,88 @@ def record_error(error: EmitdError) -> EmitError:
     if is_retryable(call_failure(error)):
         return Unavailable(str(error), field=error.field)
     return RecordRejected(str(error), field=error.field)
+
+
+class JobTickers:
+    """Send the news of the jobs that run in this process, and renew their leases; `JobTicker` says when.
+
+    For the service's event loop; `news` is for any thread. What `SendScheduler` is for a remote client.
+    """
+
+    def __init__(self, ingress: Ingress) -> None:
+        self._ingress = ingress
+        self._senders: dict[JobTicker, _NewsSender] = {}
+
+    def watch(self, ticker: JobTicker) -> None:
+        """Send the news of a job that is RUNNING, and keep its lease, until `forget`."""
+        self._senders[ticker] = _NewsSender(ticker, self._ingress)
+
+    def news(self, ticker: JobTicker) -> None:
+        """Send the news of a job, if it is watched, when it is due. From any thread."""
+        if (sender := self._senders.get(ticker)) is not None:
+            sender.wake()
+
+    def forget(self, ticker: JobTicker) -> None:
+        """Send no more for a job. A report under way may still arrive, and is stale if it is late."""
+        if (sender := self._senders.pop(ticker, None)) is not None:
+            sender.stop()
+
+
+class _NewsSender:
+    def __init__(self, ticker: JobTicker, ingress: Ingress) -> None:
+        self._ticker = ticker
+        self._job_id = ticker.run_state.job_id
+        self._ingress = ingress
+        self._loop = asyncio.get_running_loop()
+        self._has_news = asyncio.Event()
+        self._is_woken = False
+        #: Why the last news was refused; it is reported once.
+        self._refusal = ""
+        ticker.start()
+        self._task = self._loop.create_task(self._run(), name=f"emitd-ticks-{self._job_id}")
+
+    def wake(self) -> None:
+        if not self._is_woken:
+            self._is_woken = True
+            with suppress(RuntimeError):  # the loop was closed: no task is left to send
+                self._loop.call_soon_threadsafe(self._has_news.set)
+
+    def stop(self) -> None:
+        self._task.cancel()
+
+    async def _run(self) -> None:
+        due = math.inf
+        while not self._ticker.run_state.is_lost:
+            self._is_woken = False
+            self._has_news.clear()
+            due = min(due, self._ticker.next_due())
+            if due > time.monotonic():
+                await is_set_within(self._has_news, due - time.monotonic())
+            elif self._ticker.has_news or self._ingress.service.is_running:
+                due = await self._send()
+            else:  # a service that has stopped would refuse each heartbeat
+                self._ticker.start()
+                due = math.inf
+
+    async def _send(self) -> float:
+        """Send a report; return when the next one is due without news and for the lease."""
+        try:
+            return self._ticker.accept(await self._ingress.emit(self._ticker.make()))
+        except EmitError as error:
+            if error.retryable or str(error) != self._refusal:
+                self._ingress.report(f"news of job '{self._job_id}' was not taken: {error}")
+            if not error.retryable:
+                self._refusal = str(error)
+                return self._ticker.reject(error)
+            # The lease does not wait for news. But a service that has stopped would answer at once, for ever.
+            has_lease = self._ticker.run_state.lease_seconds is not None
+            return (
+                time.monotonic() + self._ticker.interval
+                if has_lease and self._ingress.service.is_running
+                else math.inf
+            )
+        except Exception:  # a fault of its own: the lease is kept, and the next news is tried
+            self._ingress.report(
+                f"internal error with news of job '{self._job_id}': {traceback.format_exc()}"
+            )
+            return math.inf

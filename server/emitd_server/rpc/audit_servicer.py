@@ -32,17 +32,16 @@ class AuditServicer:
 
     service_name = "emitd.v1.AuditService"
 
-    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams) -> None:
+    def __init__(self, dispatcher: Dispatcher) -> None:
         settings = dispatcher.settings
         self._dispatcher = dispatcher
         self._max_scan_bytes = settings.audit.max_scan_bytes
         self._heartbeat_seconds = settings.watch.heartbeat_seconds
-        self._streams = streams
         self._tails = StreamLimit(settings.audit.max_tails, "server.audit.max_tails")
 
-    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, intake: Intake, streams: OpenStreams) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
-        rpcs = Rpcs(self.service_name, intake, self._streams, self._dispatcher.report)
+        rpcs = Rpcs(self.service_name, intake, streams, self._dispatcher.report)
         methods = {
             "GetCheckpoint": rpcs.unary(self.get_checkpoint, pb.GetCheckpointRequest),
             "GetInclusionProof": rpcs.page(self.get_inclusion_proof, pb.GetInclusionProofRequest),
@@ -105,8 +104,8 @@ class AuditServicer:
                 idle_seconds=self._heartbeat_seconds,
             )
             log_id = source.log_id
-            async with aclosing(self._streams.iterate(batches)) as waited_for:
-                async for batch in waited_for:
+            async with aclosing(batches):
+                async for batch in batches:
                     yield batch_to_wire(log_id, batch).SerializeToString()
 
 

@@ -21,8 +21,8 @@ from emitd_handlers.room import MAX_PAGE_BYTES, MAX_PART_BYTES, Room
 from emitd_server.convert import MAX_PAGE_SIZE, read_page_size
 from emitd_server.convert.lines import Position, line_to_wire, position_to_wire, read_filter, read_position
 from emitd_server.dispatch.dispatcher import Dispatcher
-from emitd_server.errors import NoLogSource, RequestInvalid
-from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
+from emitd_server.errors import NoSource, RequestInvalid
+from emitd_server.rpc.open_streams import StreamLimit
 
 #: What a handler is asked for one page, which then ends early.
 MAX_PAGE_PARTS = 256
@@ -37,17 +37,17 @@ SLICE_SECONDS = 0.005
 LINES_A_CLOCK_READING = 8
 #: What a line takes in a message besides its own bytes.
 OVERHEAD_BYTES = 8
+NOT_KEPT = "log lines are not kept here:"
 
 
 class LogReads:
     """Serves every page and every tail of log lines."""
 
-    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams) -> None:
+    def __init__(self, dispatcher: Dispatcher) -> None:
         settings = dispatcher.settings.watch
         self._dispatcher = dispatcher
         self._lines = dispatcher.lines
         self._lines.listeners.append(self._note_lines)
-        self._streams = streams
         self._heartbeat_seconds = settings.heartbeat_seconds
         self._limit = StreamLimit(settings.max_watchers, "server.watch.max_watchers")
         #: Marks the numbers of lines as those of this process.
@@ -62,7 +62,7 @@ class LogReads:
         self._parts: dict[tuple[Position, LogQuery], tuple[bytes, Position]] = {}
 
     async def list(self, request: pb.ListLogsRequest) -> pb.ListLogsResponse:
-        """Return a page. Raises RequestInvalid, NoLogSource, HandlerUnavailable."""
+        """Return a page. Raises RequestInvalid, NoSource, HandlerUnavailable."""
         room = Room(read_page_size(request.page_size), MAX_PAGE_BYTES)
         source = self._older_lines()
         query = LogQuery(
@@ -100,16 +100,15 @@ class LogReads:
     async def tail(self, request: pb.TailLogsRequest) -> AsyncGenerator[bytes, None]:
         """Yield serialised TailLogsResponse messages for ever.
 
-        Raises TooManyWatchers, ServiceStopping, RequestInvalid, NoLogSource, HandlerUnavailable.
+        Raises TooManyWatchers, ServiceStopping, RequestInvalid, NoSource, HandlerUnavailable.
         """
         if not self._lines.is_on:
-            raise NoLogSource("server.recent_lines_bytes is 0")
+            raise NoSource(f"{NOT_KEPT} server.recent_lines_bytes is 0")
         wanted = read_filter(request.filter)
         with self._limit.counted():
-            waiting = self._streams.waiting()
             loop = asyncio.get_running_loop()
             position = Position(0, 0)
-            async with aclosing(self._streams.iterate(self._history(request, wanted))) as messages:
+            async with aclosing(self._history(request, wanted)) as messages:
                 async for message, position in messages:  # noqa: B007  # the last is where the next lines begin
                     if message:
                         yield message
@@ -132,15 +131,14 @@ class LogReads:
                     yield _message(position, heartbeat=True)
                     sent_at = loop.time()
                     continue
-                with waiting:
-                    await self._wait_for_edge(position.number, idle_seconds)
-                    await asyncio.sleep(phase * min(self._limit.open * SPREAD_SECONDS, PACE_SECONDS))
+                await self._wait_for_edge(position.number, idle_seconds)
+                await asyncio.sleep(phase * min(self._limit.open * SPREAD_SECONDS, PACE_SECONDS))
 
     def _older_lines(self) -> LogSource | None:
         source = self._dispatcher.older_lines
         if source is None and not self._lines.is_on:
-            raise NoLogSource(
-                "server.recent_lines_bytes is 0, and no active handler keeps them, such as 'type: file'"
+            raise NoSource(
+                f"{NOT_KEPT} server.recent_lines_bytes is 0, and no active handler keeps them, such as 'type: file'"
             )
         return source
 

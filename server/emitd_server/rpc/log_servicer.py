@@ -40,19 +40,18 @@ class LogServicer:
 
     service_name = "emitd.v1.LogService"
 
-    def __init__(self, dispatcher: Dispatcher, streams: OpenStreams) -> None:
+    def __init__(self, dispatcher: Dispatcher) -> None:
         self._dispatcher = dispatcher
         #: Never 0, which means none.
         self._server_id = secrets.randbits(64) | 1
         self._limits = dispatcher.settings.limits
         self._reader = RecordReader(self._limits, dispatcher.clock.now, dispatcher.redactor)
-        self._streams = streams
-        self._watches = JobWatches(dispatcher.settings.watch, streams)
-        self._lines = LogReads(dispatcher, streams)
+        self._watches = JobWatches(dispatcher.settings.watch)
+        self._lines = LogReads(dispatcher)
 
-    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, intake: Intake, streams: OpenStreams) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
-        rpcs = Rpcs(self.service_name, intake, self._streams, self._dispatcher.report)
+        rpcs = Rpcs(self.service_name, intake, streams, self._dispatcher.report)
         methods = {
             "Emit": rpcs.unary(self.emit, log_service_pb2.EmitRequest, "record"),
             "EmitBatch": rpcs.page(self.emit_batch, log_service_pb2.EmitBatchRequest, is_owed=True),
@@ -77,7 +76,7 @@ class LogServicer:
         records, _, bad = self._reader.read_all([request.record], plain)
         if bad:
             raise bad[0]
-        (outcome,) = await self._dispatcher.dispatch(records)
+        outcome = (await self._dispatcher.dispatch(records, len(data)))[0]
         if isinstance(outcome, Refused):
             raise outcome.error
         receipt = receipt_to_wire(records[0], outcome, self._dispatcher.route(records[0]))
@@ -96,7 +95,7 @@ class LogServicer:
         records, indexes, bad = self._reader.read_all(wire_records, plain, check if has_unknown else None)
         if request.want_receipts:
             self._refuse_large_receipts(records)
-        outcomes = await self._dispatcher.dispatch(records) if records else Outcomes.of(())
+        outcomes = await self._dispatcher.dispatch(records, len(data)) if records else Outcomes.of(())
         refused: dict[int, EmitdError] = dict(bad)
         response = log_service_pb2.EmitBatchResponse(server_id=self._server_id)
         duplicates = 0

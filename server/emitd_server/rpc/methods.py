@@ -7,7 +7,7 @@ say UNKNOWN), and so that what is in it is known before it is parsed.
 import asyncio
 import traceback
 from collections.abc import AsyncGenerator, Awaitable, Callable
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
 from typing import Any, NoReturn, TypeAlias, TypeVar
 
 import grpc
@@ -109,14 +109,17 @@ class Rpcs:
         return grpc.stream_unary_rpc_method_handler(answer)
 
     def stream(
-        self, method: Stream, message_type: type[Message], *, is_owed: bool = False
+        self, method: Stream, message_type: type[Message], *, is_owed: bool = False, is_endless: bool = True
     ) -> "grpc.RpcMethodHandler[bytes, bytes]":
-        """Serve a method that yields replies; `is_owed`: they are sent even if memory is short."""
+        """Serve a method that yields replies.
+
+        `is_owed`: they are sent even if memory is short. `is_endless`: the call is ended when the server goes down.
+        """
         receive = self._intake.receiver(message_type)
 
         async def serve(context: Context) -> None:
             data, charge = await receive(context)
-            with charge:
+            with charge, self._streams.ending() if is_endless else nullcontext():
                 async with aclosing(method(data)) as messages:
                     async for message in messages:
                         await self._streams.send(context, message, len(message), is_owed=is_owed)
@@ -137,7 +140,7 @@ class Rpcs:
         async def messages(data: bytes) -> AsyncGenerator[bytes, None]:
             yield await method(data)
 
-        return self.stream(messages, message_type, is_owed=is_owed)
+        return self.stream(messages, message_type, is_owed=is_owed, is_endless=False)
 
     async def _fail(self, context: Context, error: Exception, prefix: str = "") -> NoReturn:
         """End a call with an error. Of an unexpected one the caller learns only INTERNAL; the rest is reported."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
+from contextlib import aclosing
 from typing import Any, Protocol
 
 import grpc
@@ -23,7 +24,7 @@ from emitd_server.rpc.status import status_of
 from emitd_server.settings import ServerSettings
 
 #: How often to look whether health has changed, for those that watch it.
-HEALTH_SECONDS = 0.2
+HEALTH_SECONDS = 0.5
 _STATUSES = health_pb2.HealthCheckResponse
 #: What grpc takes beyond our own limit, whose error names the setting.
 ABOVE_OUR_LIMIT_BYTES = 1024 * 1024
@@ -42,35 +43,33 @@ class Servicer(Protocol):
     #: The service's full name, for health and reflection.
     service_name: str
 
-    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, intake: Intake, streams: OpenStreams) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls to this servicer."""
 
 
 class GrpcServer:
     """Serves `servicers` at one address, and reports the health of handlers, of which it gets the `lives`.
 
-    `streams` are those of the servicers: they are ended when the server stops. `listen_key` is the setting or flag that
-    gave the address, for errors.
+    `listen_key` is the setting or flag that gave the address, for errors.
     """
 
     def __init__(
         self,
         servicers: Sequence[Servicer],
         lives: Sequence[HandlerLife],
-        streams: OpenStreams,
         settings: ServerSettings,
         memory: MemoryAccount,
         listen_key: str,
     ) -> None:
         self._servicers = servicers
-        self._streams = streams
+        self._streams = OpenStreams(memory, settings.watch.stall_seconds)
         self._settings = settings
         self._listen_key = listen_key
         self._socket = UnixSocket(settings.listen) if settings.listen.startswith(UNIX) else None
         #: Of health and of reflection.
         self._limit = StreamLimit(settings.watch.max_watchers, "server.watch.max_watchers")
         names = ["", *(servicer.service_name for servicer in servicers)]
-        self._health = _HealthServicer(names, lives, streams, self._limit, self._socket)
+        self._health = _HealthServicer(names, lives, self._streams, self._limit, self._socket)
         self._intake = Intake(settings.limits, memory)
         self._server: grpc.aio.Server | None = None
 
@@ -96,7 +95,7 @@ class GrpcServer:
         )
         names = [servicer.service_name for servicer in self._servicers]
         self._server.add_generic_rpc_handlers(
-            tuple(servicer.handler(self._intake) for servicer in self._servicers)
+            tuple(servicer.handler(self._intake, self._streams) for servicer in self._servicers)
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
@@ -169,7 +168,7 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
         sent: int | None = None
         try:
             _refuse_large("service", request)
-            with self._limit.counted():
+            with self._limit.counted(), self._streams.ending():
                 while True:
                     changed = self._changed
                     status = self._server_status.get(request.service, unknown)
@@ -177,8 +176,7 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
                         message = health_pb2.HealthCheckResponse(status=status)
                         await self._streams.send(context, message, message.ByteSize())
                         sent = status
-                    with self._streams.waiting():
-                        await changed.wait()
+                    await changed.wait()
         except EmitdError as error:
             await abort(context, status_of(error))
 
@@ -247,9 +245,10 @@ class _ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[mi
         """Answer questions until there are no more, or the server goes down."""
         replies = super().ServerReflectionInfo(_small(request_iterator), context)
         try:
-            with self._limit.counted():
-                async for reply in self._streams.iterate(replies):
-                    await self._streams.send(context, reply, reply.ByteSize())
+            with self._limit.counted(), self._streams.ending():
+                async with aclosing(replies):
+                    async for reply in replies:
+                        await self._streams.send(context, reply, reply.ByteSize())
         except EmitdError as error:
             await abort(context, status_of(error))
 

@@ -19,14 +19,11 @@ from emitd_handlers.errors import (
     RecordInvalid,
 )
 from emitd_server.errors import (
-    AuditLogNotFound,
     FieldUnknown,
     JobNotFound,
     MemoryExhausted,
-    NoAuditSource,
     NoHandler,
-    NoJobSource,
-    NoLogSource,
+    NoSource,
     RequestInvalid,
     RequestLate,
     ServiceStopping,
@@ -41,7 +38,6 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     JobQueryInvalid: code_pb2.INVALID_ARGUMENT,
     AuditQueryInvalid: code_pb2.INVALID_ARGUMENT,
     JobNotFound: code_pb2.NOT_FOUND,
-    AuditLogNotFound: code_pb2.NOT_FOUND,
     AuditNotFound: code_pb2.NOT_FOUND,
     RecordConflict: code_pb2.ALREADY_EXISTS,
     NoHandler: code_pb2.FAILED_PRECONDITION,
@@ -56,9 +52,7 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     RequestLate: code_pb2.DEADLINE_EXCEEDED,
     HandlerTimeout: code_pb2.DEADLINE_EXCEEDED,
     AuditDamaged: code_pb2.DATA_LOSS,
-    NoJobSource: code_pb2.UNIMPLEMENTED,
-    NoLogSource: code_pb2.UNIMPLEMENTED,
-    NoAuditSource: code_pb2.UNIMPLEMENTED,
+    NoSource: code_pb2.UNIMPLEMENTED,
 }
 
 #: Keep all that a status sends under 4 KiB however long the sender's texts are: larger trailers break the call at many

@@ -217,16 +217,6 @@ class SimulatedDisk:
     def make_directory(self, path: Path) -> None:
         self._make(path, _Folder())
 
-    def link(self, source: Path, target: Path) -> None:
-        node_id = self._find(source)
-        if node_id is None:
-            raise FileNotFoundError(errno.ENOENT, "is not there", str(source))
-        if self._find(target) is not None:
-            raise FileExistsError(errno.EEXIST, "exists", str(target))
-        folder = self._nodes[self._find(target.parent) or 0]
-        assert isinstance(folder, _Folder)
-        self._act(lambda: folder.cache.update({target.name: node_id}))
-
     def remove(self, path: Path) -> None:
         folder = self._nodes[self._find(path.parent) or 0]
         assert isinstance(folder, _Folder)

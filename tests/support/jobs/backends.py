@@ -169,7 +169,7 @@ async def start(handler: DatabaseJobHandler) -> None:
     """Start the handler, and wait until its first pass over the leases is made: it puts them off."""
     await handler.start()
     await asyncio.sleep(0)
-    await handler._commits.drain()
+    await handler._turns.drain()
 
 
 @asynccontextmanager

@@ -44,7 +44,9 @@ class RandomReaders:
     def serve(self, handler: DatabaseJobHandler, streams: OpenStreams) -> None:
         """Let those who connect from now on watch the jobs of this handler."""
         self._handler = handler
-        self.watches = JobWatches(WatchSettings(heartbeat_seconds=15.0, min_interval_ms=100), streams)
+        self.watches = JobWatches(WatchSettings(heartbeat_seconds=15.0, min_interval_ms=100))
+        for reader in self.all:
+            reader.streams = streams
 
     async def connect_to_job(self) -> None:
         """Let a reader watch its job, mostly from where it was."""

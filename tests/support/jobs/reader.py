@@ -10,6 +10,7 @@ from emitd.v1 import job_pb2 as pb
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import JobState
 from emitd_server.errors import JobNotFound, ServiceStopping
+from emitd_server.rpc.open_streams import OpenStreams
 from support.jobs.life import Entry, Life
 from support.jobs.model import JobModel
 
@@ -34,6 +35,7 @@ class Reader:
         self.pace = 0.0
         self.may_read = asyncio.Event()
         self.may_read.set()
+        self.streams: OpenStreams
         #: How long progress is to be held back, and when the last news came, by the loop's clock.
         self.min_interval = 0.0
         self.last_at = -math.inf
@@ -75,13 +77,12 @@ class Reader:
         clock = asyncio.get_running_loop().time
         try:
             async with aclosing(stream):  # type: ignore[type-var]  # an asynchronous generator
-                while True:
-                    self._waits_since = clock()
-                    data = await anext(stream)
-                    self._waits_since = math.inf
-                    self.take(data)
-                    await asyncio.sleep(self.pace)
-                    await self.may_read.wait()
+                with self.streams.ending():
+                    while True:
+                        self._waits_since = clock()
+                        data = await anext(stream)
+                        self._waits_since = math.inf
+                        await self.streams.send(self, data, 1)  # type: ignore[arg-type]  # it is the context too
         except (HandlerUnavailable, ServiceStopping):
             return
         except JobNotFound:
@@ -92,6 +93,12 @@ class Reader:
         except AssertionError as error:
             error.add_note(f"{self.name}: {self}")
             raise
+
+    async def write(self, data: bytes) -> None:
+        """Take a message, as the context of a call does, at the reader's pace."""
+        self.take(data)
+        await asyncio.sleep(self.pace)
+        await self.may_read.wait()
 
     def take_note(self, *, is_progress: bool) -> None:
         """Take note of news, and check that they come no sooner than they may."""

@@ -108,7 +108,7 @@ class SimulatedSqlite:
 
     async def kill(self, handler: DatabaseJobHandler) -> None:
         """Let go of a handler as a killed process does: nothing more is done, wherever it was."""
-        tasks = [*handler._tasks, *filter(None, [handler._commits._task])]
+        tasks = [*handler._tasks, *filter(None, [handler._turns._task])]
         for task in tasks:
             task.cancel()
         if tasks:

@@ -72,7 +72,7 @@ class JobSimulation:
         return self.database.model
 
     async def start(self) -> None:
-        self._streams = OpenStreams()
+        self._streams = OpenStreams(stall_seconds=10**9)
         self._handler = handler = self.database.make_handler(**self._retention)
         handler.add_health_listener(lambda: self._on_health_change(handler.health_problem))
         self._senders.handler = handler
@@ -236,7 +236,7 @@ class JobSimulation:
         """Once all readers have left, neither a watch nor a task is there any more."""
         assert not self._handler._publisher, "a reader of changes is left"
         assert not self._readers.watches._limit.open
-        assert not self._streams.waiting_tasks
+        assert not self._streams.endless
         mine = asyncio.current_task()
         assert [task for task in asyncio.all_tasks() if task is not mine] == []
 

@@ -9,7 +9,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Self
 
+import pytest
+
 START_SECONDS = 30.0
+
+
+@pytest.fixture(params=["uvloop", "asyncio"])
+def each_loop(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run the test twice: its servers, with `server.loop: auto`, find uvloop or cannot find it."""
+    kind = str(request.param)
+    if kind == "asyncio":
+        (tmp_path / "hidden").mkdir()
+        (tmp_path / "hidden" / "sitecustomize.py").write_text("import sys; sys.modules['uvloop'] = None\n")
+        monkeypatch.setenv("PYTHONPATH", str(tmp_path / "hidden"), prepend=os.pathsep)
+    return kind
 
 
 class ServerProcess:

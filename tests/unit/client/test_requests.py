@@ -6,13 +6,14 @@ from typing import Any
 import pytest
 
 from emitd import RequestRejected, v1
-from emitd.requests import list_request, watch_request
+from emitd.requests import list_jobs, watch_request
 
 
 def listed(
     statuses: Iterable[str] = (), job_type: str = "", after: int = 0, page_size: int = 100
 ) -> v1.ListJobsRequest:
-    return list_request(job_type, statuses, after, page_size)
+    request: v1.ListJobsRequest = list_jobs(job_type, statuses, after, page_size, (), None).request
+    return request
 
 
 def watched(**fields: Any) -> v1.WatchJobRequest:
@@ -66,7 +67,12 @@ def test_an_unknown_status_is_refused_with_those_there_are(name: str) -> None:
 def test_a_number_of_a_list_that_does_not_fit_is_refused(field: str, value: int, most: int) -> None:
     """With the field's name, rather than protobuf's error without one."""
     with pytest.raises(RequestRejected, match=f"{field}: {value} is not from 0 to {most}") as caught:
-        list_request("", (), **({"updated_after_unix_nano": 0, "page_size": 1} | {field: value}))
+        listed(
+            **(
+                {"after": 0, "page_size": 1}
+                | {field.removeprefix("updated_").removesuffix("_unix_nano"): value}
+            )
+        )
     assert caught.value.field == field
 
 

@@ -20,7 +20,7 @@ import gc, os, signal, sys, threading, time
 from pathlib import Path
 from emitd.spool.spool import Spool
 from emitd.spool.spool import adopt_orphans
-from emitd.runtime.fork_guards import pause, resume
+from emitd.runtime.fork_guards import sqlite_gate
 folder, target, max_bytes = Path(sys.argv[1]), "localhost:50051", 10**9
 
 def show(*words):
@@ -277,14 +277,14 @@ threads = [threading.Thread(target=load, args=(name,)) for name in "ab"]
 for thread in threads:
     thread.start()
 for fork in range(30):
-    assert pause(10)
+    assert sqlite_gate.acquire(timeout=10)
     child = os.fork()
     if not child:
         signal.alarm(20)
         spool.leave_to_parent()
         threading.Thread(target=use_another).start()
         sys.exit()
-    resume()
+    sqlite_gate.release()
     assert os.waitpid(child, 0)[1] == 0
 stop.set()
 for thread in threads:

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from emitd.runtime.fork_guards import inside, pause, resume
+from emitd.runtime.fork_guards import sqlite_gate
 from emitd.spool.spool import Spool, adopt_orphans
 
 TARGET = "localhost:50051"
@@ -31,10 +31,10 @@ def test_a_pause_keeps_every_verb_out(tmp_path: Path, verb: str) -> None:
     }
     done = threading.Event()
     thread = threading.Thread(target=lambda: (verbs[verb](), done.set()))
-    assert pause(1)
+    assert sqlite_gate.acquire(timeout=1)
     thread.start()
     assert not done.wait(0.05)
-    resume()
+    sqlite_gate.release()
     assert done.wait(10)
     thread.join()
     for spool in made:
@@ -46,15 +46,15 @@ def test_a_pause_waits_no_longer_than_it_is_told_to() -> None:
     entered, leave = threading.Event(), threading.Event()
 
     def stay() -> None:
-        with inside():
+        with sqlite_gate:
             entered.set()
             leave.wait(10)
 
     thread = threading.Thread(target=stay)
     thread.start()
     entered.wait(10)
-    assert not pause(0.01)
+    assert not sqlite_gate.acquire(timeout=0.01)
     leave.set()
-    assert pause(10)
-    resume()
+    assert sqlite_gate.acquire(timeout=10)
+    sqlite_gate.release()
     thread.join()

@@ -38,10 +38,10 @@ def at(revision: int, **fields: Any) -> v1.WatchJobResponse:
 
 def test_the_next_connection_goes_on_after_the_last_revision(watch: JobWatch) -> None:
     """So that no change of status is missed, nor told twice."""
-    assert not watch.request.HasField("after_revision")
+    assert not watch.call.request.HasField("after_revision")
     watch.take(at(3))
     watch.take(at(5))
-    assert watch.request.after_revision == 5
+    assert watch.call.request.after_revision == 5
 
 
 def test_a_new_connection_that_brings_nothing_new_is_no_news(watch: JobWatch) -> None:
@@ -64,7 +64,7 @@ def test_a_heartbeat_is_told_and_changes_nothing(watch: JobWatch) -> None:
     """It has no job: the next connection must not ask for the whole history for it."""
     watch.take(at(3))
     assert watch.take(v1.WatchJobResponse(heartbeat=True))
-    assert watch.request.after_revision == 3
+    assert watch.call.request.after_revision == 3
     assert not watch.take(at(3))
 
 

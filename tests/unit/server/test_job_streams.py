@@ -1,15 +1,15 @@
-"""JobWatches: what becomes of a watch when its job goes."""
+"""JobWatches: what becomes of a watch when its job goes, and how often an update is serialised."""
 
 from collections.abc import AsyncGenerator
 
 import pytest
+from msgspec.structs import replace
 
 from emitd.v1 import job_pb2 as pb
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, JobUpdate
 from emitd_handlers.record import JobState
 from emitd_server.errors import JobNotFound
-from emitd_server.rpc.job_streams import JobWatches
-from emitd_server.rpc.open_streams import OpenStreams
+from emitd_server.rpc.job_streams import ENCODED_UPDATES, MAX_ENCODED_BYTES, JobWatches
 from emitd_server.settings import WatchSettings
 
 JOB = Job(job_id="j", job_type="t", status=JobState.RUNNING)
@@ -37,8 +37,20 @@ class Source:
 
 
 def watch(**fields: bool) -> AsyncGenerator[bytes, None]:
-    watches = JobWatches(WatchSettings(), OpenStreams())
+    watches = JobWatches(WatchSettings())
     return watches.watch(Source(), pb.WatchJobRequest(job_id="j", **fields))  # type: ignore[return-value]  # it is one
+
+
+async def test_an_update_is_serialised_once_for_all_its_watchers() -> None:
+    """What is kept for that has a bound, and a large message is not kept."""
+    watches = JobWatches(WatchSettings())
+    updates = [JobUpdate(replace(JOB, revision=revision)) for revision in range(1, 2 * ENCODED_UPDATES)]
+    for update in updates:
+        assert watches._encode(update) is watches._encode(update)
+        assert len(watches._encoded) <= ENCODED_UPDATES
+    kept = len(watches._encoded)
+    watches._encode(JobUpdate(replace(JOB, message="x" * MAX_ENCODED_BYTES)))
+    assert len(watches._encoded) == kept
 
 
 async def test_a_job_that_is_removed_before_its_first_state_is_not_found() -> None:

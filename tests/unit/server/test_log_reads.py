@@ -18,12 +18,11 @@ from emitd_handlers.settings import HandlerSettings
 from emitd_handlers.testing import InMemoryHandler
 from emitd_server.convert.lines import position_to_wire, read_position
 from emitd_server.dispatch.recent_lines import RecentLines
-from emitd_server.errors import NoLogSource, RequestInvalid, ServiceStopping, TooManyWatchers
+from emitd_server.errors import NoSource, RequestInvalid, TooManyWatchers
 from emitd_server.memory import records_bytes
 from emitd_server.rpc import log_reads
 from emitd_server.rpc.log_reads import MAX_PAGE_PARTS
 from emitd_server.rpc.log_servicer import LogServicer
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 from emitd_server.settings import ServerSettings, WatchSettings
 
@@ -69,8 +68,7 @@ class Server:
 
     def __init__(self, service: LoggingService) -> None:
         self.service = service
-        self.streams = OpenStreams()
-        self.servicer = LogServicer(service, self.streams)
+        self.servicer = LogServicer(service)
 
     async def emit(self, *messages: str, **fields: object) -> log_service_pb2.EmitBatchResponse:
         """Emit a line for each message, in one batch."""
@@ -319,9 +317,9 @@ class TestList:
     async def test_without_lines_there_is_nothing_to_read(self) -> None:
         """Neither a ring nor a handler: the call says which setting."""
         async with serving(ring_bytes=0) as server:
-            with pytest.raises(NoLogSource, match=r"server\.recent_lines_bytes is 0"):
+            with pytest.raises(NoSource, match=r"server\.recent_lines_bytes is 0"):
                 await server.page()
-            with pytest.raises(NoLogSource, match=r"server\.recent_lines_bytes is 0"):
+            with pytest.raises(NoSource, match=r"server\.recent_lines_bytes is 0"):
                 await anext(server.tail())
 
     async def test_lines_before_the_ring_are_asked_of_the_handler_that_keeps_most(self) -> None:
@@ -578,8 +576,8 @@ class TestTail:
                 with pytest.raises(RequestInvalid, match="resume_token: is not a token of this server"):
                     await anext(server.tail(resume_token=token))
 
-    async def test_it_ends_with_the_server_and_has_a_limit(self) -> None:
-        """A waiting tail raises ServiceStopping when streams are closed; one too many is refused."""
+    async def test_it_has_a_limit(self) -> None:
+        """One tail too many is refused, until another has ended, also if it was cancelled while it waited."""
         async with serving(max_watchers=1) as server:
             tail = server.tail()
             await anext(tail)
@@ -587,9 +585,10 @@ class TestTail:
                 await anext(server.tail())
             waits = asyncio.ensure_future(anext(tail))
             await asyncio.sleep(0.05)
-            server.streams.close()
-            with pytest.raises(ServiceStopping):
+            waits.cancel()
+            with pytest.raises(asyncio.CancelledError):
                 await waits
+            await anext(server.tail())
 
     async def test_a_handler_that_is_down_is_named(self) -> None:
         """History that cannot be read now is no empty history."""

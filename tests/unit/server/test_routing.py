@@ -17,7 +17,6 @@ from emitd_server.dispatch import dispatcher
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.errors import NoHandler
 from emitd_server.rpc.log_servicer import LogServicer
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 from emitd_server.settings import ServerSettings
 
@@ -171,7 +170,7 @@ async def test_every_door_redacts_before_handlers_and_before_the_fingerprint() -
             record = record_pb2.LogRecord(
                 level=record_pb2.LEVEL_INFO, record_id="r", message="wire", attributes_json='{"secret":"x"}'
             )
-            await LogServicer(service, OpenStreams()).emit(EmitRequest(record=record).SerializeToString())
+            await LogServicer(service).emit(EmitRequest(record=record).SerializeToString())
         await service.drain()
         texts = [record.attributes_json for record in kept.records]
         texts += [record.payload.details_json for record in kept.records if record.payload is not None]

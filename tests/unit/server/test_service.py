@@ -12,7 +12,7 @@ from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings
 from emitd_server.dispatch.deliveries import CommittedDelivery
-from emitd_server.errors import NoHandler, NoJobSource, ServiceStopping, StartError
+from emitd_server.errors import NoHandler, NoSource, ServiceStopping, StartError
 from emitd_server.service import LoggingService
 
 COMMITTED = Delivery.COMMITTED
@@ -227,7 +227,7 @@ async def test_handlers_are_registered_before_the_start() -> None:
     async with LoggingService() as service:
         with pytest.raises(RuntimeError, match="before the service is started"):
             service.register(Recorder("a", Level.INFO))
-        with pytest.raises(NoJobSource):
+        with pytest.raises(NoSource):
             _ = service.jobs
 
 

@@ -7,7 +7,6 @@ copies them as another thread holds them, and the child can hang at its first us
 import os
 import threading
 import time
-from contextlib import AbstractContextManager
 from threading import RLock
 
 
@@ -54,31 +53,14 @@ class GrpcForkGuard:
             self._changed.notify_all()
 
 
-#: One thread at a time is inside SQLite, for all spools of the process, and none while the process forks.
-_gate = RLock()
-
-
-def inside() -> AbstractContextManager[object]:
-    """Return a context in which no other thread is inside SQLite. The same thread may enter again."""
-    return _gate
-
-
-def pause(timeout_seconds: float) -> bool:
-    """Keep all other threads out of SQLite until `resume`, for a fork; False if one stays inside for too long.
-
-    After True the parent calls `resume` in the same thread; a child starts afresh.
-    """
-    return _gate.acquire(timeout=timeout_seconds)
-
-
-def resume() -> None:
-    """End a pause."""
-    _gate.release()
+#: Held by the thread that is inside SQLite, for all spools of the process, or that forks; the same thread may take it
+#: again. It is to be looked up here each time: a child starts afresh.
+sqlite_gate = RLock()
 
 
 def _renew() -> None:
-    global _gate
-    _gate = RLock()
+    global sqlite_gate
+    sqlite_gate = RLock()
 
 
 os.register_at_fork(after_in_child=_renew)

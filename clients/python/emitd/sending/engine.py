@@ -15,6 +15,7 @@ import time
 import weakref
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
+from functools import partial
 from typing import Any
 
 from emitd.context import current_attributes, current_span
@@ -65,10 +66,11 @@ class Engine:
         self._line_senders = Senders("emitd-lines", self._send_lines, settings.max_in_flight)
         self._event_senders = Senders("emitd-events", lambda: self.events.run(), settings.max_in_flight)
         self.events = SendScheduler(settings, self._emit_events, self._event_senders.start)
-        self._spool = SpoolManager(settings, self._emit_lines, self.drop, self._time)
+        emit_lines = partial(self._emit, want_receipts=False)
+        self._spool = SpoolManager(settings, emit_lines, self.drop, self._time)
         self._delivery = LineSender(
             settings,
-            self._emit_lines,
+            emit_lines,
             time_left=self._time,
             stats=self._stats,
             drop_report=self.drop_report,
@@ -300,9 +302,6 @@ class Engine:
             self._stats.add("failed", len(reply.rejected))
         return reply
 
-    def _emit_lines(self, records: Sequence[bytes]) -> Reply:
-        return self._emit(records, want_receipts=False)
-
     def _emit(self, records: Sequence[bytes], *, want_receipts: bool) -> Reply:
         """Make one call, and count what its connection says of earlier ones. Never raises."""
         timeout = self._time.for_call(self.settings.call_timeout)
@@ -350,7 +349,9 @@ class Engine:
         finally:  # a KeyboardInterrupt only ends the waiting
             if not is_done:
                 self._interrupt()
-            self._give_up_rest()  # senders that run out of time leave theirs in the queue
+            self._delivery.give_up(
+                self.lines.drain(), "no time was left"
+            )  # senders that run out of time leave theirs in the queue
             self._delivery.leave_word()
             self._spool.close()
             if self._is_closed:
@@ -376,7 +377,7 @@ class Engine:
         with self._time.alone():
             self._send_lines(may_wait=False)
             if self._time.seconds() <= 0 and not self._is_open:  # else the next record tries again
-                self._give_up_rest()
+                self._delivery.give_up(self.lines.drain(), "no time was left")
         if process_hooks.is_ending():
             self._delivery.leave_word()
             self.drop_report.tell(now=True)
@@ -389,6 +390,3 @@ class Engine:
                 return False
             time.sleep(0.01)
         return all(done)
-
-    def _give_up_rest(self) -> None:
-        self._delivery.give_up(self.lines.drain(), "no time was left")

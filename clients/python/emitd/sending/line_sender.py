@@ -117,13 +117,18 @@ class LineSender:
         attempts = 0
         while items:
             reply = self._try(items)
+            if reply.divide is not None and len(items) == 1:
+                self._refuse(items[0], reply.divide)
+                return
             if reply.divide is not None:
-                self._divide(items, reply.divide)
+                self._deliver(items[: len(items) // 2])
+                self._deliver(items[len(items) // 2 :])
                 return
             again = self._resolve(items, reply)
             attempts = attempts + 1 if len(again) == len(items) else 1
             items = again
-            if items and not self._pause(attempts, reply):
+            at_least = max([delay for _, delay in reply.again.values()], default=0.0)
+            if items and not self._time.pause(self._backoff.pause(attempts, at_least)):
                 self._give_up(items, next(iter(reply.again.values()))[0])
                 return
             if attempts >= TRIES_BEFORE_SPOOLING and self._spool_lines(items):
@@ -135,18 +140,6 @@ class LineSender:
         except BaseException:  # a KeyboardInterrupt in a thread that sends for itself
             self._give_up(items, "interrupted")
             raise
-
-    def _pause(self, attempts: int, reply: Reply) -> bool:
-        at_least = max([delay for _, delay in reply.again.values()])
-        return self._time.pause(self._backoff.pause(attempts, at_least))
-
-    def _divide(self, items: Sequence[Item], refused: EmitError) -> None:
-        if len(items) == 1:
-            self._refuse(items[0], refused)
-            return
-        half = len(items) // 2
-        self._deliver(items[:half])
-        self._deliver(items[half:])
 
     def _resolve(self, items: Sequence[Item], reply: Reply) -> Sequence[Item]:
         """Count what is resolved; return what is worth another try."""

@@ -192,7 +192,10 @@ class SpoolTable:
         self.connection = connection
         self.counts = self._count()
         # Kept here, because SQLite gives the number of the last record again once that is deleted.
-        self._next_number = self._last_number() + 1
+        statement = (
+            "SELECT MAX(number) FROM (SELECT number FROM waiting UNION ALL SELECT number FROM rejected)"
+        )
+        self._next_number = (connection.execute(statement).fetchone()[0] or 0) + 1
 
     @contextmanager
     def change(self) -> Iterator[None]:
@@ -273,10 +276,3 @@ class SpoolTable:
             f"SELECT COUNT(*), TOTAL({_REJECTED_BYTES}) FROM rejected"
         ).fetchone()
         return Counts(*map(int, (*waiting, *rejected)))
-
-    def _last_number(self) -> int:
-        statement = (
-            "SELECT MAX(number) FROM (SELECT number FROM waiting UNION ALL SELECT number FROM rejected)"
-        )
-        (number,) = self.connection.execute(statement).fetchone()
-        return number or 0

@@ -109,12 +109,12 @@ class SpoolManager:
 
     def pause(self, seconds: float) -> None:
         """Keep all threads out of SQLite for the time of a fork."""
-        self._is_paused = fork_guards.pause(seconds)
+        self._is_paused = fork_guards.sqlite_gate.acquire(timeout=seconds)
 
     def resume(self) -> None:
         """End the pause, in the parent."""
         if self._is_paused:
-            fork_guards.resume()
+            fork_guards.sqlite_gate.release()
 
     def leave_to_parent(self) -> None:
         """Have nothing to do with the files, in a forked child."""

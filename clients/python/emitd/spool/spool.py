@@ -7,8 +7,8 @@ the lock and sends the rest: see `adopt_orphans`.
 What `append` has returned for survives a kill and a power cut. The limit is `max_bytes` of records; on disk they take
 somewhat more, and while they are written up to twice as much.
 
-Across a fork the file stays the parent's: the process calls `fork_guards.pause` before it forks, and `leave_to_parent`
-in the child.
+Across a fork the file stays the parent's: the process takes `fork_guards.sqlite_gate` before it forks, and calls
+`leave_to_parent` in the child.
 """
 
 import os
@@ -18,7 +18,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Self
 
-from emitd.runtime.fork_guards import inside
+from emitd.runtime import fork_guards
 from emitd.spool.database import (
     Spooled,
     SpoolTable,
@@ -84,7 +84,7 @@ class Spool:
     @classmethod
     def _make(cls, path: Path, lock: SpoolLock, max_bytes: int) -> Self:
         try:
-            with inside(), closed_on_error(make_database(path)) as connection:
+            with fork_guards.sqlite_gate, closed_on_error(make_database(path)) as connection:
                 sync_folder(path.parent)
                 return cls(path, lock, SpoolTable(connection), max_bytes)
         except BaseException:
@@ -115,11 +115,17 @@ class Spool:
         """
         size_bytes = sum(map(len, records))
         with self._use("write to") as table:
-            self._refuse_if_full(size_bytes)
+            room = self.max_bytes - table.counts.waiting_bytes - size_bytes
+            if room < 0:
+                raise SpoolFull(
+                    f"the spool {self.path} may keep {self.max_bytes} bytes: {table.counts.waiting_bytes} wait, "
+                    f"and {size_bytes} more do not fit"
+                )
             with table.change():
-                table.drop_rejected(self.max_bytes - table.counts.waiting_bytes - size_bytes)
+                table.drop_rejected(room)
                 table.append(records)
-                self._refuse_if_displaced()
+                if self.is_displaced():
+                    raise SpoolError(f"the spool {self.path} was deleted or replaced by something else")
 
     def first(self, max_records: int, max_bytes: int) -> Sequence[Spooled]:
         """Return the oldest records that wait, in order; at least one if there is any, however large."""
@@ -150,7 +156,7 @@ class Spool:
         """
         if os.getpid() != self._process_id:
             return
-        with inside():
+        with fork_guards.sqlite_gate:
             if self._is_closed:
                 return
             self._is_closed = True
@@ -175,7 +181,7 @@ class Spool:
     def _use(self, action: str) -> Iterator[SpoolTable]:
         if os.getpid() != self._process_id:
             raise SpoolError(f"the spool {self.path} belongs to the process that this one was forked from")
-        with inside():
+        with fork_guards.sqlite_gate:
             if self._is_closed:
                 raise SpoolError(f"the spool {self.path} is closed")
             try:
@@ -183,24 +189,12 @@ class Spool:
             except (OSError, sqlite3.Error) as error:
                 raise SpoolError(f"cannot {action} the spool {self.path}: {error}") from error
 
-    def _refuse_if_full(self, size_bytes: int) -> None:
-        waiting_bytes = self._table.counts.waiting_bytes
-        if waiting_bytes + size_bytes > self.max_bytes:
-            raise SpoolFull(
-                f"the spool {self.path} may keep {self.max_bytes} bytes: {waiting_bytes} wait, "
-                f"and {size_bytes} more do not fit"
-            )
-
     def is_displaced(self) -> bool:
         """Return whether one of the files was deleted or replaced, so that no process would find the records."""
         try:
             return any(identity_of(path) != identity for path, identity in self._files.items())
         except OSError:
             return True
-
-    def _refuse_if_displaced(self) -> None:
-        if self.is_displaced():
-            raise SpoolError(f"the spool {self.path} was deleted or replaced by something else")
 
     def _is_spent(self) -> bool:
         try:
@@ -234,7 +228,7 @@ def _adopt(path: Path, max_bytes: int, report: Callable[[str], None]) -> Spool |
         if reason:
             report(f"the spool {path} is left alone, because {reason}")
             return None
-        with inside():
+        with fork_guards.sqlite_gate:
             return _open(path, lock, max_bytes) if lock.take() else None
     except sqlite3.Error as error:
         report(_set_aside(path, error) if is_damage(error) else f"cannot open the spool {path}: {error}")

@@ -14,6 +14,7 @@ rebuilt from the lines.
 """
 
 import struct
+from bisect import bisect_left
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple, TypeAlias
@@ -148,11 +149,4 @@ def count_entries(read: ReadBytes, count: int, is_not_after: Callable[[Entry], b
 
     Reads some two dozen entries at most.
     """
-    low, high = 0, count
-    while low < high:
-        middle = (low + high) // 2
-        if is_not_after(read_entry(read, middle)):
-            low = middle + 1
-        else:
-            high = middle
-    return low
+    return bisect_left(range(count), True, key=lambda number: not is_not_after(read_entry(read, number)))

@@ -6,9 +6,7 @@ scan holds up neither a commit nor a proof that is asked for at the same time.
 
 import asyncio
 from abc import ABC, abstractmethod
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from hashlib import blake2b
 from pathlib import Path
 from typing import Concatenate, ParamSpec, TypeVar
 
@@ -29,6 +27,7 @@ from emitd_handlers.audit.source import (
 )
 from emitd_handlers.durable.append_file import reason_of
 from emitd_handlers.errors import AuditNotFound, AuditQueryInvalid, HandlerUnavailable
+from emitd_handlers.page_token import make_token, read_token
 from emitd_handlers.room import MAX_PAGE_BYTES, MAX_PART_BYTES, Room
 from emitd_handlers.tlog.checkpoint import Checkpoint
 from emitd_handlers.tlog.merkle import (
@@ -136,7 +135,7 @@ class AuditReader(ABC):
             position, scanned = step.position, scanned + step.size
         if position.offset == stop:
             return AuditPage(entries, "")
-        return AuditPage(entries, _make_token(log.log_id, query, position.leaf_index))
+        return AuditPage(entries, make_token(_made_for(log.log_id, query), position.leaf_index))
 
     async def tail(
         self,
@@ -235,17 +234,6 @@ def _prove_consistency(
     return consistency_proof(old_size, new_size, trail.read_hash)
 
 
-class _Token(msgspec.Struct, frozen=True, array_like=True):
-    #: A digest of the log and the query's filters.
-    made_for: bytes
-    #: The line to go on with; if the newest come first, the one after it.
-    index: int
-
-
-_encode = msgspec.msgpack.Encoder().encode
-_decode_token = msgspec.msgpack.Decoder(_Token).decode
-
-
 def _bounds_of_page(trail: CommittedTrail, query: AuditQuery, from_index: int | None) -> tuple[Entry, int]:
     """Return where a page begins to look, and the offset at which there is nothing more for the query."""
     after, before = query.received_after_unix_nano, query.received_before_unix_nano
@@ -261,30 +249,22 @@ def _bounds_of_page(trail: CommittedTrail, query: AuditQuery, from_index: int | 
     return (position, stop) if first <= position.offset <= last else (Entry(0, stop), stop)
 
 
-def _make_token(log_id: str, query: AuditQuery, index: int) -> str:
-    """Return the token of the page that goes on with a line."""
-    return urlsafe_b64encode(_encode(_Token(_digest(log_id, query), index))).decode()
-
-
 def _read_token(log_id: str, query: AuditQuery, line_count: int) -> int | None:
-    """Return the line that a query's token goes on with; None: it has no token.
+    """Return the line that a query's token goes on with, or with the newest first the one after it; None: it has none.
 
     Raises AuditQueryInvalid for a token that was not made for this query.
     """
     if not query.page_token:
         return None
-    try:
-        token = _decode_token(urlsafe_b64decode(query.page_token))
-    except ValueError:
-        raise AuditQueryInvalid("page_token", "is none that this server has made") from None
-    if token.made_for != _digest(log_id, query):
-        problem = "was made for another log, other filters or the other direction"
-        raise AuditQueryInvalid("page_token", problem)
-    if not 0 <= token.index <= line_count:
+    foreign = "another log, other filters or the other direction"
+    (index,) = read_token(
+        query.page_token, _made_for(log_id, query), tuple[bytes, int], AuditQueryInvalid, foreign
+    )
+    if not 0 <= index <= line_count:
         raise AuditQueryInvalid("page_token", "is none that this server has made")
-    return token.index
+    return int(index)
 
 
-def _digest(log_id: str, query: AuditQuery) -> bytes:
+def _made_for(log_id: str, query: AuditQuery) -> object:
     times = (query.received_after_unix_nano, query.received_before_unix_nano)
-    return blake2b(_encode((log_id, query.filter, *times, query.newest_first)), digest_size=8).digest()
+    return (log_id, query.filter, *times, query.newest_first)

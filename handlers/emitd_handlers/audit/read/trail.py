@@ -7,7 +7,7 @@ What a checkpoint covers is then in the other two. `CommittedTrail` finds lines 
 import os
 from bisect import bisect_right
 from collections.abc import Callable, Iterator
-from contextlib import ExitStack, suppress
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Self
@@ -132,12 +132,6 @@ class AuditTrail:
         """Return the number of whole lines and their size. Counts those after the last good entry of the index."""
         start = self._good_entry(lambda entry: entry.offset < self.size)
         return Entry(start.leaf_index + self._count_lines(start.offset, self.size), self.size)
-
-    def log_id(self) -> str:
-        """Return the id in the file next to the log, or an empty string."""
-        with suppress(FileNotFoundError, UnicodeDecodeError):
-            return self.paths.log_id.read_text(encoding="utf-8").strip()
-        return ""
 
     def verifiers(self) -> list[Verifier]:
         """Return the keys on the list next to the log, the newest last. Raises AuditDamaged."""

@@ -1,18 +1,17 @@
 """Signs the lines of an audit log in the background, and checks its files."""
 
 import asyncio
+import math
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
 from typing import Any
 
 from emitd_handlers.audit.write.log import AuditLog
+from emitd_handlers.clock import is_set_within
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.durable.worker_thread import WorkerThread
 
 #: How often the file is checked: a change by another process must be noticed within a second.
 CHECK_SECONDS = 0.5
-#: How often the task wakes up.
-TURN_SECONDS = 0.2
 
 
 class AuditMaintenance:
@@ -63,28 +62,19 @@ class AuditMaintenance:
             await self._thread.run(self._log.write_checkpoint)
 
     async def _run(self) -> None:
-        turn_seconds = min(TURN_SECONDS, self._checkpoint_seconds / 4)
-        loop = asyncio.get_running_loop()
-        checked_at = loop.time()
-        uncovered_since: float | None = None
-        while not await self._is_stopped_within(turn_seconds):
-            now = loop.time()
-            if now - checked_at >= CHECK_SECONDS - turn_seconds / 2:
-                checked_at = now
+        clock = asyncio.get_running_loop().time
+        turn_seconds = min(CHECK_SECONDS, self._checkpoint_seconds / 2)
+        # A line can have come a turn before it is seen; half a turn is for the signature.
+        delay_seconds = self._checkpoint_seconds - 1.5 * turn_seconds
+        pause, sign_at = turn_seconds, math.inf
+        while not await is_set_within(self._stopping, pause):
+            if clock() < sign_at:
                 await self._guarded(self._check())
-            if not self._log.tree.uncovered:
-                uncovered_since = None
-            elif uncovered_since is None:
-                uncovered_since = now
-            # A line can have come a turn before it was seen, and the next turn may be a whole one away.
-            elif now - uncovered_since >= self._checkpoint_seconds - 2 * turn_seconds:
-                uncovered_since = None
+                sign_at = min(sign_at, clock() + delay_seconds) if self._log.tree.uncovered else math.inf
+            else:
+                sign_at = math.inf
                 await self._guarded(self.write_checkpoint())
-
-    async def _is_stopped_within(self, seconds: float) -> bool:
-        with suppress(TimeoutError):
-            await asyncio.wait_for(self._stopping.wait(), seconds)
-        return self._stopping.is_set()
+            pause = min(turn_seconds, sign_at - clock())
 
     async def _check(self) -> None:
         try:

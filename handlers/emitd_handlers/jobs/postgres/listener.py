@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 import asyncpg
 import msgspec
 
+from emitd_handlers.clock import is_set_within
 from emitd_handlers.jobs.postgres.database import FAILURES
 
 #: How often to ping, and how long to wait for the answer.
@@ -84,7 +85,7 @@ class Listener:
                 self._is_deaf = False
                 self._report("has a connection for notifications again")
             self._on_foreign_change(None)
-            while not await _is_set(lost, PING_SECONDS):
+            while not await is_set_within(lost, PING_SECONDS):
                 async with asyncio.timeout(PING_TIMEOUT_SECONDS):
                     await connection.execute("SELECT 1")
             raise asyncpg.ConnectionDoesNotExistError("the server has closed it")
@@ -104,11 +105,3 @@ class Listener:
             self._on_foreign_change(None)  # `many`, or what a later version says
         else:
             self._on_foreign_change(job_ids)
-
-
-async def _is_set(event: asyncio.Event, seconds: float) -> bool:
-    """Wait at most this long for an event; return whether it has happened."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
-    return event.is_set()

@@ -1,5 +1,6 @@
-"""`JobQueries`: reads jobs from PostgreSQL. Each answer is one snapshot, because it is one statement."""
+"""`JobQueries`: the half of `PostgresJobStore` that reads. Each answer is one snapshot, because it is one statement."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 
 import msgspec
@@ -13,7 +14,7 @@ from emitd_handlers.jobs.paging import (
     read_transition_token,
     transition_page,
 )
-from emitd_handlers.jobs.postgres.database import Database
+from emitd_handlers.jobs.postgres.database import Row
 from emitd_handlers.jobs.postgres.rows import (
     JOB_NAMES,
     MAX_BIGINT,
@@ -21,7 +22,6 @@ from emitd_handlers.jobs.postgres.rows import (
     job_from_row,
     pg_time,
 )
-from emitd_handlers.jobs.postgres.schema import Tables
 from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.jobs.transaction import recent_commits
@@ -30,58 +30,80 @@ from emitd_handlers.room import MAX_PAGE_BYTES
 
 #: How many rows of the table of commits are read at once.
 COMMITS_PAGE_SIZE = 500
-_TRANSITION = f"json_build_array({TRANSITION_READ_COLUMNS})"
-
 _encode_labels = msgspec.json.Encoder().encode
 
 
-class JobQueries:
-    """Every method raises FAILURES."""
+_NEWEST_FIRST = "ORDER BY created_at DESC, job_id DESC"
 
-    def __init__(self, database: Database, tables: Tables) -> None:
-        self._database = database
-        self._tables = tables
-        self._select = f"SELECT {JOB_NAMES} FROM {tables.jobs}"
-        self._load = f"{self._select} WHERE job_id = ANY($1::text[])"
-        self._history = f"""
-            SELECT {JOB_NAMES}, history_revision,
-                ({self._next_transitions("AND NOT progress_only AND $2::bigint < job.revision")}) AS transitions
-            FROM {tables.jobs} AS job WHERE job_id = $1
-        """
-        self._transitions = f"""
-            SELECT history_revision, ({self._next_transitions("")}) AS transitions
-            FROM {tables.jobs} WHERE job_id = $1
-        """
-        self._revisions = f"SELECT job_id, revision FROM {tables.jobs} WHERE job_id = ANY($1::text[])"
-        self._changes = f"""
-            SELECT pg_current_snapshot()::text AS snapshot, ARRAY(
-                SELECT DISTINCT unnest(job_ids) FROM {tables.commits}
-                WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot)
-                    AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
-            ) AS job_ids
-        """
-        self._commits = f"""
-            SELECT number, receipts, receipt_count FROM {tables.commits} WHERE receipt_count > 0 AND number < $1
-            ORDER BY number DESC LIMIT {COMMITS_PAGE_SIZE}
-        """
+
+def _is_in_page(page_bytes: int) -> str:
+    """Return a condition on `_size_before`: a page and one row, so that `paging` sees that there is more."""
+    return f"coalesce(size_before, 0) < {page_bytes}"
+
+
+def _size_before(columns: str, order: str) -> str:
+    """Return an expression for the size of the texts of all rows up to the second before; it reads none of them."""
+    sizes = " + ".join([f"coalesce(octet_length({column.strip()}), 0)" for column in columns.split(",")])
+    return f"sum({sizes}) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS size_before"
+
+
+def _next_transitions(condition: str) -> str:
+    return f"""
+        SELECT json_agg(json_build_array({TRANSITION_READ_COLUMNS}) ORDER BY revision) FROM (
+            SELECT *, {_size_before("failure_message", "revision")} FROM (
+                SELECT * FROM {{transitions}}
+                WHERE job_id = $1 AND revision > $2::bigint {condition} ORDER BY revision LIMIT $3
+            ) AS next
+        ) AS sized WHERE {_is_in_page(MAX_PAGE_BYTES)}
+    """
+
+
+# The statements; `Tables` has the names in braces.
+SELECT = f"SELECT {JOB_NAMES} FROM {{jobs}}"
+SELECT_MANY = f"{SELECT} WHERE job_id = ANY($1::text[])"
+SELECT_HISTORY = f"""
+    SELECT {JOB_NAMES}, history_revision,
+        ({_next_transitions("AND NOT progress_only AND $2::bigint < job.revision")}) AS transitions
+    FROM {{jobs}} AS job WHERE job_id = $1
+"""
+SELECT_TRANSITIONS = f"""
+    SELECT history_revision, ({_next_transitions("")}) AS transitions FROM {{jobs}} WHERE job_id = $1
+"""
+SELECT_REVISIONS = "SELECT job_id, revision FROM {jobs} WHERE job_id = ANY($1::text[])"
+SELECT_CHANGES = """
+    SELECT pg_current_snapshot()::text AS snapshot, ARRAY(
+        SELECT DISTINCT unnest(job_ids) FROM {commits}
+        WHERE xid >= pg_snapshot_xmin($1::text::pg_snapshot)
+            AND NOT pg_visible_in_snapshot(xid, $1::text::pg_snapshot)
+    ) AS job_ids
+"""
+SELECT_COMMITS = f"""
+    SELECT number, receipts, receipt_count FROM {{commits}} WHERE receipt_count > 0 AND number < $1
+    ORDER BY number DESC LIMIT {COMMITS_PAGE_SIZE}
+"""
+
+
+class JobQueries(ABC):
+    """Its methods are described in `SharedJobStore`."""
+
+    @abstractmethod
+    async def _fetch(self, query: str, *arguments: object) -> Sequence[Row]:
+        """Return the rows of a query, in which the names of tables stand in braces. Raises HandlerUnavailable."""
 
     async def get(self, job_id: str) -> Job | None:
-        """Return the job, or None."""
         jobs = await self.load_many([job_id])
         return jobs[0] if jobs else None
 
     async def load_many(self, job_ids: Sequence[str]) -> Sequence[Job]:
-        """Return those of the jobs that exist."""
-        rows = await self._database.fetch(self._load, _storable(job_ids))
+        rows = await self._fetch(SELECT_MANY, _storable(job_ids))
         return [job_from_row(row) for row in rows]
 
     async def revisions(self, job_ids: Sequence[str]) -> Mapping[str, int]:
-        """Return the revisions of those of the jobs that exist."""
-        rows = await self._database.fetch(self._revisions, _storable(job_ids))
+        rows = await self._fetch(SELECT_REVISIONS, _storable(job_ids))
         return {row["job_id"]: row["revision"] for row in rows}
 
     async def list(self, query: JobQuery) -> JobPage:
-        """Return a page of jobs; see `JobSource.list`. Pages go by (created_at, job_id), which no report changes."""
+        # Pages go by (created_at, job_id), which no report changes.
         conditions: list[str] = []
         parameters: list[object] = [query.page_size + 1]
 
@@ -105,24 +127,25 @@ class JobQueries:
             require("job_id = ANY({}::text[])", job_ids)
         if query.labels:
             # The index has only jobs with labels.
-            require("labels @> {}::text::jsonb AND labels <> '{{}}'", _encode_labels(query.labels).decode())
+            require(
+                "labels @> {}::text::jsonb AND labels <> '{{{{}}}}'", _encode_labels(query.labels).decode()
+            )
         if query.updated_after_unix_nano:
             require("updated_at > {}", pg_time(query.updated_after_unix_nano))
         # The rows may be large: those beyond the page are not sent.
-        newest = f"{self._select} WHERE {' AND '.join(conditions) or 'true'} {_NEWEST_FIRST} LIMIT $1"
+        newest = f"{SELECT} WHERE {' AND '.join(conditions) or 'true'} {_NEWEST_FIRST} LIMIT $1"
         size = _size_before("message, details", "created_at DESC, job_id DESC")
         sized = f"SELECT *, {size} FROM ({newest}) AS newest"
         statement = f"SELECT {JOB_NAMES} FROM ({sized}) AS sized WHERE {_is_in_page(query.page_bytes)} {_NEWEST_FIRST}"
-        rows = await self._database.fetch(statement, *parameters)
+        rows = await self._fetch(statement, *parameters)
         return job_page(query, map(job_from_row, rows))
 
     async def load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
-        """Return the job and its changes of status after a revision; see `JobStore`."""
         if not is_storable(job_id):
             return None
         # Without a revision, none comes after it.
         after = None if after_revision is None else min(after_revision, MAX_BIGINT)
-        rows = await self._database.fetch(self._history, job_id, after, MAX_PART_TRANSITIONS + 1)
+        rows = await self._fetch(SELECT_HISTORY, job_id, after, MAX_PART_TRANSITIONS + 1)
         if not rows:
             return None
         *columns, history_revision, transitions = rows[0]
@@ -132,68 +155,38 @@ class JobQueries:
         return history_part(job, transitions_from_json(transitions), max(after, history_revision))
 
     async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
-        """Return a page of a job's history; see `ManagedJobSource.list_transitions`."""
         after_revision = read_transition_token(query)
         if not is_storable(query.job_id):
             return None
-        rows = await self._database.fetch(
-            self._transitions, query.job_id, after_revision, query.page_size + 1
-        )
+        rows = await self._fetch(SELECT_TRANSITIONS, query.job_id, after_revision, query.page_size + 1)
         if not rows:
             return None
         history_revision, transitions = rows[0]
         return transition_page(query, transitions_from_json(transitions), kept_after=history_revision)
 
     async def changes_since(self, mark: int | None) -> tuple[int, Sequence[str]]:
-        """Return a new mark, and the ids of all jobs that may have changed since; see `SharedJobStore`.
-
-        A mark is a snapshot, with its text read as a number: it says which transactions were seen, however long some of
-        them take to commit.
-        """
-        # Without a mark the whole past counts as seen.
-        before = f"{MAX_BIGINT}:{MAX_BIGINT}:" if mark is None else _snapshot_of(mark)
-        ((snapshot, job_ids),) = await self._database.fetch(self._changes, before)
+        # A mark is a snapshot, with its text read as a number: it says which transactions were seen, however long some
+        # of them take to commit. Without a mark the whole past counts as seen.
+        before = f"{MAX_BIGINT}:{MAX_BIGINT}:"
+        if mark is not None:
+            before = mark.to_bytes((mark.bit_length() + 7) // 8).decode()
+        ((snapshot, job_ids),) = await self._fetch(SELECT_CHANGES, before)
         if mark is not None and _bounds(before)[0] > _bounds(snapshot)[1]:
             # Transaction numbers have started again: it is another database now, of which nothing was seen.
-            ((snapshot, job_ids),) = await self._database.fetch(self._changes, _NOTHING_SEEN)
-        return _mark_of(snapshot), job_ids
+            ((snapshot, job_ids),) = await self._fetch(SELECT_CHANGES, _NOTHING_SEEN)
+        return int.from_bytes(snapshot.encode()), job_ids
 
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
-        """Return the last reports with a record_id, oldest first, at most `limit`."""
         stored: list[bytes] = []
         count, number = 0, MAX_BIGINT
         while count < limit:
-            rows = await self._database.fetch(self._commits, number)
+            rows = await self._fetch(SELECT_COMMITS, number)
             stored += [row["receipts"] for row in rows]
             count += sum([row["receipt_count"] for row in rows])
             if len(rows) < COMMITS_PAGE_SIZE:
                 break
             number = rows[-1]["number"]
         return recent_commits(stored, limit)
-
-    def _next_transitions(self, condition: str) -> str:
-        return f"""
-            SELECT json_agg({_TRANSITION} ORDER BY revision) FROM (
-                SELECT *, {_size_before("failure_message", "revision")} FROM (
-                    SELECT * FROM {self._tables.transitions}
-                    WHERE job_id = $1 AND revision > $2::bigint {condition} ORDER BY revision LIMIT $3
-                ) AS next
-            ) AS sized WHERE {_is_in_page(MAX_PAGE_BYTES)}
-        """
-
-
-_NEWEST_FIRST = "ORDER BY created_at DESC, job_id DESC"
-
-
-def _is_in_page(page_bytes: int) -> str:
-    """Return a condition on `_size_before`: a page and one row, so that `paging` sees that there is more."""
-    return f"coalesce(size_before, 0) < {page_bytes}"
-
-
-def _size_before(columns: str, order: str) -> str:
-    """Return an expression for the size of the texts of all rows up to the second before; it reads none of them."""
-    sizes = " + ".join([f"coalesce(octet_length({column.strip()}), 0)" for column in columns.split(",")])
-    return f"sum({sizes}) OVER (ORDER BY {order} ROWS BETWEEN UNBOUNDED PRECEDING AND 2 PRECEDING) AS size_before"
 
 
 def _storable(job_ids: Sequence[str]) -> Sequence[str]:
@@ -203,14 +196,6 @@ def _storable(job_ids: Sequence[str]) -> Sequence[str]:
 
 #: A snapshot that sees no transaction: ordinary ones are counted from 3.
 _NOTHING_SEEN = "3:3:"
-
-
-def _mark_of(snapshot: str) -> int:
-    return int.from_bytes(snapshot.encode())
-
-
-def _snapshot_of(mark: int) -> str:
-    return mark.to_bytes((mark.bit_length() + 7) // 8).decode()
 
 
 def _bounds(snapshot: str) -> tuple[int, int]:

@@ -4,21 +4,32 @@ Times are microseconds since 2000-01-01T00:00:00Z here, as `Database` exchanges 
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 from typing import Any, NamedTuple, TypeAlias
 
+import msgspec
 from msgspec.structs import replace
 
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.jobs import columns
-from emitd_handlers.jobs.columns import JOB_COLUMNS, NULLABLE, TRANSITION_COLUMNS, UPDATED_COLUMNS
+from emitd_handlers.jobs.columns import (
+    JOB_COLUMNS,
+    NULLABLE,
+    TRANSITION_COLUMNS,
+    UPDATED_COLUMNS,
+    transition_to_row,
+)
+from emitd_handlers.jobs.postgres.database import Connection, StartAgain
 from emitd_handlers.jobs.postgres.schema import Tables
 from emitd_handlers.jobs.source import Job
+from emitd_handlers.jobs.transaction import Work, encode_receipts, is_tick
 from emitd_handlers.record import JobStatus, LogRecord
 
 #: The values of one row to write.
 Values: TypeAlias = Sequence[Any]
+
+_encode = msgspec.json.Encoder().encode
 
 MAX_BIGINT = 2**63 - 1
 #: From 1970 to 2000, in microseconds.
@@ -29,6 +40,8 @@ MAX_KEY_BYTES = 2000
 #: U+0000, and half a surrogate pair.
 _unstorable = re.compile("[\0\ud800-\udfff]")
 
+#: PostgreSQL has no room for 256 MB in one JSON value.
+MAX_STATEMENT_BYTES = 64 * 1024 * 1024
 #: A notification that would be larger says `many`. PostgreSQL takes less than 8,000.
 MAX_PAYLOAD_BYTES = 4000
 
@@ -56,7 +69,7 @@ job_from_row = partial(columns.job_from_row, unix_nano)
 
 
 def job_to_row(job: Job) -> Values:
-    """Return the values of a new row, in the order of its part in `WriteStatements`."""
+    """Return the values of a new row, in the order of its part in `ChangeWriter`."""
     return columns.job_to_row(job, job.labels, _time_or_none)
 
 
@@ -191,8 +204,8 @@ _PARTS = (
 )
 
 
-class WriteStatements:
-    """Makes the one statement by which a transaction writes all its changes, for the tables of one store.
+class ChangeWriter:
+    """Writes all changes of a transaction with one statement.
 
     It has a part for each kind of row that there is: new jobs, jobs of which anything may have changed, jobs with mere
     progress, transitions; and the transaction's own row and its notification. A part gets its rows as one JSON text:
@@ -202,21 +215,65 @@ class WriteStatements:
 
     def __init__(self, tables: Tables) -> None:
         self._tables = tables
-        self._texts: dict[tuple[bool, ...], str] = {}
+        #: By the parts that are present.
+        self._statements: dict[tuple[bool, ...], str] = {}
 
-    def text(self, present: tuple[bool, ...]) -> str:
-        """Return the statement with the parts that are present, of new jobs, changed ones, progress, transitions.
+    async def write(self, connection: Connection, work: Work, removed: Sequence[str] = ()) -> None:
+        """Write the changes of jobs, in the transaction that has locked them; `removed` are deleted jobs."""
+        created: list[Values] = []
+        updated: list[Values] = []
+        ticked: list[Values] = []
+        job_ids = list(removed)
+        now = work.now_unix_nano - work.now_unix_nano % 1000
+        for item in work.changed():
+            job, before = item.job, item.before
+            job_ids.append(job.job_id)
+            if before is None:
+                created.append(job_to_row(job))
+            elif job.update_time_unix_nano == now and is_tick(before, job):
+                ticked.append(tick_to_row(before, job))
+            else:
+                updated.append([before.revision, *job_to_row(job)])
+        if not job_ids and not work.receipts:
+            return
+        noted = [transition_to_row(job_id, transition) for job_id, transition in work.transitions]
+        commit = (_encode(job_ids).decode(), encode_receipts(work.receipts), len(work.receipts))
+        parts: Sequence[Sequence[Values]] = (created, updated, ticked, noted)
+        texts = [_encode(rows) for rows in parts]
+        if sum(map(len, texts)) <= MAX_STATEMENT_BYTES:
+            await self._execute(connection, pg_time(now), commit, parts, texts)
+            return
+        # Part by part, in the same order; the last statement has none of them.
+        for index, rows in enumerate(parts):
+            for some in _divided(rows):
+                one = tuple([some if place == index else () for place in range(len(parts))])
+                await self._execute(connection, pg_time(now), (None, None, 0), one, list(map(_encode, one)))
+        await self._execute(connection, pg_time(now), commit, ((),) * len(parts), [])
 
-        Its parameters: the time of receipt; the ids of the changed jobs as a JSON text, or None to
-        leave out the transaction's row; the receipts, or None; their number; and a JSON text for each part. It returns
-        one row, which begins with the number of rows that the parts have written.
-        """
-        text = self._texts.get(present)
-        if text is None:
-            text = self._texts[present] = self._put_together(present)
-        return text
+    async def _execute(
+        self,
+        connection: Connection,
+        now: int,
+        commit: tuple[str | None, bytes | None, int],
+        parts: Sequence[Sequence[Values]],
+        texts: Sequence[bytes],
+    ) -> None:
+        present = tuple([bool(rows) for rows in parts])
+        statement = self._statements.get(present)
+        if statement is None:
+            statement = self._statements[present] = self._put_together(present)
+        parameters = [text.decode() for text, rows in zip(texts, parts, strict=False) if rows]
+        ((count, *_),) = await connection.fetch(statement, now, *commit, *parameters)
+        if count != sum(map(len, parts)):
+            raise StartAgain  # another transaction has made one of the jobs
 
     def _put_together(self, present: Sequence[bool]) -> str:
+        """Return the statement with some of the parts.
+
+        Its parameters: the time of receipt; the ids of the changed jobs as a JSON text, or None to leave out the
+        transaction's row; the receipts, or None; their number; and a JSON text for each part. It returns one row, which
+        begins with the number of rows that the parts have written.
+        """
         tables = self._tables
         condition = "true"
         ctes: list[str] = []
@@ -247,6 +304,16 @@ class WriteStatements:
             SELECT {" + ".join(counts) or 0}, pg_current_xact_id()::xid, $1::timestamptz,
                 CASE WHEN $2::text <> '[]' THEN pg_notify('{tables.channel}', {payload}) END
         """
+
+
+def _divided(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
+    """Yield the rows in parts that are small enough for a statement."""
+    if len(rows) > 1 and len(_encode(rows)) > MAX_STATEMENT_BYTES:
+        middle = len(rows) // 2
+        yield from _divided(rows[:middle])
+        yield from _divided(rows[middle:])
+    elif rows:
+        yield rows
 
 
 def _rows(part: _Part, number: int) -> str:

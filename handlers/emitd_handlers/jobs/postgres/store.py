@@ -4,22 +4,23 @@ It uses a pool of connections, and one that listens to what other processes do. 
 """
 
 import asyncio
-from collections.abc import Awaitable, Callable, Container, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Container, Sequence
 from contextlib import suppress
 from typing import TypeVar
 
 import msgspec
+from msgspec.structs import asdict
 
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.diagnostics import report as report_to_operator
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.database_url import DatabaseUrl
-from emitd_handlers.jobs.postgres.database import FAILURES, Connection, Database, advice, reason
+from emitd_handlers.jobs.postgres.database import FAILURES, Connection, Database, Row, advice, reason
 from emitd_handlers.jobs.postgres.listener import Listener, OnForeignChange
 from emitd_handlers.jobs.postgres.queries import JobQueries
 from emitd_handlers.jobs.postgres.schema import DEFAULT_TABLE, Tables, migrate
 from emitd_handlers.jobs.postgres.writer import PostgresJobs
-from emitd_handlers.jobs.source import Job, JobPage, JobQuery, TransitionPage, TransitionQuery
+from emitd_handlers.jobs.source import Job
 from emitd_handlers.jobs.store import Applied, JobHistory, Removed, Retention
 from emitd_handlers.jobs.transaction import DEFAULT_RULES, Rules
 from emitd_handlers.outcome import RecentCommit
@@ -36,12 +37,13 @@ PRUNE_SECONDS = 30.0
 class _Opened(msgspec.Struct, frozen=True):
     """The parts that use the open database."""
 
+    #: Those of `Tables`.
+    names: dict[str, str]
     jobs: PostgresJobs
-    queries: JobQueries
     listener: Listener
 
 
-class PostgresJobStore:
+class PostgresJobStore(JobQueries):
     """A `SharedJobStore`, whose methods are described there. `on_foreign_change` is called in the event loop."""
 
     def __init__(
@@ -87,8 +89,8 @@ class PostgresJobStore:
                 ) from error
             raise
         self._opened = _Opened(
+            asdict(tables),
             jobs,
-            JobQueries(self._database, tables),
             Listener(
                 self._database.connect,
                 tables.channel,
@@ -128,31 +130,10 @@ class PostgresJobStore:
     async def remove_ended(self, retention: Retention, limit: int) -> Removed:
         return await self._with(lambda opened: opened.jobs.remove_ended(retention, limit))
 
-    async def get(self, job_id: str) -> Job | None:
-        return await self._with(lambda opened: opened.queries.get(job_id))
-
-    async def list(self, query: JobQuery) -> JobPage:
-        return await self._with(lambda opened: opened.queries.list(query))
-
-    async def list_transitions(self, query: TransitionQuery) -> TransitionPage | None:
-        return await self._with(lambda opened: opened.queries.list_transitions(query))
-
-    async def load_history(self, job_id: str, after_revision: int | None) -> JobHistory | None:
-        return await self._with(lambda opened: opened.queries.load_history(job_id, after_revision))
-
     async def recent_commits(self, limit: int) -> Sequence[RecentCommit]:
-        commits = await self._with(lambda opened: opened.queries.recent_commits(limit))
+        commits = await super().recent_commits(limit)
         self._kept_receipts = limit
         return commits
-
-    async def revisions(self, job_ids: Sequence[str]) -> Mapping[str, int]:
-        return await self._with(lambda opened: opened.queries.revisions(job_ids))
-
-    async def changes_since(self, mark: int | None) -> tuple[int, Sequence[str]]:
-        return await self._with(lambda opened: opened.queries.changes_since(mark))
-
-    async def load_many(self, job_ids: Sequence[str]) -> Sequence[Job]:
-        return await self._with(lambda opened: opened.queries.load_many(job_ids))
 
     async def _prepare_tables(self, connection: Connection) -> Tables:
         if connection.get_server_version().major < MIN_MAJOR_VERSION:
@@ -176,6 +157,9 @@ class PostgresJobStore:
 
     def _report_of_database(self, line: str) -> None:
         self._report(f"database '{self._name}': {line}")
+
+    async def _fetch(self, query: str, *arguments: object) -> Sequence[Row]:
+        return await self._with(lambda opened: self._database.fetch(query.format(**opened.names), *arguments))
 
     async def _with(self, call: Callable[[_Opened], Awaitable[T]]) -> T:
         """Return what a call does with the open database. Raises HandlerUnavailable for whatever goes wrong with it."""

@@ -15,9 +15,8 @@ phase 1. A transaction in phase 1 can also wait for one in phase 2 or 3, but not
 locked rows (the end of leases, retention) do not wait for locks.
 """
 
-from collections.abc import Container, Iterator, Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from operator import is_
-from typing import TypeAlias
 
 import asyncpg
 import msgspec
@@ -25,20 +24,16 @@ import msgspec
 from emitd_handlers.clock import NANOS_A_SECOND, STEP_PAUSE_SECONDS, Clock, StepWatch
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.errors import RecordInvalid
-from emitd_handlers.jobs.columns import transition_to_row
 from emitd_handlers.jobs.merge import Merged, expire, put_off, request_cancel, unwatched_since
-from emitd_handlers.jobs.postgres.database import Connection, Database, StartAgain
+from emitd_handlers.jobs.postgres.database import Connection, Database
 from emitd_handlers.jobs.postgres.rows import (
     JOB_NAMES,
-    Values,
-    WriteStatements,
+    ChangeWriter,
     check_record,
     cleaned,
     is_storable,
     job_from_row,
-    job_to_row,
     pg_time,
-    tick_to_row,
     unix_nano,
 )
 from emitd_handlers.jobs.postgres.schema import Tables, lease_slot
@@ -51,16 +46,12 @@ from emitd_handlers.jobs.transaction import (
     Rules,
     Work,
     as_read,
-    encode_receipts,
-    is_tick,
     job_ids_of,
     openers_of,
 )
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import LogRecord
 
-#: PostgreSQL has no room for 256 MB in one JSON value.
-MAX_STATEMENT_BYTES = 64 * 1024 * 1024
 #: How many leases end in one pass at most; the others in the next.
 MAX_EXPIRED = 1000
 #: Rows of the table of commits that one call removes.
@@ -70,10 +61,6 @@ KEPT_COMMITS = "10 minutes"
 MICROSECONDS_A_SECOND = 1_000_000
 #: The errors of the database, or of asyncpg, for a text or a key that cannot be stored.
 _UNSTORABLE = (asyncpg.DataError, asyncpg.ProgramLimitExceededError, UnicodeEncodeError)
-
-#: The ids of changed jobs as a JSON text, their receipts, and how many: as `WriteStatements` takes them.
-_Commit: TypeAlias = tuple[str | None, bytes | None, int]
-_NO_COMMIT: _Commit = (None, None, 0)
 
 _encode = msgspec.json.Encoder().encode
 
@@ -96,7 +83,7 @@ class PostgresJobs:
         self._clock = clock or Clock()
         self._steps = StepWatch(self._clock)
         self._rules = rules
-        self._statements = WriteStatements(tables)
+        self._write = ChangeWriter(tables).write
         # The second query comes last, and so has the time after all locks.
         self._lock = f"""
             SELECT * FROM (
@@ -230,52 +217,6 @@ class PostgresJobs:
         job, work = await self._database.transact(work_on)
         return job, work.changes(interest) if job is not None else ()
 
-    async def _write(self, connection: Connection, work: Work, removed: Sequence[str] = ()) -> None:
-        """Write the changes of jobs, in the transaction that has locked them; `removed` are deleted jobs."""
-        created: list[Values] = []
-        updated: list[Values] = []
-        ticked: list[Values] = []
-        job_ids = list(removed)
-        now = work.now_unix_nano - work.now_unix_nano % 1000
-        for item in work.changed():
-            job, before = item.job, item.before
-            job_ids.append(job.job_id)
-            if before is None:
-                created.append(job_to_row(job))
-            elif job.update_time_unix_nano == now and is_tick(before, job):
-                ticked.append(tick_to_row(before, job))
-            else:
-                updated.append([before.revision, *job_to_row(job)])
-        if not job_ids and not work.receipts:
-            return
-        noted = [transition_to_row(job_id, transition) for job_id, transition in work.transitions]
-        commit = (_encode(job_ids).decode(), encode_receipts(work.receipts), len(work.receipts))
-        parts: Sequence[Sequence[Values]] = (created, updated, ticked, noted)
-        texts = [_encode(rows) for rows in parts]
-        if sum(map(len, texts)) <= MAX_STATEMENT_BYTES:
-            await self._execute(connection, pg_time(now), commit, parts, texts)
-            return
-        # Part by part, in the same order; the last statement has none of them.
-        for index, rows in enumerate(parts):
-            for some in _divided(rows):
-                one = tuple([some if place == index else () for place in range(len(parts))])
-                await self._execute(connection, pg_time(now), _NO_COMMIT, one, list(map(_encode, one)))
-        await self._execute(connection, pg_time(now), commit, ((),) * len(parts), [])
-
-    async def _execute(
-        self,
-        connection: Connection,
-        now: int,
-        commit: _Commit,
-        parts: Sequence[Sequence[Values]],
-        texts: Sequence[bytes],
-    ) -> None:
-        statement = self._statements.text(tuple([bool(rows) for rows in parts]))
-        parameters = [text.decode() for text, rows in zip(texts, parts, strict=False) if rows]
-        ((count, *_),) = await connection.fetch(statement, now, *commit, *parameters)
-        if count != sum(map(len, parts)):
-            raise StartAgain  # another transaction has made one of the jobs
-
     async def _apply(self, records: Sequence[LogRecord], interest: Container[str]) -> Applied:
         job_ids = job_ids_of(records)
         openers = openers_of(records)
@@ -408,16 +349,6 @@ class PostgresJobs:
             return status == f"DELETE {MAX_PRUNED}"
 
         return await self._database.transact(work_on)
-
-
-def _divided(rows: Sequence[Values]) -> Iterator[Sequence[Values]]:
-    """Yield the rows in parts that are small enough for a statement."""
-    if len(rows) > 1 and len(_encode(rows)) > MAX_STATEMENT_BYTES:
-        middle = len(rows) // 2
-        yield from _divided(rows[:middle])
-        yield from _divided(rows[middle:])
-    elif rows:
-        yield rows
 
 
 def _before(parameter: int) -> str:

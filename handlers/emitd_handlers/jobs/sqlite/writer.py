@@ -7,6 +7,7 @@ and runs in the thread of the writing connection.
 import sqlite3
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from operator import itemgetter
 from typing import Any
 
 from emitd_handlers.clock import NANOS_A_SECOND, STEP_PAUSE_SECONDS, Clock, StepWatch
@@ -33,7 +34,6 @@ from emitd_handlers.jobs.transaction import (
     Opening,
     ReadJob,
     Rules,
-    StoredReceipt,
     Work,
     encode_receipts,
     is_tick,
@@ -86,6 +86,9 @@ SELECT_OPENING = """
 """
 
 
+_first = itemgetter(0)
+
+
 class CachedJob(ReadJob, gc=False):
     """A job, its row, and whether it is too large to be kept in memory."""
 
@@ -117,6 +120,8 @@ class SqliteJobs:
         self._cache: dict[str, CachedJob] = {}
         #: The value of `PRAGMA data_version` for which the cache is right.
         self._data_version = -1
+        #: When a pass last saw that there was no lease to watch, by the wall clock.
+        self._no_lease_at = 0
         self._last_rowid = 0
         #: The number of all records with a record_id so far.
         self._last_number = 0
@@ -142,7 +147,12 @@ class SqliteJobs:
     ) -> Sequence[JobHistory]:
         """Make one pass over the leases; see `JobStore.end_expired`. By the server's clocks."""
         begun_at = self._clock.steady()  # the transaction may have to wait for another process's
+        works = self._data_version >= 0
         with self._transaction(connection) as (now, wall):
+            if works and connection.execute(f"{SELECT_LEASES} LIMIT 1").fetchone() is None:
+                self._no_lease_at = wall  # as good as a stamp, and costs no sync
+                self._steps.settle()
+                return ()
             self._stamp_pass(connection, wall, interval_seconds)
             waited = self._clock.steady() - begun_at + int(waited_seconds * NANOS_A_SECOND)
             latest = time_text(wall - waited)
@@ -290,17 +300,13 @@ class SqliteJobs:
                 values += transition_to_row(job_id, transition)
             INSERT_TRANSITIONS.run(connection, values)
         if work.receipts:
-            self._last_number += len(work.receipts)
-            self._write_receipts(connection, work.receipts, now)
+            number = self._last_number = self._last_number + len(work.receipts)
+            values = [number, encode_receipts(work.receipts), time_text(now)]
+            connection.execute("INSERT INTO job_receipts VALUES (?, ?, ?)", values)
+            connection.execute(
+                "DELETE FROM job_receipts WHERE last_number <= ?", (number - self._receipt_limit,)
+            )
         return written
-
-    def _write_receipts(
-        self, connection: sqlite3.Connection, receipts: Sequence[StoredReceipt], now: int
-    ) -> None:
-        number = self._last_number
-        values = (number, encode_receipts(receipts), time_text(now))
-        connection.execute("INSERT INTO job_receipts VALUES (?, ?, ?)", values)
-        connection.execute("DELETE FROM job_receipts WHERE last_number <= ?", (number - self._receipt_limit,))
 
     def _stamp_pass(self, connection: sqlite3.Connection, now: int, interval_seconds: float) -> None:
         """Record this pass; put off the ends of all leases after a gap, or a step of the clock."""
@@ -309,7 +315,7 @@ class SqliteJobs:
             connection.execute("INSERT INTO job_lease_watch VALUES (?)", (time_text(now),))
         else:
             connection.execute("UPDATE job_lease_watch SET passed_at = ?", (time_text(now),))
-        passed_at = read_time(row[0]) if row else 0
+        passed_at = max(read_time(row[0]) if row else 0, self._no_lease_at)
         since = unwatched_since(passed_at, now, interval_seconds, self._steps.set_by)
         if since is None:
             return
@@ -342,10 +348,6 @@ def _find_openings(connection: sqlite3.Connection, records: Sequence[LogRecord])
 def _text_before(now_unix_nano: int, seconds: float) -> str:
     """Return the time that many seconds ago, but not before 1970."""
     return time_text(max(0, now_unix_nano - int(seconds * NANOS_A_SECOND)))
-
-
-def _first(row: Sequence[Any]) -> Any:
-    return row[0]
 
 
 def _is_large(job: Job) -> bool:

@@ -9,6 +9,7 @@ none is missed.
 import asyncio
 from collections.abc import Sequence
 
+from emitd_handlers.clock import is_set_within
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.store import JobHistory, SharedJobStore
@@ -104,14 +105,7 @@ class ChangePoller:
                     self._report(f"could not look for changes of jobs by others: {error!r}")
                 self._noticed |= noticed
                 await asyncio.sleep(self._interval)
-            await self._wait(next_look - clock())
-
-    async def _wait(self, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(max(0.0, seconds)):
-                await self._woken.wait()
-        except TimeoutError:
-            pass
+            await is_set_within(self._woken, next_look - clock())
 
     async def _look_at_all(self) -> None:
         known = self._publisher.broadcaster.known()

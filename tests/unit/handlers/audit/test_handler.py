@@ -21,9 +21,11 @@ from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerError, HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord, audit_fingerprint
-from emitd_handlers.settings import Delivery
+from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_handlers.text.uuid7 import uuid7
 from emitd_handlers.tlog.merkle import leaf_hash
+from emitd_server.dispatch.deliveries import CommittedDelivery
+from emitd_server.memory import MemoryAccount
 
 TIME = 1_795_405_140_000_000_000
 
@@ -203,14 +205,16 @@ async def test_times_of_receipt_never_decrease(path: Path) -> None:
     assert [line["timestamp"][-3:] for line in lines] == ["05Z", "03Z", "07Z", "01Z", "08Z"]
 
 
-async def test_those_who_wait_share_the_next_sync(path: Path) -> None:
-    """While one group is synced, all that comes waits, and is then written and synced at once."""
+async def test_calls_that_wait_share_the_next_sync(path: Path) -> None:
+    """While one group is synced, all calls that come wait, and are then written and synced at once."""
     async with running(path, disk := GatedDisk()) as handler:
+        memory = MemoryAccount(1 << 30)
+        delivery = CommittedDelivery(handler, CommittedSettings(), 1000, lambda _: None, memory)
         disk.start_counting()
         disk.gate.clear()
-        first = asyncio.create_task(handler.emit_batch([event(0)]))
+        first = asyncio.create_task(delivery.take([event(0)], 1))
         await asyncio.to_thread(disk.at_gate.wait, 10)
-        others = [asyncio.create_task(handler.emit_batch([event(number)])) for number in range(1, 100)]
+        others = [asyncio.create_task(delivery.take([event(number)], 1)) for number in range(1, 100)]
         await asyncio.sleep(0)
         assert not first.done()
         disk.gate.set()

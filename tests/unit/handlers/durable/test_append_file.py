@@ -38,10 +38,6 @@ class FailingDisk(Disk):
         self._pass("sync")
         super().sync(fd)
 
-    def link(self, source: Path, target: Path) -> None:
-        self._pass("link")
-        super().link(source, target)
-
     def remove(self, path: Path) -> None:
         self._pass("remove")
         super().remove(path)

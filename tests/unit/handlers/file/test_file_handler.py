@@ -21,8 +21,10 @@ from emitd_handlers.log_source import LogFilter, LogQuery
 from emitd_handlers.outcome import Committed, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.record_text import LineFormat
-from emitd_handlers.settings import Delivery
+from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_handlers.testing import make_record
+from emitd_server.dispatch.deliveries import CommittedDelivery
+from emitd_server.memory import MemoryAccount
 
 HOUR = 3600 * 10**9
 
@@ -291,7 +293,8 @@ async def test_committed_lines_are_synced_together_and_queued_ones_are_not(path:
     disk = FullDisk()
     handler = make_handler(path, disk=disk, delivery=Delivery.COMMITTED)
     await handler.start()
-    outcomes = await asyncio.gather(*(handler.emit_batch(lines(1, number)) for number in range(20)))
+    delivery = CommittedDelivery(handler, CommittedSettings(), 10, lambda _: None, MemoryAccount(1 << 30))
+    outcomes = await asyncio.gather(*(delivery.take(lines(1, number), 1) for number in range(20)))
     assert all(outcome == [Committed()] for outcome in outcomes)
     assert disk.syncs == 1
     await handler.stop()

@@ -15,7 +15,6 @@ import pytest
 
 from emitd_handlers.durable.disk import Disk
 from emitd_handlers.errors import HandlerUnavailable, JobQueryInvalid, RecordInvalid
-from emitd_handlers.jobs import handler as database_job
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler, DatabaseJobSettings
 from emitd_handlers.jobs.source import Job, JobQuery, JobSource
@@ -24,8 +23,10 @@ from emitd_handlers.jobs.sqlite.database import SqliteConnection, make_database_
 from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
-from emitd_handlers.settings import Delivery
+from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_handlers.testing import make_record
+from emitd_server.dispatch.deliveries import CommittedDelivery
+from emitd_server.memory import MemoryAccount
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
 #: The loop alone would not keep them.
@@ -34,6 +35,10 @@ _blocking: set[asyncio.Task[None]] = set()
 
 def make_handler(path: Path) -> DatabaseJobHandler:
     return DatabaseJobHandler(DatabaseJobSettings(database=DatabaseUrl(path)), name="jobs")
+
+
+def delivery_of(handler: DatabaseJobHandler) -> CommittedDelivery:
+    return CommittedDelivery(handler, CommittedSettings(), 1000, lambda _: None, MemoryAccount(1 << 30))
 
 
 @asynccontextmanager
@@ -139,11 +144,12 @@ async def test_concurrent_calls_share_transactions(handler: DatabaseJobHandler) 
     statements: list[str] = []
     await writer(handler).run(lambda connection: connection.set_trace_callback(statements.append))
     gate = await block(handler)
-    calls = [asyncio.create_task(handler.emit_batch([report("first")]))]
+    delivery = delivery_of(handler)
+    calls = [asyncio.create_task(delivery.take([report("first")], 1))]
     await asyncio.sleep(0.01)
     for number in range(20):
         batch = [report(f"j{number}", progress=index) for index in range(3)]
-        calls.append(asyncio.create_task(handler.emit_batch(batch)))
+        calls.append(asyncio.create_task(delivery.take(batch, 1)))
     await asyncio.sleep(0.01)
     gate.set()
     _, *answers = await asyncio.gather(*calls)
@@ -362,10 +368,11 @@ async def test_a_database_that_fails_refuses_the_whole_group(handler: DatabaseJo
             "CREATE TEMP TRIGGER full BEFORE INSERT ON main.job_logs BEGIN SELECT raise(ABORT, 'disk full'); END"
         )
     )
-    calls = [handler.emit_batch([report(job_id)]) for job_id in ("a", "b")]
-    for answer in await asyncio.gather(*calls, return_exceptions=True):
-        assert isinstance(answer, HandlerUnavailable)
-        assert "disk full" in str(answer)
+    delivery = delivery_of(handler)
+    for (answer,) in await asyncio.gather(*(delivery.take([report(job_id)], 1) for job_id in ("a", "b"))):
+        assert isinstance(answer, Refused)
+        assert isinstance(answer.error, HandlerUnavailable)
+        assert "disk full" in str(answer.error)
     assert (await get(handler, "a")).revision == 1
     await writer(handler).run(lambda connection: connection.execute("DROP TRIGGER full"))
     assert [receipt(o).revision for o in await handler.emit_batch([report("a"), report("b")])] == [2, 1]
@@ -484,9 +491,9 @@ async def test_an_old_sqlite_is_refused(path: Path, monkeypatch: pytest.MonkeyPa
         await make_handler(path).start()
 
 
-async def test_a_single_batch_may_exceed_a_group(handler: DatabaseJobHandler) -> None:
-    """It is committed whole."""
-    count = database_job.MAX_GROUP_RECORDS + 1
+async def test_a_large_batch_is_committed_whole(handler: DatabaseJobHandler) -> None:
+    """In one transaction, however many reports it has."""
+    count = 5_000
     outcomes = await handler.emit_batch([report(f"j{number}") for number in range(count)])
     assert not [outcome for outcome in outcomes if isinstance(outcome, Refused)]
     assert len(outcomes) == count

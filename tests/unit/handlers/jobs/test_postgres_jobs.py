@@ -12,7 +12,6 @@ from msgspec.structs import replace
 
 from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.jobs.merge import merge
-from emitd_handlers.jobs.postgres import writer
 from emitd_handlers.jobs.postgres.database import CommitLost, Database, StartAgain
 from emitd_handlers.jobs.postgres.rows import MAX_KEY_BYTES
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
@@ -233,7 +232,7 @@ async def test_a_batch_that_is_too_large_for_one_statement_is_written_in_several
     store: PostgresJobStore, monkeypatch: pytest.MonkeyPatch, postgres: PostgresBackend
 ) -> None:
     """And is one transaction all the same."""
-    monkeypatch.setattr(writer, "MAX_STATEMENT_BYTES", 600)
+    monkeypatch.setattr("emitd_handlers.jobs.postgres.rows.MAX_STATEMENT_BYTES", 600)
     ids = [f"j{number}" for number in range(20)]
     await applied(store, *[report(job_id, record_id=job_id) for job_id in ids])
     await applied(store, *[report(job_id, progress=1) for job_id in ids[:10]])

@@ -464,9 +464,33 @@ def test_a_lease_that_ran_out_in_a_gap_of_two_intervals_has_run_out(base: Base, 
 
 def test_the_stamp_is_of_the_last_pass_alone(base: Base, times: Times) -> None:
     """One row, by the server's clock, also where nothing was to be done."""
+    base.apply(report("a", lease_seconds=60))
     times.pass_after(3)
     times.pass_after(4)
     assert base.rows("SELECT passed_at FROM job_lease_watch") == [("2026-11-23 03:39:07.123456",)]
+
+
+def test_a_pass_without_a_lease_writes_nothing(base: Base, times: Times) -> None:
+    """Not even its stamp; a lease that begins later is watched from its beginning all the same."""
+    times.pass_after(3)
+    stamp = base.rows("SELECT passed_at FROM job_lease_watch")
+    for _ in range(10):
+        assert times.pass_after(10) == []
+    assert base.rows("SELECT passed_at FROM job_lease_watch") == stamp
+    base.apply(report("a", lease_seconds=15, received=times.now))
+    assert times.pass_after(14) == []
+    assert times.pass_after(2) == ["a"]
+
+
+def test_a_pass_writes_after_a_failure(base: Base, times: Times) -> None:
+    """Only a write shows that the database takes reports again."""
+    times.pass_after(3)
+    base.connection.execute("CREATE TRIGGER t BEFORE INSERT ON job_logs BEGIN SELECT raise(FAIL, 'no'); END")
+    with pytest.raises(sqlite3.Error):
+        base.apply(report("a"))
+    stamp = base.rows("SELECT passed_at FROM job_lease_watch")
+    times.pass_after(3)
+    assert base.rows("SELECT passed_at FROM job_lease_watch") != stamp
 
 
 def test_a_clock_that_was_set_back_ends_no_lease_early(base: Base, times: Times) -> None:
