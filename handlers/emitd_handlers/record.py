@@ -164,9 +164,8 @@ def job_content(
     )
 
 
-def name_of(record: LogRecord) -> str | None:
-    """Return the name of a record's event, or the type of its job; None: it has none."""
-    payload = record.payload
+def name_of(payload: Payload | None) -> str | None:
+    """Return the name of an event, or the type of a report's job; None: there is none."""
     if isinstance(payload, AuditEvent):
         return payload.event_name
     return (payload.job_type or None) if isinstance(payload, JobStatus) else None

@@ -55,6 +55,18 @@ class Caller(msgspec.Struct, frozen=True):
     scope: Scope = EVERYTHING
     #: That of the other end of the connection; empty for the process itself, and where nobody is asked for a name.
     address: str = ""
+    #: Whether records keep it.
+    keeps_address: bool = False
+
+    @property
+    def kept_address(self) -> str:
+        """The address, if records keep it."""
+        return self.address if self.keeps_address else ""
+
+    @property
+    def submitted_by(self) -> str:
+        """The principal's name; empty: nobody was asked for it."""
+        return "" if self.is_anonymous else self.principal.name
 
     @property
     def is_anonymous(self) -> bool:

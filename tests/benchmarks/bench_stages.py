@@ -63,14 +63,14 @@ def stages(batch: int, folder: Path) -> dict[str, float]:
     """The stages of a batch of audit events, in order."""
     datas = requests("audit", batch, ROUNDS, count())
     reader = RecordReader(LimitSettings(), time.time_ns)
-    wire = [log_service_pb2.EmitBatchRequest.FromString(data).records for data in datas]
-    batches = [reader.read_all(each, batch)[0] for each in wire]
+    wire = [(log_service_pb2.EmitBatchRequest.FromString(data).records, data) for data in datas]
+    batches = [reader.read_all(*each)[0] for each in wire]
     lines = [[encode_line(record) for record in records] for records in batches]
     texts = [b"\n".join(each) for each in lines]
     descriptor = os.open(folder / "stages", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     result = {
         "parse": typical(log_service_pb2.EmitBatchRequest.FromString, datas, batch),
-        "validate and convert": typical(lambda each: reader.read_all(each, batch), wire, batch),
+        "validate and convert": typical(lambda each: reader.read_all(*each), wire, batch),
         "encode": typical(lambda each: [encode_line(record) for record in each], batches, batch),
         "hash": typical(lambda each: [leaf_hash(line) for line in each], lines, batch),
         "write": typical(lambda each: os.write(descriptor, each), texts, batch),
@@ -87,7 +87,7 @@ async def dispatch(batch: int) -> float:
     async with LoggingService([_Nothing()]) as service:
         for data in requests("audit", batch, ROUNDS, count()):
             request = log_service_pb2.EmitBatchRequest.FromString(data)
-            records, _, _ = reader.read_all(request.records, len(data))
+            records, _, _ = reader.read_all(request.records, data)
             begin = time.process_time()
             await service.dispatch(records)
             costs.append(time.process_time() - begin)

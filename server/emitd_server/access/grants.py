@@ -7,6 +7,7 @@ those grants have together. All else is denied.
 from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
+from emitd_handlers.columns import Columns, RecordColumns, columns_of
 from emitd_handlers.errors import EmitdError, RecordForbidden, RecordInvalid
 from emitd_handlers.principal import Principal
 from emitd_handlers.record import Level, LogRecord, name_of
@@ -86,12 +87,15 @@ class RecordJudge:
 
     def refused(self, records: Sequence[LogRecord], caller: Caller) -> Mapping[int, EmitdError]:
         """Return the errors of the records that are not for this caller to send, by their place."""
-        kinds = [(record.level, record.source, name_of(record)) for record in records]
+        columns = columns_of(records)
+        kinds: list[_Kind] = list(zip(columns.level, columns.source, _names(columns), strict=True))
         known = self._problems.setdefault(caller.scope, {})
         if len(known) + len(self._problems) > MAX_REMEMBERED:
             self._problems = {caller.scope: (known := {})}
         bad: dict[_Kind, tuple[str, str]] = {}
         for kind in set(kinds):
+            if kind[0] is None:  # a bad record, which is refused for that
+                continue
             problem = known.get(kind)
             if problem is None:
                 problem = known[kind] = _problem(caller.scope, *kind)
@@ -99,7 +103,12 @@ class RecordJudge:
                 bad[kind] = problem
         if not bad:
             return {}
-        return {place: _error(caller, *bad[kind]) for place, kind in enumerate(kinds) if kind in bad}
+        return {place: refusal(caller, *bad[kind]) for place, kind in enumerate(kinds) if kind in bad}
+
+
+def _names(records: RecordColumns) -> Sequence[str | None]:
+    payloads = records.payload
+    return payloads.event_name if isinstance(payloads, Columns) else list(map(name_of, payloads))
 
 
 def _problem(scope: Scope, level: Level, source: str, name: str | None) -> tuple[str, str]:
@@ -121,7 +130,8 @@ def _problem(scope: Scope, level: Level, source: str, name: str | None) -> tuple
     return "", ""
 
 
-def _error(caller: Caller, field: str, problem: str) -> EmitdError:
+def refusal(caller: Caller, field: str, problem: str) -> EmitdError:
+    """Return the error for a record that is not for its caller to send."""
     if caller.is_anonymous:  # no grant could allow it
         return RecordInvalid(field, problem)
     return RecordForbidden(field, f"{problem}, for '{caller.principal.name}'")

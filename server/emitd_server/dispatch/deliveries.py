@@ -14,6 +14,7 @@ from math import inf
 import msgspec
 
 from emitd_handlers.base import BaseLogHandler
+from emitd_handlers.columns import columns_of
 from emitd_handlers.diagnostics import Report, Throttle
 from emitd_handlers.errors import (
     HandlerError,
@@ -165,7 +166,8 @@ class CommittedDelivery:
                     self._start([call])
 
     def _start(self, calls: Sequence[_Call]) -> asyncio.Task[Outcomes]:
-        records = calls[0].records if len(calls) == 1 else [each for call in calls for each in call.records]
+        first, *rest = [columns_of(call.records) for call in calls]
+        records = first.joined_with(rest)
         task = asyncio.get_running_loop().create_task(self._window.commit_once(records, self._emit_batch))
         self._tasks.add(task)
         task.add_done_callback(lambda task: self._on_end(task, calls))

@@ -15,6 +15,7 @@ from typing import Protocol, Self
 from emitd_handlers.audit.source import AuditSource
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.clock import Clock, is_set_within
+from emitd_handlers.columns import RecordColumns, columns_of
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.errors import AuditNotFound
 from emitd_handlers.jobs.source import JobSource, ManagedJobSource
@@ -279,12 +280,11 @@ class Dispatcher:
             [next(outcomes) if record.level >= Level.AUDIT and not is_full else refused for record in records]
         )
 
-    async def _dispatch(self, records: Sequence[LogRecord], size: float = inf) -> Outcomes:
-        kinds: Sequence[Kind] = (
-            [(record.level, record.source) for record in records]
-            if self._by_source
-            else [record.level for record in records]
-        )
+    async def _dispatch(self, given: Sequence[LogRecord], size: float = inf) -> Outcomes:
+        records = columns_of(given)
+        kinds: Sequence[Kind] = records.level
+        if self._by_source:
+            kinds = list(zip(records.level, records.source, strict=True))
         route = self._route(frozenset(kinds))
         outcomes = await (
             route.only.take(records, size) if route.only else self._offer_all(route, records, kinds, size)
@@ -294,13 +294,11 @@ class Dispatcher:
         return outcomes
 
     async def _offer_all(
-        self, route: Route, records: Sequence[LogRecord], kinds: Sequence[Kind], size: float
+        self, route: Route, records: RecordColumns, kinds: Sequence[Kind], size: float
     ) -> Outcomes:
         outcomes: list[Outcome | None] = [
-            None
-            if kind in route.taken
-            else Refused(NoHandler(record.level, record.source if self._by_source else ""))
-            for record, kind in zip(records, kinds, strict=True)
+            None if kind in route.taken else Refused(NoHandler(level, source if self._by_source else ""))
+            for level, source, kind in zip(records.level, records.source, kinds, strict=True)
         ]
 
         async def offer(delivery: HandlerDelivery) -> None:
@@ -313,7 +311,10 @@ class Dispatcher:
             ]
             if share:
                 is_mixed = len(route.committed) > 1 and len(share) < len(records)
-                answers = await delivery.take([records[index] for index in share], inf if is_mixed else size)
+                answers = await delivery.take(
+                    records if len(share) == len(records) else [records[index] for index in share],
+                    inf if is_mixed else size,
+                )
                 for index, answer in zip(share, answers, strict=True):
                     outcomes[index] = merge(outcomes[index], answer)
 

@@ -3,10 +3,12 @@
 import asyncio
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
+from itertools import count, repeat
 from typing import TypeAlias
 
 import msgspec
 
+from emitd_handlers.columns import RecordColumns, columns_of
 from emitd_handlers.errors import RecordConflict
 from emitd_handlers.outcome import Committed, Outcome, Outcomes, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord, earlier_fingerprints
@@ -85,6 +87,7 @@ class IdempotencyWindow:
         A copy of a record that is being committed, by this call or another, waits for that commit; if it
         fails, the copy is committed instead.
         """
+        records = columns_of(records)
         keys, places = _keys_of_all(records)
         if self._are_new(records, keys):
             return await self._commit(records, keys, places, commit)
@@ -96,6 +99,7 @@ class IdempotencyWindow:
 
     def are_new(self, records: Sequence[LogRecord], seen: set[Key]) -> bool:
         """Whether no record is known here or in `seen`, which then has their keys too."""
+        records = columns_of(records)
         keys, _ = _keys_of_all(records)
         are_new = self._are_new(records, keys) and seen.isdisjoint(keys)
         seen.update(keys)
@@ -106,6 +110,7 @@ class IdempotencyWindow:
 
         Returns nothing at all if all are new. For a queued handler, which has a record as soon as its queue has it.
         """
+        records = columns_of(records)
         keys, places = _keys_of_all(records)
         if self._are_new(records, keys):
             self._claim(_Batch(), records, keys, places)
@@ -117,12 +122,12 @@ class IdempotencyWindow:
             answers.append(found and found[1].answer(found[0], record))
             if found is None:
                 own = list(_keys(record))
-                self._claim(_Batch(), [record], own, [0] * len(own))
+                self._claim(_Batch(), columns_of([record]), own, [0] * len(own))
                 self._keep(own)
         return answers
 
     async def _commit_some(
-        self, records: Sequence[LogRecord], todo: Sequence[int], commit: Commit, outcomes: dict[int, Outcome]
+        self, records: RecordColumns, todo: Sequence[int], commit: Commit, outcomes: dict[int, Outcome]
     ) -> Sequence[int]:
         """Answer the records that can be answered now; return the indexes of copies that waited for another commit."""
         fresh: dict[int, LogRecord] = {}
@@ -144,14 +149,14 @@ class IdempotencyWindow:
             else:
                 copies.append(index)
         if fresh:
-            new = list(fresh.values())
+            new = columns_of(list(fresh.values()))
             outcomes.update(zip(fresh, await self._commit(new, *_keys_of_all(new), commit), strict=True))
         for done in under_way:
             await done.wait()
         return copies
 
     async def _commit(
-        self, records: Sequence[LogRecord], keys: Sequence[Key], places: Sequence[int], commit: Commit
+        self, records: RecordColumns, keys: Sequence[Key], places: Sequence[int], commit: Commit
     ) -> Outcomes:
         """Commit new records: claim their keys, then remember those committed and free the others."""
         batch = _Batch(done=asyncio.Event())
@@ -183,18 +188,18 @@ class IdempotencyWindow:
         self._keep(keys)
 
     def _claim(
-        self, batch: _Batch, records: Sequence[LogRecord], keys: Sequence[Key], places: Sequence[int]
+        self, batch: _Batch, records: RecordColumns, keys: Sequence[Key], places: Sequence[int]
     ) -> None:
-        taken = [_Taken(batch, place, record.fingerprint) for place, record in enumerate(records)]
-        self._taken.update(zip(keys, [taken[place] for place in places], strict=True))
+        taken = list(map(_Taken, repeat(batch), count(), records.fingerprint))
+        self._taken.update(zip(keys, map(taken.__getitem__, places), strict=True))
 
     def _keep(self, keys: Sequence[Key]) -> None:
         """Remember keys whose outcomes are known, and forget the oldest."""
         self._order.extend(keys)
-        while len(self._order) > self._capacity:
+        for _ in range(len(self._order) - self._capacity):
             del self._taken[self._order.popleft()]
 
-    def _are_new(self, records: Sequence[LogRecord], keys: Sequence[Key]) -> bool:
+    def _are_new(self, records: RecordColumns, keys: Sequence[Key]) -> bool:
         """Whether no key is known and none comes twice; a few calls, whatever the size of the batch.
 
         Measured: looking at one record after the other takes 1.1 µs each, a sixth of an audit record's whole way.
@@ -236,13 +241,14 @@ def _keys(record: LogRecord, *, is_scoped: bool = True) -> dict[Key, str]:
     return _keys_of(record.source if is_scoped else None, record.record_id, event_id)
 
 
-def _keys_of_all(records: Sequence[LogRecord]) -> tuple[Sequence[Key], Sequence[int]]:
+def _keys_of_all(records: RecordColumns) -> tuple[Sequence[Key], Sequence[int]]:
     """The keys of a batch, and for each the place of its record."""
-    if all([record.record_id for record in records]) and not any(
-        [record.level is _AUDIT and "event_id" not in record.assigned for record in records]
-    ):
+    count_assigned = records.assigned.count
+    assigned = count_assigned(("event_id",)) + count_assigned(("timestamp", "event_id"))
+    if all(records.record_id) and assigned == records.level.count(_AUDIT):
         # Hot path: a scope is made once for each source.
-        scopes = {source: f"{len(source)}:{source}r" for source in {record.source for record in records}}
-        return [scopes[record.source] + record.record_id for record in records], range(len(records))
+        scopes = {source: f"{len(source)}:{source}r" for source in set(records.source)}
+        ids = zip(records.source, records.record_id, strict=True)
+        return [scopes[source] + record_id for source, record_id in ids], range(len(records))
     pairs = [(key, place) for place, record in enumerate(records) for key in _keys(record)]
     return [key for key, _ in pairs], [place for _, place in pairs]

@@ -7,7 +7,7 @@ from itertools import chain
 
 from emitd_handlers.outcome import Committed, Outcomes
 from emitd_handlers.record import Level, LogRecord
-from emitd_server.memory import RECORD_OVERHEAD_BYTES
+from emitd_server.memory import records_bytes
 
 #: A part of the ring that is dropped at once takes no more than this share of it, or is one line.
 PART_SHARE = 1 / 16
@@ -53,14 +53,14 @@ class RecentLines:
                 for place, record in enumerate(records)
                 if record.level < Level.AUDIT and (place not in exceptional or _is_new(outcomes[place]))
             ]
-        size = _size(records)
+        size = sum(records_bytes(records))
         if size <= self._max_bytes * PART_SHARE:
             self._keep(tuple(records), size)
         else:
             step = max(1, int(len(records) * self._max_bytes * PART_SHARE / size))
             for start in range(0, len(records), step):
                 part = tuple(records[start : start + step])
-                self._keep(part, _size(part))
+                self._keep(part, sum(records_bytes(part)))
         while self._bytes > self._max_bytes:
             _, dropped, part_size = self._parts.popleft()
             self._bytes -= part_size
@@ -84,16 +84,6 @@ class RecentLines:
     def snapshot(self) -> Sequence[LogRecord]:
         """Return the lines that are kept now, in the order of acceptance."""
         return list(chain.from_iterable([lines for _, lines, _ in self._parts]))
-
-
-def _size(lines: Sequence[LogRecord]) -> int:
-    """Return about how much memory lines take, as `records_bytes` says."""
-    messages = sum(map(str.__sizeof__, [line.message for line in lines]))
-    return (
-        messages
-        + sum(map(str.__sizeof__, [line.attributes_json for line in lines]))
-        + RECORD_OVERHEAD_BYTES * len(lines)
-    )
 
 
 def _is_new(outcome: object) -> bool:

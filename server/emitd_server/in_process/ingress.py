@@ -127,7 +127,7 @@ class Ingress:
         return receipt
 
     async def _emit(self, message: pb.LogRecord, timeout: float) -> log_service_pb2.Receipt:
-        records, _, bad = self._reader.read_all([message], message.ByteSize())
+        records, _, bad = self._reader.read_all([message])
         if bad:
             raise bad[0]
         failure: EmitdError = HandlerTimeout(f"no outcome within {timeout:g} s; it may still be committed")
@@ -147,7 +147,7 @@ class Ingress:
             raise failure from None
 
     async def _send_lines(self, lines: Sequence[pb.LogRecord], size: int) -> None:
-        records, _, bad = self._reader.read_all(lines, size)
+        records, _, bad = self._reader.read_all(lines)
         for error in bad.values():
             self.lines.drop("invalid", why=str(error))
         for attempt in range(MAX_LINE_RETRIES + 1):

@@ -27,10 +27,14 @@ class Edge:
         grants: Grants,
         limits: CallerLimits,
         trail: AccessTrail,
+        *,
+        keeps_address: bool = False,
     ) -> None:
+        """`keeps_address`: records keep the address of the other end of their connection."""
         self.intake = intake
         self.limits = limits
         self._trail = trail
+        self._keeps_address = keeps_address
         self._authenticate = authenticate
         self._grants = grants
 
@@ -42,7 +46,8 @@ class Edge:
         if self._authenticate is None:
             return ANYONE
         principal = self._authenticate(context)
-        return Caller(principal, self._grants.scope(principal, method), address_of(context.peer()))
+        scope = self._grants.scope(principal, method)
+        return Caller(principal, scope, address_of(context.peer()), self._keeps_address)
 
     def note_refusal(self, context: "grpc.aio.ServicerContext[Any, Any]", method: str, code: str) -> None:
         """Write into the trail, in time, that a call was refused for want of an identity or a grant."""

@@ -73,12 +73,12 @@ class LogServicer:
 
     async def emit(self, data: bytes, caller: Caller) -> bytes:
         """Emit: one record, a batch of one."""
-        request, has_unknown = parse_records(log_service_pb2.EmitRequest, data)
+        request, has_unknown, plain = parse_records(log_service_pb2.EmitRequest, data)
         if has_unknown:
             refuse_unknown(request, is_kept=True)
         if not request.HasField("record"):
             raise RequestInvalid("record", "is mandatory")
-        records, _, bad = self._reader.read_all([request.record], len(data), sender=caller)
+        records, _, bad = self._reader.read_all([request.record], plain, sender=caller)
         if bad:
             raise bad[0]
         outcome = (await self._dispatcher.dispatch(records, len(data)))[0]
@@ -89,7 +89,7 @@ class LogServicer:
 
     async def emit_batch(self, data: bytes, caller: Caller) -> bytes:
         """EmitBatch: errors and notices by index; all other records are only counted."""
-        request, has_unknown = parse_records(log_service_pb2.EmitBatchRequest, data)
+        request, has_unknown, plain = parse_records(log_service_pb2.EmitBatchRequest, data)
         wire_records = request.records
         if has_unknown:
             refuse_unknown(request, skip="records", is_kept=True)
@@ -98,7 +98,7 @@ class LogServicer:
             refuse_unknown(record, f"records[{index}]", is_kept=True)
 
         records, indexes, bad = self._reader.read_all(
-            wire_records, len(data), check if has_unknown else None, sender=caller
+            wire_records, plain, check if has_unknown else None, sender=caller
         )
         if request.want_receipts:
             self._refuse_large_receipts(records)

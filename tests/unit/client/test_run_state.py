@@ -317,7 +317,7 @@ def test_bad_news_is_named_and_changes_nothing() -> None:
 
 def apply(job: Job | None, record: v1.LogRecord, received_unix_nano: int) -> Job:
     """Merge a report as the service does, at a time by the service's clock."""
-    (read,), _, bad = RecordReader(LimitSettings(), time.time_ns).read_all([record], record.ByteSize())
+    (read,), _, bad = RecordReader(LimitSettings(), time.time_ns).read_all([record])
     assert not bad
     report = replace(read, received_unix_nano=received_unix_nano)
     merged = merge(job, report, received_unix_nano)

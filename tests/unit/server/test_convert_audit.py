@@ -41,7 +41,7 @@ SENT = LogRecord(
 
 
 def line_of(record: LogRecord) -> bytes:
-    (read,), _, bad = RecordReader(LimitSettings(), time.time_ns).read_all([record], record.ByteSize())
+    (read,), _, bad = RecordReader(LimitSettings(), time.time_ns).read_all([record])
     assert not bad
     return encode_line(read)
 

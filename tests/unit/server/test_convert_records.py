@@ -16,7 +16,7 @@ def reader(**limits: int) -> RecordReader:
 
 
 def read(record: rec.LogRecord, **limits: int) -> LogRecord:
-    records, _, bad = reader(**limits).read_all([record], record.ByteSize())
+    records, _, bad = reader(**limits).read_all([record])
     if bad:
         raise bad[0]
     return records[0]
@@ -108,7 +108,7 @@ def test_receipt_times_order_job_reports() -> None:
     report = rec.LogRecord(job=rec.JobStatus(job_id="j", status=rec.JOB_STATE_RUNNING))
     times: list[int] = []
     for _ in range(3):
-        records, _, _ = same.read_all([report, report], 100)
+        records, _, _ = same.read_all([report, report])
         times += [record.time_unix_nano for record in records]
     assert times == sorted(set(times))
 
@@ -158,7 +158,7 @@ def test_labels_and_new_attempt_are_in_the_fingerprint() -> None:
 def test_good_records_are_read_beside_bad_ones() -> None:
     """Each with its index in the request."""
     good = rec.LogRecord(level=rec.LEVEL_INFO, message="x")
-    records, indexes, bad = reader().read_all([rec.LogRecord(), good, rec.LogRecord(level=99), good], 100)  # type: ignore[arg-type]
+    records, indexes, bad = reader().read_all([rec.LogRecord(), good, rec.LogRecord(level=99), good])  # type: ignore[arg-type]
     assert list(indexes) == [1, 3]
     assert [record.message for record in records] == ["x", "x"]
     assert {index: error.field for index, error in bad.items()} == {0: "level", 2: "level"}
@@ -179,7 +179,7 @@ def test_a_record_that_is_too_large_is_refused_among_small_ones() -> None:
     """`max_record_bytes` is for each record, not for the request."""
     small = rec.LogRecord(level=rec.LEVEL_INFO, message="x" * 50)
     large = rec.LogRecord(level=rec.LEVEL_INFO, message="x" * 200)
-    records, _, bad = reader(max_record_bytes=100).read_all([small, large, small, small], 400)
+    records, _, bad = reader(max_record_bytes=100).read_all([small, large, small, small])
     assert len(records) == 3
     assert list(bad) == [1]
     assert "more than 100" in str(bad[1])

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from emitd_handlers.columns import columns_of
 from emitd_handlers.errors import HandlerUnavailable, RecordConflict
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Outcomes, RecentCommit, Refused
 from emitd_handlers.record import (
@@ -264,11 +265,11 @@ def test_no_two_ids_have_the_same_key(ids: list[tuple[str, str, str]]) -> None:
     events = [event(record_id, event_id or "x", source=source) for source, record_id, event_id in ids]
     meant = {("record_id", source, record_id) for source, record_id, _ in ids if record_id}
     meant |= {("audit.event_id", source, event_id or "x") for source, _, event_id in ids}
-    keys, places = _keys_of_all(events)
+    keys, places = _keys_of_all(columns_of(events))
     assert len(set(keys)) == len(meant)
     assert set(keys) == {key for record in events for key in _keys(record)}
     lines = [line(record_id or "x", source=source) for source, record_id, _ in ids]
-    assert _keys_of_all(lines) == ([*map(_only_key, lines)], range(len(lines)))
+    assert _keys_of_all(columns_of(lines)) == ([*map(_only_key, lines)], range(len(lines)))
     assert len(places) == len(keys)
 
 

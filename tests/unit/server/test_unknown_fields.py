@@ -51,7 +51,7 @@ JOB = rec.JobStatus(job_id="j", status=rec.JOB_STATE_RUNNING, labels={"a": "b"})
 def test_a_field_of_a_record_is_found(record, path: str, name: str, unknown: bytes) -> None:  # type: ignore[no-untyped-def]
     """With its number and the message that has it."""
     data = batch(rec.LogRecord(message="m"), record(unknown), rec.LogRecord())
-    request, has_unknown = parse_records(log_service_pb2.EmitBatchRequest, data)
+    request, has_unknown, _ = parse_records(log_service_pb2.EmitBatchRequest, data)
     assert has_unknown
     problem = f"this version of the service does not know field 500 of emitd.v1.{name}"
     assert find_unknown(request) == (path, problem)
@@ -88,7 +88,7 @@ OTHER_SPELLINGS = b"".join(
 
 def test_other_spellings_of_known_fields_are_none() -> None:
     """The bytes differ from those that this version would write, and nothing in them is unknown."""
-    request, has_unknown = parse_records(log_service_pb2.EmitBatchRequest, OTHER_SPELLINGS)
+    request, has_unknown, _ = parse_records(log_service_pb2.EmitBatchRequest, OTHER_SPELLINGS)
     assert request.SerializeToString() != OTHER_SPELLINGS
     assert (has_unknown, find_unknown(request)) == (False, None)
 
@@ -123,7 +123,7 @@ def test_all_are_found_and_no_other(places: list[str], number: int, text: str) -
         elif place == "job":
             record = rec.LogRecord(job=newer(JOB, unknown), source=text)  # type: ignore[arg-type]
         records.append(newer(record, unknown) if place == "record" else record)
-    request, has_unknown = parse_records(log_service_pb2.EmitBatchRequest, batch(*records))
+    request, has_unknown, _ = parse_records(log_service_pb2.EmitBatchRequest, batch(*records))
     assert has_unknown == any(places)
     found = [find_unknown(record) for record in request.records]
     assert [each is not None for each in found] == [bool(place) for place in places]

@@ -4,14 +4,17 @@ A line is one JSON object in UTF-8. Its bytes without the newline are a leaf of 
 6962): a reader takes these bytes as they are, and never encodes them again.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from functools import lru_cache
+from itertools import repeat
 
 import msgspec
 
+from emitd_handlers.columns import Columns, RecordColumns, columns_of
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, RecentCommit
 from emitd_handlers.record import UNKNOWN_ADDRESS, AuditEvent, LogRecord, audit_fingerprint, is_source_ip
+from emitd_handlers.scope import Caller
 from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.times import format_time, parse_time
 from emitd_handlers.tlog.merkle import leaf_hash
@@ -22,7 +25,6 @@ MAX_LINE_BYTES = 65_535
 MAX_JSON_DEPTH = 32
 
 _NO_ATTRIBUTES = msgspec.Raw()
-_OBJECT_OR_NOTHING = ("", "{")
 
 
 class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
@@ -48,6 +50,10 @@ class AuditLine(msgspec.Struct, frozen=True, gc=False, omit_defaults=True):
     span_id: str = ""
     #: Which of `timestamp` and `event_id` the server filled in.
     assigned: tuple[str, ...] = ()
+    #: The principal that sent it; empty: the service itself, or the listener asks nobody for a name.
+    submitted_by: str = ""
+    #: That of the other end of the sender's connection, if `server.access.peer_address` is on.
+    peer_address: str = ""
 
 
 #: All records of a request were received at the same time.
@@ -64,48 +70,57 @@ def encode_line(record: LogRecord) -> bytes:
     Raises RecordInvalid, naming the field, for a record made in process that is wrong: a mandatory field is missing or
     malformed, or JSON is not one object on one line.
     """
-    # Hot path: if something is wrong, what it is is found out afterwards.
-    text = encode_lines((record,))
-    if text is None:
+    # If something is wrong, what it is is found out afterwards.
+    lines = encode_lines(columns_of((record,)))
+    if lines is None:
         raise _what_is_wrong(record)
-    return text[:-1]
+    return lines[0]
 
 
-def encode_lines(records: Sequence[LogRecord]) -> bytes | None:
-    """Return the lines of complete records, each with its newline; None if one of them makes none."""
-    # Hot path: 1.2 µs a record in batches of 512, where one call for each takes 1.5.
+def encode_lines(records: RecordColumns) -> list[bytes] | None:
+    """Return the lines of complete records, without their newlines; None if one of them makes none."""
+    # Hot path: 1.2 µs a record in batches of 512.
+    events, attributes = records.payload, records.attributes_json
     try:
-        lines = [
-            AuditLine(
-                format_time(record.time_unix_nano),
-                event.event_id,
-                event.event_name,
-                event.user_id,
-                event.source_ip,
-                _raw(event.details_json),
-                _format_received(record.received_unix_nano),
-                record.source,
-                record.record_id,
-                record.message,
-                _raw(record.attributes_json) if record.attributes_json else _NO_ATTRIBUTES,
-                record.trace_id.hex() if record.trace_id else "",
-                record.span_id.hex() if record.span_id else "",
-                record.assigned,
-            )
-            for record in records
-            if type(event := record.payload) is AuditEvent
-            and event.event_id
-            and event.event_name
-            and event.user_id
-            and is_source_ip(event.source_ip)
-            and event.details_json[:1] == "{"
-            and record.attributes_json[:1] in _OBJECT_OR_NOTHING
-        ]
-        text = _encode_lines(lines)
+        if not isinstance(events, Columns):  # made in process
+            if {*map(type, events)} != {AuditEvent}:
+                return None
+            events = Columns(AuditEvent, events)
+            mandatory = (*events.event_id, *events.event_name, *events.user_id)
+            starts = {text[:1] for text in (*events.details_json, *filter(None, attributes))}
+            if starts != {"{"} or not all((*mandatory, *map(is_source_ip, events.source_ip))):
+                return None
+        lines = map(
+            AuditLine,
+            map(format_time, records.time_unix_nano),
+            events.event_id,
+            events.event_name,
+            events.user_id,
+            events.source_ip,
+            map(_raw, events.details_json),
+            map(_format_received, records.received_unix_nano),
+            records.source,
+            records.record_id,
+            records.message,
+            [_raw(text) if text else _NO_ATTRIBUTES for text in attributes],
+            map(bytes.hex, records.trace_id),
+            map(bytes.hex, records.span_id),
+            records.assigned,
+            *_who_sent(records.sender),
+        )
+        texts = _encode_lines(list(lines))[:-1].split(b"\n")
     except (ValueError, OverflowError, RecursionError):
         return None
     # JSON may have newlines between its tokens; a line may not.
-    return text if len(lines) == len(records) == text.count(b"\n") else None
+    return texts if len(texts) == len(records) else None
+
+
+def _who_sent(senders: Sequence[Caller]) -> tuple[Iterable[str], Iterable[str]]:
+    """Return the columns `submitted_by` and `peer_address`."""
+    first = senders[0]
+    if senders.count(first) == len(senders):  # nearly every batch
+        return repeat(first.submitted_by), repeat(first.kept_address)
+    return [sender.submitted_by for sender in senders], [sender.kept_address for sender in senders]
 
 
 def check_json(field: str, text: str) -> str:

@@ -11,6 +11,7 @@ from msgspec.structs import replace
 
 from emitd_handlers.audit.format.line import check_json, decode_line, encode_line, encode_lines
 from emitd_handlers.clock import Clock
+from emitd_handlers.columns import Columns, RecordColumns, columns_of
 from emitd_handlers.errors import RecordInvalid
 from emitd_handlers.outcome import Outcome, Refused
 from emitd_handlers.record import AuditEvent, LogRecord
@@ -52,7 +53,7 @@ class AuditEncoder:
 
     def encode(self, records: Sequence[LogRecord], outcomes: list[Outcome]) -> list[EncodedLines]:
         """Return the records' lines; put the refusals of those that make none into `outcomes`."""
-        whole = self._encode_whole(records)
+        whole = self._encode_whole(columns_of(records))
         if whole is not None:
             return [whole]
         lines = EncodedLines()
@@ -80,28 +81,28 @@ class AuditEncoder:
             lines.leaves.append(leaf_hash(line))
         return groups if lines.texts else []
 
-    def _encode_whole(self, records: Sequence[LogRecord]) -> EncodedLines | None:
+    def _encode_whole(self, records: RecordColumns) -> EncodedLines | None:
         """Return the lines of a batch whose records are all good, complete, in order, and fit one group; else None."""
-        # Hot path, for nearly every batch: 1.9 µs a record, where one after the other takes 2.6.
-        received = [record.received_unix_nano for record in records]
+        # Hot path, for nearly every batch: 2.0 µs a record with its hash, where records took 2.6.
+        received = list(records.received_unix_nano)
         if (
             self._format is not encode_line
-            or not all([record.fingerprint for record in records])
+            or not all(records.fingerprint)
             or received != sorted(received)
             or received[0] < self._last_received  # a clock went back
         ):
             return None
-        text = encode_lines(records)
-        if text is None or len(text) > self._max_group_bytes:
+        lines = encode_lines(records)
+        if lines is None or max(map(len, lines)) > self._max_line_bytes:
             return None
-        lines = text[:-1].split(b"\n")
-        if max(map(len, lines)) > self._max_line_bytes:
+        text = b"\n".join([*lines, b""])
+        if len(text) > self._max_group_bytes:
             return None
         self._last_received = received[-1]
-        event_ids = [record.payload.event_id for record in records]  # type: ignore[union-attr]
-        return EncodedLines(
-            [text], list(range(len(lines))), event_ids, list(map(leaf_hash, lines)), len(text)
-        )
+        events = records.payload
+        event_ids = events.event_id if isinstance(events, Columns) else [event.event_id for event in events]
+        places = list(range(len(lines)))
+        return EncodedLines([text], places, list(event_ids), list(map(leaf_hash, lines)), len(text))
 
 
 def _too_long(record: LogRecord, line: bytes, max_line_bytes: int) -> RecordInvalid:
