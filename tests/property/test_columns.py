@@ -27,7 +27,6 @@ from emitd_server.convert.records import RecordReader
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.rpc.log_servicer import LogServicer
 from emitd_server.rpc.methods import parse_records
-from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
 from emitd_server.settings import LimitSettings, ServerSettings
 
@@ -369,7 +368,7 @@ async def test_columns_equal_a_slow_reader(tmp_path: Path, seed: int) -> None:
     count = 0
     receipts: dict[int, log_service_pb2.Receipt] = {}
     async with LoggingService(handlers, settings=ServerSettings(limits=LIMITS)) as service:
-        servicer = LogServicer(service, OpenStreams())
+        servicer = LogServicer(service)
         while count * 3 < RECORDS:
             batch = generator.batch()
             count += len(batch)
