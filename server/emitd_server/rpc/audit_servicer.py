@@ -22,6 +22,7 @@ from emitd_server.errors import RequestInvalid
 from emitd_server.rpc.intake import Intake
 from emitd_server.rpc.methods import Rpcs, parse
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
+from emitd_server.settings import ListenEntry
 
 #: Events of a page that become messages in one turn of the event loop, about 2 ms.
 SLICE_ENTRIES = 100
@@ -40,7 +41,7 @@ class AuditServicer:
         self._streams = streams
         self._tails = StreamLimit(settings.audit.max_tails, "server.audit.max_tails")
 
-    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, intake: Intake, entry: ListenEntry) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
         rpcs = Rpcs(self.service_name, intake, self._streams, self._dispatcher.report)
         methods = {

@@ -26,6 +26,7 @@ from emitd_server.rpc.log_reads import LogReads
 from emitd_server.rpc.methods import Rpcs, parse, parse_records, refuse_unknown
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.rpc.status import code_of, is_retryable, status_of
+from emitd_server.settings import ListenEntry
 
 #: Those of a batch's errors that come with a text, and those of its notices that come with the id of the job: the reply
 #: stays under 2 MiB.
@@ -50,7 +51,7 @@ class LogServicer:
         self._watches = JobWatches(dispatcher.settings.watch, streams)
         self._lines = LogReads(dispatcher, streams)
 
-    def handler(self, intake: Intake) -> "grpc.GenericRpcHandler[bytes, bytes]":
+    def handler(self, intake: Intake, entry: ListenEntry) -> "grpc.GenericRpcHandler[bytes, bytes]":
         """Return what a grpc server needs to route calls here."""
         rpcs = Rpcs(self.service_name, intake, self._streams, self._dispatcher.report)
         methods = {

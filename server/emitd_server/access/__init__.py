@@ -1,0 +1,1 @@
+"""Who may reach the service, and what each caller may do."""
