@@ -120,6 +120,7 @@ class Listener:
         self._certificates = None if entry.tls is None else Certificates(entry.tls, name, report)
         self._options = [*options, *([] if entry.tls is None else AGE_OPTIONS)]
         self.server: grpc.aio.Server | None = None
+        self._is_serving = False
 
     async def open(self) -> str:
         """Make the server and let it listen, at every address or at none; return its address.
@@ -143,11 +144,20 @@ class Listener:
                 f"cannot listen on {address} ({self.key}): {str(error).removeprefix(f'{address}: ')}"
             ) from error
 
+    async def start(self) -> None:
+        """Serve what was added to the server since `open`."""
+        assert self.server is not None
+        self._is_serving = True
+        await self.server.start()
+
     async def stop(self, grace: float) -> None:
         """End the calls, those under way within `grace` seconds. Idempotent, and safe without `open`."""
-        server, self.server = self.server, None
+        server = self.server
         if server is None:
             return
+        if not self._is_serving:
+            await self.start()  # grpc closes the ports only of a server that was started
+        self.server = None
         await server.stop(grace)
         if self.socket is not None:
             self.socket.remove()

@@ -132,7 +132,7 @@ class GrpcServer:
                 reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
                     _ReflectionServicer(names, self._streams, self._limit), server
                 )
-        await server.start()
+        await listener.start()
 
     async def _stop_listeners(self, grace: float) -> None:
         await asyncio.gather(*(listener.stop(grace) for listener in self._listeners))
