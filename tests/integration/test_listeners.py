@@ -58,7 +58,9 @@ def entry(tls: TlsSettings, host: str = "127.0.0.1") -> ListenEntry:
 
 
 def channel(
-    address: str, authority: bytes = AUTHORITY.pem, pair: tuple[bytes, bytes] | tuple[None, None] = (None, None)
+    address: str,
+    authority: bytes = AUTHORITY.pem,
+    pair: tuple[bytes, bytes] | tuple[None, None] = (None, None),
 ) -> grpc.aio.Channel:
     cert, key = pair
     options = [("grpc.use_local_subchannel_pool", 1)]
@@ -100,7 +102,9 @@ async def test_every_port_of_a_name_takes_a_new_pair(tmp_path: Path) -> None:
     files.write(AUTHORITY.issue("old"))
     async with serving(entry(files.settings, "localhost")) as served:
         port = served.addresses[0].partition(":")[2]
-        hosts = ["127.0.0.1", "::1"] if socket.has_ipv6 and Path("/proc/net/if_inet6").exists() else ["127.0.0.1"]
+        hosts = (
+            ["127.0.0.1", "::1"] if socket.has_ipv6 and Path("/proc/net/if_inet6").exists() else ["127.0.0.1"]
+        )
         async with channel(f"localhost:{port}") as old:
             await LogServiceStub(old).Emit(REQUEST)
             for name in ("old", "new", "newer"):
@@ -164,24 +168,26 @@ async def test_a_connection_with_tls_ends_and_its_calls_do_not(
     )
     files = TlsFiles(tmp_path, client_ca=AUTHORITY.pem)
     files.write(AUTHORITY.issue())
-    async with serving(entry(files.settings), handlers=three_handlers(tmp_path)) as served:
-        async with channel(served.addresses[0], pair=AUTHORITY.issue("client")) as made:
-            stub = LogServiceStub(made)
-            watch = stub.WatchJobs(WatchJobsRequest(job_type="t"))
-            with pytest.raises(grpc.aio.AioRpcError) as caught:
-                async with asyncio.timeout(10):
-                    async for _ in watch:
-                        pass
-            assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
-            for _ in range(200):  # over several connections
-                await stub.Emit(REQUEST)
-                await asyncio.sleep(0.01)
-            files.put(files.ca, Authority().pem)
-            with pytest.raises(grpc.aio.AioRpcError):
-                async with asyncio.timeout(10):
-                    while True:
-                        await stub.Emit(REQUEST)
-                        await asyncio.sleep(0.05)
+    async with (
+        serving(entry(files.settings), handlers=three_handlers(tmp_path)) as served,
+        channel(served.addresses[0], pair=AUTHORITY.issue("client")) as made,
+    ):
+        stub = LogServiceStub(made)
+        watch = stub.WatchJobs(WatchJobsRequest(job_type="t"))
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            async with asyncio.timeout(10):
+                async for _ in watch:
+                    pass
+        assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+        for _ in range(200):  # over several connections
+            await stub.Emit(REQUEST)
+            await asyncio.sleep(0.01)
+        files.put(files.ca, Authority().pem)
+        with pytest.raises(grpc.aio.AioRpcError):
+            async with asyncio.timeout(10):
+                while True:
+                    await stub.Emit(REQUEST)
+                    await asyncio.sleep(0.05)
 
 
 async def test_streams_of_clients_go_on_over_the_end_of_connections(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,9 +226,7 @@ async def test_listeners_share_one_service(tmp_path: Path) -> None:
         given.append((id(intake), which))
         return make(self, intake, which)
 
-    sockets = [
-        ListenEntry(address=f"unix:{tmp_path}/{name}.sock", principal=name) for name in ("one", "two")
-    ]
+    sockets = [ListenEntry(address=f"unix:{tmp_path}/{name}.sock", principal=name) for name in ("one", "two")]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(LogServicer, "handler", handler)
         async with serving("127.0.0.1:0", *sockets, handlers=[memory]) as served:
