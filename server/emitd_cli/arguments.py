@@ -85,7 +85,7 @@ def _add_operating(commands: Commands) -> None:
         "serve",
         "operate.config:run_serve",
         "Run the service until SIGTERM or Ctrl-C.",
-        "  emitd serve\n  emitd serve --config /etc/emitd.yml --listen 0.0.0.0:50051\n",
+        "  emitd serve\n  emitd serve --config /etc/emitd.yml --listen 127.0.0.1:50052\n",
         extra="server",
     )
     option(serve, "--config FILE", CONFIG_HELP)
