@@ -2,9 +2,8 @@
 
 import argparse
 import json
-import os
 import shlex
-from collections.abc import Callable
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -13,7 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
+from cryptography.x509.oid import NameOID
 
 from emitd_cli.errors import CommandError, ExitCode
 from emitd_cli.terminal.output import note_lines, one_line, print_result
@@ -26,16 +25,11 @@ CONFIGURATION = """\
 server:
   listen:
     - address: localhost:50051
-      tls:
-        cert_file: {0}
-        key_file: {1}
-        client_ca_file: {2}
+      tls: {{cert_file: {}, key_file: {}, client_ca_file: {}}}
       identity: certificate"""
-CLIENT_SETTINGS = """\
-export EMITD_ADDRESS=localhost:50051
-export EMITD_CA_FILE={0}
-export EMITD_CERT_FILE={1}
-export EMITD_KEY_FILE={2}"""
+CLIENT_SETTINGS = """
+export EMITD_ADDRESS=localhost:50051 EMITD_CA_FILE={}
+export EMITD_CERT_FILE={} EMITD_KEY_FILE={}"""
 
 
 def run_dev(options: argparse.Namespace) -> int:
@@ -47,58 +41,40 @@ def run_dev(options: argparse.Namespace) -> int:
     except OSError as error:
         raise CommandError(f"{folder} cannot be made: {error.strerror}. Nothing was written") from error
     for name, data in files.items():
-        fd = os.open(folder / name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        with open(fd, "wb") as file:
-            file.write(data)
+        (folder / name).touch(mode=0o600)
+        (folder / name).write_bytes(data)
 
-    def paths(quote: Callable[[str], str], *names: str) -> list[str]:
-        return [quote(str(folder / name)) for name in names]
-
-    note_lines(f"wrote {', '.join(files)} to {one_line(str(folder))}, good for {LIFE.days} days")
-    note_lines("\nIn the configuration:\n")
-    # Standard output has the YAML alone.
-    print_result(CONFIGURATION.format(*paths(json.dumps, "server.pem", "server.key", "ca.pem")))
-    client = paths(shlex.quote, "ca.pem", "client.pem", "client.key")
-    note_lines(f"\nFor clients:\n\n{CLIENT_SETTINGS.format(*client)}")
+    server, client = (
+        [str(folder / name) for name in names]
+        for names in (("server.pem", "server.key", "ca.pem"), ("ca.pem", "client.pem", "client.key"))
+    )
+    shown = one_line(str(folder))
+    note_lines(f"wrote {', '.join(files)} to {shown}, good for {LIFE.days} days\n\nIn the configuration:\n")
+    print_result(CONFIGURATION.format(*map(json.dumps, server)))  # standard output has the YAML alone
+    note_lines(f"\nFor clients:\n{CLIENT_SETTINGS.format(*map(shlex.quote, client))}")
     return ExitCode.GOOD
 
 
 def _files() -> dict[str, bytes]:
     """Return the content of each file. The key of the authority is in none: nothing else can be signed by it."""
-    authority_key = ec.generate_private_key(ec.SECP256R1())
-    identifier = x509.SubjectKeyIdentifier.from_public_key(authority_key.public_key())
-    authority = (
-        _builder(AUTHORITY, authority_key)
-        .add_extension(x509.BasicConstraints(ca=True, path_length=0), critical=True)
-        .add_extension(_usage(signs_certificates=True), critical=True)
-        .add_extension(identifier, critical=False)
-        .sign(authority_key, SHA256())
-    )
-    files = {"ca.pem": authority.public_bytes(Encoding.PEM)}
-    for name, names, purpose in (
-        ("server", SERVER, ExtendedKeyUsageOID.SERVER_AUTH),
-        ("client", CLIENT, ExtendedKeyUsageOID.CLIENT_AUTH),
-    ):
+    authority = ec.generate_private_key(ec.SECP256R1())
+    files = {"ca.pem": _certificate(AUTHORITY, authority, authority)}
+    for name, names in (("server", SERVER), ("client", CLIENT)):
         key = ec.generate_private_key(ec.SECP256R1())
-        signed = (
-            _builder(f"emitd dev {name}", key)
-            .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-            .add_extension(_usage(signs_certificates=False), critical=True)
-            .add_extension(x509.ExtendedKeyUsage([purpose]), critical=False)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .add_extension(
-                x509.AuthorityKeyIdentifier.from_issuer_subject_key_identifier(identifier), critical=False
-            )
-            .sign(authority_key, SHA256())
-        )
-        files[f"{name}.pem"] = signed.public_bytes(Encoding.PEM)
+        files[f"{name}.pem"] = _certificate(f"emitd dev {name}", key, authority, names)
         files[f"{name}.key"] = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     return files
 
 
-def _builder(name: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuilder:
+def _certificate(
+    name: str,
+    key: ec.EllipticCurvePrivateKey,
+    authority: ec.EllipticCurvePrivateKey,
+    names: Sequence[x509.GeneralName] = (),
+) -> bytes:
     now = datetime.now(UTC)
-    return (
+    issuer = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.public_key())
+    builder = (
         x509.CertificateBuilder()
         .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
         .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, AUTHORITY)]))
@@ -106,17 +82,10 @@ def _builder(name: str, key: ec.EllipticCurvePrivateKey) -> x509.CertificateBuil
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - timedelta(minutes=5))  # a container's clock may be behind
         .not_valid_after(now + LIFE)
+        .add_extension(x509.BasicConstraints(ca=key is authority, path_length=None), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(issuer, critical=False)
     )
-
-
-def _usage(*, signs_certificates: bool) -> x509.KeyUsage:
-    unused = dict.fromkeys(
-        ("content_commitment", "key_encipherment", "data_encipherment", "key_agreement", "crl_sign"), False
-    )
-    return x509.KeyUsage(
-        digital_signature=not signs_certificates,
-        key_cert_sign=signs_certificates,
-        encipher_only=False,
-        decipher_only=False,
-        **unused,
-    )
+    if names:
+        builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+    return builder.sign(authority, SHA256()).public_bytes(Encoding.PEM)

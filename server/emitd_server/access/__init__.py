@@ -1,1 +1,1 @@
-"""Who may reach the service, and what each caller may do."""
+"""Who calls the service, and what a caller may do."""

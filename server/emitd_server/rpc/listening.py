@@ -116,8 +116,7 @@ class Listener:
         self.entry = entry
         self.socket = UnixSocket(entry.address) if entry.is_unix else None
         self._socket_mode = int(socket_mode, 8)
-        name = f"{entry.address} ({key})"
-        self._certificates = None if entry.tls is None else Certificates(entry.tls, name, report)
+        self._certificates = Certificates(entry.tls, f"{entry.address} ({key})") if entry.tls else None
         self._options = [*options, *([] if entry.tls is None else AGE_OPTIONS)]
         self.server: grpc.aio.Server | None = None
         self._is_serving = False

@@ -63,7 +63,7 @@ def test_an_override_replaces_the_list(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("listen", "expected"),
     [
-        ("5", "3: server.listen: found 5; expected HOST:PORT, [IPV6]:PORT (ports 0 to 65535) or unix:PATH; or"),
+        ("5", "3: server.listen: found 5; expected HOST:PORT, [IPV6]:PORT (ports 0 to 65535) or unix:PATH, or"),
         ("{address: '127.0.0.1:1'}", "3: server.listen: found a mapping; expected HOST:PORT, "),
         ("", "3: server.listen: found nothing; expected HOST:PORT, "),
         ("[]", "3: server.listen: is empty; expected at least one address"),
@@ -71,7 +71,7 @@ def test_an_override_replaces_the_list(tmp_path: Path) -> None:
         ("[127.0.0.1]", "3: server.listen[0]: found '127.0.0.1', which has no port; expected HOST:PORT"),
         ("[{tls: {}}]", "3: server.listen[0].address: is missing; expected str"),
         ("[{address: x}]", "3: server.listen[0].address: found 'x', which has no port; expected HOST:"),
-        ("[{address: x, adress: y}]", "3: server.listen[0].adress: unknown key 'adress'; expected one of address,"),
+        ("[{address: 'h:1', adress: y}]", "3: server.listen[0].adress: unknown key 'adress'; expected one of address,"),
         ("[{address: 5}]", "3: server.listen[0].address: found 5; expected text, in quotes"),
         (
             "[{address: 'h:1', tls: {cert_file: a}}]",
@@ -82,7 +82,7 @@ def test_an_override_replaces_the_list(tmp_path: Path) -> None:
         ("[{address: 'h:1', identity: jwt}]", "3: server.listen[0].identity: found 'jwt'; expected one of none,"),
         ("[{address: 'h:1', insecure: maybe}]", "3: server.listen[0].insecure: found 'maybe'; expected bool"),
         ("\n  - 127.0.0.1:1\n  - 127.0.0.1:01", "5: server.listen[1]: the same address stands in line 4"),
-        ("\n  - H:1\n  - {address: 'h:1'}", "5: server.listen[1].address: the same address stands in line 4"),
+        ("\n  - H:1\n  - {address: 'h:1'}", "5: server.listen[1]: the same address stands in line 4"),
         ("\n  - unix:a\n  - unix:./a", "5: server.listen[1]: the same address stands in line 4"),
     ],
 )  # fmt: skip
