@@ -115,6 +115,25 @@ async def test_a_good_pair_is_taken(watched: Watched) -> None:
     assert watched.look(5) == []
 
 
+async def test_each_port_fetches_a_change_once(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the next handshake of that port; after it, grpc is told of no change."""
+    fetchers: list[Any] = []
+    monkeypatch.setattr(
+        certificates.grpc,
+        "dynamic_ssl_server_credentials",
+        lambda given, fetch, require_client_authentication: fetchers.append(fetch),
+    )
+    for _ in range(2):
+        watched.certificates.credentials()
+    assert [fetch() for fetch in fetchers] == [None, None]
+    watched.files.write(AUTHORITY.issue("new"))
+    watched.look()
+    for fetch in fetchers:
+        ((_, chain),) = fetch()
+        assert subject(chain) == "new"
+        assert fetch() is None
+
+
 async def test_files_that_are_only_touched_are_no_news(watched: Watched) -> None:
     """The same bytes under a new inode."""
     watched.files.write((watched.files.cert.read_bytes(), watched.files.key.read_bytes()))
@@ -244,6 +263,10 @@ async def test_authorities_that_end_are_reported(tmp_path: Path, monkeypatch: py
         files.put(files.ca, short.pem)
         (line,) = watched.look(4)
     assert f"tls.client_ca_file '{files.ca}' is valid only from 20" in line
+    files.put(files.ca, short.pem + long.pem)
+    with later(monkeypatch, 3.9 * HOUR):
+        (line,) = watched.look()
+    assert f"tls.client_ca_file '{files.ca}' expires soon: it ends 20" in line
 
 
 async def test_a_key_that_everyone_may_read_is_reported_once(tmp_path: Path) -> None:
