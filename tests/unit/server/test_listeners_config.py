@@ -170,7 +170,7 @@ def test_these_are_not_too_open(tmp_path: Path, entry: str) -> None:
 def test_an_address_from_the_environment_stays_secret(tmp_path: Path) -> None:
     """In every problem of an entry."""
     for listen in ("['${A}']", "[{address: '${A}'}]"):
-        for address in ("192.0.2.7:1", "hush@h:1", "192.0.2.7"):
+        for address in ("192.0.2.7:1", "hush@h:1", "192.0.2.7", "hush:x", "h:hush"):
             (line,) = problems(tmp_path, listen, A=address)
             assert "found a value from ${A}" in line
             assert "hush" not in line
