@@ -55,6 +55,8 @@ class Certificates:
         self._files = Watched[_Checked | None](
             f"TLS of {listener}", self._load, None, names_of=_names_of, paths=paths
         )
+        #: What `_files.value` was made of.
+        self._pems: tuple[bytes | None, ...] = ()
         #: The end that was reported: that it is near (1), that it has come (2).
         self._reported: tuple[datetime, int] | None = None
         self._is_key_reported = False
@@ -127,10 +129,13 @@ class Certificates:
             if not begin <= datetime.now(UTC) < end:
                 raise ValueError(f"{first} is valid only from {_shown(begin)} to {_shown(end)}")
         pair = (key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), _pem(chain))
-        configuration = grpc.ssl_server_certificate_configuration([pair], authorities)
         if os.stat(tls.key_file).st_mode & stat.S_IROTH and not self._is_key_reported:
             self._is_key_reported = True
             report(f"every user of this machine can read tls.key_file '{tls.key_file}': chmod o-r it")
+        if self._files.value is not None and self._pems == (*pair, authorities):
+            return self._files.value  # only touched
+        self._pems = (*pair, authorities)
+        configuration = grpc.ssl_server_certificate_configuration([pair], authorities)
         return _Checked(configuration, first, begin, end)
 
 

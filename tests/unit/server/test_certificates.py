@@ -30,6 +30,13 @@ NO_KEY = "tls.key_file 'server.key' holds no private key in PEM, without a passp
 LINES: list[str] = []
 
 
+class Given:
+    """What grpc is given, of which two are never equal."""
+
+    def __init__(self, pairs: list[tuple[bytes, bytes]]) -> None:
+        ((_, self.chain),) = pairs
+
+
 @pytest.fixture(autouse=True)
 def observed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep what is reported and what grpc is given, and try again at each look."""
@@ -37,7 +44,7 @@ def observed(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(diagnostics, "print", lambda line, **_: LINES.append(line), raising=False)
     monkeypatch.setattr(watched_module, "RETRY_SECONDS", 0.0)
     monkeypatch.setattr(
-        certificates.grpc, "ssl_server_certificate_configuration", lambda pairs, authorities: pairs
+        certificates.grpc, "ssl_server_certificate_configuration", lambda pairs, _: Given(pairs)
     )
 
 
@@ -70,8 +77,7 @@ class Watched:
         """Whose certificate the next handshake is given."""
         current = self.certificates._files.value
         assert current is not None
-        (pair,) = cast("Any", current.configuration)
-        return subject(pair[1])
+        return subject(cast("Given", current.configuration).chain)
 
 
 @pytest.fixture
@@ -129,15 +135,16 @@ async def test_each_port_fetches_a_change_once(watched: Watched, monkeypatch: py
     watched.files.write(AUTHORITY.issue("new"))
     watched.look()
     for fetch in fetchers:
-        ((_, chain),) = fetch()
-        assert subject(chain) == "new"
+        assert subject(fetch().chain) == "new"
         assert fetch() is None
 
 
 async def test_files_that_are_only_touched_are_no_news(watched: Watched) -> None:
     """The same bytes under a new inode."""
     watched.files.write((watched.files.cert.read_bytes(), watched.files.key.read_bytes()))
+    before = watched.certificates._files.value
     assert watched.look(4) == []
+    assert watched.certificates._files.value is before
 
 
 async def test_a_swapped_link_is_seen(tmp_path: Path) -> None:
