@@ -38,7 +38,7 @@ def run_dev(options: argparse.Namespace) -> int:
     files = _files()
     try:
         folder.mkdir(mode=0o700, parents=True)
-    except OSError as error:
+    except (FileExistsError, NotADirectoryError) as error:
         raise CommandError(f"{folder} cannot be made: {error.strerror}. Nothing was written") from error
     for name, data in files.items():
         (folder / name).touch(mode=0o600)
