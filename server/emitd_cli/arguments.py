@@ -14,6 +14,7 @@ from emitd_cli.command_line.flags import (
     EXIT_CODES,
     Commands,
     add_command,
+    add_group,
     add_json,
     option,
     unicode,
@@ -40,6 +41,17 @@ def make_parser() -> argparse.ArgumentParser:
     add_log(commands)
     add_job(commands)
     add_audit(commands)
+    tls = add_group(commands, "tls", "Certificates to try TLS with.", "  emitd tls dev certs\n")
+    dev = add_command(
+        tls,
+        "dev",
+        "operate.tls:run_dev",
+        "Make an authority, and certificates of a server and a client on this machine, in a\n"
+        "new folder, and print the configuration that uses them. Overwrites nothing.",
+        "  emitd tls dev certs\n",
+        extra="server",
+    )
+    option(dev, "DIR", "the folder to make", dest="folder")
     demo = add_command(
         commands,
         "demo",
@@ -73,7 +85,7 @@ def _add_operating(commands: Commands) -> None:
         "serve",
         "operate.config:run_serve",
         "Run the service until SIGTERM or Ctrl-C.",
-        "  emitd serve\n  emitd serve --config /etc/emitd.yml --listen 0.0.0.0:50051\n",
+        "  emitd serve\n  emitd serve --config /etc/emitd.yml --listen 127.0.0.1:50052\n",
         extra="server",
     )
     option(serve, "--config FILE", CONFIG_HELP)

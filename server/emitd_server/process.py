@@ -15,7 +15,7 @@ from emitd_handlers.diagnostics import Report, report
 from emitd_server.access.trail import AccessTrail
 from emitd_server.config.loader import Config
 from emitd_server.dispatch.dispatcher import CLOSE_SECONDS, Dispatcher
-from emitd_server.errors import StartError
+from emitd_server.errors import ConfigError, StartError
 from emitd_server.rpc.audit_servicer import AuditServicer
 from emitd_server.rpc.log_servicer import LogServicer
 from emitd_server.rpc.server import GrpcServer, Servicer
@@ -23,6 +23,7 @@ from emitd_server.service import LoggingService
 from emitd_server.settings import LoopKind, ShutdownSettings
 
 EXIT_GOOD = 0
+EXIT_BAD_CONFIGURATION = 3
 EXIT_CANNOT_RUN = 5
 
 #: The signals that do not stop the service: a process cannot catch them, they report a fault in it, or they do not
@@ -49,7 +50,7 @@ LAST_REPORT_SECONDS = 1.0
 
 
 def run(config: Config) -> int:
-    """Serve until a signal; return the exit code: 0, or 5 when the service could not start.
+    """Serve until a signal; return the exit code: 0, 3 or 5 when the service could not start.
 
     The first signal drains. Another one at least a second later, or a second Ctrl-C, ends the process at once.
     """
@@ -59,6 +60,10 @@ def run(config: Config) -> int:
     try:
         with asyncio.Runner(loop_factory=loop_factory) as runner:
             return runner.run(_serve(config, signals))
+    except ConfigError as error:  # what an address is may be known only now
+        for problem in error.problems:
+            report(f"configuration: {problem}")
+        return EXIT_BAD_CONFIGURATION
     except StartError as error:
         report(f"could not start: {error}")
         return EXIT_CANNOT_RUN
@@ -95,11 +100,12 @@ async def _serve(config: Config, signals: "StopSignals") -> int:
 async def _start(service: LoggingService, server: GrpcServer, watchdog: "Watchdog") -> None:
     watchdog.start()
     await service.start(keep_trying=True)
-    report(f"listening on {await server.start()}")
+    for address in await server.start():
+        report(f"listening on {address}")
 
 
 def make_grpc_server(dispatcher: Dispatcher, listen_key: str = "server.listen") -> GrpcServer:
-    """Return a server with every service of the contract; `listen_key` is what an error calls its address."""
+    """Return a server with every service of the contract; `listen_key` is what an error calls the listeners."""
     trail = AccessTrail(dispatcher.own_events)
     servicers: list[Servicer] = [LogServicer(dispatcher, trail), AuditServicer(dispatcher, trail)]
     return GrpcServer(servicers, dispatcher.lives, dispatcher.settings, dispatcher.memory, trail, listen_key)

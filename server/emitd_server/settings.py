@@ -4,13 +4,16 @@ Each section is an immutable struct, and the defaults are here. The settings of 
 """
 
 from enum import Enum
+from pathlib import Path
 from typing import Annotated, TypeAlias
 
 import msgspec
 
+from emitd_handlers.paths import SettingInvalid
 from emitd_handlers.record import Level
 from emitd_handlers.scope import ANY
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
+from emitd_handlers.text.address import UNIX
 
 _Patterns: TypeAlias = Annotated[
     tuple[Annotated[str, msgspec.Meta(min_length=1)], ...], msgspec.Meta(min_length=1)
@@ -36,6 +39,71 @@ LoopKind = Enum("LoopKind", {"AUTO": "auto", "ASYNCIO": "asyncio", "UVLOOP": "uv
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
+
+
+class Identity(Enum):
+    """How the callers of a listener are known."""
+
+    #: They are not, or all are the `principal` of the entry.
+    NONE = "none"
+    TOKEN = "token"
+    #: A client certificate.
+    CERTIFICATE = "certificate"
+
+
+class TlsSettings(_Section, frozen=True, kw_only=True):
+    """The files of a listener with TLS, all PEM. They are read again when they change."""
+
+    #: The certificate of the server, followed by those between it and the authority.
+    cert_file: Path
+    #: Its private key, without a passphrase.
+    key_file: Path
+    #: The authorities whose client certificates are accepted.
+    client_ca_file: Path | None = None
+
+
+class ListenEntry(_Section, frozen=True, kw_only=True):
+    """A listener: one address, who may connect, and how callers are known."""
+
+    #: Host and port, or `unix:` and a path; port 0 picks a free one.
+    address: str
+    tls: TlsSettings | None = None
+    identity: Identity = Identity.NONE
+    #: A Unix socket: the name of all who connect; the socket's mode is the check.
+    principal: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    #: Beyond loopback without TLS or without identity.
+    insecure: bool = False
+    #: Only the health service is served.
+    health_only: bool = False
+
+    def __post_init__(self) -> None:
+        """Raise SettingInvalid if the keys do not go together."""
+        wants_certificate = self.identity is Identity.CERTIFICATE
+        has_authorities = self.tls is not None and self.tls.client_ca_file is not None
+        is_named = self.principal is not None
+        problems = {
+            "a Unix socket has no TLS: server.socket_mode says who may connect": self.is_unix and self.tls,
+            "'identity: certificate' needs tls.client_ca_file": wants_certificate and not has_authorities,
+            "tls.client_ca_file needs 'identity: certificate'": has_authorities and not wants_certificate,
+            "'principal' is only for a Unix socket": is_named and not self.is_unix,
+            "'principal' names every caller, and so does 'identity': remove one": is_named
+            and self.identity is not Identity.NONE,
+            "'health_only' asks no caller who it is: remove 'identity' and 'principal'": self.health_only
+            and (is_named or self.identity is not Identity.NONE),
+            "'insecure' is not needed: remove it": self.insecure and (self.is_guarded or self.is_unix),
+        }
+        if found := [text for text, is_so in problems.items() if is_so]:
+            raise SettingInvalid("; ".join(found))
+
+    @property
+    def is_guarded(self) -> bool:
+        """Whether the listener may be reached from other machines."""
+        return self.health_only or (self.tls is not None and self.identity is not Identity.NONE)
+
+    @property
+    def is_unix(self) -> bool:
+        """Whether the address is that of a Unix socket."""
+        return self.address.startswith(UNIX)
 
 
 class LimitSettings(_Section, frozen=True, kw_only=True):
@@ -131,8 +199,8 @@ class AccessSettings(_Section, frozen=True, kw_only=True):
 class ServerSettings(_Section, frozen=True, kw_only=True):
     """The service itself."""
 
-    #: Host and port, or `unix:` and a path; port 0 picks a free one.
-    listen: str = "127.0.0.1:50051"
+    #: One address, or the listeners.
+    listen: str | tuple[ListenEntry, ...] = "127.0.0.1:50051"
     #: The mode of a Unix socket, in octal digits: who may connect.
     socket_mode: Annotated[str, msgspec.Meta(pattern="^0[0-7]{3}$")] = "0600"
     #: How many ids of senders each handler remembers, to recognise retries.
@@ -141,6 +209,8 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     recent_lines_bytes: Annotated[int, msgspec.Meta(ge=0)] = 8 * 1024 * 1024
     #: Keys of attributes and details whose values are replaced before any handler sees them: `*` stands for any text.
     redact: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
+    #: Whether the contract can be asked for, as grpcurl does.
+    reflection: bool = True
     #: An event loop blocked for longer is reported on standard error, with the line that blocks it.
     watchdog_seconds: PositiveSeconds = 0.5
     access: AccessSettings = AccessSettings()
@@ -150,3 +220,9 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     watch: WatchSettings = WatchSettings()
     audit: AuditSettings = AuditSettings()
     shutdown: ShutdownSettings = ShutdownSettings()
+
+    def listeners(self, key: str = "server.listen") -> dict[str, ListenEntry]:
+        """Return what to listen on, each under its path in the configuration; `key` is what set `listen`."""
+        if isinstance(self.listen, str):
+            return {key: ListenEntry(address=self.listen)}
+        return {f"{key}[{index}]": entry for index, entry in enumerate(self.listen)}

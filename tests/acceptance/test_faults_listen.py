@@ -46,13 +46,18 @@ def test_a_half_taken_localhost_is_refused(tmp_path: Path) -> None:
 
 def test_the_error_names_the_setting(tmp_path: Path) -> None:
     """The flag, the variable or the key that had the address."""
-    reason = "it is not an address of this machine"
-    for given, key in (
-        (refused(tmp_path, "--listen", "192.0.2.1:5"), "--listen"),
-        (refused(tmp_path, listen="192.0.2.1:5"), "EMITD_LISTEN"),
-        (refused(tmp_path, config="listen: '192.0.2.1:5'"), "server.listen"),
-    ):
-        assert given == (5, [f"emitd could not start: cannot listen on 192.0.2.1:5 ({key}): {reason}"])
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = f"127.0.0.1:{other.getsockname()[1]}"
+        reason = "the address is in use; stop the other server, or choose another address"
+        for given, key in (
+            (refused(tmp_path, "--listen", taken), "--listen"),
+            (refused(tmp_path, listen=taken), "EMITD_LISTEN"),
+            (refused(tmp_path, config=f"listen: '{taken}'"), "server.listen"),
+            (refused(tmp_path, config=f"listen: ['127.0.0.1:0', '{taken}']"), "server.listen[1]"),
+        ):
+            assert given == (5, [f"emitd could not start: cannot listen on {taken} ({key}): {reason}"])
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def keys_of(struct: type[msgspec.Struct]) -> set[tuple[str, str]]:
     """The keys of a struct and of its sections, with the name of the struct that they are from."""
     found = set()
     for field in msgspec.structs.fields(struct):
-        types = [kind for kind in (field.type, *get_args(field.type)) if is_section(kind)]
+        types = [kind for kind in types_in(field.type) if is_section(kind)]
         found.update(*map(keys_of, types))
         if field.type not in types:
             owner = HandlerSettings if field.name in HandlerSettings.__struct_fields__ else struct
@@ -88,8 +88,14 @@ def keys_of(struct: type[msgspec.Struct]) -> set[tuple[str, str]]:
     return found
 
 
+def types_in(kind: object) -> set[object]:
+    """The type, and those that it is made of."""
+    return {kind}.union(*map(types_in, get_args(kind)))
+
+
 def is_section(kind: object) -> bool:
-    return isinstance(kind, type) and issubclass(kind, msgspec.Struct) and kind.__name__.endswith("Settings")
+    is_struct = isinstance(kind, type) and issubclass(kind, msgspec.Struct)
+    return is_struct and kind.__name__.endswith(("Settings", "ListenEntry"))
 
 
 def test_the_settings_counted_are_those_of_the_structs() -> None:

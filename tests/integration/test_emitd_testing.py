@@ -15,7 +15,7 @@ from emitd.testing import RunningServer, running_server, serving
 from emitd_handlers.record import JobState, Level
 from emitd_handlers.testing import InMemoryHandler
 from emitd_server.errors import StartError
-from emitd_server.settings import ServerSettings
+from emitd_server.settings import ListenEntry, ServerSettings
 
 
 def test_the_three_kinds_of_record_are_there(emitd_server: RunningServer) -> None:
@@ -100,7 +100,7 @@ def test_the_page_is_true(emitd_server: RunningServer) -> None:
 
 def test_a_server_that_cannot_start_raises_why() -> None:
     """And leaves no thread."""
-    settings = ServerSettings(listen="192.0.2.1:1")
+    settings = ServerSettings(listen=(ListenEntry(address="192.0.2.1:1", insecure=True),))
     with pytest.raises(StartError, match=r"192\.0\.2\.1"), serving([InMemoryHandler()], settings):
         pass
     assert not [thread for thread in threading.enumerate() if thread.name == "emitd-testing"]

@@ -16,7 +16,8 @@ from emitd_handlers.audit.source import AuditFilter
 from emitd_handlers.record import is_source_ip, usual_source_ip
 from emitd_handlers.room import Room
 from emitd_handlers.text.address import MAX_IP_CHARACTERS, ServerAddress, ip_of, read_server_address
-from emitd_server.config.loader import load_config
+from emitd_server.config.loader import survey_config
+from emitd_server.settings import ListenEntry
 from support.audit.sealed_log import make_line
 
 ZONES = st.text("abcXYZ019._~-", min_size=1, max_size=15)
@@ -120,7 +121,14 @@ def test_a_server_s_address_comes_back_as_it_was_written(host: str, port: int) -
     assert str(read_server_address(text, lowest_port=0)) == text
     assert ClientSettings.read({"address": text}, {}).address == text
     assert target_of(text) == text
-    assert load_config(None, environ={}, listen=text).server.listen == text
+    given: dict[str, Any] = {
+        "address": text,
+        "health_only": True,
+    }  # a plain address beyond loopback is refused
+    file = {"server": {"listen": [given]}, "handlers": {"d": {"type": "discard"}}}
+    config = survey_config(None, environ={}, text=json.dumps(file)).config
+    assert config is not None
+    assert config.server.listen == (ListenEntry(**given),)
 
 
 @given(TEXTS)

@@ -14,7 +14,7 @@ from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings
 from emitd_handlers.webhook.handler import WebhookHandler
 from emitd_server.config.discovery import BUILT_IN, HandlerFinder
 from emitd_server.config.loader import BUILT_IN_DEFAULTS, load_config
-from emitd_server.settings import ServerSettings
+from emitd_server.settings import ListenEntry, ServerSettings
 
 FILE = Path(__file__).parents[2] / "logging_config.yml"
 
@@ -107,3 +107,15 @@ def test_the_built_in_defaults_are_those_of_the_file() -> None:
     """A service without a file behaves as with the shipped one."""
     shipped = yaml.safe_load(FILE.read_text())
     assert yaml.safe_load(BUILT_IN_DEFAULTS)["handlers"] == shipped["handlers"]
+
+
+def test_its_examples_of_listeners_are_good(tmp_path: Path) -> None:
+    """They show every key of an entry."""
+    examples = re.findall(r"(?m)^  # (- \{address:.*)$", FILE.read_text())
+    file = tmp_path / "c.yml"
+    file.write_text(
+        "handlers: {d: {type: discard}}\nserver:\n  listen:\n" + "".join(f"    {e}\n" for e in examples)
+    )
+    assert len(load_config(file, environ={}).server.listeners()) == len(examples) == 5
+    keys = {key for example in yaml.safe_load("\n".join(examples)) for key in example}
+    assert keys == {*ListenEntry.__struct_fields__}

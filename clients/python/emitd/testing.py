@@ -102,7 +102,7 @@ def serving(handlers: "Sequence[BaseLogHandler]", settings: "ServerSettings | No
             handlers, settings=settings or ServerSettings(listen="127.0.0.1:0")
         ) as service:
             server = make_grpc_server(service)
-            started.set_result(await server.start())
+            started.set_result((await server.start())[0])
             await is_over.wait()
             await server.stop()
 

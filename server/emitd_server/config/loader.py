@@ -16,12 +16,13 @@ import msgspec
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.jobs.source import JobSource
 from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings, flat_keys
-from emitd_handlers.text.address import read_server_address, shown
+from emitd_handlers.text.address import shown
 from emitd_server.config.discovery import BUILT_IN, DiscoveryError, HandlerFinder, HandlerFolder
+from emitd_server.config.listeners import address_problem, at_home, read_listen
 from emitd_server.config.settings_reader import SettingsReader, convert
 from emitd_server.config.yaml_document import Value, read_text, read_yaml
 from emitd_server.errors import ConfigError, Problem, describe
-from emitd_server.settings import LoopKind, ServerSettings
+from emitd_server.settings import ListenEntry, LoopKind, ServerSettings
 
 #: The configuration of a service without a file; paths are relative to the working directory.
 BUILT_IN_DEFAULTS = """\
@@ -32,7 +33,6 @@ handlers:
 """
 _SECTIONS = ("server", "handler_paths", "handlers")
 _ENTRY_NAME = re.compile(r"[A-Za-z0-9_.-]+")
-_ADDRESS_EXPECTED = "HOST:PORT, [IPV6]:PORT (ports 0 to 65535) or unix:PATH"
 _TYPE_EXPECTED = "a handler's type, such as console"
 
 
@@ -158,30 +158,26 @@ class _Loader:
         return Config(self._path, server, self.entries, tuple(self._notes), self._listen_key)
 
     def _server(self, section: Value, overrides: Mapping[str, str | None]) -> ServerSettings | None:
-        server = self._reader.read(ServerSettings, section, "server")
-        if not section.is_whole():
-            server = None
+        content = section.content if isinstance(section.content, dict) else {}
+        rest = {key: value for key, value in content.items() if key != "listen"}
+        server = self._reader.read(
+            ServerSettings, msgspec.structs.replace(section, content=rest) if content else section, "server"
+        )
         if server is not None and server.loop is LoopKind.UVLOOP and not find_spec("uvloop"):
             found, expected = "found 'uvloop', which is not installed", "emitd[uvloop]"
-            self._reader.add(section.content["loop"].line, "server.loop", found, expected)
-        given = section.content.get("listen") if isinstance(section.content, dict) else None
-        if given is not None and isinstance(given.content, str) and (why := _address_problem(given.content)):
-            found = f"found {given.shown()}" + (f", which {why}" if not given.variables else "")
-            self._reader.add(given.line, "server.listen", found, _ADDRESS_EXPECTED)
-        listen = "" if server is None else server.listen
+            self._reader.add(content["loop"].line, "server.loop", found, expected)
+        listen = read_listen(self._reader, content["listen"], self._base_dir) if "listen" in content else None
         for name, address in overrides.items():
             if address is None:
                 continue
-            if why := _address_problem(address):
+            why, expected = address_problem(ListenEntry(address=address))
+            if why:
                 found = f"found {shown(address)}, which {why}"
-                problem = Problem(file="", line=0, path=name, found=found, expected=_ADDRESS_EXPECTED)
-                self._problems.append(problem)
-            listen, self._listen_key = address, name
-        if listen.startswith("unix:") and not listen.startswith("unix:/"):
-            # As any path, relative to the file, unless it is given from outside.
-            base_dir = self._base_dir if self._listen_key == "server.listen" else Path()
-            listen = f"unix:{base_dir / os.path.expanduser(listen.removeprefix('unix:'))}"
-        return None if server is None else msgspec.structs.replace(server, listen=listen)
+                self._problems.append(Problem(file="", line=0, path=name, found=found, expected=expected))
+            listen, self._listen_key = at_home(address, Path()), name
+        if server is None or not section.is_whole():
+            return None
+        return server if listen is None else msgspec.structs.replace(server, listen=listen)
 
     def _folders(self, section: Value) -> list[HandlerFolder]:
         folders: list[HandlerFolder] = []
@@ -325,15 +321,6 @@ class _Loader:
             self._reader.add(value.content["type"].line, f"handlers.{entry.name}", found)
             return False
         return True
-
-
-def _address_problem(text: str) -> str:
-    """Return how an address is wrong; empty if it is not."""
-    try:
-        read_server_address(text, lowest_port=0)
-    except ValueError as error:
-        return str(error)
-    return ""
 
 
 def _flat_keys(struct: type[HandlerSettings], entry: Value) -> Sequence[str]:

@@ -12,17 +12,28 @@ import os
 import secrets
 import socket
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import grpc
 
+from emitd_handlers.diagnostics import report
 from emitd_handlers.durable.file_identity import FileIdentity
 from emitd_handlers.text.address import MAX_PATH_BYTES, UNIX, read_server_address
-from emitd_server.errors import StartError
+from emitd_server.access.certificates import Certificates
+from emitd_server.config.listeners import GUARDED_EXPECTED, exposure
+from emitd_server.errors import ConfigError, Problem, StartError
+from emitd_server.settings import ListenEntry
 
+Options: TypeAlias = Sequence[tuple[str, int]]
+#: With TLS a connection ends after this time, so that the next one takes the new certificate and is checked against the
+#: new authorities. Its calls have the grace to finish; streams are opened again by the clients.
+AGE_OPTIONS: Options = (
+    ("grpc.max_connection_age_ms", 30 * 60_000),
+    ("grpc.max_connection_age_grace_ms", 60_000),
+)
 #: grpc takes either for both.
 _WILDCARDS: dict[tuple[Any, ...], socket.AddressFamily] = {
     ("0.0.0.0", 0): socket.AF_INET,
@@ -94,34 +105,85 @@ class UnixSocket:
         raise OSError("another server listens on it; stop that one first")
 
 
-async def listen(
-    server: grpc.aio.Server,
-    address: str,
-    *,
-    key: str,
-    socket_mode: int,
-    unix_socket: UnixSocket | None = None,
-) -> str:
-    """Make `server` listen at `address`; return it, with the port that was picked if 0 was asked for.
+class Listener:
+    """One entry of `server.listen`, with a grpc server of its own: a call does not say by which port it came.
 
-    Raises StartError with the reason, naming `key`, the setting or flag with the address. The server is then of no
-    use.
+    `key` is the setting or flag with the address, for errors; `options` are those of the server.
     """
-    try:
-        asked = read_server_address(address, lowest_port=0)
-        if asked.path:
-            _open_socket(server, unix_socket or UnixSocket(address), socket_mode)
-            return address
-        return str(asked._replace(port=await _open_ports(server, asked.host, asked.port)))
-    except (OSError, ValueError, RuntimeError) as error:
-        raise StartError(
-            f"cannot listen on {address} ({key}): {str(error).removeprefix(f'{address}: ')}"
-        ) from error
+
+    def __init__(self, key: str, entry: ListenEntry, socket_mode: str, options: Options) -> None:
+        self.key = key
+        self.entry = entry
+        self.socket = UnixSocket(entry.address) if entry.is_unix else None
+        self._socket_mode = int(socket_mode, 8)
+        self._certificates = Certificates(entry.tls, f"{entry.address} ({key})") if entry.tls else None
+        self._options = [*options, *([] if entry.tls is None else AGE_OPTIONS)]
+        self.server: grpc.aio.Server | None = None
+        self._is_serving = False
+
+    async def open(self) -> str:
+        """Make the server and let it listen, at every address or at none; return its address.
+
+        Port 0 becomes the one that was picked. Raises StartError, and ConfigError if it would be too open.
+        """
+        address = self.entry.address
+        self.server = grpc.aio.server(options=self._options)
+        try:
+            asked = read_server_address(address, lowest_port=0)
+            if self.socket is not None:
+                _open_socket(self.server, self.socket, self._socket_mode)
+                return address
+            places = await _addresses(asked.host)
+            self._guard([place[0] for place in places])
+            if self._certificates is not None:
+                await self._certificates.start()
+            return str(asked._replace(port=_open_ports(self._add_port, places, asked.port)))
+        except (OSError, ValueError, RuntimeError) as error:
+            raise StartError(
+                f"cannot listen on {address} ({self.key}): {str(error).removeprefix(f'{address}: ')}"
+            ) from error
+
+    async def start(self) -> None:
+        """Serve what was added to the server since `open`."""
+        assert self.server is not None
+        self._is_serving = True
+        await self.server.start()
+
+    async def stop(self, grace: float) -> None:
+        """End the calls, those under way within `grace` seconds. Idempotent, and safe without `open`."""
+        server = self.server
+        if server is None:
+            return
+        if not self._is_serving:
+            await self.start()  # grpc closes the ports only of a server that was started
+        self.server = None
+        await server.stop(grace)
+        if self.socket is not None:
+            self.socket.remove()
+        if self._certificates is not None:
+            await self._certificates.stop()
+
+    def _guard(self, hosts: Sequence[str]) -> None:
+        address, why = self.entry.address, exposure(self.entry, hosts)
+        if why and not self.entry.insecure:
+            problem = Problem(
+                file="", line=0, path=self.key, found=f"'{address}' {why}", expected=GUARDED_EXPECTED
+            )
+            raise ConfigError([problem])
+        if why:
+            report(f"{address} ({self.key}) {why}: insecure, open to everyone who can reach it")
+
+    def _add_port(self, address: str) -> int:
+        assert self.server is not None
+        if self._certificates is None:
+            return self.server.add_insecure_port(address)
+        return self.server.add_secure_port(address, self._certificates.credentials())
 
 
-async def _open_ports(server: grpc.aio.Server, host: str, port: int) -> int:
+def _open_ports(
+    add_port: Callable[[str], int], addresses: Mapping[tuple[Any, ...], socket.AddressFamily], port: int
+) -> int:
     """Listen at every address of a host; return the port."""
-    addresses = await _addresses(host)
     found: list[str] = []
     with ExitStack() as trials:
         for place, family in addresses.items():
@@ -141,7 +203,7 @@ async def _open_ports(server: grpc.aio.Server, host: str, port: int) -> int:
                 port = trial.getsockname()[1]
     for ip in found[:1] if addresses.keys() & _WILDCARDS.keys() else found:
         try:
-            port = server.add_insecure_port(f"{ip}:{port}")
+            port = add_port(f"{ip}:{port}")
         except RuntimeError as error:
             raise RuntimeError(f"grpc could not open {ip}:{port}") from error
     return port

@@ -12,7 +12,6 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from emitd_handlers.diagnostics import report
 from emitd_handlers.errors import EmitdError
-from emitd_handlers.text.address import UNIX
 from emitd_server.access.grants import Grants
 from emitd_server.access.limits import CallerLimits
 from emitd_server.access.trail import AccessTrail
@@ -21,7 +20,7 @@ from emitd_server.errors import RequestInvalid
 from emitd_server.memory import MemoryAccount
 from emitd_server.rpc.edge import Edge
 from emitd_server.rpc.intake import Intake
-from emitd_server.rpc.listening import UnixSocket, listen
+from emitd_server.rpc.listening import Listener, Options, UnixSocket
 from emitd_server.rpc.methods import abort
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 from emitd_server.rpc.status import status_of
@@ -37,6 +36,17 @@ KEEPALIVE_MS = 30_000
 KEEPALIVE_TIMEOUT_MS = 10_000
 #: Clients may ping this often, also without a call: ours do every 30 s.
 MIN_CLIENT_PING_MS = 20_000
+#: Of each grpc server.
+OPTIONS: Options = (
+    # Otherwise a second server starts happily on a busy port and takes half the calls.
+    ("grpc.so_reuseport", 0),
+    ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
+    ("grpc.keepalive_permit_without_calls", 1),
+    ("grpc.http2.max_pings_without_data", 0),
+    ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
+)
+MAX_MESSAGE = "grpc.max_receive_message_length"
 #: The longest name that health is asked for, and the largest question of reflection.
 MAX_NAME_BYTES = 4096
 
@@ -48,13 +58,13 @@ class Servicer(Protocol):
     service_name: str
 
     def handler(self, edge: Edge, streams: OpenStreams) -> "grpc.GenericRpcHandler[bytes, bytes]":
-        """Return what a grpc server needs to route calls to this servicer."""
+        """Return what a grpc server needs to route the calls of one listener to this servicer."""
 
 
 class GrpcServer:
-    """Serves `servicers` at one address, and reports the health of handlers, of which it gets the `lives`.
+    """Serves `servicers` at every listener, and reports the health of handlers, of which it gets the `lives`.
 
-    `listen_key` is the setting or flag that gave the address, for errors.
+    `listen_key` is the setting or flag that gave the listeners, for errors.
     """
 
     def __init__(
@@ -70,59 +80,35 @@ class GrpcServer:
         self._streams = OpenStreams(memory, settings.watch.stall_seconds)
         self._trail = trail
         self._settings = settings
-        self._listen_key = listen_key
-        self._socket = UnixSocket(settings.listen) if settings.listen.startswith(UNIX) else None
+        options = (*OPTIONS, (MAX_MESSAGE, settings.limits.max_request_bytes + ABOVE_OUR_LIMIT_BYTES))
+        self._listeners = [
+            Listener(key, entry, settings.socket_mode, options)
+            for key, entry in settings.listeners(listen_key).items()
+        ]
         #: Of health and of reflection.
         self._limit = StreamLimit(settings.watch.max_watchers, "server.watch.max_watchers")
         names = ["", *(servicer.service_name for servicer in servicers)]
-        self._health = _HealthServicer(names, lives, self._streams, self._limit, self._socket)
-        self._edge = Edge(
-            Intake(settings.limits, memory),
-            None,
-            Grants(settings.access.grants),
-            CallerLimits(settings.limits),
-            trail,
-        )
-        self._server: grpc.aio.Server | None = None
+        sockets = [listener.socket for listener in self._listeners if listener.socket is not None]
+        self._health = _HealthServicer(names, lives, self._streams, self._limit, sockets)
+        self._intake = Intake(settings.limits, memory)
+        self._grants, self._limits = Grants(settings.access.grants), CallerLimits(settings.limits)
+        self._is_started = False
 
-    async def start(self) -> str:
-        """Start serving; return the address, with the port that was picked if 0 was asked for.
+    async def start(self) -> Sequence[str]:
+        """Start serving at all listeners, or at none; return their addresses, with the ports that were picked for 0.
 
-        Raises StartError when the address cannot be used.
+        Raises StartError when an address cannot be used, and ConfigError when it would be too open.
         """
-        self._server = grpc.aio.server(
-            options=[
-                # Otherwise a second server starts happily on a busy port and takes half the calls.
-                ("grpc.so_reuseport", 0),
-                ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-                ("grpc.keepalive_timeout_ms", KEEPALIVE_TIMEOUT_MS),
-                ("grpc.keepalive_permit_without_calls", 1),
-                ("grpc.http2.max_pings_without_data", 0),
-                ("grpc.http2.min_recv_ping_interval_without_data_ms", MIN_CLIENT_PING_MS),
-                (
-                    "grpc.max_receive_message_length",
-                    self._settings.limits.max_request_bytes + ABOVE_OUR_LIMIT_BYTES,
-                ),
-            ]
-        )
-        names = [servicer.service_name for servicer in self._servicers]
-        self._server.add_generic_rpc_handlers(
-            tuple(servicer.handler(self._edge, self._streams) for servicer in self._servicers)
-        )
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-            _ReflectionServicer(names, self._streams, self._limit), self._server
-        )
-        address = await listen(
-            self._server,
-            self._settings.listen,
-            key=self._listen_key,
-            socket_mode=int(self._settings.socket_mode, 8),
-            unix_socket=self._socket,
-        )
-        await self._health.start()
-        await self._server.start()
-        return address
+        try:
+            addresses = [await listener.open() for listener in self._listeners]
+            await self._health.start()
+            self._is_started = True
+            for listener in self._listeners:
+                await self._serve(listener)
+        except BaseException:
+            await self._stop_listeners(0)
+            raise
+        return addresses
 
     async def stop(self) -> float:
         """End in order: NOT_SERVING, a moment, end the streams, drain the calls. Idempotent.
@@ -130,18 +116,34 @@ class GrpcServer:
         Returns how many seconds of `drain_seconds` are left for the handlers.
         """
         shutdown = self._settings.shutdown
-        if self._server is None:
+        if not self._is_started:
             return shutdown.drain_seconds
+        self._is_started = False
         await self._health.stop()
         await asyncio.sleep(shutdown.not_serving_seconds)
         self._streams.close()
         deadline = asyncio.get_running_loop().time() + shutdown.drain_seconds
-        await self._server.stop(grace=shutdown.drain_seconds)
-        self._server = None
+        await self._stop_listeners(shutdown.drain_seconds)
         self._trail.close()
-        if self._socket is not None:
-            self._socket.remove()
         return max(0.0, deadline - asyncio.get_running_loop().time())
+
+    async def _serve(self, listener: Listener) -> None:
+        server = listener.server
+        assert server is not None
+        edge = Edge(self._intake, None, self._grants, self._limits, self._trail)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+        if not listener.entry.health_only:
+            handlers = [servicer.handler(edge, self._streams) for servicer in self._servicers]
+            server.add_generic_rpc_handlers(tuple(handlers))
+            if self._settings.reflection:
+                names = [servicer.service_name for servicer in self._servicers]
+                reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
+                    _ReflectionServicer(names, self._streams, self._limit), server
+                )
+        await listener.start()
+
+    async def _stop_listeners(self, grace: float) -> None:
+        await asyncio.gather(*(listener.stop(grace) for listener in self._listeners))
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # its stub lacks it
@@ -150,7 +152,7 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
     The library's Watch sends while it holds a lock, so that one reader that takes nothing would stop all changes.
 
     `handler/NAME` is the health of a handler. The names in `readiness` are SERVING while every required handler is
-    ready and clients can connect by the socket's path, and `live` is while the process runs.
+    ready and clients can connect by the path of every socket, and `live` is while the process runs.
     """
 
     def __init__(
@@ -159,14 +161,14 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
         lives: Sequence[HandlerLife],
         streams: OpenStreams,
         limit: StreamLimit,
-        unix_socket: UnixSocket | None,
+        sockets: Sequence[UnixSocket],
     ) -> None:
         super().__init__()
         self._readiness = readiness
         self._lives = lives
         self._streams = streams
-        self._socket = unix_socket
-        self._socket_problem = ""
+        #: The problem of each socket that was reported; empty: none.
+        self._sockets = dict.fromkeys(sockets, "")
         self._is_stopping = False
         self._shown: dict[str, bool] = {}
         self._task: asyncio.Task[None] | None = None
@@ -226,11 +228,11 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
     async def _show(self) -> None:
         works = {f"handler/{life.handler.name}": not life.health_problem for life in self._lives}
         is_ready = all(life.is_ready for life in self._lives if life.handler.is_required)
-        if self._socket is not None:
-            problem = self._socket.problem()
-            if problem != self._socket_problem:
-                self._socket_problem = problem
-                report(problem or f"clients can connect to socket '{self._socket.path}' again")
+        for unix_socket, reported in self._sockets.items():
+            problem = unix_socket.problem()
+            if problem != reported:
+                self._sockets[unix_socket] = problem
+                report(problem or f"clients can connect to socket '{unix_socket.path}' again")
             is_ready = is_ready and not problem
         works |= dict.fromkeys(self._readiness, is_ready)
         if self._is_stopping:

@@ -47,7 +47,7 @@ async def running(
     service = LoggingService(handlers, settings=settings, report=lines.append)
     await service.start()
     server = make_grpc_server(service)
-    address = await server.start()
+    (address,) = await server.start()
     channel = grpc.aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     try:
         yield Running(service, server, address, channel, log_service_pb2_grpc.LogServiceStub(channel), lines)

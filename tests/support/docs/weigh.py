@@ -60,7 +60,7 @@ def weigh(root: Path, files: Iterable[str]) -> dict[str, int]:
 
 
 def count_settings(sources: Iterable[str]) -> int:
-    """Return how many keys the classes named `...Settings` have.
+    """Return how many keys the classes named `...Settings` have, and listeners.
 
     A section (a key whose type is another such class, and nothing else) counts as its keys. An inherited key counts
     once, also if a class gives it another default.
@@ -70,7 +70,7 @@ def count_settings(sources: Iterable[str]) -> int:
         for source in sources
         for node in ast.walk(ast.parse(source))
         if isinstance(node, ast.ClassDef)
-        and node.name.endswith("Settings")
+        and node.name.endswith(("Settings", "ListenEntry"))
         and "TypedDict" not in _bases(node)
     }
     keys = {name: _keys(node) for name, node in classes.items()}

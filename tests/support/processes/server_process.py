@@ -32,7 +32,7 @@ class ServerProcess:
         self._process = process
         self._lines: list[str] = []
         self._up = threading.Event()
-        #: `host:port` that it listens on; empty if it never came up.
+        #: `host:port` that it listens on, the first of several; empty if it never came up.
         self.address = ""
         self._reader = threading.Thread(target=self._read_stderr, daemon=True)
         self._reader.start()
@@ -112,6 +112,6 @@ class ServerProcess:
         for line in self._process.stderr:
             self._lines.append(line)
             if "listening on " in line:
-                self.address = line.split("listening on ")[1].strip()
+                self.address = self.address or line.split("listening on ")[1].strip()
                 self._up.set()
         self._up.set()

@@ -86,7 +86,7 @@ def takes_number(action: argparse.Action) -> bool:
 
 
 def has_json(command: Command) -> bool:
-    return command.words[0] not in ("serve", "demo", "new-handler")
+    return command.words[0] not in ("serve", "demo", "new-handler", "tls")
 
 
 class Unprintable(Exception):

@@ -9,13 +9,15 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import grpc
 import pytest
 
 from emitd_server.errors import StartError
 from emitd_server.rpc import listening
-from emitd_server.rpc.listening import listen
+from emitd_server.rpc.listening import Listener
+from emitd_server.settings import ListenEntry
 
+#: A busy port is refused, as the service does.
+OPTIONS = [("grpc.so_reuseport", 0)]
 HAS_IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
 
 
@@ -36,11 +38,17 @@ def occupy(sockets: ExitStack, ip: str) -> int:
     return port
 
 
-async def opened(address: str, mode: int = 0o600) -> str:
+def listener(address: str, mode: str = "0600", **entry: bool) -> Listener:
+    """A listener on all addresses, those beyond loopback too."""
+    is_open = not address.startswith("unix:")
+    return Listener("--listen", ListenEntry(address=address, insecure=is_open, **entry), mode, OPTIONS)
+
+
+async def opened(address: str) -> str:
     """Listen and stop again; return the address."""
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+    server = listener(address)
     try:
-        return await listen(server, address, key="--listen", socket_mode=mode)
+        return await server.open()
     finally:
         await server.stop(0)
 
@@ -146,11 +154,12 @@ def test_no_permission(address: str, expected: str) -> None:
     script = (
         "import asyncio, concurrent.futures.thread, grpc, os, sys\n"  # another user may not read modules
         "from emitd_server.errors import StartError\n"
-        "from emitd_server.rpc.listening import listen\n"
+        "from emitd_server.rpc.listening import Listener\n"
+        "from emitd_server.settings import ListenEntry\n"
         "'x'.encode('idna')\n"
         "os.setgroups([]); os.setgid(65534); os.setuid(65534)\n"
         "async def main():\n"
-        "    try: await listen(grpc.aio.server(), sys.argv[1], key='k', socket_mode=0o600)\n"
+        "    try: await Listener('k', ListenEntry(address=sys.argv[1]), '0600', []).open()\n"
         "    except StartError as error: print(error)\n"
         "asyncio.run(main())\n"
     )
@@ -162,15 +171,15 @@ def test_no_permission(address: str, expected: str) -> None:
     assert done.stdout.startswith(f"cannot listen on {address} (k): {expected}")
 
 
-@pytest.mark.parametrize("mode", [0o600, 0o660, 0o666])
-async def test_a_socket_has_its_mode(tmp_path: Path, mode: int) -> None:
+@pytest.mark.parametrize("mode", ["0600", "0660", "0666"])
+async def test_a_socket_has_its_mode(tmp_path: Path, mode: str) -> None:
     """Whatever the umask is, which stays as it was."""
     path = tmp_path / "a b.sock"
     before = os.umask(0o022)
     try:
-        server = grpc.aio.server()
-        assert await listen(server, f"unix:{path}", key="k", socket_mode=mode) == f"unix:{path}"
-        assert path.stat().st_mode & 0o777 == mode
+        server = listener(f"unix:{path}", mode)
+        assert await server.open() == f"unix:{path}"
+        assert path.stat().st_mode & 0o777 == int(mode, 8)
         await server.stop(0)
         assert os.umask(0o022) == 0o022
     finally:
