@@ -7,6 +7,7 @@ EmitdError (emitd_handlers.errors)
 ├── RequestInvalid             a request makes no sense: never retry
 │   └── FieldUnknown           it, or a record in it, has a field of a newer version: a newer service can take it
 ├── RequestLate                a call did not send its request in time
+├── Unauthenticated            the service does not know who calls
 ├── JobNotFound
 ├── NoJobSource                no active handler serves jobs
 ├── AuditLogNotFound           no active handler keeps a log of this name
@@ -64,6 +65,10 @@ class RequestLate(EmitdError):
         super().__init__(
             f"the request was not received within {seconds:g} s, or sooner while other calls wait"
         )
+
+
+class Unauthenticated(EmitdError):
+    """The service does not know who calls. The message says what is missing, and nothing of what was sent."""
 
 
 class JobNotFound(EmitdError):

@@ -3,10 +3,14 @@
 Each section is an immutable struct, and the defaults are here. The settings of handlers are the handlers' own.
 """
 
-from typing import Annotated
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Self, TypeAlias
+from urllib.parse import urlsplit
 
 import msgspec
 
+from emitd_handlers.paths import SettingInvalid, resolve_path
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
 
 
@@ -70,6 +74,86 @@ class ShutdownSettings(_Section, frozen=True, kw_only=True):
     drain_seconds: Seconds = 10.0
 
 
+class JwtAlgorithm(Enum):
+    """By which a JWT is signed; all with a private key that the service does not have."""
+
+    RS256 = "RS256"
+    RS384 = "RS384"
+    RS512 = "RS512"
+    PS256 = "PS256"
+    PS384 = "PS384"
+    PS512 = "PS512"
+    ES256 = "ES256"
+    ES384 = "ES384"
+    ES512 = "ES512"
+    EDDSA = "EdDSA"
+
+
+class KeysPlace(str):
+    """The path of a file, or an https URL."""
+
+    __slots__ = ()
+    expected = "a file, or a URL such as https://issuer.example/keys"
+
+    @classmethod
+    def resolve(cls, text: str, base_dir: Path) -> Self:
+        """Return the place, a path as other settings have it. Raises SettingInvalid."""
+        if "://" not in text:
+            return cls(str(resolve_path(text, base_dir)))
+        try:
+            url = urlsplit(text)
+            is_good = url.scheme == "https" and url.hostname and url.port != 0 and url.username is None
+        except ValueError:
+            is_good = False
+        if not is_good or not text.isascii() or not text.isprintable() or " " in text:
+            raise SettingInvalid(f"it is no https URL, or has a user in it; expected {cls.expected}")
+        return cls(text)
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it is a URL."""
+        return "://" in self
+
+
+Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class JwtSettings(_Section, frozen=True, kw_only=True):
+    """JWT of one issuer, as callers send them."""
+
+    #: What `iss` and `aud` must be.
+    issuer: Text
+    audience: Text
+    #: The issuer's public keys, a JWKS: a file, or an https URL, which is asked every half minute.
+    keys: KeysPlace
+    #: Algorithms that are accepted.
+    algorithms: Annotated[tuple[JwtAlgorithm, ...], msgspec.Meta(min_length=1)] = tuple(JwtAlgorithm)
+    #: The claim with the caller's groups, a list of texts; None: it has none.
+    groups_claim: Text | None = None
+    #: For the URL: a PEM file of the authorities that are trusted instead of the system's.
+    ca_file: Path | None = None
+    #: For the URL: a file with the bearer token to send.
+    token_file: Path | None = None
+
+
+class CertificateName(Enum):
+    """The kind of subject alternative name that names the caller."""
+
+    URI = "uri"
+    DNS = "dns"
+    EMAIL = "email"
+
+
+class AccessSettings(_Section, frozen=True, kw_only=True):
+    """Who calls."""
+
+    #: The list of static tokens, which `emitd token` writes.
+    tokens_file: Path | None = None
+    jwt: JwtSettings | None = None
+    #: What names a client certificate that has no SPIFFE id; None: only those with one are accepted.
+    certificate_name: CertificateName | None = None
+
+
 class ServerSettings(_Section, frozen=True, kw_only=True):
     """The service itself."""
 
@@ -85,6 +169,7 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     redact: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
     #: An event loop blocked for longer is reported on standard error, with the line that blocks it.
     watchdog_seconds: PositiveSeconds = 0.5
+    access: AccessSettings = AccessSettings()
     limits: LimitSettings = LimitSettings()
     watch: WatchSettings = WatchSettings()
     audit: AuditSettings = AuditSettings()

@@ -9,44 +9,51 @@ import fcntl
 import hashlib
 import hmac
 import json
+import math
 import os
+import re
 import secrets
 import stat
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
 from typing import Annotated, Self, TypeAlias
 
 import msgspec
 
-from emitd_handlers.diagnostics import report
+from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.durable.disk import replace_file, sync_folder
 from emitd_handlers.paths import SettingInvalid
-from emitd_handlers.principal import Principal, check_name
+from emitd_handlers.principal import Principal
 from emitd_server.access.identity import Identity
+from emitd_server.access.watched import Watched
 from emitd_server.config.settings_reader import SettingsReader
 from emitd_server.config.yaml_document import read_text, read_yaml
 from emitd_server.errors import ConfigError, Problem
 
-#: By which a scanner of repositories knows a token that has leaked.
+#: By this a scanner of repositories recognises a token that has leaked.
 TOKEN_PREFIX = "emitd_"
 TOKEN_BYTES = 32
-#: So much of a digest names a token, in lists and to `emitd token revoke`.
+#: So much of its digest names a token in lists, and to `emitd token revoke`.
 SHORT_DIGITS = 12
+_HEX = re.compile("[0-9a-fA-F]{64}")
 
 
 class Digest(bytes):
     """The SHA-256 of a token."""
 
     @classmethod
+    def of(cls, token: str) -> Self:
+        """Return a token's digest."""
+        return cls(hashlib.sha256(token.encode()).digest())
+
+    @classmethod
     def resolve(cls, text: str, base_dir: Path) -> Self:
-        """Return the digest that 64 hexadecimal digits stand for. Raises SettingInvalid."""
-        if len(text) != 64 or not text.isascii() or not text.isalnum():
-            raise SettingInvalid("it is not the SHA-256 of a token in 64 hexadecimal digits")
-        try:
-            return cls(bytes.fromhex(text))
-        except ValueError:
-            raise SettingInvalid("it is not the SHA-256 of a token in 64 hexadecimal digits") from None
+        """Return what a file says. Raises SettingInvalid, which does not show it: it may be the token itself."""
+        if not _HEX.fullmatch(text):
+            raise SettingInvalid("it is not a SHA-256 in 64 hexadecimal digits")
+        return cls(bytes.fromhex(text))
 
 
 class TokenEntry(msgspec.Struct, frozen=True, kw_only=True):
@@ -59,16 +66,152 @@ class TokenEntry(msgspec.Struct, frozen=True, kw_only=True):
     expires: Annotated[datetime, msgspec.Meta(tz=True)] | None = None
 
     def __post_init__(self) -> None:
+        """Raise ValueError for a bad name."""
         Principal(self.name, "token", self.groups)
 
     @property
     def short_digest(self) -> str:
-        """The beginning of the digest, which names the token."""
+        """What names the token among those of the same name."""
         return self.sha256.hex()[:SHORT_DIGITS]
 
     def line(self) -> str:
-        """Return the entry as it is written: one line, whose values are JSON, and so YAML."""
-        fields = {"name": self.name, "sha256": self.sha256.hex(), "groups": self.groups}
+        """Return the entry as it is written: JSON in one line, which is YAML too."""
+        fields: dict[str, object] = {"name": self.name, "sha256": self.sha256.hex(), "groups": self.groups}
         if self.expires is not None:
             fields["expires"] = self.expires.isoformat()
         return f"- {json.dumps(fields, ensure_ascii=False)}\n"
+
+
+Tokens: TypeAlias = Mapping[bytes, tuple[TokenEntry, Identity]]
+
+
+def watched_tokens(path: Path, changed: Report = report) -> Watched[Tokens]:
+    """Return the tokens of a file by their digests; there are none before the start."""
+
+    def names_of(tokens: Tokens) -> Sequence[str]:
+        return [f"{entry.name} ({entry.short_digest})" for entry, _ in tokens.values()]
+
+    what = "server.access.tokens_file"
+    return Watched[Tokens](what, lambda: _load(path), {}, names_of=names_of, paths=[path], changed=changed)
+
+
+def _load(path: Path) -> Tokens:
+    entries = read_tokens(path)
+    if path.stat().st_mode & stat.S_IROTH:
+        report(f"server.access.tokens_file: others can read {path}; chmod o-r")
+    tokens = {}
+    for entry in entries:
+        end = math.inf if entry.expires is None else entry.expires.timestamp()
+        tokens[bytes(entry.sha256)] = entry, Identity(Principal(entry.name, "token", entry.groups), end)
+    return tokens
+
+
+def find_token(tokens: Tokens, digest: bytes) -> Identity | None:
+    """Return whose token has this digest."""
+    found = tokens.get(digest)
+    # How long the dict takes depends on digests at most, which say nothing about a token.
+    return found[1] if found is not None and hmac.compare_digest(found[0].sha256, digest) else None
+
+
+def read_tokens(path: Path) -> Sequence[TokenEntry]:
+    """Return the entries of a file. Raises ConfigError with lines, in which there is no token."""
+    problems: list[Problem] = []
+    text = read_text(path, problems)
+    entries = _parse(text or "", str(path), problems)
+    if problems:
+        raise ConfigError(problems)
+    return [entry for _, entry in entries]
+
+
+def new_token(
+    path: Path, name: str, groups: Sequence[str], expires: datetime | None
+) -> tuple[str, TokenEntry]:
+    """Make a token and add its entry to the file, which need not exist.
+
+    Return the token, which nothing else has, and the entry. Raises ValueError for a bad name, ConfigError and OSError.
+    """
+    token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
+    entry = TokenEntry(name=name, sha256=Digest.of(token), groups=tuple(groups), expires=expires)
+    _edit(path, lambda entries: [*entries, entry], may_make=True)
+    return token, entry
+
+
+def revoke_tokens(path: Path, name: str) -> Sequence[TokenEntry]:
+    """Remove the entries of this name or short digest from the file; return them. Raises ConfigError and OSError."""
+    gone: list[TokenEntry] = []
+
+    def rest(entries: Sequence[TokenEntry]) -> Sequence[TokenEntry]:
+        gone.extend(entry for entry in entries if name in (entry.name, entry.short_digest))
+        return [entry for entry in entries if entry not in gone]
+
+    _edit(path, rest)
+    return gone
+
+
+def _edit(
+    path: Path, change: Callable[[Sequence[TokenEntry]], Sequence[TokenEntry]], *, may_make: bool = False
+) -> None:
+    path = path.resolve()
+    with _locked(path.parent):
+        problems: list[Problem] = []
+        is_new = may_make and not path.exists()
+        text = "" if is_new else read_text(path, problems)
+        found = _parse(text or "", str(path), problems)
+        if problems:
+            raise ConfigError(problems)
+        after = change([entry for _, entry in found])
+        if len(after) == len(found):
+            return
+        # Its group may be that of the service.
+        mode = 0o600 | (0 if is_new else path.stat().st_mode & 0o060)
+        replace_file(path, _edited(text or "", found, after).encode(), mode=mode, like=path)
+        sync_folder(path.parent)
+
+
+def _edited(text: str, found: Sequence[tuple[int, TokenEntry]], after: Sequence[TokenEntry]) -> str:
+    """Return a file's text with other entries, and with its comments if its entries stand one after another."""
+    lines = text.splitlines(keepends=True)
+    ends = [line for line, _ in found[1:]] + [len(lines) + 1]
+    for (line, entry), end in zip(found, ends, strict=False):
+        for index in range(line - 1, end - 1) if entry not in after else ():
+            if not lines[index].lstrip().startswith("#"):
+                lines[index] = ""
+    before = [entry for _, entry in found]
+    new = [entry.line() for entry in after if entry not in before]
+    edited = "".join(lines)
+    edited += ("\n" if edited and not edited.endswith("\n") else "") + "".join(new)
+    if [entry for _, entry in _parse(edited, "", [])] != after:
+        return "".join(entry.line() for entry in after)
+    return edited
+
+
+def _parse(text: str, file: str, problems: list[Problem]) -> Sequence[tuple[int, TokenEntry]]:
+    """Return the entries, each with its line; add to `problems`."""
+    document = read_yaml(text, file, problems, {})
+    reader = SettingsReader(file, Path(), problems)
+    if document is None or document.content in (None, {}):
+        return []
+    if not reader.is_a(list, document, "", "a list of tokens, each with its name and sha256"):
+        return []
+    entries: list[tuple[int, TokenEntry]] = []
+    lines: dict[Digest, int] = {}
+    for index, item in enumerate(document.content):
+        entry = reader.read(TokenEntry, item, f"[{index}]")
+        if entry is None:
+            continue
+        if entry.sha256 in lines:
+            reader.add(item.line, f"[{index}].sha256", f"is the same as in line {lines[entry.sha256]}")
+        lines.setdefault(entry.sha256, item.line)
+        entries.append((item.line, entry))
+    return entries
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Wait for those who edit files of the folder; the file itself has another in its place after each edit."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(fd)

@@ -16,7 +16,7 @@ from emitd_handlers.errors import EmitdError
 
 LOOK_SECONDS = 1.0
 #: When reading is tried again after it failed, also if no file has changed.
-RETRY_SECONDS = 5.0
+RETRY_SECONDS = 10.0
 
 T = TypeVar("T")
 
@@ -52,11 +52,11 @@ class Watched(Generic[T]):
         self._reported = ""
 
     def start(self) -> None:
-        """Read the first value. Raises what `load` raises."""
-        # Before the file is read: a change in between is seen by the next look.
-        self._state = self._look()
-        self.value = self._load()
-        self._due_at = time.monotonic() + self._every_seconds
+        """Read the first value; raises what `load` raises. Without `paths` it may fail, and is tried again."""
+        if self._paths:
+            self._read()
+        else:
+            self.look()
 
     def look(self) -> None:
         """Read the value again if that is due. Blocks; one thread at a time."""
@@ -64,7 +64,7 @@ class Watched(Generic[T]):
             return
         before = set(self._names_of(self.value))
         try:
-            self.start()
+            self._read()
         except (EmitdError, OSError, ValueError) as error:
             self._due_at = time.monotonic() + min(RETRY_SECONDS, self._every_seconds)
             problem = str(error).replace("\n", "; ")
@@ -77,6 +77,15 @@ class Watched(Generic[T]):
         parts = {"added": sorted(after - before), "removed": sorted(before - after)}
         if lists := [f"{verb} {', '.join(names)}" for verb, names in parts.items() if names]:
             self._changed(f"{self._what}: {'; '.join(lists)}")
+
+    def _read(self) -> None:
+        # Before the file is read: a change in between is seen by the next look.
+        self._state = self._look()
+        value = self._load()
+        # Who has made something of the value compares by identity.
+        if value != self.value:
+            self.value = value
+        self._due_at = time.monotonic() + self._every_seconds
 
     def _look(self) -> object:
         return [_state(path) for path in self._paths]

@@ -118,8 +118,9 @@ class SettingsReader:
         """Return a value as a type that a field may have, or None if it has a problem."""
         if value.unreadable:
             return None
-        if isinstance(field_type, type) and issubclass(field_type, msgspec.Struct):
-            return self.read(field_type, value, path)
+        struct = _struct_in(field_type)
+        if struct is not None and (struct is field_type or value.content is not None):
+            return self.read(struct, value, path)
         if Level in _types_in(field_type):
             return self._levels(value, path)
         try:
@@ -191,6 +192,14 @@ def _types_in(annotation: Any) -> set[Any]:
     if get_origin(annotation) is None:
         return {annotation}
     return {inner for argument in get_args(annotation) for inner in _types_in(argument)}
+
+
+def _struct_in(annotation: Any) -> type[msgspec.Struct] | None:
+    """Return the struct that a field is, or is if it is not None."""
+    kinds = [kind for kind in get_args(annotation) or [annotation] if kind is not types.NoneType]
+    if len(kinds) == 1 and isinstance(kinds[0], type) and issubclass(kinds[0], msgspec.Struct):
+        return kinds[0]
+    return None
 
 
 def _type_name(annotation: Any) -> str:

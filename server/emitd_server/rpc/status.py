@@ -32,6 +32,7 @@ from emitd_server.errors import (
     ServiceStopping,
     StreamStalled,
     TooManyWatchers,
+    Unauthenticated,
 )
 
 #: The gRPC code of every error that can reach a caller. The numbers are those of google.rpc.Code.
@@ -40,6 +41,7 @@ CODES: Mapping[type[EmitdError], "code_pb2.Code"] = {
     RequestInvalid: code_pb2.INVALID_ARGUMENT,
     JobQueryInvalid: code_pb2.INVALID_ARGUMENT,
     AuditQueryInvalid: code_pb2.INVALID_ARGUMENT,
+    Unauthenticated: code_pb2.UNAUTHENTICATED,
     JobNotFound: code_pb2.NOT_FOUND,
     AuditLogNotFound: code_pb2.NOT_FOUND,
     AuditNotFound: code_pb2.NOT_FOUND,
