@@ -5,7 +5,9 @@ What tokens are compared with is in `Credentials`, which all listeners share.
 
 import time
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, TypeAlias
+
+import grpc
 
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.principal import Principal
@@ -17,17 +19,8 @@ from emitd_server.settings import AccessSettings, CertificateName
 
 #: With the scheme. Longer ones are refused before anything else looks at them.
 MAX_AUTHORIZATION_BYTES = 16 * 1024
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 ANONYMOUS = Identity(Principal("anonymous", "anonymous"))
-
-
-class Call(Protocol):
-    """What is used of grpc's context."""
-
-    def invocation_metadata(self) -> Any:
-        """Return pairs of a key and a value."""
-
-    def auth_context(self) -> Mapping[str, Iterable[bytes]]:
-        """Return what TLS found out about the peer."""
 
 
 class Credentials:
@@ -62,7 +55,7 @@ class Credentials:
         for watched in self.watched:
             watched.start()
 
-    def by_token(self, call: Call) -> Identity:
+    def by_token(self, call: Context) -> Identity:
         """Return whose token the call has. Raises Unauthenticated. Hot path."""
         token = _bearer(call)
         digest = Digest.of(token)
@@ -75,7 +68,7 @@ class Credentials:
             raise Unauthenticated("the token is not known here")
         return self._jwt.identify(token, digest)
 
-    def by_certificate(self, call: Call) -> Identity:
+    def by_certificate(self, call: Context) -> Identity:
         """Return whose certificate the peer has. Raises Unauthenticated."""
         return certificate_identity(call.auth_context(), self._certificate_name)
 
@@ -101,7 +94,7 @@ class Authenticator:
             "certificate": credentials.by_certificate,
         }[identity]
 
-    def authenticate(self, call: Call) -> Identity:
+    def authenticate(self, call: Context) -> Identity:
         """Return who calls. Raises Unauthenticated.
 
         Asked again for a stream that is open, it also notices that a token was revoked or a key removed.
@@ -132,7 +125,7 @@ def certificate_identity(properties: Mapping[str, Iterable[bytes]], kind: Certif
         raise Unauthenticated(f"the client certificate: {error}") from None
 
 
-def _bearer(call: Call) -> str:
+def _bearer(call: Context) -> str:
     """Return the token of the call."""
     values = [value for key, value in call.invocation_metadata() if key == "authorization"]
     if len(values) != 1:

@@ -28,7 +28,7 @@ _WHY: Mapping[type[Exception], str] = {
     jwt.ImmatureSignatureError: "it is not valid yet",
     jwt.InvalidAudienceError: "its claim 'aud' is not server.access.jwt.audience",
     jwt.InvalidIssuerError: "its claim 'iss' is not server.access.jwt.issuer",
-    jwt.InvalidAlgorithmError: "its algorithm is not one of server.access.jwt.algorithms, or not one of its key",
+    jwt.InvalidAlgorithmError: "its algorithm is not one of its key",
     jwt.InvalidSignatureError: "its signature is wrong",
 }
 

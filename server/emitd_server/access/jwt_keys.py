@@ -51,14 +51,13 @@ class PublicKey(NamedTuple):
 
 def watched_keys(settings: JwtSettings, changed: Report) -> Watched[Mapping[str, PublicKey]]:
     """Return the issuer's keys by their `kid`; there are none before the first look."""
-    allowed = [algorithm.value for algorithm in settings.algorithms]
 
     def load() -> Mapping[str, PublicKey]:
         if settings.keys.is_url:
-            return read_keys(_fetch(settings), allowed)
+            return read_keys(_fetch(settings))
         try:
             with open(settings.keys, "rb") as file:
-                return read_keys(file.read(MAX_KEYS_BYTES + 1), allowed)
+                return read_keys(file.read(MAX_KEYS_BYTES + 1))
         except (OSError, ValueError) as error:
             found = error.strerror if isinstance(error, OSError) else str(error)
             raise ConfigError([Problem(file=settings.keys, line=0, path="", found=found or "")]) from None
@@ -74,7 +73,7 @@ def watched_keys(settings: JwtSettings, changed: Report) -> Watched[Mapping[str,
     )
 
 
-def read_keys(data: bytes, allowed: Sequence[str]) -> Mapping[str, PublicKey]:
+def read_keys(data: bytes) -> Mapping[str, PublicKey]:
     """Return the keys of a JWKS that can verify: public, sane, with a `kid`; of two with the same the first.
 
     Raises ValueError, which shows nothing of the data, if there are none.
@@ -88,16 +87,14 @@ def read_keys(data: bytes, allowed: Sequence[str]) -> Mapping[str, PublicKey]:
     entries = document.get("keys") if isinstance(document, dict) else None
     keys: dict[str, PublicKey] = {}
     for entry in entries[:MAX_KEYS] if isinstance(entries, list) else ():
-        if isinstance(entry, dict) and (key := _public_key(entry, allowed)) is not None:
+        if isinstance(entry, dict) and (key := _public_key(entry)) is not None:
             keys.setdefault(entry["kid"], key)
     if not keys:
-        raise ValueError(
-            "there is no key with a 'kid' that can verify signatures by server.access.jwt.algorithms"
-        )
+        raise ValueError("there is no key with a 'kid' that can verify signatures")
     return keys
 
 
-def _public_key(entry: JWKDict, allowed: Sequence[str]) -> PublicKey | None:
+def _public_key(entry: JWKDict) -> PublicKey | None:
     kid, operations = entry.get("kid"), entry.get("key_ops", ["verify"])
     is_for_signatures = (
         entry.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
@@ -106,7 +103,7 @@ def _public_key(entry: JWKDict, allowed: Sequence[str]) -> PublicKey | None:
         return None
     kind = entry.get("kty"), entry.get("crv")
     known = _ALGORITHMS.get(kind, ()) if all(isinstance(part, str | None) for part in kind) else ()
-    algorithms = [name for name in known if name in allowed and entry.get("alg", name) == name]
+    algorithms = [name for name in known if entry.get("alg", name) == name]
     if not algorithms:
         return None
     try:

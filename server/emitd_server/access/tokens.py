@@ -14,7 +14,7 @@ import os
 import re
 import secrets
 import stat
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -120,7 +120,7 @@ def read_tokens(path: Path) -> Sequence[TokenEntry]:
     entries = _parse(text or "", str(path), problems)
     if problems:
         raise ConfigError(problems)
-    return [entry for _, entry in entries]
+    return entries
 
 
 def new_token(
@@ -132,69 +132,48 @@ def new_token(
     """
     token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
     entry = TokenEntry(name=name, sha256=Digest.of(token), groups=tuple(groups), expires=expires)
-    _edit(path, lambda entries: [*entries, entry], may_make=True)
+    path = path.resolve()
+    with _locked(path.parent):
+        entries = [*(read_tokens(path) if path.exists() else ()), entry]
+        text = path.read_bytes().decode() if path.exists() else ""
+        text += ("\n" if text and not text.endswith("\n") else "") + entry.line()
+        # Comments stay, if the list is written entry after entry.
+        _write(path, entries, text if _parse(text, "", []) == entries else "")
     return token, entry
 
 
 def revoke_tokens(path: Path, name: str) -> Sequence[TokenEntry]:
-    """Remove the entries of this name or short digest from the file; return them. Raises ConfigError and OSError."""
-    gone: list[TokenEntry] = []
+    """Remove the entries of this name or short digest, and all comments; return the entries.
 
-    def rest(entries: Sequence[TokenEntry]) -> Sequence[TokenEntry]:
-        gone.extend(entry for entry in entries if name in (entry.name, entry.short_digest))
-        return [entry for entry in entries if entry not in gone]
-
-    _edit(path, rest)
+    Raises ConfigError and OSError.
+    """
+    path = path.resolve()
+    with _locked(path.parent):
+        entries = read_tokens(path)
+        gone = [entry for entry in entries if name in (entry.name, entry.short_digest)]
+        if gone:
+            _write(path, [entry for entry in entries if entry not in gone])
     return gone
 
 
-def _edit(
-    path: Path, change: Callable[[Sequence[TokenEntry]], Sequence[TokenEntry]], *, may_make: bool = False
-) -> None:
-    path = path.resolve()
-    with _locked(path.parent):
-        problems: list[Problem] = []
-        is_new = may_make and not path.exists()
-        text = "" if is_new else read_text(path, problems)
-        found = _parse(text or "", str(path), problems)
-        if problems:
-            raise ConfigError(problems)
-        after = change([entry for _, entry in found])
-        if len(after) == len(found):
-            return
-        # Its group may be that of the service.
-        mode = 0o600 | (0 if is_new else path.stat().st_mode & 0o060)
-        replace_file(path, _edited(text or "", found, after).encode(), mode=mode, like=path)
-        sync_folder(path.parent)
+def _write(path: Path, entries: Sequence[TokenEntry], text: str = "") -> None:
+    # The group may be that of the service.
+    mode = 0o600 | (path.stat().st_mode & 0o060 if path.exists() else 0)
+    data = (text or "".join(entry.line() for entry in entries)).encode()
+    replace_file(path, data, mode=mode, like=path)
+    sync_folder(path.parent)
 
 
-def _edited(text: str, found: Sequence[tuple[int, TokenEntry]], after: Sequence[TokenEntry]) -> str:
-    """Return a file's text with other entries, and with its comments if its entries stand one after another."""
-    lines = text.splitlines(keepends=True)
-    ends = [line for line, _ in found[1:]] + [len(lines) + 1]
-    for (line, entry), end in zip(found, ends, strict=False):
-        for index in range(line - 1, end - 1) if entry not in after else ():
-            if not lines[index].lstrip().startswith("#"):
-                lines[index] = ""
-    before = [entry for _, entry in found]
-    new = [entry.line() for entry in after if entry not in before]
-    edited = "".join(lines)
-    edited += ("\n" if edited and not edited.endswith("\n") else "") + "".join(new)
-    if [entry for _, entry in _parse(edited, "", [])] != after:
-        return "".join(entry.line() for entry in after)
-    return edited
-
-
-def _parse(text: str, file: str, problems: list[Problem]) -> Sequence[tuple[int, TokenEntry]]:
-    """Return the entries, each with its line; add to `problems`."""
+def _parse(text: str, file: str, problems: list[Problem]) -> Sequence[TokenEntry]:
+    """Return the entries; add to `problems`."""
     document = read_yaml(text, file, problems, {})
     reader = SettingsReader(file, Path(), problems)
     if document is None or document.content in (None, {}):
         return []
     if not reader.is_a(list, document, "", "a list of tokens, each with its name and sha256"):
         return []
-    entries: list[tuple[int, TokenEntry]] = []
     lines: dict[Digest, int] = {}
+    entries = []
     for index, item in enumerate(document.content):
         entry = reader.read(TokenEntry, item, f"[{index}]")
         if entry is None:
@@ -202,7 +181,7 @@ def _parse(text: str, file: str, problems: list[Problem]) -> Sequence[tuple[int,
         if entry.sha256 in lines:
             reader.add(item.line, f"[{index}].sha256", f"is the same as in line {lines[entry.sha256]}")
         lines.setdefault(entry.sha256, item.line)
-        entries.append((item.line, entry))
+        entries.append(entry)
     return entries
 
 
