@@ -74,14 +74,16 @@ class JwtVerifier:
                 leeway=LEEWAY_SECONDS,
                 options={"require": ["exp", "iss", "aud", "sub"]},
             )
-            principal = Principal(claims["sub"], "jwt", self._groups(claims))
-            end = min(int(claims["exp"]), _END_OF_TIME) + LEEWAY_SECONDS
         except jwt.MissingRequiredClaimError as error:
             raise Unauthenticated(f"the token lacks the claim '{error.claim}'") from None
         except (jwt.PyJWTError, ValueError, TypeError, RecursionError) as error:
             why = _WHY.get(type(error), "it is malformed")
             raise Unauthenticated(f"the token cannot be accepted: {why}") from None
-        return Identity(principal, end)
+        try:
+            principal = Principal(claims["sub"], "jwt", self._groups(claims))
+        except ValueError as error:
+            raise Unauthenticated(f"the token cannot be accepted: {error}") from None
+        return Identity(principal, min(int(claims["exp"]), _END_OF_TIME) + LEEWAY_SECONDS)
 
     def _groups(self, claims: Mapping[str, Any]) -> tuple[str, ...]:
         name = self._settings.groups_claim

@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
-from socket import SHUT_RDWR
+from socket import SHUT_RDWR, socket
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
 
@@ -129,11 +129,12 @@ def _fetch(settings: JwtSettings) -> bytes:
     authorities = None if settings.ca_file is None else settings.ca_file.read_text()
     context = ssl.create_default_context(cadata=authorities)
     connection = HTTPSConnection(url.hostname or "", url.port, timeout=FETCH_SECONDS, context=context)
-    limit = threading.Timer(FETCH_SECONDS, _break_off, [connection])
+    connection.connect()
+    # Each read has a limit of its own, and there may be many.
+    limit = threading.Timer(FETCH_SECONDS, _break_off, [connection.sock])
     limit.daemon = True
+    limit.start()
     try:
-        connection.connect()
-        limit.start()
         connection.request("GET", f"{url.path or '/'}{'?' if url.query else ''}{url.query}", headers=headers)
         reply = connection.getresponse()
         if reply.status != 200:
@@ -146,7 +147,6 @@ def _fetch(settings: JwtSettings) -> bytes:
         connection.close()
 
 
-def _break_off(connection: HTTPSConnection) -> None:
-    """End a request: each of its reads has a limit of its own, and there may be many."""
-    with suppress(OSError, AttributeError):
-        connection.sock.shutdown(SHUT_RDWR)
+def _break_off(connected: socket) -> None:
+    with suppress(OSError):  # it is over
+        connected.shutdown(SHUT_RDWR)
