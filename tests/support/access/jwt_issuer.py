@@ -29,7 +29,9 @@ def _private_key(algorithm: str, number: int) -> Any:
 
 def jwk(algorithm: str, kid: str, number: int = 0, **more: object) -> dict[str, Any]:
     """The public key as a JWKS has it."""
-    entry = jwt.get_algorithm_by_name(algorithm).to_jwk(private_key(algorithm, number).public_key(), as_dict=True)
+    entry = jwt.get_algorithm_by_name(algorithm).to_jwk(
+        private_key(algorithm, number).public_key(), as_dict=True
+    )
     return {**entry, "kid": kid, **more}
 
 

@@ -104,7 +104,9 @@ NOW = int(time.time())
     ],
     ids=str,
 )
-def test_what_is_wrong_with_a_signed_token_is_said(verifier: Verifier, change: dict[str, Any], why: str) -> None:
+def test_what_is_wrong_with_a_signed_token_is_said(
+    verifier: Verifier, change: dict[str, Any], why: str
+) -> None:
     """By the claim and the setting, without its value."""
     assert why in verifier.why_not(sign(**change))
 
@@ -134,8 +136,10 @@ def forged(headers: dict[str, Any], signature: bytes = b"", **more: Any) -> str:
 
 
 def hmac_with_public_key() -> str:
-    pem = private_key("RS256").public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
+    pem = (
+        private_key("RS256")
+        .public_key()
+        .public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     )
     import hmac
 

@@ -24,7 +24,9 @@ GOOD = jwk("ES256", "good")
 
 def ends(number: int) -> str:
     """An integer as a JWK has it."""
-    return base64.urlsafe_b64encode(number.to_bytes(max(1, (number.bit_length() + 7) // 8))).decode().rstrip("=")
+    return (
+        base64.urlsafe_b64encode(number.to_bytes(max(1, (number.bit_length() + 7) // 8))).decode().rstrip("=")
+    )
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)
@@ -39,7 +41,9 @@ def test_public_keys_are_kept_by_their_kid(algorithm: str) -> None:
     assert read_keys(jwks({**entry, "alg": algorithm}))["k"].algorithms == [algorithm]
 
 
-SMALL = jwt.get_algorithm_by_name("RS256").to_jwk(rsa.generate_private_key(65537, 1024).public_key(), as_dict=True)
+SMALL = jwt.get_algorithm_by_name("RS256").to_jwk(
+    rsa.generate_private_key(65537, 1024).public_key(), as_dict=True
+)
 RSA = jwk("RS256", "bad")
 
 
@@ -113,8 +117,10 @@ def test_a_set_has_its_bounds() -> None:
 
 @pytest.mark.parametrize(
     "data",
-    [b"", b"\xff", b"null", b"[]", b"{}", b'{"keys": {}}', b'{"keys": []}', b'{"keys": 5}', jwks(RSA | {"n": "AQ"})]
-    + [b"[" * 200_000, b'{"keys": ' + b"9" * 10_000 + b"}"],
+    [
+        *(b"", b"\xff", b"null", b"[]", b"{}", b'{"keys": {}}', b'{"keys": []}', b'{"keys": 5}'),
+        *(jwks(RSA | {"n": "AQ"}), b"[" * 200_000, b'{"keys": ' + b"9" * 10_000 + b"}"),
+    ],
     ids=lambda data: data[:20].decode("latin-1"),
 )
 def test_a_set_without_a_good_key_is_refused(data: bytes) -> None:
@@ -128,7 +134,9 @@ Keys = Watched[Mapping[str, PublicKey]]
 
 
 def watch(keys: str, **more: Any) -> Keys:
-    return watched_keys(JwtSettings(issuer=ISSUER, audience=AUDIENCE, keys=KeysPlace(keys), **more), lambda _: None)
+    return watched_keys(
+        JwtSettings(issuer=ISSUER, audience=AUDIENCE, keys=KeysPlace(keys), **more), lambda _: None
+    )
 
 
 def test_a_file_is_read_again(tmp_path: Path) -> None:
@@ -144,7 +152,9 @@ def test_a_file_is_read_again(tmp_path: Path) -> None:
     assert list(keys.value) == ["next"]
 
 
-@pytest.mark.parametrize(("text", "problem"), [("{", "the keys are not JSON"), (None, "No such file or directory")])
+@pytest.mark.parametrize(
+    ("text", "problem"), [("{", "the keys are not JSON"), (None, "No such file or directory")]
+)
 def test_a_bad_file_at_start_is_a_configuration_error(tmp_path: Path, text: str | None, problem: str) -> None:
     """Which names the file."""
     file = tmp_path / "jwks.json"

@@ -104,7 +104,9 @@ def test_a_bad_entry_is_named_with_its_line(file: Path, text: str, problem: str)
     assert found.startswith(problem)
 
 
-@pytest.mark.parametrize("token", ["secret-token", "emitd_" + "x" * 43, "0" * 63, HEX + "0", "ä" * 64, " " * 64])
+@pytest.mark.parametrize(
+    "token", ["secret-token", "emitd_" + "x" * 43, "0" * 63, HEX + "0", "ä" * 64, " " * 64]
+)
 def test_a_token_in_place_of_its_digest_is_not_shown(file: Path, token: str) -> None:
     """Nor any other text that stands there."""
     (found,) = problems(file, f"- name: a\n  sha256: '{token}'")
@@ -219,7 +221,9 @@ def test_edits_at_the_same_time_lose_nothing(file: Path) -> None:
         thread.start()
     for thread in threads:
         thread.join()
-    assert sorted(entry.name for entry in read_tokens(file)) == sorted(f"new{n}" for n in range(8) for _ in range(4))
+    assert sorted(entry.name for entry in read_tokens(file)) == sorted(
+        f"new{n}" for n in range(8) for _ in range(4)
+    )
 
 
 def test_an_entry_reads_back(file: Path) -> None:

@@ -115,7 +115,9 @@ def test_a_failed_read_is_tried_again_though_no_file_has_changed(
     """What was wrong may have been the process: too many open files."""
     monkeypatch.setattr(watched, "RETRY_SECONDS", 0.0)
     words.path.write_text("c")
-    monkeypatch.setattr(Path, "read_text", lambda _: (_ for _ in ()).throw(OSError(24, "Too many open files")))
+    monkeypatch.setattr(
+        Path, "read_text", lambda _: (_ for _ in ()).throw(OSError(24, "Too many open files"))
+    )
     words.watched.look()
     monkeypatch.undo()
     words.watched.look()
@@ -127,7 +129,9 @@ def test_a_bad_first_file_is_raised_and_a_bad_first_answer_is_not(tmp_path: Path
     words = Words(tmp_path / "words", "!")
     with pytest.raises(ValueError, match="it has a !"):
         words.watched.start()
-    answer = Watched[tuple[str, ...]]("words", words.load, (), names_of=lambda value: value, every_seconds=0.0)
+    answer = Watched[tuple[str, ...]](
+        "words", words.load, (), names_of=lambda value: value, every_seconds=0.0
+    )
     answer.start()
     assert answer.value == ()
     words.path.write_text("a")

@@ -16,7 +16,9 @@ def file(tmp_path: Path) -> str:
 
 def test_new_prints_the_token_alone(file: str) -> None:
     """So that it can go to a file; the note says how to revoke it."""
-    done = run_main("token", "new", "--name", "shop", "--group", "a", "--group", "b", "--expires", "90d", file)
+    done = run_main(
+        "token", "new", "--name", "shop", "--group", "a", "--group", "b", "--expires", "90d", file
+    )
     token = done.stdout.strip()
     (entry,) = read_tokens(Path(file))
     assert done.returncode == 0
