@@ -6,6 +6,9 @@ import msgspec
 
 from emitd_handlers.principal import Principal
 
+#: Of a token that is neither in the file nor a JWT.
+NOT_KNOWN = "the token is not known here"
+
 
 class Identity(msgspec.Struct, frozen=True):
     """Who calls. A stream of the caller ends at `expires_at_unix`, in seconds since 1970; infinity: never."""

@@ -7,7 +7,7 @@ from typing import Any
 import jwt
 
 from emitd_handlers.principal import Principal
-from emitd_server.access.identity import Identity
+from emitd_server.access.identity import NOT_KNOWN, Identity
 from emitd_server.access.jwt_keys import PublicKey, watched_keys
 from emitd_server.access.watched import Watched
 from emitd_server.errors import Unauthenticated
@@ -60,8 +60,11 @@ class JwtVerifier:
         return identity
 
     def _verify(self, token: str, keys: Mapping[str, PublicKey]) -> Identity:
+        if token.count(".") != 2:
+            raise Unauthenticated(NOT_KNOWN)
         try:
-            kid = jwt.get_unverified_header(token).get("kid")
+            # Of the header alone: PyJWT takes a millisecond to decode 16 KiB.
+            kid = jwt.get_unverified_header(f"{token.partition('.')[0]}..").get("kid")
             key = keys.get(kid) if isinstance(kid, str) else None
             if key is None:
                 raise Unauthenticated("the token's 'kid' is that of no key in server.access.jwt.keys")

@@ -84,7 +84,7 @@ NO_BEARER = "the metadata 'authorization' is not 'Bearer TOKEN'"
         ([("authorization", "Bearer  secret")], NO_BEARER),
         ([("authorization", "Bearer secret ")], NO_BEARER),
         ([("authorization", "Bearer secret secret")], NO_BEARER),
-        ([("authorization", "Bearer secret\n")], NO_BEARER),
+        ([("authorization", "Bearer secret\n")], "the token is not known here"),
         ([("authorization", "Bearer\tsecret")], NO_BEARER),
         ([("authorization", " Bearer secret")], NO_BEARER),
         ([("authorization", "Basic c2VjcmV0")], NO_BEARER),
