@@ -51,7 +51,7 @@ handlers:
     known = "type, enabled, required, levels, sources, exclude_sources, delivery"
     assert problems(folder, text) == [
         "c.yml:2: server.listn: unknown key 'listn'; expected one of listen, socket_mode, "
-        "idempotency_window, recent_lines_bytes, redact, watchdog_seconds, limits, watch, audit, shutdown; "
+        "idempotency_window, recent_lines_bytes, redact, watchdog_seconds, access, limits, watch, audit, shutdown; "
         "did you mean 'listen'?",
         "c.yml:3: server.idempotency_window: found 'many'; expected int",
         "c.yml:4: server.limits.max_labels: found 0; expected int >= 1",
