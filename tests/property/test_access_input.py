@@ -20,8 +20,8 @@ from hypothesis.strategies import SearchStrategy
 from emitd_handlers.principal import Principal
 from emitd_server.access.authenticator import Authenticator, Credentials, certificate_identity
 from emitd_server.access.identity import Identity
-from emitd_server.access.jwt import JwtVerifier, watched_keys
-from emitd_server.access.jwt_keys import read_keys
+from emitd_server.access.jwt import JwtVerifier
+from emitd_server.access.jwt_keys import read_keys, watched_keys
 from emitd_server.access.tokens import Digest, TokenEntry, new_token, read_tokens, revoke_tokens
 from emitd_server.errors import ConfigError, Unauthenticated
 from emitd_server.settings import AccessSettings, CertificateName, JwtSettings, KeysPlace

@@ -36,7 +36,8 @@ class Credentials:
         self._jwt = None
         if settings.jwt is not None:
             try:
-                from emitd_server.access.jwt import JwtVerifier, watched_keys
+                from emitd_server.access.jwt import JwtVerifier
+                from emitd_server.access.jwt_keys import watched_keys
             except ModuleNotFoundError as error:
                 raise _missing(
                     "server.access.jwt", f"needs the package {error.name}: emitd[access]"

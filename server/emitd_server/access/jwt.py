@@ -8,12 +8,10 @@ import jwt
 
 from emitd_handlers.principal import Principal
 from emitd_server.access.identity import NOT_KNOWN, Identity
-from emitd_server.access.jwt_keys import PublicKey, watched_keys
+from emitd_server.access.jwt_keys import PublicKey
 from emitd_server.access.watched import Watched
 from emitd_server.errors import Unauthenticated
 from emitd_server.settings import JwtSettings
-
-__all__ = ["JwtVerifier", "watched_keys"]
 
 #: By how much the issuer's clock and this one may differ.
 LEEWAY_SECONDS = 10

@@ -62,7 +62,7 @@ class Watched(Generic[T]):
         """Read the value again if that is due. Blocks; one thread at a time."""
         if self._look() == self._state and time.monotonic() < self._due_at:
             return
-        before = set(self._names_of(self.value))
+        before = self.value
         try:
             self._read()
         except (EmitdError, OSError, ValueError) as error:
@@ -73,10 +73,11 @@ class Watched(Generic[T]):
                 report(f"{self._what}: {problem}; what was read before stays in use")
             return
         self._reported = ""
-        after = set(self._names_of(self.value))
-        parts = {"added": sorted(after - before), "removed": sorted(before - after)}
-        if lists := [f"{verb} {', '.join(names)}" for verb, names in parts.items() if names]:
-            self._changed(f"{self._what}: {'; '.join(lists)}")
+        if self.value is not before:
+            old, new = set(self._names_of(before)), set(self._names_of(self.value))
+            parts = {"added": sorted(new - old), "removed": sorted(old - new)}
+            lists = [f"{verb} {', '.join(names)}" for verb, names in parts.items() if names]
+            self._changed(f"{self._what}: {'; '.join(lists) or 'changed'}")
 
     def _read(self) -> None:
         # Before the file is read: a change in between is seen by the next look.

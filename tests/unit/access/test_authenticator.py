@@ -1,5 +1,6 @@
 """`Authenticator`: who calls, by metadata, by certificate, or by the listener alone."""
 
+import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
@@ -143,6 +144,16 @@ def test_a_listener_for_tokens_needs_some(access: Access) -> None:
         ConfigError, match=r"server.listen: 'identity: token' needs server.access.tokens_file"
     ):
         Authenticator("token", Credentials(AccessSettings()))
+
+
+def test_without_pyjwt_the_extra_is_named(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If the configuration has an issuer; tokens do without."""
+    for module in ("emitd_server.access.jwt", "emitd_server.access.jwt_keys"):
+        monkeypatch.delitem(sys.modules, module)
+    monkeypatch.setitem(sys.modules, "jwt", None)
+    with pytest.raises(ConfigError, match=r"^server.access.jwt: needs the package jwt: emitd\[access\]$"):
+        Credentials(access.settings)
+    Credentials(AccessSettings(tokens_file=access.file)).start()
 
 
 def test_a_bad_file_at_start_is_a_configuration_error(access: Access) -> None:

@@ -14,7 +14,8 @@ from cryptography.hazmat.primitives import serialization
 from emitd_handlers.principal import Principal
 from emitd_server.access import jwt as access_jwt
 from emitd_server.access.identity import Identity
-from emitd_server.access.jwt import LEEWAY_SECONDS, MAX_CACHED, JwtVerifier, watched_keys
+from emitd_server.access.jwt import LEEWAY_SECONDS, MAX_CACHED, JwtVerifier
+from emitd_server.access.jwt_keys import watched_keys
 from emitd_server.errors import Unauthenticated
 from emitd_server.settings import JwtSettings, KeysPlace
 from support.access.jwt_issuer import (

@@ -53,6 +53,13 @@ def test_a_changed_file_is_read_and_the_change_is_said(words: Words) -> None:
     assert words.changes == ["words: added c, d; removed a"]
 
 
+def test_a_change_without_other_names_is_said(words: Words) -> None:
+    """Such as another group of a token, or another key under the same id."""
+    words.path.write_text("b a")
+    words.watched.look()
+    assert words.changes == ["words: changed"]
+
+
 def test_a_file_of_the_same_size_and_time_is_another_by_its_inode(words: Words) -> None:
     """As `cp -p` and `mv` may leave it."""
     before = words.path.stat()
