@@ -5,6 +5,7 @@
 Several entries may have one name, so that a token can be replaced while both are valid.
 """
 
+import errno
 import fcntl
 import hashlib
 import hmac
@@ -157,6 +158,8 @@ def revoke_tokens(path: Path, name: str) -> Sequence[TokenEntry]:
 
 
 def _write(path: Path, entries: Sequence[TokenEntry], text: str = "") -> None:
+    if path.exists() and not path.is_file():  # such as /dev/null, which root could replace
+        raise OSError(errno.EINVAL, "is not a regular file")
     # The group may be that of the service.
     mode = 0o600 | (path.stat().st_mode & 0o060 if path.exists() else 0)
     data = (text or "".join(entry.line() for entry in entries)).encode()

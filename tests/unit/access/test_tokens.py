@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from emitd_handlers.principal import Principal
+from emitd_server.access import tokens
 from emitd_server.access.tokens import (
     Digest,
     TokenEntry,
@@ -52,21 +53,21 @@ def test_tokens_are_found_by_their_digests(file: Path) -> None:
         f"- {{name: shop, sha256: {OTHER}, expires: 2027-03-01T00:00:00+01:00}}\n"
     )
     file.chmod(0o600)
-    tokens = load(file)
-    first, second = (find_token(tokens, Digest.of(token)) for token in ("secret-token", "other"))
+    found = load(file)
+    first, second = (find_token(found, Digest.of(token)) for token in ("secret-token", "other"))
     assert first is not None
     assert first.principal == Principal("shop", "token", ("writers", "a b"))
     assert first.expires_at_unix == float("inf")
     assert second is not None
     assert second.expires_at_unix == datetime(2027, 2, 28, 23, tzinfo=UTC).timestamp()
-    assert find_token(tokens, Digest.of("third")) is None
+    assert find_token(found, Digest.of("third")) is None
 
 
 def test_the_digest_that_is_found_is_compared(file: Path) -> None:
     """Though no dict gives another."""
     file.write_text(f"- {{name: shop, sha256: {HEX}}}")
-    tokens = load(file)
-    assert find_token({Digest.of("x"): tokens[Digest.of("secret-token")]}, Digest.of("x")) is None
+    found = load(file)
+    assert find_token({Digest.of("x"): found[Digest.of("secret-token")]}, Digest.of("x")) is None
 
 
 @pytest.mark.parametrize("text", ["", "# none\n", "[]", "---\n"])
@@ -195,6 +196,14 @@ def test_a_bad_file_is_not_changed(file: Path) -> None:
         with pytest.raises(ConfigError):
             change()
     assert file.read_text() == "- name: shop"
+
+
+def test_a_device_is_not_replaced(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Though root may do so: `/dev/null` reads as a file without tokens."""
+    monkeypatch.setattr(tokens, "replace_file", lambda *_, **__: pytest.fail("it replaces the device"))
+    file.symlink_to("/dev/null")
+    with pytest.raises(OSError, match="is not a regular file"):
+        new_token(file, "a", (), None)
 
 
 def test_a_link_stays_a_link(file: Path) -> None:
