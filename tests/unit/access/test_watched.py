@@ -131,6 +131,18 @@ def test_a_failed_read_is_tried_again_though_no_file_has_changed(
     assert words.watched.value == ("c",)
 
 
+def test_the_same_problem_is_reported_once_however_often_it_is_found(
+    words: Words, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As that of a server which is out of reach for a night."""
+    monkeypatch.setattr(watched, "RETRY_SECONDS", 0.0)
+    words.path.write_text("!")
+    for _ in range(3):
+        words.watched.look()
+    assert words.reads == 4
+    assert capsys.readouterr().err.count("\n") == 1
+
+
 def test_a_bad_first_file_is_raised_and_a_bad_first_answer_is_not(tmp_path: Path) -> None:
     """A service starts without the server that has its keys, and not with a file that is wrong."""
     words = Words(tmp_path / "words", "!")
