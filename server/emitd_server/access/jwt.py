@@ -50,7 +50,6 @@ class JwtVerifier:
         identity, until = self._cache.get(digest, (None, 0.0))
         if identity is not None and now < until:
             return identity
-        self._cache.pop(digest, None)
         identity = self._verify(token, keys)
         if len(self._cache) >= MAX_CACHED:
             del self._cache[next(iter(self._cache))]
@@ -62,8 +61,8 @@ class JwtVerifier:
             raise Unauthenticated(NOT_KNOWN)
         try:
             # Of the header alone: PyJWT takes a millisecond to decode 16 KiB.
-            kid = jwt.get_unverified_header(f"{token.partition('.')[0]}..").get("kid")
-            key = keys.get(kid) if isinstance(kid, str) else None
+            header = jwt.get_unverified_header(f"{token.partition('.')[0]}..")
+            key = keys.get(header.get("kid", ""))
             if key is None:
                 raise Unauthenticated("the token's 'kid' is that of no key in server.access.jwt.keys")
             claims = jwt.decode(
