@@ -34,7 +34,7 @@ setup: $(READY)
 $(READY): pyproject.toml .ci/constraints.txt
 	$(NEEDS_PYTHON)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[server,cli,webhook,postgres,uvloop,dev]'
+	$(PINNED) $(BIN)/python -m pip install --quiet --editable '.[server,cli,webhook,postgres,uvloop,access,dev]'
 	@touch $@
 
 $(PROTO_READY): pyproject.toml

@@ -37,6 +37,7 @@ def make_parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action=_ShowVersion, help="show the version and exit")
     commands: Commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_operating(commands)
+    _add_token(commands)
     add_emit(commands)
     add_log(commands)
     add_job(commands)
@@ -130,3 +131,50 @@ def _add_operating(commands: Commands) -> None:
         type=lambda text: expanduser(unicode(text)),  # the test that is written names it, so it is a text
     )
     option(new, "--config FILE", f"the configuration that will get the entry (default: {name})", default=name)
+
+
+def _add_token(commands: Commands) -> None:
+    """Add the commands of static tokens."""
+    file = ("FILE", "the file of server.access.tokens_file")
+    actions = add_group(
+        commands,
+        "token",
+        "Make, list and revoke the tokens that callers show. The service reads the file again by itself.",
+        "  emitd token new --name shop tokens.yml\n  emitd token list tokens.yml\n",
+    )
+    new = add_command(
+        actions,
+        "new",
+        "operate.tokens:run_new",
+        "Make a token, add its digest to a file, and print the token. Nothing can print it\n"
+        "again. A name may have several tokens, so that one can follow another.",
+        "  emitd token new --name shop --group writers --expires 90d tokens.yml > shop.token\n",
+        extra="server",
+    )
+    option(new, *file, dest="file")
+    option(new, "--name NAME", "the principal whose token it is", required=True)
+    option(new, "--group NAME", "a group of the principal; may repeat", repeats=True)
+    option(new, "--expires WHEN", "a time, or a time ahead, such as 90d (default: never)")
+    add_json(new, "the token and its entry as JSON")
+    listing = add_command(
+        actions,
+        "list",
+        "operate.tokens:run_list",
+        "List the tokens of a file: names, groups, ends and the beginnings of digests.",
+        "  emitd token list tokens.yml\n",
+        extra="server",
+    )
+    option(listing, *file, dest="file")
+    add_json(listing, "one JSON array")
+    revoke = add_command(
+        actions,
+        "revoke",
+        "operate.tokens:run_revoke",
+        "Remove tokens from a file, and the file's comments. The service refuses them a\n"
+        "second later. Exits with 1 if there is no such token.",
+        "  emitd token revoke shop tokens.yml\n  emitd token revoke 9f86d081884c tokens.yml\n",
+        extra="server",
+    )
+    option(revoke, "TOKEN", "a name, for all of its tokens, or the digest that `list` shows", dest="token")
+    option(revoke, *file, dest="file")
+    add_json(revoke, "what was removed as one JSON array")

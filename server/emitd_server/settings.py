@@ -3,13 +3,14 @@
 Each section is an immutable struct, and the defaults are here. The settings of handlers are the handlers' own.
 """
 
+import re
 from enum import Enum
 from pathlib import Path
-from typing import Annotated, TypeAlias
+from typing import Annotated, Self, TypeAlias
 
 import msgspec
 
-from emitd_handlers.paths import SettingInvalid
+from emitd_handlers.paths import SettingInvalid, resolve_path
 from emitd_handlers.record import Level
 from emitd_handlers.scope import ANY
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
@@ -169,6 +170,53 @@ class ShutdownSettings(_Section, frozen=True, kw_only=True):
     drain_seconds: Seconds = 10.0
 
 
+class KeysPlace(str):
+    """The path of a file, or an https URL."""
+
+    @classmethod
+    def resolve(cls, text: str, base_dir: Path) -> Self:
+        """Return the place, a path as other settings have it. Raises SettingInvalid, which does not show the text."""
+        if "://" not in text:
+            return cls(resolve_path(text, base_dir))
+        if not re.fullmatch(r"https://[A-Za-z0-9.:\[\]-]+(/[!-~]*)?", text):
+            raise SettingInvalid(
+                "it is neither a path nor a URL such as https://issuer.example/keys, without a user"
+            )
+        return cls(text)
+
+    @property
+    def is_url(self) -> bool:
+        """Whether it is a URL."""
+        return "://" in self
+
+
+Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
+
+
+class JwtSettings(_Section, frozen=True, kw_only=True):
+    """JWT of one issuer, as callers send them."""
+
+    #: What `iss` and `aud` must be.
+    issuer: Text
+    audience: Text
+    #: The issuer's public keys, a JWKS: a file, or an https URL, which is asked every half minute.
+    keys: KeysPlace
+    #: The claim with the caller's groups, a list of texts; None: it has none.
+    groups_claim: Text | None = None
+    #: For the URL: a PEM file of the authorities that are trusted instead of the system's.
+    ca_file: Path | None = None
+    #: For the URL: a file with the bearer token to send.
+    token_file: Path | None = None
+
+
+class CertificateName(Enum):
+    """The kind of subject alternative name that names the caller."""
+
+    URI = "uri"
+    DNS = "dns"
+    EMAIL = "email"
+
+
 class GrantSettings(_Section, frozen=True, kw_only=True):
     """What some principals may do: one role, for the records that match every respect. `*` stands for any text."""
 
@@ -191,8 +239,15 @@ class GrantSettings(_Section, frozen=True, kw_only=True):
 
 
 class AccessSettings(_Section, frozen=True, kw_only=True):
-    """Who may do what, at listeners that ask who calls. What no grant allows is denied."""
+    """Who calls, and who may do what at listeners that ask. What no grant allows is denied."""
 
+    #: The list of static tokens, which `emitd token` writes.
+    tokens_file: Path | None = None
+    jwt: JwtSettings | None = None
+    #: What names a client certificate that has no SPIFFE id; None: only those with one are accepted.
+    certificate_name: CertificateName | None = None
+    #: Whether audit lines have the address that a caller with a name connects from.
+    peer_address: bool = False
     grants: tuple[GrantSettings, ...] = ()
 
 

@@ -283,6 +283,11 @@ def test_a_service_without_clients_loads_no_stubs() -> None:
     assert "LoggingService" in dir(emitd_server)
 
 
+def test_who_calls_is_found_out_without_the_extra_for_jwt() -> None:
+    """PyJWT and what it needs are loaded only for a configuration with an issuer."""
+    assert loaded_by("import emitd_server.access.authenticator").isdisjoint({"cryptography", "jwt"})
+
+
 def test_handlers_load_neither_grpc_nor_protobuf() -> None:
     """No module of `emitd_handlers` loads grpc or protobuf; the package itself loads no driver either."""
     assert loaded_by("import emitd_handlers").isdisjoint({"aiosqlite", "google.protobuf", "grpc", "yaml"})

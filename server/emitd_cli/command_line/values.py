@@ -65,8 +65,11 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MAX_UNIX_NANO = 2**64 - 1
 
 
-def moment_from_flag(flag: str, text: str, now_unix_nano: int | None = None) -> int:
-    """Return a moment in nanoseconds since 1970: ISO 8601 (UTC if it does not say), or a time ago. Raises Misuse."""
+def moment_from_flag(flag: str, text: str, now_unix_nano: int | None = None, *, ahead: bool = False) -> int:
+    """Return a moment in nanoseconds since 1970: ISO 8601 (UTC if it does not say), or a time ago or `ahead`.
+
+    Raises Misuse.
+    """
     now = time.time_ns() if now_unix_nano is None else now_unix_nano
     duration = _DURATION.fullmatch(text)
     if text and duration is not None:
@@ -74,12 +77,13 @@ def moment_from_flag(flag: str, text: str, now_unix_nano: int | None = None) -> 
             int(count or 0) * unit for count, unit in zip(duration.groups(), _UNITS.values(), strict=True)
         )
         # What lies before 1970 is before all there is.
-        return max(now - seconds * 1_000_000_000, 0)
+        return min(max(now + (seconds if ahead else -seconds) * 1_000_000_000, 0), MAX_UNIX_NANO)
     try:
         moment = datetime.fromisoformat(text)
     except ValueError:
         raise Misuse(
-            f"{flag}: '{text}' is neither a time, such as 2026-11-23T08:00, nor a time ago, such as 15m or 2h30m",
+            f"{flag}: '{text}' is neither a time, such as 2026-11-23T08:00, nor a time {'ahead' if ahead else 'ago'}, "
+            "such as 15m or 2h30m",
             field=flag,
         ) from None
     if moment.tzinfo is None:

@@ -78,7 +78,7 @@ def read_yaml(text: str, file: str, problems: list[Problem], environ: Mapping[st
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 0
         found = ", ".join(part for part in (error.context, error.problem) if part)
-        if line and "${" in text.split("\n")[line - 1]:
+        if line and "${" in "".join(text.splitlines()[line - 1 : line]):
             found += "; a value with ${ stands in quotes"
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
@@ -158,6 +158,7 @@ class _Reader:
         if not isinstance(content, str):
             return Value(content, line, spelling=spelling)
         try:
+            content.encode()  # escapes can be half a pair of surrogates
             expanded, variables = expand(content, self._environ)
         except ValueError as error:
             return self._unreadable(line, path, str(error))

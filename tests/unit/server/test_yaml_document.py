@@ -170,3 +170,21 @@ def test_a_file_that_cannot_be_read_is_a_problem(tmp_path: Path) -> None:
         problems: list[Problem] = []
         assert read_text(tmp_path / name, problems) is None
         assert expected in str(problems[0])
+
+
+def test_half_a_pair_of_surrogates_is_a_problem() -> None:
+    """Nothing could write it as UTF-8. Nor does YAML make one character of a pair, as JSON does."""
+    for text in (r'"\ud800"', r'"\ud83d\ude00"'):
+        problems: list[Problem] = []
+        value = read_yaml(f"a: {text}", "f", problems, {})
+        assert value is not None
+        assert value.content["a"].unreadable
+        assert "surrogates not allowed" in str(problems[0])
+
+
+@pytest.mark.parametrize("text", ["- \n0\r", "a: b\x85: ${", "- \u2028 - : :\u2029- [", "a: [\r\r"])
+def test_lines_end_as_yaml_has_them(text: str) -> None:
+    """Also where other texts do not: the line of a problem may be one that a newline alone does not give."""
+    _, problems = read(text)
+    assert len(problems) == 1
+    assert "not YAML" in problems[0]

@@ -1,0 +1,147 @@
+"""`Authenticator`: who calls, by the metadata or the certificate of a call. One for each listener.
+
+What tokens are compared with is in `Credentials`, which all listeners share.
+"""
+
+import time
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import grpc
+
+from emitd_handlers.diagnostics import Report, report
+from emitd_handlers.principal import Principal
+from emitd_server.access.identity import NOT_KNOWN, Identity
+from emitd_server.access.tokens import Digest, find_token, watched_tokens
+from emitd_server.access.watched import Watched
+from emitd_server.errors import ConfigError, Problem, Unauthenticated
+from emitd_server.settings import AccessSettings, CertificateName
+
+#: With the scheme. Longer ones are refused before anything else looks at them.
+MAX_AUTHORIZATION_BYTES = 16 * 1024
+Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
+ANONYMOUS = Identity(Principal("anonymous", "anonymous"))
+
+
+class Credentials:
+    """Static tokens, JWT and the names of certificates. Its `watched` are looked at by a timer."""
+
+    def __init__(self, settings: AccessSettings, changed: Report = report) -> None:
+        """`changed` gets a line, in a thread, for each change of tokens and keys. Raises ConfigError."""
+        self._certificate_name = settings.certificate_name
+        self.watched: list[Watched[Any]] = []
+        self._tokens = None if settings.tokens_file is None else watched_tokens(settings.tokens_file, changed)
+        if self._tokens is not None:
+            self.watched.append(self._tokens)
+        self._jwt = None
+        if settings.jwt is not None:
+            try:
+                from emitd_server.access.jwt import JwtVerifier
+                from emitd_server.access.jwt_keys import watched_keys
+            except ModuleNotFoundError as error:
+                raise _missing(
+                    "server.access.jwt", f"needs the package {error.name}: emitd[access]"
+                ) from None
+            keys = watched_keys(settings.jwt, changed)
+            self._jwt = JwtVerifier(settings.jwt, keys)
+            self.watched.append(keys)
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether there is anything that a token can be compared with."""
+        return bool(self.watched)
+
+    def start(self) -> None:
+        """Read the files, and the keys at a URL, which may fail. Blocks. Raises ConfigError for a bad file."""
+        for watched in self.watched:
+            watched.start()
+
+    def by_token(self, call: Context) -> Identity:
+        """Return whose token the call has. Raises Unauthenticated. Hot path."""
+        token = _bearer(call)
+        digest = Digest.of(token)
+        identity = None if self._tokens is None else find_token(self._tokens.value, digest)
+        if identity is not None:
+            if identity.expires_at_unix <= time.time():
+                raise Unauthenticated("the token has expired")
+            return identity
+        if self._jwt is None:
+            raise Unauthenticated(NOT_KNOWN)
+        return self._jwt.identify(token, digest)
+
+    def by_certificate(self, call: Context) -> Identity:
+        """Return whose certificate the peer has. Raises Unauthenticated."""
+        return certificate_identity(call.auth_context(), self._certificate_name)
+
+
+class Authenticator:
+    """Says who calls at one listener."""
+
+    def __init__(
+        self,
+        identity: Literal["none", "token", "certificate"],
+        credentials: Credentials,
+        principal: str | None = None,
+    ) -> None:
+        """`principal` is the name of all who call at a Unix socket. Raises ConfigError."""
+        if identity == "token" and not credentials.has_tokens:
+            raise _missing(
+                "server.listen", "'identity: token' needs server.access.tokens_file or server.access.jwt"
+            )
+        everyone = ANONYMOUS if principal is None else Identity(Principal(principal, "socket"))
+        self._identify = {
+            "none": lambda _: everyone,
+            "token": credentials.by_token,
+            "certificate": credentials.by_certificate,
+        }[identity]
+
+    def authenticate(self, call: Context) -> Identity:
+        """Return who calls. Raises Unauthenticated.
+
+        Asked again for a stream that is open, it also notices that a token was revoked or a key removed.
+        """
+        return self._identify(call)
+
+
+def certificate_identity(properties: Mapping[str, Iterable[bytes]], kind: CertificateName | None) -> Identity:
+    """Return whose certificate has these properties: its SPIFFE id, or else its one name of this kind, never the CN.
+
+    Raises Unauthenticated.
+    """
+    is_spiffe = "peer_spiffe_id" in properties
+    key = "peer_spiffe_id" if is_spiffe else "" if kind is None else f"peer_{kind.value}"
+    names = list(properties.get(key, ()))
+    if len(names) != 1:
+        also = "" if kind is None else f" and not one name of the kind '{kind.value}' but {len(names)}"
+        raise Unauthenticated(f"the client certificate has no SPIFFE id{also}")
+    try:
+        name = names[0].decode()
+    except UnicodeDecodeError:
+        raise Unauthenticated("the client certificate: the name is not UTF-8") from None
+    if name.lower().startswith("spiffe:") and not is_spiffe:
+        raise Unauthenticated("the client certificate has a SPIFFE id that is not valid")
+    try:
+        return Identity(Principal(name, "certificate"))
+    except ValueError as error:
+        raise Unauthenticated(f"the client certificate: {error}") from None
+
+
+def _bearer(call: Context) -> str:
+    """Return the token of the call."""
+    values = [value for key, value in call.invocation_metadata() or () if key == "authorization"]
+    if len(values) != 1:
+        found = f"stands {len(values)} times" if values else "is missing"
+        raise Unauthenticated(f"the metadata 'authorization' {found}; send 'Bearer TOKEN' once")
+    value = values[0]
+    if not isinstance(value, str) or not value.isascii():
+        raise Unauthenticated("the metadata 'authorization' is not text in ASCII")
+    if len(value) > MAX_AUTHORIZATION_BYTES:
+        raise Unauthenticated(f"the metadata 'authorization' has more than {MAX_AUTHORIZATION_BYTES} bytes")
+    scheme, _, token = value.partition(" ")
+    if scheme.lower() != "bearer" or not token or " " in token:
+        raise Unauthenticated("the metadata 'authorization' is not 'Bearer TOKEN'")
+    return token
+
+
+def _missing(path: str, found: str) -> ConfigError:
+    return ConfigError([Problem(file="", line=0, path=path, found=found)])

@@ -1,0 +1,24 @@
+"""`Principal`: the names that it can have."""
+
+import pytest
+
+from emitd_handlers.principal import MAX_NAME_BYTES, Principal
+
+
+@pytest.mark.parametrize(
+    "name", ["shop", "system:serviceaccount:prod:shop", "spiffe://a.example/b", "Zoë", "a b", "é" * 128]
+)
+def test_names_for_people_and_machines_are_good(name: str) -> None:
+    """Up to 256 bytes."""
+    assert Principal(name, "token", (name,)).groups == (name,)
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", " a", "a ", "a\nb", "a\x00", "\u202ea", "a\u200b", "\ud800", "é" * 129, "a" * 257]
+)
+def test_other_names_are_refused_and_not_shown(name: str) -> None:
+    """As the name, and as a group's."""
+    for make in (lambda: Principal(name, "token"), lambda: Principal("a", "token", (name,))):
+        with pytest.raises(ValueError, match=f"{MAX_NAME_BYTES} bytes|cannot be printed") as caught:
+            make()
+        assert len(name) < 3 or name not in str(caught.value)
