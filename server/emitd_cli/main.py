@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     # Before parsing, so that errors of parsing are JSON as well.
     set_json("--json" in takewhile(lambda argument: argument != "--", arguments))
+    # grpc's own lines, such as of a certificate that it does not trust, would stand among ours.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         prepare_streams()
         try:
