@@ -22,8 +22,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     # Before parsing, so that errors of parsing are JSON as well.
     set_json("--json" in takewhile(lambda argument: argument != "--", arguments))
-    # grpc's own lines, such as of a certificate that it does not trust, would stand among ours.
-    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     try:
         prepare_streams()
         try:
@@ -47,6 +45,8 @@ def _run(arguments: Sequence[str]) -> int:
         options = make_parser().parse_args(arguments)
     except SystemExit:  # from --help and --version; the parser raises Misuse for errors
         return ExitCode.GOOD
+    if "address" in options:  # grpc has lines of its own, such as of a handshake that failed; it reads this once
+        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     module, _, function = options.run.partition(":")
     try:
         run = getattr(importlib.import_module(f"emitd_cli.{module}"), function)
