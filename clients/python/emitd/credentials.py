@@ -175,7 +175,7 @@ def is_token(text: str) -> bool:
 
 
 def _metadata(token: str) -> Metadata:
-    return (("authorization", f"Bearer {token}"),)
+    return (("authorization", Secret(f"Bearer {token}")),)
 
 
 def _read_token(path: str) -> Metadata:

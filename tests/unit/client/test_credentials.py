@@ -194,7 +194,9 @@ def test_no_text_shows_a_token(token_file: Path) -> None:
     client.close()
     shown = f"{settings} {settings!r} {msgspec.structs.asdict(settings)} {client!r} {client.settings!r}"
     by_file = read(token_file=token_file).credentials()
-    assert TOKEN not in shown + repr(by_file) + repr(vars(by_file)) + repr(client._engine.credentials)
+    assert TOKEN not in shown + repr(by_file) + repr(vars(by_file)) + repr(by_file.metadata()) + repr(
+        client._engine.credentials
+    )
 
 
 @pytest.mark.usefixtures("looks_always")

@@ -87,17 +87,16 @@ def make_channel(credentials: Credentials, *options: Option) -> grpc.Channel:
     ValueError for an address of no such form, and NoChannel if nothing is known of any name.
     """
     target, tls, more = _parts_of(credentials)
-    if tls is None:
-        return grpc.insecure_channel(target, [*more, *options])
-    return grpc.secure_channel(target, tls, [*more, *options])
+    more = [*more, *options]
+    return grpc.secure_channel(target, tls, more) if tls else grpc.insecure_channel(target, more)
 
 
 def make_async_channel(credentials: Credentials) -> grpc.aio.Channel:
     """Return a channel of grpc.aio, as `make_channel` does."""
     target, tls, options = _parts_of(credentials)
-    if tls is None:
-        return grpc.aio.insecure_channel(target, options)
-    return grpc.aio.secure_channel(target, tls, options)
+    return (
+        grpc.aio.secure_channel(target, tls, options) if tls else grpc.aio.insecure_channel(target, options)
+    )
 
 
 def _parts_of(credentials: Credentials) -> tuple[str, grpc.ChannelCredentials | None, Sequence[Option]]:
