@@ -21,6 +21,7 @@ from emitd.credentials import Credentials
 from emitd.spool import manager as spool_manager
 from emitd.transport.channel import make_channel
 from emitd.v1 import (
+    EmitBatchRequest,
     EmitBatchResponse,
     GetJobResponse,
     Job,
@@ -335,6 +336,31 @@ class TestRotation:
             assert sorted(numbers(records(service))) == [*range(400), *range(1000, 1400, 10)]
             assert list(dict.fromkeys(names)) == ["client0", "client1", "client2", "client3"]
             assert (client.stats()["sent"], client.stats().get("resent", 0)) == (440, 0)
+
+    def test_a_call_under_way_keeps_its_connection(
+        self, authority: Authority, make_client: Callable[..., LogClient], tmp_path: Path
+    ) -> None:
+        """While the next one makes another; it is not sent again."""
+        may_end, peers = threading.Event(), set[str]()
+
+        def hold(request: Any, context: grpc.ServicerContext) -> Any:
+            peers.add(context.peer())
+            if isinstance(request, EmitBatchRequest):
+                may_end.wait(20)
+            return job_answers(request, context)
+
+        trusted = tmp_path / "trusted.pem"
+        trusted.write_bytes(authority.ca_file.read_bytes())
+        with fake_log_service(hold, credentials=authority.server(authority.issue("server"))) as service:
+            client = make_client(service.address, ca_file=trusted)
+            client.info("line", n=1)
+            until(lambda: service.requests)
+            trusted.write_bytes(authority.ca_file.read_bytes() + b"\n")
+            assert client.get_job("j") is not None
+            may_end.set()
+            assert client.flush(10.0)
+            assert [type(each) for each in service.requests].count(EmitBatchRequest) == 1
+            assert len(peers) == 2
 
     def test_the_server_changes_to_another_authority(
         self, authority: Authority, make_client: Callable[..., LogClient], tmp_path: Path

@@ -22,8 +22,8 @@ Metadata: TypeAlias = tuple[tuple[str, str], ...]
 #: How often files are looked at, at most.
 LOOK_SECONDS = 1.0
 MAX_FILE_BYTES = 1024 * 1024
-#: gRPC takes 8 KiB of metadata.
-MAX_TOKEN_CHARACTERS = 8_000
+#: gRPC takes 8 KiB of metadata, its own included.
+MAX_TOKEN_CHARACTERS = 7_000
 _TOKEN = re.compile(r"[!-~]+")
 
 #: What gRPC says at the end of a failure to connect, and what it means.
