@@ -18,7 +18,6 @@ from emitd import RequestRejected, Unavailable, credentials
 from emitd.async_client import AsyncLogClient
 from emitd.client import LogClient
 from emitd.credentials import Credentials
-from emitd.spool import manager as spool_manager
 from emitd.transport.channel import make_channel
 from emitd.v1 import (
     EmitBatchRequest,
@@ -27,6 +26,7 @@ from emitd.v1 import (
     Job,
     JobState,
     ListJobsResponse,
+    LogRecord,
     RecordError,
     WatchJobResponse,
 )
@@ -437,31 +437,37 @@ class TestARightThatIsMissing:
             with pytest.raises(RequestRejected, match="PERMISSION_DENIED: needs the role writer"):
                 client.get_job("j")
 
-    def test_records_that_are_denied_hold_up_no_others(
-        self, make_client: Callable[..., LogClient], monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        """Also if more of them than a batch has come first; all is sent once the right is there."""
-        may = threading.Event()
-
-        def judge(request: Any, context: grpc.ServicerContext) -> Any:
-            bad = [n for n, each in enumerate(request.records) if '"n":1' in each.audit.details_json]
-            errors = [record_error(n, "no right", code=grpc.StatusCode.PERMISSION_DENIED) for n in bad]
-            response = accept(request, context)
-            return response if may.is_set() else refuse_in(response, errors)
-
-        monkeypatch.setattr(spool_manager, "DENIED_SECONDS", 1.0)
+    def test_records_that_are_denied_hold_up_no_others(self, make_client: Callable[..., LogClient]) -> None:
+        """Also if more of them than a batch has come first; they are not sent again with each that comes later."""
         port = free_port()
         client = make_client(f"127.0.0.1:{port}", batch_records=3)
         for number in [*range(10, 20), *range(30, 35)]:
             audit(client, number, timeout=0.001)
-        with fake_log_service(judge, port=port) as service:
+        with fake_log_service(deny_tens, port=port) as service:
             until(lambda: client.stats()["replayed"] == 5)
             assert {30, 31, 32, 33, 34} <= set(numbers(records(service)))
+            assert audit(client, 40).state == "COMMITTED"
+            seen = len(service.requests)
+            client._engine._spool.append([LogRecord(message="later").SerializeToString()])
+            until(lambda: client.stats()["replayed"] == 6)
+            assert [len(request.records) for request in service.requests[seen:]] == [1]
             stats = client.stats()
             assert (stats["spool_records"], stats["spool_rejected"]) == (10, 0)
-            assert audit(client, 40).state == "COMMITTED"
-            may.set()
-            until(lambda: client.stats()["replayed"] == 15)
+
+    def test_records_that_are_denied_are_tried_again(
+        self, make_client: Callable[..., LogClient], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """By themselves; a right may be granted."""
+        monkeypatch.setattr(spool_manager, "DENIED_SECONDS", 1.0)
+        port = free_port()
+        client = make_client(f"127.0.0.1:{port}", batch_records=3)
+        for number in range(10, 20):
+            audit(client, number, timeout=0.001)
+        with fake_log_service(deny_tens, port=port) as service:
+            until(lambda: len(service.requests) >= 8)
+            assert client.stats()["spool_records"] == 10
+            service.answer_with(accept)
+            until(lambda: client.stats()["replayed"] == 10)
             assert client.stats()["spool_records"] == 0
 
     def test_a_line_that_is_denied_alone_is_dropped(
@@ -533,6 +539,13 @@ def refuse_in(response: EmitBatchResponse, errors: Sequence[RecordError]) -> Emi
     response.accepted_count -= len(errors)
     response.errors.extend(errors)
     return response
+
+
+def deny_tens(request: Any, context: grpc.ServicerContext) -> EmitBatchResponse:
+    """Accept all but the events with a number from 10 to 19."""
+    bad = [n for n, record in enumerate(request.records) if '"n":1' in record.audit.details_json]
+    errors = [record_error(n, "no right", code=grpc.StatusCode.PERMISSION_DENIED) for n in bad]
+    return refuse_in(accept(request, context), errors)
 
 
 def lines_denied(error: RecordError) -> Answer:
