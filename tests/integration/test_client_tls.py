@@ -18,6 +18,7 @@ from emitd import RequestRejected, Unavailable, credentials
 from emitd.async_client import AsyncLogClient
 from emitd.client import LogClient
 from emitd.credentials import Credentials
+from emitd.spool import manager as spool_manager
 from emitd.transport.channel import make_channel
 from emitd.v1 import (
     EmitBatchRequest,
