@@ -158,9 +158,9 @@ class TestAServerThatKnowsTheClient:
             port = service.address.rpartition(":")[2]
             client = make_client(f"localhost:{port},127.0.0.1:{port}", ca_file=authority.ca_file)
             assert client.get_job("j") is not None
-            client = make_client(f"127.0.0.1:{port},localhost:{port}", ca_file=authority.ca_file, timeout=1.5)
-            with pytest.raises(Unavailable, match="the server's certificate does not have this name"):
-                client.get_job("j")
+            client = make_client(f"127.0.0.1:{port},localhost:{port}", ca_file=authority.ca_file, timeout=0.5)
+            said = cause_of(lambda: client.get_job("j"))
+            assert said.endswith("the server's certificate does not have this name")
 
     def test_a_socket(self, authority: Authority, server_pair: Pair, tmp_path: Path) -> None:
         """Its server's certificate is one for localhost."""
@@ -240,6 +240,17 @@ TROUBLES = {
 }
 
 
+def cause_of(ask: Callable[[], object]) -> str:
+    """What is said of a call; on a busy machine none may have the time to learn anything."""
+    for _ in range(10):
+        try:
+            ask()
+        except Unavailable as error:
+            if "cannot reach" in str(error):
+                return str(error)
+    return ""
+
+
 class TestAServerThatCannotBeReached:
     @pytest.mark.parametrize("trouble", TROUBLES.values(), ids=TROUBLES)
     def test_the_cause_is_named(
@@ -252,14 +263,22 @@ class TestAServerThatCannotBeReached:
         """The same by a question, by an event, on standard error, and by a command."""
         server, settings = trouble.server(authority), trouble.client(authority)
         with fake_log_service(job_answers, credentials=server) as service:
-            client = make_client(service.address, timeout=1.5, spool="off", **settings)
+            client = make_client(service.address, timeout=0.5, spool="off", **settings)
             expected = f"cannot reach {service.address}: .*{trouble.said}"
-            with pytest.raises(Unavailable, match=f"^UNAVAILABLE: {expected}"):
-                client.get_job("j")
+            said = ""
+
+            def is_reported() -> bool:
+                nonlocal said
+                said += capsys.readouterr().err
+                return "records are not taken" in said
+
+            client.info("a line")
+            until(is_reported)
+            assert re.findall(f"shop: records are not taken: {expected}", said)
             with pytest.raises(Unavailable, match=expected):
                 audit(client, 1)
-            said = capsys.readouterr().err
-            assert len(re.findall(f"shop: records are not taken: {expected}", said)) == 1
+            assert re.match(f"UNAVAILABLE: {expected}", cause_of(lambda: client.get_job("j")))
+            assert not is_reported() or said.count("records are not taken") == 1
             flags = [f"--{name.replace('_', '-')}={path}" for name, path in settings.items() if name != "tls"]
             flags += ["--tls"] if "tls" in settings else []
             done = run_main("job", "get", "j", "--address", service.address, *flags)
@@ -271,7 +290,7 @@ class TestAServerThatCannotBeReached:
         old = authority.server(authority.issue("old", (-3, -1)))
         with fake_log_service(accept, credentials=old) as service:
             async with AsyncLogClient(
-                service.address, ca_file=authority.ca_file, timeout=1.5, spool=tmp_path
+                service.address, ca_file=authority.ca_file, timeout=3.0, spool=tmp_path
             ) as client:
                 with pytest.raises(Unavailable, match="the server's certificate has expired"):
                     await client.get_job("j")

@@ -702,3 +702,19 @@ class TestJobs:
         """Of its items, which come out as they are."""
         assert list(served.client.track([1, 2, 3], job_type="sync", job_id="j1")) == [1, 2, 3]
         assert served.records[-1].job.status == v1.JOB_STATE_COMPLETED
+
+
+def test_a_question_s_last_try_does_not_hide_what_the_others_learned(
+    make: Callable[..., LogClient],
+) -> None:
+    """There is no time left for it, so that it can end in nothing but a deadline."""
+
+    def late(request: Any, context: grpc.ServicerContext) -> Any:
+        if (context.time_remaining() or 0.0) < 0.05:
+            time.sleep(0.2)
+        return fail(grpc.StatusCode.UNAVAILABLE, "restarting")(request, context)
+
+    with fake_log_service(late) as service:
+        client = make(service.address, timeout=0.3)
+        with pytest.raises(Unavailable, match=r"^UNAVAILABLE: restarting$"):
+            client.get_job("j")

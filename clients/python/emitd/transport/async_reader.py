@@ -67,6 +67,7 @@ class AsyncReader:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._settings.timeout
         attempts = 0
+        failed: CallFailed | None = None
         while True:
             self._refuse_if_closed()
             left = give_up_at - loop.time()
@@ -74,8 +75,12 @@ class AsyncReader:
             if not isinstance(answer, CallFailed):
                 return answer
             self._refuse_if_closed()
-            if not is_retryable(answer) or left <= 0:
+            if not is_retryable(answer):
                 raise request_error(answer, not_found) from answer
+            # The last try may have no time to learn anything.
+            failed = failed if answer.code() is grpc.StatusCode.DEADLINE_EXCEEDED and failed else answer
+            if left <= 0:
+                raise request_error(failed, not_found) from answer
             attempts += 1
             await asyncio.sleep(min(self._settings.backoff.pause(attempts), max(give_up_at - loop.time(), 0)))
 
