@@ -453,7 +453,7 @@ class TestARightThatIsMissing:
         with fake_log_service(DENIED) as service:
             client = make_client(service.address, spool="off")
             with pytest.raises(Unavailable, match="PERMISSION_DENIED: needs the role writer"):
-                audit(client, 1, timeout=0.05)
+                audit(client, 1, timeout=1.0)
             with pytest.raises(RequestRejected, match="PERMISSION_DENIED: needs the role writer"):
                 client.get_job("j")
 
