@@ -11,6 +11,7 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from emitd import EmitError, JobNotFound, RecordRejected, RequestRejected, Unavailable, v1
+from emitd.credentials import Credentials
 from emitd.transport.channel import CallFailed
 from emitd.transport.reply import (
     RETRY_NOW,
@@ -276,6 +277,13 @@ class TestFailure:
         assert reply.again == {0: ("UNAVAILABLE: cannot reach a:1: no trust", 0.0)}
         assert (reply.cause, reply.may_have_arrived) == ("cannot reach a:1: no trust", False)
         assert str(request_error(failure)) == "UNAVAILABLE: cannot reach a:1: no trust"
+
+    def test_a_cause_is_looked_for_only_where_there_was_no_connection(self) -> None:
+        """A service or a proxy may speak of certificates too, of others."""
+        credentials, said = Credentials("a:1"), "CERTIFICATE_VERIFY_FAILED"
+        for details, is_known in ((f"{UNSENT[1]}: {said}", True), (f"upstream: {said}", False)):
+            failure = Failure(grpc.StatusCode.UNAVAILABLE, text=details)
+            assert bool(CallFailed.copy_of(failure, credentials, None).cause) is is_known
 
 
 class TestRequestError:

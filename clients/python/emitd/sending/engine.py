@@ -314,18 +314,12 @@ class Engine:
             report_fault("internal error while sending", error)
             return Reply(again=dict.fromkeys(range(len(records)), (repr(error), 0.0)))
         self._stats.note(reply, len(records))
-        if reply.cause:
-            self._report_cause(reply.cause)
+        if reply.cause and time.monotonic() >= self._report_cause_at:
+            self._report_cause_at = time.monotonic() + self.settings.report_interval
+            self.report_line(f"records are not taken: {reply.cause}")
         if not reply.again:
             self._time.answered()
         return reply
-
-    def _report_cause(self, cause: str) -> None:
-        """Report what only people can put right, at most once in `report_interval`."""
-        now = time.monotonic()
-        if now >= self._report_cause_at:
-            self._report_cause_at = now + self.settings.report_interval
-            self.report_line(f"records are not taken: {cause}")
 
     # Ending.
 
