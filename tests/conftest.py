@@ -12,6 +12,7 @@ pytest_plugins = ["support.processes.postgres", "support.processes.server_proces
 settings.register_profile("emitd", deadline=None, print_blob=True, derandomize="CI" in os.environ)
 settings.load_profile("emitd")
 
-# They would change the address of a test's server, or of the commands that the test runs.
-for name in ("EMITD_LISTEN", "EMITD_ADDRESS"):
+# They would change the address of a test's server, or of the commands that the test runs, or how they connect.
+CREDENTIALS = ("TLS", "CA_FILE", "CERT_FILE", "KEY_FILE", "TOKEN", "TOKEN_FILE")
+for name in ("EMITD_LISTEN", "EMITD_ADDRESS", *(f"EMITD_{name}" for name in CREDENTIALS)):
     os.environ.pop(name, None)

@@ -42,8 +42,35 @@ function records(jobId) {
   ];
 }
 
+// What EMITD_TLS, EMITD_CA_FILE, EMITD_CERT_FILE and EMITD_KEY_FILE say, as they do for emitd's own clients.
+const { env } = process;
+const isTls = env.EMITD_TLS === 'true' || Boolean(env.EMITD_CA_FILE || env.EMITD_CERT_FILE);
+
+function channelCredentials() {
+  if (!isTls) return grpc.credentials.createInsecure();
+  const read = (path) => (path ? fs.readFileSync(path) : null);
+  return grpc.credentials.createSsl(read(env.EMITD_CA_FILE), read(env.EMITD_KEY_FILE), read(env.EMITD_CERT_FILE));
+}
+
+// The token of EMITD_TOKEN, or of EMITD_TOKEN_FILE, which is read for each call, so that it may be renewed.
+function token() {
+  return env.EMITD_TOKEN_FILE ? fs.readFileSync(env.EMITD_TOKEN_FILE, 'utf8').trim() : env.EMITD_TOKEN;
+}
+
+function withToken(options, nextCall) {
+  return new grpc.InterceptingCall(nextCall(options), {
+    start(metadata, listener, next) {
+      if (token()) metadata.set('authorization', `Bearer ${token()}`);
+      next(metadata, listener);
+    },
+  });
+}
+
 async function main(address) {
-  const client = new LogService(address, grpc.credentials.createInsecure());
+  if (token() && !isTls && !/^(localhost|127\.[\d.]+|\[::1\]):\d+$|^unix:/.test(address)) {
+    throw new Error('a token in plain text does not leave this machine: set EMITD_CA_FILE, or EMITD_TLS=true');
+  }
+  const client = new LogService(address, channelCredentials(), { interceptors: [withToken] });
   const emit = promisify(client.emit).bind(client);
   const jobId = `example-${Date.now()}`;
   try {

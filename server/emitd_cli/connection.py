@@ -1,14 +1,18 @@
 """A command's connection to its server, and how the errors of calls end a command."""
 
+import os
 import sys
 import time
+from argparse import Namespace
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NoReturn, TypeVar
 
 import grpc
 
-from emitd.transport.channel import NoChannel, make_async_channel, make_channel
+from emitd.credentials import Credentials, Metadata
+from emitd.settings import ClientSettings
+from emitd.transport.channel import CallFailed, NoChannel, make_async_channel, make_channel
 from emitd.transport.reply import bad_field, details_of, is_retryable, is_unanswered, retry_delay
 from emitd.v1 import AuditServiceStub, EmitRequest, LogRecord, LogServiceStub, Receipt
 from emitd.watches import Watch
@@ -25,13 +29,17 @@ MAX_PAGE_SIZE = 1000
 DEFAULT_RETRY_SECONDS = 0.5
 MIN_RETRY_SECONDS = 0.05
 
-#: Statuses by which the server refuses what it was sent.
+#: The settings of a client that a command has, and those of them that are flags: a token would be seen by `ps`.
+_SETTINGS = ("address", "tls", "ca_file", "cert_file", "key_file", "token", "token_file")
+_FLAGS = [name for name in _SETTINGS if name != "token"]
+VARIABLES = [f"EMITD_{name.upper()}" for name in _SETTINGS]
+
+#: Statuses by which the server refuses what it was sent. UNAUTHENTICATED says nothing of it.
 _REFUSALS = (
     grpc.StatusCode.INVALID_ARGUMENT,
     grpc.StatusCode.ALREADY_EXISTS,
     grpc.StatusCode.FAILED_PRECONDITION,
     grpc.StatusCode.RESOURCE_EXHAUSTED,
-    grpc.StatusCode.UNAUTHENTICATED,
     grpc.StatusCode.PERMISSION_DENIED,
 )
 
@@ -39,24 +47,28 @@ _REFUSALS = (
 class Server:
     """The server of a command, by its stubs."""
 
-    def __init__(self, address: str, channel: grpc.Channel) -> None:
-        self.address = address
+    def __init__(self, credentials: Credentials, channel: grpc.Channel) -> None:
+        self.address = credentials.address
+        self.credentials = credentials
         self.log = LogServiceStub(channel)
         self.audit = AuditServiceStub(channel)
 
     def ask(self, method: Any, request: Any) -> Any:
         """Ask by a stub's method, and return the response. Raises Misuse and CannotTell."""
         try:
-            return method(request, timeout=CALL_SECONDS)
+            with calling(self.credentials) as metadata:
+                return method(request, timeout=CALL_SECONDS, metadata=metadata)
         except grpc.RpcError as error:
             raise error_of(error, self.address) from error
 
     def emit(self, record: LogRecord) -> Receipt:
         """Send a record, and return its receipt. Raises Refused and CannotTell."""
         try:
-            receipt: Receipt = self.log.Emit(EmitRequest(record=record), timeout=CALL_SECONDS).receipt
+            with calling(self.credentials) as metadata:
+                response = self.log.Emit(EmitRequest(record=record), timeout=CALL_SECONDS, metadata=metadata)
         except grpc.RpcError as error:
             raise error_of(error, self.address, Refused if is_refusal(error) else CannotTell) from error
+        receipt: Receipt = response.receipt
         return receipt
 
     def pages(self, method: Any, request: Any, items: str = "", limit: int = sys.maxsize) -> Iterator[Any]:
@@ -91,11 +103,12 @@ class Server:
         while True:
             opened_at = time.monotonic()
             try:
-                for response in method(watch.call.request):
-                    if outage.answered(opened_at):
-                        say(f"{self.address} answers again; going on{place()}")
-                    show(response)
-                    watch.take(response)  # the next connection goes on here
+                with calling(self.credentials) as metadata:
+                    for response in method(watch.call.request, metadata=metadata):
+                        if outage.answered(opened_at):
+                            say(f"{self.address} answers again; going on{place()}")
+                        show(response)
+                        watch.take(response)  # the next connection goes on here
             except grpc.RpcError as error:
                 seconds, note = outage.pause_after(error, opened_at)
             else:
@@ -149,28 +162,51 @@ class Outage:
 
 
 @contextmanager
-def connect(address: str) -> Iterator[Server]:
-    """Give the server at `address`; calls wait for nothing but their own deadline. Raises Misuse, CannotTell."""
-    with _address_errors(address):
-        channel = make_channel(address)
+def connect(options: Namespace) -> Iterator[Server]:
+    """Give the server of a command; calls wait for nothing but their own deadline. Raises Misuse, CannotTell."""
+    credentials = credentials_of(options)
+    with _no_channel_ends(credentials):
+        channel = make_channel(credentials)
     with channel:
-        yield Server(address, channel)
+        yield Server(credentials, channel)
 
 
-def connect_async(address: str) -> grpc.aio.Channel:
-    """Return a channel of grpc.aio to the server at `address`. Raises Misuse, CannotTell."""
-    with _address_errors(address):
-        return make_async_channel(address)
+def connect_async(credentials: Credentials) -> grpc.aio.Channel:
+    """Return a channel of grpc.aio to a server. Raises CannotTell."""
+    with _no_channel_ends(credentials):
+        return make_async_channel(credentials)
+
+
+def credentials_of(options: Namespace) -> Credentials:
+    """Return where a command finds its server, and how, by its flags and the environment. Raises Misuse."""
+    environ = {name: value for name in VARIABLES if (value := os.environ.get(name))}
+    try:
+        given = {name: getattr(options, name, None) for name in _FLAGS} | {
+            "tls": vars(options).get("tls") or None
+        }
+        return ClientSettings.read(given, environ).credentials()
+    except ValueError as error:
+        name, _, why = str(error).partition(": ")
+        flag = f"--{name.replace('_', '-')}" if name in _SETTINGS else name
+        raise Misuse(f"{flag}: {why}", field=flag) from error
 
 
 @contextmanager
-def _address_errors(address: str) -> Iterator[None]:
+def calling(credentials: Credentials, metadata: Metadata | None = None) -> Iterator[Metadata | None]:
+    """Give the metadata for a call, by default that of now, and have its failure say what is known: CallFailed."""
+    metadata = metadata or credentials.metadata()
+    try:
+        yield metadata
+    except grpc.RpcError as error:
+        raise CallFailed.copy_of(error, credentials, metadata) from error
+
+
+@contextmanager
+def _no_channel_ends(credentials: Credentials) -> Iterator[None]:
     try:
         yield
-    except ValueError as error:
-        raise Misuse(f"--address: {error}", field="--address") from error
     except NoChannel as error:
-        raise error_of(error, address) from error
+        raise error_of(error, credentials.address) from error
 
 
 def error_of(error: grpc.RpcError, address: str, kind: type[CommandError] | None = None) -> CommandError:
@@ -183,6 +219,8 @@ def error_of(error: grpc.RpcError, address: str, kind: type[CommandError] | None
 
 def describe(error: grpc.RpcError, address: str) -> str:
     """Return an error of a call in one line."""
+    if cause := getattr(error, "cause", ""):
+        return str(cause)
     if is_unanswered(error):
         return f"cannot reach {address}; is the service running there? (--address, or EMITD_ADDRESS)"
     return f"{error.code().name}: {error.details()}"

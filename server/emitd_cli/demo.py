@@ -9,6 +9,7 @@ The demo checks what it shows, and exits with 1 if anything is wrong.
 
 import argparse
 import asyncio
+import os
 import signal
 import sqlite3
 import subprocess
@@ -27,7 +28,7 @@ import grpc
 from emitd import v1
 from emitd_cli.audit.verify import report_in_words
 from emitd_cli.command_line.values import STATUSES
-from emitd_cli.connection import Server, connect, describe
+from emitd_cli.connection import VARIABLES, Server, connect, describe
 from emitd_cli.errors import CannotRun, CommandError, ExitCode, Refused
 from emitd_cli.jobs.watch import watch_ids
 from emitd_cli.terminal.output import one_line, put
@@ -93,6 +94,8 @@ _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 def run(options: argparse.Namespace) -> int:
     """Play; return 0. Raises CommandError if anything was wrong."""
     begin = time.monotonic()
+    for name in VARIABLES:  # they are for another service
+        os.environ.pop(name, None)
     with _stopped_by_signals(), TemporaryDirectory(prefix="emitd-demo-") as folder:
         demo = _Demo(Path(folder), is_fast=options.fast)
         try:
@@ -125,7 +128,7 @@ class _Demo:
         self._show(*CONFIG.splitlines())
         with self._service() as service:
             address = self._address(service)
-            with connect(address) as server:
+            with connect(argparse.Namespace(address=address)) as server:
                 self._log_lines(service, server)
                 self._audit_event(server)
             self._jobs(address)

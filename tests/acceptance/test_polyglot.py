@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -12,6 +13,10 @@ from typing import Any
 import google.rpc.status_pb2
 import pytest
 
+from emitd.v1 import EmitResponse, JobState, JobTransition, Receipt, WatchJobResponse
+from support.client.answers import routed
+from support.client.authority import Authority
+from support.client.fake_log_service import Answer, fake_log_service, known_by
 from support.processes.server_process import ServerProcess
 from support.processes.toolchains import ROOT, proto_python, require, run
 
@@ -136,3 +141,36 @@ def test_the_example_of_another_language_runs(
     assert "JOB_STATE_RUNNING 40\n" in said
     assert said.endswith("JOB_STATE_COMPLETED 100\n")
     assert len((tmp_path / "audit.json.log").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize("build", [build_go, build_node])
+def test_the_example_of_another_language_speaks_tls(
+    tmp_path: Path, build: Callable[[Path], tuple[Command, Command]]
+) -> None:
+    """It knows its server by its certificate, and is known by its own and by its token, which stays on this machine."""
+    _, example = build(tmp_path)
+    authority, token_file = Authority(tmp_path), tmp_path / "token"
+    token_file.write_text("secret\n")
+    pair = authority.issue("client")
+    ended = JobTransition(status=JobState.JOB_STATE_COMPLETED, progress=100)
+    service_answers: dict[str, Answer] = {
+        "EmitRequest": lambda request, _: EmitResponse(receipt=Receipt(record_id=request.record.record_id)),
+        "WatchJobRequest": lambda *_: iter([WatchJobResponse(transitions=[ended])]),
+    }
+    environ = {
+        "EMITD_CA_FILE": str(authority.ca_file),
+        "EMITD_CERT_FILE": str(pair.cert_file),
+        "EMITD_KEY_FILE": str(pair.key_file),
+        "EMITD_TOKEN_FILE": str(token_file),
+    }
+    known = known_by("secret", answer=routed(**service_answers))
+    server = authority.server(authority.issue("server"), wants_client=True)
+    with fake_log_service(known, credentials=server) as service:
+        said = run([*example, service.address], tmp_path, environ)
+    assert said.endswith("JOB_STATE_COMPLETED 100\n")
+    with fake_log_service(known) as service:
+        port = service.address.rpartition(":")[2]
+        token = {"EMITD_TOKEN": "secret"}
+        assert run([*example, service.address], tmp_path, token).endswith("JOB_STATE_COMPLETED 100\n")
+        with pytest.raises(AssertionError, match=r"security|plain text"):
+            run([*example, f"{socket.gethostname()}:{port}"], tmp_path, token)

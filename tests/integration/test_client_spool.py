@@ -89,7 +89,7 @@ def test_a_service_that_refuses_the_sender_rejects_no_event(
         until(lambda: client.stats()["replayed"] == 5)
         assert numbers(records(service)[-5:]) == list(range(5))
     assert client.stats()["spool_rejected"] == 0
-    assert capsys.readouterr().err.count("the spool waits: PERMISSION_DENIED: not you") == 1
+    assert capsys.readouterr().err.count("records are not taken: PERMISSION_DENIED: not you") == 1
 
 
 def test_a_record_of_a_newer_version_waits_for_a_newer_service(

@@ -13,7 +13,6 @@ import (
 	"time"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/protobuf/proto"
 
 	emitdv1 "github.com/emitd/emitd/clients/go/emitd/v1"
@@ -32,7 +31,11 @@ func main() {
 func run(address string) error {
 	ctx, cancel := context.WithTimeout(context.Background(), 30*time.Second)
 	defer cancel()
-	conn, err := grpc.NewClient(address, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	options, err := dialOptions(address)
+	if err != nil {
+		return err
+	}
+	conn, err := grpc.NewClient(address, options...)
 	if err != nil {
 		return err
 	}

@@ -19,6 +19,12 @@ from emitd.v1 import record_pb2 as pb
 class MoreSettings(TypedDict, total=False):
     """The other settings of a client: see `emitd.settings.ClientSettings`. None: not given."""
 
+    tls: bool | None
+    ca_file: str | os.PathLike[str] | None
+    cert_file: str | os.PathLike[str] | None
+    key_file: str | os.PathLike[str] | None
+    token: str | None
+    token_file: str | os.PathLike[str] | None
     timeout: float | None
     call_timeout: float | None
     close_timeout: float | None

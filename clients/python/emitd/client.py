@@ -333,14 +333,19 @@ class LogClient(LogVerbs):
         """Ask something, again while that can help. Raises EmitError."""
         give_up_at = time.monotonic() + self._settings.timeout
         attempts = 0
+        failed: grpc.RpcError | None = None
         while True:
             self._engine.refuse_if_closed()
             left = give_up_at - time.monotonic()
             try:
                 return self._engine.transport.call(call.method, call.request, call.response, max(left, 0.001))
             except grpc.RpcError as error:
-                if not is_retryable(error) or left <= 0:
+                if not is_retryable(error):
                     raise request_error(error, call.not_found) from error
+                # The last try may have no time to learn anything.
+                failed = failed if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and failed else error
+                if left <= 0:
+                    raise request_error(failed, call.not_found) from error
             attempts += 1
             time.sleep(min(self._settings.backoff.pause(attempts), max(give_up_at - time.monotonic(), 0)))
 

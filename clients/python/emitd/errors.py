@@ -33,7 +33,7 @@ class RecordRejected(EmitError):
 
 
 class RequestRejected(EmitError):
-    """A request makes no sense, such as one for jobs of an unknown status, or no handler can answer it."""
+    """A request makes no sense, such as one for jobs of an unknown status; or it is not answered, or not to us."""
 
 
 class JobNotFound(EmitError):

@@ -11,10 +11,11 @@ from typing import Annotated, Any, Self
 import msgspec
 from msgspec import Meta
 
+from emitd.credentials import MAX_TOKEN_CHARACTERS, BadSetting, Credentials, Secret, is_token
 from emitd.records.encoding import as_text
 from emitd.records.levels import is_level, level_number
 from emitd.runtime.backoff import Backoff
-from emitd_handlers.text.address import ServerAddress, read_server_address, shown
+from emitd_handlers.text.address import ServerAddress, ip_of, read_server_address, shown
 
 _ENVIRONMENT_PREFIX = "EMITD_"
 #: Of gRPC, as the next: says what the addresses after it show themselves.
@@ -23,6 +24,9 @@ _IP_SCHEME = re.compile(r"^ipv[46]:")
 _DNS = re.compile(r"dns:(?://[^/]*/)?([^/]*)")
 _ADDRESS_EXPECTED = "HOST:PORT, [IPV6]:PORT, unix:PATH, dns:///NAME:PORT, or several HOST:PORT with commas"
 _BLOCK = re.compile(r"block(?:\(\s*(\d+(?:\.\d+)?)\s*\))?")
+
+_FILES = ("ca_file", "cert_file", "key_file", "token_file")
+_TOKENS = ("token", "token_file")
 
 _Count = Annotated[int, Meta(ge=1)]
 #: The longest that a thread can wait.
@@ -57,6 +61,16 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     #: HOST:PORT of the server, or `unix:PATH`. Several HOST:PORT, separated by commas, and all that a name stands for,
     #: are used in turn.
     address: str = "127.0.0.1:50051"
+    #: Whether to speak TLS. Default: if `ca_file` or `cert_file` is set.
+    tls: bool | None = None
+    #: PEM files: who signs the server's certificate, in place of those that gRPC trusts; and the client's own
+    #: certificate, with its key. They are read again when they change, as is `token_file`.
+    ca_file: str = ""
+    cert_file: str = ""
+    key_file: str = ""
+    #: The bearer token that comes with each call, or the file that holds it. It is never shown.
+    token: str = ""
+    token_file: str = ""
     #: `source` of every record. Default: the program's name.
     source: str = ""
     #: Log lines below this level are not made.
@@ -96,6 +110,9 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
     #: The least time between two reports of drops on standard error.
     report_interval: _PositiveSeconds = 60.0
 
+    def __post_init__(self) -> None:
+        msgspec.structs.force_setattr(self, "token", Secret(self.token))
+
     @classmethod
     def read(cls, given: Mapping[str, Any], environ: Mapping[str, str] = os.environ) -> Self:
         """Return the given settings that are not None, else those in the environment, else the defaults.
@@ -106,6 +123,10 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             raise TypeError(f"there is no setting '{unknown[0]}'")
         values: dict[str, Any] = {}
         names: dict[str, str] = {}
+        if any(
+            given.get(name) is not None for name in _TOKENS
+        ):  # one of the environment would be a second one
+            environ = {name: value for name, value in environ.items() if name[6:].lower() not in _TOKENS}
         for field in msgspec.structs.fields(cls):
             variable = _ENVIRONMENT_PREFIX + field.name.upper()
             if given.get(field.name) is not None:
@@ -117,8 +138,18 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
         values["source"] = as_text(values.get("source", _program_name()))
         settings = cls(**values)
         for name, why in settings._problems():
-            raise ValueError(f"{names[name]}: {why}")
+            raise ValueError(f"{names.get(name, name)}: {why}")
         return settings
+
+    @property
+    def uses_tls(self) -> bool:
+        """Whether to speak TLS."""
+        return bool(self.ca_file or self.cert_file) if self.tls is None else self.tls
+
+    def credentials(self) -> Credentials:
+        """Read the certificates and the token. Raises BadSetting."""
+        files = {name: expand_home(getattr(self, name)) for name in _FILES}
+        return Credentials(self.address, is_tls=self.uses_tls, token=self.token, **files)
 
     @property
     def threshold(self) -> int:
@@ -146,6 +177,29 @@ class ClientSettings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_f
             yield "spool_records", f"'{self.spool_records}' is not audit or all"
         if expand_home(self.spool).startswith("~") or "\0" in self.spool:
             yield "spool", f"{self.spool!r} is no path, or its home folder is not known"
+        yield from self._credential_problems()
+
+    def _credential_problems(self) -> Iterator[tuple[str, str]]:
+        for one, other in (("cert_file", "key_file"), ("key_file", "cert_file")):
+            if getattr(self, one) and not getattr(self, other):
+                yield one, f"needs {other}"
+        for name in ("ca_file", "cert_file"):
+            if getattr(self, name) and not self.uses_tls:
+                yield name, "is for TLS, and tls is false"
+        if self.token and self.token_file:
+            yield "token_file", "stands next to token; give one of them"
+        if self.token and not is_token(self.token):
+            yield (
+                "token",
+                f"must be at most {MAX_TOKEN_CHARACTERS} visible ASCII characters, without a line's end",
+            )
+        if (self.token or self.token_file) and not self.uses_tls and not _is_this_machine(self.address):
+            name = "token" if self.token else "token_file"
+            yield name, f"would cross the network in plain text, to {self.address}; set tls, or ca_file"
+        try:
+            self.credentials()
+        except BadSetting as error:
+            yield error.name, error.why
 
 
 def expand_home(text: str) -> str:
@@ -173,13 +227,20 @@ def read_addresses(text: str) -> list[ServerAddress]:
     return found
 
 
+def _is_this_machine(address: str) -> bool:
+    """Return whether no other machine is reached by an address, by what it says itself."""
+    hosts = [host for host, *_ in read_addresses(address)]
+    return all(not host or host == "localhost" or ((ip := ip_of(host)) and ip.is_loopback) for host in hosts)
+
+
 def _convert(name: str, value: Any, kind: Any, *, strict: bool) -> Any:
     if isinstance(value, os.PathLike):
         value = os.fspath(value)
     try:
         return msgspec.convert(value, kind, strict=strict)
     except msgspec.ValidationError as error:
-        raise ValueError(f"{name}: {error}, not {value!r}") from None
+        is_secret = name.lower().endswith("token")
+        raise ValueError(f"{name}: {error}" + ("" if is_secret else f", not {value!r}")) from None
 
 
 def _program_name() -> str:

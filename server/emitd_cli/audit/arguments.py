@@ -2,11 +2,11 @@
 
 from emitd_cli.command_line.flags import (
     Commands,
-    add_address,
     add_command,
     add_group,
     add_json,
     add_listing,
+    add_server,
     option,
     whole,
 )
@@ -136,7 +136,7 @@ def add_audit(commands: Commands) -> None:
     )
     option(show, *EVENT_ID, dest="event_id")
     option(show, *SOURCE)
-    add_address(show)
+    add_server(show)
     option(show, *LOG_ID, default="")
     add_json(show, "JSON")
 
@@ -146,7 +146,7 @@ def _command(actions: Commands, name: str, run: str, description: str, examples:
 
 
 def _add_filters(parser: Parser) -> None:
-    add_address(parser)
+    add_server(parser)
     option(parser, *LOG_ID, default="")
     option(parser, "--event PREFIX", "only events whose name begins with this", default="")
     option(parser, "--user ID", "only events of this user", default="")

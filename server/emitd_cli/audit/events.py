@@ -39,7 +39,7 @@ def run_list(options: argparse.Namespace) -> int:
     request = ListAuditEventsRequest(
         log_id=options.log_id, newest_first=not options.oldest_first, **filters, **period
     )
-    with connect(options.address) as server:
+    with connect(options) as server:
         pages = server.pages(server.audit.ListAuditEvents, request, "entries", options.limit)
         if options.json:
             for page in pages:
@@ -64,7 +64,7 @@ def run_tail(options: argparse.Namespace) -> int:
         else:
             print_lines(pad(_cells(entry), WIDTHS) for entry in response.entries)
 
-    with connect(options.address) as server:
+    with connect(options) as server:
         tail = AuditTail(request, Backoff(0, 0))
         server.follow(server.audit.TailAuditEvents, tail, show, lambda: f" with line {request.from_index}")
 
@@ -73,7 +73,7 @@ def run_show(options: argparse.Namespace) -> int:
     """Print the event; return 0. Raises Misuse, and CannotTell if there is none, or no server."""
     if not options.event_id:
         raise Misuse("EVENT_ID: is empty", field="EVENT_ID")
-    with connect(options.address) as server:
+    with connect(options) as server:
         log_id, entry = _find(server, options)
         tree_size, problem = _newest_checkpoint(server, log_id)
     # Computed from the line that came, so that it need not be believed.

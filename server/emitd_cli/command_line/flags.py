@@ -90,14 +90,19 @@ def add_listing(parser: Parser, what: str) -> None:
     option(parser, "-n --limit N", f"at most N {what} (default: 50)", type=positive, default=50)
 
 
-def add_address(parser: Parser) -> None:
-    """Add the server's address."""
+def add_server(parser: Parser) -> None:
+    """Add where the server is, and how it is known: a token is no flag, because `ps` would show it."""
     option(
         parser,
         "--address ADDRESS",
         f"the server's address (or EMITD_ADDRESS; default: {DEFAULT_ADDRESS})",
         default=os.environ.get("EMITD_ADDRESS") or DEFAULT_ADDRESS,
     )
+    option(parser, "--tls", "speak TLS (or EMITD_TLS=true; default: if there is --ca-file or --cert-file)")
+    option(parser, "--ca-file FILE", "PEM: who may sign the server's certificate (or EMITD_CA_FILE)")
+    option(parser, "--cert-file FILE", "PEM: the client's certificate (or EMITD_CERT_FILE)")
+    option(parser, "--key-file FILE", "PEM: its key (or EMITD_KEY_FILE)")
+    option(parser, "--token-file FILE", "the file with the bearer token (or EMITD_TOKEN_FILE, EMITD_TOKEN)")
 
 
 def number(least: int, most: int) -> Callable[[str], int]:

@@ -2,9 +2,9 @@
 
 from emitd_cli.command_line.flags import (
     Commands,
-    add_address,
     add_command,
     add_json,
+    add_server,
     option,
     percent,
     positive,
@@ -31,7 +31,7 @@ def add_emit(commands: Commands) -> None:
         "       emitd emit --job JOB_ID --status NAME [options]\n"
         "       emitd emit --file FILE [options]",
     )
-    add_address(parser)
+    add_server(parser)
     option(
         parser, "MESSAGE", "the record's; '-' reads records from standard input", dest="message", nargs="?"
     )

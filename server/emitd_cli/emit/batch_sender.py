@@ -10,10 +10,11 @@ from typing import NamedTuple, TypeAlias
 
 import grpc
 
+from emitd.credentials import Metadata
 from emitd.transport.grpc_transport import MAX_REQUEST_BYTES
 from emitd.transport.reply import bad_field, details_of, is_retryable
 from emitd.v1 import DELIVERY_COMMITTED, EmitBatchRequest, EmitBatchResponse, RecordError
-from emitd_cli.connection import Server, error_of, is_refusal, retry_seconds
+from emitd_cli.connection import Server, calling, error_of, is_refusal, retry_seconds
 from emitd_cli.emit.record_lines import Line
 from emitd_cli.errors import CannotTell, CommandError
 from emitd_cli.terminal.output import say, tell
@@ -27,6 +28,10 @@ _BAD_LINE = grpc.StatusCode.INVALID_ARGUMENT.name
 _CODES = {code.value[0]: code.name for code in grpc.StatusCode}
 #: At most this many refused lines are shown, and as many mended ones.
 SHOWN_REFUSALS = 20
+
+
+#: A call, and its metadata.
+_Call: TypeAlias = "tuple[grpc.Future[EmitBatchResponse], Metadata | None]"
 
 
 class SendSummary(NamedTuple):
@@ -80,7 +85,7 @@ class BatchSender:
         self._server = server
         self._retry_seconds = retry_seconds
         self._advance = advance
-        self._in_flight: deque[tuple[Sequence[Line], grpc.Future[EmitBatchResponse]]] = deque()
+        self._in_flight: deque[tuple[Sequence[Line], _Call]] = deque()
         #: A call has failed, and none has succeeded since.
         self._is_troubled = False
         self.summary = SendSummary()
@@ -128,16 +133,17 @@ class BatchSender:
             lines, call = again.lines, self._call(again.lines)
         self._is_troubled = False
 
-    def _call(self, lines: Sequence[Line]) -> "grpc.Future[EmitBatchResponse]":
+    def _call(self, lines: Sequence[Line]) -> _Call:
         request = EmitBatchRequest(records=[line.record for line in lines if line.record], want_receipts=True)
-        call: grpc.Future[EmitBatchResponse] = self._server.log.EmitBatch.future(
-            request, timeout=CALL_SECONDS
-        )
-        return call
+        metadata = self._server.credentials.metadata()
+        call = self._server.log.EmitBatch.future(request, timeout=CALL_SECONDS, metadata=metadata)
+        return call, metadata
 
-    def _take_answer(self, lines: Sequence[Line], call: "grpc.Future[EmitBatchResponse]") -> _Again | None:
+    def _take_answer(self, lines: Sequence[Line], begun: _Call) -> _Again | None:
+        call, metadata = begun
         try:
-            response = call.result()
+            with calling(self._server.credentials, metadata):
+                response = call.result()
         except grpc.RpcError as error:
             reason = error_of(error, self._server.address)
             if is_retryable(error):

@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> int:
 
 def _emit_one(options: argparse.Namespace) -> int:
     record = record_from_flags(options)
-    with connect(options.address) as server:
+    with connect(options) as server:
         receipt = server.emit(record)
     print_result(to_json(receipt) if options.json else _describe_receipt(receipt))
     return ExitCode.GOOD
@@ -60,7 +60,7 @@ def _emit_many(options: argparse.Namespace) -> int:
     )
     with (
         stream,
-        connect(options.address) as server,
+        connect(options) as server,
         transfer_bar("sending", wanted=size is not None) as advance,
     ):
         sender = BatchSender(server, options.retry_seconds, lambda sent: advance(sent, size or 0))

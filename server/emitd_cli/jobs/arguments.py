@@ -2,10 +2,10 @@
 
 from emitd_cli.command_line.flags import (
     Commands,
-    add_address,
     add_command,
     add_group,
     add_json,
+    add_server,
     option,
     positive,
     seconds,
@@ -34,7 +34,7 @@ def add_job(commands: Commands) -> None:
         "  emitd job list --updated-after 15m --label team=search --json\n"
         "  emitd job list --updated-after 2026-11-23T08:00 --limit 1000 | grep OOM\n",
     )
-    add_address(listing)
+    add_server(listing)
     _add_filter(listing)
     option(listing, "--id JOB_ID", "only the job with this id; may repeat", repeats=True)
     option(
@@ -72,7 +72,7 @@ def add_job(commands: Commands) -> None:
         usage="emitd job watch JOB_ID... [options]\n"
         "       emitd job watch [--type NAME] [--status NAME] [--label KEY=VALUE] [options]",
     )
-    add_address(watch)
+    add_server(watch)
     option(watch, "JOB_ID", "the id of a job; up to 100", dest="job_ids", nargs="*")
     _add_filter(watch)
     option(watch, "--wait", "wait for a job, and a server, that is not there yet")
@@ -108,7 +108,7 @@ def add_job(commands: Commands) -> None:
 
 
 def _add_job_id(parser: Parser) -> None:
-    add_address(parser)
+    add_server(parser)
     option(parser, "JOB_ID", "the job's id", dest="job_id")
     add_json(parser, JSON_LINES)
 

@@ -31,7 +31,7 @@ def run_list(options: argparse.Namespace) -> int:
     request = ListJobsRequest(**filters)
     if options.updated_after is not None:
         request.updated_after_unix_nano = moment_from_flag("--updated-after", options.updated_after)
-    with connect(options.address) as server:
+    with connect(options) as server:
         pages = server.pages(server.log.ListJobs, request, "jobs", options.limit)
         if options.json:
             for page in pages:
@@ -46,7 +46,7 @@ def run_list(options: argparse.Namespace) -> int:
 
 def run_get(options: argparse.Namespace) -> int:
     """Print the job; return 0, or 1 if it has FAILED. Raises Misuse, and CannotTell without it or a server."""
-    with connect(options.address) as server:
+    with connect(options) as server:
         job: Job = server.ask(server.log.GetJob, GetJobRequest(job_id=options.job_id)).job
     print_result(to_json(job) if options.json else describe_job(job))
     return ExitCode.BAD if job.status == JOB_STATE_FAILED else ExitCode.GOOD
@@ -57,7 +57,7 @@ def run_history(options: argparse.Namespace) -> int:
     is_truncated = False
     transitions: list[JobTransition] = []
     request = ListJobTransitionsRequest(job_id=options.job_id, after_revision=options.after_revision)
-    with connect(options.address) as server:
+    with connect(options) as server:
         for page in server.pages(server.log.ListJobTransitions, request):
             is_truncated = is_truncated or page.history_truncated
             transitions += page.transitions
@@ -75,7 +75,7 @@ def run_history(options: argparse.Namespace) -> int:
 def run_cancel(options: argparse.Namespace) -> int:
     """Ask, and print the job; return 0. Raises Misuse, and CannotTell if there is no such job, or no server."""
     request = RequestCancelRequest(job_id=options.job_id, reason=options.reason)
-    with connect(options.address) as server:
+    with connect(options) as server:
         job: Job = server.ask(server.log.RequestCancel, request).job
     if has_ended(job):
         say(f"'{job.job_id}' is {job_state_name(job.status)} already; there is nothing to cancel")

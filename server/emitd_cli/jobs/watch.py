@@ -26,7 +26,7 @@ from emitd.v1 import (
     WatchJobsResponse,
 )
 from emitd_cli.command_line.values import filter_from_flags
-from emitd_cli.connection import Outage, connect_async
+from emitd_cli.connection import Outage, calling, connect_async, credentials_of
 from emitd_cli.errors import CannotTell, CommandError, ExitCode, Misuse
 from emitd_cli.jobs.board import JobBoard
 from emitd_cli.jobs.display import MIN_FRAME_SECONDS, Display, LineDisplay, live
@@ -131,6 +131,7 @@ class JobWatch:
         self._options = options
         self._board = board
         self._display = display
+        self._credentials = credentials_of(options)
         self._outage = Outage(options.address, retry_seconds=retry_seconds, is_patient=options.wait)
 
     def run(self, followers: Sequence[Follower]) -> None:
@@ -138,7 +139,7 @@ class JobWatch:
         asyncio.run(self._run(followers))
 
     async def _run(self, followers: Sequence[Follower]) -> None:
-        async with connect_async(self._options.address) as channel:
+        async with connect_async(self._credentials) as channel:
             stub = LogServiceStub(channel)
             tasks = [asyncio.ensure_future(follower(stub)) for follower in followers]
             try:
@@ -189,12 +190,13 @@ class JobWatch:
         while True:
             opened_at, begins = time.monotonic(), True
             try:
-                async for response in method(request):
-                    if self._outage.answered(opened_at) and is_filter:
-                        self._say(f"{self._options.address} answers again")
-                    if not response.heartbeat:
-                        take(response, begins)
-                        begins = False
+                with calling(self._credentials) as metadata:
+                    async for response in method(request, metadata=metadata):
+                        if self._outage.answered(opened_at) and is_filter:
+                            self._say(f"{self._options.address} answers again")
+                        if not response.heartbeat:
+                            take(response, begins)
+                            begins = False
                 return
             except grpc.RpcError as error:
                 seconds, note = self._outage.pause_after(error, opened_at)

@@ -4,11 +4,11 @@ import argparse
 
 from emitd_cli.command_line.flags import (
     Commands,
-    add_address,
     add_command,
     add_group,
     add_json,
     add_listing,
+    add_server,
     add_since,
     option,
     uint32,
@@ -58,7 +58,7 @@ def add_log(commands: Commands) -> None:
 
 
 def _add_filters(parser: Parser) -> None:
-    add_address(parser)
+    add_server(parser)
     option(
         parser, "--level NAME", "only lines of this level or above: DEBUG, INFO, WARNING, ERROR or CRITICAL"
     )

@@ -22,7 +22,7 @@ def run_list(options: argparse.Namespace) -> int:
     request = ListLogsRequest(filter=wanted, newest_first=not options.oldest_first, **period)
     write = _writer(options)
     found, is_truncated = 0, False
-    with connect(options.address) as server:
+    with connect(options) as server:
         for page in server.pages(server.log.ListLogs, request, "lines", options.limit):
             write(page.lines)
             found += len(page.lines)
@@ -54,7 +54,7 @@ def run_tail(options: argparse.Namespace) -> int:
             )
         write(response.lines)
 
-    with connect(options.address) as server:
+    with connect(options) as server:
         server.follow(server.log.TailLogs, LogTail(request, Backoff(0, 0)), show)
 
 

@@ -5,16 +5,16 @@ from typing import Any, TypeAlias
 
 import grpc
 
-from emitd_handlers.principal import Principal
 from emitd_handlers.scope import ANYONE, Caller
 from emitd_server.access.grants import Grants
+from emitd_server.access.identity import Identity
 from emitd_server.access.limits import CallerLimits
 from emitd_server.access.trail import AccessTrail, address_of
 from emitd_server.errors import Unauthenticated
 from emitd_server.rpc.intake import Intake
 
 #: Says who makes a call, or raises Unauthenticated.
-Authenticate: TypeAlias = Callable[["grpc.aio.ServicerContext[Any, Any]"], Principal]
+Authenticate: TypeAlias = Callable[["grpc.aio.ServicerContext[Any, Any]"], Identity]
 
 
 class Edge:
@@ -38,6 +38,11 @@ class Edge:
         self._authenticate = authenticate
         self._grants = grants
 
+    def refuse_unknown(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
+        """Raise Unauthenticated unless it is known who calls a method that is for everyone, such as that of health."""
+        if self._authenticate is not None:
+            self._authenticate(context)
+
     def caller(self, context: "grpc.aio.ServicerContext[Any, Any]", method: str) -> Caller:
         """Return who calls a method, such as `emitd.v1.LogService/Emit`, and what for.
 
@@ -45,14 +50,14 @@ class Edge:
         """
         if self._authenticate is None:
             return ANYONE
-        principal = self._authenticate(context)
+        principal = self._authenticate(context).principal
         scope = self._grants.scope(principal, method)
         return Caller(principal, scope, address_of(context.peer()), self._keeps_address)
 
     def note_refusal(self, context: "grpc.aio.ServicerContext[Any, Any]", method: str, code: str) -> None:
         """Write into the trail, in time, that a call was refused for want of an identity or a grant."""
         try:
-            name = "" if self._authenticate is None else self._authenticate(context).name
+            name = "" if self._authenticate is None else self._authenticate(context).principal.name
         except Unauthenticated:
             name = ""
         self._trail.refused(name, address_of(context.peer()), method, code)

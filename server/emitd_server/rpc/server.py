@@ -12,9 +12,11 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_g
 
 from emitd_handlers.diagnostics import report
 from emitd_handlers.errors import EmitdError
+from emitd_server.access.authenticator import Authenticator, Credentials
 from emitd_server.access.grants import Grants
 from emitd_server.access.limits import CallerLimits
 from emitd_server.access.trail import AccessTrail
+from emitd_server.access.watched import look_for_ever
 from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.errors import RequestInvalid
 from emitd_server.memory import MemoryAccount
@@ -24,7 +26,7 @@ from emitd_server.rpc.listening import Listener, Options, UnixSocket
 from emitd_server.rpc.methods import abort
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 from emitd_server.rpc.status import status_of
-from emitd_server.settings import ServerSettings
+from emitd_server.settings import Identity, ServerSettings
 
 #: How often to look whether health has changed, for those that watch it.
 HEALTH_SECONDS = 0.5
@@ -92,6 +94,9 @@ class GrpcServer:
         self._health = _HealthServicer(names, lives, self._streams, self._limit, sockets)
         self._intake = Intake(settings.limits, memory)
         self._grants, self._limits = Grants(settings.access.grants), CallerLimits(settings.limits)
+        self._credentials = Credentials(settings.access, self._note_change)
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._looks: list[asyncio.Task[None]] = []
         self._is_started = False
 
     async def start(self) -> Sequence[str]:
@@ -99,6 +104,12 @@ class GrpcServer:
 
         Raises StartError when an address cannot be used, and ConfigError when it would be too open.
         """
+        self._loop = asyncio.get_running_loop()
+        await asyncio.to_thread(self._credentials.start)
+        self._looks = [
+            asyncio.create_task(look_for_ever(watched.look), name="credentials")
+            for watched in self._credentials.watched
+        ]
         try:
             addresses = [await listener.open() for listener in self._listeners]
             await self._health.start()
@@ -130,20 +141,78 @@ class GrpcServer:
     async def _serve(self, listener: Listener) -> None:
         server = listener.server
         assert server is not None
-        edge = Edge(self._intake, None, self._grants, self._limits, self._trail)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
-        if not listener.entry.health_only:
+        entry, access = listener.entry, self._settings.access
+        is_asking = entry.identity is not Identity.NONE or entry.principal is not None
+        edge = Edge(
+            self._intake,
+            Authenticator(entry.identity.value, self._credentials, entry.principal).authenticate
+            if is_asking
+            else None,
+            self._grants,
+            self._limits,
+            self._trail,
+            keeps_address=access.peer_address,
+        )
+        known: Any = _KnownCallers(server, edge)  # it has what the generated functions ask of a server
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, known)
+        if not entry.health_only:
             handlers = [servicer.handler(edge, self._streams) for servicer in self._servicers]
             server.add_generic_rpc_handlers(tuple(handlers))
             if self._settings.reflection:
                 names = [servicer.service_name for servicer in self._servicers]
                 reflection_pb2_grpc.add_ServerReflectionServicer_to_server(
-                    _ReflectionServicer(names, self._streams, self._limit), server
+                    _ReflectionServicer(names, self._streams, self._limit), known
                 )
         await listener.start()
 
+    def _note_change(self, line: str) -> None:
+        """Say that tokens or keys have changed; called in a thread."""
+        report(line)
+        assert self._loop is not None
+        self._loop.call_soon_threadsafe(self._trail.changed, line)
+
     async def _stop_listeners(self, grace: float) -> None:
+        for look in self._looks:
+            look.cancel()
         await asyncio.gather(*(listener.stop(grace) for listener in self._listeners))
+
+
+class _KnownCallers:
+    """Adds services to a grpc server that are for every caller of a listener whose name is known."""
+
+    def __init__(self, server: grpc.aio.Server, edge: Edge) -> None:
+        self._server = server
+        self._edge = edge
+
+    def add_generic_rpc_handlers(self, handlers: "Sequence[grpc.GenericRpcHandler[Any, Any]]") -> None:
+        """As a server does."""
+        self._server.add_generic_rpc_handlers(tuple(_Checked(handler, self._edge) for handler in handlers))
+
+    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
+        """Do nothing: these are the same methods again."""
+
+
+class _Checked(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it takes parameters only in its stub
+    def __init__(self, handler: "grpc.GenericRpcHandler[Any, Any]", edge: Edge) -> None:
+        self._handler = handler
+        self._edge = edge
+
+    def service(self, details: grpc.HandlerCallDetails) -> Any:
+        found: Any = self._handler.service(details)
+        if found is None:
+            return None
+        kind = next(kind for kind in ("unary_unary", "unary_stream", "stream_stream") if getattr(found, kind))
+        method = getattr(found, kind)
+
+        async def checked(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
+            try:
+                self._edge.refuse_unknown(context)
+            except EmitdError as error:
+                self._edge.note_refusal(context, details.method.strip("/"), "UNAUTHENTICATED")
+                await abort(context, status_of(error))
+            return await method(request, context)
+
+        return found._replace(**{kind: checked})
 
 
 class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-defined]  # its stub lacks it

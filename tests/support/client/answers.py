@@ -16,6 +16,8 @@ PASSING = {
     grpc.StatusCode.CANCELLED,
     grpc.StatusCode.ABORTED,
 }
+#: Those for which records are kept, and questions given up.
+KEPT = {grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED}
 QUICK: Mapping[str, Any] = {"backoff_initial": 0.01, "backoff_max": 0.02, "linger": 0.01}
 
 

@@ -60,14 +60,19 @@ class FakeLogService(LogServiceServicer, AuditServiceServicer):
 
 
 @contextmanager
-def fake_log_service(*answers: Answer, port: int = 0) -> Iterator[FakeLogService]:
-    """Serve a FakeLogService on a free port until the end of the block."""
+def fake_log_service(
+    *answers: Answer, port: int = 0, credentials: grpc.ServerCredentials | None = None
+) -> Iterator[FakeLogService]:
+    """Serve a FakeLogService on a free port until the end of the block, by TLS if it has credentials."""
     service = FakeLogService(answers)
     with ThreadPoolExecutor(8) as threads:
         server = grpc.server(threads, options=[("grpc.so_reuseport", 0)])
         add_LogServiceServicer_to_server(service, server)
         add_AuditServiceServicer_to_server(service, server)
-        port = server.add_insecure_port(f"127.0.0.1:{port}")
+        if credentials is None:
+            port = server.add_insecure_port(f"127.0.0.1:{port}")
+        else:
+            port = server.add_secure_port(f"127.0.0.1:{port}", credentials)
         service.address = f"127.0.0.1:{port}"
         service.stop = server.stop
         server.start()
@@ -89,6 +94,19 @@ def accept(request: EmitBatchRequest, _: grpc.ServicerContext) -> EmitBatchRespo
     return EmitBatchResponse(accepted_count=len(receipts), receipts=receipts if request.want_receipts else ())
 
 
+def known_by(*tokens: str, answer: Answer = accept) -> Answer:
+    """Answer those who bring one of these tokens; of the others say that nobody knows them."""
+
+    def answer_known(request: Message, context: grpc.ServicerContext) -> Any:
+        if dict(context.invocation_metadata()).get("authorization") in [
+            f"Bearer {token}" for token in tokens
+        ]:
+            return answer(request, context)
+        return fail(grpc.StatusCode.UNAUTHENTICATED, "who are you?")(request, context)
+
+    return answer_known
+
+
 def refuse(*errors: RecordError) -> Answer:
     """Commit every record but those that the errors are about."""
 
@@ -103,9 +121,14 @@ def refuse(*errors: RecordError) -> Answer:
     return answer
 
 
-def record_error(index: int, message: str, retry_seconds: float | None = None) -> RecordError:
+def record_error(
+    index: int,
+    message: str,
+    retry_seconds: float | None = None,
+    code: grpc.StatusCode = grpc.StatusCode.UNAVAILABLE,
+) -> RecordError:
     """Why a record is refused; with `retry_seconds`, for now."""
-    status = make_status(grpc.StatusCode.UNAVAILABLE, message, retry_seconds)
+    status = make_status(code, message, retry_seconds)
     return RecordError(index=index, status=status, retryable=retry_seconds is not None)
 
 

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import threading
+from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -158,7 +159,7 @@ def test_progress_ends_at_the_size_of_the_input(naps: list[float]) -> None:
         Line(3, 1000, None, "no record")
     ]
     first = refuse(record_error(1, "busy", 1.0), record_error(2, "no"))
-    with fake_log_service(first, accept) as service, connect(service.address) as server:
+    with fake_log_service(first, accept) as service, connect(Namespace(address=service.address)) as server:
         sender = BatchSender(server, 30.0, done.append)
         sender.send(lines)
         assert sum(done) == 1000

@@ -2,6 +2,7 @@
 
 import socket
 import time
+from argparse import Namespace
 
 import grpc
 import pytest
@@ -24,7 +25,10 @@ from support.processes.run_main import run_main
 
 def call(code: grpc.StatusCode, message: str, retry_after: float | None = None) -> grpc.RpcError:
     """The error of a call that a server ends so."""
-    with fake_log_service(fail(code, message, retry_after)) as service, connect(service.address) as server:
+    with (
+        fake_log_service(fail(code, message, retry_after)) as service,
+        connect(Namespace(address=service.address)) as server,
+    ):
         with pytest.raises(grpc.RpcError) as raised:
             server.log.Emit(EmitRequest(), timeout=20)
         return raised.value
@@ -34,7 +38,7 @@ def call(code: grpc.StatusCode, message: str, retry_after: float | None = None) 
 def unreachable() -> grpc.RpcError:
     with fake_log_service(fail(grpc.StatusCode.INTERNAL, "")) as service:
         address = service.address
-    with connect(address) as server, pytest.raises(grpc.RpcError) as raised:
+    with connect(Namespace(address=address)) as server, pytest.raises(grpc.RpcError) as raised:
         server.log.Emit(EmitRequest(), timeout=20)
     return raised.value
 
@@ -100,7 +104,7 @@ def test_a_name_that_moves_is_found_by_the_same_connection() -> None:
     names = Names({"logs.test": ["127.0.0.9"]})
     with names.served() as name_server, fake_log_service(lambda *_: EmitResponse()) as service:
         port = service.address.rpartition(":")[2]
-        with connect(f"dns://{name_server}/logs.test:{port}") as server:
+        with connect(Namespace(address=f"dns://{name_server}/logs.test:{port}")) as server:
             with pytest.raises(CannotTell, match="cannot reach dns://"):
                 server.ask(server.log.Emit, EmitRequest())
             names["logs.test"] = ["127.0.0.1"]

@@ -28,7 +28,7 @@ from emitd import (
     log_context,
     v1,
 )
-from support.client.answers import FAILURES, NOWHERE, PASSING, QUICK, routed
+from support.client.answers import FAILURES, KEPT, NOWHERE, PASSING, QUICK, routed
 from support.client.fake_log_service import (
     Answer,
     FakeLogService,
@@ -248,7 +248,7 @@ class TestEveryStatus:
     """Whatever the service answers, a call raises one of the client's own errors, or has a result."""
 
     async def failing(self, code: grpc.StatusCode, call: Callable[[AsyncLogClient], Awaitable[Any]]) -> Any:
-        settings: Any = {**QUICK, "timeout": 0.1 if code in PASSING else 10.0, "spool": "off"}
+        settings: Any = {**QUICK, "timeout": 0.1 if code in PASSING | KEPT else 10.0, "spool": "off"}
         with fake_log_service(fail(code, "trouble")) as service:
             async with AsyncLogClient(service.address, **settings) as client:
                 return await call(client)
@@ -264,7 +264,7 @@ class TestEveryStatus:
             "watch_job": (lambda client: all_of(client.watch_job("j")), question),
         }
         for name, (call, refusal) in calls.items():
-            expected = Unavailable if code in PASSING else refusal
+            expected = Unavailable if code in PASSING or (code in KEPT and name == "audit") else refusal
             if code is grpc.StatusCode.NOT_FOUND and name != "audit":
                 expected = JobNotFound
             if (code, name) == (grpc.StatusCode.NOT_FOUND, "get_job"):

@@ -24,7 +24,7 @@ from emitd import (
     v1,
 )
 from emitd.sending import engine as engine_module
-from support.client.answers import FAILURES, NOWHERE, PASSING, QUICK, routed
+from support.client.answers import FAILURES, KEPT, NOWHERE, PASSING, QUICK, routed
 from support.client.fake_log_service import (
     Answer,
     FakeLogService,
@@ -111,8 +111,8 @@ class TestConstruction:
         """A wrong value, and a wrong name."""
         with pytest.raises(ValueError, match="linger"):
             LogClient(linger=-1)
-        wrong: Any = {"token": "x"}
-        with pytest.raises(TypeError, match="there is no setting 'token'"):
+        wrong: Any = {"tokn": "x"}
+        with pytest.raises(TypeError, match="there is no setting 'tokn'"):
             LogClient(**wrong)
 
     def test_it_says_what_it_is(self, make: Callable[..., LogClient]) -> None:
@@ -507,7 +507,7 @@ class TestEveryStatus:
 
             def answering(code: grpc.StatusCode) -> LogClient:
                 service._answers = [fail(code, "trouble")]
-                return hasty if code in PASSING else patient
+                return hasty if code in PASSING | KEPT else patient
 
             yield answering
 
@@ -518,7 +518,7 @@ class TestEveryStatus:
         """Refused for good, or not to be had now."""
         with pytest.raises(EmitError) as caught:
             failing(code).audit("x", user_id="u")
-        assert type(caught.value) is (Unavailable if code in PASSING else RecordRejected)
+        assert type(caught.value) is (Unavailable if code in PASSING | KEPT else RecordRejected)
         assert "trouble" in str(caught.value) or code in PASSING
 
     @pytest.mark.parametrize("code", FAILURES, ids=lambda code: code.name)
@@ -702,3 +702,19 @@ class TestJobs:
         """Of its items, which come out as they are."""
         assert list(served.client.track([1, 2, 3], job_type="sync", job_id="j1")) == [1, 2, 3]
         assert served.records[-1].job.status == v1.JOB_STATE_COMPLETED
+
+
+def test_a_question_s_last_try_does_not_hide_what_the_others_learned(
+    make: Callable[..., LogClient],
+) -> None:
+    """There is no time left for it, so that it can end in nothing but a deadline."""
+
+    def late(request: Any, context: grpc.ServicerContext) -> Any:
+        if (context.time_remaining() or 0.0) < 0.05:
+            time.sleep(0.2)
+        return fail(grpc.StatusCode.UNAVAILABLE, "restarting")(request, context)
+
+    with fake_log_service(late) as service:
+        client = make(service.address, timeout=0.3)
+        with pytest.raises(Unavailable, match=r"^UNAVAILABLE: restarting$"):
+            client.get_job("j")

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from emitd import v1
-from emitd.settings import ClientSettings
+from emitd.credentials import Credentials
 from emitd.transport.channel import NoChannel, make_channel, target_of
 from emitd.transport.grpc_transport import MAX_REQUEST_BYTES, Transport, batch_request
 from support.client.fake_log_service import accept, fail, fake_log_service
@@ -28,7 +28,7 @@ def made() -> Iterator[Callable[[str], Transport]]:
     transports: list[Transport] = []
 
     def make(address: str) -> Transport:
-        transports.append(Transport(ClientSettings(address=address)))
+        transports.append(Transport(Credentials(address)))
         return transports[-1]
 
     yield make
@@ -138,7 +138,7 @@ class TestTarget:
     def test_what_is_no_address_has_no_target(self) -> None:
         """A channel to it would only never connect."""
         with pytest.raises(ValueError, match=r"^'http://h:1' is a URL; "):
-            make_channel("http://h:1")
+            make_channel(Credentials("http://h:1"))
 
     def test_names_among_several_are_looked_up(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """All that a name stands for, of either kind, and each once."""

@@ -11,7 +11,17 @@ from google.protobuf.message import Message
 from google.rpc import error_details_pb2, status_pb2
 
 from emitd import EmitError, JobNotFound, RecordRejected, RequestRejected, Unavailable, v1
-from emitd.transport.reply import Reply, is_retryable, read_failure, read_response, request_error
+from emitd.credentials import Credentials
+from emitd.transport.channel import CallFailed
+from emitd.transport.reply import (
+    RETRY_NOW,
+    UNSENT,
+    Reply,
+    is_retryable,
+    read_failure,
+    read_response,
+    request_error,
+)
 
 #: What each status of a whole call means for its records, without RetryInfo.
 MEANINGS = {
@@ -25,8 +35,8 @@ MEANINGS = {
     grpc.StatusCode.UNKNOWN: "divide",
     grpc.StatusCode.NOT_FOUND: "rejected",
     grpc.StatusCode.ALREADY_EXISTS: "rejected",
-    grpc.StatusCode.PERMISSION_DENIED: "rejected",
-    grpc.StatusCode.UNAUTHENTICATED: "rejected",
+    grpc.StatusCode.PERMISSION_DENIED: "kept",
+    grpc.StatusCode.UNAUTHENTICATED: "kept",
     grpc.StatusCode.FAILED_PRECONDITION: "rejected",
     grpc.StatusCode.OUT_OF_RANGE: "rejected",
     grpc.StatusCode.UNIMPLEMENTED: "rejected",
@@ -159,7 +169,10 @@ class TestFailure:
         """For all of the call alike; nobody answered."""
         reply = read_failure(Failure(code), 3)
         found = {
-            "again": set(reply.again) == {0, 1, 2} and not reply.is_broken,
+            "again": set(reply.again) == {0, 1, 2} and not reply.is_broken and not reply.cause,
+            "kept": set(reply.again) == {0, 1, 2}
+            and not reply.is_broken
+            and reply.cause == f"{code.name}: why",
             "broken": set(reply.again) == {0, 1, 2} and reply.is_broken,
             "divide": reply.divide is not None,
             "rejected": set(reply.rejected) == {0, 1, 2},
@@ -231,7 +244,7 @@ class TestFailure:
     )
     def test_details_that_cannot_be_read_are_none(self, metadata: Any) -> None:
         """A proxy's trailers must not make an error of another kind; the status alone counts then."""
-        failure = Failure(grpc.StatusCode.PERMISSION_DENIED, metadata=metadata)
+        failure = Failure(grpc.StatusCode.OUT_OF_RANGE, metadata=metadata)
         (error,) = read_failure(failure, 1).rejected.values()
         assert error.field == ""
         assert isinstance(request_error(failure), RequestRejected)
@@ -244,6 +257,33 @@ class TestFailure:
             grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.aio.Metadata(), trailers, details="why"
         )
         assert read_failure(error, 1).again == {0: ("RESOURCE_EXHAUSTED: why", 2.5)}
+
+    @pytest.mark.parametrize("code", [grpc.StatusCode.UNAUTHENTICATED, grpc.StatusCode.PERMISSION_DENIED])
+    def test_a_sender_without_a_right_has_sent_nothing(self, code: grpc.StatusCode) -> None:
+        """Its records did not arrive, and its question is not asked again."""
+        assert not read_failure(Failure(code), 1).may_have_arrived
+        assert not is_retryable(Failure(code))
+        assert is_retryable(CallFailed(code, "why", RETRY_NOW))
+        assert read_failure(CallFailed(code, "why", RETRY_NOW), 1) == Reply(
+            again={0: (f"{code.name}: why", 0.0)}
+        )
+
+    def test_a_cause_that_is_known_takes_the_place_of_grpc_s_words(self) -> None:
+        """In every text; what the words say of the record stays."""
+        failure = CallFailed(
+            grpc.StatusCode.UNAVAILABLE, f"{UNSENT[1]}: x", cause="cannot reach a:1: no trust"
+        )
+        reply = read_failure(failure, 1)
+        assert reply.again == {0: ("UNAVAILABLE: cannot reach a:1: no trust", 0.0)}
+        assert (reply.cause, reply.may_have_arrived) == ("cannot reach a:1: no trust", False)
+        assert str(request_error(failure)) == "UNAVAILABLE: cannot reach a:1: no trust"
+
+    def test_a_cause_is_looked_for_only_where_there_was_no_connection(self) -> None:
+        """A service or a proxy may speak of certificates too, of others."""
+        credentials, said = Credentials("a:1"), "CERTIFICATE_VERIFY_FAILED"
+        for details, is_known in ((f"{UNSENT[1]}: {said}", True), (f"upstream: {said}", False)):
+            failure = Failure(grpc.StatusCode.UNAVAILABLE, text=details)
+            assert bool(CallFailed.copy_of(failure, credentials, None).cause) is is_known
 
 
 class TestRequestError:

@@ -22,6 +22,9 @@ from emitd.transport.channel import target_of
 #: Another value than the default for each setting, as an argument and as a text of the environment.
 VALUES: dict[str, tuple[Any, str]] = {
     "address": ("logs:1234", "logs:1234"),
+    "tls": (True, "true"),
+    **dict.fromkeys(("ca_file", "cert_file", "key_file", "token_file"), ("/x", "/x")),
+    "token": ("secret", "secret"),
     "source": ("shop", "shop"),
     "level": ("WARNING", "WARNING"),
     "timeout": (2.5, "2.5"),
@@ -45,6 +48,8 @@ VALUES: dict[str, tuple[Any, str]] = {
     "unconfirmed_records": (13, "13"),
     "report_interval": (14.0, "14"),
 }
+#: What they need besides: in `test_credentials` they are read.
+FILES = ("ca_file", "cert_file", "key_file", "token_file")
 FIELDS = ClientSettings.__struct_fields__
 NUMBERS = [
     field.name for field in msgspec.structs.fields(ClientSettings) if isinstance(field.default, int | float)
@@ -59,8 +64,11 @@ CLIENT_PAGE = Path(__file__).parents[3] / "docs" / "client.md"
 def written(name: str) -> str:
     """Return a setting's default as the documentation writes it."""
     default = getattr(ClientSettings(), name)
-    if name in ("source", "spool"):  # made out on the spot
-        return {"source": "the program's name", "spool": "in the user's state folder"}[name]
+    if name in FILES or name == "token":
+        return "none"
+    if name in ("source", "spool", "tls"):  # made out on the spot
+        tls = "if `ca_file` or `cert_file` is set"
+        return {"source": "the program's name", "spool": "in the user's state folder", "tls": tls}[name]
     if name in SECONDS:
         return f"{default:g} s"
     if name.endswith("_bytes"):
@@ -75,6 +83,13 @@ def read(environ: dict[str, str] | None = None, **given: Any) -> ClientSettings:
 EXPECTED = "; expected HOST:PORT, [IPV6]:PORT, unix:PATH, dns:///NAME:PORT, or several HOST:PORT with commas"
 
 
+@pytest.fixture
+def no_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let all files of certificates and tokens be good, and none be missing."""
+    monkeypatch.setattr(ClientSettings, "_credential_problems", lambda _: ())
+
+
+@pytest.mark.usefixtures("no_files")
 class TestReading:
     def test_every_setting_has_a_default(self) -> None:
         """So that a client needs no setting at all."""
@@ -98,7 +113,13 @@ class TestReading:
         """And None is no argument, nor is an empty variable a setting."""
         value, text = VALUES[name]
         variable = f"EMITD_{name.upper()}"
-        others = {"address": "other:1", "level": "ERROR", "overflow": "block", "spool_records": "audit"}
+        others = {
+            "tls": "false",
+            "address": "other:1",
+            "level": "ERROR",
+            "overflow": "block",
+            "spool_records": "audit",
+        }
         other = others.get(name, "5")
         assert getattr(read({variable: other}, **{name: value}), name) == value
         assert getattr(read({variable: text}, **{name: None}), name) == value
@@ -143,7 +164,8 @@ class TestRefusal:
     @pytest.mark.parametrize("name", FIELDS)
     def test_a_value_of_the_wrong_kind_names_the_setting(self, name: str) -> None:
         """And says what it was."""
-        with pytest.raises(ValueError, match=rf"^{name}: Expected .*, not \[1\]$"):
+        shown = "" if name == "token" else r", not \[1\]"
+        with pytest.raises(ValueError, match=rf"^{name}: Expected .*{shown}$"):
             read(**{name: [1]})
 
     @pytest.mark.parametrize("name", NUMBERS)

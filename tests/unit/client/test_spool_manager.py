@@ -366,8 +366,8 @@ class TestReplay:
     def test_a_service_that_refuses_all_calls_costs_no_record(
         self, managers: Managers, service: Service, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """Such as for a missing token: they wait until it, or the client, is configured as it should be."""
-        refused: dict[int, EmitError] = dict.fromkeys(range(2), RecordRejected("UNAUTHENTICATED: who?"))
+        """Such as one without this method: they wait until it, or the client, is configured as it should be."""
+        refused: dict[int, EmitError] = dict.fromkeys(range(2), RecordRejected("UNIMPLEMENTED: what?"))
         no: Answer = lambda records: Reply(rejected=refused, is_call_refused=True)  # noqa: E731
         service.answers = [no, no, accept]
         leave_behind(managers, b"a", b"b")
@@ -376,7 +376,7 @@ class TestReplay:
         manager.start()
         until(lambda: manager.stats()["replayed"] == 2)
         assert (service.drops, manager.stats()["spool_rejected"]) == ([], 0)
-        assert capsys.readouterr().err == "emitd: shop: the spool waits: UNAUTHENTICATED: who?\n"
+        assert capsys.readouterr().err == "emitd: shop: the spool waits: UNIMPLEMENTED: what?\n"
 
     def test_a_file_that_cannot_be_read_now_is_tried_again(
         self,
@@ -389,10 +389,10 @@ class TestReplay:
         first = Spool.first
         failures = [SpoolError("disk")] * 3
 
-        def read(spool: Spool, max_records: int, max_bytes: int) -> Any:
+        def read(spool: Spool, max_records: int, max_bytes: int, after: int) -> Any:
             if failures:
                 raise failures.pop()
-            return first(spool, max_records, max_bytes)
+            return first(spool, max_records, max_bytes, after)
 
         leave_behind(managers, b"a")
         monkeypatch.setattr(Spool, "first", read)

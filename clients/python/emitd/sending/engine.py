@@ -48,6 +48,7 @@ class Engine:
 
     def __init__(self, settings: ClientSettings) -> None:
         self.settings = settings
+        self.credentials = settings.credentials()
         self._is_closed = False
         #: Loops that are jobs, to be closed before the client.
         self.tracks: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -58,9 +59,10 @@ class Engine:
         settings = self.settings
         self._lock = threading.RLock()
         self._has_begun = False
+        self._report_cause_at = 0.0
         self._stats = ClientStats(settings)
         self._time = TimeLeft(settings.close_timeout)
-        self.transport = Transport(settings)
+        self.transport = Transport(self.credentials)
         self.drop_report = DropReport(settings.source, settings.report_interval)
         self.lines = LineQueue(settings, lambda level: self.drop("queue_full", level))
         self._line_senders = Senders("emitd-lines", self._send_lines, settings.max_in_flight)
@@ -311,6 +313,9 @@ class Engine:
             report_fault("internal error while sending", error)
             return Reply(again=dict.fromkeys(range(len(records)), (repr(error), 0.0)))
         self._stats.note(reply, len(records))
+        if reply.cause and time.monotonic() >= self._report_cause_at:
+            self._report_cause_at = time.monotonic() + self.settings.report_interval
+            self.report_line(f"records are not taken: {reply.cause}")
         if not reply.again:
             self._time.answered()
         return reply

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
-from emitd.errors import EmitError
+from emitd.errors import EmitError, RecordRejected
 from emitd.records.encoding import as_text, encode_attributes
 from emitd.runtime.diagnostics import report_fault
 from emitd.runtime.threads import TimeLeft
@@ -146,7 +146,11 @@ class LineSender:
         for index, error in reply.rejected.items():
             self._refuse(items[index], error)
         self._stats.add_accepted_lines(len(items) - len(reply.rejected) - len(reply.again))
-        return [items[index] for index in reply.again] if reply.again else ()
+        # Those that their sender lacks a right for do not wait here: they would hold up all others.
+        if reply.denied and not self._spool_lines([items[index] for index in sorted(reply.denied)]):
+            for index in reply.denied:
+                self._refuse(items[index], RecordRejected(reply.again[index][0]))
+        return [items[index] for index in reply.again if index not in reply.denied] if reply.again else ()
 
     def _refuse(self, item: Item, error: EmitError) -> None:
         if error.field == ATTRIBUTES and not item.is_mended:

@@ -217,11 +217,11 @@ class SpoolTable:
         self.connection.executemany("INSERT INTO waiting VALUES (?, ?)", enumerate(records, first))
         self._add(waiting=len(records), waiting_bytes=sum(map(len, records)))
 
-    def first(self, max_records: int, max_bytes: int) -> Sequence[Spooled]:
-        """Return the oldest that wait: at least one if there is any, however large."""
+    def first(self, max_records: int, max_bytes: int, after: int = 0) -> Sequence[Spooled]:
+        """Return the oldest that wait after a number: at least one if there is any, however large."""
         found: list[Spooled] = []
-        statement = "SELECT number, record FROM waiting ORDER BY number LIMIT ?"
-        with closing(self.connection.execute(statement, (max(1, max_records),))) as rows:
+        statement = "SELECT number, record FROM waiting WHERE number > ? ORDER BY number LIMIT ?"
+        with closing(self.connection.execute(statement, (after, max(1, max_records)))) as rows:
             for row in map(Spooled._make, rows):
                 max_bytes -= len(row.record)
                 if found and max_bytes < 0:

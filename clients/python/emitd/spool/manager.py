@@ -6,6 +6,7 @@ service refuses for good is put aside. What is left when the client is closed is
 
 import os
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,6 +29,8 @@ from emitd.v1 import record_pb2 as pb
 OFF = "off"
 #: The longest pause between two tries.
 REPLAY_PAUSE_SECONDS = 5.0
+#: How often records are tried again that their sender lacks a right for. Until then the others pass them.
+DENIED_SECONDS = 30.0
 #: How often to look for what other processes left behind.
 ADOPT_INTERVAL_SECONDS = 60.0
 
@@ -54,6 +57,9 @@ class SpoolManager:
         self._woken = threading.Event()
         #: What was said of spools that cannot be used, so that it is said once.
         self._said: set[str] = set()
+        #: Of each spool, the number up to which all that wait were denied, and how many they are; and until when.
+        self._passed: dict[Spool, tuple[int, int]] = {}
+        self._pass_until = 0.0
         self._is_paused = False
         self._has_said_without = False
         self._replayed = 0
@@ -192,10 +198,13 @@ class SpoolManager:
                 pause = REPLAY_PAUSE_SECONDS
             if self._closing.is_set():
                 return
-            self._woken.wait(pause)
+            self._woken.wait(min(pause, DENIED_SECONDS) if self._passed else pause)
 
     def _send_all(self) -> None:
         attempts = 0
+        if time.monotonic() >= self._pass_until:
+            self._passed.clear()
+            self._pass_until = time.monotonic() + DENIED_SECONDS
         while self._time.seconds() > 0 and (spool := self._next()) is not None:
             pause = self._send_batch(spool, attempts)
             attempts = 0 if pause is None else attempts + 1
@@ -231,14 +240,16 @@ class SpoolManager:
                 if not len(spool):
                     self._adopted.remove(spool)
                     spool.close()
-        return next((spool for spool in self._spools() if len(spool)), None)
+        return next(
+            (spool for spool in self._spools() if len(spool) > self._passed.get(spool, (0, 0))[1]), None
+        )
 
     def _send_batch(self, spool: Spool, attempts: int) -> float | None:
         """Send the oldest records; return how long to wait before the next try, None: it went well."""
         try:
-            return self._exchange(
-                spool, spool.first(self._settings.batch_records, self._settings.batch_bytes), attempts
-            )
+            after = self._passed.get(spool, (0, 0))[0]
+            batch = spool.first(self._settings.batch_records, self._settings.batch_bytes, after)
+            return self._exchange(spool, batch, attempts)
         except SpoolError as error:
             self._say_once(str(error))
             return self._backoff.pause(attempts + 1)
@@ -261,6 +272,9 @@ class SpoolManager:
         self._replayed += len(accepted)
         if not reply.again:
             return None
+        if reply.denied == reply.again.keys():
+            self._passed[spool] = batch[-1].number, self._passed.get(spool, (0, 0))[1] + len(reply.denied)
+            return None if accepted else 0.0
         return self._backoff.pause(attempts + 1, max([delay for _, delay in reply.again.values()]))
 
 

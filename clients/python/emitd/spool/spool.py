@@ -127,10 +127,10 @@ class Spool:
                 if self.is_displaced():
                     raise SpoolError(f"the spool {self.path} was deleted or replaced by something else")
 
-    def first(self, max_records: int, max_bytes: int) -> Sequence[Spooled]:
-        """Return the oldest records that wait, in order; at least one if there is any, however large."""
+    def first(self, max_records: int, max_bytes: int, after: int = 0) -> Sequence[Spooled]:
+        """Return the oldest records that wait after a number, in order; at least one if there is any, however large."""
         with self._use("read") as table:
-            return table.first(max_records, max_bytes)
+            return table.first(max_records, max_bytes, after)
 
     def delete(self, numbers: Iterable[int]) -> None:
         """Delete records that were delivered; numbers of no such record are passed over.

@@ -16,6 +16,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
+from emitd.credentials import Certificates, Credentials, Metadata
 from emitd.errors import EmitError, JobNotFound, Unavailable
 from emitd.runtime import process_hooks
 from emitd.settings import ClientSettings
@@ -29,9 +30,15 @@ Response = TypeVar("Response")
 class AsyncReader:
     """For any thread and event loop. A forked child has a thread and a channel of its own."""
 
-    def __init__(self, settings: ClientSettings, refuse_if_closed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        refuse_if_closed: Callable[[], None],
+        credentials: Credentials | None = None,
+    ) -> None:
         """Ask no more once `refuse_if_closed` raises."""
         self._settings = settings
+        self.credentials = credentials or settings.credentials()
         self._refuse_if_closed = refuse_if_closed
         self._start_afresh()
 
@@ -41,6 +48,7 @@ class AsyncReader:
         self._thread: threading.Thread | None = None
         # From here on, only the thread uses these.
         self._channel: grpc.aio.Channel | None = None
+        self._certificates: Certificates | None = None
         self._asked: set[Any] = set()
         #: They are dropped for a fork.
         self.open_streams: weakref.WeakSet[AsyncStream[Any]] = weakref.WeakSet()
@@ -59,6 +67,7 @@ class AsyncReader:
         loop = asyncio.get_running_loop()
         give_up_at = loop.time() + self._settings.timeout
         attempts = 0
+        failed: CallFailed | None = None
         while True:
             self._refuse_if_closed()
             left = give_up_at - loop.time()
@@ -66,8 +75,12 @@ class AsyncReader:
             if not isinstance(answer, CallFailed):
                 return answer
             self._refuse_if_closed()
-            if not is_retryable(answer) or left <= 0:
+            if not is_retryable(answer):
                 raise request_error(answer, not_found) from answer
+            # The last try may have no time to learn anything.
+            failed = failed if answer.code() is grpc.StatusCode.DEADLINE_EXCEEDED and failed else answer
+            if left <= 0:
+                raise request_error(failed, not_found) from answer
             attempts += 1
             await asyncio.sleep(min(self._settings.backoff.pause(attempts), max(give_up_at - loop.time(), 0)))
 
@@ -132,16 +145,20 @@ class AsyncReader:
     # In the thread.
 
     def open(self) -> grpc.aio.Channel:
-        """Return the channel. Raises NoChannel."""
-        if self._channel is None:
-            self._channel = make_async_channel(self._settings.address)
+        """Return the channel: another one if there are new certificates. Raises NoChannel."""
+        certificates = self.credentials.certificates()
+        if self._channel is None or certificates is not self._certificates:  # the calls under way keep theirs
+            self._channel = make_async_channel(self.credentials)
+            self._certificates = certificates
         return self._channel
 
-    def failure(self, error: BaseException, channel: grpc.aio.Channel | None) -> CallFailed:
+    def failure(
+        self, error: BaseException, channel: grpc.aio.Channel | None, metadata: Metadata | None
+    ) -> CallFailed:
         """Return how a call by a channel ended. Raises the error if the task was cancelled, and not its call."""
         if isinstance(error, grpc.RpcError):
-            failed = CallFailed.copy_of(error)
-            if channel is self._channel and may_have_moved(self._settings.address, failed):
+            failed = CallFailed.copy_of(error, self.credentials, metadata)
+            if channel is self._channel and may_have_moved(self.credentials.address, failed):
                 self._channel = None  # the calls under way keep it
             return failed
         task = asyncio.current_task()
@@ -190,13 +207,16 @@ class AsyncReader:
         self, method: str, request: Any, response: type[Response], timeout: float
     ) -> Response | CallFailed:
         call = channel = None
+        metadata = self.credentials.metadata()
         try:
             channel = self.open()
-            call = multi_callable(channel.unary_unary, method, request, response)(request, timeout=timeout)
+            call = multi_callable(channel.unary_unary, method, request, response)(
+                request, timeout=timeout, metadata=metadata
+            )
             self._asked.add(call)
             return await call  # type: ignore[no-any-return]
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as error:
-            return self.failure(error, channel)
+            return self.failure(error, channel, metadata)
         finally:
             self._asked.discard(call)
             del call, channel
@@ -210,6 +230,7 @@ class AsyncStream(Generic[Response]):
         self._arguments = method, request, response
         self._call: Any = None
         self._channel: grpc.aio.Channel | None = None
+        self._metadata: Metadata | None = None
         self._is_dropped = False
 
     def __aiter__(self) -> "AsyncStream[Response]":
@@ -242,10 +263,12 @@ class AsyncStream(Generic[Response]):
         try:
             if self._call is None:
                 method, request, response = self._arguments
-                self._channel = self._reader.open()
-                self._call = multi_callable(self._channel.unary_stream, method, request, response)(request)
+                self._channel, self._metadata = self._reader.open(), self._reader.credentials.metadata()
+                self._call = multi_callable(self._channel.unary_stream, method, request, response)(
+                    request, metadata=self._metadata
+                )
                 self._reader.open_streams.add(self)
             message = await self._call.read()
             return None if message is grpc.aio.EOF else message  # type: ignore[attr-defined]
         except (grpc.RpcError, grpc.aio.UsageError, asyncio.CancelledError) as error:
-            return self._reader.failure(error, self._channel)
+            return self._reader.failure(error, self._channel, self._metadata)

@@ -9,8 +9,9 @@ from typing import Any
 import grpc
 import grpc.aio
 
+from emitd.credentials import Credentials, Metadata
 from emitd.settings import expand_home, read_addresses
-from emitd.transport.reply import is_unanswered
+from emitd.transport.reply import RETRY_NOW, UNSENT, is_unanswered
 from emitd_handlers.text.address import ip_of
 
 Option = tuple[str, Any]
@@ -39,14 +40,24 @@ OPTIONS: Sequence[Option] = (
 class CallFailed(grpc.RpcError):
     """A call that failed. Unlike grpc's own error it holds nothing of grpc, so that it may be freed during a fork."""
 
-    def __init__(self, code: grpc.StatusCode, details: str | None, trailers: Any = ()) -> None:
+    def __init__(
+        self, code: grpc.StatusCode, details: str | None, trailers: Any = (), cause: str = ""
+    ) -> None:
         super().__init__(f"{code.name}: {details}")
         self._code, self._details, self._trailers = code, details, trailers
+        #: Why there is no connection, if that is known, and stays so until it is put right.
+        self.cause = cause
 
     @classmethod
-    def copy_of(cls, error: grpc.RpcError) -> "CallFailed":
-        """Return what an error of grpc says."""
-        return CallFailed(error.code(), error.details(), error.trailing_metadata())
+    def copy_of(
+        cls, error: grpc.RpcError, credentials: Credentials, metadata: Metadata | None
+    ) -> "CallFailed":
+        """Return what an error of grpc says of a call with this metadata; worth another try if there is a new token."""
+        code, details = error.code(), error.details() or ""
+        if code is grpc.StatusCode.UNAUTHENTICATED and credentials.is_renewed(metadata):
+            return CallFailed(code, details, RETRY_NOW)
+        cause = credentials.cause(details) if is_unanswered(error) and details.startswith(UNSENT) else ""
+        return CallFailed(code, error.details(), error.trailing_metadata(), cause)
 
     def code(self) -> grpc.StatusCode:
         """Return the status."""
@@ -69,18 +80,35 @@ class NoChannel(CallFailed):
         super().__init__(grpc.StatusCode.UNAVAILABLE, f"failed to connect to all addresses: {why}")
 
 
-def make_channel(address: str, *options: Option) -> grpc.Channel:
-    """Return a channel to `address`, in any form that the setting `address` of a client may have.
+def make_channel(credentials: Credentials, *options: Option) -> grpc.Channel:
+    """Return a channel to an address, in any form that the setting `address` of a client may have.
 
     Nothing is connected before the first call. Names among several addresses are looked up now, others by grpc. Raises
     ValueError for an address of no such form, and NoChannel if nothing is known of any name.
     """
-    return grpc.insecure_channel(target_of(address), [*OPTIONS, *options])
+    target, tls, more = _parts_of(credentials)
+    more = [*more, *options]
+    return grpc.secure_channel(target, tls, more) if tls else grpc.insecure_channel(target, more)
 
 
-def make_async_channel(address: str) -> grpc.aio.Channel:
+def make_async_channel(credentials: Credentials) -> grpc.aio.Channel:
     """Return a channel of grpc.aio, as `make_channel` does."""
-    return grpc.aio.insecure_channel(target_of(address), OPTIONS)
+    target, tls, options = _parts_of(credentials)
+    return (
+        grpc.aio.secure_channel(target, tls, options) if tls else grpc.aio.insecure_channel(target, options)
+    )
+
+
+def _parts_of(credentials: Credentials) -> tuple[str, grpc.ChannelCredentials | None, Sequence[Option]]:
+    target, certificates = target_of(credentials.address), credentials.certificates()
+    if certificates is None:
+        return target, None, OPTIONS
+    tls = grpc.ssl_channel_credentials(certificates.ca, certificates.key, certificates.certificate)
+    first, *others = read_addresses(expand_home(credentials.address))
+    if not others and not first.path:
+        return target, tls, OPTIONS
+    # grpc would look for a list of addresses, or for a path, in the server's certificate.
+    return target, tls, [*OPTIONS, ("grpc.ssl_target_name_override", first.host or "localhost")]
 
 
 def target_of(address: str) -> str:

@@ -17,10 +17,10 @@ import grpc
 import grpc._channel  # now, not with the first call: a fork during an import leaves it undone in the child
 from grpc.experimental import ChannelOptions
 
+from emitd.credentials import Certificates, Credentials, Metadata
 from emitd.errors import RecordRejected
 from emitd.runtime import process_hooks
 from emitd.runtime.fork_guards import GrpcForkGuard
-from emitd.settings import ClientSettings
 from emitd.transport.channel import CallFailed, NoChannel, make_channel, may_have_moved
 from emitd.transport.reply import Reply, read_failure, read_response
 from emitd.v1 import log_service_pb2
@@ -50,18 +50,20 @@ class Transport:
     forked in that instant.
     """
 
-    def __init__(self, settings: ClientSettings) -> None:
+    def __init__(self, credentials: Credentials) -> None:
         _adapt_to_gevent()
-        self._settings = settings
+        self._credentials = credentials
         self.fork_guard = GrpcForkGuard()
         # Reentrant: a signal handler may close the client in the thread that it interrupts.
         self._lock = threading.RLock()
         self._channel: grpc.Channel | None = None
+        #: What it was made with.
+        self._certificates: Certificates | None = None
         self._was_connected = False
         #: On which calls may be under way, but no new one is made.
         self._left: weakref.WeakSet[grpc.Channel] = weakref.WeakSet()
-        #: One for each stream; they share a connection. A stream that is cancelled without its channel leaves something
-        #: in the channel for ever, and under GRPC_ENABLE_FORK_SUPPORT=1 a child waits for that.
+        #: One for each stream; without TLS they share a connection. A stream that is cancelled without its channel
+        #: leaves something in the channel for ever, and under GRPC_ENABLE_FORK_SUPPORT=1 a child waits for that.
         self._stream_channels: set[grpc.Channel] = set()
 
     def prepare(self) -> None:
@@ -101,10 +103,13 @@ class Transport:
             channel = self._make_channel()
             self._stream_channels.add(channel)
         messages: Iterator[Response] = iter(())
+        metadata = self._credentials.metadata()
         try:
             with self.fork_guard, _channel_closed_under_us():
-                messages = multi_callable(channel.unary_stream, method, request, response)(request)
-            while (message := self._next(messages)) is not None:
+                messages = multi_callable(channel.unary_stream, method, request, response)(
+                    request, metadata=metadata
+                )
+            while (message := self._next(messages, metadata)) is not None:
                 if isinstance(message, CallFailed):
                     raise message
                 yield message
@@ -117,27 +122,29 @@ class Transport:
     def _ask(
         self, method: str, request: Any, response: type[Response], timeout: float
     ) -> "Response | CallFailed":
-        channel = None
+        channel, metadata = None, self._credentials.metadata()
         try:
             channel = self._open()
             ask = multi_callable(channel.unary_unary, method, request, response)
             with _channel_closed_under_us():
-                return ask(request, timeout=timeout)  # type: ignore[no-any-return]
+                return ask(request, timeout=timeout, metadata=metadata)  # type: ignore[no-any-return]
         except grpc.RpcError as error:
-            failed = CallFailed.copy_of(error)
+            failed = CallFailed.copy_of(error, self._credentials, metadata)
             with self._lock:
-                if channel and channel is self._channel and may_have_moved(self._settings.address, failed):
+                if channel and channel is self._channel and may_have_moved(self._credentials.address, failed):
                     self._left.add(channel)
                     self._channel = None
             return failed
 
-    def _next(self, messages: Iterator[Response]) -> "Response | CallFailed | None":
+    def _next(
+        self, messages: Iterator[Response], metadata: Metadata | None
+    ) -> "Response | CallFailed | None":
         with self.fork_guard:
             try:
                 with _channel_closed_under_us():
                     return next(messages, None)
             except grpc.RpcError as error:  # it is the call itself, and its frames hold it too
-                return CallFailed.copy_of(error.with_traceback(None))
+                return CallFailed.copy_of(error.with_traceback(None), self._credentials, metadata)
 
     def cancel_streams(self) -> None:
         """End the streams that are open. Their readers get CANCELLED."""
@@ -167,14 +174,19 @@ class Transport:
         return self._was_connected
 
     def _open(self) -> grpc.Channel:
-        """Return the channel. Raises NoChannel."""
+        """Return the channel: another one if there are new certificates. Raises NoChannel."""
+        certificates = self._credentials.certificates()
         with self._lock:
+            if self._channel is not None and certificates is not self._certificates:
+                self._left.add(self._channel)
+                self._channel = None
             if self._channel is None:
                 self._channel = self._make_channel()
+                self._certificates = certificates
             return self._channel
 
     def _make_channel(self) -> grpc.Channel:
-        channel = make_channel(self._settings.address, _READ_BY_THEIR_READERS)
+        channel = make_channel(self._credentials, _READ_BY_THEIR_READERS)
         if not _kept:
             _kept.append(grpc.insecure_channel("127.0.0.1:1"))
         return channel

@@ -6,7 +6,7 @@ Pure. `emitd/v1/log_service.proto` explains the codes. Details of google.rpc tha
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -20,8 +20,10 @@ from emitd.v1 import log_service_pb2
 
 #: What to do after a call that failed. `retry`: the status says nothing about what was sent; the same call may succeed
 #: later, and may have been carried out. `divide`: one of its records may be to blame; in halves the others get through.
-#: A status that is not here: give up. Any status with RetryInfo: `retry`.
-AFTER_FAILURE: Mapping[grpc.StatusCode, Literal["retry", "divide"]] = {
+#: `keep`: the sender is not known, or lacks a right. A token may be renewed and a right granted, so records are tried
+#: again, all of a call or one of a batch; a question is given up. A status that is not here: give up. Any status with
+#: RetryInfo: `retry`.
+AFTER_FAILURE: Mapping[grpc.StatusCode, Literal["retry", "divide", "keep"]] = {
     grpc.StatusCode.UNAVAILABLE: "retry",
     grpc.StatusCode.DEADLINE_EXCEEDED: "retry",
     grpc.StatusCode.CANCELLED: "retry",
@@ -30,15 +32,22 @@ AFTER_FAILURE: Mapping[grpc.StatusCode, Literal["retry", "divide"]] = {
     grpc.StatusCode.INVALID_ARGUMENT: "divide",
     grpc.StatusCode.INTERNAL: "divide",
     grpc.StatusCode.UNKNOWN: "divide",
+    grpc.StatusCode.UNAUTHENTICATED: "keep",
+    grpc.StatusCode.PERMISSION_DENIED: "keep",
 }
+_KEPT = frozenset(code.value[0] for code, what in AFTER_FAILURE.items() if what == "keep")
 #: How grpc begins what it says of a call for which it had no connection: nothing was sent. If grpc changes these words,
 #: more records count as perhaps arrived than did.
-_UNSENT = ("connections to all", "failed to connect to all", "errors resolving ", "DNS resolution failed")
+UNSENT = ("connections to all", "failed to connect to all", "errors resolving ", "DNS resolution failed")
 #: What grpc says of a call that ended on this side, whether it waited for a connection or for its answer.
 _ENDED_HERE = ("Deadline Exceeded", "Channel closed!")
 #: The server says no more of an error than its code after the first hundred of a batch.
 _CODE_NAMES = defaultdict(lambda: "UNKNOWN", {code.value[0]: code.name for code in grpc.StatusCode})
 STATUS_DETAILS = "grpc-status-details-bin"
+_RETRY_INFO = status_pb2.Status()
+_RETRY_INFO.details.add().Pack(error_details_pb2.RetryInfo())
+#: Trailers by which a call is worth another try at once: RetryInfo without a delay.
+RETRY_NOW = ((STATUS_DETAILS, _RETRY_INFO.SerializeToString()),)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +56,10 @@ class Reply:
 
     #: Worth another try: why, and the least pause before it, in seconds.
     again: Mapping[int, tuple[str, float]] = field(default_factory=dict)
+    #: Those of `again` that stand in the way of no other record: their sender lacks a right for each.
+    denied: Set[int] = frozenset()
+    #: Why records are not taken until people put it right, such as a missing right or a bad certificate; or empty.
+    cause: str = ""
     #: Refused for good, and why.
     rejected: Mapping[int, EmitError] = field(default_factory=dict)
     receipts: Sequence[log_service_pb2.Receipt] = ()
@@ -58,7 +71,7 @@ class Reply:
     may_have_arrived: bool = False
     #: Refused as a whole for what may be the fault of one record: worth another try in halves.
     divide: EmitError | None = None
-    #: Refused whatever is in it, such as for its sender: the rejected records are not at fault.
+    #: Refused whatever is in it, such as for an unknown service: the rejected records are not at fault.
     is_call_refused: bool = False
 
 
@@ -68,10 +81,15 @@ def read_response(response: log_service_pb2.EmitBatchResponse) -> Reply:
         return Reply(receipts=response.receipts, server_id=response.server_id)
     again: dict[int, tuple[str, float]] = {}
     rejected: dict[int, EmitError] = {}
+    denied: set[int] = set()
     for error in response.errors:
         status = error.status
-        if error.retryable:
+        is_kept = status.code in _KEPT
+        if error.retryable or is_kept:
             why = status.message or _CODE_NAMES[status.code]
+            if is_kept:
+                why = f"{_CODE_NAMES[status.code]}: {status.message}"
+                denied.add(error.index)
             again[error.index] = why, retry_delay(status.details) or 0.0
         else:
             place = f"records[{error.index}]"
@@ -79,19 +97,29 @@ def read_response(response: log_service_pb2.EmitBatchResponse) -> Reply:
                 status.message.removeprefix(place).lstrip(".: ") or _CODE_NAMES[status.code],
                 field=bad_field(status.details).removeprefix(f"{place}."),
             )
-    return Reply(again=again, rejected=rejected, receipts=response.receipts, server_id=response.server_id)
+    return Reply(
+        again=again,
+        denied=denied,
+        cause=again[min(denied)][0] if denied else "",
+        rejected=rejected,
+        receipts=response.receipts,
+        server_id=response.server_id,
+    )
 
 
 def read_failure(error: grpc.RpcError, count: int, *, was_connected: bool = True) -> Reply:
     """Return what the failure of a whole call means for its `count` records, by a channel that `was_connected`."""
     code, details = error.code(), details_of(error)
     delay = retry_delay(details)
-    if is_retryable(error):
-        why, unsent = describe(error), _UNSENT if was_connected else _UNSENT + _ENDED_HERE
+    is_kept = AFTER_FAILURE.get(code) == "keep"
+    if is_kept or is_retryable(error):
+        why, unsent = describe(error), UNSENT if was_connected else UNSENT + _ENDED_HERE
+        is_unsent = is_kept or delay is not None or (error.details() or "").startswith(unsent)
         return Reply(
             again=dict.fromkeys(range(count), (why, delay or 0.0)),
+            cause=why if is_kept and delay is None else getattr(error, "cause", ""),
             is_broken=is_unanswered(error),
-            may_have_arrived=delay is None and not (error.details() or "").startswith(unsent),
+            may_have_arrived=not is_unsent,
         )
     refused = RecordRejected(describe(error), field=bad_field(details))
     if AFTER_FAILURE.get(code) == "divide":
@@ -121,7 +149,7 @@ def request_error(error: grpc.RpcError, not_found: type[EmitError] = JobNotFound
 
 def describe(error: grpc.RpcError) -> str:
     """Return a call's failure in one line."""
-    return f"{error.code().name}: {error.details()}"
+    return f"{error.code().name}: {getattr(error, 'cause', '') or error.details()}"
 
 
 def details_of(error: grpc.RpcError) -> Sequence[Any]:
