@@ -227,8 +227,9 @@ def describe(error: grpc.RpcError, address: str) -> str:
 
 
 def is_refusal(error: grpc.RpcError) -> bool:
-    """Return whether the server has refused what was sent, for good."""
-    return error.code() in _REFUSALS and not is_retryable(error)
+    """Return whether the server has refused what was sent, for good or until a grant allows it."""
+    is_denied = error.code() is grpc.StatusCode.PERMISSION_DENIED
+    return is_denied or (error.code() in _REFUSALS and not is_retryable(error))
 
 
 def retry_seconds(details: Sequence[Any]) -> float:
