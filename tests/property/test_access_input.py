@@ -177,8 +177,7 @@ def test_a_set_of_keys_of_any_kind_gives_public_keys_or_none(entries: list[Any],
     for kid, key in keys.items():
         kinds = [entry.get("kty") for entry in entries if isinstance(entry, dict) and entry.get("kid") == kid]
         assert {"RSA", "EC", "OKP"} & {kind for kind in kinds if isinstance(kind, str)}
-        assert key.algorithms
-        assert not any(name.startswith("HS") for name in key.algorithms)
+        assert key.algorithm[:2] in ("RS", "PS", "ES", "Ed")
         assert not isinstance(key.key, RSAPublicKey) or key.key.key_size >= 2048
 
 

@@ -26,7 +26,7 @@ _WHY: Mapping[type[Exception], str] = {
     jwt.ImmatureSignatureError: "it is not valid yet",
     jwt.InvalidAudienceError: "its claim 'aud' is not server.access.jwt.audience",
     jwt.InvalidIssuerError: "its claim 'iss' is not server.access.jwt.issuer",
-    jwt.InvalidAlgorithmError: "its algorithm is not one of its key",
+    jwt.InvalidAlgorithmError: "its algorithm is not that of its key",
     jwt.InvalidSignatureError: "its signature is wrong",
 }
 
@@ -68,7 +68,7 @@ class JwtVerifier:
             claims = jwt.decode(
                 token,
                 key.key,
-                algorithms=key.algorithms,
+                algorithms=[key.algorithm],
                 audience=self._settings.audience,
                 issuer=self._settings.issuer,
                 leeway=LEEWAY_SECONDS,

@@ -7,15 +7,17 @@ import json
 import math
 import ssl
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from contextlib import suppress
 from http.client import HTTPException, HTTPSConnection
 from pathlib import Path
 from socket import SHUT_RDWR, socket
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from urllib.parse import urlsplit
 
 import jwt
+from cryptography.hazmat.primitives.asymmetric.ec import EllipticCurvePublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
 from cryptography.hazmat.primitives.asymmetric.rsa import RSAPublicKey
 from jwt.types import JWKDict
 
@@ -32,21 +34,12 @@ REFRESH_SECONDS = 30.0
 MIN_RSA_BITS, MAX_RSA_BITS = 2048, 8192
 MAX_RSA_EXPONENT = 2**32
 
-#: By `kty` and `crv`.
-_ALGORITHMS: Mapping[tuple[object, object], Sequence[str]] = {
-    ("RSA", None): ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512"),
-    ("EC", "P-256"): ("ES256",),
-    ("EC", "P-384"): ("ES384",),
-    ("EC", "P-521"): ("ES512",),
-    ("OKP", "Ed25519"): ("EdDSA",),
-}
-
 
 class PublicKey(NamedTuple):
-    """A key, and the algorithms by which it may sign."""
+    """A key, and the algorithm by which it signs."""
 
-    key: Any
-    algorithms: Sequence[str]
+    key: RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
+    algorithm: str
 
 
 def watched_keys(settings: JwtSettings, changed: Report) -> Watched[Mapping[str, PublicKey]]:
@@ -76,6 +69,8 @@ def watched_keys(settings: JwtSettings, changed: Report) -> Watched[Mapping[str,
 def read_keys(data: bytes) -> Mapping[str, PublicKey]:
     """Return the keys of a JWKS that can verify: public, sane, with a `kid`; of two with the same the first.
 
+    A key without `alg` has the usual algorithm of its kind: RS256 for one of RSA.
+
     Raises ValueError, which shows nothing of the data, if there are none.
     """
     if len(data) > MAX_KEYS_BYTES:
@@ -96,25 +91,20 @@ def read_keys(data: bytes) -> Mapping[str, PublicKey]:
 
 def _public_key(entry: JWKDict) -> PublicKey | None:
     kid, operations = entry.get("kid"), entry.get("key_ops", ["verify"])
-    is_for_signatures = (
-        entry.get("use", "sig") == "sig" and isinstance(operations, list) and "verify" in operations
-    )
-    if not isinstance(kid, str) or not 0 < len(kid) <= 256 or not is_for_signatures or "d" in entry:
+    if not isinstance(kid, str) or not 0 < len(kid) <= 256:
         return None
-    kind = entry.get("kty"), entry.get("crv")
-    known = _ALGORITHMS.get(kind, ()) if all(isinstance(part, str | None) for part in kind) else ()
-    algorithms = [name for name in known if entry.get("alg", name) == name]
-    if not algorithms:
+    if entry.get("use", "sig") != "sig" or not isinstance(operations, list) or "verify" not in operations:
         return None
     try:
-        key = jwt.get_algorithm_by_name(algorithms[0]).from_jwk(entry)
+        found = jwt.PyJWK(entry)
     except Exception:  # from PyJWT and cryptography, for whatever stands there
         return None
-    if isinstance(key, RSAPublicKey) and not (
-        MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS and key.public_numbers().e < MAX_RSA_EXPONENT
-    ):
-        return None
-    return PublicKey(key, algorithms)
+    key = found.key
+    if isinstance(key, RSAPublicKey):
+        is_sane = MIN_RSA_BITS <= key.key_size <= MAX_RSA_BITS and key.public_numbers().e < MAX_RSA_EXPONENT
+    else:  # others are private, symmetric, or not for signatures
+        is_sane = isinstance(key, EllipticCurvePublicKey | Ed25519PublicKey)
+    return PublicKey(key, found.algorithm_name) if is_sane else None
 
 
 def _fetch(settings: JwtSettings) -> bytes:
