@@ -70,7 +70,7 @@ async def serving(authenticator: Authenticator, credentials: Any = None) -> Asyn
 
     async def who(_: bytes, context: Any) -> bytes:
         try:
-            principal = authenticator.authenticate(context).principal
+            principal = authenticator.authenticate(context)
         except Unauthenticated as error:
             await context.abort(grpc.StatusCode.UNAUTHENTICATED, str(error))
         return " ".join((principal.name, principal.kind, *principal.groups)).encode()

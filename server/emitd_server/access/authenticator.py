@@ -3,16 +3,14 @@
 What tokens are compared with is in `Credentials`, which all listeners share.
 """
 
-import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal, TypeAlias
 
 import grpc
 
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.principal import Principal
-from emitd_server.access.identity import NOT_KNOWN, Identity
-from emitd_server.access.tokens import Digest, find_token, watched_tokens
+from emitd_server.access.tokens import NOT_KNOWN, Digest, find_token, watched_tokens
 from emitd_server.access.watched import Watched
 from emitd_server.errors import ConfigError, Problem, Unauthenticated
 from emitd_server.settings import AccessSettings, CertificateName
@@ -20,7 +18,8 @@ from emitd_server.settings import AccessSettings, CertificateName
 #: With the scheme. Longer ones are refused before anything else looks at them.
 MAX_AUTHORIZATION_BYTES = 16 * 1024
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-ANONYMOUS = Identity(Principal("anonymous", "anonymous"))
+Authenticate: TypeAlias = Callable[[Context], Principal]
+ANONYMOUS = Principal("anonymous", "anonymous")
 
 
 class Credentials:
@@ -46,30 +45,22 @@ class Credentials:
             self._jwt = JwtVerifier(settings.jwt, keys)
             self.watched.append(keys)
 
-    @property
-    def has_tokens(self) -> bool:
-        """Whether there is anything that a token can be compared with."""
-        return bool(self.watched)
-
     def start(self) -> None:
         """Read the files, and the keys at a URL, which may fail. Blocks. Raises ConfigError for a bad file."""
         for watched in self.watched:
             watched.start()
 
-    def by_token(self, call: Context) -> Identity:
+    def by_token(self, call: Context) -> Principal:
         """Return whose token the call has. Raises Unauthenticated. Hot path."""
         token = _bearer(call)
         digest = Digest.of(token)
-        identity = None if self._tokens is None else find_token(self._tokens.value, digest)
-        if identity is not None:
-            if identity.expires_at_unix <= time.time():
-                raise Unauthenticated("the token has expired")
-            return identity
+        if self._tokens is not None and (principal := find_token(self._tokens.value, digest)) is not None:
+            return principal
         if self._jwt is None:
             raise Unauthenticated(NOT_KNOWN)
         return self._jwt.identify(token, digest)
 
-    def by_certificate(self, call: Context) -> Identity:
+    def by_certificate(self, call: Context) -> Principal:
         """Return whose certificate the peer has. Raises Unauthenticated."""
         return certificate_identity(call.auth_context(), self._certificate_name)
 
@@ -84,26 +75,23 @@ class Authenticator:
         principal: str | None = None,
     ) -> None:
         """`principal` is the name of all who call at a Unix socket. Raises ConfigError."""
-        if identity == "token" and not credentials.has_tokens:
+        if identity == "token" and not credentials.watched:
             raise _missing(
                 "server.listen", "'identity: token' needs server.access.tokens_file or server.access.jwt"
             )
-        everyone = ANONYMOUS if principal is None else Identity(Principal(principal, "socket"))
-        self._identify = {
+        everyone = ANONYMOUS if principal is None else Principal(principal, "socket")
+        #: Return who makes a call, or raise Unauthenticated. Asked again for an open stream, it also notices that a
+        #: token was revoked or has expired, or a key was removed.
+        self.authenticate: Authenticate = {
             "none": lambda _: everyone,
             "token": credentials.by_token,
             "certificate": credentials.by_certificate,
         }[identity]
 
-    def authenticate(self, call: Context) -> Identity:
-        """Return who calls. Raises Unauthenticated.
 
-        Asked again for a stream that is open, it also notices that a token was revoked or a key removed.
-        """
-        return self._identify(call)
-
-
-def certificate_identity(properties: Mapping[str, Iterable[bytes]], kind: CertificateName | None) -> Identity:
+def certificate_identity(
+    properties: Mapping[str, Iterable[bytes]], kind: CertificateName | None
+) -> Principal:
     """Return whose certificate has these properties: its SPIFFE id, or else its one name of this kind, never the CN.
 
     Raises Unauthenticated.
@@ -121,7 +109,7 @@ def certificate_identity(properties: Mapping[str, Iterable[bytes]], kind: Certif
     if name.lower().startswith("spiffe:") and not is_spiffe:
         raise Unauthenticated("the client certificate has a SPIFFE id that is not valid")
     try:
-        return Identity(Principal(name, "certificate"))
+        return Principal(name, "certificate")
     except ValueError as error:
         raise Unauthenticated(f"the client certificate: {error}") from None
 

@@ -7,8 +7,8 @@ from typing import Any
 import jwt
 
 from emitd_handlers.principal import Principal
-from emitd_server.access.identity import NOT_KNOWN, Identity
 from emitd_server.access.jwt_keys import PublicKey
+from emitd_server.access.tokens import NOT_KNOWN
 from emitd_server.access.watched import Watched
 from emitd_server.errors import Unauthenticated
 from emitd_server.settings import JwtSettings
@@ -18,8 +18,6 @@ LEEWAY_SECONDS = 10
 #: For how long a token is not verified again, unless the keys change, and how many such tokens are remembered.
 CACHE_SECONDS = 60.0
 MAX_CACHED = 1024
-#: Later than any `exp` that makes sense.
-_END_OF_TIME = 2**53
 
 _WHY: Mapping[type[Exception], str] = {
     jwt.ExpiredSignatureError: "it has expired",
@@ -38,25 +36,26 @@ class JwtVerifier:
         self._settings = settings
         self._keys = keys
         #: By digest, the oldest first: until when by the steady clock.
-        self._cache: dict[bytes, tuple[Identity, float]] = {}
+        self._cache: dict[bytes, tuple[Principal, float]] = {}
         self._cached_for: Mapping[str, PublicKey] = {}
 
-    def identify(self, token: str, digest: bytes) -> Identity:
+    def identify(self, token: str, digest: bytes) -> Principal:
         """Return whose a token is; `digest` is its SHA-256. Raises Unauthenticated."""
         keys, now = self._keys.value, time.monotonic()
         if keys is not self._cached_for:
             self._cache.clear()
             self._cached_for = keys
-        identity, until = self._cache.get(digest, (None, 0.0))
-        if identity is not None and now < until:
-            return identity
-        identity = self._verify(token, keys)
+        principal, until = self._cache.get(digest, (None, 0.0))
+        if principal is not None and now < until:
+            return principal
+        principal, seconds = self._verify(token, keys)
         if len(self._cache) >= MAX_CACHED:
             del self._cache[next(iter(self._cache))]
-        self._cache[digest] = identity, now + min(CACHE_SECONDS, identity.expires_at_unix - time.time())
-        return identity
+        self._cache[digest] = principal, now + seconds
+        return principal
 
-    def _verify(self, token: str, keys: Mapping[str, PublicKey]) -> Identity:
+    def _verify(self, token: str, keys: Mapping[str, PublicKey]) -> tuple[Principal, float]:
+        """Return whose a token is, and for how many seconds that is known."""
         if token.count(".") != 2:
             raise Unauthenticated(NOT_KNOWN)
         try:
@@ -83,7 +82,7 @@ class JwtVerifier:
             principal = Principal(claims["sub"], "jwt", self._groups(claims))
         except ValueError as error:
             raise Unauthenticated(f"the token cannot be accepted: {error}") from None
-        return Identity(principal, min(int(claims["exp"]), _END_OF_TIME) + LEEWAY_SECONDS)
+        return principal, min(CACHE_SECONDS, int(claims["exp"]) + LEEWAY_SECONDS - int(time.time()))
 
     def _groups(self, claims: Mapping[str, Any]) -> tuple[str, ...]:
         name = self._settings.groups_claim

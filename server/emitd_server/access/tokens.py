@@ -10,11 +10,10 @@ import fcntl
 import hashlib
 import hmac
 import json
-import math
 import os
 import re
 import secrets
-import stat
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import datetime
@@ -27,15 +26,16 @@ from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.durable.disk import replace_file, sync_folder
 from emitd_handlers.paths import SettingInvalid
 from emitd_handlers.principal import Principal
-from emitd_server.access.identity import Identity
 from emitd_server.access.watched import Watched
 from emitd_server.config.settings_reader import SettingsReader
 from emitd_server.config.yaml_document import read_text, read_yaml
-from emitd_server.errors import ConfigError, Problem
+from emitd_server.errors import ConfigError, Problem, Unauthenticated
 
 #: By this a scanner of repositories recognises a token that has leaked.
 TOKEN_PREFIX = "emitd_"
 TOKEN_BYTES = 32
+#: Of a token that is neither in the file nor a JWT.
+NOT_KNOWN = "the token is not known here"
 #: So much of its digest names a token in lists, and to `emitd token revoke`.
 SHORT_DIGITS = 12
 _HEX = re.compile("[0-9a-fA-F]{64}")
@@ -83,7 +83,7 @@ class TokenEntry(msgspec.Struct, frozen=True, kw_only=True):
         return f"- {json.dumps(fields, ensure_ascii=False)}\n"
 
 
-Tokens: TypeAlias = Mapping[bytes, tuple[TokenEntry, Identity]]
+Tokens: TypeAlias = Mapping[bytes, tuple[TokenEntry, Principal]]
 
 
 def watched_tokens(path: Path, changed: Report = report) -> Watched[Tokens]:
@@ -97,21 +97,21 @@ def watched_tokens(path: Path, changed: Report = report) -> Watched[Tokens]:
 
 
 def _load(path: Path) -> Tokens:
-    entries = read_tokens(path)
-    if path.stat().st_mode & stat.S_IROTH:
-        report(f"server.access.tokens_file: others can read {path}; chmod o-r")
-    tokens = {}
-    for entry in entries:
-        end = math.inf if entry.expires is None else entry.expires.timestamp()
-        tokens[bytes(entry.sha256)] = entry, Identity(Principal(entry.name, "token", entry.groups), end)
-    return tokens
+    return {
+        bytes(entry.sha256): (entry, Principal(entry.name, "token", entry.groups))
+        for entry in read_tokens(path)
+    }
 
 
-def find_token(tokens: Tokens, digest: bytes) -> Identity | None:
-    """Return whose token has this digest."""
-    found = tokens.get(digest)
+def find_token(tokens: Tokens, digest: bytes) -> Principal | None:
+    """Return whose token has this digest. Raises Unauthenticated if it has expired."""
     # How long the dict takes depends on digests at most, which say nothing about a token.
-    return found[1] if found is not None and hmac.compare_digest(found[0].sha256, digest) else None
+    entry, principal = tokens.get(digest, (None, None))
+    if entry is None or not hmac.compare_digest(entry.sha256, digest):
+        return None
+    if entry.expires is not None and entry.expires.timestamp() <= time.time():
+        raise Unauthenticated("the token has expired")
+    return principal
 
 
 def read_tokens(path: Path) -> Sequence[TokenEntry]:

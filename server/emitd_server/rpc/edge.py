@@ -1,20 +1,16 @@
 """`Edge`: what every call of one listener passes first: who makes it, and whether a grant lets it."""
 
-from collections.abc import Callable
-from typing import Any, TypeAlias
+from typing import Any
 
 import grpc
 
 from emitd_handlers.scope import ANYONE, Caller
+from emitd_server.access.authenticator import Authenticate
 from emitd_server.access.grants import Grants
-from emitd_server.access.identity import Identity
 from emitd_server.access.limits import CallerLimits
 from emitd_server.access.trail import AccessTrail, address_of
 from emitd_server.errors import Unauthenticated
 from emitd_server.rpc.intake import Intake
-
-#: Says who makes a call, or raises Unauthenticated.
-Authenticate: TypeAlias = Callable[["grpc.aio.ServicerContext[Any, Any]"], Identity]
 
 
 class Edge:
@@ -50,14 +46,14 @@ class Edge:
         """
         if self._authenticate is None:
             return ANYONE
-        principal = self._authenticate(context).principal
+        principal = self._authenticate(context)
         scope = self._grants.scope(principal, method)
         return Caller(principal, scope, address_of(context.peer()), self._keeps_address)
 
     def note_refusal(self, context: "grpc.aio.ServicerContext[Any, Any]", method: str, code: str) -> None:
         """Write into the trail, in time, that a call was refused for want of an identity or a grant."""
         try:
-            name = "" if self._authenticate is None else self._authenticate(context).principal.name
+            name = "" if self._authenticate is None else self._authenticate(context).name
         except Unauthenticated:
             name = ""
         self._trail.refused(name, address_of(context.peer()), method, code)
