@@ -3,16 +3,14 @@
 grpc asks for the certificate at each new connection, in threads of its own: it gets what was read and checked before.
 """
 
-import asyncio
 import os
 import stat
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import NamedTuple, TypeAlias, TypeVar
 
 import grpc
-import msgspec
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 from cryptography.hazmat.primitives.serialization import (
@@ -23,7 +21,7 @@ from cryptography.hazmat.primitives.serialization import (
 )
 
 from emitd_handlers.diagnostics import report
-from emitd_server.access.watched import Watched, look_for_ever
+from emitd_server.access.watched import Watched
 from emitd_server.settings import TlsSettings
 
 MAX_FILE_BYTES = 1024 * 1024
@@ -35,10 +33,12 @@ T = TypeVar("T")
 _Key: TypeAlias = rsa.RSAPrivateKey | ec.EllipticCurvePrivateKey
 
 
-class _Checked(msgspec.Struct, frozen=True):
+class _Checked(NamedTuple):
     """Files that were read and belong together."""
 
-    configuration: grpc.ServerCertificateConfiguration
+    #: The key, and the certificate with those after it, in PEM.
+    pair: tuple[bytes, bytes]
+    authorities: bytes | None
     #: Of the certificate that ends first: its file and its dates.
     first: str
     begin: datetime
@@ -55,25 +55,13 @@ class Certificates:
         self._files = Watched[_Checked | None](
             f"TLS of {listener}", self._load, None, names_of=_names_of, paths=paths
         )
-        #: What `_files.value` was made of.
-        self._pems: tuple[bytes | None, ...] = ()
         #: The end that was reported: that it is near (1), that it has come (2).
         self._reported: tuple[datetime, int] | None = None
-        self._is_key_reported = False
-        self._task: asyncio.Task[None] | None = None
 
-    async def start(self) -> None:
-        """Read the files and begin to look at them. Raises ValueError if they cannot be used."""
-        await asyncio.to_thread(self._files.start)
+    def start(self) -> None:
+        """Read the files. Blocks. Raises ValueError if they cannot be used."""
+        self._files.start()
         self._warn()
-        self._task = asyncio.create_task(look_for_ever(self.look), name=f"certificates of {self._listener}")
-
-    async def stop(self) -> None:
-        """Stop looking. Idempotent, and safe without `start`."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait((self._task,))
-            self._task = None
 
     def look(self) -> None:
         """Take files that have changed, if they are good; report what is not. Blocks."""
@@ -82,8 +70,7 @@ class Certificates:
 
     def credentials(self) -> grpc.ServerCredentials:
         """Return the credentials of one port; another port needs its own, since each fetches a change for itself."""
-        given = self._files.value
-        assert given is not None
+        given: _Checked | None = None
 
         def fetch() -> grpc.ServerCertificateConfiguration | None:
             nonlocal given
@@ -91,10 +78,12 @@ class Certificates:
             if current is given or current is None:
                 return None
             given = current
-            return current.configuration
+            return grpc.ssl_server_certificate_configuration([current.pair], current.authorities)
 
+        first = fetch()
+        assert first is not None
         return grpc.dynamic_ssl_server_credentials(
-            given.configuration,
+            first,
             fetch,  # type: ignore[arg-type]  # its stub lacks None
             require_client_authentication=self._tls.client_ca_file is not None,
         )
@@ -128,15 +117,8 @@ class Certificates:
             begin, end = each.not_valid_before_utc, _end_of(each)
             if not begin <= datetime.now(UTC) < end:
                 raise ValueError(f"{first} is valid only from {_shown(begin)} to {_shown(end)}")
-        pair = (key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), _pem(chain))
-        if os.stat(tls.key_file).st_mode & stat.S_IROTH and not self._is_key_reported:
-            self._is_key_reported = True
-            report(f"every user of this machine can read tls.key_file '{tls.key_file}': chmod o-r it")
-        if self._files.value is not None and self._pems == (*pair, authorities):
-            return self._files.value  # only touched
-        self._pems = (*pair, authorities)
-        configuration = grpc.ssl_server_certificate_configuration([pair], authorities)
-        return _Checked(configuration, first, begin, end)
+        pair = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption()), _pem(chain)
+        return _Checked(pair, authorities, first, begin, end)
 
 
 def _read(setting: str, path: Path, what: str, parse: Callable[[bytes], T]) -> T:

@@ -116,7 +116,7 @@ class Listener:
         self.entry = entry
         self.socket = UnixSocket(entry.address) if entry.is_unix else None
         self._socket_mode = int(socket_mode, 8)
-        self._certificates = Certificates(entry.tls, f"{entry.address} ({key})") if entry.tls else None
+        self.certificates = Certificates(entry.tls, f"{entry.address} ({key})") if entry.tls else None
         self._options = [*options, *([] if entry.tls is None else AGE_OPTIONS)]
         self.server: grpc.aio.Server | None = None
         self._is_serving = False
@@ -135,8 +135,8 @@ class Listener:
                 return address
             places = await _addresses(asked.host)
             self._guard([place[0] for place in places])
-            if self._certificates is not None:
-                await self._certificates.start()
+            if self.certificates is not None:
+                await asyncio.to_thread(self.certificates.start)
             return str(asked._replace(port=_open_ports(self._add_port, places, asked.port)))
         except (OSError, ValueError, RuntimeError) as error:
             raise StartError(
@@ -160,8 +160,6 @@ class Listener:
         await server.stop(grace)
         if self.socket is not None:
             self.socket.remove()
-        if self._certificates is not None:
-            await self._certificates.stop()
 
     def _guard(self, hosts: Sequence[str]) -> None:
         address, why = self.entry.address, exposure(self.entry, hosts)
@@ -175,9 +173,9 @@ class Listener:
 
     def _add_port(self, address: str) -> int:
         assert self.server is not None
-        if self._certificates is None:
+        if self.certificates is None:
             return self.server.add_insecure_port(address)
-        return self.server.add_secure_port(address, self._certificates.credentials())
+        return self.server.add_secure_port(address, self.certificates.credentials())
 
 
 def _open_ports(

@@ -106,12 +106,11 @@ class GrpcServer:
         """
         self._loop = asyncio.get_running_loop()
         await asyncio.to_thread(self._credentials.start)
-        self._looks = [
-            asyncio.create_task(look_for_ever(watched.look), name="credentials")
-            for watched in self._credentials.watched
-        ]
         try:
             addresses = [await listener.open() for listener in self._listeners]
+            looks = [watched.look for watched in self._credentials.watched]
+            looks += [each.certificates.look for each in self._listeners if each.certificates is not None]
+            self._looks = [asyncio.create_task(look_for_ever(look), name="a look at files") for look in looks]
             await self._health.start()
             self._is_started = True
             for listener in self._listeners:
