@@ -155,7 +155,6 @@ def _add_token(commands: Commands) -> None:
     option(new, "--name NAME", "the principal whose token it is", required=True)
     option(new, "--group NAME", "a group of the principal; may repeat", repeats=True)
     option(new, "--expires WHEN", "a time, or a time ahead, such as 90d (default: never)")
-    add_json(new, "the token and its entry as JSON")
     listing = add_command(
         actions,
         "list",
@@ -165,16 +164,14 @@ def _add_token(commands: Commands) -> None:
         extra="server",
     )
     option(listing, *file, dest="file")
-    add_json(listing, "one JSON array")
     revoke = add_command(
         actions,
         "revoke",
         "operate.tokens:run_revoke",
-        "Remove tokens from a file, and the file's comments. The service refuses them a\n"
-        "second later. Exits with 1 if there is no such token.",
+        "Remove tokens from a file. The service refuses them a second later. Exits with 1 if\n"
+        "there is no such token.",
         "  emitd token revoke shop tokens.yml\n  emitd token revoke 9f86d081884c tokens.yml\n",
         extra="server",
     )
     option(revoke, "TOKEN", "a name, for all of its tokens, or the digest that `list` shows", dest="token")
     option(revoke, *file, dest="file")
-    add_json(revoke, "what was removed as one JSON array")

@@ -1,7 +1,7 @@
 """`emitd token`: the file of static tokens."""
 
 import argparse
-import json
+import os
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -10,7 +10,7 @@ from pathlib import Path
 
 from emitd_cli.command_line.values import moment_from_flag
 from emitd_cli.errors import CannotTell, CommandError, ExitCode, Misuse
-from emitd_cli.terminal.output import aligned, one_line, print_lines, print_outcome, print_result, say
+from emitd_cli.terminal.output import aligned, one_line, print_lines, print_result, say
 from emitd_server.access.tokens import TokenEntry, new_token, read_tokens, revoke_tokens
 from emitd_server.errors import ConfigError
 
@@ -29,13 +29,14 @@ def run_new(options: argparse.Namespace) -> int:
         except ValueError as error:
             raise Misuse(f"--name, --group: {error}", field="--name") from None
     say(f"added to {options.file} as {entry.short_digest}; keep the token now, nothing can show it again")
-    print_outcome({"token": token, **_fields(entry)}, token)
+    print_result(token)
     return ExitCode.GOOD
 
 
 def run_list(options: argparse.Namespace) -> int:
     """Print the entries."""
     with _file_errors(options.file):
+        os.stat(options.file)
         _print(read_tokens(Path(options.file)), options)
     return ExitCode.GOOD
 
@@ -43,6 +44,7 @@ def run_list(options: argparse.Namespace) -> int:
 def run_revoke(options: argparse.Namespace) -> int:
     """Print the entries that were removed."""
     with _file_errors(options.file):
+        os.stat(options.file)
         gone = revoke_tokens(Path(options.file), options.token)
     if not gone:
         raise CommandError(f"{options.file} has no token with the name or digest '{options.token}'")
@@ -51,23 +53,17 @@ def run_revoke(options: argparse.Namespace) -> int:
 
 
 def _print(entries: Sequence[TokenEntry], options: argparse.Namespace) -> None:
-    fields = [_fields(entry) for entry in entries]
-    if options.json:
-        print_result(json.dumps(fields))
-        return
     rows = [
-        (entry.name, " ".join(entry.groups), _end(entry) or "never", entry.short_digest) for entry in entries
+        (
+            entry.name,
+            " ".join(entry.groups),
+            "never" if entry.expires is None else entry.expires.isoformat(),
+            entry.short_digest,
+        )
+        for entry in entries
     ]
     cells = [[one_line(cell) for cell in row] for row in rows]
     print_lines(aligned(["NAME", "GROUPS", "EXPIRES", "DIGEST"], cells), f"{options.file} has no tokens")
-
-
-def _fields(entry: TokenEntry) -> dict[str, object]:
-    return {"name": entry.name, "groups": entry.groups, "expires": _end(entry), "digest": entry.short_digest}
-
-
-def _end(entry: TokenEntry) -> str | None:
-    return None if entry.expires is None else entry.expires.isoformat()
 
 
 @contextmanager

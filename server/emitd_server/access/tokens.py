@@ -117,11 +117,17 @@ def find_token(tokens: Tokens, digest: bytes) -> Principal | None:
 def read_tokens(path: Path) -> Sequence[TokenEntry]:
     """Return the entries of a file. Raises ConfigError with lines, in which there is no token."""
     problems: list[Problem] = []
-    text = read_text(path, problems)
-    entries = _parse(text or "", str(path), problems)
+    document = read_yaml(read_text(path, problems) or "", str(path), problems, {})
+    reader = SettingsReader(str(path), Path(), problems)
+    entries: dict[Digest, TokenEntry] = {}
+    if document is not None and document.content not in (None, {}):
+        found = reader.field(tuple[TokenEntry, ...], document, "")
+        for index, entry in enumerate(found or ()):
+            if entry is not None and entries.setdefault(entry.sha256, entry) is not entry:
+                reader.add(document.content[index].line, f"[{index}].sha256", "stands in an entry before")
     if problems:
         raise ConfigError(problems)
-    return entries
+    return list(entries.values())
 
 
 def new_token(
@@ -133,67 +139,38 @@ def new_token(
     """
     token = TOKEN_PREFIX + secrets.token_urlsafe(TOKEN_BYTES)
     entry = TokenEntry(name=name, sha256=Digest.of(token), groups=tuple(groups), expires=expires)
-    path = path.resolve()
-    with _locked(path.parent):
-        entries = [*(read_tokens(path) if path.exists() else ()), entry]
-        text = path.read_bytes().decode() if path.exists() else ""
-        text += ("\n" if text and not text.endswith("\n") else "") + entry.line()
-        # Comments stay, if the list is written entry after entry.
-        _write(path, entries, text if _parse(text, "", []) == entries else "")
+    with _edited(path) as entries:
+        entries.append(entry)
     return token, entry
 
 
 def revoke_tokens(path: Path, name: str) -> Sequence[TokenEntry]:
-    """Remove the entries of this name or short digest, and all comments; return the entries.
-
-    Raises ConfigError and OSError.
-    """
-    path = path.resolve()
-    with _locked(path.parent):
-        entries = read_tokens(path)
+    """Remove the entries of this name or short digest; return them. Raises ConfigError and OSError."""
+    with _edited(path) as entries:
         gone = [entry for entry in entries if name in (entry.name, entry.short_digest)]
-        if gone:
-            _write(path, [entry for entry in entries if entry not in gone])
+        entries[:] = [entry for entry in entries if entry not in gone]
     return gone
 
 
-def _write(path: Path, entries: Sequence[TokenEntry], text: str = "") -> None:
-    if path.exists() and not path.is_file():  # such as /dev/null, which root could replace
-        raise OSError(errno.EINVAL, "is not a regular file")
-    # The group may be that of the service.
-    mode = 0o600 | (path.stat().st_mode & 0o060 if path.exists() else 0)
-    data = (text or "".join(entry.line() for entry in entries)).encode()
-    replace_file(path, data, mode=mode, like=path)
-    sync_folder(path.parent)
-
-
-def _parse(text: str, file: str, problems: list[Problem]) -> Sequence[TokenEntry]:
-    """Return the entries; add to `problems`."""
-    document = read_yaml(text, file, problems, {})
-    reader = SettingsReader(file, Path(), problems)
-    if document is None or document.content in (None, {}):
-        return []
-    if not reader.is_a(list, document, "", "a list of tokens, each with its name and sha256"):
-        return []
-    lines: dict[Digest, int] = {}
-    entries = []
-    for index, item in enumerate(document.content):
-        entry = reader.read(TokenEntry, item, f"[{index}]")
-        if entry is None:
-            continue
-        if entry.sha256 in lines:
-            reader.add(item.line, f"[{index}].sha256", f"is the same as in line {lines[entry.sha256]}")
-        lines.setdefault(entry.sha256, item.line)
-        entries.append(entry)
-    return entries
-
-
 @contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Wait for those who edit files of the folder; the file itself has another in its place after each edit."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def _edited(path: Path) -> Iterator[list[TokenEntry]]:
+    """Give the entries of a file, none if there is no file, and write those that are there after the block.
+
+    One editor at a time: the folder is locked, because each edit puts another file in the place of the last.
+    """
+    path = path.resolve()
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX)
-        yield
+        fcntl.flock(folder, fcntl.LOCK_EX)
+        if path.exists() and not path.is_file():  # such as /dev/null, which root could replace
+            raise OSError(errno.EINVAL, "is not a regular file")
+        before = read_tokens(path) if path.exists() else []
+        entries = list(before)
+        yield entries
+        if entries != before:
+            # The group may be that of the service.
+            mode = 0o600 | (path.stat().st_mode & 0o060 if path.exists() else 0)
+            replace_file(path, "".join(entry.line() for entry in entries).encode(), mode=mode, like=path)
+            sync_folder(path.parent)
     finally:
-        os.close(fd)
+        os.close(folder)

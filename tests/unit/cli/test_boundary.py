@@ -52,6 +52,8 @@ class Command(NamedTuple):
                 line += ["--address", NOBODY]
             elif action.dest == "retry_seconds":
                 line += ["--retry-seconds", "0"]
+            elif action.required and action.option_strings:
+                line += [action.option_strings[-1], "x1"]
             elif not action.option_strings and (action.nargs is None or action.dest == "message"):
                 line.append("x1")
         return line
@@ -85,7 +87,7 @@ def takes_number(action: argparse.Action) -> bool:
 
 
 def has_json(command: Command) -> bool:
-    return command.words[0] not in ("serve", "demo", "new-handler", "tls")
+    return command.words[0] not in ("serve", "demo", "new-handler", "tls", "token")
 
 
 class Unprintable(Exception):
