@@ -81,17 +81,12 @@ class ListenEntry(_Section, frozen=True, kw_only=True):
         """Raise SettingInvalid if the keys do not go together."""
         wants_certificate = self.identity is Identity.CERTIFICATE
         has_authorities = self.tls is not None and self.tls.client_ca_file is not None
-        is_named = self.principal is not None
         problems = {
             "a Unix socket has no TLS: server.socket_mode says who may connect": self.is_unix and self.tls,
             "'identity: certificate' needs tls.client_ca_file": wants_certificate and not has_authorities,
             "tls.client_ca_file needs 'identity: certificate'": has_authorities and not wants_certificate,
-            "'principal' is only for a Unix socket": is_named and not self.is_unix,
-            "'principal' names every caller, and so does 'identity': remove one": is_named
-            and self.identity is not Identity.NONE,
-            "'health_only' asks no caller who it is: remove 'identity' and 'principal'": self.health_only
-            and (is_named or self.identity is not Identity.NONE),
-            "'insecure' is not needed: remove it": self.insecure and (self.is_guarded or self.is_unix),
+            "'principal' is for a Unix socket without 'identity'": self.principal is not None
+            and not (self.is_unix and self.identity is Identity.NONE),
         }
         if found := [text for text, is_so in problems.items() if is_so]:
             raise SettingInvalid("; ".join(found))

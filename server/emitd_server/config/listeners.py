@@ -6,7 +6,7 @@ from pathlib import Path
 
 import msgspec
 
-from emitd_handlers.text.address import UNIX, ServerAddress, ip_of, read_server_address
+from emitd_handlers.text.address import UNIX, ip_of, read_server_address
 from emitd_server.config.settings_reader import SettingsReader
 from emitd_server.config.yaml_document import Value
 from emitd_server.settings import Identity, ListenEntry
@@ -53,48 +53,28 @@ def at_home(address: str, base_dir: Path) -> str:
 
 def read_listen(reader: SettingsReader, value: Value, base_dir: Path) -> str | tuple[ListenEntry, ...] | None:
     """Return what the key says, or None; every problem is noted."""
-    path = "server.listen"
-    if not isinstance(value.content, list):
-        if not reader.is_a(str, value, path, f"{_EXPECTED}, or a list of addresses and entries"):
-            return None
-        entry = _checked(reader, value, path, ListenEntry(address=value.content), base_dir)
-        return None if entry is None else entry.address
-    if not value.content:
-        reader.add(value.line, path, "is empty", "at least one address")
+    is_list = isinstance(value.content, list)
+    if value.content == []:
+        reader.add(value.line, "server.listen", "is empty", "at least one address")
     entries: list[ListenEntry] = []
-    lines: dict[ServerAddress, int] = {}
-    for index, item in enumerate(value.content):
-        entry = _item(reader, item, f"{path}[{index}]", base_dir)
+    for index, item in enumerate(value.content if is_list else [value]):
+        path, address = f"server.listen[{index}]" if is_list else "server.listen", item
+        if is_list and isinstance(item.content, dict):
+            entry = reader.read(ListenEntry, item, path)
+            path, address = f"{path}.address", item.content.get("address", item)
+        elif reader.is_a(str, item, path, f"{_EXPECTED}, or a list of addresses and entries"):
+            entry = ListenEntry(address=item.content)
+        else:
+            entry = None
         if entry is None:
             continue
-        entries.append(entry)
-        address = read_server_address(entry.address, lowest_port=0)
-        address = address._replace(host=address.host.lower())
-        if address in lines and (address.port or address.path):
-            found = f"the same address stands in line {lines[address]}"
-            reader.add(item.line, f"{path}[{index}]", found)
-        lines.setdefault(address, item.line)
-    return tuple(entries)
-
-
-def _item(reader: SettingsReader, value: Value, path: str, base_dir: Path) -> ListenEntry | None:
-    if isinstance(value.content, dict):
-        entry = reader.read(ListenEntry, value, path)
-        return entry and _checked(reader, value.content["address"], f"{path}.address", entry, base_dir)
-    if not reader.is_a(str, value, path, f"{_EXPECTED}, or an entry with the key 'address'"):
-        return None
-    return _checked(reader, value, path, ListenEntry(address=value.content), base_dir)
-
-
-def _checked(
-    reader: SettingsReader, address: Value, path: str, entry: ListenEntry, base_dir: Path
-) -> ListenEntry | None:
-    why, expected = address_problem(entry)
-    if not why:
-        return msgspec.structs.replace(entry, address=at_home(entry.address, base_dir))
-    # How an address is wrong may show a part of it.
-    is_secret = address.variables and expected is not GUARDED_EXPECTED
-    reader.add(
-        address.line, path, f"found {address.shown()}" + ("" if is_secret else f", which {why}"), expected
-    )
-    return None
+        why, expected = address_problem(entry)
+        if why:  # which may show a part of the address
+            is_secret = address.variables and expected is not GUARDED_EXPECTED
+            found = f"found {address.shown()}" + ("" if is_secret else f", which {why}")
+            reader.add(address.line, path, found, expected)
+        else:
+            entries.append(msgspec.structs.replace(entry, address=at_home(entry.address, base_dir)))
+    if is_list:
+        return tuple(entries)
+    return entries[0].address if entries else None
