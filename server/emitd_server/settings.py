@@ -16,9 +16,8 @@ from emitd_handlers.scope import ANY
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
 from emitd_handlers.text.address import UNIX
 
-_Patterns: TypeAlias = Annotated[
-    tuple[Annotated[str, msgspec.Meta(min_length=1)], ...], msgspec.Meta(min_length=1)
-]
+Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
+_Texts: TypeAlias = Annotated[tuple[Text, ...], msgspec.Meta(min_length=1)]
 
 
 class Role(Enum):
@@ -34,22 +33,18 @@ class Role(Enum):
     OPERATOR = "operator"
 
 
+#: How the callers of a listener are known. None: they are not, or all are the `principal` of the entry.
+Identity = Enum("Identity", {"NONE": "none", "TOKEN": "token", "CERTIFICATE": "certificate"})
+
+#: The kind of subject alternative name that names a caller.
+CertificateName = Enum("CertificateName", {"URI": "uri", "DNS": "dns", "EMAIL": "email"})
+
 #: Auto: uvloop if it is installed, otherwise asyncio's own.
 LoopKind = Enum("LoopKind", {"AUTO": "auto", "ASYNCIO": "asyncio", "UVLOOP": "uvloop"})
 
 
 class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
-
-
-class Identity(Enum):
-    """How the callers of a listener are known."""
-
-    #: They are not, or all are the `principal` of the entry.
-    NONE = "none"
-    TOKEN = "token"
-    #: A client certificate.
-    CERTIFICATE = "certificate"
 
 
 class TlsSettings(_Section, frozen=True, kw_only=True):
@@ -185,9 +180,6 @@ class KeysPlace(str):
         return "://" in self
 
 
-Text: TypeAlias = Annotated[str, msgspec.Meta(min_length=1)]
-
-
 class JwtSettings(_Section, frozen=True, kw_only=True):
     """JWT of one issuer, as callers send them."""
 
@@ -204,27 +196,19 @@ class JwtSettings(_Section, frozen=True, kw_only=True):
     token_file: Path | None = None
 
 
-class CertificateName(Enum):
-    """The kind of subject alternative name that names the caller."""
-
-    URI = "uri"
-    DNS = "dns"
-    EMAIL = "email"
-
-
 class GrantSettings(_Section, frozen=True, kw_only=True):
     """What some principals may do: one role, for the records that match every respect. `*` stands for any text."""
 
     #: Names of principals, and groups as `group:NAME`.
-    to: Annotated[tuple[Annotated[str, msgspec.Meta(min_length=1)], ...], msgspec.Meta(min_length=1)]
+    to: _Texts
     role: Role
     #: None: all.
     levels: tuple[Level, ...] | None = None
-    sources: _Patterns = ANY
+    sources: _Texts = ANY
     #: Of audit events.
-    event_names: _Patterns = ANY
+    event_names: _Texts = ANY
     #: Of jobs.
-    job_types: _Patterns = ANY
+    job_types: _Texts = ANY
     #: A writer may pass on what others sent: their `submitted_by`, and events and lines of another emitd itself.
     relay: bool = False
 
@@ -258,7 +242,7 @@ class ServerSettings(_Section, frozen=True, kw_only=True):
     #: How much memory the last log lines may take that TailLogs and ListLogs read; 0: none are kept.
     recent_lines_bytes: Annotated[int, msgspec.Meta(ge=0)] = 8 * 1024 * 1024
     #: Keys of attributes and details whose values are replaced before any handler sees them: `*` stands for any text.
-    redact: tuple[Annotated[str, msgspec.Meta(min_length=1)], ...] = ()
+    redact: tuple[Text, ...] = ()
     #: Whether the contract can be asked for, as grpcurl does.
     reflection: bool = True
     #: An event loop blocked for longer is reported on standard error, with the line that blocks it.

@@ -186,7 +186,7 @@ async def test_metadata_as_it_arrives(issued: Issued) -> None:
         assert await ask(channel, ("authorization", f"BEARER {sign(sub='till', kid='k0')}")) == "till jwt"
         assert "is missing" in await ask(channel)
         assert "is missing" in await ask(channel, ("authorization-bin", good.encode()))
-        assert "stands 2 times" in await ask(channel, ("authorization", good), ("authorization", good))
+        assert "is not one text" in await ask(channel, ("authorization", good), ("authorization", good))
         assert "not known here" in await ask(channel, ("authorization", f"{good}x"))
 
 

@@ -103,31 +103,26 @@ def certificate_identity(
         also = "" if kind is None else f" and not one name of the kind '{kind.value}' but {len(names)}"
         raise Unauthenticated(f"the client certificate has no SPIFFE id{also}")
     try:
-        name = names[0].decode()
-    except UnicodeDecodeError:
-        raise Unauthenticated("the client certificate: the name is not UTF-8") from None
-    if name.lower().startswith("spiffe:") and not is_spiffe:
+        principal = Principal(names[0].decode(), "certificate")
+    except ValueError as error:  # also of bytes that are not UTF-8, of which the library's text shows one
+        why = "the name is not UTF-8" if isinstance(error, UnicodeDecodeError) else error
+        raise Unauthenticated(f"the client certificate: {why}") from None
+    if principal.name.lower().startswith("spiffe:") and not is_spiffe:
         raise Unauthenticated("the client certificate has a SPIFFE id that is not valid")
-    try:
-        return Principal(name, "certificate")
-    except ValueError as error:
-        raise Unauthenticated(f"the client certificate: {error}") from None
+    return principal
 
 
 def _bearer(call: Context) -> str:
     """Return the token of the call."""
     values = [value for key, value in call.invocation_metadata() or () if key == "authorization"]
-    if len(values) != 1:
-        found = f"stands {len(values)} times" if values else "is missing"
-        raise Unauthenticated(f"the metadata 'authorization' {found}; send 'Bearer TOKEN' once")
-    value = values[0]
-    if not isinstance(value, str) or not value.isascii():
-        raise Unauthenticated("the metadata 'authorization' is not text in ASCII")
-    if len(value) > MAX_AUTHORIZATION_BYTES:
+    if not values:
+        raise Unauthenticated("the metadata 'authorization' is missing; send 'Bearer TOKEN'")
+    if len(values[0]) > MAX_AUTHORIZATION_BYTES:
         raise Unauthenticated(f"the metadata 'authorization' has more than {MAX_AUTHORIZATION_BYTES} bytes")
+    value = values[0] if len(values) == 1 and isinstance(values[0], str) else ""
     scheme, _, token = value.partition(" ")
-    if scheme.lower() != "bearer" or not token or " " in token:
-        raise Unauthenticated("the metadata 'authorization' is not 'Bearer TOKEN'")
+    if scheme.lower() != "bearer" or not token or " " in token or not token.isascii():
+        raise Unauthenticated("the metadata 'authorization' is not one text 'Bearer TOKEN' in ASCII")
     return token
 
 

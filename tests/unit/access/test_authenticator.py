@@ -62,8 +62,8 @@ def test_a_token_names_its_principal(access: Access, scheme: str) -> None:
         assert access.ask(call(("a", "b"), ("authorization", f"{scheme} {token}"))) == principal
 
 
-MISSING = "the metadata 'authorization' is missing; send 'Bearer TOKEN' once"
-NO_BEARER = "the metadata 'authorization' is not 'Bearer TOKEN'"
+MISSING = "the metadata 'authorization' is missing; send 'Bearer TOKEN'"
+NO_BEARER = "the metadata 'authorization' is not one text 'Bearer TOKEN' in ASCII"
 
 
 @pytest.mark.parametrize(
@@ -73,11 +73,11 @@ NO_BEARER = "the metadata 'authorization' is not 'Bearer TOKEN'"
         ([("user-agent", "x")], MISSING),
         ([("authorization-bin", b"Bearer secret")], MISSING),
         ([("Authorization", "Bearer secret")], MISSING),
-        ([("authorization", "Bearer secret")] * 2, "the metadata 'authorization' stands 2 times; send"),
-        ([("authorization", "Bearer secret"), ("authorization", "")], "stands 2 times"),
-        ([("authorization", b"Bearer secret")], "is not text in ASCII"),
-        ([("authorization", "Bearer sécret")], "is not text in ASCII"),
-        ([("authorization", "Bearer \ud800")], "is not text in ASCII"),
+        ([("authorization", "Bearer secret")] * 2, NO_BEARER),
+        ([("authorization", "Bearer secret"), ("authorization", "")], NO_BEARER),
+        ([("authorization", b"Bearer secret")], NO_BEARER),
+        ([("authorization", "Bearer sécret")], NO_BEARER),
+        ([("authorization", "Bearer \ud800")], NO_BEARER),
         ([("authorization", "")], NO_BEARER),
         ([("authorization", "Bearer")], NO_BEARER),
         ([("authorization", "Bearer ")], NO_BEARER),
