@@ -117,10 +117,10 @@ class Credentials:
         with suppress(Exception):
             # The standard library shows the dates of a certificate in no other way.
             own = ssl._ssl._test_decode_cert(self._cert_file)  # type: ignore[attr-defined]
-            if ssl.cert_time_to_seconds(own["notAfter"]) < time.time():
-                return f"the client's certificate has expired: {self._cert_file}, {own['notAfter']}"
-            if ssl.cert_time_to_seconds(own["notBefore"]) > time.time():
-                return f"the client's certificate is not valid yet: {self._cert_file}, {own['notBefore']}"
+            begin, end = own["notBefore"], own["notAfter"]
+            if not ssl.cert_time_to_seconds(begin) <= time.time() <= ssl.cert_time_to_seconds(end):
+                why = "the client's certificate has expired or is not valid yet"
+                return f"{why}: {self._cert_file}, from {begin} to {end}"
         return f"{ended}: perhaps it does not accept the client's certificate ({self._cert_file})"
 
 
@@ -197,16 +197,12 @@ def _read_certificates(ca_file: str, cert_file: str, key_file: str) -> Certifica
         except ssl.SSLError:
             raise BadSetting("ca_file", f"'{ca_file}' holds no certificate in PEM") from None
     if certificate is not None:
-        if b"-----BEGIN CERTIFICATE-----" not in certificate:
-            raise BadSetting("cert_file", f"'{cert_file}' holds no certificate in PEM")
         try:
             context.load_cert_chain(cert_file, key_file, password="")  # nobody is asked for one
         except (ssl.SSLError, OSError, ValueError) as error:
             why = getattr(error, "reason", None) or type(error).__name__
-            fit = (
-                f"'{key_file}' is no PEM key, without a password, of the certificate in '{cert_file}' ({why})"
-            )
-            raise BadSetting("key_file", fit) from None
+            fit = f"is no PEM key, without a password, of a certificate in '{cert_file}' ({why})"
+            raise BadSetting("key_file", f"'{key_file}' {fit}") from None
     return Certificates(ca, key, certificate)
 
 

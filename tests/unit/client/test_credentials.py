@@ -135,7 +135,9 @@ class TestWhatIsRefused:
         )
         with pytest.raises(ValueError, match=r"^ca_file: '.*client.key' holds no certificate in PEM$"):
             read(ca_file=pair.key_file)
-        with pytest.raises(ValueError, match=r"^cert_file: '.*client.key' holds no certificate in PEM$"):
+        with pytest.raises(
+            ValueError, match=r"^key_file: '.*client.key' is no PEM key, without a password, of a"
+        ):
             read(cert_file=pair.key_file, key_file=pair.key_file)
         for wrong in (other.key_file, pair.cert_file, encrypted):
             with pytest.raises(ValueError, match=r"^key_file: '.*' is no PEM key, without a password, of"):
@@ -322,8 +324,8 @@ class TestCauses:
     ) -> None:
         """They are looked at before the server is suspected."""
         for days, said in (
-            ((-3, -1), "the client's certificate has expired: "),
-            ((1, 2), "the client's certificate is not valid yet: "),
+            ((-3, -1), "the client's certificate has expired or is not valid yet: "),
+            ((1, 2), "the client's certificate has expired or is not valid yet: "),
             ((-1, 1), "the server ended the connection at once: perhaps it does not accept the client's"),
         ):
             pair = authority.issue("dated", days)
