@@ -37,11 +37,10 @@ class OpenStreams:
         self._stall_seconds = stall_seconds
         #: Bytes in messages that were not taken.
         self._untaken = 0
-        #: The tasks of calls that have no end of their own, and what says whether they may go on.
-        self.endless: dict[Any, Callable[[], object] | None] = {}
+        #: The tasks of calls that have no end of their own.
+        self.endless: set[Any] = set()
         #: Why some of them were ended.
         self._ended: dict[Any, EmitdError] = {}
-        self._checking: asyncio.TimerHandle | None = None
         #: The tasks that are sending, and since when, by the loop's clock.
         self._sending: dict[Any, float] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -50,7 +49,7 @@ class OpenStreams:
     def close(self) -> None:
         """End every endless call with ServiceStopping, now and from now on; one that sends, when it has sent."""
         self._closed = True
-        for task in self.endless.keys() - self._sending.keys() - self._ended.keys():
+        for task in self.endless - self._sending.keys() - self._ended.keys():
             task.cancel()
 
     @contextmanager
@@ -62,9 +61,8 @@ class OpenStreams:
         if self._closed:
             raise ServiceStopping
         task: Any = asyncio.current_task()
-        self.endless[task] = check
-        if check is not None and self._checking is None:
-            self._check_later()
+        self.endless.add(task)
+        checking = None if check is None else asyncio.create_task(self._check(task, check))
         try:
             yield
         except asyncio.CancelledError:
@@ -73,26 +71,21 @@ class OpenStreams:
             task.uncancel()
             raise self._ended.get(task) or ServiceStopping() from None
         finally:
-            del self.endless[task]
+            if checking is not None:
+                checking.cancel()
+            self.endless.remove(task)
             self._ended.pop(task, None)
 
-    def _check_later(self) -> None:
-        self._checking = asyncio.get_running_loop().call_later(CHECK_SECONDS, self._check_all)
-
-    def _check_all(self) -> None:
-        self._checking = None
-        for task, check in self.endless.items():
-            if check is None:
-                continue
-            if self._checking is None:
-                self._check_later()
-            if task in self._sending or task in self._ended or self._closed:
-                continue
+    async def _check(self, task: Any, check: Callable[[], object]) -> None:
+        """End a call, while it waits, when its check fails."""
+        while task not in self._ended:
+            await asyncio.sleep(CHECK_SECONDS)
             try:
                 check()
             except EmitdError as error:
-                self._ended[task] = error
-                task.cancel()
+                if task not in self._sending and not self._closed:
+                    self._ended[task] = error
+                    task.cancel()
 
     async def send(
         self, context: "grpc.aio.ServicerContext[Any, Any]", message: Any, size: int, *, is_owed: bool = False

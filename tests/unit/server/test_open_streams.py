@@ -5,8 +5,9 @@ from typing import Any
 
 import pytest
 
-from emitd_server.errors import MemoryExhausted, ServiceStopping, StreamStalled
+from emitd_server.errors import MemoryExhausted, ServiceStopping, StreamStalled, Unauthenticated
 from emitd_server.memory import MemoryAccount
+from emitd_server.rpc import open_streams
 from emitd_server.rpc.open_streams import OpenStreams
 
 
@@ -89,6 +90,38 @@ async def test_a_call_may_end_by_itself_or_by_its_caller() -> None:
     task.cancel()
     await asyncio.wait([task])
     assert task.cancelled()
+    assert not streams.endless
+
+
+async def test_a_call_is_ended_when_its_check_fails(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the error of the check, while it waits; one that sends has sent before."""
+    monkeypatch.setattr(open_streams, "CHECK_SECONDS", 0.005)
+    streams = OpenStreams()
+    reader: Any = Reader()
+    is_known = True
+
+    def check() -> None:
+        if not is_known:
+            raise Unauthenticated("gone")
+
+    async def tail(*, sends: bool) -> None:
+        with streams.ending(check):
+            if sends:
+                await streams.send(reader, b"x", 1)
+            await asyncio.Event().wait()
+
+    waiting, sending = asyncio.create_task(tail(sends=False)), asyncio.create_task(tail(sends=True))
+    await asyncio.sleep(0.03)
+    assert not waiting.done()
+    is_known = False
+    with pytest.raises(Unauthenticated, match="gone"):
+        await waiting
+    await asyncio.sleep(0.03)
+    assert not sending.done()
+    reader.takes.set()
+    with pytest.raises(Unauthenticated, match="gone"):
+        await sending
+    assert reader.taken == [b"x"]
     assert not streams.endless
 
 
