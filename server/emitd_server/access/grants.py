@@ -4,8 +4,7 @@ A principal may call a method if a grant gives it a role that has the method; wh
 those grants have together. All else is denied.
 """
 
-from collections.abc import Callable, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Mapping, Sequence
 from typing import TypeAlias
 
 from emitd_handlers.columns import Columns, RecordColumns, columns_of
@@ -42,11 +41,8 @@ ROLES: Mapping[str, frozenset[Role]] = {
 OWN_EVENTS = "emitd."
 OWN_SOURCE = "emitd"
 _Kind: TypeAlias = tuple[Level, str, str | None]
-#: Principals with a method that are remembered; scopes of senders; and of each, kinds of records, whose sources and
-#: names the senders choose.
+#: Principals with a method, and kinds of records, that are remembered: senders choose the sources and names.
 MAX_REMEMBERED = 4096
-MAX_SCOPES = 32
-MAX_KINDS = 1024
 
 
 class Grants:
@@ -54,20 +50,26 @@ class Grants:
 
     def __init__(self, grants: Sequence[GrantSettings]) -> None:
         self._grants = grants
-        self.scope = lru_cache(MAX_REMEMBERED)(self._scope)
+        self._scopes: dict[tuple[Principal, str], Scope] = {}
 
-    def _scope(self, principal: Principal, method: str) -> Scope:
+    def scope(self, principal: Principal, method: str) -> Scope:
         """Return what a principal may send or read by a method, such as `emitd.v1.LogService/Emit`.
 
         Raises PermissionDenied.
         """
-        found = self.deciding(principal, method)
-        if not found:
-            roles = sorted(role.value for role in ROLES.get(method, ()))
-            raise PermissionDenied(principal.name, method, roles)
-        rules = tuple(map(_rule, found))
-        is_all = Rule() in rules and not any(rule.relay for rule in rules)
-        return EVERYTHING if is_all else Scope(rules)
+        key = (principal, method)
+        scope = self._scopes.get(key)
+        if scope is None:
+            found = self.deciding(principal, method)
+            if not found:
+                roles = sorted(role.value for role in ROLES.get(method, ()))
+                raise PermissionDenied(principal.name, method, roles)
+            if len(self._scopes) >= MAX_REMEMBERED:
+                self._scopes.clear()
+            rules = tuple(map(_rule, found))
+            is_all = Rule() in rules and not any(rule.relay for rule in rules)
+            scope = self._scopes[key] = EVERYTHING if is_all else Scope(rules)
+        return scope
 
     def deciding(self, principal: Principal, method: str) -> Sequence[GrantSettings]:
         """Return the grants that let a principal call a method."""
@@ -76,27 +78,37 @@ class Grants:
         return [grant for grant in self._grants if grant.role in roles and not names.isdisjoint(grant.to)]
 
 
-def refused_records(records: Sequence[LogRecord], caller: Caller) -> Mapping[int, EmitdError]:
-    """Return the errors of the records that are not for this caller to send, by their place."""
-    columns = columns_of(records)
-    kinds: list[_Kind] = list(zip(columns.level, columns.source, _names(columns), strict=True))
-    # One without a level is bad, and refused for that.
-    problem_of = _judge(caller.scope)
-    problems = {kind: problem_of(*kind) for kind in set(kinds) if kind[0] is not None}
-    if not any(problem for _, problem in problems.values()):
-        return {}
-    found = ((place, problems.get(kind, ("", ""))) for place, kind in enumerate(kinds))
-    return {place: refusal(caller, *problem) for place, problem in found if problem[1]}
+class RecordJudge:
+    """Says which records a caller may not send."""
+
+    def __init__(self) -> None:
+        #: What is wrong with a kind of record, by scope; empty texts: nothing.
+        self._problems: dict[Scope, dict[_Kind, tuple[str, str]]] = {}
+
+    def refused(self, records: Sequence[LogRecord], caller: Caller) -> Mapping[int, EmitdError]:
+        """Return the errors of the records that are not for this caller to send, by their place."""
+        columns = columns_of(records)
+        kinds: list[_Kind] = list(zip(columns.level, columns.source, _names(columns), strict=True))
+        known = self._problems.setdefault(caller.scope, {})
+        if len(known) + len(self._problems) > MAX_REMEMBERED:
+            self._problems = {caller.scope: (known := {})}
+        bad: dict[_Kind, tuple[str, str]] = {}
+        for kind in set(kinds):
+            if kind[0] is None:  # a bad record, which is refused for that
+                continue
+            problem = known.get(kind)
+            if problem is None:
+                problem = known[kind] = _problem(caller.scope, *kind)
+            if problem[1]:
+                bad[kind] = problem
+        if not bad:
+            return {}
+        return {place: refusal(caller, *bad[kind]) for place, kind in enumerate(kinds) if kind in bad}
 
 
 def _names(records: RecordColumns) -> Sequence[str | None]:
     payloads = records.payload
     return payloads.event_name if isinstance(payloads, Columns) else list(map(name_of, payloads))
-
-
-@lru_cache(MAX_SCOPES)
-def _judge(scope: Scope) -> Callable[[Level, str, str | None], tuple[str, str]]:
-    return lru_cache(MAX_KINDS)(partial(_problem, scope))
 
 
 def _problem(scope: Scope, level: Level, source: str, name: str | None) -> tuple[str, str]:
