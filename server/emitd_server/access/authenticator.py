@@ -10,6 +10,7 @@ import grpc
 
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.principal import Principal
+from emitd_handlers.scope import ANYONE
 from emitd_server.access.tokens import NOT_KNOWN, Digest, find_token, watched_tokens
 from emitd_server.access.watched import Watched
 from emitd_server.errors import ConfigError, Problem, Unauthenticated
@@ -19,7 +20,6 @@ from emitd_server.settings import AccessSettings, CertificateName
 MAX_AUTHORIZATION_BYTES = 16 * 1024
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
 Authenticate: TypeAlias = Callable[[Context], Principal]
-ANONYMOUS = Principal("anonymous", "anonymous")
 
 
 class Credentials:
@@ -79,7 +79,7 @@ class Authenticator:
             raise _missing(
                 "server.listen", "'identity: token' needs server.access.tokens_file or server.access.jwt"
             )
-        everyone = ANONYMOUS if principal is None else Principal(principal, "socket")
+        everyone = ANYONE.principal if principal is None else Principal(principal, "socket")
         #: Return who makes a call, or raise Unauthenticated. Asked again for an open stream, it also notices that a
         #: token was revoked or has expired, or a key was removed.
         self.authenticate: Authenticate = {

@@ -14,12 +14,12 @@ from emitd_server.rpc.intake import Intake
 
 
 class Edge:
-    """One for each listener; `authenticate` is None for one that asks nobody for a name."""
+    """One for each listener."""
 
     def __init__(
         self,
         intake: Intake,
-        authenticate: Authenticate | None,
+        authenticate: Authenticate,
         grants: Grants,
         limits: CallerLimits,
         trail: AccessTrail,
@@ -36,24 +36,23 @@ class Edge:
 
     def refuse_unknown(self, context: "grpc.aio.ServicerContext[Any, Any]") -> None:
         """Raise Unauthenticated unless it is known who calls a method that is for everyone, such as that of health."""
-        if self._authenticate is not None:
-            self._authenticate(context)
+        self._authenticate(context)
 
     def caller(self, context: "grpc.aio.ServicerContext[Any, Any]", method: str) -> Caller:
         """Return who calls a method, such as `emitd.v1.LogService/Emit`, and what for.
 
         Raises Unauthenticated and PermissionDenied.
         """
-        if self._authenticate is None:
-            return ANYONE
         principal = self._authenticate(context)
+        if principal is ANYONE.principal:
+            return ANYONE
         scope = self._grants.scope(principal, method)
         return Caller(principal, scope, address_of(context.peer()), self._keeps_address)
 
     def note_refusal(self, context: "grpc.aio.ServicerContext[Any, Any]", method: str, code: str) -> None:
         """Write into the trail, in time, that a call was refused for want of an identity or a grant."""
         try:
-            name = "" if self._authenticate is None else self._authenticate(context).name
+            name = self._authenticate(context).name
         except Unauthenticated:
             name = ""
         self._trail.refused(name, address_of(context.peer()), method, code)

@@ -27,7 +27,7 @@ from emitd_server.rpc.listening import Listener, Options, UnixSocket
 from emitd_server.rpc.methods import abort
 from emitd_server.rpc.open_streams import OpenStreams, StreamLimit
 from emitd_server.rpc.status import status_of
-from emitd_server.settings import Identity, ServerSettings
+from emitd_server.settings import ServerSettings
 
 #: How often to look whether health has changed, for those that watch it.
 HEALTH_SECONDS = 0.5
@@ -142,12 +142,9 @@ class GrpcServer:
         server = listener.server
         assert server is not None
         entry, access = listener.entry, self._settings.access
-        is_asking = entry.identity is not Identity.NONE or entry.principal is not None
         edge = Edge(
             self._intake,
-            Authenticator(entry.identity.value, self._credentials, entry.principal).authenticate
-            if is_asking
-            else None,
+            Authenticator(entry.identity.value, self._credentials, entry.principal).authenticate,
             self._grants,
             self._limits,
             self._trail,

@@ -19,7 +19,7 @@ from emitd_handlers.errors import (
     RecordInvalid,
     RetryableError,
 )
-from emitd_handlers.scope import Caller
+from emitd_handlers.scope import ANYONE, Caller
 from emitd_server.access.grants import Grants
 from emitd_server.access.limits import CallerLimits
 from emitd_server.access.trail import AccessTrail
@@ -125,8 +125,12 @@ async def test_a_caller_that_goes_away_is_no_error_of_the_service() -> None:
     reports: list[str] = []
     memory = MemoryAccount(1 << 30)
     edge = Edge(
-        Intake(LimitSettings(), memory), None, Grants(()), CallerLimits(LimitSettings()), AccessTrail(None)
-    )  # type: ignore[arg-type]
+        Intake(LimitSettings(), memory),
+        lambda _: ANYONE.principal,
+        Grants(()),
+        CallerLimits(LimitSettings()),
+        AccessTrail(None),  # type: ignore[arg-type]
+    )
     rpcs = Rpcs("emitd.v1.LogService", edge, OpenStreams(memory), reports.append)
 
     async def messages(data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:
