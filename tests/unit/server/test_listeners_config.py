@@ -105,6 +105,12 @@ def test_some_addresses_may_stand_twice(tmp_path: Path) -> None:
         (f"address: 'h:1', {MUTUAL}", "tls.client_ca_file needs 'identity: certificate'"),
         (f"address: 'h:1', {MUTUAL}, identity: token", "tls.client_ca_file needs 'identity: certificate'"),
         ("address: 'h:1', principal: x", "'principal' is only for a Unix socket"),
+        ("address: 'unix:s', principal: 'group:a'", "the name begins with 'group:', as only groups do"),
+        ("address: 'unix:s', principal: ''", "the name is empty or has more than 256 bytes"),
+        (
+            'address: "unix:s", principal: "a\\nb"',
+            "the name has characters that cannot be printed, or begins or ends with a space",
+        ),
         (
             "address: 'unix:s', principal: x, identity: token",
             "'principal' names every caller, and so does 'identity': remove one",
