@@ -1,4 +1,4 @@
-"""The real process as another user on a read-only root file system: it works, and makes nothing that others can read."""
+"""The real process as another user on a read-only root file system: it works, and nothing is open to others."""
 
 import os
 import shlex
@@ -7,9 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-import grpc
 import pytest
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from emitd import LogClient
 from support.docs.page_reader import ROOT
@@ -102,7 +100,7 @@ def machine(request: pytest.FixtureRequest, tmp_path: Path) -> Machine:
 
 
 def test_another_user_on_a_read_only_file_system(machine: Machine) -> None:
-    """It takes, stores and reads records, and stops clean; a client keeps what it cannot send; all files are its own."""
+    """It takes, stores and reads records, and stops clean; a client keeps what it cannot send; all is its own."""
     folder = machine.folder
     machine.emitd("tls", "dev", "new/certs")
     token = machine.emitd("token", "new", "--name", "shop", "tokens.yml").strip()
@@ -131,7 +129,13 @@ def test_another_user_on_a_read_only_file_system(machine: Machine) -> None:
         server.terminate()
         assert server.wait() == 0
     assert "rror" not in server.stderr
-    kept = ("a/b/audit.json.log", "a/b/audit.json.log.key", "c/d/jobs.db", "tokens.yml", "new/certs/server.key")
+    kept = (
+        "a/b/audit.json.log",
+        "a/b/audit.json.log.key",
+        "c/d/jobs.db",
+        "tokens.yml",
+        "new/certs/server.key",
+    )
     made = closed_to_others(folder, *kept)
     assert len([path for path in made if path.startswith("e/f/")]) > 1, "no rotated file was looked at"
     assert any(path.startswith("spool/of/mine/") for path in made)
@@ -145,7 +149,8 @@ def closed_to_others(folder: Path, *expected: str) -> set[str]:
     wrong = {
         path: oct(found.st_mode)
         for path, found in modes.items()
-        if found.st_uid != USER or stat.S_IMODE(found.st_mode) != (0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
+        if found.st_uid != USER
+        or stat.S_IMODE(found.st_mode) != (0o700 if stat.S_ISDIR(found.st_mode) else 0o600)
     }
     assert wrong == {}
     return {*modes}
