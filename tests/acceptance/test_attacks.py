@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -27,11 +28,13 @@ from emitd.v1 import (
     ListAuditEventsRequest,
     LogRecord,
     LogServiceStub,
+    TailAuditEventsRequest,
 )
 from emitd_server.access.tokens import Digest, new_token
 from support.access.authority import HOUR, Authority, TlsFiles
 from support.access.jwt_issuer import AUDIENCE, ISSUER, KeysFile, jwk, private_key, sign
 from support.processes.server_process import ServerProcess
+from support.processes.set_clock import LIBRARIES, SetClock
 
 pytestmark = pytest.mark.slow
 
@@ -374,3 +377,43 @@ def test_a_hangup_is_an_orderly_end(tmp_path: Path) -> None:
         os.kill(server.pid, signal.SIGHUP)
         code = server.wait()
     assert (code, server.stderr.splitlines()[-1]) == (0, "emitd stopped")
+
+
+@pytest.mark.parametrize(
+    "library", [None, *LIBRARIES], ids=lambda path: "python" if path is None else path.stem
+)
+def test_a_clock_that_is_set(tmp_path: Path, library: Path | None) -> None:
+    """What ends by the clock ends when it is set ahead, streams too, and holds again when it is set back."""
+    TlsFiles(tmp_path, client_ca=AUTHORITY.pem).write(AUTHORITY.issue())
+    token, _ = new_token(tmp_path / "tokens.yml", "shop", [], datetime.now(UTC) + timedelta(hours=1))
+    lasting, _ = new_token(tmp_path / "tokens.yml", "*", [], None)
+    KeysFile(tmp_path / "keys.json", jwk("ES256", "k1"))
+    (tmp_path / "emitd.yml").write_text(CONFIG.replace('to: ["*", ', 'to: [shop, "*", '))
+    clock = SetClock(tmp_path, library=library)
+    with ServerProcess.launch(tmp_path, "--config", "emitd.yml", environ=clock.environ()) as server:
+        server.wait_until_up()
+        target = Target(tmp_path, server, token)
+
+        def tail(token: str) -> Any:
+            metadata = [("authorization", f"Bearer {token}")]
+            return AuditServiceStub(channel).TailAuditEvents(TailAuditEventsRequest(), metadata=metadata)
+
+        # With the clock in Python alone, PyJWT goes by the machine's.
+        jwt = None if library is None else sign(exp=int(time.time()) + 3600)
+        with grpc.insecure_channel(target.tokens) as channel:
+            ends, lasts = tail(token), tail(lasting)
+            assert next(ends)
+            assert next(lasts)
+            assert jwt is None or target.with_token(jwt) is OK
+            clock.set(7200)
+            target.wait_until(lambda: target.with_token(token) is UNKNOWN)
+            assert target.with_token(lasting, read=True) is OK
+            # Another one: what was verified is kept for a minute at most.
+            assert jwt is None or target.with_token(sign(exp=int(time.time()) + 3601)) is UNKNOWN
+            with pytest.raises(grpc.RpcError):
+                next(message for message in ends if not message)
+            assert ends.code() is UNKNOWN
+            assert lasts.is_active()
+            clock.set(0)
+            target.wait_until(lambda: target.with_token(token) is OK)
+            lasts.cancel()
