@@ -358,7 +358,8 @@ def test_a_file_of_tokens_behind_a_link_that_is_swapped(target: Target) -> None:
     swap("new.yml")
     target.wait_until(lambda: target.with_token(token) is OK)
     assert target.with_token(target.token) is UNKNOWN
-    for bad in ("/dev/zero", "nowhere", ".", "forged.yml"):
+    os.mkfifo(target.folder / "pipe")
+    for bad in ("/dev/zero", "nowhere", ".", "forged.yml", "pipe"):
         before = target.server.stderr.count("stays in use")
         swap(bad)
         target.wait_until(lambda before=before: target.server.stderr.count("stays in use") > before)

@@ -142,8 +142,6 @@ class Certificates:
 def _read(setting: str, path: Path, what: str, parse: Callable[[bytes], T]) -> T:
     name = f"tls.{setting} '{path}'"
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # a pipe would block
-            raise ValueError(f"{name} is not a file")
         with path.open("rb") as file:
             data = file.read(MAX_FILE_BYTES + 1)
     except OSError as error:

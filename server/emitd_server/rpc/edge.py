@@ -1,6 +1,7 @@
 """`Edge`: what every call of one listener passes first: who makes it, and whether a grant lets it."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any, TypeAlias
 
 import grpc
@@ -56,8 +57,8 @@ class Edge:
 
     def note_refusal(self, context: "grpc.aio.ServicerContext[Any, Any]", method: str, code: str) -> None:
         """Write into the trail, in time, that a call was refused for want of an identity or a grant."""
-        try:
-            name = "" if self._authenticate is None else self._authenticate(context).principal.name
-        except Unauthenticated:
-            name = ""
+        name = ""
+        with suppress(Unauthenticated):
+            if self._authenticate is not None and code != "UNAUTHENTICATED":  # a flood is looked at once
+                name = self._authenticate(context).principal.name
         self._trail.refused(name, address_of(context.peer()), method, code)
