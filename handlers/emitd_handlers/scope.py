@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import msgspec
 
 from emitd_handlers.level import Level
-from emitd_handlers.principal import Principal
+from emitd_handlers.principal import GROUP, Principal
 from emitd_handlers.text.patterns import matches_any
 
 #: Matches any text.
@@ -82,4 +82,4 @@ def owners(principal: Principal) -> Sequence[str]:
     """Return the names by which a principal owns jobs; the first is given to those that it begins."""
     if principal.kind == "anonymous":
         return [""]
-    return [*(f"group:{group}" for group in principal.groups), principal.name]
+    return [*(f"{GROUP}{group}" for group in principal.groups), principal.name]

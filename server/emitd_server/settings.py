@@ -11,6 +11,7 @@ from typing import Annotated, Self, TypeAlias
 import msgspec
 
 from emitd_handlers.paths import SettingInvalid, resolve_path
+from emitd_handlers.principal import Principal
 from emitd_handlers.record import Level
 from emitd_handlers.scope import ANY
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
@@ -66,7 +67,7 @@ class ListenEntry(_Section, frozen=True, kw_only=True):
     tls: TlsSettings | None = None
     identity: Identity = Identity.NONE
     #: A Unix socket: the name of all who connect; the socket's mode is the check.
-    principal: Annotated[str, msgspec.Meta(min_length=1, max_length=256)] | None = None
+    principal: str | None = None
     #: Beyond loopback without TLS or without identity.
     insecure: bool = False
     #: Only the health service is served.
@@ -85,6 +86,8 @@ class ListenEntry(_Section, frozen=True, kw_only=True):
         }
         if found := [text for text, is_so in problems.items() if is_so]:
             raise SettingInvalid("; ".join(found))
+        if self.principal is not None:
+            Principal(self.principal, "socket")
 
     @property
     def is_guarded(self) -> bool:

@@ -37,7 +37,8 @@ def run_dev(options: argparse.Namespace) -> int:
     folder = Path(options.folder).absolute()
     files = _files()
     try:
-        folder.mkdir(mode=0o700, parents=True)
+        for each in (*reversed(folder.parents), folder):
+            each.mkdir(mode=0o700, exist_ok=each != folder)
     except (FileExistsError, NotADirectoryError) as error:
         raise CommandError(f"{folder} cannot be made: {error.strerror}. Nothing was written") from error
     for name, data in files.items():

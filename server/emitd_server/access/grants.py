@@ -9,7 +9,7 @@ from typing import TypeAlias
 
 from emitd_handlers.columns import Columns, RecordColumns, columns_of
 from emitd_handlers.errors import EmitdError, RecordForbidden, RecordInvalid
-from emitd_handlers.principal import Principal
+from emitd_handlers.principal import GROUP, Principal
 from emitd_handlers.record import Level, LogRecord, name_of
 from emitd_handlers.scope import EVERYTHING, Caller, Rule, Scope
 from emitd_server.errors import PermissionDenied
@@ -73,7 +73,7 @@ class Grants:
 
     def deciding(self, principal: Principal, method: str) -> Sequence[GrantSettings]:
         """Return the grants that let a principal call a method."""
-        names = {principal.name, *(f"group:{group}" for group in principal.groups)}
+        names = {principal.name, *(f"{GROUP}{group}" for group in principal.groups)}
         roles = ROLES.get(method, frozenset())
         return [grant for grant in self._grants if grant.role in roles and not names.isdisjoint(grant.to)]
 

@@ -13,6 +13,7 @@ from typing import Generic, TypeVar
 
 from emitd_handlers.diagnostics import Report, report
 from emitd_handlers.errors import EmitdError
+from emitd_server.errors import ConfigError, Problem
 
 LOOK_SECONDS = 1.0
 #: When reading is tried again after it failed, also if no file has changed.
@@ -82,6 +83,9 @@ class Watched(Generic[T]):
     def _read(self) -> None:
         # Before the file is read: a change in between is seen by the next look.
         self._state = self._look()
+        for path in self._paths:
+            if path.exists() and not path.is_file():  # to read a pipe takes for ever
+                raise ConfigError([Problem(file=str(path), line=0, path="", found="is not a file")])
         value = self._load()
         # Who has made something of the value compares by identity.
         if value != self.value:

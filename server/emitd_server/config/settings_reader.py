@@ -12,6 +12,7 @@ import msgspec
 from emitd_handlers.base import COMMON_LEVELS
 from emitd_handlers.paths import SettingInvalid, resolve_path
 from emitd_handlers.record import Level
+from emitd_handlers.secret_text import SecretText
 from emitd_handlers.settings import CommittedSettings, Delivery, DeliverySettings, QueuedSettings
 from emitd_server.config.yaml_document import Value
 from emitd_server.errors import Problem, nearest
@@ -136,7 +137,9 @@ class SettingsReader:
             what = str(error).partition(" - at ")[0].partition(", got ")[0].replace("`", "")
             types_ = [kind for kind in _types_in(field_type) if isinstance(kind, type)]
             choices = [str(member.value) for kind in types_ if issubclass(kind, Enum) for member in kind]
-            found, expected = f"found {value.shown()}", what.removeprefix("Expected ")
+            hidden = not value.variables and any(issubclass(kind, SecretText) for kind in types_)
+            found = "found something else" if hidden else f"found {value.shown()}"
+            expected = what.removeprefix("Expected ")
             if choices:
                 expected = f"one of {', '.join(choices)}"
             elif expected == "str":

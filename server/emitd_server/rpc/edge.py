@@ -1,5 +1,6 @@
 """`Edge`: what every call of one listener passes first: who makes it, and whether a grant lets it."""
 
+from contextlib import suppress
 from typing import Any
 
 import grpc
@@ -51,8 +52,8 @@ class Edge:
 
     def note_refusal(self, context: "grpc.aio.ServicerContext[Any, Any]", method: str, code: str) -> None:
         """Write into the trail, in time, that a call was refused for want of an identity or a grant."""
-        try:
-            name = self._authenticate(context).name
-        except Unauthenticated:
-            name = ""
+        name = ""
+        with suppress(Unauthenticated):
+            if code != "UNAUTHENTICATED":  # a flood is looked at once
+                name = self._authenticate(context).name
         self._trail.refused(name, address_of(context.peer()), method, code)

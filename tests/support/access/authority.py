@@ -1,6 +1,7 @@
 """`Authority`: certificates for tests, with any dates, and the files of a listener."""
 
 import os
+from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from ipaddress import ip_address
 from pathlib import Path
@@ -35,10 +36,11 @@ class Authority:
         begin: timedelta = -HOUR,
         end: timedelta = 1000 * HOUR,
         key: CertificateIssuerPrivateKeyTypes | None = None,
+        names: Sequence[x509.GeneralName] | None = None,
     ) -> tuple[bytes, bytes]:
-        """Return a certificate and its key."""
+        """Return a certificate and its key; `names` are instead of those of localhost and of a SPIFFE id."""
         key = key or ec.generate_private_key(ec.SECP256R1())
-        certificate = self._sign(name, key, begin, end, self._key)
+        certificate = self._sign(name, key, begin, end, self._key, names)
         private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
         return certificate.public_bytes(Encoding.PEM), private
 
@@ -49,15 +51,16 @@ class Authority:
         begin: timedelta,
         end: timedelta,
         signer: ec.EllipticCurvePrivateKey,
+        names: Sequence[x509.GeneralName] | None = None,
     ) -> x509.Certificate:
         now = datetime.now(UTC)
         is_authority = key is signer
-        names = [
+        usual = [
             x509.DNSName("localhost"),
             x509.IPAddress(ip_address("127.0.0.1")),
             x509.UniformResourceIdentifier(f"spiffe://test/{name}"),
         ]
-        return (
+        builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
             .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")]))
@@ -66,9 +69,11 @@ class Authority:
             .not_valid_before(now + begin)
             .not_valid_after(now + end)
             .add_extension(x509.BasicConstraints(is_authority, None), critical=True)
-            .add_extension(x509.SubjectAlternativeName(names), critical=False)
-            .sign(signer, SHA256())
         )
+        names = usual if names is None else names
+        if names:
+            builder = builder.add_extension(x509.SubjectAlternativeName(names), critical=False)
+        return builder.sign(signer, SHA256())
 
 
 class TlsFiles:

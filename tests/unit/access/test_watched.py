@@ -53,6 +53,19 @@ def test_a_changed_file_is_read_and_the_change_is_said(words: Words) -> None:
     assert words.changes == ["words: added c, d; removed a"]
 
 
+def test_a_pipe_in_its_place_is_not_read(words: Words, capfd: pytest.CaptureFixture[str]) -> None:
+    """It would wait for a writer, and with it all that is looked at; so would the end of the process."""
+    words.path.unlink()
+    os.mkfifo(words.path)
+    words.watched.look()
+    assert (words.watched.value, words.reads) == (("a", "b"), 1)
+    assert "words: is not a file; what was read before stays in use" in capfd.readouterr().err
+    words.path.unlink()
+    words.path.write_text("c")
+    words.watched.look()
+    assert words.watched.value == ("c",)
+
+
 def test_a_change_without_other_names_is_said(words: Words) -> None:
     """Such as another group of a token, or another key under the same id."""
     words.path.write_text("b a")

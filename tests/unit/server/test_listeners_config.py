@@ -97,6 +97,12 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path: Path, listen: str, expec
         (f"address: 'h:1', {MUTUAL}", "tls.client_ca_file needs 'identity: certificate'"),
         (f"address: 'h:1', {MUTUAL}, identity: token", "tls.client_ca_file needs 'identity: certificate'"),
         ("address: 'h:1', principal: x", "'principal' is for a Unix socket without 'identity'"),
+        ("address: 'unix:s', principal: 'group:a'", "the name begins with 'group:', as only groups do"),
+        ("address: 'unix:s', principal: ''", "the name is empty or has more than 256 bytes"),
+        (
+            'address: "unix:s", principal: "a\\nb"',
+            "the name has characters that cannot be printed, or begins or ends with a space",
+        ),
         (
             "address: 'unix:s', principal: x, identity: token",
             "'principal' is for a Unix socket without 'identity'",

@@ -331,6 +331,7 @@ def test_an_entry_of_the_file_is_read(tmp_path: Path) -> None:
         ),
         ("{type: webhook, url: '${KEY}'}", "handlers.hook.url: found a value from ${KEY}"),
         ("{type: webhook, url: 'http://h', headers: {A: 1}}", "handlers.hook.headers"),
+        ("{type: webhook, url: 'http://h', headers: Bearer s3cret}", "handlers.hook.headers"),
         ("{type: webhook, url: 'http://h', headers: {A: '${KEY}\n'}}", "handlers.hook"),
         ("{type: webhook, url: 'http://h', max_body_bytes: 0}", "handlers.hook.max_body_bytes"),
     ],
