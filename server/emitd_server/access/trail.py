@@ -27,7 +27,7 @@ class AccessTrail:
         self._timer: asyncio.TimerHandle | None = None
 
     def read(self, principal: Principal, method: str) -> None:
-        """Note that a principal opened a tail, or asked for the first page of a list."""
+        """Note that a principal opened a tail, or asked for a page of a list or a line with its proof."""
         if principal.kind == "anonymous":
             return
         key = (principal.name, method)
