@@ -31,11 +31,10 @@ class AccessTrail:
         if principal.kind == "anonymous":
             return
         key = (principal.name, method)
-        if key in self._reads:
-            self._reads[key] += 1
-        else:
-            self._reads[key] = 0
+        if key not in self._reads:
+            self._reads[key] = -1  # this one is no repeat
             self._write_read(*key, 1)
+        self._reads[key] += 1
         self._sum_later()
 
     def refused(self, principal: str, address: str, method: str, code: str, count: int = 1) -> None:
