@@ -82,7 +82,10 @@ def test_a_name_beyond_loopback_ends_the_start(tmp_path: Path) -> None:
         "socket.getaddrinfo = lambda *_, **more: [(socket.AF_INET, 1, 6, '', ('192.0.2.1', 0))]\n"
         "sys.exit(main(sys.argv[1:]))\n"
     )
-    arguments = ("serve", "--listen", "emitd.example:0")
+    (tmp_path / "c.yml").write_text(
+        "server: {loop: asyncio}\n" + HANDLERS
+    )  # uvloop asks no `socket.getaddrinfo`
+    arguments = ("serve", "--config", "c.yml", "--listen", "emitd.example:0")
     done = subprocess.run(
         [sys.executable, "-c", script, *arguments],
         cwd=tmp_path,

@@ -96,7 +96,7 @@ def test_it_is_short() -> None:
 
 def test_links_lead_somewhere() -> None:
     """Every file and heading that the README and the pages link to exists."""
-    for page in (README, *sorted((ROOT / "docs").glob("*.md"))):
+    for page in (README, ROOT / "SECURITY.md", *sorted((ROOT / "docs").rglob("*.md"))):
         for target, heading in re.findall(r"\]\(([^)#:\s]*)(?:#([^)]*))?\)", page.read_text()):
             file = page.parent / target if target else page
             assert file.exists(), f"{page.name}: {target}"

@@ -89,6 +89,8 @@ def event_fields(line: bytes) -> dict[str, str]:
         "event id": event.event_id,
         "user": event.user_id,
         "source ip": event.source_ip,
+        "principal": event.submitted_by,
+        "peer": event.peer_address,
         "details": str(event.details, errors="backslashreplace"),
         "happened": event.timestamp,
         "received": event.received_at,

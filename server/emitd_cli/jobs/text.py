@@ -74,6 +74,7 @@ def describe_job(job: Job) -> str:
         "failure": failure_text(job),
         "cancel": f"requested{_reason(job)}" if job.cancel_requested else "",
         "source": job.source,
+        "owner": job.owner,
         "labels": ", ".join(f"{key}={value}" for key, value in sorted(job.labels.items())),
         "details": job.details_json,
         "created": utc_text(job.create_time_unix_nano),

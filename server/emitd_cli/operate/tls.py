@@ -26,7 +26,12 @@ server:
   listen:
     - address: localhost:50051
       tls: {{cert_file: {}, key_file: {}, client_ca_file: {}}}
-      identity: certificate"""
+      identity: certificate
+  access:
+    grants:
+      - {{to: ["spiffe://dev/client"], role: writer}}    # sends records
+      - {{to: ["spiffe://dev/client"], role: operator}}  # reads jobs and log lines, and asks for the end of jobs
+      - {{to: ["spiffe://dev/client"], role: auditor}}   # reads the audit trail"""
 CLIENT_SETTINGS = """
 export EMITD_ADDRESS=localhost:50051 EMITD_CA_FILE={}
 export EMITD_CERT_FILE={} EMITD_KEY_FILE={}"""
@@ -45,10 +50,8 @@ def run_dev(options: argparse.Namespace) -> int:
         (folder / name).touch(mode=0o600)
         (folder / name).write_bytes(data)
 
-    server, client = (
-        [str(folder / name) for name in names]
-        for names in (("server.pem", "server.key", "ca.pem"), ("ca.pem", "client.pem", "client.key"))
-    )
+    server = [str(folder / name) for name in ("server.pem", "server.key", "ca.pem")]
+    client = [str(folder / name) for name in ("ca.pem", "client.pem", "client.key")]
     shown = one_line(str(folder))
     note_lines(f"wrote {', '.join(files)} to {shown}, good for {LIFE.days} days\n\nIn the configuration:\n")
     print_result(CONFIGURATION.format(*map(json.dumps, server)))  # standard output has the YAML alone

@@ -39,9 +39,8 @@ class Allowance:
 
     def refuse_if_spent(self) -> None:
         """Raise RateExceeded if the principal has sent too much."""
-        if self._balance > 0:
-            return
-        self._fill()
+        if self._balance <= 0:
+            self._fill()
         if self._balance <= 0:
             raise RateExceeded(int(self._rate), (1 - self._balance) / self._rate)
 

@@ -27,15 +27,14 @@ class AccessTrail:
         self._timer: asyncio.TimerHandle | None = None
 
     def read(self, principal: Principal, method: str) -> None:
-        """Note that a principal opened a tail, or asked for the first page of a list."""
+        """Note that a principal opened a tail, or asked for a page of a list or a line with its proof."""
         if principal.kind == "anonymous":
             return
         key = (principal.name, method)
-        if key in self._reads:
-            self._reads[key] += 1
-        else:
-            self._reads[key] = 0
+        if key not in self._reads:
+            self._reads[key] = -1  # this one is no repeat
             self._write_read(*key, 1)
+        self._reads[key] += 1
         self._sum_later()
 
     def refused(self, principal: str, address: str, method: str, code: str, count: int = 1) -> None:

@@ -41,9 +41,8 @@ class OwnEvents:
         now = self._clock.now()
         details_json = msgspec.json.encode(details).decode()
         event = AuditEvent(uuid7(), event_name, "emitd", UNKNOWN_ADDRESS, details_json)
-        self._waiting.append(
-            LogRecord(Level.AUDIT, message, event.event_id, now, now, "emitd", payload=event)
-        )
+        record = LogRecord(Level.AUDIT, message, event.event_id, now, now, "emitd", payload=event)
+        self._waiting.append(record)
         self._added.set()
 
     def start(self) -> None:

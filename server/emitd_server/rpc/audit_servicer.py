@@ -72,6 +72,7 @@ class AuditServicer:
         """GetInclusionProof: by index or by the event's id."""
         request = parse(pb.GetInclusionProofRequest, data)
         source = self._dispatcher.audit(request.log_id)
+        self._trail.read(caller.principal, f"{self.service_name}/GetInclusionProof")
         index = await _leaf_index(source, request, caller.scope)
         proof = await source.inclusion_proof(index, request.tree_size or None)
         if caller.scope is not EVERYTHING and not _may_read(caller, proof.line):
@@ -91,8 +92,7 @@ class AuditServicer:
         """ListAuditEvents."""
         request = parse(pb.ListAuditEventsRequest, data)
         source = self._dispatcher.audit(request.log_id)
-        if not request.page_token:
-            self._trail.read(caller.principal, f"{self.service_name}/ListAuditEvents")
+        self._trail.read(caller.principal, f"{self.service_name}/ListAuditEvents")
         page = await source.list(read_query(request, caller.scope, self._max_scan_bytes))
         response = pb.ListAuditEventsResponse(log_id=source.log_id, next_page_token=page.next_page_token)
         for start in range(0, len(page.entries), SLICE_ENTRIES):

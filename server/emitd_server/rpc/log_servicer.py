@@ -36,8 +36,6 @@ EXPLAINED_ERRORS = 100
 NAMED_NOTICES = 1000
 #: The receipts of a batch.
 MAX_RECEIPTS_BYTES = 1024 * 1024
-
-
 _EMIT_BATCH = "emitd.v1.LogService/EmitBatch"
 
 
@@ -205,8 +203,7 @@ class LogServicer:
     async def list_logs(self, data: bytes, caller: Caller) -> bytes:
         """ListLogs."""
         request = parse(log_line_pb2.ListLogsRequest, data)
-        if not request.page_token:
-            self._trail.read(caller.principal, f"{self.service_name}/ListLogs")
+        self._trail.read(caller.principal, f"{self.service_name}/ListLogs")
         return (await self._lines.list(request, caller.scope)).SerializeToString()
 
     def tail_logs(self, data: bytes, caller: Caller) -> AsyncGenerator[bytes, None]:

@@ -14,7 +14,9 @@ from emitd.v1 import (
 )
 from emitd_handlers.audit.format.line import encode_line
 from emitd_handlers.audit.read.scan import entry_of
+from emitd_handlers.principal import Principal
 from emitd_handlers.record import AuditEvent, Level, LogRecord
+from emitd_handlers.scope import Caller
 from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_server.convert.audit import entry_to_wire
 from support.client.fake_log_service import Answer, FakeLogService, fail, fake_log_service
@@ -31,6 +33,7 @@ LINE = encode_line(
         attributes_json='{"a":1}',
         trace_id=bytes(16),
         span_id=bytes(8),
+        sender=Caller(Principal("till", "token"), address="10.0.0.1", keeps_address=True),
         payload=AuditEvent("e1", "user.login", "u\u202e1", "192.0.2.1", '{"n":1}'),
     )
 )
@@ -65,6 +68,8 @@ def test_every_field() -> None:
         "event id    e1\n"
         "user        u\\u202e1\n"
         "source ip   192.0.2.1\n"
+        "principal   till\n"
+        "peer        10.0.0.1\n"
         'details     {"n":1}\n'
         "happened    2023-11-14T22:13:20.123456789Z\n"
         "received    2023-11-14T22:13:21.000000001Z\n"

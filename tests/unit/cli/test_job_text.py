@@ -30,6 +30,7 @@ def test_texts_of_senders_cannot_move_the_cursor() -> None:
         job_type=evil,
         message=evil,
         source=evil,
+        owner=evil,
         labels={evil: evil},
         details_json=evil,
         status=JOB_STATE_FAILED,
@@ -37,7 +38,7 @@ def test_texts_of_senders_cannot_move_the_cursor() -> None:
     )
     text = describe_job(job)
     assert all(line.isprintable() for line in text.splitlines())
-    assert text.count(escaped) == 8
+    assert text.count(escaped) == 9
 
 
 def test_a_description_leaves_out_what_is_empty() -> None:
