@@ -19,6 +19,8 @@ class Principal(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.name.startswith("group:"):
+            raise ValueError("the name begins with 'group:', as those of groups do in grants")
         for group in self.groups:
             check_name(group, "a group's name")
 

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import aclosing, nullcontext
 from functools import partial
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import grpc
@@ -154,9 +155,13 @@ class GrpcServer:
             self._trail,
             keeps_address=access.peer_address,
         )
-        known: Any = _KnownCallers(
-            server, edge, self._streams
-        )  # it has what the generated functions ask of a server
+        # What the generated functions ask of a server: the second would add the same methods again.
+        known: Any = SimpleNamespace(
+            add_generic_rpc_handlers=lambda added: server.add_generic_rpc_handlers(
+                [_Known(added[0], edge, self._streams)]
+            ),
+            add_registered_method_handlers=lambda *_: None,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, known)
         if not entry.health_only:
             handlers = [servicer.handler(edge, self._streams) for servicer in self._servicers]
@@ -180,24 +185,9 @@ class GrpcServer:
         await asyncio.gather(*(listener.stop(grace) for listener in self._listeners))
 
 
-class _KnownCallers:
-    """Adds services to a grpc server that are for every caller of a listener whose name is known."""
+class _Known(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it takes parameters only in its stub
+    """The methods of a service that is for every caller whose name is known, if the listener asks for it."""
 
-    def __init__(self, server: grpc.aio.Server, edge: Edge, streams: OpenStreams) -> None:
-        self._server = server
-        self._edge = edge
-        self._streams = streams
-
-    def add_generic_rpc_handlers(self, handlers: "Sequence[grpc.GenericRpcHandler[Any, Any]]") -> None:
-        """As a server does."""
-        checked = [_Checked(handler, self._edge, self._streams) for handler in handlers]
-        self._server.add_generic_rpc_handlers(tuple(checked))
-
-    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
-        """Do nothing: these are the same methods again."""
-
-
-class _Checked(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it takes parameters only in its stub
     def __init__(self, handler: "grpc.GenericRpcHandler[Any, Any]", edge: Edge, streams: OpenStreams) -> None:
         self._handler = handler
         self._edge = edge

@@ -22,3 +22,10 @@ def test_other_names_are_refused_and_not_shown(name: str) -> None:
         with pytest.raises(ValueError, match=f"{MAX_NAME_BYTES} bytes|cannot be printed") as caught:
             make()
         assert len(name) < 3 or name not in str(caught.value)
+
+
+def test_a_name_never_looks_like_that_of_a_group() -> None:
+    """Grants and owners of jobs write groups as `group:NAME`."""
+    with pytest.raises(ValueError, match="begins with 'group:'"):
+        Principal("group:web", "relayed")
+    assert Principal("groups:web", "token", ("group:a",)).name == "groups:web"
