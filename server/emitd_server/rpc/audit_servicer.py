@@ -75,7 +75,8 @@ class AuditServicer:
         index = await _leaf_index(source, request, caller.scope)
         proof = await source.inclusion_proof(index, request.tree_size or None)
         if caller.scope is not EVERYTHING and not _may_read(caller, proof.line):
-            raise _not_found(source, request)
+            what = f"event '{request.event_id}'" if request.event_id else f"line {index} for you to read"
+            raise AuditNotFound(f"audit log '{source.log_id}' has no {what}")
         return inclusion_to_wire(source.log_id, proof).SerializeToString()
 
     async def get_consistency_proof(self, data: bytes, caller: Caller) -> bytes:
@@ -116,11 +117,6 @@ class AuditServicer:
                     yield batch_to_wire(log_id, batch).SerializeToString()
 
 
-def _not_found(source: AuditSource, request: pb.GetInclusionProofRequest) -> AuditNotFound:
-    what = f"event '{request.event_id}'" if request.event_id else f"line {request.leaf_index} for you to read"
-    return AuditNotFound(f"audit log '{source.log_id}' has no {what}")
-
-
 def _may_read(caller: Caller, line: bytes) -> bool:
     try:
         return AuditFilter(scope=caller.scope).matches(decode_line(line))
@@ -140,7 +136,7 @@ async def _leaf_index(source: AuditSource, request: pb.GetInclusionProofRequest,
                 )
             entry = await source.find(request.event_id, of_source)
             if entry is None:
-                raise _not_found(source, request)
+                raise AuditNotFound(f"audit log '{source.log_id}' has no event '{request.event_id}'")
             return entry.leaf_index
         case "event_id":
             raise RequestInvalid("event_id", "is empty")
