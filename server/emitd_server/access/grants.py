@@ -4,7 +4,8 @@ A principal may call a method if a grant gives it a role that has the method; wh
 those grants have together. All else is denied.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 from emitd_handlers.columns import Columns, RecordColumns, columns_of
@@ -42,8 +43,11 @@ OWN_EVENTS = "emitd."
 OWN_SOURCE = "emitd"
 #: The level, source and name of a record, and whether it says who sent it first.
 _Kind: TypeAlias = tuple[Level, str, str | None, bool]
-#: Principals with a method, and kinds of records, that are remembered: senders choose the sources and names.
+#: Principals with a method that are remembered; scopes of senders; and of each, kinds of records, whose sources and
+#: names the senders choose.
 MAX_REMEMBERED = 4096
+MAX_SCOPES = 32
+MAX_KINDS = 1024
 
 
 class Grants:
@@ -51,26 +55,20 @@ class Grants:
 
     def __init__(self, grants: Sequence[GrantSettings]) -> None:
         self._grants = grants
-        self._scopes: dict[tuple[Principal, str], Scope] = {}
+        self.scope = lru_cache(MAX_REMEMBERED)(self._scope)
 
-    def scope(self, principal: Principal, method: str) -> Scope:
+    def _scope(self, principal: Principal, method: str) -> Scope:
         """Return what a principal may send or read by a method, such as `emitd.v1.LogService/Emit`.
 
         Raises PermissionDenied.
         """
-        key = (principal, method)
-        scope = self._scopes.get(key)
-        if scope is None:
-            found = self.deciding(principal, method)
-            if not found:
-                roles = sorted(role.value for role in ROLES.get(method, ()))
-                raise PermissionDenied(principal.name, method, roles)
-            if len(self._scopes) >= MAX_REMEMBERED:
-                self._scopes.clear()
-            rules = tuple(map(_rule, found))
-            is_all = Rule() in rules and not any(rule.relay for rule in rules)
-            scope = self._scopes[key] = EVERYTHING if is_all else Scope(rules)
-        return scope
+        found = self.deciding(principal, method)
+        if not found:
+            roles = sorted(role.value for role in ROLES.get(method, ()))
+            raise PermissionDenied(principal.name, method, roles)
+        rules = tuple(map(_rule, found))
+        is_all = Rule() in rules and not any(rule.relay for rule in rules)
+        return EVERYTHING if is_all else Scope(rules)
 
     def deciding(self, principal: Principal, method: str) -> Sequence[GrantSettings]:
         """Return the grants that let a principal call a method."""
@@ -79,35 +77,25 @@ class Grants:
         return [grant for grant in self._grants if grant.role in roles and not names.isdisjoint(grant.to)]
 
 
-class RecordJudge:
-    """Says which records a caller may not send."""
+def refused_records(
+    records: Sequence[LogRecord], caller: Caller, submitted_by: Sequence[str] = ()
+) -> Mapping[int, EmitdError]:
+    """Return the errors of the records that are not for this caller to send, by their place."""
+    columns = columns_of(records)
+    relayed = list(map(bool, submitted_by)) if any(submitted_by) else [False] * len(columns)
+    kinds: list[_Kind] = list(zip(columns.level, columns.source, _names(columns), relayed, strict=True))
+    judge = _judge(caller.scope)
+    # A record without a level is bad, and refused for that.
+    problems = {kind: judge(*kind) for kind in set(kinds) if kind[0] is not None}
+    bad = {kind: problem for kind, problem in problems.items() if problem[1]}
+    if not bad:
+        return {}
+    return {place: _refusal(caller, *bad[kind]) for place, kind in enumerate(kinds) if kind in bad}
 
-    def __init__(self) -> None:
-        #: What is wrong with a kind of record, by scope; empty texts: nothing.
-        self._problems: dict[Scope, dict[_Kind, tuple[str, str]]] = {}
 
-    def refused(
-        self, records: Sequence[LogRecord], caller: Caller, submitted_by: Sequence[str] = ()
-    ) -> Mapping[int, EmitdError]:
-        """Return the errors of the records that are not for this caller to send, by their place."""
-        columns = columns_of(records)
-        relayed = list(map(bool, submitted_by)) if any(submitted_by) else [False] * len(columns)
-        kinds: list[_Kind] = list(zip(columns.level, columns.source, _names(columns), relayed, strict=True))
-        known = self._problems.setdefault(caller.scope, {})
-        if len(known) + len(self._problems) > MAX_REMEMBERED:
-            self._problems = {caller.scope: (known := {})}
-        bad: dict[_Kind, tuple[str, str]] = {}
-        for kind in set(kinds):
-            if kind[0] is None:  # a bad record, which is refused for that
-                continue
-            problem = known.get(kind)
-            if problem is None:
-                problem = known[kind] = problem_of(caller.scope, *kind)
-            if problem[1]:
-                bad[kind] = problem
-        if not bad:
-            return {}
-        return {place: _refusal(caller, *bad[kind]) for place, kind in enumerate(kinds) if kind in bad}
+@lru_cache(MAX_SCOPES)
+def _judge(scope: Scope) -> Callable[[Level, str, str | None, bool], tuple[str, str]]:
+    return lru_cache(MAX_KINDS)(partial(problem_of, scope))
 
 
 def _names(records: RecordColumns) -> Sequence[str | None]:

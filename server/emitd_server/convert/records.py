@@ -31,7 +31,7 @@ from emitd_handlers.scope import ANYONE, Caller
 from emitd_handlers.settings import Delivery
 from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.uuid7 import uuid7
-from emitd_server.access.grants import RecordJudge
+from emitd_server.access.grants import refused_records
 from emitd_server.convert.fields import Fields
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.dispatch.route import Route
@@ -74,7 +74,6 @@ class RecordReader:
         self._limits = limits
         self._redactor = redactor
         self._clock = clock
-        self._judge = RecordJudge()
         #: The receipt time of the request being read; job reports count on from it.
         self._received = 0
 
@@ -161,7 +160,7 @@ class RecordReader:
         submitted_by = columns.pop("submitted_by")
         columns["sender"] = _senders(faults, submitted_by, sender)
         read = Columns(LogRecord, None, columns)
-        for place, error in self._judge.refused(read, sender, submitted_by).items():
+        for place, error in refused_records(read, sender, submitted_by).items():
             faults.setdefault(place, error)
         return read
 

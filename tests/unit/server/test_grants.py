@@ -6,7 +6,8 @@ from emitd_handlers.errors import RecordForbidden, RecordInvalid
 from emitd_handlers.principal import Principal
 from emitd_handlers.record import AuditEvent, JobState, JobStatus, Level, LogRecord
 from emitd_handlers.scope import ANYONE, EVERYTHING, Caller
-from emitd_server.access.grants import ROLES, Grants, RecordJudge
+from emitd_server.access import grants
+from emitd_server.access.grants import ROLES, Grants, refused_records
 from emitd_server.errors import PermissionDenied
 from emitd_server.settings import GrantSettings, Role
 
@@ -32,7 +33,7 @@ def caller(*grants: GrantSettings, principal: Principal = SHOP, method: str = EM
 
 
 def refusals(who: Caller, *records: LogRecord) -> dict[int, str]:
-    return {place: error.field for place, error in RecordJudge().refused(records, who).items()}
+    return {place: error.field for place, error in refused_records(records, who).items()}
 
 
 @pytest.mark.parametrize("method", ROLES)
@@ -102,7 +103,7 @@ def test_records_that_no_grant_covers_are_refused_each_by_itself() -> None:
     assert refusals(who, *records) == {
         1: "level", 2: "source", 4: "audit.event_name", 6: "job.job_type", 8: "source",
     }  # fmt: skip
-    (error,) = RecordJudge().refused([line(source="bank")], who).values()
+    (error,) = refused_records([line(source="bank")], who).values()
     assert isinstance(error, RecordForbidden)
     assert str(error) == "source: no grant covers INFO from 'bank', for 'shop'"
     assert error.retry_after_seconds == 60
@@ -123,7 +124,7 @@ def test_the_services_own_names_are_refused(is_named: bool) -> None:
     """`emitd` and `emitd.…` are its own, also where nobody is asked for a name; then no grant could help."""
     who = caller(GrantSettings(to=("shop",), role=Role.WRITER)) if is_named else ANYONE
     records = [event("emitd.audit.key_rotated"), line(source="emitd"), event("emitd"), line(source="emitd.x")]
-    errors = RecordJudge().refused(records, who)
+    errors = refused_records(records, who)
     assert {place: error.field for place, error in errors.items()} == {0: "audit.event_name", 1: "source"}
     kind = RecordForbidden if is_named else RecordInvalid
     assert all(type(error) is kind for error in errors.values())
@@ -148,7 +149,7 @@ def test_a_reader_of_everything_reads_without_a_filter() -> None:
 
 def test_what_is_remembered_is_bounded() -> None:
     """Senders choose sources and names."""
-    judge, who = RecordJudge(), caller(GrantSettings(to=("shop",), role=Role.WRITER))
-    for number in range(10_000):
-        judge.refused([line(source=f"s{number}")], who)
-    assert sum(map(len, judge._problems.values())) <= 4096
+    who = caller(GrantSettings(to=("shop",), role=Role.WRITER))
+    for number in range(grants.MAX_KINDS + 10):
+        refused_records([line(source=f"s{number}")], who)
+    assert grants._judge(who.scope).cache_info().currsize == grants.MAX_KINDS  # type: ignore[attr-defined]
