@@ -18,24 +18,45 @@ PRINCIPAL_SHARE = 0.5
 MAX_REMEMBERED = 4096
 
 
+class StreamLimit:
+    """How many streams of a kind may be open at once; `key` is the setting that says so."""
+
+    def __init__(self, limit: int, key: str) -> None:
+        self._limit = limit
+        self._key = key
+        #: How many are open now.
+        self.open = 0
+
+    @contextmanager
+    def counted(self) -> Iterator[None]:
+        """Count a stream as open in the block. Raises TooManyWatchers."""
+        if self.open >= self._limit:
+            raise TooManyWatchers(self._limit, self._key)
+        self.open += 1
+        try:
+            yield
+        finally:
+            self.open -= 1
+
+
 class Allowance:
     """What one principal holds, and may still send."""
 
     def __init__(self, rate: float, max_streams: int, max_held: float) -> None:
         self._rate = rate
-        self._max_streams = max_streams
         self._max_held = max_held
         #: Bytes that may be sent; a request is let while there are any, and may overdraw it.
         self._balance = rate
         self._filled_at = time.monotonic()
-        self.streams = 0
+        self._streams = StreamLimit(max_streams, "server.limits.max_streams_per_principal")
+        self.stream = self._streams.counted
         self.held = 0
 
     @property
     def is_idle(self) -> bool:
         """Whether forgetting it changes nothing."""
         self._fill()
-        return not self.streams and not self.held and self._balance >= self._rate
+        return not self._streams.open and not self.held and self._balance >= self._rate
 
     def refuse_if_spent(self) -> None:
         """Raise RateExceeded if the principal has sent too much."""
@@ -62,17 +83,6 @@ class Allowance:
             yield
         finally:
             self.held -= size
-
-    @contextmanager
-    def stream(self) -> Iterator[None]:
-        """Count a stream as open in the block. Raises TooManyWatchers."""
-        if self.streams >= self._max_streams:
-            raise TooManyWatchers(self._max_streams, "server.limits.max_streams_per_principal")
-        self.streams += 1
-        try:
-            yield
-        finally:
-            self.streams -= 1
 
     def _fill(self) -> None:
         if self._rate == math.inf:

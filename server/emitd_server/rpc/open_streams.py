@@ -1,4 +1,4 @@
-"""The open streaming calls: how they send, how they are ended when the server goes down, and how many there may be.
+"""The open streaming calls: how they send, and how they are ended when the server goes down.
 
 grpc's own stop waits for each stream to end by itself, which a watch does not.
 """
@@ -12,8 +12,11 @@ from typing import Any
 import grpc
 
 from emitd_handlers.errors import EmitdError
-from emitd_server.errors import ServiceStopping, StreamStalled, TooManyWatchers
+from emitd_server.access.limits import StreamLimit
+from emitd_server.errors import ServiceStopping, StreamStalled
 from emitd_server.memory import MemoryAccount
+
+__all__ = ["OpenStreams", "StreamLimit"]
 
 #: How often a message is held that was not taken: here, and inside grpc.
 COPIES = 2
@@ -140,24 +143,3 @@ class OpenStreams:
             else:
                 del self._sending[task]
                 task.cancel()
-
-
-class StreamLimit:
-    """How many streams of a kind may be open at once; `key` is the setting that says so."""
-
-    def __init__(self, limit: int, key: str) -> None:
-        self._limit = limit
-        self._key = key
-        #: How many are open now.
-        self.open = 0
-
-    @contextmanager
-    def counted(self) -> Iterator[None]:
-        """Count a stream as open in the block. Raises TooManyWatchers."""
-        if self.open >= self._limit:
-            raise TooManyWatchers(self._limit, self._key)
-        self.open += 1
-        try:
-            yield
-        finally:
-            self.open -= 1
