@@ -51,8 +51,10 @@ def at_home(address: str, base_dir: Path) -> str:
     return f"{UNIX}{base_dir / os.path.expanduser(address.removeprefix(UNIX))}"
 
 
-def read_listen(reader: SettingsReader, value: Value, base_dir: Path) -> str | tuple[ListenEntry, ...] | None:
-    """Return what the key says, or None; every problem is noted."""
+def read_listen(
+    reader: SettingsReader, value: Value, base_dir: Path, *, has_tokens: bool
+) -> str | tuple[ListenEntry, ...] | None:
+    """Return what the key says, or None; every problem is noted. `has_tokens`: tokens can be known."""
     is_list = isinstance(value.content, list)
     if value.content == []:
         reader.add(value.line, "server.listen", "is empty", "at least one address")
@@ -68,6 +70,9 @@ def read_listen(reader: SettingsReader, value: Value, base_dir: Path) -> str | t
             entry = None
         if entry is None:
             continue
+        if entry.identity is Identity.TOKEN and not has_tokens:
+            found, expected = "found 'token', and no token is known", "server.access.tokens_file or jwt"
+            reader.add(item.content["identity"].line, f"server.listen[{index}].identity", found, expected)
         why, expected = address_problem(entry)
         if why:  # which may show a part of the address
             is_secret = address.variables and expected is not GUARDED_EXPECTED

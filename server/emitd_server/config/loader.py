@@ -166,7 +166,10 @@ class _Loader:
         if server is not None and server.loop is LoopKind.UVLOOP and not find_spec("uvloop"):
             found, expected = "found 'uvloop', which is not installed", "emitd[uvloop]"
             self._reader.add(content["loop"].line, "server.loop", found, expected)
-        listen = read_listen(self._reader, content["listen"], self._base_dir) if "listen" in content else None
+        listen, access = None, None if server is None else server.access
+        if "listen" in content:
+            has_tokens = access is None or bool(access.tokens_file or access.jwt)
+            listen = read_listen(self._reader, content["listen"], self._base_dir, has_tokens=has_tokens)
         for name, address in overrides.items():
             if address is None:
                 continue
