@@ -38,9 +38,8 @@ class Credentials:
                 from emitd_server.access.jwt import JwtVerifier
                 from emitd_server.access.jwt_keys import watched_keys
             except ModuleNotFoundError as error:
-                raise _missing(
-                    "server.access.jwt", f"needs the package {error.name}: emitd[access]"
-                ) from None
+                found = f"needs the package {error.name}: emitd[access]"
+                raise ConfigError([Problem(file="", line=0, path="server.access.jwt", found=found)]) from None
             keys = watched_keys(settings.jwt, changed)
             self._jwt = JwtVerifier(settings.jwt, keys)
             self.watched.append(keys)
@@ -74,11 +73,7 @@ class Authenticator:
         credentials: Credentials,
         principal: str | None = None,
     ) -> None:
-        """`principal` is the name of all who call at a Unix socket. Raises ConfigError."""
-        if identity == "token" and not credentials.watched:
-            raise _missing(
-                "server.listen", "'identity: token' needs server.access.tokens_file or server.access.jwt"
-            )
+        """`principal` is the name of all who call at a Unix socket."""
         everyone = ANYONE.principal if principal is None else Principal(principal, "socket")
         #: Return who makes a call, or raise Unauthenticated. Asked again for an open stream, it also notices that a
         #: token was revoked or has expired, or a key was removed.
@@ -124,7 +119,3 @@ def _bearer(call: Context) -> str:
     if scheme.lower() != "bearer" or not token or " " in token or not token.isascii():
         raise Unauthenticated("the metadata 'authorization' is not one text 'Bearer TOKEN' in ASCII")
     return token
-
-
-def _missing(path: str, found: str) -> ConfigError:
-    return ConfigError([Problem(file="", line=0, path=path, found=found)])

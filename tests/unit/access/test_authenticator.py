@@ -138,12 +138,10 @@ def test_without_an_issuer_a_jwt_is_an_unknown_token(access: Access) -> None:
     assert jwt_only.by_token(with_token(sign())).name == "shop"
 
 
-def test_a_listener_for_tokens_needs_some(access: Access) -> None:
-    """Else nobody could call."""
-    with pytest.raises(
-        ConfigError, match=r"server.listen: 'identity: token' needs server.access.tokens_file"
-    ):
-        Authenticator("token", Credentials(AccessSettings()))
+def test_without_tokens_none_is_known(access: Access) -> None:
+    """The configuration refuses a listener that asks for them."""
+    access.credentials = Credentials(AccessSettings())
+    assert access.why_not(with_token(access.token)) == "the token is not known here"
 
 
 def test_without_pyjwt_the_extra_is_named(access: Access, monkeypatch: pytest.MonkeyPatch) -> None:
