@@ -337,7 +337,7 @@ async def test_what_cannot_be_used_is_refused_at_the_start(tmp_path: Path) -> No
     assert (await refusal(files)).startswith("tls.client_ca_file 'ca.pem' holds no certificate")
     files.ca.unlink()
     os.mkfifo(files.ca)
-    with pytest.raises(ConfigError, match="ca.pem: is not a file"):
+    with pytest.raises(ConfigError, match=r"ca\.pem: is not a file"):
         await Watched(files).start()
 
 
