@@ -19,14 +19,31 @@ from emitd_server.access import watched
 from emitd_server.errors import ConfigError, StartError
 from emitd_server.process import make_grpc_server
 from emitd_server.rpc import listening, server
+from emitd_server.rpc.edge import Edge
 from emitd_server.rpc.log_servicer import LogServicer
+from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.service import LoggingService
-from emitd_server.settings import Identity, ListenEntry, ServerSettings, ShutdownSettings, TlsSettings
+from emitd_server.settings import (
+    AccessSettings,
+    GrantSettings,
+    Identity,
+    ListenEntry,
+    Role,
+    ServerSettings,
+    ShutdownSettings,
+    TlsSettings,
+)
 from support.access.authority import HOUR, Authority, TlsFiles, subject
 from support.client.in_process import in_memory, three_handlers
 
 AUTHORITY = Authority()
 ANY = ("127.0.0.1:0",)
+ACCESS = AccessSettings(
+    grants=tuple(
+        GrantSettings(to=("spiffe://test/client", "one", "two"), role=role)
+        for role in (Role.WRITER, Role.WATCHER)
+    )
+)
 REQUEST = EmitRequest(record=LogRecord(level=LEVEL_INFO, message="x"))
 
 
@@ -43,6 +60,7 @@ class Served:
 async def serving(*listen: ListenEntry | str, **more: Any) -> AsyncIterator[Served]:
     entries = tuple(ListenEntry(address=each) if isinstance(each, str) else each for each in listen)
     handlers = more.pop("handlers", None) or [in_memory()]
+    more.setdefault("access", ACCESS)
     service = LoggingService(handlers, settings=ServerSettings(listen=entries, **more))
     await service.start()
     grpc_server = make_grpc_server(service)
@@ -53,7 +71,7 @@ async def serving(*listen: ListenEntry | str, **more: Any) -> AsyncIterator[Serv
 
 
 def entry(tls: TlsSettings, host: str = "127.0.0.1") -> ListenEntry:
-    identity = Identity.TOKEN if tls.client_ca_file is None else Identity.CERTIFICATE
+    identity = Identity.NONE if tls.client_ca_file is None else Identity.CERTIFICATE
     return ListenEntry(address=f"{host}:0", tls=tls, identity=identity)
 
 
@@ -217,14 +235,14 @@ async def test_streams_of_clients_go_on_over_the_end_of_connections(monkeypatch:
 
 
 async def test_listeners_share_one_service(tmp_path: Path) -> None:
-    """What one takes, the others show; each gets its own entry for the calls that it serves."""
+    """What one takes, the others show; each has its own edge for the calls that it serves."""
     memory = InMemoryHandler()
-    given: list[tuple[int, ListenEntry]] = []
+    given: list[Edge] = []
     make = LogServicer.handler
 
-    def handler(self: LogServicer, intake: Any, which: ListenEntry) -> Any:
-        given.append((id(intake), which))
-        return make(self, intake, which)
+    def handler(self: LogServicer, edge: Edge, streams: OpenStreams) -> Any:
+        given.append(edge)
+        return make(self, edge, streams)
 
     sockets = [ListenEntry(address=f"unix:{tmp_path}/{name}.sock", principal=name) for name in ("one", "two")]
     with pytest.MonkeyPatch.context() as patch:
@@ -234,8 +252,8 @@ async def test_listeners_share_one_service(tmp_path: Path) -> None:
             for address in served.addresses:
                 assert await answer(grpc.aio.insecure_channel(address)) is grpc.StatusCode.OK
             assert len(await memory.wait_for(3)) == 3
-            assert [which for _, which in given] == [ListenEntry(address="127.0.0.1:0"), *sockets]
-            assert len({intake for intake, _ in given}) == 1
+            assert len({*given}) == 3
+            assert len({edge.intake for edge in given}) == 1
             # A socket whose path is gone is a problem of the whole service.
             async with grpc.aio.insecure_channel(served.addresses[0]) as made:
                 health = health_pb2_grpc.HealthStub(made)

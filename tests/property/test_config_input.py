@@ -150,7 +150,7 @@ def access(server: ServerSettings) -> None:
         try:
             Authenticator(entry.identity.value, credentials, entry.principal)
         except ConfigError as error:
-            assert not credentials.has_tokens, error
+            assert server.access.tokens_file is server.access.jwt is None, error
     for grant in server.access.grants:
         assert isinstance(grant.to, tuple)
         assert not any(Grants([grant]).deciding(NOBODY, method) for method in ROLES), "a name is no pattern"
