@@ -7,6 +7,8 @@ import msgspec
 PrincipalKind: TypeAlias = Literal["token", "jwt", "certificate", "socket", "relayed", "anonymous"]
 
 MAX_NAME_BYTES = 256
+#: Before the name of a group, where there are names of principals too.
+GROUP = "group:"
 
 
 class Principal(msgspec.Struct, frozen=True):
@@ -19,6 +21,8 @@ class Principal(msgspec.Struct, frozen=True):
 
     def __post_init__(self) -> None:
         check_name(self.name)
+        if self.name.startswith(GROUP):  # grants and owners of jobs would take it for the group
+            raise ValueError(f"the name begins with '{GROUP}', as only groups do")
         for group in self.groups:
             check_name(group, "a group's name")
 

@@ -38,6 +38,7 @@ def make_parser() -> argparse.ArgumentParser:
     commands: Commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_operating(commands)
     _add_token(commands)
+    _add_access(commands)
     add_emit(commands)
     add_log(commands)
     add_job(commands)
@@ -178,3 +179,22 @@ def _add_token(commands: Commands) -> None:
     option(revoke, "TOKEN", "a name, for all of its tokens, or the digest that `list` shows", dest="token")
     option(revoke, *file, dest="file")
     add_json(revoke, "what was removed as one JSON array")
+
+
+def _add_access(commands: Commands) -> None:
+    example = "  emitd access explain shop Emit --group web --event-name user.login --source till\n"
+    says = (
+        "Say which grants of a configuration let a principal call a method, and send or read a\n"
+        "record by it; or which role or pattern is missing. Exits with 1 if it is denied."
+    )
+    actions = add_group(commands, "access", "What principals may do.", example)
+    explain = add_command(actions, "explain", "operate.access:run_explain", says, example, extra="server")
+    option(explain, "PRINCIPAL", "its name", dest="principal")
+    option(explain, "METHOD", "such as Emit or LogService/Emit", dest="method")
+    option(explain, "--group NAME", "a group of the principal; may repeat", repeats=True)
+    option(explain, "--level LEVEL", "the record's level, such as INFO or AUDIT", type=str.upper)
+    option(explain, "--source NAME", "the record's source (default: none)")
+    option(explain, "--event-name NAME", "the event's name (default: any)")
+    option(explain, "--job-type NAME", "the job's type (default: any)")
+    option(explain, "--config FILE", CONFIG_HELP)
+    add_json(explain, "one JSON object")

@@ -76,6 +76,8 @@ def merge(
     progress = report.progress
     if progress is not None and not 0 <= progress <= 100:
         raise RecordInvalid("job.progress", f"{progress} is not a percentage from 0 to 100")
+    if job is not None and record.sender is not ANYONE:
+        refuse_foreign(job, record)
     last_attempt = 0 if job is None else job.attempt
     if report.attempt - last_attempt > max_attempt_jump and not report.new_attempt:
         raise RecordInvalid(
@@ -85,8 +87,6 @@ def merge(
         )
     if job is None:
         return _begin_first(record, report, now_unix_nano)
-    if record.sender is not ANYONE:
-        _refuse_foreign(job, record)
     if report.job_type != job.job_type and report.job_type:
         raise RecordInvalid("job.job_type", f"'{report.job_type}' differs from the job's, '{job.job_type}'")
     attempt = _next_attempt(job) if report.new_attempt else report.attempt
@@ -109,7 +109,7 @@ def merge(
     return Merged(_apply(job, record, report, event_time, now_unix_nano))
 
 
-def _refuse_foreign(job: Job, record: LogRecord) -> None:
+def refuse_foreign(job: Job, record: LogRecord) -> None:
     """Raise RecordForbidden if the job is not for the record's sender to report on."""
     sender = record.sender
     if not sender.is_anonymous and job.owner and job.owner not in owners(sender.principal):

@@ -130,7 +130,7 @@ class JobChange(msgspec.Struct, frozen=True, gc=False):
 
     job_id: str
     revision: int
-    #: The newest state; None: the job was removed.
+    #: The newest state; None: the job was removed, or is no longer for the watcher to read.
     job: Job | None = None
     #: It was sent before, and matches no longer or was removed.
     left_filter: bool = False

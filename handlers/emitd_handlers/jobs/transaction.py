@@ -8,7 +8,7 @@ from msgspec.structs import replace
 
 from emitd_handlers.clock import NANOS_A_SECOND
 from emitd_handlers.errors import RecordForbidden, RecordInvalid
-from emitd_handlers.jobs.merge import MAX_ATTEMPT_JUMP, Merged, merge
+from emitd_handlers.jobs.merge import MAX_ATTEMPT_JUMP, Merged, merge, refuse_foreign
 from emitd_handlers.jobs.source import Job, JobTransition
 from emitd_handlers.jobs.store import JobHistory
 from emitd_handlers.outcome import Committed, JobReceipt, Outcome, RecentCommit, Refused
@@ -156,13 +156,14 @@ class Work:
             report = record.payload
             job_id = report.job_id if isinstance(report, JobStatus) else ""
             known = jobs.get(job_id)
-            if openings and known is not None and report.new_attempt:  # type: ignore[union-attr]  # a report then
-                opening = openings.get((job_id, record.record_id, record.source))
-                if opening is not None:
-                    receipt = JobReceipt(job_id, *opening, True, "", known.job.cancel_requested)
-                    outcomes.append(Committed(receipt, duplicate=True))
-                    continue
             try:
+                if openings and known is not None and report.new_attempt:  # type: ignore[union-attr]  # a report then
+                    opening = openings.get((job_id, record.record_id, record.source))
+                    if opening is not None:
+                        refuse_foreign(known.job, record)
+                        receipt = JobReceipt(job_id, *opening, True, "", known.job.cancel_requested)
+                        outcomes.append(Committed(receipt, duplicate=True))
+                        continue
                 merged = merge(None if known is None else known.job, record, now, rules.max_attempt_jump)
             except (RecordInvalid, RecordForbidden) as error:
                 outcomes.append(Refused(error))

@@ -101,23 +101,24 @@ def _bounds(meta: object) -> str:
 
 def _default(field: Any) -> object:
     try:
-        return _plain(field.default if field.default is not msgspec.NODEFAULT else field.default_factory())
+        return plain(field.default if field.default is not msgspec.NODEFAULT else field.default_factory())
     except Exception as error:  # a factory is code of others
         return f"made by a factory that raised {type(error).__name__}"
 
 
-def _plain(value: object) -> object:
+def plain(value: object) -> object:
+    """Return a setting's value as JSON has it."""
     if isinstance(value, Level):
         return value.name
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, (tuple, list, set, frozenset)):
-        return [_plain(item) for item in value]
+        return [plain(item) for item in value]
     if isinstance(value, DeliverySettings):
         usual, own = msgspec.structs.asdict(type(value)()), msgspec.structs.asdict(value)
-        return {"kind": value.kind.value, **{key: _plain(own[key]) for key in own if own[key] != usual[key]}}
+        return {"kind": value.kind.value, **{key: plain(own[key]) for key in own if own[key] != usual[key]}}
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in value.items()}
+        return {str(key): plain(item) for key, item in value.items()}
     return value if value is None or isinstance(value, (bool, int, float, str)) else str(value)
 
 

@@ -40,7 +40,8 @@ ROLES: Mapping[str, frozenset[Role]] = {
 #: Names of events that begin so, and this source, are the service's own.
 OWN_EVENTS = "emitd."
 OWN_SOURCE = "emitd"
-_Kind: TypeAlias = tuple[Level, str, str | None]
+#: The level, source and name of a record, and whether it says who sent it first.
+_Kind: TypeAlias = tuple[Level, str, str | None, bool]
 #: Principals with a method, and kinds of records, that are remembered: senders choose the sources and names.
 MAX_REMEMBERED = 4096
 
@@ -85,10 +86,13 @@ class RecordJudge:
         #: What is wrong with a kind of record, by scope; empty texts: nothing.
         self._problems: dict[Scope, dict[_Kind, tuple[str, str]]] = {}
 
-    def refused(self, records: Sequence[LogRecord], caller: Caller) -> Mapping[int, EmitdError]:
+    def refused(
+        self, records: Sequence[LogRecord], caller: Caller, submitted_by: Sequence[str] = ()
+    ) -> Mapping[int, EmitdError]:
         """Return the errors of the records that are not for this caller to send, by their place."""
         columns = columns_of(records)
-        kinds: list[_Kind] = list(zip(columns.level, columns.source, _names(columns), strict=True))
+        relayed = list(map(bool, submitted_by)) if any(submitted_by) else [False] * len(columns)
+        kinds: list[_Kind] = list(zip(columns.level, columns.source, _names(columns), relayed, strict=True))
         known = self._problems.setdefault(caller.scope, {})
         if len(known) + len(self._problems) > MAX_REMEMBERED:
             self._problems = {caller.scope: (known := {})}
@@ -98,12 +102,12 @@ class RecordJudge:
                 continue
             problem = known.get(kind)
             if problem is None:
-                problem = known[kind] = _problem(caller.scope, *kind)
+                problem = known[kind] = problem_of(caller.scope, *kind)
             if problem[1]:
                 bad[kind] = problem
         if not bad:
             return {}
-        return {place: refusal(caller, *bad[kind]) for place, kind in enumerate(kinds) if kind in bad}
+        return {place: _refusal(caller, *bad[kind]) for place, kind in enumerate(kinds) if kind in bad}
 
 
 def _names(records: RecordColumns) -> Sequence[str | None]:
@@ -111,26 +115,37 @@ def _names(records: RecordColumns) -> Sequence[str | None]:
     return payloads.event_name if isinstance(payloads, Columns) else list(map(name_of, payloads))
 
 
-def _problem(scope: Scope, level: Level, source: str, name: str | None) -> tuple[str, str]:
-    """Return the field at fault, and what is wrong with it."""
+def problem_of(
+    scope: Scope,
+    level: Level,
+    source: str,
+    name: str | None,
+    is_relayed: bool = False,
+    *,
+    is_sent: bool = True,
+) -> tuple[str, str]:
+    """Return which field keeps a record from being sent, or read, and what is wrong with it; empty texts: none."""
     is_event = level is Level.AUDIT
-    if not any(rule.relay for rule in scope.rules):
+    covering = [rule for rule in scope.rules if rule.has(level, source, name)]
+    if is_sent and not any(rule.relay for rule in covering):
         if source == OWN_SOURCE:
             return "source", f"'{OWN_SOURCE}' is the service's own"
         if is_event and name is not None and name.startswith(OWN_EVENTS):
             return "audit.event_name", f"names that begin with '{OWN_EVENTS}' are the service's own"
+        if covering and is_relayed:
+            return "submitted_by", "needs a grant with `relay: true`"
     of_level = [rule for rule in scope.rules if level in rule.levels]
     if not of_level:
         return "level", f"no grant covers {level.name}"
     if not any(rule.has(level, source, None) for rule in of_level):
         return "source", f"no grant covers {level.name} from '{source}'"
-    if not scope.has(level, source, name):
+    if not covering:
         field = "audit.event_name" if is_event else "job.job_type"
         return field, f"no grant covers '{name}' from '{source}'"
     return "", ""
 
 
-def refusal(caller: Caller, field: str, problem: str) -> EmitdError:
+def _refusal(caller: Caller, field: str, problem: str) -> EmitdError:
     """Return the error for a record that is not for its caller to send."""
     if caller.is_anonymous:  # no grant could allow it
         return RecordInvalid(field, problem)

@@ -31,7 +31,7 @@ from emitd_handlers.scope import ANYONE, Caller
 from emitd_handlers.settings import Delivery
 from emitd_handlers.text.json_object import check_json_object
 from emitd_handlers.text.uuid7 import uuid7
-from emitd_server.access.grants import RecordJudge, refusal
+from emitd_server.access.grants import RecordJudge
 from emitd_server.convert.fields import Fields
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.dispatch.route import Route
@@ -158,9 +158,10 @@ class RecordReader:
         columns["assigned"] = list(map(_ASSIGNED.__getitem__, left_out))
         columns["received_unix_nano"] = received
         columns["time_unix_nano"] = [time or now for time, now in zip(times, received, strict=True)]
-        columns["sender"] = _senders(faults, columns.pop("submitted_by"), sender)
+        submitted_by = columns.pop("submitted_by")
+        columns["sender"] = _senders(faults, submitted_by, sender)
         read = Columns(LogRecord, None, columns)
-        for place, error in self._judge.refused(read, sender).items():
+        for place, error in self._judge.refused(read, sender, submitted_by).items():
             faults.setdefault(place, error)
         return read
 
@@ -241,12 +242,9 @@ def _senders(faults: Faults, submitted_by: Sequence[str], sender: Caller) -> Seq
     """Return who sent each record: who calls, or whom a relay names."""
     if not any(submitted_by):
         return [sender] * len(submitted_by)
-    is_relay = any(rule.relay for rule in sender.scope.rules)
     senders = {"": sender}
     for place, name in enumerate(submitted_by):
-        if name and not is_relay:
-            faults.setdefault(place, refusal(sender, "submitted_by", "needs a grant with `relay: true`"))
-        elif name not in senders:
+        if name not in senders:
             try:
                 senders[name] = replace(sender, principal=Principal(name, "relayed"))
             except ValueError as error:

@@ -76,9 +76,8 @@ class AuditServicer:
         index = await _leaf_index(source, request, caller.scope)
         proof = await source.inclusion_proof(index, request.tree_size or None)
         if caller.scope is not EVERYTHING and not _may_read(caller, proof.line):
-            raise AuditNotFound(
-                f"audit log '{source.log_id}' has no line {index} that '{caller.principal.name}' may read"
-            )
+            what = f"event '{request.event_id}'" if request.event_id else f"line {index} for you to read"
+            raise AuditNotFound(f"audit log '{source.log_id}' has no {what}")
         return inclusion_to_wire(source.log_id, proof).SerializeToString()
 
     async def get_consistency_proof(self, data: bytes, caller: Caller) -> bytes:

@@ -3,10 +3,8 @@
 from collections.abc import AsyncGenerator
 from contextlib import aclosing
 
-from msgspec.structs import replace
-
 from emitd.v1 import job_pb2 as pb
-from emitd_handlers.jobs.source import Job, JobChange, JobFilter, JobSource, JobUpdate, ManagedJobSource
+from emitd_handlers.jobs.source import Job, JobFilter, JobSource, JobUpdate, ManagedJobSource
 from emitd_handlers.scope import Scope
 from emitd_server.convert.jobs import changes_to_wire, job_to_wire, read_filter, read_job_id, update_to_wire
 from emitd_server.errors import JobNotFound
@@ -79,9 +77,7 @@ class JobWatches:
                     if part is None:
                         yield pb.WatchJobsResponse(heartbeat=True).SerializeToString()
                     elif part:
-                        yield changes_to_wire(
-                            [_visible(change, scope) for change in part]
-                        ).SerializeToString()
+                        yield changes_to_wire(part).SerializeToString()
                     else:
                         yield pb.WatchJobsResponse(snapshot_end=True).SerializeToString()
 
@@ -98,9 +94,3 @@ class JobWatches:
         if len(encoded) <= MAX_ENCODED_BYTES:
             self._encoded[id(update)] = (update, encoded)
         return encoded
-
-
-def _visible(change: JobChange, scope: Scope) -> JobChange:
-    """Return a change as a reader may see it: a job that is no longer for it to read has only left."""
-    is_hidden = change.job is not None and not JobFilter(scope=scope).matches(change.job)
-    return replace(change, job=None) if is_hidden else change

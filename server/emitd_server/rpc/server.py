@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Sequence
-from contextlib import aclosing
+from contextlib import aclosing, nullcontext
+from functools import partial
+from types import SimpleNamespace
 from typing import Any, Protocol
 
 import grpc
@@ -18,7 +20,7 @@ from emitd_server.access.limits import CallerLimits
 from emitd_server.access.trail import AccessTrail
 from emitd_server.access.watched import look_for_ever
 from emitd_server.dispatch.handler_life import HandlerLife
-from emitd_server.errors import RequestInvalid
+from emitd_server.errors import RequestInvalid, Unauthenticated
 from emitd_server.memory import MemoryAccount
 from emitd_server.rpc.edge import Edge
 from emitd_server.rpc.intake import Intake
@@ -153,7 +155,13 @@ class GrpcServer:
             self._trail,
             keeps_address=access.peer_address,
         )
-        known: Any = _KnownCallers(server, edge)  # it has what the generated functions ask of a server
+        # What the generated functions ask of a server: the second would add the same methods again.
+        known: Any = SimpleNamespace(
+            add_generic_rpc_handlers=lambda added: server.add_generic_rpc_handlers(
+                [_Known(added[0], edge, self._streams)]
+            ),
+            add_registered_method_handlers=lambda *_: None,
+        )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, known)
         if not entry.health_only:
             handlers = [servicer.handler(edge, self._streams) for servicer in self._servicers]
@@ -177,25 +185,13 @@ class GrpcServer:
         await asyncio.gather(*(listener.stop(grace) for listener in self._listeners))
 
 
-class _KnownCallers:
-    """Adds services to a grpc server that are for every caller of a listener whose name is known."""
+class _Known(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it takes parameters only in its stub
+    """The methods of a service that is for every caller whose name is known, if the listener asks for it."""
 
-    def __init__(self, server: grpc.aio.Server, edge: Edge) -> None:
-        self._server = server
-        self._edge = edge
-
-    def add_generic_rpc_handlers(self, handlers: "Sequence[grpc.GenericRpcHandler[Any, Any]]") -> None:
-        """As a server does."""
-        self._server.add_generic_rpc_handlers(tuple(_Checked(handler, self._edge) for handler in handlers))
-
-    def add_registered_method_handlers(self, service: str, handlers: object) -> None:
-        """Do nothing: these are the same methods again."""
-
-
-class _Checked(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it takes parameters only in its stub
-    def __init__(self, handler: "grpc.GenericRpcHandler[Any, Any]", edge: Edge) -> None:
+    def __init__(self, handler: "grpc.GenericRpcHandler[Any, Any]", edge: Edge, streams: OpenStreams) -> None:
         self._handler = handler
         self._edge = edge
+        self._streams = streams
 
     def service(self, details: grpc.HandlerCallDetails) -> Any:
         found: Any = self._handler.service(details)
@@ -205,12 +201,15 @@ class _Checked(grpc.GenericRpcHandler):  # type: ignore[type-arg]  # it takes pa
         method = getattr(found, kind)
 
         async def checked(request: Any, context: "grpc.aio.ServicerContext[Any, Any]") -> Any:
+            check = partial(self._edge.refuse_unknown, context)
             try:
-                self._edge.refuse_unknown(context)
+                check()
+                with self._streams.ending(check) if found.response_streaming else nullcontext():
+                    return await method(request, context)
             except EmitdError as error:
-                self._edge.note_refusal(context, details.method.strip("/"), "UNAUTHENTICATED")
+                if isinstance(error, Unauthenticated):
+                    self._edge.note_refusal(context, details.method.strip("/"), "UNAUTHENTICATED")
                 await abort(context, status_of(error))
-            return await method(request, context)
 
         return found._replace(**{kind: checked})
 
@@ -250,19 +249,16 @@ class _HealthServicer(health.aio.HealthServicer):  # type: ignore[misc, name-def
         """Stream the status of one service until the server goes down."""
         unknown = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
         sent: int | None = None
-        try:
-            _refuse_large("service", request)
-            with self._limit.counted(), self._streams.ending():
-                while True:
-                    changed = self._changed
-                    status = self._server_status.get(request.service, unknown)
-                    if status != sent:
-                        message = health_pb2.HealthCheckResponse(status=status)
-                        await self._streams.send(context, message, message.ByteSize())
-                        sent = status
-                    await changed.wait()
-        except EmitdError as error:
-            await abort(context, status_of(error))
+        _refuse_large("service", request)
+        with self._limit.counted():
+            while True:
+                changed = self._changed
+                status = self._server_status.get(request.service, unknown)
+                if status != sent:
+                    message = health_pb2.HealthCheckResponse(status=status)
+                    await self._streams.send(context, message, message.ByteSize())
+                    sent = status
+                await changed.wait()
 
     async def set(self, service: str, status: "health_pb2.HealthCheckResponse.ServingStatus") -> None:
         """Set the status of a service."""
@@ -328,13 +324,10 @@ class _ReflectionServicer(reflection.aio.ReflectionServicer):  # type: ignore[mi
     ) -> None:
         """Answer questions until there are no more, or the server goes down."""
         replies = super().ServerReflectionInfo(_small(request_iterator), context)
-        try:
-            with self._limit.counted(), self._streams.ending():
-                async with aclosing(replies):
-                    async for reply in replies:
-                        await self._streams.send(context, reply, reply.ByteSize())
-        except EmitdError as error:
-            await abort(context, status_of(error))
+        with self._limit.counted():
+            async with aclosing(replies):
+                async for reply in replies:
+                    await self._streams.send(context, reply, reply.ByteSize())
 
 
 async def _small(

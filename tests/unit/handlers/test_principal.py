@@ -1,8 +1,10 @@
 """`Principal`: the names that it can have."""
 
+from typing import get_args
+
 import pytest
 
-from emitd_handlers.principal import MAX_NAME_BYTES, Principal
+from emitd_handlers.principal import MAX_NAME_BYTES, Principal, PrincipalKind
 
 
 @pytest.mark.parametrize(
@@ -22,3 +24,11 @@ def test_other_names_are_refused_and_not_shown(name: str) -> None:
         with pytest.raises(ValueError, match=f"{MAX_NAME_BYTES} bytes|cannot be printed") as caught:
             make()
         assert len(name) < 3 or name not in str(caught.value)
+
+
+def test_no_principal_is_named_like_a_group() -> None:
+    """Grants and the owners of jobs would take it for the group; a group may have any name."""
+    for kind in get_args(PrincipalKind):
+        with pytest.raises(ValueError, match="begins with 'group:'"):
+            Principal("group:web", kind)
+    assert Principal("group", "jwt", ("group:web",)).groups == ("group:web",)

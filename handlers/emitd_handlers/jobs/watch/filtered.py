@@ -112,7 +112,8 @@ class FilteredWatch:
                 page = await self._list_jobs(query)
                 page_token = page.next_page_token or None
                 reader.refuse_if_ended()
-                if changes := reader.take_page(page.jobs):
+                # A database does not know what the reader may see.
+                if changes := reader.take_page(filter(job_filter.matches, page.jobs)):
                     yield changes
             reader.refuse_if_ended()
             earliest = 0.0

@@ -109,7 +109,8 @@ class Subscription:
                 changes.append(self._send(job))
             elif sent is not None:
                 del self._sent[job_id]
-                changes.append(JobChange(job_id, job.revision, job, left_filter=True))
+                left = job if JobFilter(scope=self._filter.scope).matches(job) else None
+                changes.append(JobChange(job_id, job.revision, left, left_filter=True))
         self._urgent.update(self._pending)  # the rest of a large part
         return changes
 

@@ -5,13 +5,16 @@ from typing import Any
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.postgres import schema
 from emitd_handlers.jobs.postgres.schema import MIGRATIONS
 from emitd_handlers.jobs.postgres.store import PostgresJobStore
 from emitd_handlers.outcome import JobReceipt, RecentCommit
+from emitd_handlers.principal import Principal
 from emitd_handlers.record import JobState
+from emitd_handlers.scope import Caller
 from support.jobs.backends import applied, get, history, opened, report
 from support.processes.postgres import PostgresBackend
 
@@ -157,6 +160,25 @@ async def test_an_older_version_is_migrated_step_by_step(
         await open_and_close(PostgresJobStore(postgres_dsn))
     assert await postgres.fetch("SELECT b FROM job_logs") == []
     assert await postgres.fetch("SELECT version FROM emitd_schema") == [(len(MIGRATIONS) + 2,)]
+
+
+async def test_jobs_of_the_version_before_owners_are_kept(
+    postgres: PostgresBackend, postgres_dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have none; the next that reports takes the job."""
+    assert "owner" in "".join(MIGRATIONS[-1])
+    with monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", MIGRATIONS[:-1])
+        await open_and_close(PostgresJobStore(postgres_dsn))
+    await postgres.fetch(
+        "INSERT INTO job_logs (job_id, job_type, status, progress, message, labels, source, attempt, revision, "
+        "created_at, updated_at, event_time_unix_nano, lease_seconds) "
+        "VALUES ('j', 't', 'RUNNING', 40, 'm', '{}', 's', 1, 3, now(), now(), 5, 0)"
+    )
+    async with opened(PostgresJobStore(postgres_dsn)) as store:
+        assert ((await get(store)).owner, (await get(store)).progress) == ("", 40)
+        await applied(store, replace(report(progress=41), sender=Caller(Principal("ann", "token"))))
+        assert ((await get(store)).owner, (await get(store)).revision) == ("ann", 4)
 
 
 async def test_what_an_earlier_version_knew_of_retries_is_kept(

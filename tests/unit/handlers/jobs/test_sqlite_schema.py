@@ -2,18 +2,25 @@
 
 import sqlite3
 from collections.abc import Iterator
+from contextlib import closing
+from pathlib import Path
 
 import msgspec
 import pytest
+from msgspec.structs import replace
 
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.jobs.source import JobTransition, TransitionQuery
 from emitd_handlers.jobs.sqlite import schema, writer
 from emitd_handlers.jobs.sqlite.schema import MIGRATIONS, migrate, transaction
+from emitd_handlers.jobs.sqlite.store import SqliteJobStore
 from emitd_handlers.jobs.sqlite.writer import SqliteJobs
 from emitd_handlers.jobs.store import Retention
 from emitd_handlers.outcome import JobReceipt, RecentCommit
+from emitd_handlers.principal import Principal
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
+from emitd_handlers.scope import Caller
+from support.jobs.backends import applied, get, opened, report
 from support.jobs.sqlite_queries import get_job, list_transitions, load_history
 
 
@@ -264,3 +271,23 @@ def test_a_transaction_is_all_or_nothing(connection: sqlite3.Connection) -> None
     with transaction(connection):
         connection.execute("INSERT INTO t VALUES (2)")
     assert connection.execute("SELECT a FROM t").fetchall() == [(2,)]
+
+
+async def test_jobs_of_the_version_before_owners_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They have none; the next that reports takes the job."""
+    path = tmp_path / "jobs.db"
+    with closing(sqlite3.connect(path, isolation_level=None)) as connection, monkeypatch.context() as patch:
+        patch.setattr(schema, "MIGRATIONS", MIGRATIONS[:4])
+        migrate(connection)
+        connection.execute(
+            "INSERT INTO job_logs (job_id, job_type, status, progress, message, labels, source, attempt, revision, "
+            "created_at, updated_at, event_time_unix_nano, lease_seconds) VALUES ('j', 't', 'RUNNING', 40, 'm', '{}', "
+            "'s', 1, 3, '2026-11-01 10:00:00.000001', '2026-11-02 11:00:00.000002', 5, 0)"
+        )
+    async with opened(SqliteJobStore(path, cache_size=10)) as store:
+        assert ((await get(store)).owner, (await get(store)).progress) == ("", 40)
+        sender = Caller(Principal("ann", "token"))
+        await applied(store, replace(report(progress=41), sender=sender))
+        assert ((await get(store)).owner, (await get(store)).revision) == ("ann", 4)
