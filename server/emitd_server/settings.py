@@ -11,6 +11,7 @@ from typing import Annotated, Self, TypeAlias
 import msgspec
 
 from emitd_handlers.paths import SettingInvalid, resolve_path
+from emitd_handlers.principal import GROUP, check_name
 from emitd_handlers.record import Level
 from emitd_handlers.scope import ANY
 from emitd_handlers.settings import PositiveInt, PositiveSeconds, Seconds
@@ -234,6 +235,12 @@ class GrantSettings(_Section, frozen=True, kw_only=True):
     relay: bool = False
 
     def __post_init__(self) -> None:
+        for name in self.to:
+            check_name(name.removeprefix(GROUP), "'to': a name")
+            if "*" in name:
+                raise ValueError("'to' has names, and groups as 'group:NAME', but no patterns")
+        if self.levels == ():
+            raise ValueError("'levels' is empty; leave it out for all")
         if self.relay and self.role is not Role.WRITER:
             raise ValueError("relay is for the role writer")
 

@@ -114,7 +114,8 @@ def test_its_examples_of_listeners_are_good(tmp_path: Path) -> None:
     examples = re.findall(r"(?m)^  # (- \{address:.*)$", FILE.read_text())
     file = tmp_path / "c.yml"
     file.write_text(
-        "handlers: {d: {type: discard}}\nserver:\n  listen:\n" + "".join(f"    {e}\n" for e in examples)
+        "handlers: {d: {type: discard}}\nserver:\n  access: {tokens_file: tokens.yml}\n  listen:\n"
+        + "".join(f"    {e}\n" for e in examples)
     )
     assert len(load_config(file, environ={}).server.listeners()) == len(examples) == 5
     keys = {key for example in yaml.safe_load("\n".join(examples)) for key in example}

@@ -18,7 +18,8 @@ GUARDED = (
 
 def load(folder: Path, listen: str, override: str | None = None, **environ: str) -> ServerSettings:
     file = folder / "c.yml"
-    file.write_text(f"handlers: {{d: {{type: discard}}}}\nserver:\n  listen: {listen}\n")
+    text = f"handlers: {{d: {{type: discard}}}}\nserver:\n  listen: {listen}\n  access: {{tokens_file: t}}\n"
+    file.write_text(text)
     return load_config(file, environ=environ, listen=override).server
 
 
