@@ -35,6 +35,7 @@ from emitd.v1 import (
 from emitd_handlers.jobs.database_url import DatabaseUrl
 from emitd_handlers.jobs.handler import DatabaseJobHandler
 from support.client.in_process import CHANNEL_OPTIONS
+from support.processes.own_threads import own_threads
 from support.soak.server import free_port
 
 #: News is sent at once, as far as a test can see.
@@ -437,12 +438,12 @@ class TestAsyncWatch:
                 last = outcome(message.job)[0]
             told.append(last)
 
-        threads = threading.active_count()
-        tasks = [asyncio.create_task(watch()) for _ in range(1000)]
-        async with async_client.job("j", "sync") as job:
-            job.progress(50)
-            await asyncio.sleep(0.3)
-            assert threading.active_count() - threads < 10
+        with own_threads() as threads:
+            tasks = [asyncio.create_task(watch()) for _ in range(1000)]
+            async with async_client.job("j", "sync") as job:
+                job.progress(50)
+                await asyncio.sleep(0.3)
+                assert len(threads) < 10
         async with asyncio.timeout(30):
             await asyncio.gather(*tasks)
         assert told == ["COMPLETED"] * 1000

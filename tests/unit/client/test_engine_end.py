@@ -14,6 +14,7 @@ from emitd.sending.engine import Engine
 from emitd.transport.reply import Reply
 from emitd.v1 import LogRecord
 from support.exit.engines import MakeEngine, accept, engines, fail, queue, refuse_to_start, write
+from support.processes.own_threads import alive, own_threads
 
 
 @pytest.fixture
@@ -42,10 +43,12 @@ def ending(monkeypatch: pytest.MonkeyPatch) -> Callable[[Engine], None]:
 def test_close_sends_what_there_is(make: MakeEngine) -> None:
     """No line waits for its batch to fill any more; all threads have ended then."""
     engine, transport = make()
-    write(engine, "a", "b")
-    engine.close()
+    with own_threads() as threads:
+        write(engine, "a", "b")
+        engine.close()
     assert transport.messages == ["a", "b"]
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("emitd-")]
+    assert threads
+    assert alive(threads) == []
 
 
 def test_close_ends_in_time_and_counts_what_is_left(
@@ -69,13 +72,15 @@ def test_a_call_that_hangs_is_interrupted(make: MakeEngine) -> None:
         return fail(records)
 
     engine, transport = make(hang, linger=0.0)
-    write(engine, "a")
-    time.sleep(0.1)
-    began = time.monotonic()
-    engine.close()
-    assert 0.25 < time.monotonic() - began < 1.3
+    with own_threads() as threads:
+        write(engine, "a")
+        time.sleep(0.1)
+        began = time.monotonic()
+        engine.close()
+        assert 0.25 < time.monotonic() - began < 1.3
     assert engine.stats()["dropped_at_close"] == 1
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("emitd-")]
+    assert threads
+    assert alive(threads) == []
 
 
 def test_close_spools_what_is_left(make: MakeEngine, tmp_path: Path) -> None:

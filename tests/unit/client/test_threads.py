@@ -62,8 +62,8 @@ def test_a_thread_whose_work_raises_makes_room(capfd: pytest.CaptureFixture[str]
 def test_threads_are_daemons_with_names(work: Work) -> None:
     """They do not keep the program alive, and a debugger shows whose they are."""
     work.senders.start()
-    (thread,) = [thread for thread in threading.enumerate() if thread.name == "test-1"]
-    assert thread.daemon
+    (thread,) = work.senders.threads
+    assert (thread.name, thread.daemon) == ("test-1", True)
 
 
 def test_senders_know_that_they_are(work: Work) -> None:

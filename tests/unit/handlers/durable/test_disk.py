@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from emitd_handlers.durable.disk import Disk, write_all
+from support.processes.open_files import open_under
 
 
 @pytest.fixture
@@ -95,10 +96,9 @@ def test_only_regular_files_are_opened(disk: Disk, tmp_path: Path, kind: str) ->
     """What is no file raises OSError and leaves nothing open."""
     path = tmp_path / "a"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
-    before = len(os.listdir("/dev/fd"))
     with pytest.raises(OSError, match=r"directory|not a regular file"):
         disk.open(path)
-    assert len(os.listdir("/dev/fd")) == before
+    assert open_under(path) == []
 
 
 def test_a_lock_is_exclusive_and_ends_with_its_file(disk: Disk, tmp_path: Path) -> None:
@@ -171,7 +171,6 @@ def test_sync_directory_syncs_the_folder_itself(
     """The descriptor that is synced is the folder's, and it is closed again."""
     synced: list[int] = []
     monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
-    before = len(os.listdir("/dev/fd"))
     disk.sync_directory(tmp_path)
     assert synced == [tmp_path.stat().st_ino]
-    assert len(os.listdir("/dev/fd")) == before
+    assert open_under(tmp_path) == []
