@@ -380,6 +380,7 @@ class TestReading:
         while not (first := await anext(parts)).lines:
             pass
         await parts.aclose()
+        assert open_under(self.path.parent) == []
         assert messages(first.lines)[0] == "199"
         assert len(first.lines) < 10
         late = LogQuery(received_after_unix_nano=self.sent[195].received_unix_nano)
