@@ -1,11 +1,15 @@
-"""For all tests: how Hypothesis runs, and no settings from the developer's environment."""
+"""For all tests: how Hypothesis runs, their order, and no settings from the developer's environment."""
 
 import os
 
+import pytest
 from hypothesis import settings
 
 #: Fixtures for any test.
 pytest_plugins = ["support.processes.postgres"]
+
+#: The seed of the order of the tests in CI.
+CI_ORDER = 18
 
 # A loaded machine is no failure; pytest-timeout ends what hangs. In CI the examples are the same in each run, so that a
 # change is judged and not its luck; elsewhere each run tries others.
@@ -15,3 +19,10 @@ settings.load_profile("emitd")
 # They would change the address of a test's server, or of the commands that the test runs.
 for name in ("EMITD_LISTEN", "EMITD_ADDRESS"):
     os.environ.pop(name, None)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_configure(config: pytest.Config) -> None:
+    """Let the order be the same in each run too, in CI, if no other is asked for."""
+    if "CI" in os.environ and config.getoption("randomly_seed", None) == "default":
+        config.option.randomly_seed = CI_ORDER
