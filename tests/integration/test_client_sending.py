@@ -362,7 +362,8 @@ async def in_thread(work: Callable[[], Any]) -> Any:
     return await asyncio.to_thread(work)
 
 
-SMALL = {"max_queue_records": 20, "batch_records": 10, "max_in_flight": 1}
+#: Batches leave when they are full: how fast a test logs must not decide what is in them.
+SMALL = {"max_queue_records": 20, "batch_records": 10, "max_in_flight": 1, "linger": 30.0}
 
 
 class TestOverflow:

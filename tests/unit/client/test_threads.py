@@ -80,8 +80,8 @@ def test_joining_takes_no_longer_than_until_the_deadline(work: Work) -> None:
     work.senders.start()
     work.senders.start()
     began = time.monotonic()
-    assert not work.senders.join(began + 0.2)
-    assert 0.2 <= time.monotonic() - began < 0.39
+    assert not work.senders.join(began + 2.0)
+    assert 2.0 <= time.monotonic() - began < 3.9
 
 
 def test_a_sender_that_joins_does_not_wait_for_itself() -> None:
