@@ -186,7 +186,7 @@ class TestReplies:
         """Under the same id: it may have been committed."""
         gate = Gate()
         with fake_log_service(gate, accept, gate, accept) as service:
-            client = make_client(service.address, call_timeout=0.1)
+            client = make_client(service.address, call_timeout=1.0)
             assert audit(client).state == "COMMITTED"
             log(client, 1)
             assert client.flush(10)
@@ -407,7 +407,7 @@ class TestOverflow:
         log(client, 10, first=20)
         begin = time.monotonic()
         client.info("too much", n=30)
-        assert 0.29 <= time.monotonic() - begin < 2
+        assert 0.29 <= time.monotonic() - begin < 10
         assert client.stats()["dropped_queue_full"] == 1
         with fake_log_service(accept, port=port) as service:
             log(client, 200, first=31)

@@ -70,20 +70,26 @@ def test_a_handler_that_comes_in_time_keeps_the_client(
     service: FakeLogService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new configuration with the old settings goes on with the same queue and connection."""
-    monkeypatch.setattr(shared_client, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(shared_client, "IDLE_SECONDS", 2.0)
     old = own(service)
     log(old, "m")
-    old.close()
+    with own_threads() as threads:
+        old.close()
     new = own(service)
     assert new.client is old.client
-    time.sleep(1)
+    (closing,) = threads
+    closing.join(30)
+    assert alive(threads) == []
     assert new.client.state == "open"
     new.close()
     wait_until_closed(new)
 
 
-def test_a_closed_handler_that_is_used_goes_on(service: FakeLogService) -> None:
+def test_a_closed_handler_that_is_used_goes_on(
+    service: FakeLogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`dictConfig` also closes the handlers of loggers that it leaves alone; files are opened anew then."""
+    monkeypatch.setattr(shared_client, "IDLE_SECONDS", 2.0)
     handler = own(service)
     log(handler, "before")
     handler.close()
