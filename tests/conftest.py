@@ -1,6 +1,7 @@
-"""For all tests: how Hypothesis runs, their order, and no settings from the developer's environment."""
+"""For all tests: how Hypothesis runs, their order, and nothing from the environment that changes them."""
 
 import os
+import signal
 
 import pytest
 from hypothesis import settings
@@ -19,6 +20,9 @@ settings.load_profile("emitd")
 # They would change the address of a test's server, or of the commands that the test runs.
 for name in ("EMITD_LISTEN", "EMITD_ADDRESS"):
     os.environ.pop(name, None)
+# A shell has what it starts in the background ignore it, and so would every command that a test interrupts.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(tryfirst=True)
