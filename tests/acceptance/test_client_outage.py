@@ -139,4 +139,4 @@ def test_with_several_servers_the_death_of_one_holds_up_nobody(tmp_path: Path) -
         assert max(log.values()) == 1
     assert {*logs[0], *logs[1]} == set(map(str, range(300)))
     assert 50 <= len(logs[0]) < 290
-    assert slowest < 3.0
+    assert slowest < 8.0
