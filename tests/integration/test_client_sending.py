@@ -149,7 +149,8 @@ class TestReplies:
             assert (drop["dropped.count"], drop["dropped.cause"]) == (1, "refused")
             assert "too odd" in drop["dropped.error"]
             assert client.stats()["dropped_refused"] == 1
-            until(lambda: client.stats()["sent"] >= 3 + 1)  # the service has it before the client has its answer
+            # The service has a line before the client has its answer.
+            until(lambda: client.stats()["sent"] >= 3 + 1)
             assert client.stats()["sent"] == 3 + 1
 
     @pytest.mark.parametrize("kind", ["line", "audit", "spooled"])
