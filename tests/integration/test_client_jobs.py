@@ -408,7 +408,7 @@ class TestWatch:
             watching.start()
             until(lambda: told)
             watcher.close()
-            watching.join(5)
+            watching.join(30)
             assert told[1:] == [ClientNotOpen]
         with pytest.raises(ClientNotOpen):
             next(watcher.watch_job("j"))
@@ -460,7 +460,7 @@ class TestAsyncWatch:
         await asyncio.sleep(0.1)
         await client.close()
         with pytest.raises(ClientNotOpen):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(30):
                 await watching
 
     async def test_a_question_ends_with_its_client(self) -> None:
@@ -473,7 +473,7 @@ class TestAsyncWatch:
             await asyncio.sleep(0.1)
             await client.close()
             with pytest.raises(ClientNotOpen):
-                async with asyncio.timeout(5):
+                async with asyncio.timeout(30):
                     await asking
 
     async def test_the_watch_of_a_task_that_is_cancelled_is_cancelled(

@@ -25,7 +25,7 @@ def test_the_three_kinds_of_record_are_there(emitd_server: RunningServer) -> Non
         receipt = client.audit("user.login", user_id="u1", source_ip="192.0.2.7", details={"n": 1})
         with client.job("j1", job_type="import") as job:
             job.progress(50)
-        assert client.flush(5)
+        assert client.flush(30)
     assert receipt.state.name == "COMMITTED"
     (line,) = emitd_server.lines
     assert (line.level, line.message, line.source, line.attributes_json) == (

@@ -150,7 +150,7 @@ class TestNews:
         def report_in_a_thread() -> None:
             thread = threading.Thread(target=lambda: made.append(run_state.report(RUNNING)), daemon=True)
             thread.start()
-            thread.join(5)
+            thread.join(30)
 
         run_state = make_notes(total=10, on_news=report_in_a_thread)
         run_state.advance()

@@ -387,7 +387,7 @@ class TestClose:
         collector = threading.Thread(target=held.clear)
         collector.start()
         collector.join()
-        assert has_begun.wait(5)
+        assert has_begun.wait(30)
         assert threads[0] not in (collector, threading.current_thread())
         threads[0].join()
         assert made[0].told[-1] == "INCOMPLETE: left after 0 of 10 items"

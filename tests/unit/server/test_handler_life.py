@@ -63,7 +63,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(condition: object) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.005)
 

@@ -156,7 +156,7 @@ class TestKept:
             async with app.logger.job("j1", "sync") as job:
                 job.progress(40)
                 job.details({"all": "x" * 100_000})
-                async with aclosing(app.logger.watch_job("j1")) as updates, asyncio.timeout(5):
+                async with aclosing(app.logger.watch_job("j1")) as updates, asyncio.timeout(30):
                     async for update in updates:
                         if update.job.progress == 40:
                             break

@@ -396,7 +396,7 @@ async def test_reading_does_not_wait_for_the_writer(handler: DatabaseJobHandler)
     await handler.emit(report())
     gate = await block(handler)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             assert (await get(handler)).revision == 1
             assert len((await handler.list(JobQuery())).jobs) == 1
             assert (await anext(handler.watch("j", after_revision=0))).job.revision == 1
@@ -478,7 +478,7 @@ async def test_stop_ends_the_watches(path: Path) -> None:
         await handler.stop()
         for ended in (waiting, missing):
             with pytest.raises(HandlerUnavailable, match="handler 'jobs' is stopped"):
-                await asyncio.wait_for(ended, 5)
+                await asyncio.wait_for(ended, 30)
 
 
 async def test_an_old_sqlite_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
