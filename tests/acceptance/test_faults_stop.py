@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import grpc
@@ -40,6 +41,7 @@ class Stuck(BaseLogHandler):
 class Commits(BaseLogHandler):
     default_delivery = Delivery.COMMITTED
     async def emit(self, record):
+        open("began", "w").close()
         await asyncio.sleep(600)
 
 class Hog(BaseLogHandler):
@@ -84,11 +86,15 @@ def delivered(folder: Path) -> int:
     return len((folder / "out").read_text().splitlines()) if (folder / "out").exists() else 0
 
 
-def wait_for(server: ServerProcess, text: str) -> None:
+def wait_until(condition: Callable[[], bool]) -> None:
     deadline = time.monotonic() + 20
-    while text not in server.stderr and time.monotonic() < deadline:
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
-    assert text in server.stderr
+
+
+def wait_for(server: ServerProcess, text: str) -> None:
+    wait_until(lambda: text in server.stderr)
 
 
 @pytest.mark.parametrize(
@@ -183,7 +189,7 @@ def test_a_forced_end_counts_commits_under_way(tmp_path: Path) -> None:
     with serve(tmp_path, "Commits") as server, grpc.insecure_channel(server.address) as channel:
         record = LogRecord(level=LEVEL_INFO, message="x")
         call = LogServiceStub(channel).Emit.future(EmitRequest(record=record))
-        time.sleep(0.3)
+        wait_until((tmp_path / "began").exists)
         server.terminate()
         wait_for(server, "stopping")
         time.sleep(1.05)
@@ -237,9 +243,7 @@ def test_a_signal_during_the_start(tmp_path: Path) -> None:
     """A handler that never starts does not hold the process."""
     (tmp_path / "emitd.yml").write_text(config_of(tmp_path, "NeverUp"))
     with ServerProcess.launch(tmp_path, "--config", "emitd.yml") as server:
-        deadline = time.monotonic() + 20
-        while not (tmp_path / "starting").exists() and time.monotonic() < deadline:
-            time.sleep(0.02)
+        wait_until((tmp_path / "starting").exists)
         server.terminate()
         assert server.wait(10) == 0
     assert "emitd stopping\nemitd stopped\n" in server.stderr
