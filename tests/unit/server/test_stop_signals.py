@@ -9,6 +9,7 @@ import pytest
 from emitd_server import process
 from emitd_server.process import StopSignals
 from emitd_server.settings import ShutdownSettings
+from support.processes.own_calls import with_own
 
 TERM, HUP, INT = signal.SIGTERM, signal.SIGHUP, signal.SIGINT
 
@@ -32,7 +33,7 @@ async def test_signals_close_together_are_one(
     """A later one forces the end: after a second, and Ctrl-C after what one press of it may take."""
     clock = SimpleNamespace(now=0.0, monotonic=lambda: clock.now)
     monkeypatch.setattr(process, "time", clock)
-    monkeypatch.setattr(signal, "signal", lambda number, handler: None)
+    monkeypatch.setattr(process, "signal", with_own(signal, signal=lambda number, handler: None))
     signals = StopSignals(ShutdownSettings())
     whys: list[str] = []
     monkeypatch.setattr(signals, "_force", whys.append)
