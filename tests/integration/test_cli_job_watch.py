@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from rich.cells import cell_len
 from support.processes.run_main import Done, run_main
 from support.processes.screen import ScreenCommand
 from support.processes.server_process import ServerProcess
+from support.soak.server import free_port
 
 CONFIG = """
 server: {listen: "127.0.0.1:0"}
@@ -220,9 +220,7 @@ def test_colours_that_are_asked_for_make_no_frames_in_a_pipe(server: ServerProce
 
 def test_a_filter_outlives_its_server(tmp_path: Path) -> None:
     """The server is killed and started again: the frame goes on below what is told of it, with the new snapshot."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        config = CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{probe.getsockname()[1]}")
+    config = CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{free_port()}")
     flags = ["job", "watch", "--type", "t", "--status", "RUNNING"]
     with ServerProcess.start(config, tmp_path) as first:
         report(first, "stays", "t", "RUNNING", "--progress", "5")
