@@ -66,8 +66,12 @@ def dying_client(
 
 
 def wait_for_death(process: "subprocess.Popen[bytes]", journal: Path, point: str) -> None:
-    if point.endswith("close"):  # that is at its end
-        until(lambda: journal.exists() and b"SPOOLED" in journal.read_bytes(), LIFE_SECONDS)
+    if point.endswith("close"):  # that is at its end, or where it has sent what another left
+
+        def has_spooled() -> bool:
+            return journal.exists() and b"SPOOLED" in journal.read_bytes()
+
+        until(lambda: has_spooled() or process.poll() is not None, LIFE_SECONDS)
         process.send_signal(signal.SIGTERM)
     assert process.wait(LIFE_SECONDS) == -signal.SIGKILL, f"it never came to the point: {point}"
 
