@@ -149,7 +149,7 @@ class TestRun:
             while time.monotonic() < end:
                 sum(range(1000))
             assert outcome(row(client))[0] == "RUNNING"
-            assert outcome(row(client, "left"))[::2] == ("FAILED", "LEASE_EXPIRED")
+            until(lambda: outcome(row(client, "left"))[::2] == ("FAILED", "LEASE_EXPIRED"))
             job.refuse_if_lost()
         assert outcome(row(client))[0] == "COMPLETED"
 
