@@ -15,6 +15,7 @@ import pytest
 from emitd_server.errors import StartError
 from emitd_server.rpc import listening
 from emitd_server.rpc.listening import listen
+from support.processes.own_calls import with_own
 
 HAS_IPV6 = socket.has_ipv6 and Path("/proc/net/if_inet6").exists()
 
@@ -92,7 +93,7 @@ async def test_a_machine_without_ipv6_has_a_localhost(monkeypatch: pytest.Monkey
                 raise OSError(code, "not here")
             super().bind(address)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(listening.socket, "socket", Socket)
+    monkeypatch.setattr(listening, "socket", with_own(socket, socket=Socket))
     for host in ("localhost", "0.0.0.0"):
         await opened(f"{host}:0")
     assert await reason("[::1]:0") in (
