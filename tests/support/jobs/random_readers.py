@@ -94,7 +94,7 @@ class RandomReaders:
             )
 
         self._note("watch many", f"{reader.name}: {str(request).splitlines()}")
-        reader.begin(self.watches.watch_many(self._handler, request), request, matches)
+        reader.begin(self.watches.watch_many(self._handler, request, EVERYTHING), request, matches)
 
     async def drop_one(self) -> None:
         """Cut a reader's connection."""
