@@ -59,6 +59,13 @@ class Client:
             time.sleep(0.05)
 
 
+def wait_until_signed(log: Path, count: int) -> None:
+    deadline = time.monotonic() + WAIT_SECONDS
+    while f"\n{count}\n".encode() not in log.with_name(f"{log.name}.checkpoints").read_bytes():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
 def run_full(
     server: ServerProcess, log: Path, fill: Callable[[], object], free: Callable[[], object]
 ) -> None:
@@ -68,7 +75,7 @@ def run_full(
         client = Client(channel)
         for number in range(5):
             assert client.emit(f"r-{number}") is None
-        time.sleep(1.2)  # until they are signed
+        wait_until_signed(log, 5)
         whole = log.read_bytes()
         fill()
         for _ in range(3):

@@ -10,12 +10,15 @@ from emitd.v1 import JOB_STATE_COMPLETED
 from support.fork.counts import CONFIG, assert_once, keys_in_audit, keys_in_lines, run
 from support.processes.pythons import PYTHONS, python_for
 from support.processes.server_process import ServerProcess
+from support.soak.server import free_port
 
 FORK_SUPPORT = {"unset": {}, "set": {"GRPC_ENABLE_FORK_SUPPORT": "1"}}
 FORKS, FORKS_ELSEWHERE = 200, 60
 #: The default; and what a busy machine may take beside.
 FORK_WAIT_SECONDS = 1.0
-SLACK_SECONDS = 1.0
+SLACK_SECONDS = 1.8
+#: That of `moments.watched`.
+LONG_FORK_WAIT_SECONDS = 10.0
 
 
 @pytest.fixture
@@ -99,11 +102,9 @@ def test_a_forked_child_can_run_a_job_with_its_parents_reporter(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("version", PYTHONS)
-def test_forks_while_threads_hold_the_locks_of_a_client(
-    tmp_path: Path, version: str, unused_tcp_port: int
-) -> None:
+def test_forks_while_threads_hold_the_locks_of_a_client(tmp_path: Path, version: str) -> None:
     """No child waits for a lock that a thread of its parent had."""
-    address = f"127.0.0.1:{unused_tcp_port}"
+    address = f"127.0.0.1:{free_port()}"
     assert run(python_for(version), "moments.py", "busy", address, tmp_path / "spool") == {"errors": []}
 
 
@@ -127,7 +128,7 @@ def test_watches_do_not_hold_up_a_fork(server: ServerProcess, tmp_path: Path) ->
     """They are ended for it at once, and made again."""
     told = run(python_for(""), "moments.py", "watched", server.address, tmp_path / "spool")
     assert told["errors"] == []
-    assert told["slowest"] < FORK_WAIT_SECONDS / 2
+    assert told["slowest"] < LONG_FORK_WAIT_SECONDS / 4
 
 
 @pytest.mark.slow

@@ -38,6 +38,9 @@ SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 WAIT_SECONDS = 20.0
 
+#: Files are looked at twice a second.
+SOON_SECONDS = 5.0
+
 
 class Caller:
     """Calls one server."""
@@ -172,7 +175,7 @@ def test_an_audit_log_that_was_touched_is_saved_and_comes_back(
     for number in range(5):
         caller.audit(number)
     HARMS[harm](path)
-    assert caller.until_health("handler/audit", NOT_SERVING) < 1.5
+    assert caller.until_health("handler/audit", NOT_SERVING) < SOON_SECONDS
     assert_refused(caller.audit, 5)
     assert caller.job(0) == 1
     line = said(server, "takes no records.*run: ")
@@ -295,7 +298,7 @@ def test_jobs_whose_file_was_touched_are_saved_and_come_back(
         caller.job(number)
     harm(path)
     assert_refused(caller.job, 5)
-    assert caller.until_health("handler/jobs", NOT_SERVING) < 1.5
+    assert caller.until_health("handler/jobs", NOT_SERVING) < SOON_SECONDS
     assert caller.audit(0) == 0
     line = said(server, "takes no reports.*run: ")
     assert_refused(caller.job, 5)
@@ -333,7 +336,7 @@ def test_a_server_deletes_only_its_own_socket(tmp_path: Path) -> None:
         caller = Caller(first)
         assert caller.health("") == SERVING
         (tmp_path / "emitd.sock").unlink()
-        assert caller.until_health("", NOT_SERVING) < 1.5
+        assert caller.until_health("", NOT_SERVING) < SOON_SECONDS
         assert "no client can connect" in said(first, "emitd.sock': its file was deleted")
         with ServerProcess.start(SOCKET_CONFIG, tmp_path) as second:
             first.terminate()

@@ -436,4 +436,4 @@ def test_signals_while_a_handler_is_down(tmp_path: Path) -> None:
         begin = time.monotonic()
         server.terminate()
         assert server.wait() == 0
-        assert time.monotonic() - begin < 2
+        assert time.monotonic() - begin < 8

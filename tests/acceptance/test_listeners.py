@@ -60,6 +60,7 @@ def test_an_open_listener_ends_the_start(tmp_path: Path) -> None:
     """Exit code 3, with the line and the path of the entry; `check-config` says the same."""
     (tmp_path / "emitd.yml").write_text(
         HANDLERS + "server:\n  listen:\n    - 127.0.0.1:0\n    - address: 0.0.0.0:0\n      identity: token\n"
+        "  access: {tokens_file: tokens.yml}\n"
     )
     done = run(tmp_path, "serve", "--config", "emitd.yml")
     problem = (

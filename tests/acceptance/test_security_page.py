@@ -348,6 +348,17 @@ def test_grants_decide(folder: Path) -> None:
     }
 
 
+def test_a_grant_is_explained(folder: Path) -> None:
+    """Each command of the page prints what the page says."""
+    (folder / "emitd.yml").write_text(configuration("grants"))
+    typed = re.findall(r"^\$ emitd (.*)\n([^$]*)", example(PAGE, "explain"), re.MULTILINE)
+    assert len(typed) == 3
+    for command, shown in typed:
+        line = [sys.executable, "-m", "emitd_cli", *command.split()]
+        done = subprocess.run(line, cwd=folder, capture_output=True, text=True, timeout=60)
+        assert (done.stdout, done.returncode) == (shown, int(shown.startswith("denied")))
+
+
 def section(title: str) -> str:
     return PAGE.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
 

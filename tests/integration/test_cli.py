@@ -4,7 +4,6 @@ import json
 import os
 import pty
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -15,6 +14,7 @@ import pytest
 
 from support.processes.run_main import Done, run_main
 from support.processes.server_process import ServerProcess
+from support.soak.server import free_port
 
 CONFIG = """
 server: {listen: "127.0.0.1:0"}
@@ -311,9 +311,7 @@ def test_a_terminal_without_rich(server: ServerProcess, tmp_path: Path) -> None:
 
 def test_a_watch_outlives_its_server(tmp_path: Path) -> None:
     """The server is killed and started again: the watch says so, resumes, and skips and repeats nothing."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        config = CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{probe.getsockname()[1]}")
+    config = CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{free_port()}")
     with ServerProcess.start(config, tmp_path) as first:
         emitd(first, "emit", "--job", "j", "--type", "t", "--status", "QUEUED")
         watch = spawn(first, "job", "watch", "j")
@@ -334,9 +332,7 @@ def test_a_watch_outlives_its_server(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_records_outlive_their_server(tmp_path: Path) -> None:
     """A server that is killed while a file is sent and comes back has every record, once."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        config = CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{probe.getsockname()[1]}")
+    config = CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{free_port()}")
     payload = {"eventName": "e", "userId": "u", "sourceIp": "unknown", "detailsJson": "{}"}
     file = tmp_path / "records.jsonl"
     file.write_text("".join(json.dumps({"recordId": f"r{n}", "audit": payload}) + "\n" for n in range(COUNT)))

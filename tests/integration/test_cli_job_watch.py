@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
@@ -16,6 +15,7 @@ from rich.cells import cell_len
 from support.processes.run_main import Done, run_main
 from support.processes.screen import ScreenCommand
 from support.processes.server_process import ServerProcess
+from support.soak.server import free_port
 
 CONFIG = """
 server: {listen: "127.0.0.1:0"}
@@ -79,7 +79,9 @@ def test_several_jobs_as_live_bars(server: ServerProcess, job_type: str) -> None
         report(server, names[1], job_type, "QUEUED", "a\x1b[2Jb")
         report(server, names[2], job_type, "RUNNING")
         command.wait_for_text("QUEUED", "a\\u001b[2Jb")
-        command.wait_for(lambda screen: re.search(r"RUNNING .* 0:0[1-9] .* copying", screen), "elapsed time")
+        command.wait_for(
+            lambda screen: re.search(r"RUNNING .* (?!0:00)\d:\d\d .* copying", screen), "elapsed time"
+        )
         emitd(server, "job", "cancel", names[0], "--reason", "late")
         command.wait_for_text("(cancel requested: late)")
         report(server, names[0], job_type, "COMPLETED")
@@ -218,9 +220,7 @@ def test_colours_that_are_asked_for_make_no_frames_in_a_pipe(server: ServerProce
 
 def test_a_filter_outlives_its_server(tmp_path: Path) -> None:
     """The server is killed and started again: the frame goes on below what is told of it, with the new snapshot."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        config = CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{probe.getsockname()[1]}")
+    config = CONFIG.replace("127.0.0.1:0", f"127.0.0.1:{free_port()}")
     flags = ["job", "watch", "--type", "t", "--status", "RUNNING"]
     with ServerProcess.start(config, tmp_path) as first:
         report(first, "stays", "t", "RUNNING", "--progress", "5")

@@ -3,7 +3,6 @@
 import logging
 import subprocess
 import sys
-import threading
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from emitd_handlers.record import JobState, Level
 from emitd_handlers.testing import InMemoryHandler
 from emitd_server.errors import StartError
 from emitd_server.settings import ListenEntry, ServerSettings
+from support.processes.own_threads import alive, own_threads
 
 
 def test_the_three_kinds_of_record_are_there(emitd_server: RunningServer) -> None:
@@ -25,7 +25,7 @@ def test_the_three_kinds_of_record_are_there(emitd_server: RunningServer) -> Non
         receipt = client.audit("user.login", user_id="u1", source_ip="192.0.2.7", details={"n": 1})
         with client.job("j1", job_type="import") as job:
             job.progress(50)
-        assert client.flush(5)
+        assert client.flush(30)
     assert receipt.state.name == "COMMITTED"
     (line,) = emitd_server.lines
     assert (line.level, line.message, line.source, line.attributes_json) == (
@@ -66,16 +66,17 @@ def test_it_can_be_made_to_fail(emitd_server: RunningServer, tmp_path: Path) -> 
 
 def test_servers_are_apart_and_leave_nothing_behind() -> None:
     """Each has its own port and records; its thread ends with the block, also by an exception."""
-    before = set(threading.enumerate())
-    with running_server() as first, running_server() as second:
-        assert first.address != second.address
-        with LogClient(first.address) as client:
-            client.info("only here")
-        assert len(first.lines) == 1
-        assert second.lines == []
-    with pytest.raises(ZeroDivisionError), running_server():
-        raise ZeroDivisionError
-    assert [thread.name for thread in set(threading.enumerate()) - before if "emitd" in thread.name] == []
+    with own_threads() as threads:
+        with running_server() as first, running_server() as second:
+            assert first.address != second.address
+            with LogClient(first.address) as client:
+                client.info("only here")
+            assert len(first.lines) == 1
+            assert second.lines == []
+        with pytest.raises(ZeroDivisionError), running_server():
+            raise ZeroDivisionError
+    assert len([thread for thread in threads if thread.name == "emitd-testing"]) == 3
+    assert [name for name in alive(threads) if "emitd" in name] == []
 
 
 @pytest.mark.slow
@@ -101,6 +102,11 @@ def test_the_page_is_true(emitd_server: RunningServer) -> None:
 def test_a_server_that_cannot_start_raises_why() -> None:
     """And leaves no thread."""
     settings = ServerSettings(listen=(ListenEntry(address="192.0.2.1:1", insecure=True),))
-    with pytest.raises(StartError, match=r"192\.0\.2\.1"), serving([InMemoryHandler()], settings):
+    with (
+        own_threads() as threads,
+        pytest.raises(StartError, match=r"192\.0\.2\.1"),
+        serving([InMemoryHandler()], settings),
+    ):
         pass
-    assert not [thread for thread in threading.enumerate() if thread.name == "emitd-testing"]
+    assert [thread.name for thread in threads if thread.name == "emitd-testing"] == ["emitd-testing"]
+    assert "emitd-testing" not in alive(threads)

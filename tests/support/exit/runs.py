@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from support.processes.pythons import environ_of
+from support.soak.server import free_port
 
 RUN_SECONDS = 30.0
 SUPPORT = Path(__file__).parent
@@ -76,8 +77,7 @@ def hanging_server(port: int = 0) -> Iterator[str]:
 
 def free_address() -> str:
     """Return an address on which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return f"127.0.0.1:{listening.getsockname()[1]}"
+    return f"127.0.0.1:{free_port()}"
 
 
 def config(address: str = "127.0.0.1:0") -> str:

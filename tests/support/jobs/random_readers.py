@@ -6,6 +6,7 @@ from random import Random
 from emitd.v1 import job_pb2 as pb
 from emitd_handlers.jobs.handler import DatabaseJobHandler
 from emitd_handlers.record import JobState
+from emitd_handlers.scope import EVERYTHING
 from emitd_server.rpc.job_streams import JobWatches
 from emitd_server.rpc.open_streams import OpenStreams
 from emitd_server.settings import WatchSettings
@@ -65,7 +66,7 @@ class RandomReaders:
             min_interval_ms=random.choice([0, 1, 1000, 5000]),
         )
         self._note("watch", f"{reader.name}: {str(request).splitlines()}")
-        reader.begin(self.watches.watch(self._handler, request), request)
+        reader.begin(self.watches.watch(self._handler, request, EVERYTHING), request)
 
     async def connect_to_jobs(self) -> None:
         """Let a reader watch the jobs that match some filter."""
@@ -93,7 +94,7 @@ class RandomReaders:
             )
 
         self._note("watch many", f"{reader.name}: {str(request).splitlines()}")
-        reader.begin(self.watches.watch_many(self._handler, request), request, matches)
+        reader.begin(self.watches.watch_many(self._handler, request, EVERYTHING), request, matches)
 
     async def drop_one(self) -> None:
         """Cut a reader's connection."""

@@ -17,7 +17,7 @@ from support.jobs.model import JobModel
 __all__ = ["JobReader", "Reader", "same_as_model"]
 
 JOB_FIELDS = [field.name for field in pb.Job.DESCRIPTOR.fields]
-NOT_COMPARED = {"lease_expire_time_unix_nano", "labels", "status"}
+NOT_COMPARED = {"lease_expire_time_unix_nano", "labels", "status", "owner"}
 PLAIN_FIELDS = [name for name in JOB_FIELDS if name not in NOT_COMPARED]
 #: How long a stream may be silent: the time of a heartbeat, and what the slowest database takes.
 MAX_SILENCE_SECONDS = 15 + 30

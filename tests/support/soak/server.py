@@ -10,6 +10,8 @@ from typing import Self
 
 from support.processes.server_process import ServerProcess
 
+#: For ports: the order of the tests decides what `random` gives, and runs at the same time may have the same.
+CHANCE = random.SystemRandom()
 CONFIG = """
 handler_paths: [handlers]
 handlers:
@@ -80,7 +82,7 @@ def soak_server(folder: Path, name: str = "server") -> Iterator[SoakServer]:
 def free_port() -> int:
     """A port that nobody is given by chance while the server is down: below those of outgoing connections."""
     while True:
-        port = random.randrange(20_000, 32_000)
+        port = CHANCE.randrange(20_000, 32_000)
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))

@@ -1,5 +1,6 @@
 """`emitd audit tail`: what it prints, and how it goes on after an outage."""
 
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -11,6 +12,7 @@ from emitd_handlers.audit.read.scan import entry_of
 from emitd_server.convert.audit import entry_to_wire
 from support.audit.sealed_log import make_line
 from support.client.fake_log_service import Answer, FakeLogService, fail, fake_log_service
+from support.processes.own_calls import with_own
 from support.processes.run_main import Done, run_main
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -50,7 +52,7 @@ STOPPING = fail(UNAVAILABLE, "the service is going down", 1.0)
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the command slept between its tries; it does not really."""
     slept: list[float] = []
-    monkeypatch.setattr(connection.time, "sleep", slept.append)
+    monkeypatch.setattr(connection, "time", with_own(time, sleep=slept.append))
     return slept
 
 
@@ -144,7 +146,7 @@ def test_ctrl_c_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(connection.time, "sleep", interrupt)
+    monkeypatch.setattr(connection, "time", with_own(time, sleep=interrupt))
     with fake_log_service(stream(begin(0), events(0, 1), then=STOPPING)) as service:
         done = tail(service)
     assert done.returncode == INTERRUPTED

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import threading
+import time
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from emitd.v1 import (
     Receipt,
     RecordError,
 )
+from emitd_cli import connection
 from emitd_cli.connection import connect
 from emitd_cli.emit import batch_sender as emit_many
 from emitd_cli.emit.batch_sender import BatchSender
@@ -36,6 +38,7 @@ from support.client.fake_log_service import (
     record_error,
     refuse,
 )
+from support.processes.own_calls import with_own
 from support.processes.run_main import Done, run_main
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -45,7 +48,8 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The pauses between tries, which take no time."""
     pauses: list[float] = []
-    monkeypatch.setattr("time.sleep", pauses.append)
+    for module in (emit_many, connection):
+        monkeypatch.setattr(module, "time", with_own(time, sleep=pauses.append))
     return pauses
 
 

@@ -1,6 +1,7 @@
 """`emitd log tail`: what it asks for and prints, and how it goes on after an outage."""
 
 import json
+import time
 from collections.abc import Iterator
 
 import grpc
@@ -9,6 +10,7 @@ import pytest
 from emitd import v1
 from emitd_cli import connection
 from support.client.fake_log_service import Answer, FakeLogService, fail, fake_log_service
+from support.processes.own_calls import with_own
 from support.processes.run_main import Done, run_main
 
 UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
@@ -53,7 +55,7 @@ STOPPING = fail(UNAVAILABLE, "the service is going down", 1.0)
 def naps(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """How long the command slept between its tries; it does not really."""
     slept: list[float] = []
-    monkeypatch.setattr(connection.time, "sleep", slept.append)
+    monkeypatch.setattr(connection, "time", with_own(time, sleep=slept.append))
     return slept
 
 
@@ -182,7 +184,7 @@ def test_ctrl_c_ends_it(monkeypatch: pytest.MonkeyPatch) -> None:
     def interrupt(seconds: float) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(connection.time, "sleep", interrupt)
+    monkeypatch.setattr(connection, "time", with_own(time, sleep=interrupt))
     with fake_log_service(stream(begin("a"), lines("one", token="b"), then=STOPPING)) as service:
         done = tail(service)
     assert done.returncode == INTERRUPTED

@@ -58,7 +58,7 @@ def grpc_threads() -> list[str]:
 
 def no_grpc_thread() -> bool:
     """Whether there is none, or none any more in a moment: one that has left grpc may still be ending."""
-    give_up_at = time.monotonic() + 2
+    give_up_at = time.monotonic() + 10
     while grpc_threads() and time.monotonic() < give_up_at:
         time.sleep(0.01)
     return not grpc_threads()

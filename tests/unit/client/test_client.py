@@ -34,6 +34,7 @@ from support.client.fake_log_service import (
     record_error,
     refuse,
 )
+from support.processes.own_threads import own_threads
 
 
 class Served:
@@ -89,12 +90,12 @@ def levels(records: list[v1.LogRecord]) -> list[int]:
 class TestConstruction:
     def test_it_begins_nothing(self, make: Callable[..., LogClient]) -> None:
         """No thread, no connection and no file before the first record; nor does its end."""
-        threads = threading.active_count()
-        client = make(spool="/nowhere/that/could/be/made")
-        assert (threading.active_count(), client._engine.transport._channel) == (threads, None)
-        assert client.flush(0)
-        client.close()
-        assert threading.active_count() == threads
+        with own_threads() as threads:
+            client = make(spool="/nowhere/that/could/be/made")
+            assert (threads, client._engine.transport._channel) == ([], None)
+            assert client.flush(0)
+            client.close()
+        assert threads == []
 
     def test_settings_come_from_arguments_and_the_environment(
         self, monkeypatch: pytest.MonkeyPatch, make: Callable[..., LogClient]

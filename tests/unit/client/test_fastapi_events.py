@@ -525,14 +525,16 @@ def test_signals_that_nobody_handles_stay_as_they_are() -> None:
 
 def test_a_handler_that_came_later_is_not_taken_away() -> None:
     """Leaving the block puts back the old handlers, but not over one that somebody else set in between."""
-    before = signal.getsignal(signal.SIGINT)
-    with on_stop_signals(lambda: None):
-        assert signal.getsignal(signal.SIGINT) is not before
-    assert signal.getsignal(signal.SIGINT) is before
+
+    def own(number: int, frame: object) -> None: ...
 
     def later(number: int, frame: object) -> None: ...
 
+    before = signal.signal(signal.SIGINT, own)  # a shell in the background has its programs ignore it
     try:
+        with on_stop_signals(lambda: None):
+            assert signal.getsignal(signal.SIGINT) is not own
+        assert signal.getsignal(signal.SIGINT) is own
         with on_stop_signals(lambda: None):
             signal.signal(signal.SIGINT, later)
         assert signal.getsignal(signal.SIGINT) is later

@@ -320,7 +320,7 @@ class TestOverflow:
         def told(level: int) -> None:
             thread = threading.Thread(target=queue.wake)
             thread.start()
-            thread.join(5)
+            thread.join(30)
             is_free.append(not thread.is_alive())
 
         queue = make(told, overflow="drop_oldest", max_queue_records=1)
@@ -411,7 +411,7 @@ class TestFlush:
             queue.drain()
         else:
             put(queue, 1)
-        thread.join(5)
+        thread.join(30)
         assert flushed == [True]
 
 

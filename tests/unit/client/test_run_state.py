@@ -21,6 +21,7 @@ from emitd_handlers.jobs.source import Job
 from emitd_handlers.record import JobState
 from emitd_server.convert.records import RecordReader
 from emitd_server.settings import LimitSettings
+from support.processes.own_calls import with_own
 
 QUEUED, RUNNING = v1.JOB_STATE_QUEUED, v1.JOB_STATE_RUNNING
 COMPLETED, FAILED = v1.JOB_STATE_COMPLETED, v1.JOB_STATE_FAILED
@@ -74,7 +75,7 @@ class TestReports:
     def test_each_report_has_an_id_and_a_later_time_of_its_own(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """Even where the clock stands still or is set back."""
         times = iter([100, 100, 50, 200])
-        monkeypatch.setattr(module.time, "time_ns", lambda: next(times))
+        monkeypatch.setattr(module, "time", with_own(time, time_ns=lambda: next(times)))
         run_state = make_notes()
         records = [run_state.report(RUNNING) for _ in range(4)]
         assert [record.time_unix_nano for record in records] == [100, 101, 102, 200]
@@ -150,7 +151,7 @@ class TestNews:
         def report_in_a_thread() -> None:
             thread = threading.Thread(target=lambda: made.append(run_state.report(RUNNING)), daemon=True)
             thread.start()
-            thread.join(5)
+            thread.join(30)
 
         run_state = make_notes(total=10, on_news=report_in_a_thread)
         run_state.advance()
@@ -338,7 +339,7 @@ def test_late_copies_never_replace_what_is_newer(
     start = 1_800_000_000 * SECOND
     with pytest.MonkeyPatch.context() as patch:
         now = start
-        patch.setattr(module.time, "time_ns", lambda: now - slow_by_seconds * SECOND)
+        patch.setattr(module, "time", with_own(time, time_ns=lambda: now - slow_by_seconds * SECOND))
         run_state = make_notes(lease=60)
         job = apply(None, run_state.report(RUNNING), now)
         run_state.take_receipt(v1.JobReceipt(attempt=1, applied=True))
@@ -363,7 +364,7 @@ def test_a_slow_clock_costs_no_report() -> None:
     start = 1_800_000_000 * SECOND
     with pytest.MonkeyPatch.context() as patch:
         now = start
-        patch.setattr(module.time, "time_ns", lambda: now - 3600 * SECOND)
+        patch.setattr(module, "time", with_own(time, time_ns=lambda: now - 3600 * SECOND))
         run_state = make_notes()
         job = apply(None, run_state.report(RUNNING), now)
         run_state.take_receipt(v1.JobReceipt(attempt=1, applied=True))
@@ -379,7 +380,7 @@ def test_a_fast_clock_makes_the_order_of_arrival_count() -> None:
     start = 1_800_000_000 * SECOND
     with pytest.MonkeyPatch.context() as patch:
         now = start
-        patch.setattr(module.time, "time_ns", lambda: now + 3600 * SECOND)
+        patch.setattr(module, "time", with_own(time, time_ns=lambda: now + 3600 * SECOND))
         run_state = make_notes()
         job = apply(None, run_state.report(RUNNING), now)
         run_state.take_receipt(v1.JobReceipt(attempt=1, applied=True))

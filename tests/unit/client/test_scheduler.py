@@ -317,7 +317,7 @@ class TestWithdrawal:
         thread = thread_of(lambda: flushed.append(scheduler.flush(time.monotonic() + 10)))
         until(lambda: scheduler._changed._waiters)  # type: ignore[attr-defined]
         scheduler.withdraw(entry)
-        thread.join(5)
+        thread.join(30)
         assert flushed == [True]
 
 
@@ -645,7 +645,7 @@ class TestFlush:
         thread = thread_of(lambda: flushed.append(scheduler.flush(time.monotonic() + 10)))
         until(lambda: scheduler._changed._waiters)  # type: ignore[attr-defined]
         scheduler.forget(TICKERS[run_state]) if way == "forget" else scheduler.abandon()
-        thread.join(5)
+        thread.join(30)
         assert flushed == [True]
 
     def test_it_waits_for_a_report_under_way(self, service: Service) -> None:
@@ -783,7 +783,7 @@ class TestRun:
         thread = thread_of(lambda: scheduler.run(until=entry))
         until(lambda: scheduler._idle == 1)
         scheduler.withdraw(entry)
-        thread.join(5)
+        thread.join(30)
         assert not thread.is_alive()
 
     def test_an_interrupted_wait_leaves_the_lane_as_it_was(

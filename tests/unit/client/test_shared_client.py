@@ -11,6 +11,7 @@ from emitd import logging as shared_client
 from emitd.logging import EmitdHandler
 from support.client.fake_log_service import FakeLogService, accept, fake_log_service
 from support.client.sent_lines import records_of, sent_lines
+from support.processes.own_threads import alive, own_threads
 
 
 @pytest.fixture(autouse=True)
@@ -50,16 +51,17 @@ def test_handlers_of_the_same_settings_share_a_client(service: FakeLogService) -
 
 def test_a_client_is_closed_in_the_background_after_its_last_handler(service: FakeLogService) -> None:
     """Its lines are sent first, and its threads end."""
-    one, same = own(service), own(service)
-    log(one, "m")
-    one.close()
-    time.sleep(0.3)
-    assert same.client.state == "open"
-    same.close()
-    wait_until_closed(one)
+    with own_threads() as threads:
+        one, same = own(service), own(service)
+        log(one, "m")
+        one.close()
+        time.sleep(0.3)
+        assert same.client.state == "open"
+        same.close()
+        wait_until_closed(one)
     assert [record.message for record in records_of(service)] == ["m"]
     deadline = time.monotonic() + 30
-    while names := [thread.name for thread in threading.enumerate() if thread.name.startswith("emitd")]:
+    while names := alive(threads):
         assert time.monotonic() < deadline, names
         time.sleep(0.01)
 
@@ -68,20 +70,26 @@ def test_a_handler_that_comes_in_time_keeps_the_client(
     service: FakeLogService, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A new configuration with the old settings goes on with the same queue and connection."""
-    monkeypatch.setattr(shared_client, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(shared_client, "IDLE_SECONDS", 2.0)
     old = own(service)
     log(old, "m")
-    old.close()
+    with own_threads() as threads:
+        old.close()
     new = own(service)
     assert new.client is old.client
-    time.sleep(1)
+    (closing,) = threads
+    closing.join(30)
+    assert alive(threads) == []
     assert new.client.state == "open"
     new.close()
     wait_until_closed(new)
 
 
-def test_a_closed_handler_that_is_used_goes_on(service: FakeLogService) -> None:
+def test_a_closed_handler_that_is_used_goes_on(
+    service: FakeLogService, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`dictConfig` also closes the handlers of loggers that it leaves alone; files are opened anew then."""
+    monkeypatch.setattr(shared_client, "IDLE_SECONDS", 2.0)
     handler = own(service)
     log(handler, "before")
     handler.close()

@@ -10,8 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from emitd.spool import files
 from emitd.spool.files import SpoolLock
 from emitd.spool.spool import Spool, SpoolError, adopt_orphans
+from support.processes.own_calls import with_own
 
 TARGET = "localhost:50051"
 MAX_BYTES = 10**6
@@ -244,16 +246,15 @@ def test_a_lock_whose_file_was_taken_away_does_not_count(
 ) -> None:
     """Its holder deletes it: who had opened it before gets the lock of a file that the next one does not see."""
     path = tmp_path / "lock"
-    flock = fcntl.flock
 
     def flock_too_late(descriptor: int, operation: int) -> None:
         path.unlink()
         if successor is not None:
             path.write_bytes(successor)
-        flock(descriptor, operation)
+        fcntl.flock(descriptor, operation)
 
     lock = SpoolLock(path)
-    monkeypatch.setattr(fcntl, "flock", flock_too_late)
+    monkeypatch.setattr(files, "fcntl", with_own(fcntl, flock=flock_too_late))
     assert not lock.take()
     monkeypatch.undo()
     assert lock.take()

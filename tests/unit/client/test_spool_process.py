@@ -94,11 +94,14 @@ while True:
 def test_what_was_acknowledged_survives_a_kill(tmp_path: Path, seed: int) -> None:
     """All of it, once and in order, and of what was not only a whole batch; what was deleted is gone."""
     chance = random.Random(seed)
-    process = start(BUSY, tmp_path)
-    lines = [read_line(process) for _ in range(chance.randint(1, 150))]
-    time.sleep(chance.random() / 200)
-    process.kill()
-    output, errors = process.communicate()
+    with start(BUSY, tmp_path) as process:
+        lines = [read_line(process) for _ in range(chance.randint(1, 150))]
+        time.sleep(chance.random() / 200)
+        process.kill()
+        assert process.stdout
+        assert process.stderr
+        # Not `communicate`: it passes over what `readline` has read ahead.
+        output, errors = process.stdout.read(), process.stderr.read()
     # A line that the kill cut short acknowledges nothing.
     lines += [line.strip() for line in output.splitlines(keepends=True) if line.endswith("\n")]
     assert errors == ""

@@ -367,7 +367,9 @@ class TestClose:
         with pytest.raises(ValueError, match="no job"):
             Track([1], refusing)
         gc.collect()
-        assert unraisable == []
+        assert [
+            error for error in unraisable if "Track" in repr(error.object)
+        ] == []  # others' garbage is theirs
 
     def test_the_garbage_collector_does_not_wait_for_the_report(self) -> None:
         """It may run in any thread, such as the one that is to send it: then the report has a thread of its own."""
@@ -385,7 +387,7 @@ class TestClose:
         collector = threading.Thread(target=held.clear)
         collector.start()
         collector.join()
-        assert has_begun.wait(5)
+        assert has_begun.wait(30)
         assert threads[0] not in (collector, threading.current_thread())
         threads[0].join()
         assert made[0].told[-1] == "INCOMPLETE: left after 0 of 10 items"

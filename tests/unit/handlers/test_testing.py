@@ -1,7 +1,6 @@
 """The tools for tests: records like no other, and a handler that does as it is told."""
 
 import asyncio
-import threading
 
 import pytest
 
@@ -10,6 +9,7 @@ from emitd_handlers.outcome import Committed, Refused
 from emitd_handlers.record import AuditEvent, JobStatus, Level
 from emitd_handlers.settings import Delivery, HandlerSettings
 from emitd_handlers.testing import InMemoryHandler, make_record
+from support.processes.own_threads import alive, own_threads
 
 # make_record
 
@@ -91,13 +91,13 @@ async def test_the_next_records_can_be_made_to_fail() -> None:
 async def test_it_can_be_made_to_hang_until_released() -> None:
     """A batch hangs in the event loop, holding no thread, and goes on at `release`."""
     handler = InMemoryHandler()
-    threads = threading.active_count()
     handler.hang()
-    batch = asyncio.ensure_future(handler.emit_batch([make_record()]))
-    await asyncio.sleep(0)
-    assert not batch.done()
-    assert handler.batch_sizes == [1]
-    assert threading.active_count() == threads
+    with own_threads() as threads:
+        batch = asyncio.ensure_future(handler.emit_batch([make_record()]))
+        await asyncio.sleep(0)
+        assert not batch.done()
+        assert handler.batch_sizes == [1]
+        assert threads == []
     handler.release()
     assert await batch == [Committed()]
     assert await handler.emit_batch([make_record()]) == [Committed()]
@@ -117,9 +117,10 @@ async def test_it_can_be_made_to_block_its_thread_until_released() -> None:
     """A batch blocks the handler's own thread, so that `stop` waits too, and goes on at `release`."""
     handler = InMemoryHandler(name="blocked")
     handler.block()
-    batch = asyncio.ensure_future(handler.emit_batch([make_record()]))
-    await asyncio.sleep(0)
-    assert "emitd-handler-blocked" in [thread.name for thread in threading.enumerate()]
+    with own_threads() as threads:
+        batch = asyncio.ensure_future(handler.emit_batch([make_record()]))
+        await asyncio.sleep(0)
+        assert alive(threads) == ["emitd-handler-blocked"]
     with pytest.raises(TimeoutError):
         await asyncio.wait_for(handler.stop(), 0.01)
     assert not batch.done()

@@ -45,6 +45,7 @@ JOB = Job(
     cancel_reason="wrong source",
     start_time_unix_nano=6,
     end_time_unix_nano=7,
+    owner="group:web",
 )
 #: What the service keeps for itself.
 INTERNAL = {"event_time_unix_nano", "lease_seconds"}

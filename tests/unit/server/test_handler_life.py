@@ -4,6 +4,7 @@ import asyncio
 import errno
 import os
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 
@@ -24,6 +25,7 @@ from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.dispatch.handler_life import HandlerLife
 from emitd_server.errors import StartError
 from emitd_server.memory import MemoryAccount
+from support.processes.virtual_time import VirtualTimeLoop
 
 MEMORY = MemoryAccount(1 << 30)
 
@@ -37,8 +39,14 @@ class Moody(InMemoryHandler):
     starts = 0
     stops = 0
 
+    def __init__(self, settings: HandlerSettings | None = None, *, name: str = "") -> None:
+        super().__init__(settings, name=name)
+        #: By the clock of the event loop.
+        self.started_at: list[float] = []
+
     async def start(self) -> None:
         self.starts += 1
+        self.started_at.append(asyncio.get_running_loop().time())
         if self.problem is not None:
             raise self.problem
         await super().start()
@@ -55,7 +63,7 @@ def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def until(condition: object) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         while not condition():  # type: ignore[operator]
             await asyncio.sleep(0.005)
 
@@ -117,18 +125,34 @@ async def test_a_read_only_folder_gets_the_way_out(
     await life.stop()
 
 
-async def test_the_pauses_grow() -> None:
+def pauses(handler: Moody, *, keep_trying: bool) -> list[float]:
+    """Let a handler live for 0.3 s, and 0.1 s after that; return the time between one `start` and the next."""
+
+    async def live() -> None:
+        life, _ = life_of(handler)
+        await life.start(keep_trying=keep_trying)
+        await asyncio.sleep(0.3)
+        await life.stop()
+        starts = handler.starts
+        await asyncio.sleep(0.1)
+        assert handler.starts == starts
+
+    with asyncio.Runner(loop_factory=VirtualTimeLoop) as runner:
+        runner.run(live())
+    return [later - earlier for earlier, later in pairwise(handler.started_at)]
+
+
+GROWING = pytest.approx([0.01, 0.02, 0.04, 0.04, 0.04, 0.04, 0.04, 0.04], abs=0.001)
+
+
+def test_the_pauses_grow() -> None:
     """Up to the longest."""
     handler = Moody(SETTINGS)
     handler.problem = OSError()
-    life, _ = life_of(handler)
-    await life.start(keep_trying=True)
-    await asyncio.sleep(0.3)
-    assert 3 <= handler.starts <= 11
-    await life.stop()
+    assert pauses(handler, keep_trying=True) == GROWING
 
 
-async def test_a_handler_that_goes_down_at_once_is_not_restarted_at_full_speed() -> None:
+def test_a_handler_that_goes_down_at_once_is_not_restarted_at_full_speed() -> None:
     """The pauses grow also if each `start` succeeds."""
 
     class Brief(Moody):
@@ -136,15 +160,7 @@ async def test_a_handler_that_goes_down_at_once_is_not_restarted_at_full_speed()
             await super().start()
             asyncio.get_running_loop().call_soon(self.request_restart, "again")
 
-    handler = Brief(SETTINGS)
-    life, _ = life_of(handler)
-    await life.start()
-    await asyncio.sleep(0.3)
-    assert 3 <= handler.starts <= 11
-    await life.stop()
-    starts = handler.starts
-    await asyncio.sleep(0.1)
-    assert handler.starts == starts
+    assert pauses(Brief(SETTINGS), keep_trying=False) == GROWING
 
 
 async def test_a_restart_that_is_asked_for_during_start_counts_as_a_failure() -> None:

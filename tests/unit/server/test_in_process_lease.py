@@ -113,9 +113,9 @@ class TestKept:
         monkeypatch.setattr(intake, "RETRY_SECONDS", 0.05)
         monkeypatch.setattr(ticker, "HEARTBEATS_A_LEASE", 10)
         memory = committed_memory(Level.JOB_STATUS)
-        async with opened([memory]) as app, app.logger.job("j1", "sync", lease=10):  # a heartbeat each second
+        async with opened([memory]) as app, app.logger.job("j1", "sync", lease=20):  # a heartbeat each 2 s
             memory.fail_next(2)
-            await memory.wait_for(2, timeout_seconds=2.5)  # the second one after the next would be too late
+            await memory.wait_for(2, timeout_seconds=5.5)  # the second one after the next would be too late
             assert len(memory.batch_sizes) == 4
         assert len([line for line in app.lines if "news of job 'j1' was not taken" in line]) == 2
 
@@ -156,7 +156,7 @@ class TestKept:
             async with app.logger.job("j1", "sync") as job:
                 job.progress(40)
                 job.details({"all": "x" * 100_000})
-                async with aclosing(app.logger.watch_job("j1")) as updates, asyncio.timeout(5):
+                async with aclosing(app.logger.watch_job("j1")) as updates, asyncio.timeout(30):
                     async for update in updates:
                         if update.job.progress == 40:
                             break

@@ -15,6 +15,7 @@ from emitd_server.errors import StartError
 from emitd_server.rpc import listening
 from emitd_server.rpc.listening import Listener
 from emitd_server.settings import ListenEntry
+from support.processes.own_calls import with_own
 
 #: A busy port is refused, as the service does.
 OPTIONS = [("grpc.so_reuseport", 0)]
@@ -100,7 +101,7 @@ async def test_a_machine_without_ipv6_has_a_localhost(monkeypatch: pytest.Monkey
                 raise OSError(code, "not here")
             super().bind(address)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(listening.socket, "socket", Socket)
+    monkeypatch.setattr(listening, "socket", with_own(socket, socket=Socket))
     for host in ("localhost", "0.0.0.0"):
         await opened(f"{host}:0")
     assert await reason("[::1]:0") in (

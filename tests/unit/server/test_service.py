@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from statistics import median
 
 import pytest
 
@@ -137,13 +138,15 @@ async def test_bad_handlers_harm_only_their_own_records() -> None:
         asyncio.create_task(service.dispatch([line("x", level)]))
         for level in (Level.DEBUG, Level.WARNING, Level.ERROR)
     ]
-    slowest = 0.0
+    seconds = []
     for number in range(200):
         begin = loop.time()
         (outcome,) = await service.dispatch([line(str(number))])
-        slowest = max(slowest, loop.time() - begin)
+        seconds.append(loop.time() - begin)
         assert isinstance(outcome, Committed)
-    assert slowest < 0.5
+    # A pause of the machine is in few of them.
+    assert median(seconds) < 0.02
+    assert max(seconds) < 5
     errors = [outcome.error for task in bad for outcome in await task if isinstance(outcome, Refused)]
     assert [type(error) for error in errors] == [HandlerUnavailable, HandlerTimeout, HandlerTimeout]
     begin = loop.time()

@@ -18,6 +18,7 @@ from emitd_handlers.audit.write.log import AuditLog
 from emitd_handlers.durable.disk import Disk, FileState
 from emitd_handlers.errors import HandlerUnavailable
 from emitd_handlers.record import AuditEvent, Level, LogRecord
+from support.processes.open_files import open_under
 
 TIME = 1_795_405_140_000_000_000
 
@@ -98,10 +99,10 @@ def opened(
 
 def refusal(path: Path) -> str:
     """Return why the log cannot be opened, in one line; nothing may be left open or locked."""
-    before = os.listdir("/dev/fd")
+    before = open_under(path.parent)
     with pytest.raises(HandlerUnavailable) as caught:
         AuditLog(path, Disk(), print).open()
-    assert len(os.listdir("/dev/fd")) == len(before)
+    assert open_under(path.parent) == before
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -518,11 +519,17 @@ def test_errors_at_start_name_the_log_and_the_cause(tmp_path: Path) -> None:
     """A path that cannot be opened gives one line with both."""
     (tmp_path / "file").touch()
     inside = tmp_path / "file" / "audit.json.log"
+    folder, pipe = tmp_path / "folder", tmp_path / "pipe"
+    folder.mkdir()
+    os.mkfifo(pipe)
     assert refusal(inside).startswith(f"audit log '{inside}' cannot be opened: Not a directory: '")
-    assert refusal(tmp_path) == f"audit log '{tmp_path}' cannot be opened: Is a directory: '{tmp_path}'"
-    assert refusal(Path("/dev/null")) == (
-        "audit log '/dev/null' cannot be opened: not a regular file: '/dev/null'"
-    )
+    assert refusal(folder) == f"audit log '{folder}' cannot be opened: Is a directory: '{folder}'"
+    assert refusal(pipe) == f"audit log '{pipe}' cannot be opened: not a regular file: '{pipe}'"
+    with pytest.raises(
+        HandlerUnavailable,
+        match=r"^audit log '/dev/null' cannot be opened: not a regular file: '/dev/null'$",
+    ):
+        AuditLog(Path("/dev/null"), Disk(), print).open()
 
 
 class FoldersDisk(Disk):

@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import os
 import subprocess
 import threading
 from collections.abc import AsyncIterator, Sequence
@@ -26,6 +25,8 @@ from emitd_handlers.text.uuid7 import uuid7
 from emitd_handlers.tlog.merkle import leaf_hash
 from emitd_server.dispatch.deliveries import CommittedDelivery
 from emitd_server.memory import MemoryAccount
+from support.processes.open_files import open_under
+from support.processes.own_threads import alive, own_threads
 
 TIME = 1_795_405_140_000_000_000
 
@@ -349,29 +350,30 @@ async def test_damage_that_is_only_read_stops_the_start(path: Path, monkeypatch:
 async def test_two_handlers_cannot_share_a_log(path: Path) -> None:
     """The second one does not start, says why, and leaves no thread behind."""
     async with running(path):
-        threads = threading.active_count()
         second = JsonAuditHandler(JsonAuditSettings(path=path))
-        with pytest.raises(HandlerUnavailable, match=r"is in use by another process$"):
-            await second.start()
-        assert threading.active_count() == threads
+        with own_threads() as threads:
+            with pytest.raises(HandlerUnavailable, match=r"is in use by another process$"):
+                await second.start()
+            assert alive(threads) == []
         await second.stop()
 
 
 async def test_a_start_that_is_given_up_leaves_nothing(path: Path) -> None:
     """Cancelled while it opens the log, a start ends with the lock free and no thread left."""
-    before = set(threading.enumerate())
     disk = GatedDisk()
     disk.gate.clear()
-    handler = JsonAuditHandler(JsonAuditSettings(path=path), name="given-up", disk=disk)
-    starting = asyncio.create_task(handler.start())
-    await asyncio.to_thread(disk.at_gate.wait, 10)
-    starting.cancel()
-    await asyncio.sleep(0)
-    disk.gate.set()
-    with pytest.raises(asyncio.CancelledError):
-        await starting
-    new = set(threading.enumerate()) - before
-    assert [thread.name for thread in new if "given-up" in thread.name] == []
+    handler = JsonAuditHandler(JsonAuditSettings(path=path), disk=disk)
+    with own_threads() as threads:
+        starting = asyncio.create_task(handler.start())
+        while not disk.at_gate.is_set():
+            await asyncio.sleep(0.001)
+        starting.cancel()
+        await asyncio.sleep(0)
+        disk.gate.set()
+        with pytest.raises(asyncio.CancelledError):
+            await starting
+        assert threads
+        assert alive(threads) == []
     async with running(path):
         pass
 
@@ -401,14 +403,16 @@ async def test_stop_commits_what_was_accepted(path: Path) -> None:
 
 async def test_stop_leaves_nothing_open(path: Path) -> None:
     """After `stop` there is no thread, no task and no descriptor; `stop` without `start`, and twice, is safe."""
-    before = threading.active_count(), len(os.listdir("/dev/fd")), len(asyncio.all_tasks())
+    tasks = asyncio.all_tasks()
     handler = JsonAuditHandler(JsonAuditSettings(path=path))
-    await handler.stop()
-    await handler.start()
-    await handler.emit_batch([event(0)])
-    await handler.stop()
-    await handler.stop()
-    assert (threading.active_count(), len(os.listdir("/dev/fd")), len(asyncio.all_tasks())) == before
+    with own_threads() as threads:
+        await handler.stop()
+        await handler.start()
+        await handler.emit_batch([event(0)])
+        await handler.stop()
+        await handler.stop()
+        assert threads
+        assert (alive(threads), open_under(path.parent), asyncio.all_tasks() - tasks) == ([], [], set())
     (error,) = errors(await handler.emit_batch([event(1)]))
     assert isinstance(error, HandlerUnavailable)
 

@@ -15,6 +15,7 @@ from emitd_handlers.durable.append_file import (
     create_next_to,
 )
 from emitd_handlers.durable.disk import Disk
+from support.processes.open_files import open_under
 
 CONTENT = b"".join(b"line %d\n" % number for number in range(20))
 INTRUDER = b"not ours\n"
@@ -173,14 +174,14 @@ def test_half_a_copy_is_not_left(
     """The next try succeeds, and no descriptor stays open."""
     folder = tmp_path / "folder"
     folder.mkdir()
-    before = os.listdir("/dev/fd")
+    before = open_under(tmp_path)
     disk.failing = {operation: 0}
     with pytest.raises(OSError, match="Input/output"):
         file.save_into(folder)
     assert list(folder.iterdir()) == []
     file.save_into(folder)
     assert (folder / "file").read_bytes() == CONTENT
-    assert len(os.listdir("/dev/fd")) == len(before)
+    assert open_under(tmp_path) == before
 
 
 def test_names_beside_do_not_collide(tmp_path: Path) -> None:

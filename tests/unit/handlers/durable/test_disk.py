@@ -5,11 +5,14 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
 
 import pytest
 
+from emitd_handlers.durable import disk as disk_module
 from emitd_handlers.durable.disk import Disk, write_all
+from support.processes.open_files import open_under
+from support.processes.own_calls import with_own
 
 
 @pytest.fixture
@@ -25,17 +28,12 @@ def usual_umask() -> Iterator[None]:
     os.umask(before)
 
 
-def calls_of(monkeypatch: pytest.MonkeyPatch, module: Any, name: str) -> list[tuple[Any, ...]]:
-    """Note the calls of a function of the system, and still make them."""
-    calls: list[tuple[Any, ...]] = []
-    real: Callable[..., Any] = getattr(module, name)
-
-    def call(*args: Any) -> Any:
-        calls.append(args)
-        return real(*args)
-
-    monkeypatch.setattr(module, name, call)
-    return calls
+@pytest.fixture
+def system(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
+    """`os` as the disk alone sees it."""
+    system = with_own(os)
+    monkeypatch.setattr(disk_module, "os", system)
+    return system
 
 
 @pytest.mark.parametrize("make", [Disk.open, Disk.create])
@@ -95,10 +93,9 @@ def test_only_regular_files_are_opened(disk: Disk, tmp_path: Path, kind: str) ->
     """What is no file raises OSError and leaves nothing open."""
     path = tmp_path / "a"
     path.mkdir() if kind == "folder" else os.mkfifo(path)
-    before = len(os.listdir("/dev/fd"))
     with pytest.raises(OSError, match=r"directory|not a regular file"):
         disk.open(path)
-    assert len(os.listdir("/dev/fd")) == before
+    assert open_under(path) == []
 
 
 def test_a_lock_is_exclusive_and_ends_with_its_file(disk: Disk, tmp_path: Path) -> None:
@@ -125,38 +122,42 @@ def test_states_tell_files_apart(disk: Disk, tmp_path: Path) -> None:
     disk.close(fd)
 
 
-def test_sync_asks_for_the_data(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sync_asks_for_the_data(disk: Disk, tmp_path: Path, system: SimpleNamespace) -> None:
     """`sync` is one fdatasync of that file."""
     fd = disk.open(tmp_path / "a")
-    calls = calls_of(monkeypatch, os, "fdatasync")
+    calls: list[int] = []
+    system.fdatasync = lambda fd: (calls.append(fd), os.fdatasync(fd))
     disk.sync(fd)
-    assert calls == [(fd,)]
+    assert calls == [fd]
     disk.close(fd)
 
 
 def test_without_fdatasync_the_drive_is_told(
-    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    disk: Disk, tmp_path: Path, system: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where there is no fdatasync, as on macOS, `sync` is the system's full sync."""
     fd = disk.open(tmp_path / "a")
     calls: list[tuple[int, int]] = []
-    monkeypatch.delattr(os, "fdatasync")
-    monkeypatch.setattr(fcntl, "fcntl", lambda fd, command: calls.append((fd, command)))
+    del system.fdatasync
+    own = with_own(fcntl, fcntl=lambda fd, command: calls.append((fd, command)))
+    monkeypatch.setattr(disk_module, "fcntl", own)
     disk.sync(fd)
     assert calls == [(fd, 51)]
     disk.close(fd)
 
 
-def test_settle_syncs_and_then_forgets(disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settle_syncs_and_then_forgets(
+    disk: Disk, tmp_path: Path, system: SimpleNamespace, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """`ensure_synced` drops whole pages, from the one of the offset on, after they were written."""
     fd = disk.open(tmp_path / "a")
     write_all(disk, fd, bytes(10_000))
     order: list[str] = []
-    monkeypatch.setattr(os, "fdatasync", lambda fd: order.append("sync"))
-    monkeypatch.setattr(os, "posix_fadvise", lambda *args: order.append(str(args[1:])))
+    system.fdatasync = lambda fd: order.append("sync")
+    system.posix_fadvise = lambda *args: order.append(str(args[1:]))
     disk.ensure_synced(fd, os.sysconf("SC_PAGE_SIZE") + 7)
     assert order == ["sync", str((os.sysconf("SC_PAGE_SIZE"), 0, os.POSIX_FADV_DONTNEED))]
-    monkeypatch.delattr(os, "posix_fadvise")
+    del system.posix_fadvise
     disk.ensure_synced(fd, 0)
     assert order[2:] == ["sync"]
     monkeypatch.undo()
@@ -165,13 +166,10 @@ def test_settle_syncs_and_then_forgets(disk: Disk, tmp_path: Path, monkeypatch: 
     disk.close(fd)
 
 
-def test_sync_directory_syncs_the_folder_itself(
-    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_sync_directory_syncs_the_folder_itself(disk: Disk, tmp_path: Path, system: SimpleNamespace) -> None:
     """The descriptor that is synced is the folder's, and it is closed again."""
     synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
-    before = len(os.listdir("/dev/fd"))
+    system.fsync = lambda fd: synced.append(os.fstat(fd).st_ino)
     disk.sync_directory(tmp_path)
     assert synced == [tmp_path.stat().st_ino]
-    assert len(os.listdir("/dev/fd")) == before
+    assert open_under(tmp_path) == []

@@ -6,7 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from emitd_handlers.durable import disk
 from emitd_handlers.durable.disk import replace_file, sync_folder
+from support.processes.own_calls import with_own
 
 
 def test_a_file_is_made_or_replaced(tmp_path: Path) -> None:
@@ -48,7 +50,7 @@ def test_what_fails_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pyt
     def fail(fd: int) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(os, "fsync", fail)
+    monkeypatch.setattr(disk, "os", with_own(os, fsync=fail))
     with pytest.raises(OSError, match="No space left"):
         replace_file(path, b"new")
     assert path.read_bytes() == b"old"
@@ -58,8 +60,11 @@ def test_what_fails_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pyt
 def test_it_is_on_the_medium_before_it_has_the_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Synced first, renamed then."""
     calls: list[str] = []
-    fsync, rename = os.fsync, os.rename
-    monkeypatch.setattr(os, "fsync", lambda fd: calls.append("fsync") or fsync(fd))
-    monkeypatch.setattr(os, "rename", lambda a, b: calls.append("rename") or rename(a, b))
+    system = with_own(
+        os,
+        fsync=lambda fd: calls.append("fsync") or os.fsync(fd),
+        rename=lambda a, b: calls.append("rename") or os.rename(a, b),
+    )
+    monkeypatch.setattr(disk, "os", system)
     replace_file(tmp_path / "file", b"new")
     assert calls == ["fsync", "rename"]

@@ -122,7 +122,7 @@ async def test_a_call_that_never_ends_can_be_abandoned() -> None:
     (thread,) = _threads("w-stuck")
     gate.set()
     await stuck
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
 
 
@@ -137,7 +137,7 @@ def test_a_result_for_a_closed_loop_is_dropped() -> None:
     (thread,) = _threads("w-late")
     gate.set()
     asyncio.run(worker.stop())
-    thread.join(5)
+    thread.join(30)
     assert not thread.is_alive()
 
 

@@ -25,6 +25,7 @@ from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_handlers.testing import make_record
 from emitd_server.dispatch.deliveries import CommittedDelivery
 from emitd_server.memory import MemoryAccount
+from support.processes.open_files import open_under
 
 HOUR = 3600 * 10**9
 
@@ -382,6 +383,7 @@ class TestReading:
         while not (first := await anext(parts)).lines:
             pass
         await parts.aclose()
+        assert open_under(self.path.parent) == []
         assert messages(first.lines)[0] == "199"
         assert len(first.lines) < 10
         late = LogQuery(received_after_unix_nano=self.sent[195].received_unix_nano)
@@ -442,14 +444,13 @@ class TestReading:
 
     async def test_files_that_go_meanwhile(self) -> None:
         """A file that is removed while others are read is left out, and no descriptor is lost."""
-        before = len(os.listdir("/dev/fd"))
         parts = read.LineReader(self.path).read_parts(LogQuery())
         await anext(parts)
         for _, each in read.old_files(self.path):
             each.unlink()
         rest = [line async for part in parts for line in part.lines]
         assert messages(rest)[-1] == "199"
-        assert len(os.listdir("/dev/fd")) == before
+        assert open_under(self.path.parent) == []
 
     async def test_nothing_there(self, tmp_path: Path) -> None:
         """No file is no line."""

@@ -401,7 +401,7 @@ async def test_closing_ends_every_watch(database: Database) -> None:
     waiting.append(begin(database.broadcaster.watch("j")))
     for task in waiting:
         with pytest.raises(HandlerUnavailable, match="handler 'jobs' is stopped"):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 30)
     assert not database.broadcaster.watched
 
 
@@ -411,7 +411,7 @@ async def test_closing_ends_the_wait_for_a_job(database: Database) -> None:
     await turn()
     database.broadcaster.close("closed")
     with pytest.raises(HandlerUnavailable, match="closed"):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
     database = Database()
     database.gate = asyncio.Event()
     waiting = begin(database.broadcaster.watch("j"))
@@ -419,7 +419,7 @@ async def test_closing_ends_the_wait_for_a_job(database: Database) -> None:
     database.broadcaster.close("closed")
     database.gate.set()
     with pytest.raises(HandlerUnavailable, match="closed"):
-        await asyncio.wait_for(waiting, 5)
+        await asyncio.wait_for(waiting, 30)
 
 
 async def test_several_revisions_can_be_published_at_once(database: Database) -> None:
@@ -491,7 +491,7 @@ async def test_closing_the_news_ends_the_watches_of_one_job_and_of_many(database
     waiting += [asyncio.create_task(anext(publisher.filtered_watch.watch(JobFilter(), max_jobs=1)))]  # type: ignore[arg-type]
     for task in waiting:
         with pytest.raises(HandlerUnavailable, match="closed"):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 30)
 
 
 async def test_a_removal_is_news_for_who_watches_one_job(database: Database) -> None:
@@ -663,7 +663,7 @@ async def test_closing_ends_the_watch_of_a_removed_job(database: Database) -> No
     database.broadcaster.close("closed")
     for task in (waiting, begin(watches[1])):
         with pytest.raises(HandlerUnavailable, match="closed"):
-            await asyncio.wait_for(task, 5)
+            await asyncio.wait_for(task, 30)
     assert not database.broadcaster.watched
 
 

@@ -106,7 +106,7 @@ class Reader:
 
     async def next(self) -> list[Told]:
         """The next part, which there must be."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return seen(await anext(self.parts))
 
     async def snapshot(self) -> list[Told]:
@@ -124,7 +124,7 @@ class Reader:
 
     async def waited(self) -> list[Told]:
         """What ended that wait."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(30):
             return seen(await self.waiting)
 
 
@@ -522,7 +522,7 @@ async def test_a_snapshot_that_takes_long_does_not_stop_the_signs_of_life(databa
     await asyncio.sleep(0.05)
     gate.set()
     assert await first == ()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         assert await anext(parts) is None
     await parts.aclose()
 
@@ -682,7 +682,7 @@ async def refresh_overtaken(database: Database, job_id: str, overtake: Any) -> N
     await database.reading.wait()
     overtake()
     gate.set()
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(30):
         await refreshing
 
 

@@ -27,6 +27,8 @@ from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_handlers.testing import make_record
 from emitd_server.dispatch.deliveries import CommittedDelivery
 from emitd_server.memory import MemoryAccount
+from support.processes.open_files import open_under
+from support.processes.own_threads import own_threads
 
 QUEUED, RUNNING, COMPLETED, FAILED = JobState
 #: The loop alone would not keep them.
@@ -93,7 +95,7 @@ def reader(handler: DatabaseJobHandler) -> SqliteConnection:
     return handler._store._reader
 
 
-async def join_all(threads: set[threading.Thread]) -> None:
+async def join_all(threads: list[threading.Thread]) -> None:
     """Wait until the threads have ended."""
     for thread in threads:
         await asyncio.to_thread(thread.join, 5)
@@ -266,17 +268,18 @@ async def test_a_restart_continues(path: Path) -> None:
 async def test_start_and_stop_are_idempotent_and_leave_nothing(path: Path) -> None:
     """No thread, no task, no open file; and a stop without a start."""
     await make_handler(path).stop()
-    threads, tasks = set(threading.enumerate()), asyncio.all_tasks()
-    async with running(path) as handler:
-        await handler.start()
-        started = set(threading.enumerate()) - threads
-        assert [thread.daemon for thread in started] == [True, True], (
-            "a call that hangs would keep the process"
-        )
-        await handler.emit(report())
-        await handler.stop()
-    await join_all(started)
-    assert asyncio.all_tasks() == tasks
+    tasks = asyncio.all_tasks()
+    with own_threads() as threads:
+        async with running(path) as handler:
+            await handler.start()
+            assert [thread.daemon for thread in threads] == [True, True], (
+                "a call that hangs would keep the process"
+            )
+            await handler.emit(report())
+            await handler.stop()
+    await join_all(threads)
+    assert asyncio.all_tasks() - tasks == set()
+    assert open_under(path.parent) == []
     gc.collect()  # a connection left open would warn, and warnings are errors
 
 
@@ -327,9 +330,8 @@ async def test_a_database_that_cannot_be_used_is_one_clear_line(
 ) -> None:
     """It names the file, what is wrong and what to do; no thread is left."""
     prepare(path)  # type: ignore[operator]
-    threads = set(threading.enumerate())
     handler = make_handler(path)
-    with pytest.raises(HandlerUnavailable) as caught:
+    with own_threads() as threads, pytest.raises(HandlerUnavailable) as caught:
         await handler.start()
     line = str(caught.value)
     assert f"database '{path}' cannot be opened: " in line
@@ -337,7 +339,7 @@ async def test_a_database_that_cannot_be_used_is_one_clear_line(
     assert "expected a new file or an SQLite database that this user may write to" in line
     assert "\n" not in line
     await handler.stop()
-    await join_all(set(threading.enumerate()) - threads)
+    await join_all(threads)
 
 
 async def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
@@ -354,10 +356,12 @@ async def test_tables_of_a_newer_emitd_are_refused(path: Path) -> None:
         other.execute("UPDATE emitd_schema SET version = 99")
         other.commit()
         other.close()
-    threads = set(threading.enumerate())
-    with pytest.raises(HandlerUnavailable, match=r"jobs\.db' cannot be opened: .* use a newer emitd"):
+    with (
+        own_threads() as threads,
+        pytest.raises(HandlerUnavailable, match=r"jobs\.db' cannot be opened: .* use a newer emitd"),
+    ):
         await make_handler(path).start()
-    await join_all(set(threading.enumerate()) - threads)
+    await join_all(threads)
 
 
 async def test_a_database_that_fails_refuses_the_whole_group(handler: DatabaseJobHandler) -> None:
@@ -399,7 +403,7 @@ async def test_reading_does_not_wait_for_the_writer(handler: DatabaseJobHandler)
     await handler.emit(report())
     gate = await block(handler)
     try:
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(10):
             assert (await get(handler)).revision == 1
             assert len((await handler.list(JobQuery())).jobs) == 1
             assert (await anext(handler.watch("j", after_revision=0))).job.revision == 1
@@ -481,7 +485,7 @@ async def test_stop_ends_the_watches(path: Path) -> None:
         await handler.stop()
         for ended in (waiting, missing):
             with pytest.raises(HandlerUnavailable, match="handler 'jobs' is stopped"):
-                await asyncio.wait_for(ended, 5)
+                await asyncio.wait_for(ended, 30)
 
 
 async def test_an_old_sqlite_is_refused(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from emitd_handlers.jobs.store import Retention
 from emitd_handlers.record import JobState
 from support.jobs.backends import applied, get, opened, report
 from support.processes.postgres import PostgresBackend, PostgresServer
+from support.soak.server import free_port
 
 PASSWORD = "s3cret"
 
@@ -68,13 +69,12 @@ def test_options_that_make_no_sense_are_refused() -> None:
         PostgresJobStore("postgresql:///jobs?statement_cache_size=many")
 
 
-async def test_a_server_that_is_not_there(postgres_dsn: str, unused_tcp_port: int) -> None:
+async def test_a_server_that_is_not_there(postgres_dsn: str) -> None:
     """The error says where it was looked for, and what to check."""
-    text = await open_error(f"postgresql://me:{PASSWORD}@127.0.0.1:{unused_tcp_port}/jobs")
-    assert text.startswith(
-        f"database 'postgresql://me:***@127.0.0.1:{unused_tcp_port}/jobs' cannot be opened: "
-    )
-    assert str(unused_tcp_port) in text.partition("opened: ")[2]
+    port = free_port()
+    text = await open_error(f"postgresql://me:{PASSWORD}@127.0.0.1:{port}/jobs")
+    assert text.startswith(f"database 'postgresql://me:***@127.0.0.1:{port}/jobs' cannot be opened: ")
+    assert str(port) in text.partition("opened: ")[2]
     assert text.endswith("; check that the server runs, and that host and port in the URL are right")
 
 

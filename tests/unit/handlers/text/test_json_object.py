@@ -127,10 +127,10 @@ def test_depth_counts_objects_and_arrays(text: str, depth: int) -> None:
 )
 def test_absurd_nesting_is_refused_quickly(text: str, max_depth: int) -> None:
     """A text nested 100,000 deep is refused without a crash and without much work."""
-    start = time.process_time()
+    start = time.thread_time()
     with pytest.raises(ValueError, match="nests deeper than"):
         check(text, max_bytes=10**7, max_depth=max_depth)
-    assert time.process_time() - start < 0.5
+    assert time.thread_time() - start < 0.5
 
 
 @pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_absurd_nesting_is_refused_quickly(text: str, max_depth: int) -> None:
 )
 def test_no_text_is_slow_to_check(text: str) -> None:
     """Texts made to trip the checks take time in proportion to their length."""
-    start = time.process_time()
+    start = time.thread_time()
     with contextlib.suppress(ValueError):
         check(text)
-    assert time.process_time() - start < 0.5
+    assert time.thread_time() - start < 0.5
