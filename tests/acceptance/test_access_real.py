@@ -65,6 +65,8 @@ def server(folder: Path) -> Iterator[ServerProcess]:
         yield server
         server.terminate()
         assert server.wait() == 0
+        # Peers that may not connect write nothing there.
+        assert [line for line in server.stderr.splitlines() if not line.startswith("emitd ")] == []
 
 
 def settings(folder: Path, name: str = "shop", ca: str = "ca") -> dict[str, Any]:
