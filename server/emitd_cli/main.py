@@ -45,10 +45,8 @@ def _run(arguments: Sequence[str]) -> int:
         options = make_parser().parse_args(arguments)
     except SystemExit:  # from --help and --version; the parser raises Misuse for errors
         return ExitCode.GOOD
-    if (
-        "address" in options
-    ):  # grpc has lines of its own, such as of a handshake that failed; it reads this once
-        os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    # grpc has lines of its own, such as one for each handshake that failed; it reads this once.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     module, _, function = options.run.partition(":")
     try:
         run = getattr(importlib.import_module(f"emitd_cli.{module}"), function)

@@ -14,6 +14,8 @@ import google.rpc.status_pb2
 import pytest
 
 from emitd.v1 import EmitResponse, JobState, JobTransition, Receipt, WatchJobResponse
+from support.access import authority as access
+from support.access.real import config, events_of, grants_to, put, start, tls
 from support.client.answers import routed
 from support.client.authority import Authority
 from support.client.fake_log_service import Answer, fake_log_service, known_by
@@ -174,3 +176,31 @@ def test_the_example_of_another_language_speaks_tls(
         assert run([*example, service.address], tmp_path, token).endswith("JOB_STATE_COMPLETED 100\n")
         with pytest.raises(AssertionError, match=r"security|plain text"):
             run([*example, f"{socket.gethostname()}:{port}"], tmp_path, token)
+
+
+@pytest.mark.parametrize("build", [build_go, build_node])
+def test_the_example_of_another_language_is_known_by_its_certificate(
+    tmp_path: Path, build: Callable[[Path], tuple[Command, Command]]
+) -> None:
+    """To a real server, which writes who it is; with another authority's, with wrong trust and with none it fails."""
+    _, example = build(tmp_path)
+    good, other = access.Authority(name="good"), access.Authority(name="other")
+    issued = {"server": good.issue("server"), "shop": good.issue("shop"), "foreign": other.issue("shop")}
+    for name, pair in issued.items():
+        for kind, data in zip(("pem", "key"), pair, strict=True):
+            put(tmp_path / f"{name}.{kind}", data)
+    put(tmp_path / "ca.pem", good.pem)
+    put(tmp_path / "other.pem", other.pem)
+    listen = {"address": "localhost:0", "tls": tls(".", wants_client=True), "identity": "certificate"}
+
+    def environ(ca: str, own: str) -> dict[str, str]:
+        files = {"CA_FILE": f"{ca}.pem", "CERT_FILE": f"{own}.pem", "KEY_FILE": f"{own}.key"}
+        return {f"EMITD_{name}": str(tmp_path / file) for name, file in files.items()}
+
+    with start(config(listen, grants=grants_to("spiffe://test/shop")), tmp_path) as server:
+        said = run([*example, server.address], tmp_path, environ("ca", "shop"))
+        assert said.endswith("JOB_STATE_COMPLETED 100\n")
+        for wrong in (environ("ca", "foreign"), environ("other", "shop"), {}):
+            with pytest.raises(AssertionError, match="ended with 1"):
+                run([*example, server.address], tmp_path, wrong)
+    assert [event["submitted_by"] for event in events_of(tmp_path)] == ["spiffe://test/shop"]

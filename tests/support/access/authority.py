@@ -21,9 +21,12 @@ HOUR = timedelta(hours=1)
 class Authority:
     """Signs certificates of localhost with keys of its own."""
 
-    def __init__(self, begin: timedelta = -HOUR, end: timedelta = 1000 * HOUR) -> None:
+    def __init__(
+        self, begin: timedelta = -HOUR, end: timedelta = 1000 * HOUR, name: str = "authority"
+    ) -> None:
+        self._name = name
         self._key = ec.generate_private_key(ec.SECP256R1())
-        self._certificate = self._sign("authority", self._key, begin, end, self._key)
+        self._certificate = self._sign(name, self._key, begin, end, self._key)
 
     @property
     def pem(self) -> bytes:
@@ -63,7 +66,7 @@ class Authority:
         builder = (
             x509.CertificateBuilder()
             .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "authority")]))
+            .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, self._name)]))
             .public_key(key.public_key())
             .serial_number(x509.random_serial_number())
             .not_valid_before(now + begin)

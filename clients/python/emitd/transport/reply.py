@@ -41,6 +41,8 @@ _KEPT = frozenset(code.value[0] for code, what in AFTER_FAILURE.items() if what 
 UNSENT = ("connections to all", "failed to connect to all", "errors resolving ", "DNS resolution failed")
 #: What grpc says of a call that ended on this side, whether it waited for a connection or for its answer.
 _ENDED_HERE = ("Deadline Exceeded", "Channel closed!")
+#: What grpc says of a stream whose connection has reached its age: no outage, the next one goes on at once.
+AGED = "max connection age"
 #: The server says no more of an error than its code after the first hundred of a batch.
 _CODE_NAMES = defaultdict(lambda: "UNKNOWN", {code.value[0]: code.name for code in grpc.StatusCode})
 STATUS_DETAILS = "grpc-status-details-bin"
