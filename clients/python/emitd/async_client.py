@@ -47,7 +47,7 @@ class AsyncLogClient(LogVerbs):
     """Plain calls from any thread, awaited ones from one event loop: that of the first. See `emitd.AsyncLogger`."""
 
     def _prepare(self) -> None:
-        self._reader = AsyncReader(self._settings, self._engine.refuse_if_closed)
+        self._reader = AsyncReader(self._settings, self._engine.refuse_if_closed, self._engine.credentials)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._tracks: weakref.WeakSet[AsyncTrack[Any]] = weakref.WeakSet()
 

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar
 import grpc
 import grpc.aio
 
-from emitd.credentials import Certificates, Metadata
+from emitd.credentials import Certificates, Credentials, Metadata
 from emitd.errors import EmitError, JobNotFound, Unavailable
 from emitd.runtime import process_hooks
 from emitd.settings import ClientSettings
@@ -30,10 +30,15 @@ Response = TypeVar("Response")
 class AsyncReader:
     """For any thread and event loop. A forked child has a thread and a channel of its own."""
 
-    def __init__(self, settings: ClientSettings, refuse_if_closed: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        settings: ClientSettings,
+        refuse_if_closed: Callable[[], None],
+        credentials: Credentials | None = None,
+    ) -> None:
         """Ask no more once `refuse_if_closed` raises."""
         self._settings = settings
-        self.credentials = settings.credentials()
+        self.credentials = credentials or settings.credentials()
         self._refuse_if_closed = refuse_if_closed
         self._start_afresh()
 
