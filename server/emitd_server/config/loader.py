@@ -22,7 +22,7 @@ from emitd_server.config.listeners import address_problem, at_home, read_listen
 from emitd_server.config.settings_reader import SettingsReader, convert
 from emitd_server.config.yaml_document import Value, read_text, read_yaml
 from emitd_server.errors import ConfigError, Problem, describe
-from emitd_server.settings import Identity, ListenEntry, LoopKind, ServerSettings
+from emitd_server.settings import ListenEntry, LoopKind, ServerSettings
 
 #: The configuration of a service without a file; paths are relative to the working directory.
 BUILT_IN_DEFAULTS = """\
@@ -167,19 +167,12 @@ class _Loader:
             found, expected = "found 'uvloop', which is not installed", "emitd[uvloop]"
             self._reader.add(content["loop"].line, "server.loop", found, expected)
         listen = read_listen(self._reader, content["listen"], self._base_dir) if "listen" in content else None
-        if (
-            isinstance(listen, tuple)
-            and server is not None
-            and not (server.access.tokens_file or server.access.jwt)
-        ):
+        if isinstance(listen, tuple) and server and not (server.access.tokens_file or server.access.jwt):
             for index, item in enumerate(content["listen"].content):
                 key = item.content.get("identity") if isinstance(item.content, dict) else None
-                if key is not None and key.content == Identity.TOKEN.value:
-                    found, expected = (
-                        "found 'token', and no token is known",
-                        "server.access.tokens_file or jwt",
-                    )
-                    self._reader.add(key.line, f"server.listen[{index}].identity", found, expected)
+                if key is not None and key.content == "token":
+                    path, found = f"server.listen[{index}].identity", "found 'token', and no token is known"
+                    self._reader.add(key.line, path, found, "server.access.tokens_file or jwt")
         for name, address in overrides.items():
             if address is None:
                 continue
