@@ -189,7 +189,7 @@ def _add_access(commands: Commands) -> None:
     option(explain, "PRINCIPAL", "its name", dest="principal")
     option(explain, "METHOD", "such as Emit or LogService/Emit", dest="method")
     option(explain, "--group NAME", "a group of the principal; may repeat", repeats=True)
-    option(explain, "--level LEVEL", "the record's level, such as INFO or AUDIT", type=str.upper)
+    option(explain, "--level LEVEL", "the record's level, such as INFO or AUDIT", default="")
     option(explain, "--source NAME", "the record's source (default: none)")
     option(explain, "--event-name NAME", "the event's name (default: any)")
     option(explain, "--job-type NAME", "the job's type (default: any)")

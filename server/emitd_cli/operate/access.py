@@ -25,7 +25,9 @@ def run_explain(options: argparse.Namespace) -> int:
     method = methods.get(options.method)
     if method is None:
         raise Misuse(f"METHOD: {not_one_of(options.method, list(methods)[2::3])}", field="METHOD")
-    level = options.level or (options.event_name and "AUDIT") or (options.job_type and "JOB_STATUS") or ""
+    level = (
+        options.level.upper() or (options.event_name and "AUDIT") or (options.job_type and "JOB_STATUS") or ""
+    )
     if level not in Level.__members__ and (level or options.source):
         raise Misuse(f"--level: {not_one_of(level, Level.__members__)}", field="--level")
     try:
@@ -44,10 +46,8 @@ def run_explain(options: argparse.Namespace) -> int:
         except PermissionDenied as error:
             return str(error)
         record = options.source or "", options.event_name or options.job_type
-        is_sent = "Emit" in method
-        return (
-            ": ".join(problem_of(scope, Level[level], *record, is_sent=is_sent)).strip(": ") if level else ""
-        )
+        found = problem_of(scope, Level[level], *record, sent="Emit" in method) if level else ()
+        return ": ".join(filter(None, found))
 
     deciding = {
         f"server.access.grants[{place}]": {name: plain(value) for name, value in asdict(grant).items()}
@@ -56,6 +56,6 @@ def run_explain(options: argparse.Namespace) -> int:
     }
     reason = "" if deciding else problem(grants)
     lines = [f"{place} allows it: {json.dumps(fields)}" for place, fields in deciding.items()]
-    found = {"allowed": not reason, "method": method, "grants": deciding, "reason": reason}
-    print_outcome(found, "\n".join(lines or [f"denied: {reason}"]))
+    answer = {"allowed": not reason, "method": method, "grants": deciding, "reason": reason}
+    print_outcome(answer, "\n".join(lines) or f"denied: {reason}")
     return ExitCode.BAD if reason else ExitCode.GOOD

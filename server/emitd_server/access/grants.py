@@ -104,23 +104,17 @@ def _names(records: RecordColumns) -> Sequence[str | None]:
 
 
 def problem_of(
-    scope: Scope,
-    level: Level,
-    source: str,
-    name: str | None,
-    is_relayed: bool = False,
-    *,
-    is_sent: bool = True,
+    scope: Scope, level: Level, source: str, name: str | None, relayed: bool = False, sent: bool = True
 ) -> tuple[str, str]:
     """Return which field keeps a record from being sent, or read, and what is wrong with it; empty texts: none."""
     is_event = level is Level.AUDIT
     covering = [rule for rule in scope.rules if rule.has(level, source, name)]
-    if is_sent and not any(rule.relay for rule in covering):
+    if sent and not any(rule.relay for rule in covering):
         if source == OWN_SOURCE:
             return "source", f"'{OWN_SOURCE}' is the service's own"
         if is_event and name is not None and name.startswith(OWN_EVENTS):
             return "audit.event_name", f"names that begin with '{OWN_EVENTS}' are the service's own"
-        if covering and is_relayed:
+        if covering and relayed:
             return "submitted_by", "needs a grant with `relay: true`"
     of_level = [rule for rule in scope.rules if level in rule.levels]
     if not of_level:

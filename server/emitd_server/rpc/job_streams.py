@@ -35,8 +35,7 @@ class JobWatches:
         job_id = read_job_id(request.job_id)
         with self._limit.counted():
             visible = JobFilter(scope=scope)
-            found = await source.get(job_id)
-            if not request.wait_for_creation and (found is None or not visible.matches(found)):
+            if not request.wait_for_creation and await source.get(job_id) is None:
                 raise JobNotFound(job_id)
             updates = source.watch(
                 job_id,

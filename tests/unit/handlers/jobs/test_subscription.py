@@ -1,10 +1,12 @@
 """Subscription: what a removal means while a page of the snapshot is on its way."""
 
 import pytest
+from msgspec.structs import replace
 
 from emitd_handlers.jobs.source import Job, JobChange, JobFilter
 from emitd_handlers.jobs.watch.subscription import Subscription
 from emitd_handlers.record import JobState
+from emitd_handlers.scope import EVERYTHING, Rule, Scope
 
 
 def job(revision: int, create_time: int = 1) -> Job:
@@ -50,3 +52,21 @@ def test_a_job_that_was_made_anew_before_its_page_is_told_with_it() -> None:
     reader.take("j", job(1, create_time=2))
     assert reader.take_page([job(1, create_time=2)]) == [JobChange("j", 1, job(1, create_time=2))]
     assert reader.take_changes() == []
+
+
+def test_a_job_that_leaves_what_the_reader_may_see_only_leaves() -> None:
+    """Its new state is not shown, unlike that of a job that only matches no longer; what was not sent is not named."""
+    mine, others = (
+        replace(job(revision), source=source) for revision, source in ((1, "mine"), (2, "others"))
+    )
+    for scope, shown in (
+        (Scope((Rule(sources=("mine",)),)), None),
+        (EVERYTHING, replace(others, job_type="x")),
+    ):
+        reader = Subscription(JobFilter(job_type="t", scope=scope), max_jobs=10)
+        reader.take("j", mine)
+        assert reader.take_changes() == [JobChange("j", 1, mine)]
+        reader.take("j", replace(others, job_type="x"))
+        assert reader.take_changes() == [JobChange("j", 2, shown, left_filter=True)]
+        reader.take("j", replace(others, revision=3, job_type="x"))
+        assert reader.take_changes() == []
