@@ -13,7 +13,7 @@ import grpc
 from emitd.credentials import Credentials, Metadata
 from emitd.settings import ClientSettings
 from emitd.transport.channel import CallFailed, NoChannel, make_async_channel, make_channel
-from emitd.transport.reply import AGED, bad_field, details_of, is_retryable, is_unanswered, retry_delay
+from emitd.transport.reply import bad_field, details_of, goes_on, is_retryable, is_unanswered, retry_delay
 from emitd.v1 import AuditServiceStub, EmitRequest, LogRecord, LogServiceStub, Receipt
 from emitd.watches import Watch
 from emitd_cli.errors import CannotTell, CommandError, Misuse, Refused
@@ -146,7 +146,7 @@ class Outage:
 
         Raises Misuse or CannotTell if there is no point in another connection.
         """
-        if error.details() == AGED:
+        if goes_on(error):
             return 0.0, ""
         end = error_of(error, self._address)
         if not is_retryable(error) or not self._is_patient:

@@ -13,7 +13,7 @@ import grpc
 from emitd.errors import AuditNotFound, EmitError, Unavailable
 from emitd.requests import Call, list_events
 from emitd.runtime.backoff import Backoff
-from emitd.transport.reply import AGED, details_of, is_retryable, request_error, retry_delay
+from emitd.transport.reply import details_of, goes_on, is_retryable, request_error, retry_delay
 from emitd.v1 import audit_service_pb2 as audit
 from emitd.v1 import job_pb2
 from emitd.v1 import log_line_pb2 as log_lines_pb
@@ -47,7 +47,7 @@ class Watch(ABC, Generic[Response]):
 
     def pause_after(self, error: grpc.RpcError) -> float:
         """Return how long to wait before the next connection. Raises EmitError if there is no point in one."""
-        if error.details() == AGED:
+        if goes_on(error):
             return 0.0
         failure = request_error(error, self.call.not_found)
         if not is_retryable(error):

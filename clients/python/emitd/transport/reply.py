@@ -41,8 +41,8 @@ _KEPT = frozenset(code.value[0] for code, what in AFTER_FAILURE.items() if what 
 UNSENT = ("connections to all", "failed to connect to all", "errors resolving ", "DNS resolution failed")
 #: What grpc says of a call that ended on this side, whether it waited for a connection or for its answer.
 _ENDED_HERE = ("Deadline Exceeded", "Channel closed!")
-#: What grpc says of a stream whose connection has reached its age: no outage, the next one goes on at once.
-AGED = "max connection age"
+#: What grpc says of a stream whose connection has reached its age.
+_AGED = "max connection age"
 #: The server says no more of an error than its code after the first hundred of a batch.
 _CODE_NAMES = defaultdict(lambda: "UNKNOWN", {code.value[0]: code.name for code in grpc.StatusCode})
 STATUS_DETAILS = "grpc-status-details-bin"
@@ -132,6 +132,12 @@ def read_failure(error: grpc.RpcError, count: int, *, was_connected: bool = True
 def is_retryable(error: grpc.RpcError) -> bool:
     """Return whether the same request may succeed later."""
     return AFTER_FAILURE.get(error.code()) == "retry" or retry_delay(details_of(error)) is not None
+
+
+def goes_on(error: grpc.RpcError) -> bool:
+    """Return whether a stream that ended goes on at once: its connection was old, or there is a new token."""
+    is_renewed = error.code() is grpc.StatusCode.UNAUTHENTICATED and is_retryable(error)
+    return is_renewed or error.details() == _AGED
 
 
 def is_unanswered(error: grpc.RpcError) -> bool:
