@@ -281,13 +281,13 @@ def test_metadata_of_any_kind_is_a_token_or_refused(
         metadata = [*metadata[:good_at], ("authorization", f"Bearer {issued.token}"), *metadata[good_at:]]
     is_good = good_at is not None and [key for key, _ in metadata].count("authorization") == 1
     try:
-        identity = issued.authenticator.authenticate(call(*metadata))
+        principal = issued.authenticator.authenticate(call(*metadata))
     except Unauthenticated as error:
         assert not is_good
         assert issued.token not in str(error)
     else:
         assert is_good
-        assert identity.principal == Principal("shop", "token", ("writers",))
+        assert principal == Principal("shop", "token", ("writers",))
 
 
 @given(
