@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 import pytest
 
+from support.access.known_peer import GuardedServer, connect
 from support.processes.server_process import ServerProcess
 
 #: Real processes that wait for clocks, signals and retries.
@@ -29,9 +30,13 @@ handlers:
 MOST_MB = 160
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    with ServerProcess.start(CONFIG, tmp_path_factory.mktemp("memory")) as server:
+@pytest.fixture(scope="module", params=["open", "token"])
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """A server that asks nobody, or one whose peers have a valid token: the verdicts are the same."""
+    start = ServerProcess.start if request.param == "open" else GuardedServer.guarded
+    with start(CONFIG, tmp_path_factory.mktemp("memory")) as server:
         yield server
 
 
@@ -50,7 +55,7 @@ def field(tag: int, content: bytes) -> bytes:
 
 
 def refusal(server: ServerProcess, method: str, data: bytes) -> tuple[grpc.StatusCode, str]:
-    with grpc.insecure_channel(server.address) as channel:
+    with connect(server) as channel:
         call = channel.unary_unary(f"/emitd.v1.{method}", None, None)
         with pytest.raises(grpc.RpcError) as caught:
             call(data, compression=grpc.Compression.Gzip, timeout=30)
@@ -107,7 +112,7 @@ def test_a_request_that_would_become_large_is_refused_before_it_does(
 
 def test_calls_without_a_request_hold_nobody_up(server: ServerProcess) -> None:
     """They end with a reason once others wait; an honest call meanwhile takes its turn."""
-    with grpc.insecure_channel(server.address) as channel:
+    with connect(server) as channel:
         stop = threading.Event()
 
         def never() -> Iterator[bytes]:
@@ -133,7 +138,7 @@ def test_calls_without_a_request_hold_nobody_up(server: ServerProcess) -> None:
 def test_a_second_request_in_one_call_is_refused(server: ServerProcess) -> None:
     """Nothing of either is taken."""
     line = field(0x0A, b"\x18\x14\x22\x05twice")
-    with grpc.insecure_channel(server.address) as channel:
+    with connect(server) as channel:
         with pytest.raises(grpc.RpcError) as caught:
             channel.stream_unary("/emitd.v1.LogService/Emit")(iter([line, line]), timeout=30)
         assert isinstance(caught.value, grpc.Call)

@@ -1,6 +1,7 @@
 """Faults: replies that would be large, readers that take nothing, and peers that are gone."""
 
 import json
+import os
 import select
 import socket
 import subprocess
@@ -20,6 +21,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from emitd.transport.channel import OPTIONS
 from emitd.v1 import LogServiceStub, audit_service_pb2, job_pb2, log_service_pb2, record_pb2
+from support.access.known_peer import GuardedServer, connect, token_of
 from support.processes.server_process import ServerProcess
 
 #: Real processes that wait for clocks, signals and retries.
@@ -39,16 +41,18 @@ SMALL_WINDOW = (("grpc.http2.lookahead_bytes", 65_535), ("grpc.use_local_subchan
 RUNNING, FAILED = record_pb2.JOB_STATE_RUNNING, record_pb2.JOB_STATE_FAILED
 
 
-@pytest.fixture
-def server(tmp_path: Path) -> Iterator[ServerProcess]:
-    with ServerProcess.start(CONFIG, tmp_path) as server:
+@pytest.fixture(params=["open", "token"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[ServerProcess]:
+    """A server that asks nobody, or one whose peers have a valid token: the verdicts are the same."""
+    start = ServerProcess.start if request.param == "open" else GuardedServer.guarded
+    with start(CONFIG, tmp_path) as server:
         yield server
 
 
 @contextmanager
-def connected(address: str, *options: Any) -> Iterator[LogServiceStub]:
+def connected(server: ServerProcess) -> Iterator[LogServiceStub]:
     limit = ("grpc.max_receive_message_length", MAX_REPLY_BYTES)
-    with grpc.insecure_channel(address, options=[limit, *options]) as channel:
+    with connect(server, options=[limit]) as channel:
         yield LogServiceStub(channel)
 
 
@@ -69,7 +73,7 @@ def make_long_history(stub: LogServiceStub, attempts: int = 60, size: int = 100_
 
 def test_a_batch_of_refusals_has_a_small_reply(server: ServerProcess) -> None:
     """The first hundred say why; each of the others has its index, its code, and whether to try again."""
-    with connected(server.address) as stub:
+    with connected(server) as stub:
         reply = emit(stub, *[job(job_id="ä" * 140) for _ in range(9_800)])
     assert reply.ByteSize() < MAX_REPLY_BYTES // 4
     assert [error.index for error in reply.errors] == list(range(9_800))
@@ -81,7 +85,7 @@ def test_a_batch_of_refusals_has_a_small_reply(server: ServerProcess) -> None:
 def test_a_batch_of_notices_has_a_small_reply(server: ServerProcess) -> None:
     """The ids of jobs are left out where they are too many; the places in the batch are complete."""
     ids = [f"{number:05}" + "j" * 250 for number in range(9_000)]
-    with connected(server.address) as stub:
+    with connected(server) as stub:
         for start in (0, 4_500):
             emit(stub, *[job(job_id=job_id, attempt=2) for job_id in ids[start : start + 4_500]])
         reply = emit(stub, *[job(job_id=job_id) for job_id in ids])
@@ -96,7 +100,7 @@ def test_receipts_that_could_not_fit_are_refused_before_anything_is_committed(se
     records = [job(job_id=f"j{number}") for number in range(9_000)]
     for number, record in enumerate(records):
         record.record_id = f"{number:06}" + "r" * 200
-    with connected(server.address) as stub:
+    with connected(server) as stub:
         with pytest.raises(grpc.RpcError) as caught:
             emit(stub, *records, want_receipts=True)
         assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -110,7 +114,7 @@ def test_receipts_that_could_not_fit_are_refused_before_anything_is_committed(se
 
 def test_an_error_is_small_whatever_was_sent(server: ServerProcess) -> None:
     """Its text and its details together, as they travel, are under 4 KiB."""
-    with connected(server.address) as stub:
+    with connected(server) as stub:
         for text in ("x" * 100_000, "ä" * 50_000, "\U0001f600" * 30_000, "%" * 100_000, "\x01" * 100_000):
             for call in (
                 lambda text=text: stub.GetJob(job_pb2.GetJobRequest(job_id=text)),
@@ -128,7 +132,7 @@ def test_an_error_is_small_whatever_was_sent(server: ServerProcess) -> None:
 
 def test_a_long_history_comes_in_parts(server: ServerProcess, tmp_path: Path) -> None:
     """Every transition once and in order, whatever the size; the last part has the state."""
-    with connected(server.address) as stub:
+    with connected(server) as stub:
         make_long_history(stub)
         parts = list(stub.WatchJob(job_pb2.WatchJobRequest(job_id="long", after_revision=0)))
         assert len(parts) > 10
@@ -160,6 +164,7 @@ def _watch(server: ServerProcess, folder: Path, *flags: str) -> list[str]:
     run = subprocess.run(
         [*command, "--address", server.address],
         cwd=folder,
+        env={**os.environ, "EMITD_TOKEN": token_of(server)},
         capture_output=True,
         text=True,
         timeout=60,
@@ -171,7 +176,7 @@ def _watch(server: ServerProcess, folder: Path, *flags: str) -> list[str]:
 
 def test_a_history_of_many_small_transitions_comes_in_parts(server: ServerProcess) -> None:
     """A thousand at most in each."""
-    with connected(server.address) as stub:
+    with connected(server) as stub:
         emit(stub, *[job(job_id="long", attempt=attempt) for attempt in range(1, 3_501)])
         parts = list(_until_last(stub.WatchJob(job_pb2.WatchJobRequest(job_id="long", after_revision=0))))
     assert [len(part.transitions) for part in parts] == [1000, 1000, 1000, 500]
@@ -188,7 +193,7 @@ def _until_last(parts: Any) -> Iterator[job_pb2.WatchJobResponse]:
 @pytest.mark.parametrize("kind", ["WatchJob", "WatchJobs", "TailAuditEvents", "ListJobs", "EmitBatch"])
 def test_a_reader_that_takes_nothing_is_ended(server: ServerProcess, kind: str) -> None:
     """With a reason that names the setting and a time to come back; the service goes on meanwhile."""
-    with connected(server.address) as stub:
+    with connected(server) as stub:
         make_long_history(stub, 90)
         for number in range(90):
             emit(stub, job(job_id=f"j{number}", details_json='{"x":"' + "x" * 65_000 + '"}'))
@@ -206,13 +211,13 @@ def test_a_reader_that_takes_nothing_is_ended(server: ServerProcess, kind: str) 
     }
     service, request = requests[kind]
     options = [*SMALL_WINDOW, ("grpc.http2.bdp_probe", 0)]
-    with grpc.insecure_channel(server.address, options=options) as channel:
+    with connect(server, options=options) as channel:
         call = channel.unary_stream(f"/emitd.v1.{service}/{kind}")(request.SerializeToString())
         time.sleep(2.5)
-        with connected(server.address) as stub:  # nobody else is held up
+        with connected(server) as stub:  # nobody else is held up
             assert emit(stub, job(job_id="other")).accepted_count == 1
         call.cancel()
-    with grpc.insecure_channel(server.address, options=options) as channel:
+    with connect(server, options=options) as channel:
         if kind in ("WatchJob", "WatchJobs", "TailAuditEvents"):
             call = channel.unary_stream(f"/emitd.v1.{service}/{kind}")(request.SerializeToString())
             with pytest.raises(grpc.RpcError) as caught:
@@ -234,7 +239,7 @@ def _check_stalled(error: Any) -> None:
 
 def test_health_and_reflection_are_bounded_too(server: ServerProcess) -> None:
     """A long name is refused by its field, not kept; ordinary questions are answered."""
-    with grpc.insecure_channel(server.address) as channel:
+    with connect(server) as channel:
         health = health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest(service="x" * 1_000_000))
         with pytest.raises(grpc.RpcError) as caught:
@@ -293,10 +298,12 @@ class Proxy:
         return False
 
 
+@pytest.mark.parametrize("server", ["open"], indirect=True)
 def test_a_dead_peer_is_found_within_a_minute(server: ServerProcess) -> None:
     """Its packets vanish, the connection stays: the server closes it, and the watch with it."""
     proxy = Proxy(server.address)
-    with connected(proxy.address) as stub:
+    with grpc.insecure_channel(proxy.address) as channel:
+        stub = LogServiceStub(channel)
         emit(stub, job(job_id="j"))
         watch = stub.WatchJob(job_pb2.WatchJobRequest(job_id="j"))
         next(watch)
@@ -306,6 +313,7 @@ def test_a_dead_peer_is_found_within_a_minute(server: ServerProcess) -> None:
             assert time.monotonic() - began < 60
 
 
+@pytest.mark.parametrize("server", ["open"], indirect=True)
 def test_our_own_clients_may_ping(server: ServerProcess) -> None:
     """Neither an idle channel nor an idle watch of a client with our options is sent away for its pings."""
     with grpc.insecure_channel(server.address, options=OPTIONS) as channel:

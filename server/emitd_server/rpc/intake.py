@@ -7,6 +7,7 @@ with grpc as one that takes a stream, which a unary call does not notice, and it
 """
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable
 from typing import Any, TypeAlias
 
@@ -14,17 +15,19 @@ import grpc
 from google.protobuf.message import Message
 
 from emitd_server.access.limits import LEAST_RECORD_BYTES
-from emitd_server.errors import RequestInvalid, RequestLate
+from emitd_server.errors import MemoryExhausted, RequestInvalid, RequestLate
 from emitd_server.memory import Charge, MemoryAccount
 from emitd_server.rpc.field_walk import SMALL_REQUEST_BYTES, FieldWalk, Malformed, shape_of
 from emitd_server.settings import LimitSettings
 
 #: In quotes, because grpc's classes take parameters only in their stubs.
 Context: TypeAlias = "grpc.aio.ServicerContext[bytes, bytes]"
-Receiver: TypeAlias = Callable[[Context], Awaitable[tuple[bytes, Charge, int]]]
+Receiver: TypeAlias = Callable[..., Awaitable[tuple[bytes, Charge, int]]]
 
 #: How many requests with records, and how many others, are received at once; other calls wait.
 MAX_READS = 4
+#: How many calls of one principal wait for that.
+MAX_WAITING = 1000
 #: How long a call may take to send its request, and how long if other calls wait.
 READ_SECONDS = 10.0
 CONTENDED_READ_SECONDS = 1.0
@@ -52,8 +55,9 @@ class Intake:
     def receiver(self, message_type: type[Message]) -> Receiver:
         """Return what receives the requests of a method.
 
-        It returns a request, checked; the charge for it, which the caller releases; and its cost in bytes, which is at
-        least LEAST_RECORD_BYTES for each record. It raises RequestInvalid, RequestLate, and MemoryExhausted.
+        Given a call and its principal's name, it returns a request, checked; the charge for it, which the caller
+        releases; and its cost in bytes, which is at least LEAST_RECORD_BYTES for each record. It raises RequestInvalid,
+        RequestLate, and MemoryExhausted.
         """
         name = message_type.DESCRIPTOR.full_name
         lane = self._records if name in _EMITS else self._questions
@@ -82,10 +86,10 @@ class Intake:
             except RequestInvalid as error:
                 return error.with_traceback(None)
 
-        async def receive(context: Context) -> tuple[bytes, Charge, int]:
+        async def receive(context: Context, principal: str = "") -> tuple[bytes, Charge, int]:
             try:
                 async with asyncio.timeout(READ_SECONDS) as timeout:
-                    await lane.admit()
+                    await lane.admit(principal)
                     try:
                         with self._memory.charge(self._limits.max_request_bytes):
                             data = await lane.read(context, timeout)
@@ -106,30 +110,46 @@ class Intake:
 
 
 class _Lane:
-    """Some calls whose requests are received a few at a time, in the order of their arrival."""
+    """Some calls whose requests are received a few at a time; the principals take turns, each's in their order."""
 
     def __init__(self, max_reads: int) -> None:
-        self._slots = asyncio.Semaphore(max_reads)
+        self._free = max_reads
         #: Of each read under way, the timeout and when it began.
         self._reads: dict[asyncio.Timeout, float] = {}
-        self._waiting = 0
+        #: By principal, so that none waits behind all the calls of another.
+        self._waiting: dict[str, deque[asyncio.Future[None]]] = {}
 
     def leave(self) -> None:
         """Free a slot."""
-        self._slots.release()
+        self._free += 1
+        while self._free and self._waiting:
+            principal = next(iter(self._waiting))
+            calls = self._waiting.pop(principal)
+            call = calls.popleft()
+            if calls:
+                self._waiting[principal] = calls  # the last in turn
+            if not call.done():  # not gone
+                self._free -= 1
+                call.set_result(None)
 
-    async def admit(self) -> None:
-        """Wait for a slot; until it comes, the calls that have one must be quick."""
-        if not self._slots.locked():
-            await self._slots.acquire()
+    async def admit(self, principal: str) -> None:
+        """Wait for a slot; until it comes, the calls that have one must be quick. Raises MemoryExhausted."""
+        if self._free:
+            self._free -= 1
             return
-        self._waiting += 1
+        calls = self._waiting.setdefault(principal, deque())
+        if len(calls) >= MAX_WAITING:
+            raise MemoryExhausted(f"{MAX_WAITING} calls of this principal wait for their requests to be read")
+        call: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        calls.append(call)
+        for timeout, began in self._reads.items():
+            self._hurry(timeout, began)
         try:
-            for timeout, began in self._reads.items():
-                self._hurry(timeout, began)
-            await self._slots.acquire()
-        finally:
-            self._waiting -= 1
+            await call
+        except asyncio.CancelledError:
+            if not call.cancelled():
+                self.leave()
+            raise
 
     def _hurry(self, timeout: asyncio.Timeout, began: float) -> None:
         end = timeout.when()

@@ -105,7 +105,7 @@ class Rpcs:
             caller = edge.caller(context, path)
             allowance = edge.limits.of(caller.principal)
             allowance.refuse_if_spent()
-            data, charge, cost = await receive(context)
+            data, charge, cost = await receive(context, caller.principal.name)
             allowance.spend(cost)
             with charge, allowance.holding(charge.size):
                 return await method(data, caller)
@@ -149,7 +149,7 @@ class Rpcs:
             caller = edge.caller(context, path)
             allowance = edge.limits.of(caller.principal)
             allowance.refuse_if_spent()
-            data, charge, cost = await receive(context)
+            data, charge, cost = await receive(context, caller.principal.name)
             allowance.spend(cost)
             with charge, allowance.holding(charge.size), ExitStack() as stack:
                 if is_open:

@@ -34,8 +34,8 @@ class Call:
         return self._requests.pop(0) if self._requests else grpc.aio.EOF  # type: ignore[attr-defined]
 
 
-async def receive(into: Intake, call: Call) -> Any:
-    return await into.receiver(pb.EmitRequest)(call)  # type: ignore[arg-type]
+async def receive(into: Intake, call: Call, principal: str = "") -> Any:
+    return await into.receiver(pb.EmitRequest)(call, principal)
 
 
 async def test_a_request_is_charged_from_arrival_to_release() -> None:
@@ -78,6 +78,42 @@ async def test_few_requests_are_read_at_once_and_the_others_wait() -> None:
     for call in calls:
         call.sent.set()
     await asyncio.gather(*tasks)
+
+
+async def test_principals_take_turns() -> None:
+    """One call does not wait behind all those of another principal, nor for calls that are gone."""
+    into = Intake(LIMITS, MemoryAccount(15_000))
+    calls = [Call(sent=False) for _ in range(5)]
+    tasks = [
+        asyncio.create_task(receive(into, call, name))
+        for call, name in zip(calls, ["loud", "loud", "loud", "loud", "quiet"], strict=True)
+    ]
+    await asyncio.sleep(0.01)
+    tasks[1].cancel()
+    order = []
+    for _ in range(4):
+        await asyncio.sleep(0.01)
+        (being_read,) = [each for each in calls if each.is_read and not each.sent.is_set()]
+        order.append(calls.index(being_read))
+        being_read.sent.set()
+    assert order == [0, 4, 2, 3]  # the call that is gone had its turn
+    for task in tasks[:1] + tasks[2:]:
+        (await task)[1].release()
+
+
+async def test_few_calls_of_one_principal_wait(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The others are refused at once; another principal's calls still wait."""
+    monkeypatch.setattr(intake, "MAX_WAITING", 2)
+    into = Intake(LIMITS, MemoryAccount(15_000))
+    tasks = [asyncio.create_task(receive(into, Call(sent=False), "loud")) for _ in range(3)]
+    await asyncio.sleep(0.01)
+    with pytest.raises(MemoryExhausted, match="2 calls of this principal"):
+        await receive(into, Call(), "loud")
+    tasks.append(asyncio.create_task(receive(into, Call(), "quiet")))
+    await asyncio.sleep(0.01)
+    assert not any(task.done() for task in tasks)
+    for task in tasks:
+        task.cancel()
 
 
 async def test_a_call_that_sends_nothing_ends(monkeypatch: pytest.MonkeyPatch) -> None:
