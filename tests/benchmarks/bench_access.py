@@ -21,7 +21,7 @@ from bench_records import server
 from emitd.v1 import log_service_pb2
 from emitd_handlers.scope import ANYONE, Caller
 from emitd_server.access.authenticator import Credentials, certificate_identity
-from emitd_server.access.grants import Grants, RecordJudge
+from emitd_server.access.grants import Grants, refused_records
 from emitd_server.access.limits import CallerLimits
 from emitd_server.access.tokens import new_token
 from emitd_server.access.trail import AccessTrail, address_of
@@ -70,7 +70,7 @@ def added(identity: str, batch: int, rounds: int, folder: Path) -> float:
     grants, limits = Grants(GRANTS), CallerLimits(LimitSettings(bytes_per_second=1 << 40))
     properties = {"peer_spiffe_id": [b"shop"], "transport_security_type": [b"ssl"]}
     method = f"emitd.v1.LogService/{'Emit' if batch == 1 else 'EmitBatch'}"
-    reader, judge = RecordReader(LimitSettings(), time.time_ns), RecordJudge()
+    reader = RecordReader(LimitSettings(), time.time_ns)
     costs = []
     for data in requests("audit", batch, rounds, count()):
         message = log_service_pb2.EmitBatchRequest.FromString(data) if batch > 1 else None
@@ -79,13 +79,13 @@ def added(identity: str, batch: int, rounds: int, folder: Path) -> float:
         names, call = [""] * batch, _Call(token)
         begin = time.process_time_ns()
         found = credentials.by_token(call) if identity == "token" else certificate_identity(properties, None)
-        caller = Caller(found.principal, grants.scope(found.principal, method), address_of(PEER))
+        caller = Caller(found, grants.scope(found, method), address_of(PEER))
         allowance = limits.of(caller.principal)
         allowance.refuse_if_spent()
         allowance.spend(len(data))
         with allowance.holding(len(data)):
             assert len(_senders({}, names, caller)) == batch
-            assert not judge.refused(records, caller)
+            assert not refused_records(records, caller)
         costs.append(time.process_time_ns() - begin)
     return median(costs) / 1e3
 
