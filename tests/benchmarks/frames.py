@@ -100,24 +100,44 @@ class _Connection:
         #: When each call was due that was not sent, and each that was not answered, by its stream.
         self.waiting: deque[float] = deque()
         self.open: dict[int, float] = {}
+        #: What is left to send of messages, and what the server lets a stream send.
+        self._unsent: dict[int, bytes] = {}
+        self._stream_windows: dict[int, int] = {}
+        self._ready: set[int] = set()
         self._replies: dict[int, bytes] = {}
         self.is_closed_loop = False
 
     def send(self) -> None:
         """Send what the connection takes of the calls that are due."""
-        while self.waiting and self._window > len(self._template._data) and len(self._out) < 1 << 18:
+        while self.waiting and self._window > 0 and len(self._out) < 1 << 18:
             message = self._template.next()
             stream, self._next_stream = self._next_stream, self._next_stream + 2
             self._out += frame(_HEADERS, _END_HEADERS, stream, self._block)
-            for start in range(0, len(message), _MAX_FRAME):
-                part = message[start : start + _MAX_FRAME]
-                is_last = start + _MAX_FRAME >= len(message)
-                self._out += frame(_DATA, _END_STREAM if is_last else 0, stream, part)
-            self._window -= len(message)
             self.open[stream] = self.waiting.popleft()
+            self._unsent[stream] = message
+            self._stream_windows[stream] = _WINDOW_BYTES
+            self._send_message(stream)
+        for stream in self._ready & self._unsent.keys() if self._window > 0 else ():
+            self._ready.discard(stream)
+            self._send_message(stream)
         if self._out:
             with suppress(BlockingIOError):
                 del self._out[: self.socket.send(self._out)]
+
+    def _send_message(self, stream: int) -> None:
+        """Send what the windows let of a message."""
+        message = self._unsent.pop(stream)
+        room = min(self._window, self._stream_windows[stream], len(message))
+        for start in range(0, room, _MAX_FRAME):
+            part = message[start : min(start + _MAX_FRAME, room)]
+            is_last = start + len(part) == len(message)
+            self._out += frame(_DATA, _END_STREAM if is_last else 0, stream, part)
+        self._window -= max(room, 0)
+        self._stream_windows[stream] -= max(room, 0)
+        if room < len(message):
+            self._unsent[stream] = message[max(room, 0) :]
+            if self._stream_windows[stream] > 0:  # the connection's is used up
+                self._ready.add(stream)
 
     def receive(self) -> None:
         """Take what has come."""
@@ -147,6 +167,9 @@ class _Connection:
             self._end(stream, "reset")
         elif kind == _WINDOW and not stream:
             self._window += int.from_bytes(payload)
+        elif kind == _WINDOW and stream in self._stream_windows:
+            self._stream_windows[stream] += int.from_bytes(payload)
+            self._ready.add(stream)
         elif kind in (_SETTINGS, _PING) and not flags & _ACK:
             self._out += frame(kind, _ACK, 0, payload if kind == _PING else b"")
         elif kind == _GOAWAY:
@@ -156,6 +179,9 @@ class _Connection:
         due = self.open.pop(stream, None)
         if due is None:
             return
+        self._ready.discard(stream)
+        self._unsent.pop(stream, None)
+        self._stream_windows.pop(stream, None)
         now, result = time.perf_counter(), self._result
         reply = self._replies.pop(stream, b"")
         if reply:
