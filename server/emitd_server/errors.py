@@ -8,6 +8,7 @@ EmitdError (emitd_handlers.errors)
 │   └── FieldUnknown           it, or a record in it, has a field of a newer version: a newer service can take it
 ├── Unauthenticated            a call does not say who makes it, or not so that it can be believed
 ├── PermissionDenied           no grant lets its principal make it
+├── ScopeChanged               the caller of an open stream may read other things by now: open it again
 ├── RateExceeded               its principal has sent more than it may: try again later
 ├── RequestLate                a call did not send its request in time
 ├── JobNotFound
@@ -76,6 +77,15 @@ class RequestLate(EmitdError):
         super().__init__(
             f"the request was not received within {seconds:g} s, or sooner while other calls wait"
         )
+
+
+class ScopeChanged(EmitdError):
+    """What the caller of an open stream may read has changed."""
+
+    retry_after_seconds = 1.0
+
+    def __init__(self) -> None:
+        super().__init__("what this caller may read has changed: open the stream again")
 
 
 class RateExceeded(EmitdError):

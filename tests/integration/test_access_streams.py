@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection_pb2
 from emitd import v1 as pb
 from emitd.v1 import audit_service_pb2, log_service_pb2
 from emitd_server.access.tokens import read_tokens, revoke_tokens
-from emitd_server.settings import WatchSettings
+from emitd_server.settings import GrantSettings, Role, WatchSettings
 from support.access.probes import health_check, verdict
 from support.access.world import (
     EVERYTHING,
@@ -95,6 +95,29 @@ async def test_a_stream_ends_with_its_token(world: World, why: str, is_idle: boo
     for _, other in streams.values():
         other.cancel()
     await asyncio.wait(reading)
+
+
+async def test_a_stream_ends_when_its_caller_may_read_other_things(tmp_path: Path) -> None:
+    """So that it is opened again, with UNAVAILABLE; one whose rights are the same goes on."""
+    rights = (
+        GrantSettings(to=("group:all",), role=Role.WATCHER),
+        GrantSettings(to=("reader",), role=Role.WATCHER, sources=("shop*",)),
+    )
+    async with made(tmp_path, grants=rights) as world:
+        who, same = world.token("reader", "all"), world.token("reader", "others")
+        for each in (who, same):
+            await until_known(each)
+        stream, other = STREAMS["TailLogs"](who), STREAMS["TailLogs"](same)
+        for each in (stream, other):
+            await each.read()
+        text = world.tokens_file.read_text()
+        assert text.count("all") == 1
+        world.tokens_file.write_text(text.replace("all", "few"))
+        async with asyncio.timeout(WAIT_SECONDS):
+            await read_all(stream)
+            assert await stream.code() == grpc.StatusCode.UNAVAILABLE
+        assert not other.done()
+        other.cancel()
 
 
 async def read_all(stream: Any) -> None:

@@ -18,7 +18,7 @@ from google.rpc import code_pb2, status_pb2
 from emitd_handlers.diagnostics import Report
 from emitd_handlers.errors import EmitdError
 from emitd_handlers.scope import Caller
-from emitd_server.errors import FieldUnknown, MemoryExhausted
+from emitd_server.errors import FieldUnknown, MemoryExhausted, ScopeChanged
 from emitd_server.rpc.edge import Edge
 from emitd_server.rpc.intake import Context, malformed
 from emitd_server.rpc.open_streams import OpenStreams
@@ -151,11 +151,15 @@ class Rpcs:
             allowance.refuse_if_spent()
             data, charge, cost = await receive(context, caller.principal.name)
             allowance.spend(cost)
+
+            def check() -> None:
+                if edge.caller(context, path).scope != caller.scope:
+                    raise ScopeChanged
+
             with charge, allowance.holding(charge.size), ExitStack() as stack:
                 if is_open:
                     stack.enter_context(allowance.stream())
-                    check = None if caller.is_anonymous else lambda: edge.caller(context, path)
-                    stack.enter_context(self._streams.ending(check))
+                    stack.enter_context(self._streams.ending(None if caller.is_anonymous else check))
                 async with aclosing(method(data, caller)) as messages:
                     async for message in messages:
                         await self._streams.send(context, message, len(message), is_owed=is_owed)
