@@ -13,8 +13,7 @@ from typing import TypeAlias
 
 import msgspec
 
-from emitd_handlers.level import Level
-from emitd_handlers.scope import ANYONE, Caller
+from emitd_handlers.scope import ANYONE, Caller, Level
 from emitd_handlers.text.address import MAX_IP_CHARACTERS, ip_of
 
 __all__ = [

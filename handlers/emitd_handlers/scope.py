@@ -1,15 +1,30 @@
-"""`Scope`: which records a caller may send or read, and `Caller`: who calls, with the scope of the call."""
+"""`Level` of records; `Scope`, which of them a caller may send or read; and `Caller`, who calls, with its scope."""
 
 from collections.abc import Sequence
+from enum import IntEnum
 
 import msgspec
 
-from emitd_handlers.level import Level
 from emitd_handlers.principal import GROUP, Principal
 from emitd_handlers.text.patterns import matches_any
 
 #: Matches any text.
 ANY = ("*",)
+
+
+class Level(IntEnum):
+    """How important a record is; the common five have the numbers of Python's `logging`."""
+
+    DEBUG = 10
+    INFO = 20
+    WARNING = 30
+    ERROR = 40
+    CRITICAL = 50
+    AUDIT = 60
+    JOB_STATUS = 70
+
+    # Enum's own hash is a Python function; levels are looked up for each record.
+    __hash__ = int.__hash__
 
 
 class Rule(msgspec.Struct, frozen=True):

@@ -11,8 +11,8 @@ from emitd_cli.errors import ExitCode, Misuse
 from emitd_cli.operate.config import config_file
 from emitd_cli.operate.setting_text import plain
 from emitd_cli.terminal.output import print_outcome, tell
-from emitd_handlers.level import Level
 from emitd_handlers.principal import Principal
+from emitd_handlers.scope import Level
 from emitd_server.access.grants import ROLES, Grants, problem_of
 from emitd_server.config.loader import load_config
 from emitd_server.errors import ConfigError, PermissionDenied

@@ -8,6 +8,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence, Set
 from contextlib import suppress
+from functools import lru_cache, partial
 from math import inf
 from pathlib import Path
 from typing import Protocol, Self
@@ -25,9 +26,10 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings
 from emitd_server.config.loader import Config, load_config
 from emitd_server.dispatch.clock_watch import ClockWatch
-from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
+from emitd_server.dispatch.committed_delivery import CommittedDelivery
 from emitd_server.dispatch.handler_life import START_SECONDS, HandlerLife, words_of
 from emitd_server.dispatch.own_events import OwnEvents
+from emitd_server.dispatch.queued_delivery import QueuedDelivery
 from emitd_server.dispatch.recent_lines import RecentLines
 from emitd_server.dispatch.redactor import Redactor
 from emitd_server.dispatch.route import HandlerDelivery, Kind, Route, merge, reach
@@ -84,7 +86,7 @@ class Dispatcher:
         #: The last log lines that were accepted.
         self.lines = RecentLines(self.settings.recent_lines_bytes, self.clock.now())
         self._deliveries: list[HandlerDelivery] = []
-        self._routes: dict[Set[Kind], Route] = {}
+        self._route: Callable[[Set[Kind]], Route] = lru_cache(MAX_ROUTES)(partial(Route, self._deliveries))
         #: Whether a handler has `sources` or `exclude_sources`.
         self._by_source = False
         self._jobs: JobSource | None = None
@@ -340,8 +342,7 @@ class Dispatcher:
         """Refuse, drain to a deadline, flush and close every handler; report what was left. Idempotent."""
         if not self._started:
             return
-        if drain_seconds is None:
-            drain_seconds = self.settings.shutdown.drain_seconds
+        drain_seconds = self.settings.shutdown.drain_seconds if drain_seconds is None else drain_seconds
         deadline = asyncio.get_running_loop().time() + drain_seconds
         self._loop = None
         try:
@@ -397,11 +398,3 @@ class Dispatcher:
         for life in self.lives:
             if life.handler is source:
                 life.refuse_if_down()
-
-    def _route(self, kinds: Set[Kind]) -> Route:
-        route = self._routes.get(kinds)
-        if route is None:
-            if len(self._routes) >= MAX_ROUTES:
-                self._routes.clear()
-            route = self._routes[kinds] = Route(self._deliveries, kinds)
-        return route

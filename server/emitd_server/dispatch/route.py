@@ -8,7 +8,8 @@ from emitd_handlers.log_source import LogSource
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level
 from emitd_handlers.settings import Delivery
-from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
+from emitd_server.dispatch.committed_delivery import CommittedDelivery
+from emitd_server.dispatch.queued_delivery import QueuedDelivery
 
 HandlerDelivery: TypeAlias = CommittedDelivery | QueuedDelivery
 #: What decides which handlers a record goes to: its level, and its source if a handler has `sources`.

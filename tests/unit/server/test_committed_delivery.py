@@ -10,7 +10,7 @@ from emitd_handlers.errors import HandlerTimeout, HandlerUnavailable, RecordInva
 from emitd_handlers.outcome import Committed, Outcome, RecentCommit, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, HandlerSettings
-from emitd_server.dispatch.deliveries import CommittedDelivery
+from emitd_server.dispatch.committed_delivery import CommittedDelivery
 from emitd_server.memory import MemoryAccount
 
 

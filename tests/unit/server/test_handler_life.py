@@ -20,9 +20,10 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings
 from emitd_handlers.testing import InMemoryHandler, make_record
 from emitd_server.dispatch import handler_life
-from emitd_server.dispatch.deliveries import CommittedDelivery, QueuedDelivery
+from emitd_server.dispatch.committed_delivery import CommittedDelivery
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.dispatch.handler_life import HandlerLife
+from emitd_server.dispatch.queued_delivery import QueuedDelivery
 from emitd_server.errors import StartError
 from emitd_server.memory import MemoryAccount
 from support.processes.virtual_time import VirtualTimeLoop

@@ -14,7 +14,7 @@ from emitd_handlers.errors import HandlerTimeout, RecordConflict, RecordInvalid
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Outcomes, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery
-from emitd_server.dispatch.deliveries import CommittedDelivery
+from emitd_server.dispatch.committed_delivery import CommittedDelivery
 from emitd_server.dispatch.dispatcher import Dispatcher
 from emitd_server.memory import MemoryAccount
 

@@ -10,8 +10,8 @@ from emitd_handlers.errors import HandlerUnavailable, RecordInvalid
 from emitd_handlers.outcome import Committed, Outcome, Refused
 from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.settings import HandlerSettings, OverflowPolicy, QueuedSettings
-from emitd_server.dispatch import deliveries
-from emitd_server.dispatch.deliveries import QueuedDelivery
+from emitd_server.dispatch import queued_delivery
+from emitd_server.dispatch.queued_delivery import QueuedDelivery
 from emitd_server.memory import MemoryAccount, records_bytes
 from support.processes.own_calls import with_own
 
@@ -164,7 +164,7 @@ async def test_a_handler_is_left_alone_as_long_as_it_asks(
         pauses.append(seconds)
 
     pauses: list[float] = []
-    monkeypatch.setattr(deliveries, "asyncio", with_own(asyncio, sleep=sleep))
+    monkeypatch.setattr(queued_delivery, "asyncio", with_own(asyncio, sleep=sleep))
     sink = Busy(HandlerSettings(delivery=QueuedSettings(retry_initial_seconds=0.001, retry_max_seconds=9)))
     delivery, _ = await started(sink)
     await delivery.take(lines("1"))

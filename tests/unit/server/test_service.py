@@ -12,7 +12,7 @@ from emitd_handlers.errors import HandlerTimeout, HandlerUnavailable
 from emitd_handlers.outcome import AuditReceipt, Committed, Outcome, Refused
 from emitd_handlers.record import AuditEvent, Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery, HandlerSettings, QueuedSettings
-from emitd_server.dispatch.deliveries import CommittedDelivery
+from emitd_server.dispatch.committed_delivery import CommittedDelivery
 from emitd_server.errors import NoHandler, NoSource, ServiceStopping, StartError
 from emitd_server.service import LoggingService
 

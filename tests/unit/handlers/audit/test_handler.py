@@ -23,7 +23,7 @@ from emitd_handlers.record import AuditEvent, Level, LogRecord, audit_fingerprin
 from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_handlers.text.uuid7 import uuid7
 from emitd_handlers.tlog.merkle import leaf_hash
-from emitd_server.dispatch.deliveries import CommittedDelivery
+from emitd_server.dispatch.committed_delivery import CommittedDelivery
 from emitd_server.memory import MemoryAccount
 from support.processes.open_files import open_under
 from support.processes.own_threads import alive, own_threads

@@ -23,7 +23,7 @@ from emitd_handlers.record import Level, LogRecord
 from emitd_handlers.record_text import LineFormat
 from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_handlers.testing import make_record
-from emitd_server.dispatch.deliveries import CommittedDelivery
+from emitd_server.dispatch.committed_delivery import CommittedDelivery
 from emitd_server.memory import MemoryAccount
 from support.processes.open_files import open_under
 

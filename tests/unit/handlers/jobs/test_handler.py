@@ -25,7 +25,7 @@ from emitd_handlers.outcome import Committed, JobReceipt, Outcome, Refused
 from emitd_handlers.record import JobState, JobStatus, Level, LogRecord
 from emitd_handlers.settings import CommittedSettings, Delivery
 from emitd_handlers.testing import make_record
-from emitd_server.dispatch.deliveries import CommittedDelivery
+from emitd_server.dispatch.committed_delivery import CommittedDelivery
 from emitd_server.memory import MemoryAccount
 from support.processes.open_files import open_under
 from support.processes.own_threads import own_threads
