@@ -256,7 +256,7 @@ def test_a_name_in_a_grant_is_no_pattern(
 
 
 def test_large_headers_in_a_flood(target: Target) -> None:
-    """1,000 calls with 15 KiB of metadata each in four connections: all refused, and others are served meanwhile."""
+    """1,000 calls with 15 KiB of metadata each in four connections: all refused, and others are served at the same time."""
     big = [("authorization", "Bearer " + "x" * 7000), ("x-more", "y" * 8000)]
 
     def flood(_: int) -> set[grpc.StatusCode]:

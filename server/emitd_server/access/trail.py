@@ -11,7 +11,7 @@ from emitd_handlers.principal import Principal
 from emitd_server.dispatch.own_events import OwnEvents
 
 SUM_SECONDS = 60.0
-#: Kinds of refused calls that are told apart in one minute: their senders choose the addresses.
+#: Kinds of refused calls that are kept apart in one minute: their senders choose the addresses.
 MAX_KINDS = 1000
 
 
