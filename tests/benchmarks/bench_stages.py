@@ -15,7 +15,7 @@ from statistics import median
 from typing import Any
 
 from emitd.v1 import log_service_pb2
-from emitd_handlers.audit.format.line import encode_line
+from emitd_handlers.audit.format.line import encode_lines
 from emitd_handlers.base import BaseLogHandler
 from emitd_handlers.outcome import Committed, Outcome
 from emitd_handlers.record import Level, LogRecord
@@ -65,13 +65,13 @@ def stages(batch: int, folder: Path) -> dict[str, float]:
     reader = RecordReader(LimitSettings(), time.time_ns)
     wire = [(log_service_pb2.EmitBatchRequest.FromString(data).records, data) for data in datas]
     batches = [reader.read_all(*each)[0] for each in wire]
-    lines = [[encode_line(record) for record in records] for records in batches]
+    lines = [encode_lines(records) or [] for records in batches]
     texts = [b"\n".join(each) for each in lines]
     descriptor = os.open(folder / "stages", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
     result = {
         "parse": typical(log_service_pb2.EmitBatchRequest.FromString, datas, batch),
         "validate and convert": typical(lambda each: reader.read_all(*each), wire, batch),
-        "encode": typical(lambda each: [encode_line(record) for record in each], batches, batch),
+        "encode": typical(encode_lines, batches, batch),
         "hash": typical(lambda each: [leaf_hash(line) for line in each], lines, batch),
         "write": typical(lambda each: os.write(descriptor, each), texts, batch),
         "sync": typical(lambda _: (os.write(descriptor, b"x"), os.fdatasync(descriptor)), texts, batch),
