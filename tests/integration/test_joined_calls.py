@@ -87,7 +87,7 @@ class Joined:
         assert self.audit.stats.groups <= groups + 1 + batches
 
     async def have_come(self, count: int) -> None:
-        """Wait until the audit handler owes the outcomes of so many events."""
+        """Wait until the audit handler owes the outcomes of this number of events."""
         (delivery,) = [each for each in self.server.service._deliveries if each.handler is self.audit]
         await until(lambda: delivery.abandon() == count)
 

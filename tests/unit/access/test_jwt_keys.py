@@ -106,7 +106,7 @@ def test_of_two_with_one_kid_the_first_counts() -> None:
 
 
 def test_a_set_has_its_bounds() -> None:
-    """So many keys are looked at, and so many bytes."""
+    """The number of keys that are looked at has a limit, and so have their bytes."""
     many = [GOOD | {"kid": f"k{number}"} for number in range(MAX_KEYS + 1)]
     assert len(read_keys(jwks(*many))) == MAX_KEYS
     with pytest.raises(ValueError, match=f"more than {MAX_KEYS_BYTES} bytes"):

@@ -267,7 +267,7 @@ class TestChangedFiles:
     def test_certificates_change_together(
         self, authority: Authority, tmp_path: Path, capsys: pytest.CaptureFixture[str]
     ) -> None:
-        """A new certificate without its key is not taken, and not told of at once."""
+        """A new certificate without its key is not taken, and not reported at once."""
         pair = Authority(tmp_path).issue("mine")
         found = read(ca_file=authority.ca_file, **pair.settings).credentials()
         first = found.certificates()

@@ -122,7 +122,7 @@ def test_a_good_pair_is_taken(watched: Watched) -> None:
 
 
 def test_each_port_fetches_a_change_once(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
-    """At the next handshake of that port; after it, grpc is told of no change."""
+    """At the next handshake of that port; after it, grpc learns of no change."""
     fetchers: list[Any] = []
     monkeypatch.setattr(
         certificates.grpc,
